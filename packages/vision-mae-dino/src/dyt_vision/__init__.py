@@ -1,0 +1,1 @@
+"""Vision experiments of the Dynamic Tanh papers; import the module that you need."""

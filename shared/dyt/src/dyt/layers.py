@@ -1,0 +1,244 @@
+"""Holds the layers that stand where a norm layer stood: Dynamic Tanh, Dynamic erf, ablations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dyt.norm import ALPHA0, Alpha, Squash, check_alpha0, check_choice, check_number
+
+SQUASHES: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "hardtanh": F.hardtanh,
+    "sigmoid": torch.sigmoid,
+    "identity": lambda x: x,
+    "erf": torch.erf,
+}
+
+
+class _Dynamic(nn.Module):
+    """γ·squash(αx + s) + β element by element, of which every layer here is a case."""
+
+    def __init__(
+        self,
+        normalized_shape: int | Sequence[int] | None,
+        alpha0: float,
+        shift0: float | None,
+        *,
+        affine: bool,
+        bias: bool,
+        channel_axis: int,
+        squash: Squash,
+        alpha: Alpha,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__()
+        check_choice("squash", squash, tuple(SQUASHES))
+        check_choice("alpha", alpha, get_args(Alpha))
+        self.normalized_shape = _check_shape(normalized_shape, affine)
+        self.channel_axis = _check_axis(channel_axis, self.normalized_shape)
+        self.squash = squash
+        self.alpha0 = check_alpha0("alpha0", alpha0)
+        self.shift0 = None if shift0 is None else check_number("shift0", shift0)
+
+        def parameter(shape: Sequence[int], wanted: bool) -> nn.Parameter | None:
+            if not wanted:
+                return None
+            return nn.Parameter(torch.empty(tuple(shape), device=device, dtype=dtype))
+
+        # α and s have shape (1,), never (): FSDP cannot shard a parameter without dimensions.
+        width = self.normalized_shape or ()
+        self.register_parameter("alpha", parameter((1,), alpha == "learnable"))
+        self.register_parameter("shift", parameter((1,), shift0 is not None))
+        self.register_parameter("weight", parameter(width, affine))
+        self.register_parameter("bias", parameter(width, affine and bias))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set α to α0, s to s0, γ to 1 and β to 0. Draws no random number."""
+        starts = {"alpha": self.alpha0, "shift": self.shift0, "weight": 1.0, "bias": 0.0}
+        for name, start in starts.items():
+            if (parameter := getattr(self, name)) is not None:
+                nn.init.constant_(parameter, start)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer to x, whose channels lie where `channel_axis` says; the shape stays.
+
+        Raises:
+            ValueError: x does not have the layer's width.
+        """
+        self._check_width(x)
+        if self.alpha is not None:
+            x = self.alpha * x
+        if self.shift is not None:
+            x = x + self.shift
+        x = SQUASHES[self.squash](x)
+        if self.weight is not None:
+            x = x * self._along_channels(self.weight, x.ndim)
+        if self.bias is not None:
+            x = x + self._along_channels(self.bias, x.ndim)
+        return x
+
+    def _along_channels(self, parameter: Tensor, ndim: int) -> Tensor:
+        if self.channel_axis == -1:
+            return parameter
+        return parameter.view(-1, *(1,) * (ndim - 2))
+
+    def _check_width(self, x: Tensor) -> None:
+        shape = self.normalized_shape
+        if shape is None:
+            return
+        if self.channel_axis == 1:
+            fits = x.ndim >= 2 and x.shape[1] == shape[0]
+        else:
+            fits = tuple(x.shape[-len(shape) :]) == shape
+        if not fits:
+            expected = f"(B, {shape[0]}, …)" if self.channel_axis == 1 else f"(…, {_join(shape)})"
+            raise ValueError(
+                f"{type(self).__name__} of width {_join(shape)} got an input of shape"
+                f" {tuple(x.shape)}, but expects {expected}. For channels at axis 1, as in NCHW,"
+                " build the layer with channel_axis=1."
+            )
+
+    def extra_repr(self) -> str:
+        shape = "any width" if self.normalized_shape is None else _join(self.normalized_shape)
+        notes = [shape, f"alpha0={self.alpha0:g}" if self.alpha is not None else "alpha='absent'"]
+        if self.shift is not None:
+            notes.append(f"shift0={self.shift0:g}")
+        elif self.squash != "tanh":
+            notes.append(f"squash={self.squash!r}")
+        if self.weight is None:
+            notes.append("affine=False")
+        elif self.bias is None:
+            notes.append("bias=False")
+        if self.channel_axis != -1:
+            notes.append(f"channel_axis={self.channel_axis}")
+        return ", ".join(notes)
+
+
+class DynamicTanh(_Dynamic):
+    """DyT(x) = γ·tanh(αx) + β ("Transformers without Normalization", CVPR 2025; ICLR 2025
+    submission, Eq. 1).
+
+    Shapes: input and output (…, *normalized_shape), or (B, C, …) with channel_axis=1. Parameters
+    `alpha` (1,), `weight` and `bias` of `normalized_shape`: the names and shapes of the authors'
+    checkpoints, which load strictly.
+
+    Precision: ordinary type promotion, with no cast of its own. With float32 parameters the
+    output is float32 even for a bfloat16 input, which is what nn.LayerNorm gives under CUDA
+    autocast, and the next matrix product casts it down again; in a network held wholly in
+    bfloat16 the output is bfloat16. Unlike LN, nothing is summed, so nothing needs float32 inside.
+
+    Args:
+        normalized_shape: the width C, or trailing sizes as for nn.LayerNorm; None, for a layer
+            of any width, only with affine=False.
+        alpha0: the initial α.
+        affine: False leaves out γ and β (DiT).
+        bias: False leaves out β (where RMSNorm stood, as in LLaMA).
+        channel_axis: -1, or 1 for inputs such as NCHW.
+        squash: "tanh", or an ablation: "hardtanh", "sigmoid", "identity" (CVPR 2025, Table 8),
+            or "erf" without a shift (`DynamicErf` has the shift).
+        alpha: "learnable", or "absent" for γ·tanh(x) + β (CVPR 2025, Table 9).
+
+    Raises:
+        ValueError: an argument outside of the above.
+    """
+
+    def __init__(
+        self,
+        normalized_shape: int | Sequence[int] | None,
+        alpha0: float = ALPHA0,
+        *,
+        affine: bool = True,
+        bias: bool = True,
+        channel_axis: int = -1,
+        squash: Squash = "tanh",
+        alpha: Alpha = "learnable",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            normalized_shape,
+            alpha0,
+            None,
+            affine=affine,
+            bias=bias,
+            channel_axis=channel_axis,
+            squash=squash,
+            alpha=alpha,
+            device=device,
+            dtype=dtype,
+        )
+
+
+class DynamicErf(_Dynamic):
+    """Derf(x) = γ·erf(αx + s) + β ("Stronger Normalization-Free Transformers", arXiv 2512.10938).
+
+    As `DynamicTanh`, with one more learnable scalar `shift` of shape (1,). The authors start from
+    α0 = 0.5 and s0 = 0, and their checkpoints load strictly.
+    """
+
+    def __init__(
+        self,
+        normalized_shape: int | Sequence[int] | None,
+        alpha0: float = ALPHA0,
+        shift0: float = 0.0,
+        *,
+        affine: bool = True,
+        bias: bool = True,
+        channel_axis: int = -1,
+        alpha: Alpha = "learnable",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            normalized_shape,
+            alpha0,
+            shift0,
+            affine=affine,
+            bias=bias,
+            channel_axis=channel_axis,
+            squash="erf",
+            alpha=alpha,
+            device=device,
+            dtype=dtype,
+        )
+
+
+DyT = DynamicTanh
+Derf = DynamicErf
+
+
+def _check_shape(shape: object, affine: bool) -> tuple[int, ...] | None:
+    if shape is None and not affine:
+        return None
+    sizes = tuple(shape) if isinstance(shape, (list, tuple)) else (shape,)
+    good = all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in sizes)
+    if not (sizes and good):
+        raise ValueError(
+            f"normalized_shape = {shape!r} is not a width: pass a positive int, or a sequence of"
+            " one or more of them (None is for affine=False alone)."
+        )
+    return sizes
+
+
+def _check_axis(axis: int, shape: tuple[int, ...] | None) -> int:
+    if axis not in (-1, 1) or isinstance(axis, bool):
+        raise ValueError(
+            f"channel_axis = {axis!r} is not supported: use -1 (channels last) or 1 (as in NCHW)."
+        )
+    if axis == 1 and shape is not None and len(shape) > 1:
+        raise ValueError(
+            f"channel_axis = 1 takes one width, but normalized_shape = {shape} has {len(shape)}."
+            " Use channel_axis=-1 for several trailing sizes."
+        )
+    return axis
+
+
+def _join(shape: tuple[int, ...]) -> str:
+    return ", ".join(map(str, shape))

@@ -1,0 +1,25 @@
+"""Plan, launch, resume and tabulate runs that differ in one thing only.
+
+Importing this package, and everything that plans, shows states or draws tables, loads no torch;
+only ``matched.training`` does.
+"""
+
+from matched.config import TrainConfig
+from matched.data import DataSource
+from matched.run import Run, matched
+from matched.table import Arm, Metric, Resources, Scale, Table
+from matched.worker import Context, Outcome
+
+__all__ = [
+    "Arm",
+    "Context",
+    "DataSource",
+    "Metric",
+    "Outcome",
+    "Resources",
+    "Run",
+    "Scale",
+    "Table",
+    "TrainConfig",
+    "matched",
+]

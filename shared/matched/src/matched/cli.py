@@ -1,0 +1,218 @@
+"""The command ``matched``: plan, submit, status, table, logs, retry, audit and run."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from matched import launch, recipes, render, reports, site
+from matched.launch import CLUSTERS, Plan
+from matched.rundir import State
+from matched.summary import summary_table
+from matched.table import SCALES, Cell
+from matched.watch import wait
+
+LOCAL = ("debug", "local")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; a user's mistake ends in one line on standard error and exit code 2."""
+    given = _parser().parse_args(arguments)
+    try:
+        code = given.do(given)
+    except ValueError as error:
+        code = _complain(str(error))
+    except PermissionError as error:
+        code = _complain(f"{error.filename}: permission denied")
+    except KeyboardInterrupt:
+        code = _complain("stopped; the same command goes on from where this one was")
+    sys.exit(code)
+
+
+def _complain(text: str) -> int:
+    print(f"matched: error: {' '.join(text.split())}", file=sys.stderr)
+    return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="matched", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def command(name: str, do: object, text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(do=do)
+        added.add_argument("table", help="a table, such as table1 or iclr-table1")
+        added.add_argument("--scale", default="smoke", help=f"{', '.join(SCALES)} (default smoke)")
+        return added
+
+    def clustered(added: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        added.add_argument(
+            "--cluster", default="local", help=f"{', '.join(CLUSTERS)} (default local)"
+        )
+        return added
+
+    def one_cell(added: argparse.ArgumentParser, required: bool) -> None:
+        added.add_argument("--row", required=required, help="a row's key, such as vit_b")
+        added.add_argument("--arm", required=required, help="an arm's name, such as DyT")
+        added.add_argument("--seed", type=int, help="a seed of the table (default: its first)")
+
+    listed = commands.add_parser("list", help="the tables that have a recipe")
+    listed.set_defaults(do=_list)
+    clustered(command("plan", _plan, "show the runs of a table and what a submission would ask"))
+    submit = clustered(command("submit", _submit, "submit what is missing"))
+    submit.add_argument("--wait", action="store_true", help="wait for it and print the table")
+    command("status", _status, "show where every run stands")
+    command("table", _table, "print the summary table and write it to results/")
+    command("audit", _audit, "show what differs between the runs of every pair")
+    logs = command("logs", _logs, "print the log of a run")
+    one_cell(logs, required=True)
+    logs.add_argument("--follow", "-f", action="store_true", help="go on while the run is at work")
+    retry = clustered(command("retry", _retry, "run failed and damaged runs again"))
+    retry.add_argument("--wait", action="store_true", help="wait for them and print the table")
+    one_cell(command("run", _run, "run one cell here, in the foreground"), required=True)
+    return parser
+
+
+def _load(given: argparse.Namespace, cells: Sequence[Cell] | None = None) -> Plan:
+    recipe = recipes.load(given.table)
+    here = site.read(Path(os.environ.get("MATCHED_SITE") or recipes.root() / site.FILE))
+    scale = recipe.scale(given.scale)
+    if getattr(given, "row", None) is not None:
+        cells = [_cell(given, list(recipe.table.cells(scale)))]
+    return launch.make(recipe, scale, here, cells)
+
+
+def _cell(given: argparse.Namespace, cells: list[Cell]) -> Cell:
+    row = recipes.pick(given.row, dict.fromkeys(c.row for c in cells), f"row of {given.table}")
+    arms = dict.fromkeys(c.arm for c in cells if c.row == row)
+    arm = recipes.pick(given.arm, arms, f"arm of {given.table}")
+    seeds = {c.seed: c for c in cells if (c.row, c.arm) == (row, arm)}
+    seed = next(iter(seeds)) if given.seed is None else given.seed
+    if seed not in seeds:
+        raise ValueError(f"unknown seed {seed}; known: {', '.join(map(str, seeds))}")
+    return seeds[seed]
+
+
+def _console() -> Console:
+    console = Console()
+    # Pipes and files have no width of their own; the table must not be folded there.
+    return console if console.is_terminal else Console(width=140)
+
+
+def _list(given: argparse.Namespace) -> int:
+    print("\n".join(recipes.available()))
+    return 0
+
+
+def _plan(given: argparse.Namespace) -> int:
+    plan = _load(given)
+    recipes.pick(given.cluster, CLUSTERS, "cluster")
+    reports.show_plan(plan, given.cluster, _console())
+    return 0
+
+
+def _submit(given: argparse.Namespace) -> int:
+    return _launch(given, _load(given))
+
+
+def _retry(given: argparse.Namespace) -> int:
+    plan = _load(given)
+    launch.preflight(plan, given.cluster)
+    for item in plan.damaged:
+        for path in item.directory.set_aside():
+            print(f"set aside: {path}")
+    return _launch(given, _load(given))
+
+
+def _launch(given: argparse.Namespace, plan: Plan) -> int:
+    console = _console()
+    jobs = launch.submit(plan, given.cluster)
+    count = len(plan.missing)
+    console.print(
+        f"{plan.recipe.name} at {plan.scale.name} scale: {count} of {len(plan.items)} runs "
+        f"submitted in {len(jobs)} jobs ({given.cluster}); runs lie in {plan.site.runs_folder}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if given.cluster == "debug":
+        for job in jobs:
+            job.result()
+    if given.wait:
+        plan = wait(lambda: _load(given), jobs, console)
+        return _show(plan, console)
+    return _verdict(plan)
+
+
+def _status(given: argparse.Namespace) -> int:
+    plan = _load(given)
+    reports.show_status(plan, _console())
+    return _verdict(plan)
+
+
+def _table(given: argparse.Namespace) -> int:
+    return _show(_load(given), _console())
+
+
+def _show(plan: Plan, console: Console) -> int:
+    table = summary_table(plan)
+    render.show(table, console)
+    stem = recipes.root() / "results" / f"{plan.recipe.name}.{plan.scale.name}"
+    paths = render.write(table, stem)
+    names = ", ".join(path.suffix[1:] for path in paths)
+    console.print(f"Written: {stem}.{{{names}}}", style="dim", highlight=False, soft_wrap=True)
+    return _verdict(plan)
+
+
+def _verdict(plan: Plan) -> int:
+    """2 with one line if something is damaged, 1 if runs have failed, else 0."""
+    if damaged := plan.damaged:
+        more = f" (and {len(damaged) - 1} more)" if len(damaged) > 1 else ""
+        return _complain(
+            f"damaged: {damaged[0].standing.why}{more}; it is not used. "
+            f"`matched retry {plan.recipe.name} --scale {plan.scale.name}` sets it aside and "
+            "runs it again"
+        )
+    return int(any(item.standing.state is State.FAILED for item in plan.items))
+
+
+def _audit(given: argparse.Namespace) -> int:
+    return reports.show_audit(_load(given), _console())
+
+
+def _logs(given: argparse.Namespace) -> int:
+    plan = _load(given)
+    item = plan.items[-1]
+    path = item.directory / "log.txt"
+    if not path.exists():
+        raise ValueError(f"{item.title} has no log yet: it is {item.standing.state}")
+    with path.open(encoding="utf-8", errors="replace") as file:
+        while True:
+            print(file.read(), end="", flush=True)
+            if not given.follow or not _load(given).items[-1].standing.state.live:
+                return 0
+            time.sleep(1)
+
+
+def _run(given: argparse.Namespace) -> int:
+    plan = _load(given)
+    launch.preflight_here(plan)
+    console = _console()
+    first = os.environ.get("RANK", "0") == "0"
+    if plan.missing:
+        outcomes = reports.run_shown(plan, console) if first else launch.run_here(plan)
+    else:
+        outcomes = {}
+    if not first:
+        return 0
+    plan = _load(given)
+    item = plan.items[-1]
+    if item.standing.state is State.FAILED:
+        return _complain(outcomes.get(item.run.signature, item.standing.why))
+    console.print(reports.line(item), highlight=False, markup=False, soft_wrap=True)
+    return _verdict(plan)

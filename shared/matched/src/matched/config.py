@@ -1,0 +1,66 @@
+"""The part of a run's configuration that the shared training loop reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long and how the shared loop trains; domains inherit from it and add their own fields.
+
+    Attributes:
+        seed: everything random follows from it.
+        epochs: passes over the training set; the last incomplete batch of each is dropped.
+        batch: samples per optimiser step, over all processes and accumulation steps.
+        micro_batch: the most samples that one process puts through the model at once; the loop
+            accumulates gradients over as many micro-batches as ``batch`` takes.
+        lr: peak learning rate, after warm-up, not scaled any further.
+        min_lr: learning rate at the end of a cosine schedule.
+        warmup_epochs: linear warm-up from 0.
+        schedule: "cosine" from lr to min_lr, or "constant" at lr, after the warm-up.
+        weight_decay: of AdamW, for parameters of two or more dimensions.
+        betas: of AdamW.
+        clip_norm: largest gradient norm; None does not clip.
+        precision: "fp32" (TF32 where the GPU has it), "bf16" or "fp16" (with loss scaling).
+        ema_decay: decay of the exponential moving average of the weights; None keeps none.
+        eval_epochs: epochs between evaluations; the last epoch is always evaluated.
+        log_steps: optimiser steps between lines of metrics.jsonl.
+    """
+
+    seed: int = 0
+    epochs: int
+    batch: int
+    micro_batch: int
+    lr: float
+    min_lr: float = 0.0
+    warmup_epochs: float = 0.0
+    schedule: Literal["cosine", "constant"] = "cosine"
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip_norm: float | None = None
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    ema_decay: float | None = None
+    eval_epochs: int = 1
+    log_steps: int = 50
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch", "micro_batch", "eval_epochs", "log_steps"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name} is {value!r}; expected a whole number of 1 or more")
+        if not self.lr > 0 or not 0 <= self.min_lr <= self.lr:
+            raise ValueError(f"lr {self.lr} and min_lr {self.min_lr}: expected 0 <= min_lr <= lr")
+        if not 0 <= self.warmup_epochs <= self.epochs:
+            raise ValueError(
+                f"warmup_epochs is {self.warmup_epochs}; expected 0 to epochs ({self.epochs})"
+            )
+        if self.schedule not in ("cosine", "constant"):
+            raise ValueError(f"schedule is {self.schedule!r}; expected 'cosine' or 'constant'")
+        if self.precision not in ("fp32", "bf16", "fp16"):
+            raise ValueError(f"precision is {self.precision!r}; expected fp32, bf16 or fp16")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(f"clip_norm is {self.clip_norm}; expected a positive number or None")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay is {self.ema_decay}; expected a number between 0 and 1")

@@ -1,0 +1,158 @@
+"""Find and load recipes: ``recipes/<paper>/table01.py`` becomes the table that a user names.
+
+A paper's tables are called by the prefix that paper.toml gives it: "table1", "iclr-table1".
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from matched.table import Metric, Scale, Table
+
+NUMBERS = "paper.toml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperTable:
+    """What the paper prints: its numbers stand in paper.toml and nowhere else.
+
+    ``rows`` maps row key → {"label": …, arm name: {metric key: value, …}, …}.
+    """
+
+    title: str
+    caption: str
+    metrics: tuple[Metric, ...]
+    rows: Mapping[str, Mapping[str, Any]]
+
+    def label(self, row: str) -> str:
+        return self.rows[row]["label"]
+
+    def cell(self, row: str, arm: str) -> Mapping[str, Any]:
+        """The printed cell; empty where the paper has none."""
+        return self.rows[row].get(arm, {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A loaded recipe: the table as we run it and as the paper prints it."""
+
+    name: str
+    path: Path
+    table: Table
+    paper: PaperTable
+
+    def scale(self, name: str) -> Scale:
+        """
+        Raises:
+            ValueError: for a scale that this recipe does not have.
+        """
+        by_name = {scale.name: scale for scale in self.table.scales}
+        return by_name[pick(name, by_name, f"scale of {self.name}")]
+
+    def metrics(self, scale: Scale) -> tuple[Metric, ...]:
+        return scale.metrics or self.paper.metrics
+
+
+def pick(name: str, known: Iterable[str], what: str) -> str:
+    """``name`` if it is known, whatever its case.
+
+    Raises:
+        ValueError: naming the known ones, nearest first.
+    """
+    known = list(known)
+    for candidate in known:
+        if candidate.lower() == name.lower():
+            return candidate
+    near = difflib.get_close_matches(name, known, n=len(known), cutoff=0.0)
+    raise ValueError(f"unknown {what}: {name!r}; known, nearest first: {', '.join(near) or 'none'}")
+
+
+@cache
+def root() -> Path:
+    """The project's folder: the one holding recipes/paper.toml, from here upwards.
+
+    Raises:
+        ValueError: where there is none.
+    """
+    start = Path(os.environ.get("MATCHED_ROOT") or Path.cwd()).absolute()
+    for folder in (start, *start.parents):
+        if (folder / "recipes" / NUMBERS).is_file():
+            return folder
+    raise ValueError(
+        f"no recipes/{NUMBERS} in {start} or above it; "
+        "run this inside the repository, or set MATCHED_ROOT to it"
+    )
+
+
+@cache
+def numbers() -> dict[str, Any]:
+    path = root() / "recipes" / NUMBERS
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+@cache
+def available() -> dict[str, Path]:
+    """Table name → recipe file, for every recipe that there is."""
+    found = {}
+    for paper, tables in numbers().items():
+        for path in sorted((root() / "recipes" / paper).glob("table*.py")):
+            if match := re.fullmatch(r"table(\d+)", path.stem):
+                found[f"{tables['prefix']}table{int(match[1])}"] = path
+    return found
+
+
+def load(name: str) -> Recipe:
+    """The recipe of the table called ``name``, its arms checked to be matched at every scale.
+
+    Raises:
+        ValueError: for an unknown table, or a recipe that contradicts itself or paper.toml.
+    """
+    name = pick(name, available(), "table")
+    path = available()[name]
+    module_name = f"recipe_{path.parent.name}_{path.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    table = getattr(module, "TABLE", None)
+    if not isinstance(table, Table):
+        raise ValueError(f"{path} defines no TABLE; a recipe ends with TABLE = Table(...)")
+    recipe = Recipe(name=name, path=path, table=table, paper=_paper_table(path))
+    _check(recipe)
+    return recipe
+
+
+def _paper_table(path: Path) -> PaperTable:
+    paper = numbers()[path.parent.name]
+    key = f"table{int(path.stem.removeprefix('table'))}"
+    if key not in paper:
+        raise ValueError(f"{NUMBERS} has no [{path.parent.name}.{key}] for {path}")
+    printed = paper[key]
+    return PaperTable(
+        title=f"{paper['venue']}, Table {key.removeprefix('table')}",
+        caption=printed["caption"],
+        metrics=tuple(Metric(**metric) for metric in printed["metrics"]),
+        rows=printed["rows"],
+    )
+
+
+def _check(recipe: Recipe) -> None:
+    for scale in recipe.table.scales:
+        for row in scale.runs:
+            pick(row, recipe.paper.rows, f"row of {recipe.name} in {recipe.path}")
+        try:
+            recipe.table.check(scale)
+        except ValueError as error:
+            raise ValueError(f"{recipe.name} at {scale.name} scale, {error}") from None

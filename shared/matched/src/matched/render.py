@@ -1,0 +1,97 @@
+"""A summary table as terminal text, Markdown, CSV and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from matched.files import write_text
+from matched.summary import SummaryTable
+
+
+def show(table: SummaryTable, console: Console) -> None:
+    """Print to the terminal; the columns of the paper are dimmed."""
+    grid = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+    for i, name in enumerate(table.header):
+        style = "dim" if name.startswith("paper ") else None
+        # The word takes a line of its own, so that eight columns fit a terminal of 80.
+        heading = name.replace("paper ", "paper\n")
+        grid.add_column(heading, justify="left" if i == 0 else "right", style=style, no_wrap=True)
+    for row in table.rows:
+        grid.add_row(*row)
+    console.print(grid)
+    for note in table.notes:
+        style = "bold red" if note.startswith(("NOT MATCHED", "Damaged", "Failed")) else "dim"
+        console.print(note, style=style, highlight=False, markup=False)
+
+
+def write(table: SummaryTable, stem: Path) -> list[Path]:
+    """Write ``stem``.md, .csv and .tex."""
+    texts = {".md": markdown(table), ".csv": comma_separated(table), ".tex": latex(table)}
+    paths = []
+    for suffix, text in texts.items():
+        path = stem.with_name(stem.name + suffix)
+        write_text(path, text)
+        paths.append(path)
+    return paths
+
+
+def markdown(table: SummaryTable) -> str:
+    rule = [":---", *["---:"] * (len(table.header) - 1)]
+    lines = [f"### {table.title}", "", table.caption + ".", ""]
+    lines += ["| " + " | ".join(cells) + " |" for cells in (table.header, rule, *table.rows)]
+    return "\n".join([*lines, "", *(f"- {note}" for note in table.notes)]) + "\n"
+
+
+def comma_separated(table: SummaryTable) -> str:
+    """One line per row, metric and arm."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(table.records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table.records)
+    return text.getvalue()
+
+
+LATEX = str.maketrans(
+    {
+        "&": r"\&",
+        "%": r"\%",
+        "_": r"\_",
+        "#": r"\#",
+        "±": r"$\pm$",
+        "Δ": r"$\Delta$",
+        "→": r"$\rightarrow$",
+        "—": "---",
+        "α": r"$\alpha$",
+        "σ": r"$\sigma$",
+    }
+)
+
+
+def latex(table: SummaryTable) -> str:
+    """A booktabs table; the notes become its caption."""
+    columns = "l" + "r" * (len(table.header) - 1)
+    lines = [" & ".join(cell.translate(LATEX) for cell in row) + r" \\" for row in table.rows]
+    header = " & ".join(cell.translate(LATEX) for cell in table.header) + r" \\"
+    caption = " ".join([table.caption + ".", *table.notes]).translate(LATEX)
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            header,
+            r"\midrule",
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}",
+            rf"\caption{{{caption}}}",
+            r"\end{table}",
+            "",
+        ]
+    )

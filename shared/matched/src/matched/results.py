@@ -1,0 +1,137 @@
+"""What a table's runs have shown: means over seeds, changes, and whether the pairs are matched."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matched.files import Damaged, read_json
+from matched.launch import Item, Plan
+from matched.run import differences
+from matched.rundir import State
+from matched.table import Cell, Metric, pairs_of, unmatched
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """One cell over its seeds, for one metric.
+
+    Attributes:
+        values: of the finished runs, by seed; a diverged run gives its best value, if any.
+        diverged: how many seeds diverged.
+        states: seed → state, of every planned run.
+    """
+
+    values: tuple[float, ...]
+    diverged: int
+    states: Mapping[int, State]
+
+    @property
+    def mean(self) -> float | None:
+        return statistics.fmean(self.values) if self.values else None
+
+    @property
+    def deviation(self) -> float | None:
+        """Sample standard deviation over seeds; None for fewer than two."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A run of another arm beside the baseline's of the same row and seed.
+
+    Attributes:
+        changed: what differs in the configs, as ``matched.run.differences`` gives it.
+        verdict: "matched", "not matched", or "unknown" while a fingerprint is missing.
+        why: what does not agree.
+    """
+
+    row: str
+    arm: str
+    seed: int
+    one: Item
+    other: Item
+    changed: Mapping[str, tuple[Any, Any]]
+    verdict: str
+    why: str = ""
+
+
+def summarise(items: Sequence[tuple[Cell, Item]], metric: Metric) -> Summary:
+    """The runs of one cell of a table, over its seeds, for one metric."""
+    values, diverged, states = [], 0, {}
+    for cell, item in items:
+        states[cell.seed] = item.standing.state
+        diverged += item.standing.state is State.DIVERGED
+        metrics = (item.standing.result or {}).get("metrics", {})
+        if metric.key in metrics:
+            values.append(float(metrics[metric.key]))
+    return Summary(values=tuple(values), diverged=diverged, states=states)
+
+
+def by_cell(plan: Plan) -> dict[tuple[str, str], list[tuple[Cell, Item]]]:
+    """(row, arm) → its runs, one for each seed."""
+    found: dict[tuple[str, str], list[tuple[Cell, Item]]] = {}
+    for item in plan.items:
+        for cell in item.cells:
+            found.setdefault((cell.row, cell.arm), []).append((cell, item))
+    return found
+
+
+def pairs(plan: Plan) -> list[Pair]:
+    """Every pair of a plan, judged by its configs and its fingerprints."""
+    shown = {cell: item for item in plan.items for cell in item.cells}
+    found = []
+    for base, cell in pairs_of(list(shown), plan.recipe.table.baseline.name):
+        one, other = shown[base], shown[cell]
+        changed = differences(base.run, cell.run)
+        verdict, why = _judge(one, other, changed, set(plan.recipe.table.exceptions))
+        found.append(
+            Pair(
+                row=cell.row,
+                arm=cell.arm,
+                seed=cell.seed,
+                one=one,
+                other=other,
+                changed=changed,
+                verdict=verdict,
+                why=why,
+            )
+        )
+    return found
+
+
+def fingerprint(item: Item) -> dict[str, Any] | None:
+    """Hashes of the run's initial non-norm weights and first batches; None if not yet there.
+
+    Raises:
+        Damaged: if fingerprint.json is not whole.
+    """
+    return read_json(item.directory / "fingerprint.json")
+
+
+def _judge(
+    one: Item, other: Item, changed: Mapping[str, tuple[Any, Any]], exceptions: set[str]
+) -> tuple[str, str]:
+    if wrong := unmatched(dict(changed), {"norm", *exceptions}):
+        return "not matched", "config: " + ", ".join(wrong)
+    try:
+        prints = [fingerprint(one), fingerprint(other)]
+    except Damaged as error:
+        return "not matched", str(error)
+    if None in prints:
+        return "unknown", "no fingerprint yet"
+    a, b = prints
+    unequal = [k for k in ("weights", "batches") if a.get(k) != b.get(k) and k not in exceptions]
+    if unequal:
+        return "not matched", "fingerprint: " + ", ".join(unequal)
+    return "matched", ""
+
+
+def matched_mark(found: Sequence[Pair], row: str, arm: str) -> str:
+    """ "yes", "no" or, while a run is missing, "—" for a row's pairs of one arm."""
+    verdicts = {pair.verdict for pair in found if (pair.row, pair.arm) == (row, arm)}
+    if "not matched" in verdicts:
+        return "no"
+    return "yes" if verdicts == {"matched"} else "—"

@@ -1,0 +1,151 @@
+"""A run is what is computed; its signature names it wherever and whenever it is computed."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+SIGNATURE_LENGTH = 12
+"""Hex digits of a signature: 48 bits, so 10,000 runs collide with probability 2e-7."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One computation, described completely by plain values.
+
+    Attributes:
+        task: entry point "package.module:function"; resolved only in the worker, so that
+            planning imports no model code.
+        config: a frozen, keyword-only dataclass of plain values, with the fields ``seed`` and
+            ``norm``.
+        needs: runs whose outputs this one starts from, by the name that the task knows them
+            under ({"pretrained": run}).
+    """
+
+    task: str
+    config: Any
+    needs: Mapping[str, Run] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        module, _, function = self.task.partition(":")
+        if not module or not function:
+            raise ValueError(f"task {self.task!r} is not of the form 'package.module:function'")
+        if not dataclasses.is_dataclass(self.config) or isinstance(self.config, type):
+            raise ValueError(f"config of {self.task} must be a dataclass instance")
+
+    @cached_property
+    def description(self) -> dict[str, Any]:
+        """The run as JSON values, defaults resolved: what config.json holds."""
+        return {
+            "task": self.task,
+            "config": encode(self.config),
+            "needs": {name: need.signature for name, need in sorted(self.needs.items())},
+        }
+
+    @cached_property
+    def signature(self) -> str:
+        """Hash of task, config and needs, fully resolved: a changed default is a new run."""
+        text = json.dumps(self.description, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:SIGNATURE_LENGTH]
+
+    @property
+    def folder(self) -> str:
+        """Path of the run's directory below the runs folder."""
+        return f"{self.task.replace(':', '.')}/{self.signature}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Run) and other.signature == self.signature
+
+    def __hash__(self) -> int:
+        return hash(self.signature)
+
+
+def encode(value: Any, where: str = "config") -> Any:
+    """``value`` as JSON values; dataclasses keep their class name under "__type__".
+
+    A whole number in a field annotated ``float`` becomes a float: lr=1 and lr=1.0 are one run.
+
+    Raises:
+        ValueError: for a value that has no one plain form (a path, a NaN, a live object).
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {}
+        for f in dataclasses.fields(value):
+            item = getattr(value, f.name)
+            if f.type in ("float", float) and type(item) is int:
+                item = float(item)
+            fields[f.name] = encode(item, f"{where}.{f.name}")
+        return {"__type__": type(value).__name__, **fields}
+    if isinstance(value, (list, tuple)):
+        return [encode(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: encode(item, f"{where}.{key}") for key, item in value.items()}
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    raise ValueError(
+        f"{where} is {value!r}, which has no plain form; "
+        "use numbers, strings, booleans, None, tuples, dicts and dataclasses of these"
+    )
+
+
+def matched(run: Run, *, norm: Any, seed: int | None = None, **changes: Any) -> Run:
+    """The run of another arm: ``run`` and all it needs with ``norm`` (and ``seed``) in place.
+
+    ``changes`` are further fields of this run's own config, for tables whose arms differ in
+    more, such as a tuned learning rate; the table has to name them among its exceptions.
+
+    Raises:
+        ValueError: if the config has no such field.
+    """
+    fields = {"norm": norm, **changes}
+    if seed is not None:
+        fields["seed"] = seed
+    known = {f.name for f in dataclasses.fields(run.config)}
+    if unknown := sorted(set(fields) - known):
+        raise ValueError(
+            f"config {type(run.config).__name__} of {run.task} has no field "
+            f"{', '.join(unknown)}; it has {', '.join(sorted(known))}"
+        )
+    return Run(
+        task=run.task,
+        config=dataclasses.replace(run.config, **fields),
+        needs={name: matched(need, norm=norm, seed=seed) for name, need in run.needs.items()},
+    )
+
+
+def differences(one: Run, other: Run) -> dict[str, tuple[Any, Any]]:
+    """What differs between two runs: dotted path → (value in one, value in other)."""
+    found: dict[str, tuple[Any, Any]] = {}
+    _compare(_resolved(one), _resolved(other), "", found)
+    return found
+
+
+def _resolved(run: Run) -> dict[str, Any]:
+    needs = {name: _resolved(need) for name, need in run.needs.items()}
+    return {"task": run.task, "config": encode(run.config), "needs": needs}
+
+
+def _compare(a: Any, b: Any, path: str, found: dict[str, tuple[Any, Any]]) -> None:
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in [*a, *(key for key in b if key not in a)]:
+            below = f"{path}.{key}" if path else key
+            _compare(a.get(key), b.get(key), below, found)
+    elif a != b:
+        found[path] = (a, b)
+
+
+def field_of(path: str) -> str:
+    """The config field that a dotted path of ``differences`` lies in ("config.norm.alpha0" → norm).
+
+    Needs are transparent: "needs.pretrained.config.lr" is ``lr``.
+    """
+    _, config, inner = path.rpartition("config.")
+    return inner.split(".")[0] if config else path

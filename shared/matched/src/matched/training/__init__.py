@@ -1,0 +1,8 @@
+"""The one training loop that every domain without a trainer of its own shares; needs torch."""
+
+from matched.training.distributed import gathered, sum_over_ranks
+from matched.training.fingerprint import weights_digest
+from matched.training.loop import Learner, fit
+from matched.training.seeding import reseed
+
+__all__ = ["Learner", "fit", "gathered", "reseed", "sum_over_ranks", "weights_digest"]

@@ -1,0 +1,55 @@
+"""What a pair of runs must have in common: their first weights outside the norms, their batches."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+BATCHES = 4
+"""How many optimiser steps' batches are hashed."""
+
+
+def weights_digest(model: nn.Module, norms: Sequence[str]) -> str:
+    """Hash of names, shapes, dtypes and bits of all weights that lie in no norm layer.
+
+    Args:
+        model: the model as it is before the first step.
+        norms: paths of its norm layers, as ``dyt.convert`` reports them.
+    """
+    inside = tuple(f"{path}." for path in norms)
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if not name.startswith(inside):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(_bits(tensor))
+    return digest.hexdigest()[:16]
+
+
+def batch_digest(micro_batches: Iterable[Any]) -> str:
+    """Hash of the tensors that one process feeds its model in one optimiser step."""
+    digest = hashlib.sha256()
+    for batch in micro_batches:
+        for tensor in _tensors(batch):
+            digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(_bits(tensor))
+    return digest.hexdigest()[:16]
+
+
+def _bits(tensor: torch.Tensor) -> bytes:
+    flat = tensor.detach().to("cpu").contiguous().flatten()
+    return flat.view(torch.uint8).numpy().tobytes()
+
+
+def _tensors(value: Any) -> Iterable[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for key in sorted(value):
+            yield from _tensors(value[key])
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item)

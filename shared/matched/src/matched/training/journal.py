@@ -1,0 +1,83 @@
+"""What a run writes while it trains: metrics.jsonl, progress.json and fingerprint.json.
+
+metrics.jsonl holds no times, so that two identical runs write identical lines.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from typing import Any
+
+from matched.files import write_json, write_text
+from matched.worker import Context, write_progress
+
+log = logging.getLogger("matched")
+SECONDS_BETWEEN_PROGRESS = 0.5
+
+
+class Journal:
+    """Writes for rank 0; for other processes it does nothing."""
+
+    def __init__(self, context: Context, steps: int) -> None:
+        self.context = context
+        self.steps = steps
+        self.metrics = context.directory / "metrics.jsonl"
+        self.shown: dict[str, float | None] = {}
+        self.first: tuple[int, float] = (0, 0.0)
+        self.progress_at = 0.0
+
+    def start(self, step: int) -> None:
+        """Begin at ``step``: lines of later steps, from before a cut, are dropped."""
+        self.first = (step, time.perf_counter())
+        if self.context.rank == 0:
+            write_text(self.metrics, "".join(self._lines_up_to(step)))
+            self._progress(step)
+
+    def step(self, step: int, epoch: float, *, loss: float, lr: float) -> None:
+        if self.context.rank != 0:
+            return
+        finite = loss if math.isfinite(loss) else None  # JSON has no NaN
+        self.shown["loss"] = finite
+        self._append({"step": step, "epoch": epoch, "loss": finite, "lr": lr})
+        if time.perf_counter() - self.progress_at > SECONDS_BETWEEN_PROGRESS:
+            self._progress(step)
+
+    def evaluation(self, step: int, epoch: float, metrics: dict[str, float]) -> None:
+        if self.context.rank != 0:
+            return
+        self.shown.update(metrics)
+        self._append({"step": step, "epoch": epoch, "evaluation": metrics})
+        self._progress(step)
+        log.info("epoch %g: %s", epoch, {k: round(v, 4) for k, v in metrics.items()})
+
+    def fingerprint(self, weights: str, batches: list[str]) -> None:
+        if self.context.rank == 0:
+            path = self.context.directory / "fingerprint.json"
+            write_json(path, {"weights": weights, "batches": batches})
+
+    def _lines_up_to(self, step: int) -> list[str]:
+        if not self.metrics.exists():
+            return []
+        kept = []
+        for line in self.metrics.read_text(encoding="utf-8").splitlines(keepends=True):
+            # The last line may have been cut with the process that wrote it.
+            if not line.endswith("\n") or json.loads(line)["step"] > step:
+                break
+            kept.append(line)
+        return kept
+
+    def _append(self, line: dict[str, Any]) -> None:
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def _progress(self, step: int) -> None:
+        self.progress_at = time.perf_counter()
+        begun, at = self.first
+        seconds = self.progress_at - at
+        rate = (step - begun) / seconds if step > begun else None
+        write_progress(
+            self.context.directory, step, self.steps, steps_per_second=rate, shown=self.shown
+        )

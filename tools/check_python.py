@@ -1,0 +1,29 @@
+"""Refuses, in one line, a Python that the pinned packages do not run on; any Python reads this."""
+
+import sys
+
+OLDEST, NEWEST = (3, 11), (3, 12)
+
+
+def complaint(version):
+    """One line saying what to do about a Python of this version, or None if it is fine."""
+    if OLDEST <= tuple(version[:2]) <= NEWEST:
+        return None
+    return (
+        "error: this is Python %d.%d; the pinned packages need 3.11 or 3.12. "
+        "Install one of them and run `make setup PYTHON=python3.12`" % tuple(version[:2])
+    )
+
+
+if __name__ == "__main__":
+    text = complaint(sys.version_info)
+    try:
+        import ensurepip  # noqa: F401  venv needs it, and Debian packs it apart
+    except ImportError:
+        text = text or (
+            "error: this Python has no venv module; on Debian and Ubuntu install python%d.%d-venv"
+            % sys.version_info[:2]
+        )
+    if text:
+        sys.stderr.write(text + "\n")
+        sys.exit(2)
