@@ -11,7 +11,7 @@ BIN     := $(VENV)/bin
 PYTHON  ?= $(shell sh tools/find-python)
 PIP     := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps
 READY   := $(VENV)/.ready
-PARTS   := shared/dyt shared/matched packages/vision-mae-dino
+PARTS   := $(patsubst %/pyproject.toml,%,$(wildcard shared/*/pyproject.toml packages/*/pyproject.toml))
 CHOICE   = --scale $(SCALE) --cluster $(CLUSTER)
 
 export OMP_NUM_THREADS ?= 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
+
 import timm
 from torch import nn
 
@@ -20,8 +22,9 @@ def build(config: Supervised, classes: int) -> tuple[nn.Module, tuple[str, ...]]
         ValueError: if timm has no such model, or the model has no norm layer to replace.
     """
     if not timm.is_model(config.model):
-        near = timm.list_models(f"*{config.model[:6]}*")[:5]
-        raise ValueError(f"timm has no model {config.model!r}; near it: {', '.join(near)}")
+        near = get_close_matches(config.model, timm.list_models(), n=5)
+        hint = f"near it: {', '.join(near)}" if near else "timm.list_models() names them"
+        raise ValueError(f"timm has no model {config.model!r}; {hint}")
     reseed(config.seed, "weights")
     model = timm.create_model(
         config.model,

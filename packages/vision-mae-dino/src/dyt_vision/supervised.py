@@ -53,7 +53,8 @@ def train(context: Context, config: Supervised) -> Outcome:
 def optimizer(model: nn.Module, config: Supervised) -> torch.optim.AdamW:
     """AdamW; parameters of one dimension (biases, norms, alpha) and position tokens not decayed."""
     skipped = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
-    groups = param_groups_weight_decay(model, config.weight_decay, skipped)
+    # By name: what stands in third place differs between timm's versions.
+    groups = param_groups_weight_decay(model, config.weight_decay, no_weight_decay_list=skipped)
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
 
 
@@ -74,7 +75,17 @@ def _prepare(config: Supervised, classes: int) -> Any:
         label_smoothing=config.label_smoothing,
         num_classes=classes,
     )
-    return lambda batch: mix(*batch)
+
+    def mixed(batch: Any) -> Any:
+        images, labels = batch
+        if len(labels) % 2:
+            raise ValueError(
+                f"mixup and CutMix mix pairs, but a micro-batch has {len(labels)} images; "
+                "choose batch and micro_batch so that it has an even number"
+            )
+        return mix(images, labels)
+
+    return mixed
 
 
 def _loss(config: Supervised) -> Any:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -118,7 +117,7 @@ def _takes_one_input(module: nn.Module) -> bool:
 def _read(module: nn.Module) -> Anatomy | None:
     """The anatomy if the module computes what a LN or RMSNorm does; None if it does not.
 
-    Where the module cannot run on the CPU (a CUDA kernel), name and structure decide.
+    Where a run cannot tell, as for a CUDA kernel on the CPU, name and structure decide.
     """
     roles = _roles(module)
     if roles is None or not _takes_one_input(module):
@@ -127,7 +126,7 @@ def _read(module: nn.Module) -> Anatomy | None:
     found = _probe(module, roles, shape)
     if found == "differs":
         return None
-    if found == "cannot run":
+    if found == "cannot tell":
         return _read_by_structure(module) if _is_norm_by_name(module) else None
     axis, offset = found
     return _anatomy(module, roles, shape, axis, offset)
@@ -185,7 +184,7 @@ def _shape(module: nn.Module, weight: str | None, bias: str | None) -> tuple[int
 
 def _probe(
     module: nn.Module, roles: tuple[str | None, str | None], shape: tuple[int, ...] | None
-) -> tuple[int, float] | Literal["differs", "cannot run"]:
+) -> tuple[int, float] | Literal["differs", "cannot tell"]:
     """Run a copy of the module on small CPU inputs, and find (channel axis, weight offset)."""
     generator = torch.Generator().manual_seed(0)
 
@@ -195,9 +194,9 @@ def _probe(
     width = shape or (6,)
     if not all(isinstance(n, int) and n > 0 for n in width):
         return "differs"
-    # One channel shows no difference between norms; a million are no norm, but would take memory.
+    # One channel looks alike after every norm, and a probe of a million would take memory.
     if not 1 < math.prod(width) <= 2**20:
-        return "differs"
+        return "cannot tell"
     parameters = {name: 0.5 + draw(*width) for name in roles if name}
     weight, bias = (parameters.get(name) for name in roles)
     double = _double(module, parameters)
@@ -215,7 +214,7 @@ def _probe(
                 found.add((axis, offset))
                 break
     if not ran:
-        return "cannot run"
+        return "cannot tell"
     return found.pop() if len(found) == 1 else "differs"
 
 
@@ -227,25 +226,23 @@ def _run(double: nn.Module, x: Tensor) -> object:
         torch.device("cpu"),
         torch.random.fork_rng(devices=[]),
     ):
+        # Not double(x), which would run the hooks of the module it stands for.
         return type(double).forward(double, x)
 
 
 def _double(module: nn.Module, parameters: dict[str, Tensor]) -> nn.Module:
-    """A stand-in that shares the module's attributes, but none of its tensors and hooks."""
-    double = type(module).__new__(type(module))
+    """A stand-in that shares the module's attributes, but has tensors of its own."""
+    double = object.__new__(type(module))
     double.__dict__.update(module.__dict__)
     double._parameters = dict.fromkeys(module._parameters)
     double._parameters.update({name: nn.Parameter(p) for name, p in parameters.items()})
-    for name, value in module.__dict__.items():
-        if "_hooks" in name and isinstance(value, dict):
-            double.__dict__[name] = OrderedDict()
     double.__dict__["training"] = False
     return double
 
 
 def _input_sizes(width: tuple[int, ...]) -> Iterator[tuple[int, tuple[int, ...]]]:
     """(channel axis, input sizes) to try; no other axis is as long as the channels."""
-    h, w = [n for n in (3, 5, 7) if n not in width][:2]
+    h, w = [n for n in range(3, 6 + len(width)) if n not in width][:2]
     yield -1, (2, h, *width)
     yield -1, (2, h, w, *width)
     if len(width) == 1:

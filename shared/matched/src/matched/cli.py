@@ -28,8 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = given.do(given)
     except ValueError as error:
         code = _complain(str(error))
-    except PermissionError as error:
-        code = _complain(f"{error.filename}: permission denied")
+    except OSError as error:
+        if error.filename is None:
+            raise
+        code = _complain(f"{error.filename}: {error.strerror}")
     except KeyboardInterrupt:
         code = _complain("stopped; the same command goes on from where this one was")
     sys.exit(code)
@@ -81,11 +83,21 @@ def _parser() -> argparse.ArgumentParser:
 
 def _load(given: argparse.Namespace, cells: Sequence[Cell] | None = None) -> Plan:
     recipe = recipes.load(given.table)
-    here = site.read(Path(os.environ.get("MATCHED_SITE") or recipes.root() / site.FILE))
+    here = site.read(_site_file())
     scale = recipe.scale(given.scale)
     if getattr(given, "row", None) is not None:
         cells = [_cell(given, list(recipe.table.cells(scale)))]
     return launch.make(recipe, scale, here, cells)
+
+
+def _site_file() -> Path:
+    elsewhere = os.environ.get("MATCHED_SITE")
+    if not elsewhere:
+        return recipes.root() / site.FILE
+    path = Path(elsewhere).absolute()
+    if not path.is_file():
+        raise ValueError(f"MATCHED_SITE is {elsewhere}, and there is no such file")
+    return path
 
 
 def _cell(given: argparse.Namespace, cells: list[Cell]) -> Cell:
@@ -100,9 +112,10 @@ def _cell(given: argparse.Namespace, cells: list[Cell]) -> Cell:
 
 
 def _console() -> Console:
-    console = Console()
+    # The words of a failure may hold brackets, which are markup to rich unless told otherwise.
+    console = Console(markup=False)
     # Pipes and files have no width of their own; the table must not be folded there.
-    return console if console.is_terminal else Console(width=140)
+    return console if console.is_terminal else Console(markup=False, width=140)
 
 
 def _list(given: argparse.Namespace) -> int:
@@ -144,9 +157,12 @@ def _launch(given: argparse.Namespace, plan: Plan) -> int:
         for job in jobs:
             job.result()
     if given.wait:
-        plan = wait(lambda: _load(given), jobs, console)
+        children = jobs if given.cluster == "local" else []
+        plan = wait(lambda: _load(given), children, console)
         return _show(plan, console)
-    return _verdict(plan)
+    if given.cluster == "debug":
+        return _verdict(_load(given))
+    return _damage(plan)  # what had failed is at work again
 
 
 def _status(given: argparse.Namespace) -> int:
@@ -171,14 +187,20 @@ def _show(plan: Plan, console: Console) -> int:
 
 def _verdict(plan: Plan) -> int:
     """2 with one line if something is damaged, 1 if runs have failed, else 0."""
-    if damaged := plan.damaged:
-        more = f" (and {len(damaged) - 1} more)" if len(damaged) > 1 else ""
-        return _complain(
-            f"damaged: {damaged[0].standing.why}{more}; it is not used. "
-            f"`matched retry {plan.recipe.name} --scale {plan.scale.name}` sets it aside and "
-            "runs it again"
-        )
-    return int(any(item.standing.state is State.FAILED for item in plan.items))
+    return _damage(plan) or int(any(i.standing.state is State.FAILED for i in plan.items))
+
+
+def _damage(plan: Plan) -> int:
+    """2 with one line if something is damaged, else 0."""
+    damaged = plan.damaged
+    if not damaged:
+        return 0
+    more = f" (and {len(damaged) - 1} more)" if len(damaged) > 1 else ""
+    return _complain(
+        f"damaged: {damaged[0].standing.why}{more}; it is not used. "
+        f"`matched retry {plan.recipe.name} --scale {plan.scale.name}` sets it aside and "
+        "runs it again"
+    )
 
 
 def _audit(given: argparse.Namespace) -> int:
@@ -193,26 +215,26 @@ def _logs(given: argparse.Namespace) -> int:
         raise ValueError(f"{item.title} has no log yet: it is {item.standing.state}")
     with path.open(encoding="utf-8", errors="replace") as file:
         while True:
+            # Asked first, so that what a run writes before it ends is still printed.
+            goes_on = given.follow and _load(given).items[-1].standing.state.live
             print(file.read(), end="", flush=True)
-            if not given.follow or not _load(given).items[-1].standing.state.live:
+            if not goes_on:
                 return 0
             time.sleep(1)
 
 
 def _run(given: argparse.Namespace) -> int:
     plan = _load(given)
+    if os.environ.get("RANK", "0") != "0":
+        launch.run_here(plan)
+        return 0
     launch.preflight_here(plan)
     console = _console()
-    first = os.environ.get("RANK", "0") == "0"
     if plan.missing:
-        outcomes = reports.run_shown(plan, console) if first else launch.run_here(plan)
-    else:
-        outcomes = {}
-    if not first:
-        return 0
-    plan = _load(given)
+        reports.run_shown(plan, console)
+        plan = _load(given)
     item = plan.items[-1]
     if item.standing.state is State.FAILED:
-        return _complain(outcomes.get(item.run.signature, item.standing.why))
+        return _complain(item.standing.why)
     console.print(reports.line(item), highlight=False, markup=False, soft_wrap=True)
     return _verdict(plan)

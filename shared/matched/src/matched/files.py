@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,11 +37,11 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path, keys: Collection[str] = ()) -> dict[str, Any] | None:
     """The object in ``path``, or None where there is no such file.
 
     Raises:
-        Damaged: if the file is not one whole JSON object.
+        Damaged: if the file is not one whole JSON object that has all ``keys``.
     """
     try:
         with open(path, "rb") as file:
@@ -52,4 +52,6 @@ def read_json(path: Path) -> dict[str, Any] | None:
         raise Damaged(f"{path} is not whole JSON ({error})") from None
     if not isinstance(value, dict):
         raise Damaged(f"{path} does not hold a JSON object")
+    if missing := [key for key in keys if key not in value]:
+        raise Damaged(f"{path} lacks {', '.join(missing)}")
     return value

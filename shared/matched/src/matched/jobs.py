@@ -10,8 +10,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from matched.files import Damaged, read_json, write_json
+from matched.files import Damaged, write_json
 from matched.rundir import RunDirectory, State
+
+PATIENCE = 60
+"""Seconds to wait for squeue, which a busy controller keeps waiting."""
 
 
 def record(
@@ -30,7 +33,7 @@ def live(directories: Iterable[RunDirectory]) -> dict[str, State]:
         if (directory / "result.json").exists():
             continue
         try:
-            job = read_json(directory / "job.json")
+            job = directory.job()
         except Damaged:
             continue
         if job is not None:
@@ -85,7 +88,10 @@ def _slurm_queue() -> dict[str, State]:
             "ask from a machine of the cluster"
         )
     command = ["squeue", "--me", "--noheader", "--array", "--format=%F_%K|%A|%T"]
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        raise ValueError(f"squeue gave no answer in {PATIENCE} s; try again later") from None
     if answer.returncode:
         raise ValueError(f"squeue failed: {answer.stderr.strip() or answer.returncode}")
     queue = {}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,7 +127,7 @@ def _workers(plan: Plan, cluster: str) -> int:
         return 1
     if gpus := plan.scale.resources.gpus:
         return max(1, plan.site.local.gpus // gpus)
-    return plan.site.local.workers_or_cores()
+    return max(1, plan.site.local.workers_or_cores() // plan.scale.resources.processes)
 
 
 def _levels(items: Sequence[Item]) -> list[list[Item]]:
@@ -159,18 +161,17 @@ def request(resources: Resources, site: Site, cluster: str, runs: int) -> dict[s
     """
     if cluster != "slurm":
         # submitit's local executor kills a job at its time limit; runs here have none.
-        tasks = max(1, resources.gpus)
-        return {"timeout_min": 60 * 24 * 365, "nodes": 1, "tasks_per_node": tasks}
+        return {"timeout_min": 60 * 24 * 365, "nodes": 1, "tasks_per_node": resources.tasks}
     slurm = site.slurm
-    per_node = min(resources.gpus, slurm.gpus_per_node) if resources.gpus else 1
-    if resources.gpus % per_node:
+    per_node = min(resources.tasks, slurm.gpus_per_node)
+    if resources.tasks % per_node:
         raise ValueError(
-            f"{resources.gpus} GPUs do not fill nodes of {per_node}; "
+            f"{resources.tasks} processes do not fill nodes of {per_node}; "
             f"set gpus_per_node under [slurm] in {site.file} to a divisor"
         )
     asked = {
         "name": "matched",
-        "nodes": max(1, resources.gpus // per_node),
+        "nodes": resources.tasks // per_node,
         "tasks_per_node": per_node,
         "cpus_per_task": resources.cpus,
         "mem_gb": resources.memory_gb * per_node,
@@ -179,6 +180,9 @@ def request(resources: Resources, site: Site, cluster: str, runs: int) -> dict[s
     }
     if resources.gpus:
         asked["gpus_per_node"] = per_node
+    if resources.tasks > 1:
+        # Processes wait for each other: when one fails, Slurm has to end the others.
+        asked["slurm_srun_args"] = ["--kill-on-bad-exit=1"]
     for name in ("partition", "account", "qos", "constraint"):
         if value := getattr(slurm, name):
             asked[f"slurm_{name}"] = value
@@ -193,7 +197,8 @@ def preflight(plan: Plan, cluster: str) -> None:
     """Everything that can be known to be wrong before anything is submitted.
 
     Raises:
-        ValueError: for data that is not there, a cluster that is not there, a machine too small.
+        ValueError: for data that is not there, a cluster that is not there, a machine too small,
+            GPUs that do not fill whole nodes.
     """
     pick(cluster, CLUSTERS, "cluster")
     _check_data(plan)
@@ -202,6 +207,7 @@ def preflight(plan: Plan, cluster: str) -> None:
             "there is no Slurm here (no sbatch on PATH): run this on a login node, "
             "or use --cluster local"
         )
+    request(plan.scale.resources, plan.site, cluster, 1)
     gpus, here = plan.scale.resources.gpus, plan.site.local.gpus
     if cluster != "slurm" and gpus > here and plan.missing:
         raise ValueError(
@@ -214,9 +220,13 @@ def preflight_here(plan: Plan) -> None:
     """As ``preflight``, for runs in this process or under torchrun.
 
     Raises:
-        ValueError: for data that is not there, or damaged files that stand in the way.
+        ValueError: for data that is not there, runs that are at work elsewhere, or damaged files
+            that stand in the way.
     """
     _check_data(plan)
+    for item in plan.items:
+        if item.standing.state.live:
+            raise ValueError(f"{item.title} is {item.standing.state} already; see `matched status`")
     for item in plan.damaged:
         raise ValueError(
             f"damaged: {item.standing.why}; "
@@ -254,7 +264,8 @@ def submit(plan: Plan, cluster: str) -> list[submitit.Job]:
                 item.directory.prepare()
         now = time.time()
         try:
-            with executor.batch():
+            # sbatch's complaints would be printed besides being raised.
+            with redirect_stderr(io.StringIO()), executor.batch():
                 handed = [executor.submit(_callable(plan, packed[i], cluster, i)) for i in wave]
         except (submitit.core.utils.FailedJobError, subprocess.CalledProcessError) as error:
             raise ValueError(f"Slurm refused the job: {_last_line(error)}") from None
@@ -316,17 +327,19 @@ def _last_line(error: Exception) -> str:
 
 
 def run_here(plan: Plan) -> dict[str, str]:
-    """Compute the plan's missing runs in this process: signature → outcome, as ``Pack`` says it.
+    """Compute the plan's unfinished runs in this process: signature → outcome, as ``Pack`` says it.
 
-    Under torchrun every process does so, and rank 0 writes.
+    Under torchrun every process does so, and rank 0 writes. The other ranks do not look at the
+    runs' states, which rank 0 is about to change.
     """
-    now = time.time()
+    items = plan.items
     if os.environ.get("RANK", "0") == "0":
-        for item in plan.missing:
+        items, now = tuple(plan.missing), time.time()
+        for item in items:
             item.directory.prepare()
             jobs.record(item.directory, "here", str(os.getpid()), item.directory.path, now)
     pack_of_all = Pack(
-        runs=[item.run for item in plan.missing],
+        runs=[item.run for item in items],
         site=plan.site,
         threads=plan.site.local.threads,
         loaders=_loaders(plan.scale.resources),

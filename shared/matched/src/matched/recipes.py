@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from matched.run import Run
 from matched.table import Metric, Scale, Table
 
 NUMBERS = "paper.toml"
@@ -72,8 +73,12 @@ def pick(name: str, known: Iterable[str], what: str) -> str:
     for candidate in known:
         if candidate.lower() == name.lower():
             return candidate
-    near = difflib.get_close_matches(name, known, n=len(known), cutoff=0.0)
-    raise ValueError(f"unknown {what}: {name!r}; known, nearest first: {', '.join(near) or 'none'}")
+    raise ValueError(_unknown(name, known, what))
+
+
+def _unknown(name: str, known: list[str], what: str) -> str:
+    near = difflib.get_close_matches(name, known, n=len(known) or 1, cutoff=0.0)
+    return f"unknown {what}: {name!r}; known, nearest first: {', '.join(near) or 'none'}"
 
 
 @cache
@@ -148,10 +153,19 @@ def _paper_table(path: Path) -> PaperTable:
     )
 
 
+def _exact(key: str, known: Iterable[str], what: str) -> None:
+    """A key of a recipe has to be right to the letter: code looks it up."""
+    if key not in known:
+        raise ValueError(_unknown(key, list(known), what))
+
+
 def _check(recipe: Recipe) -> None:
+    arms = [arm.name for arm in recipe.table.arms]
     for scale in recipe.table.scales:
-        for row in scale.runs:
-            pick(row, recipe.paper.rows, f"row of {recipe.name} in {recipe.path}")
+        for row, runs in scale.runs.items():
+            _exact(row, recipe.paper.rows, f"row of {recipe.name} in {recipe.path}")
+            for arm in () if isinstance(runs, Run) else runs:
+                _exact(arm, arms, f"arm of {recipe.name} in {recipe.path}")
         try:
             recipe.table.check(scale)
         except ValueError as error:

@@ -16,7 +16,14 @@ from matched.summary import SummaryTable
 
 def show(table: SummaryTable, console: Console) -> None:
     """Print to the terminal; the columns of the paper are dimmed."""
-    grid = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+    grid = RichTable(
+        title=table.title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1),
+        collapse_padding=True,
+        pad_edge=False,
+    )
     for i, name in enumerate(table.header):
         style = "dim" if name.startswith("paper ") else None
         # The word takes a line of its own, so that eight columns fit a terminal of 80.
@@ -27,7 +34,7 @@ def show(table: SummaryTable, console: Console) -> None:
     console.print(grid)
     for note in table.notes:
         style = "bold red" if note.startswith(("NOT MATCHED", "Damaged", "Failed")) else "dim"
-        console.print(note, style=style, highlight=False, markup=False)
+        console.print(note, style=style, highlight=False)
 
 
 def write(table: SummaryTable, stem: Path) -> list[Path]:
@@ -59,6 +66,12 @@ def comma_separated(table: SummaryTable) -> str:
 
 LATEX = str.maketrans(
     {
+        "\\": r"\textbackslash{}",
+        "{": r"\{",
+        "}": r"\}",
+        "$": r"\$",
+        "^": r"\textasciicircum{}",
+        "~": r"\textasciitilde{}",
         "&": r"\&",
         "%": r"\%",
         "_": r"\_",

@@ -59,7 +59,7 @@ def show_plan(plan: Plan, cluster: str, console: Console) -> None:
     runs = f"{most} run" if most == 1 else f"up to {most} runs"
     console.print(f"Each job, of {runs}, asks submitit for:", highlight=False)
     for key, value in asked.items():
-        console.print(f"  {key} = {value}", highlight=False, markup=False)
+        console.print(f"  {key} = {value}", highlight=False)
 
 
 def line(item: Item) -> str:
@@ -98,7 +98,7 @@ def _job(item: Item) -> str:
     if not item.standing.state.live:
         return ""
     try:
-        job = read_json(item.directory / "job.json")
+        job = item.directory.job()
     except Damaged:
         return ""
     return job["key"] if job else ""
@@ -137,10 +137,19 @@ def _prints(item: Item) -> dict[str, str]:
     return {"weights": found["weights"][:8], "batches": " ".join(b[:4] for b in found["batches"])}
 
 
+class _OneLine(logging.Formatter):
+    """Time and message; the traceback of a failure is for log.txt."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{self.formatTime(record)} {record.getMessage()}"
+
+
 def run_shown(plan: Plan, console: Console) -> dict[str, str]:
     """``launch.run_here`` with a progress bar in a terminal, or log lines elsewhere."""
     if not console.is_terminal:
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+        handler = logging.StreamHandler()
+        handler.setFormatter(_OneLine())
+        logging.basicConfig(level=logging.INFO, handlers=[handler])
         return launch.run_here(plan)
     bar = Progress(
         TextColumn("{task.description}"),

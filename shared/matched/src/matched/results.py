@@ -108,7 +108,7 @@ def fingerprint(item: Item) -> dict[str, Any] | None:
     Raises:
         Damaged: if fingerprint.json is not whole.
     """
-    return read_json(item.directory / "fingerprint.json")
+    return read_json(item.directory / "fingerprint.json", ("weights", "batches"))
 
 
 def _judge(
@@ -123,7 +123,15 @@ def _judge(
     if None in prints:
         return "unknown", "no fingerprint yet"
     a, b = prints
-    unequal = [k for k in ("weights", "batches") if a.get(k) != b.get(k) and k not in exceptions]
+    # A run that is at work, or diverged in its first steps, has seen fewer batches.
+    both = min(len(a["batches"]), len(b["batches"]))
+    if not both and "batches" not in exceptions:
+        return "unknown", "no batch seen yet"
+    differ = {
+        "weights": a["weights"] != b["weights"],
+        "batches": a["batches"][:both] != b["batches"][:both],
+    }
+    unequal = [part for part, differs in differ.items() if differs and part not in exceptions]
     if unequal:
         return "not matched", "fingerprint: " + ", ".join(unequal)
     return "matched", ""

@@ -6,9 +6,10 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 SIGNATURE_LENGTH = 12
@@ -66,34 +67,46 @@ class Run:
         return hash(self.signature)
 
 
-def encode(value: Any, where: str = "config") -> Any:
+def encode(value: Any, where: str = "config", floats: bool = False) -> Any:
     """``value`` as JSON values; dataclasses keep their class name under "__type__".
 
-    A whole number in a field annotated ``float`` becomes a float: lr=1 and lr=1.0 are one run.
+    A whole number in a field annotated as float becomes one: lr=1 and lr=1.0 are one run.
+
+    Args:
+        value: a config, or a part of it.
+        where: its dotted path, for the error.
+        floats: whether whole numbers in it are floats.
 
     Raises:
         ValueError: for a value that has no one plain form (a path, a NaN, a live object).
     """
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {}
-        for f in dataclasses.fields(value):
-            item = getattr(value, f.name)
-            if f.type in ("float", float) and type(item) is int:
-                item = float(item)
-            fields[f.name] = encode(item, f"{where}.{f.name}")
-        return {"__type__": type(value).__name__, **fields}
-    if isinstance(value, (list, tuple)):
-        return [encode(item, f"{where}[{i}]") for i, item in enumerate(value)]
-    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {key: encode(item, f"{where}.{key}") for key, item in value.items()}
-    if value is None or isinstance(value, (str, bool, int)):
+    if type(value) is int:
+        return float(value) if floats else value
+    if value is None or type(value) in (str, bool):
         return value
     if isinstance(value, float) and math.isfinite(value):
         return value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {"__type__": type(value).__name__}
+        for f in dataclasses.fields(value):
+            item = getattr(value, f.name)
+            fields[f.name] = encode(item, f"{where}.{f.name}", _means_floats(f.type))
+        return fields
+    if isinstance(value, (list, tuple)):
+        return [encode(item, f"{where}[{i}]", floats) for i, item in enumerate(value)]
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: encode(item, f"{where}.{key}", floats) for key, item in value.items()}
     raise ValueError(
         f"{where} is {value!r}, which has no plain form; "
         "use numbers, strings, booleans, None, tuples, dicts and dataclasses of these"
     )
+
+
+@cache
+def _means_floats(annotation: object) -> bool:
+    """Whether a field so annotated holds floats and no ints: float | None, tuple[float, float]."""
+    words = re.findall(r"\w+", str(annotation))
+    return "float" in words and "int" not in words
 
 
 def matched(run: Run, *, norm: Any, seed: int | None = None, **changes: Any) -> Run:
@@ -130,15 +143,17 @@ def differences(one: Run, other: Run) -> dict[str, tuple[Any, Any]]:
 
 def _resolved(run: Run) -> dict[str, Any]:
     needs = {name: _resolved(need) for name, need in run.needs.items()}
-    return {"task": run.task, "config": encode(run.config), "needs": needs}
+    return {**run.description, "needs": needs}
 
 
 def _compare(a: Any, b: Any, path: str, found: dict[str, tuple[Any, Any]]) -> None:
+    if a == b:
+        return
     if isinstance(a, dict) and isinstance(b, dict):
         for key in [*a, *(key for key in b if key not in a)]:
             below = f"{path}.{key}" if path else key
             _compare(a.get(key), b.get(key), below, found)
-    elif a != b:
+    else:
         found[path] = (a, b)
 
 
@@ -147,5 +162,5 @@ def field_of(path: str) -> str:
 
     Needs are transparent: "needs.pretrained.config.lr" is ``lr``.
     """
-    _, config, inner = path.rpartition("config.")
-    return inner.split(".")[0] if config else path
+    inside = re.match(r"(?:needs\.[^.]+\.)*config\.([^.]+)", path)
+    return inside[1] if inside else path

@@ -93,19 +93,43 @@ class RunDirectory:
         """result.json, or None while the run has not finished.
 
         Raises:
-            Damaged: if it is truncated or belongs to another signature.
+            Damaged: if it is truncated, belongs to another signature, or has no config.json.
         """
-        result = read_json(self / "result.json")
+        path = self / "result.json"
+        result = read_json(path, ("signature", "outcome", "metrics"))
         if result is None:
             return None
-        if missing := {"signature", "outcome", "metrics"} - set(result):
-            raise Damaged(f"{self / 'result.json'} lacks {', '.join(sorted(missing))}")
         if result["signature"] != self.run.signature:
-            raise Damaged(
-                f"{self / 'result.json'} is of signature {result['signature']}, "
-                f"not {self.run.signature}"
-            )
+            raise Damaged(f"{path} is of signature {result['signature']}, not {self.run.signature}")
+        if result["outcome"] not in (State.DONE, State.DIVERGED):
+            raise Damaged(f"{path} has the outcome {result['outcome']!r}, not done or diverged")
+        if not self.config_fits():
+            raise Damaged(f"{path} has no config.json beside it")
         return result
+
+    def job(self) -> dict[str, Any] | None:
+        """job.json, or None if nobody was asked to compute the run.
+
+        Raises:
+            Damaged: if it is not whole.
+        """
+        return read_json(self / "job.json", ("key", "cluster", "job_id", "host", "folder", "at"))
+
+    def failure(self) -> dict[str, Any] | None:
+        """failure.json, or None if the last attempt has not failed.
+
+        Raises:
+            Damaged: if it is not whole.
+        """
+        return read_json(self / "failure.json", ("why", "at"))
+
+    def progress(self) -> dict[str, Any] | None:
+        """progress.json, or None if the run never began.
+
+        Raises:
+            Damaged: if it is not whole.
+        """
+        return read_json(self / "progress.json", ("step", "steps", "at"))
 
     def write_result(self, outcome: Mapping[str, Any]) -> None:
         (self / "failure.json").unlink(missing_ok=True)
@@ -117,7 +141,14 @@ class RunDirectory:
     def set_aside(self) -> list[Path]:
         """Rename damaged files so that the run can be computed again; nothing is deleted."""
         moved = []
-        for name, read in (("config.json", self.config_fits), ("result.json", self.result)):
+        readers = {
+            "config.json": self.config_fits,
+            "result.json": self.result,  # after config.json, which it goes with
+            "job.json": self.job,
+            "failure.json": self.failure,
+            "progress.json": self.progress,
+        }
+        for name, read in readers.items():
             try:
                 read()
             except Damaged:
@@ -131,14 +162,10 @@ class RunDirectory:
         """The run's state; ``live`` maps the keys of jobs still at work to queued or running."""
         try:
             result = self.result()
-            known = self.config_fits()
             if result is not None:
-                if not known:
-                    raise Damaged(f"{self.path} has a result.json but no config.json")
                 return Standing(state=State(result["outcome"]), result=result)
-            job = read_json(self / "job.json")
-            failure = read_json(self / "failure.json")
-            progress = read_json(self / "progress.json")
+            self.config_fits()
+            job, failure, progress = self.job(), self.failure(), self.progress()
         except Damaged as error:
             return Standing(state=State.DAMAGED, why=str(error))
         state = live.get(job["key"]) if job is not None else None
@@ -150,6 +177,9 @@ class RunDirectory:
         if failure is not None:
             return Standing(state=State.FAILED, why=failure["why"], progress=progress)
         if job is not None:
-            why = f"{job['key']} ended without a result (killed, or the machine went away)"
+            why = (
+                f"{job['key']} ended without a result (killed, or the machine went away); "
+                f"what it printed is in {job['folder']}"
+            )
             return Standing(state=State.FAILED, why=why, progress=progress)
         return Standing(state=State.NEW)

@@ -80,7 +80,12 @@ class Site:
 
     @property
     def runs_folder(self) -> Path:
-        return (self.file.parent / self.runs.folder).absolute()
+        return _path(self.file, self.runs.folder)
+
+
+def _path(file: Path, given: str) -> Path:
+    """A path of site.toml: ``~`` is the user's home, and a relative one starts beside the file."""
+    return (file.parent / os.path.expanduser(given)).absolute()
 
 
 def read(file: Path) -> Site:
@@ -108,9 +113,7 @@ def read(file: Path) -> Site:
         _typed(file, text, "data", key, path, str)
     return Site(
         file=file,
-        data={
-            key: (file.parent / Path(path).expanduser()).absolute() for key, path in data.items()
-        },
+        data={key: _path(file, path) for key, path in data.items()},
         **{
             name: _section(file, text, name, kind, content.get(name, {}))
             for name, kind in sections.items()
@@ -135,9 +138,10 @@ def _section(file: Path, text: str, name: str, kind: type, given: dict[str, Any]
                 _typed(file, text, name, key, item, str, "a table of strings")
         else:
             _typed(file, text, name, key, value, hint)
-        if hint is int and value < (0 if key in ("workers", "gpus") else 1):
+        least = 0 if key in ("workers", "gpus") else 1
+        if hint is int and value < least:
             place = _place(file, text, name, key)
-            raise ValueError(f"{place}: [{name}] {key} is {value}; expected 1 or more")
+            raise ValueError(f"{place}: [{name}] {key} is {value}; expected {least} or more")
         values[key] = value
     return kind(**values)
 

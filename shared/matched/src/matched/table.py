@@ -34,7 +34,8 @@ class Resources:
     """What one run asks of the machine; not part of its signature.
 
     Attributes:
-        gpus: over all nodes; one process runs on each. 0 runs on the CPU, in one process.
+        gpus: over all nodes; one process runs on each. 0 runs on the CPU.
+        processes: of a run on the CPU.
         cpus: cores per process, its data-loading workers included.
         memory_gb: per process.
         minutes: expected time of one run; longer jobs are cut and requeued at the cluster's limit.
@@ -43,10 +44,16 @@ class Resources:
     """
 
     gpus: int = 0
+    processes: int = 1
     cpus: int = 1
     memory_gb: int = 4
     minutes: int
     runs_per_job: int = 1
+
+    @property
+    def tasks(self) -> int:
+        """Processes of one run."""
+        return self.gpus or self.processes
 
 
 @dataclass(frozen=True, kw_only=True)

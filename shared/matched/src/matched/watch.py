@@ -33,7 +33,8 @@ def wait(again: Callable[[], Plan], jobs: list[submitit.Job], console: Console) 
 
     Args:
         again: makes the plan anew from the run directories.
-        jobs: the jobs just submitted; asking them whether they are done lets them be reaped.
+        jobs: the child processes just started, if any: asking them whether they are done lets
+            them be reaped.
         console: a terminal shows bars; anything else gets one line per change of state.
     """
     started = time.monotonic()
@@ -63,7 +64,6 @@ def _wait_in_lines(again: Callable[[], Plan], jobs: list[submitit.Job], console:
                 console.print(
                     f"{time.strftime('%H:%M:%S')} {item.title}: {event} ({left} to go)",
                     highlight=False,
-                    markup=False,
                     soft_wrap=True,
                 )
         if over and not any(item.standing.state.live for item in plan.items):

@@ -6,10 +6,10 @@ import importlib
 import logging
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -95,16 +95,28 @@ class Pack(submitit.helpers.Checkpointable):
         """Called by submitit: signature → "done", "diverged" or the reason of the failure."""
         if self.gpus is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self.gpus))
-        if submitit.JobEnvironment().num_tasks > 1:
+        environment = submitit.JobEnvironment()
+        if environment.cluster != "debug":  # there the terminal shows the runs' progress already
+            logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+        if environment.num_tasks > 1:
             submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
         return self.compute()
 
     def compute(self) -> dict[str, str]:
+        """As ``__call__``, in a process whose environment is set up already.
+
+        Raises:
+            SystemExit: if a run of several processes fails: the others wait for this one, and only
+                the end of the job ends them.
+        """
         _limit_threads(self.threads)
-        return {
-            run.signature: execute(run, self.site, threads=self.threads, loaders=self.loaders)
-            for run in self.runs
-        }
+        outcomes = {}
+        for run in self.runs:
+            outcome = execute(run, self.site, threads=self.threads, loaders=self.loaders)
+            outcomes[run.signature] = outcome
+            if outcome not in ("done", "diverged") and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+                raise SystemExit(f"matched: error: {outcome}")
+        return outcomes
 
 
 def execute(run: Run, site: Site, *, threads: int, loaders: int) -> str:
@@ -131,15 +143,15 @@ def execute(run: Run, site: Site, *, threads: int, loaders: int) -> str:
                 "%s %s starts (process %d of %d)", run.task, run.signature, rank, context.world
             )
             outcome = _resolve(run.task)(context, run.config)
+            word = "diverged" if outcome.diverged else "done"
+            if rank == 0:
+                directory.write_result(_result(word, outcome, time.time() - started))
         except Exception as error:
             why = _one_line(error)
-            log.error("%s failed: %s\n%s", run.signature, why, traceback.format_exc())
+            log.error("%s failed: %s", run.signature, why, exc_info=True)
             if rank == 0:
                 directory.write_failure(why)
             return why
-        word = "diverged" if outcome.diverged else "done"
-        if rank == 0:
-            directory.write_result(_result(word, outcome, time.time() - started))
         log.info("%s %s: %s", run.signature, word, dict(outcome.metrics))
         return word
 
@@ -207,17 +219,11 @@ def environment() -> dict[str, Any]:
     """Versions, commit and hardware, for environment.json."""
     import torch
 
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40"],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parent,
-    )
     cuda = torch.cuda.is_available()
     return {
         "python": sys.version.split()[0],
         "packages": {d.name: d.version for d in sorted(distributions(), key=lambda d: d.name)},
-        "commit": commit.stdout.strip() if commit.returncode == 0 else None,
+        "commit": _commit(),
         "host": platform.node(),
         "system": platform.platform(),
         "cpu": _processor(),
@@ -228,6 +234,19 @@ def environment() -> dict[str, Any]:
         else [],
         "cuda": torch.version.cuda if cuda else None,
     }
+
+
+def _commit() -> str | None:
+    """The commit that this code is of; None where there is no git or no repository."""
+    if shutil.which("git") is None:
+        return None
+    answer = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
+    )
+    return answer.stdout.strip() if answer.returncode == 0 else None
 
 
 def _processor() -> str:
@@ -243,7 +262,7 @@ def _logging_to(path: Path | None) -> Iterator[None]:
     if path is None:
         yield
         return
-    handler = logging.FileHandler(path)
+    handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)

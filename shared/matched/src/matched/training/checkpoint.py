@@ -23,15 +23,18 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> None:
         old.unlink()
 
 
-def newest(folder: Path, signature: str, device: torch.device) -> dict[str, Any] | None:
+def newest(folder: Path, signature: str) -> dict[str, Any] | None:
     """The newest checkpoint that is whole; damaged ones are named in the log and passed over.
+
+    Its tensors are on the CPU; ``load_state_dict`` copies each to where it belongs. AdamW's step
+    counts belong on the CPU: on a GPU, every step would wait for them.
 
     Raises:
         ValueError: if it is of another run.
     """
     for path in _newest_first(folder):
         try:
-            state = torch.load(path, map_location=device, weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
             log.warning("%s is damaged (%s); trying the one before", path, error)
             continue

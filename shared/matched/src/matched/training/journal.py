@@ -39,17 +39,17 @@ class Journal:
     def step(self, step: int, epoch: float, *, loss: float, lr: float) -> None:
         if self.context.rank != 0:
             return
-        finite = loss if math.isfinite(loss) else None  # JSON has no NaN
-        self.shown["loss"] = finite
-        self._append({"step": step, "epoch": epoch, "loss": finite, "lr": lr})
+        self.shown["loss"] = _finite(loss)
+        self._append({"step": step, "epoch": epoch, "loss": _finite(loss), "lr": lr})
         if time.perf_counter() - self.progress_at > SECONDS_BETWEEN_PROGRESS:
             self._progress(step)
 
     def evaluation(self, step: int, epoch: float, metrics: dict[str, float]) -> None:
         if self.context.rank != 0:
             return
-        self.shown.update(metrics)
-        self._append({"step": step, "epoch": epoch, "evaluation": metrics})
+        written = {key: _finite(value) for key, value in metrics.items()}
+        self.shown.update(written)
+        self._append({"step": step, "epoch": epoch, "evaluation": written})
         self._progress(step)
         log.info("epoch %g: %s", epoch, {k: round(v, 4) for k, v in metrics.items()})
 
@@ -81,3 +81,8 @@ class Journal:
         write_progress(
             self.context.directory, step, self.steps, steps_per_second=rate, shown=self.shown
         )
+
+
+def _finite(value: float) -> float | None:
+    """The value, or None for a NaN or an infinity, which JSON has not."""
+    return value if math.isfinite(value) else None

@@ -75,8 +75,11 @@ class Position:
     step: int = 0
     best: dict[str, float] = field(default_factory=dict)
     last: dict[str, float] = field(default_factory=dict)
+    diverged: bool = False
     weights: str = ""
     batches: list[str] = field(default_factory=list)
+    window: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    """Loss summed since the last line of metrics.jsonl, number of steps; over all processes."""
 
 
 def fit(context: Context, config: TrainConfig, learner: Learner, device: torch.device) -> Outcome:
@@ -122,6 +125,7 @@ class _Loop:
         )
         scaled = config.precision == "fp16"
         self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
+        self.window = torch.zeros(2, device=device)  # this process's part of Position.window
         self.peaks = [group["lr"] for group in learner.optimizer.param_groups]
         self.parameters = [p for g in learner.optimizer.param_groups for p in g["params"]]
         self.model: nn.Module = learner.model
@@ -134,38 +138,31 @@ class _Loop:
         if self.context.world > 1:
             on_gpu = [self.device.index] if self.device.type == "cuda" else None
             self.model = DistributedDataParallel(self.learner.model, device_ids=on_gpu)
-        diverged = self._train()
-        if diverged:
+        self._train()
+        self._save()
+        metrics = self.at.last
+        if self.at.diverged:
             metrics = {k: v for k, v in self.at.best.items() if k != "step"}
-        else:
-            metrics = self.at.last
-        if self.context.rank == 0:
-            checkpoint.save(self.checkpoints, self.at.step, self._state())
-        return Outcome(metrics=metrics, diverged=diverged, steps=self.at.step, best=self.at.best)
+        return Outcome(
+            metrics=metrics, diverged=self.at.diverged, steps=self.at.step, best=self.at.best
+        )
 
-    def _train(self) -> bool:
-        """Step to the end; True if training diverged on the way."""
+    def _train(self) -> None:
+        """Step to the end, or to divergence."""
         batches = self._batches()
-        window = torch.zeros(2, device=self.device)  # summed loss, number of steps
         self.learner.model.train()
-        while self.at.step < self.steps:
+        while self.at.step < self.steps and not self.at.diverged:
             rate = self._set_rate()
-            window[0] += self._step(batches)
-            window[1] += 1
+            self.window[0] += self._step(batches)
+            self.window[1] += 1
             self.at.step += 1
             end_of_epoch = self.at.step % self.steps_per_epoch == 0
             if self.at.step % self.config.log_steps == 0 or end_of_epoch:
-                loss = self._mean(window)
-                self.journal.step(self.at.step, self._epoch(), loss=loss, lr=rate)
-                if not math.isfinite(loss):
-                    log.info("diverged at step %d: the loss is %s", self.at.step, loss)
-                    return True
-                window.zero_()
-            if end_of_epoch and self._evaluation_is_due():
+                self._log(rate)
+            if end_of_epoch and self._evaluation_is_due() and not self.at.diverged:
                 self._evaluate()
             if self.at.step % self.context.checkpoint_steps == 0 and self.at.step < self.steps:
                 self._save()
-        return False
 
     def _batches(self) -> Iterator[Any]:
         order = Order(self.config, self.samples, self.division, self.at.step)
@@ -179,7 +176,9 @@ class _Loop:
         seen = []
         for i in range(accumulation):
             batch = on_device(next(batches), self.device)
-            reseed(self.config.seed, "step", self.at.step, i, self.context.rank)
+            # Numbered over all processes, so that each draws alike however the step is divided.
+            number = self.context.rank * accumulation + i
+            reseed(self.config.seed, "step", self.at.step, number)
             batch = self.learner.prepare(batch)
             if len(self.at.batches) < BATCHES:
                 seen.append(batch)
@@ -212,10 +211,15 @@ class _Loop:
             group["lr"] = peak * share
         return self.config.lr * share
 
-    def _mean(self, window: torch.Tensor) -> float:
-        """Mean loss since the last line, over all processes: each sees the same divergence."""
-        total, steps = sum_over_ranks(window.clone()).tolist()
-        return total / steps
+    def _log(self, rate: float) -> None:
+        """Write the mean loss since the last line; all processes see the same divergence."""
+        total, steps = sum_over_ranks(self.window).tolist()
+        loss = total / steps
+        self.journal.step(self.at.step, self._epoch(), loss=loss, lr=rate)
+        if not math.isfinite(loss):
+            log.info("diverged at step %d: the loss is %s", self.at.step, loss)
+            self.at.diverged = True
+        self.window.zero_()
 
     def _epoch(self) -> float:
         return round(self.at.step / self.steps_per_epoch, 4)
@@ -231,12 +235,16 @@ class _Loop:
         with torch.inference_mode(), self.autocast:
             metrics = self.learner.evaluate(model)
         self.learner.model.train()
+        self.journal.evaluation(self.at.step, self._epoch(), metrics)
+        if not all(map(math.isfinite, metrics.values())):
+            log.info("diverged at step %d: evaluation gives %s", self.at.step, metrics)
+            self.at.diverged = True
+            return
         self.at.last = metrics
         key, direction = self.learner.score
         sign = 1 if direction == "higher" else -1
         if not self.at.best or sign * metrics[key] > sign * self.at.best[key]:
             self.at.best = {**metrics, "step": self.at.step}
-        self.journal.evaluation(self.at.step, self._epoch(), metrics)
 
     def _note(self, micro_batches: list[Any]) -> None:
         """Add a step's batches to the fingerprint and write it."""
@@ -245,6 +253,7 @@ class _Loop:
         self.journal.fingerprint(self.at.weights, self.at.batches)
 
     def _save(self) -> None:
+        self.at.window = sum_over_ranks(self.window.clone()).tolist()
         if self.context.rank == 0:
             started = time.perf_counter()
             checkpoint.save(self.checkpoints, self.at.step, self._state())
@@ -262,10 +271,12 @@ class _Loop:
         }
 
     def _restore(self) -> None:
-        state = checkpoint.newest(self.checkpoints, self.context.signature, self.device)
+        state = checkpoint.newest(self.checkpoints, self.context.signature)
         if state is None:
             return
         self.at = Position(**state["position"])
+        if self.context.rank == 0:
+            self.window = torch.tensor(self.at.window, device=self.device)
         self.learner.model.load_state_dict(state["model"])
         self.learner.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])

@@ -1,0 +1,375 @@
+"""convert swaps the norm layers in place and touches nothing else."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch.distributed as dist
+from timm.layers import BatchNormAct2d
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dyt import DynamicErf, DynamicTanh, Norm, convert
+
+
+class Block(nn.Module):
+    def __init__(self, width=8):
+        super().__init__()
+        self.attn_norm = nn.LayerNorm(width)
+        self.attn = nn.Linear(width, width)
+        self.mlp_norm = nn.LayerNorm(width)
+        self.mlp = nn.Linear(width, width)
+
+    def forward(self, x):
+        x = x + self.attn(self.attn_norm(x))
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class Net(nn.Module):
+    """x (B, T, 8) → (B, T, 8), with five LNs."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8))
+        self.blocks = nn.ModuleList(Block() for _ in range(2))
+
+    def forward(self, x):
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+PATHS = (
+    "stem.1",
+    "blocks.0.attn_norm",
+    "blocks.0.mlp_norm",
+    "blocks.1.attn_norm",
+    "blocks.1.mlp_norm",
+)
+
+
+def norms(net):
+    return [m for m in net.modules() if isinstance(m, (DynamicTanh, DynamicErf))]
+
+
+def test_every_norm_and_nothing_else_in_place():
+    net = Net()
+    others = {name: p for name, p in net.named_parameters() if "norm" not in name}
+    report = convert(net, Norm.dyt(0.8))
+    assert report.paths == PATHS
+    assert len(report) == len(norms(net)) == 5
+    assert not any(isinstance(m, nn.LayerNorm) for m in net.modules())
+    for name, p in net.named_parameters():
+        if name in others:
+            assert p is others[name]
+    assert all(layer.alpha.item() == pytest.approx(0.8) for layer in norms(net))
+    net(torch.randn(2, 3, 8)).sum().backward()
+    assert all(p.grad is not None for p in net.parameters())
+
+
+def test_default_is_dyt_at_one_half():
+    net = Net()
+    assert convert(net).norm == Norm.dyt(0.5)
+    assert {type(layer) for layer in norms(net)} == {DynamicTanh}
+
+
+def test_options_of_the_norm_reach_the_layers():
+    net = convert_fresh(Norm.derf(0.7, 0.2))
+    assert {type(layer) for layer in norms(net)} == {DynamicErf}
+    assert net.stem[1].alpha.item() == pytest.approx(0.7)
+    assert net.stem[1].shift.item() == pytest.approx(0.2)
+    net = convert_fresh(Norm.dyt(squash="hardtanh", alpha="absent"))
+    assert {layer.squash for layer in norms(net)} == {"hardtanh"}
+    assert all(layer.alpha is None for layer in norms(net))
+    assert all(".alpha" not in name for name in net.state_dict())
+
+
+def convert_fresh(norm, **options):
+    net = Net()
+    convert(net, norm, **options)
+    return net
+
+
+def test_own_touches_nothing_and_names_the_same_paths():
+    net = Net()
+    before = {name: (module, id(module)) for name, module in net.named_modules()}
+    report = convert(net, Norm.own(), skip="blocks.1")
+    assert {name: (module, id(module)) for name, module in net.named_modules()} == before
+    assert [(r.old, r.new, r.alpha0) for r in report] == [("LayerNorm", "LayerNorm", None)] * 3
+    assert report.paths == convert(Net(), Norm.derf(), skip="blocks.1").paths
+    assert "own: 3 norm layers found, none replaced" in str(report)
+
+
+def test_alpha0_per_path():
+    norm = Norm.dyt(0.2, alpha0_at=(("*.attn_norm", 0.8), ("stem", 0.4)))
+    net = Net()
+    report = convert(net, norm)
+    expected = [0.4, 0.8, 0.2, 0.8, 0.2]
+    assert [r.alpha0 for r in report] == expected
+    assert [layer.alpha.item() for layer in norms(net)] == pytest.approx(expected)
+
+
+def test_gamma_and_beta_start_fresh_or_are_copied():
+    net = Net()
+    for p in net.stem[1].parameters():
+        nn.init.constant_(p, 0.3)
+    trained = copy.deepcopy(net)
+    convert(net)
+    assert net.stem[1].weight.tolist() == [1.0] * 8
+    assert net.stem[1].bias.tolist() == [0.0] * 8
+    convert(trained, copy_affine=True)
+    assert trained.stem[1].weight.tolist() == pytest.approx([0.3] * 8)
+    assert trained.stem[1].bias.tolist() == pytest.approx([0.3] * 8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_dtype_also_around_a_norm_without_parameters(dtype):
+    net = nn.Sequential(
+        nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8, elementwise_affine=False)),
+        nn.LayerNorm(8),
+    ).to(dtype)
+    net.append(nn.Linear(8, 8))  # float32, and further away
+    convert(net)
+    assert {p.dtype for layer in norms(net) for p in layer.parameters()} == {dtype}
+
+
+def test_a_norm_unlike_its_surroundings_is_followed():
+    net = Net().to(torch.bfloat16)
+    net.stem[1].float().requires_grad_(False)
+    convert(net)
+    assert {(p.dtype, p.requires_grad) for p in net.stem[1].parameters()} == {
+        (torch.float32, False)
+    }
+    assert all(p.requires_grad for p in net.blocks.parameters())
+
+
+def test_meta_device():
+    with torch.device("meta"):
+        net = nn.Sequential(Net(), nn.Linear(8, 8), nn.LayerNorm(8, elementwise_affine=False))
+    assert len(convert(net)) == 6
+    assert all(p.is_meta for p in net.parameters())
+
+
+def test_training_mode_and_requires_grad():
+    net = nn.Sequential(Net(), nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8, 1e-6, False)))
+    net[0].blocks[0].eval()
+    net[0].blocks[0].requires_grad_(False)
+    net[1].requires_grad_(False)
+    convert(net, Norm.derf())
+    frozen = net[0].blocks[0].mlp_norm
+    assert not frozen.training
+    assert net[0].blocks[1].mlp_norm.training
+    assert not any(p.requires_grad for p in frozen.parameters())
+    assert all(p.requires_grad for p in net[0].blocks[1].parameters())
+    assert not any(p.requires_grad for p in net[1].parameters())
+
+
+def test_attributes_of_parameters():
+    net = Net()
+    net.stem[1].weight._optim = {"lr": 0.1}
+    net.stem[1].weight._no_weight_decay = True
+    net.stem[1].bias._optim = {"lr": 0.2}
+    convert(net, Norm.derf())
+    new = net.stem[1]
+    assert new.weight._optim == new.alpha._optim == new.shift._optim == {"lr": 0.1}
+    assert new.alpha._no_weight_decay
+    assert new.bias._optim == {"lr": 0.2}
+    assert not hasattr(net.blocks[0].mlp_norm.alpha, "_optim")
+
+
+def test_an_optimizer_made_before_still_trains_gamma_and_beta():
+    net = Net()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    convert(net)
+    net(torch.randn(2, 3, 8)).square().sum().backward()
+    optimizer.step()
+    assert not torch.equal(net.stem[1].weight, torch.ones(8))
+    assert not torch.equal(net.stem[1].bias, torch.zeros(8))
+
+
+def test_no_random_number_is_drawn():
+    net = Net()
+    before = torch.get_rng_state()
+    convert(net)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_shared_module_stays_shared():
+    net = Net()
+    net.blocks[1].attn_norm = net.blocks[0].attn_norm
+    net.tail = net.blocks[1]
+    report = convert(net)
+    assert len(report) == 4
+    assert net.blocks[1].attn_norm is net.blocks[0].attn_norm is net.tail.attn_norm
+    assert net.tail.mlp_norm is net.blocks[1].mlp_norm
+    assert set(report.paths) == {*PATHS, "tail.attn_norm", "tail.mlp_norm"}
+    assert "blocks.0.attn_norm = blocks.1.attn_norm = tail.attn_norm" in str(report)
+
+
+def test_tied_weights_stay_tied_and_are_offset_once():
+    from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
+
+    net = nn.Sequential(GemmaRMSNorm(4), GemmaRMSNorm(4))
+    net[1].weight = net[0].weight
+    nn.init.constant_(net[0].weight, 0.5)
+    convert(net, copy_affine=True)
+    assert net[0].weight is net[1].weight
+    assert net[0].weight.tolist() == [1.5] * 4
+
+
+def test_a_shared_layer_cannot_have_two_alpha0():
+    net = Net()
+    net.blocks[1].attn_norm = net.blocks[0].attn_norm
+    with pytest.raises(ValueError, match=r"one shared layer, but alpha0_at gives it 0.5 and 0.8"):
+        convert(net, Norm.dyt(alpha0_at=(("blocks.1.attn_norm", 0.8),)))
+
+
+def test_skip_by_glob_or_by_the_module_that_holds():
+    for pattern in ("blocks.0", "blocks.0.*", "*.0"):
+        net = Net()
+        report = convert(net, skip=[pattern])
+        assert [k.path for k in report.kept] == ["blocks.0.attn_norm", "blocks.0.mlp_norm"]
+        assert report.paths == ("stem.1", "blocks.1.attn_norm", "blocks.1.mlp_norm")
+        assert type(net.blocks[0].mlp_norm) is nn.LayerNorm
+        assert "kept by skip: 2 × LayerNorm" in str(report)
+
+
+def conv_net():
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1), nn.GroupNorm(2, 8)
+    )
+
+
+def test_batch_and_group_norm_only_when_asked():
+    net = conv_net()
+    net.append(nn.LayerNorm(4))
+    report = convert(net)
+    assert report.paths == ("4",)
+    assert [k.layer for k in report.left] == ["BatchNorm2d", "GroupNorm"]
+
+    net = conv_net()
+    nn.init.constant_(net[1].weight, 0.3)
+    report = convert(net, also=(nn.BatchNorm2d, nn.GroupNorm), copy_affine=True)
+    assert [(r.path, r.channel_axis, r.shape) for r in report] == [("1", 1, (8,)), ("3", 1, (8,))]
+    assert net[1].weight.tolist() == pytest.approx([0.3] * 8)
+    net(torch.randn(2, 3, 6, 6)).sum().backward()
+
+    net = nn.Sequential(nn.Conv1d(3, 8, 3), nn.BatchNorm1d(8, affine=False))
+    convert(net, also=nn.BatchNorm1d)
+    assert net[1].weight is None
+    assert net(torch.randn(2, 3, 6)).shape == (2, 8, 4)
+
+
+def test_a_batch_norm_with_an_activation_does_not_lose_it():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), BatchNormAct2d(8))
+    with pytest.raises(ValueError, match=r"'1' \(BatchNormAct2d\) cannot be replaced: it holds"):
+        convert(net, also=nn.BatchNorm2d)
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "message"),
+    [
+        (conv_net, {}, r"no LN or RMSNorm.*1 × BatchNorm2d, 1 × GroupNorm.*also=\(BatchNorm2d,\)"),
+        (lambda: nn.Linear(2, 2), {}, "Linear has no LN or RMSNorm to replace.$"),
+        (lambda: convert_fresh(Norm()), {}, "has 5 × DynamicTanh: it seems to be converted"),
+        (Net, {"skip": "*"}, "Kept by skip: 5 × LayerNorm"),
+        (lambda: nn.LayerNorm(4), {}, r"itself a norm layer \(LayerNorm\)"),
+        (lambda: nn.BatchNorm1d(4), {"also": nn.BatchNorm1d}, "itself a norm layer"),
+        (Net, {"skip": ("blocks.2",)}, "skip pattern 'blocks.2' matches no module of Net"),
+        (Net, {"skip": ("blocks.0", "attn_nrom")}, "skip pattern 'attn_nrom' matches no"),
+        (Net, {"skip": (3,)}, "skip has 3 where a glob"),
+        (Net, {"also": nn.BatchNorm2d}, "also lists BatchNorm2d, but Net has none"),
+        (Net, {"also": ("BatchNorm2d",)}, "also = 'BatchNorm2d' is not a module class"),
+        (Net, {"norm": "dyt"}, "norm = 'dyt' is not a Norm: pass Norm.dyt"),
+        (lambda: [Net()], {}, "convert needs an nn.Module, but got list"),
+        (
+            Net,
+            {"norm": Norm.dyt(alpha0_at=(("*.attention_norm", 0.8),))},
+            r"'\*.attention_norm' sets the α0 of no layer.*blocks.0.attn_norm",
+        ),
+        (
+            Net,
+            {"norm": Norm.dyt(alpha0_at=(("blocks", 0.8), ("blocks.1", 0.2)))},
+            "'blocks.1' sets the α0 of no layer: nothing matches it, or an earlier pattern",
+        ),
+    ],
+)
+def test_mistakes_are_explained_and_change_nothing(make, options, message):
+    net = make()
+    kinds = [type(m) for m in net.modules()] if isinstance(net, nn.Module) else []
+    with pytest.raises(ValueError, match=message):
+        convert(net, **options)
+    if kinds:
+        assert [type(m) for m in net.modules()] == kinds
+
+
+def test_own_finds_the_same_mistakes():
+    with pytest.raises(ValueError, match="no LN or RMSNorm"):
+        convert(conv_net(), Norm.own())
+    with pytest.raises(ValueError, match="matches no module"):
+        convert(Net(), Norm.own(), skip="blocks.7")
+
+
+def test_report_reads_as_an_aligned_table():
+    net = nn.ModuleDict({"a": nn.LayerNorm(8), "long_name": nn.RMSNorm((2, 4))})
+    report = convert(net, Norm.dyt(0.2, alpha0_at=(("a", 0.8),)))
+    assert str(report).splitlines() == [
+        "path       old        new          α0   shape",
+        "a          LayerNorm  DynamicTanh  0.8  8",
+        "long_name  RMSNorm    DynamicTanh  0.2  2, 4 (no bias)",
+        "DyT(α0=0.2, a: 0.8): 2 norm layers replaced",
+    ]
+    assert [r.path for r in report] == ["a", "long_name"]
+    assert report[-1].path == "long_name"
+    assert report[:1] == (report[0],)
+    assert pickle.loads(pickle.dumps(report)) == report
+
+
+def test_survives_deepcopy_pickle_and_state_dict():
+    net = convert_fresh(Norm.derf())
+    x = torch.randn(2, 3, 8)
+    expected = net(x)
+    for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert torch.equal(twin(x), expected)
+    other = convert_fresh(Norm.derf())
+    other.load_state_dict(net.state_dict(), strict=True)
+    assert torch.equal(other(x), expected)
+    twin = copy.deepcopy(net)
+    nn.init.zeros_(twin.stem[1].alpha)
+    assert torch.equal(net(x), expected)
+
+
+def test_compiles_as_one_graph():
+    net = convert_fresh(Norm.dyt())
+    x = torch.randn(2, 3, 8)
+    compiled = torch.compile(net, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x), net(x))
+
+
+@pytest.mark.slow
+def test_trains_compiled():
+    net = convert_fresh(Norm.dyt())
+    x = torch.randn(2, 3, 8)
+    net(x).square().sum().backward()
+    expected = {name: p.grad for name, p in net.named_parameters()}
+    net.zero_grad()
+    torch.compile(net)(x).square().sum().backward()
+    for name, p in net.named_parameters():
+        torch.testing.assert_close(p.grad, expected[name], msg=name)
+
+
+def test_trains_under_ddp():
+    net = convert_fresh(Norm.dyt())
+    x = torch.randn(2, 3, 8)
+    net(x).square().sum().backward()
+    expected = {name: p.grad.clone() for name, p in net.named_parameters()}
+    net.zero_grad()
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        DistributedDataParallel(net)(x).square().sum().backward()
+    finally:
+        dist.destroy_process_group()
+    for name, p in net.named_parameters():
+        torch.testing.assert_close(p.grad, expected[name], msg=name)

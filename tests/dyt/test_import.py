@@ -1,0 +1,43 @@
+"""`from dyt import Norm` must stay cheap: plans and tables are made where torch is not wanted."""
+
+import subprocess
+import sys
+
+import pytest
+
+import dyt
+
+
+def run(code: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def test_norm_needs_no_torch():
+    heavy = "[m for m in ('torch', 'numpy', 'timm', 'transformers') if m in sys.modules]"
+    code = f"import sys, dyt; from dyt import Norm; print(Norm.dyt(0.8), dir(dyt) != [], {heavy})"
+    assert run(code) == "DyT(α0=0.8) True []"
+
+
+def test_layers_and_convert_pull_torch_and_nothing_heavier():
+    heavy = "[m for m in ('torch', 'timm', 'transformers', 'diffusers') if m in sys.modules]"
+    code = f"import sys; from dyt import convert, DyT, scale_embedding; print({heavy})"
+    assert run(code) == "['torch']"
+
+
+def test_every_public_name_is_there_and_listed():
+    assert {"Norm", "convert", "DynamicTanh", "DynamicErf", "Report"} <= set(dyt.__all__)
+    for name in dyt.__all__:
+        assert getattr(dyt, name) is not None
+        assert name in dir(dyt)
+
+
+def test_convert_is_a_function_whatever_was_imported_before():
+    code = "import dyt.conversion, dyt.layers; from dyt import convert; print(convert.__name__)"
+    assert run(code) == "convert"
+
+
+def test_unknown_name():
+    with pytest.raises(AttributeError, match="module 'dyt' has no attribute 'Dyt'"):
+        _ = dyt.Dyt

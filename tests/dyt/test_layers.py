@@ -1,0 +1,261 @@
+"""The layers compute γ·squash(αx + s) + β, and stand wherever a norm layer stood."""
+
+import copy
+import io
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from dyt import Derf, DynamicErf, DynamicTanh, DyT
+
+
+def randomize(layer: nn.Module) -> nn.Module:
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(0.2 + torch.rand(parameter.shape))
+    return layer
+
+
+SQUASHES = {
+    "tanh": math.tanh,
+    "hardtanh": lambda v: max(-1.0, min(1.0, v)),
+    "sigmoid": lambda v: 1 / (1 + math.exp(-v)),
+    "identity": lambda v: v,
+    "erf": math.erf,
+}
+
+
+@pytest.mark.parametrize("squash", SQUASHES)
+@pytest.mark.parametrize("alpha", ["learnable", "absent"])
+def test_output_is_the_formula_in_float64(squash, alpha):
+    layer = randomize(DynamicTanh(4, squash=squash, alpha=alpha))
+    x = 3 * torch.randn(2, 3, 4)
+    a = 1.0 if layer.alpha is None else layer.alpha.item()
+    expected = torch.tensor(
+        [
+            g * SQUASHES[squash](a * v) + b
+            for row in x.reshape(-1, 4).tolist()
+            for v, g, b in zip(row, layer.weight.tolist(), layer.bias.tolist(), strict=True)
+        ],
+        dtype=torch.float64,
+    )
+    torch.testing.assert_close(layer(x).double(), expected.view(2, 3, 4), rtol=1e-6, atol=1e-6)
+
+
+def test_derf_is_the_formula_with_its_shift():
+    layer = randomize(Derf(4, alpha0=0.5, shift0=0.1))
+    x = torch.randn(2, 4)
+    a, s = layer.alpha.item(), layer.shift.item()
+    weight, bias = layer.weight.tolist(), layer.bias.tolist()
+    expected = [
+        [g * math.erf(a * v + s) + b for v, g, b in zip(row, weight, bias, strict=True)]
+        for row in x.tolist()
+    ]
+    torch.testing.assert_close(layer(x), torch.tensor(expected))
+
+
+@pytest.mark.parametrize("squash", ["tanh", "sigmoid", "erf"])
+@pytest.mark.parametrize("channel_axis", [-1, 1])
+def test_gradients_of_every_parameter_and_of_x(squash, channel_axis):
+    options = {"channel_axis": channel_axis, "dtype": torch.float64}
+    layer = DynamicErf(3, **options) if squash == "erf" else DyT(3, squash=squash, **options)
+    randomize(layer)
+    names = [name for name, _ in layer.named_parameters()]
+    x = torch.randn(2, 3, 3, dtype=torch.float64, requires_grad=True)
+
+    def call(x, *values):
+        return torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (x,))
+
+    assert {"alpha", "weight", "bias"} <= set(names)
+    assert torch.autograd.gradcheck(call, (x, *layer.parameters()))
+
+
+def test_starts_as_the_paper_says():
+    layer = DynamicTanh(3, alpha0=0.8)
+    assert layer.alpha.tolist() == pytest.approx([0.8])
+    assert layer.weight.tolist() == [1, 1, 1]
+    assert layer.bias.tolist() == [0, 0, 0]
+    randomize(layer).reset_parameters()
+    assert layer.alpha.tolist() == pytest.approx([0.8])
+    assert layer.weight.tolist() == [1, 1, 1]
+    assert layer.bias.tolist() == [0, 0, 0]
+    assert DynamicErf(3, shift0=0.1).shift.tolist() == pytest.approx([0.1])
+
+
+def test_names_and_shapes_of_the_authors_checkpoints():
+    theirs = {"alpha": torch.full((1,), 0.7), "weight": torch.rand(5), "bias": torch.rand(5)}
+    layer = DynamicTanh(5)
+    layer.load_state_dict(theirs, strict=True)
+    assert torch.equal(layer.state_dict()["bias"], theirs["bias"])
+    derf = DynamicErf(5)
+    derf.load_state_dict({**theirs, "shift": torch.zeros(1)}, strict=True)
+    # Their DiT keeps alpha alone, their LLaMA alpha and weight; and no parameter is 0-d (FSDP).
+    assert {k: tuple(v.shape) for k, v in DyT(5, affine=False).state_dict().items()} == {
+        "alpha": (1,)
+    }
+    assert {k: tuple(v.shape) for k, v in DyT(5, bias=False).state_dict().items()} == {
+        "alpha": (1,),
+        "weight": (5,),
+    }
+
+
+def test_layer_draws_no_random_number():
+    before = torch.get_rng_state()
+    DynamicErf(5)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("sizes", [(2, 4), (2, 4, 5), (2, 4, 5, 6), (2, 4, 5, 6, 7)])
+def test_axis_one_equals_channels_last_moved(sizes):
+    first = randomize(DynamicTanh(4, channel_axis=1))
+    last = DynamicTanh(4)
+    last.load_state_dict(first.state_dict())
+    x = torch.randn(sizes)
+    torch.testing.assert_close(first(x), last(x.movedim(1, -1)).movedim(-1, 1))
+
+
+def test_several_trailing_sizes_as_for_layer_norm():
+    layer = randomize(DynamicTanh((2, 3)))
+    assert layer.weight.shape == nn.LayerNorm((2, 3)).weight.shape
+    x = torch.randn(5, 2, 3)
+    torch.testing.assert_close(
+        layer(x), layer.weight * torch.tanh(layer.alpha * x) + layer.bias, rtol=1e-6, atol=1e-6
+    )
+    assert (
+        DynamicTanh([4]).normalized_shape == DynamicTanh(torch.Size([4])).normalized_shape == (4,)
+    )
+
+
+def test_no_affine_and_any_width():
+    layer = DynamicTanh(None, affine=False)
+    for width in (3, 7):
+        x = torch.randn(2, width)
+        torch.testing.assert_close(layer(x), torch.tanh(0.5 * x))
+
+
+@pytest.mark.parametrize("x_type", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("parameter_type", [torch.float32, torch.bfloat16])
+def test_dtype_is_promoted(x_type, parameter_type):
+    for options in ({}, {"affine": False}):
+        layer = DynamicTanh(4, dtype=parameter_type, **options)
+        y = layer(torch.randn(2, 4, dtype=x_type))
+        assert y.dtype == torch.promote_types(x_type, parameter_type)
+
+
+def test_autocast_trains_between_linear_layers():
+    net = nn.Sequential(nn.Linear(4, 4), DynamicTanh(4), nn.Linear(4, 4))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = net(torch.randn(2, 4))
+    assert y.dtype == torch.bfloat16
+    y.float().square().sum().backward()
+    assert net[1].alpha.grad.dtype == torch.float32
+    assert net[1].alpha.grad.abs() > 0
+
+
+@pytest.mark.parametrize("layer", [DynamicTanh(4), DynamicErf(4, affine=False, channel_axis=1)])
+def test_survives_deepcopy_pickle_and_state_dict(layer):
+    file = io.BytesIO()
+    torch.save(layer, file)
+    file.seek(0)
+    x = torch.randn(2, 4, 4)
+    for twin in (copy.deepcopy(layer), torch.load(file, weights_only=False)):
+        assert torch.equal(twin(x), layer(x))
+        twin.load_state_dict(layer.state_dict(), strict=True)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        DynamicTanh(4),
+        DynamicTanh(4, channel_axis=1),
+        DynamicTanh(None, affine=False, squash="hardtanh"),
+        DynamicTanh(4, squash="identity", alpha="absent"),
+        DynamicErf(4),
+    ],
+    ids=repr,
+)
+def test_compiles_as_one_graph(layer):
+    x = torch.randn(2, 4, 4)
+    compiled = torch.compile(layer, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(x), layer(x))
+
+
+@pytest.mark.slow
+def test_compiled_kernel_computes_the_same():
+    layer = randomize(DynamicTanh(64))
+    x = torch.randn(8, 64, requires_grad=True)
+    plain = layer(x)
+    plain.sum().backward()
+    gradient, x.grad = x.grad, None
+    compiled = torch.compile(layer, fullgraph=True)(x)
+    compiled.sum().backward()
+    torch.testing.assert_close(compiled, plain)
+    torch.testing.assert_close(x.grad, gradient)
+
+
+def test_meta_device_then_real():
+    layer = DynamicTanh(4, device="meta")
+    assert layer.alpha.is_meta
+    layer.to_empty(device="cpu").reset_parameters()
+    assert torch.equal(layer(torch.ones(1, 4)), torch.tanh(torch.full((1, 4), 0.5)))
+
+
+@pytest.mark.parametrize(
+    ("layer", "text"),
+    [
+        (DynamicTanh(8), "DynamicTanh(8, alpha0=0.5)"),
+        (
+            DynamicTanh((2, 3), 0.8, bias=False, squash="hardtanh"),
+            "DynamicTanh(2, 3, alpha0=0.8, squash='hardtanh', bias=False)",
+        ),
+        (
+            DynamicTanh(8, affine=False, alpha="absent", channel_axis=1),
+            "DynamicTanh(8, alpha='absent', affine=False, channel_axis=1)",
+        ),
+        (DynamicErf(8, 0.5, 0.1), "DynamicErf(8, alpha0=0.5, shift0=0.1)"),
+        (DynamicTanh(None, affine=False), "DynamicTanh(any width, alpha0=0.5, affine=False)"),
+    ],
+)
+def test_repr(layer, text):
+    assert repr(layer) == text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((0,), {}, "normalized_shape = 0 is not a width"),
+        ((4.0,), {}, "normalized_shape = 4.0 is not a width"),
+        ((True,), {}, "normalized_shape = True is not a width"),
+        (((),), {}, r"normalized_shape = \(\) is not a width"),
+        (((4, -1),), {}, "normalized_shape = "),
+        ((None,), {}, "normalized_shape = None is not a width"),
+        ((4,), {"channel_axis": 2}, "channel_axis = 2 is not supported: use -1"),
+        ((4,), {"channel_axis": True}, "channel_axis = True is not supported"),
+        (((4, 5),), {"channel_axis": 1}, "channel_axis = 1 takes one width"),
+        ((4,), {"squash": "relu"}, "squash = 'relu' is unknown. Use one of 'tanh'"),
+        ((4,), {"alpha": True}, "alpha = True is unknown"),
+        ((4, -1.0), {}, "alpha0 = -1.0 is not positive"),
+        ((4, float("nan")), {}, "alpha0 = nan is not a finite number"),
+    ],
+)
+def test_bad_arguments(arguments, options, message):
+    with pytest.raises(ValueError, match=message):
+        DynamicTanh(*arguments, **options)
+
+
+@pytest.mark.parametrize(
+    ("layer", "sizes", "message"),
+    [
+        (DynamicTanh(4), (2, 4, 5), r"of width 4 got an input of shape \(2, 4, 5\)"),
+        (DynamicTanh(4, affine=False), (2, 1), r"got an input of shape \(2, 1\)"),
+        (DynamicTanh(4, channel_axis=1), (2, 5, 4), r"but expects \(B, 4, …\)"),
+        (DynamicTanh(4, channel_axis=1), (4,), r"got an input of shape \(4,\)"),
+        (DynamicTanh((2, 3)), (5, 3, 2), r"but expects \(…, 2, 3\)"),
+        (DynamicErf(4), (2, 5), "DynamicErf of width 4 got"),
+    ],
+)
+def test_wrong_width(layer, sizes, message):
+    with pytest.raises(ValueError, match=message):
+        layer(torch.randn(sizes))

@@ -1,0 +1,219 @@
+"""Every command on a tiny project: what it prints, what it returns, how it refuses."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+CELL = ["--row", "small", "--arm", "LN"]
+
+
+# --- plan and status
+
+
+def test_plan_shows_every_run_and_what_a_job_asks_for(project):
+    project.finish("small.LN.0", top1=1.0)
+    told = project.cli("plan", "table1")
+    for item in project.plan().items:
+        (line,) = (line for line in told.splitlines() if item.run.signature in line)
+        assert item.title in line and str(item.standing.state) in line and "tiny:train" in line
+    assert "data none: 7 of 8 runs to do, in 1 jobs (local)" in told
+    assert "Each job, of up to 7 runs, asks submitit for:" in told
+
+
+def test_plan_of_a_finished_table(one_row):
+    for name in ("small.LN.0", "small.DyT.0"):
+        one_row.finish(name, top1=1.0)
+    told = one_row.cli("plan", "table1")
+    assert "0 of 2 runs to do, in 0 jobs" in told and "asks submitit" not in told
+
+
+def test_status_shows_states_numbers_and_reasons(project):
+    project.finish("small.LN.0", top1=81.25)
+    project.finish("small.DyT.0", outcome="diverged", top1=40.0)
+    failed = project.directory("small.LN.1")
+    failed.prepare()
+    # Brackets are markup to rich, which would swallow the one and stumble over the other.
+    failed.write_failure("no [data] in [/scratch/x]")
+    told = project.cli("status", "table1", code=1)
+    for words in ("done", "81.25", "diverged", "failed", "no [data] in [/scratch/x]", "new"):
+        assert words in told
+    assert f"Runs lie in {project.root}/runs" in told
+
+
+def test_status_and_table_return_0_while_nothing_has_failed(project):
+    project.cli("status", "table1", code=0)
+    project.cli("table", "table1", code=0)
+
+
+def test_table_returns_1_when_a_run_has_failed(project):
+    project.directory("small.LN.0").prepare()
+    project.directory("small.LN.0").write_failure("no memory")
+    assert "Failed: small · LN · seed 0: no memory" in project.cli("table", "table1", code=1)
+
+
+# --- run
+
+
+def test_run_computes_one_cell_in_the_foreground(project):
+    told = project.compute("run", "table1", "--row", "small", "--arm", "DyT", "--seed", "1")
+    assert "small · DyT · seed 1" in told and "done  top1 81.5" in told
+    assert project.computed() == ["small.DyT.1"]
+
+
+def test_run_takes_the_first_seed(project):
+    project.compute("run", "table1", *CELL)
+    assert project.computed() == ["small.LN.0"]
+
+
+def test_run_of_a_finished_cell_computes_nothing(project):
+    project.finish("small.LN.0", top1=81.25)
+    assert "done  top1 81.25" in project.cli("run", "table1", *CELL)
+
+
+def test_run_of_a_failing_cell(one_row):
+    """One line and no traceback here; the traceback is in the log."""
+    one_row.trouble("raise", "small.LN.0")
+    told = one_row.compute("run", "table1", *CELL, code=2)
+    why = "the tiny task was told to fail [/here] at [data]"
+    assert told.splitlines()[-1] == f"matched: error: {why}"
+    log = (one_row.directory("small.LN.0") / "log.txt").read_text(encoding="utf-8")
+    assert "Traceback" in log and "tiny.py" in log
+    assert one_row.states()["small.LN.0"] == "failed"
+    one_row.no_trouble()
+    one_row.compute("run", "table1", *CELL)
+    assert one_row.states()["small.LN.0"] == "done"
+
+
+def test_run_of_a_diverging_cell_is_no_failure(one_row):
+    one_row.trouble("diverge", "small.LN.0")
+    assert "diverged  top1 40" in one_row.compute("run", "table1", *CELL)
+
+
+def test_every_process_of_torchrun_computes_the_run(one_row):
+    """The second comes when the first has noted down that the run is at work."""
+    one_row.trouble("wait", "small.LN.0")
+    two = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29511"}
+    processes = []
+    for rank in ("0", "1"):
+        one_row.environment.update(two, RANK=rank, LOCAL_RANK=rank)
+        processes.append(one_row.start("run", "table1", *CELL))
+        while len(one_row.computed()) < len(processes):
+            assert processes[-1].poll() is None, processes[-1].communicate()
+    (one_row.root / "go").touch()
+    told = [process.communicate(timeout=30) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], told
+    assert "done  top1 80" in told[0][0] and told[1][0] == "", "rank 0 speaks for all"
+    assert one_row.computed() == ["small.LN.0"] * 2
+
+
+# --- logs, retry
+
+
+def test_logs_prints_the_log(project):
+    directory = project.finish("small.LN.0", top1=1.0)
+    (directory / "log.txt").write_text("one [data]\ntwo ± three\n", encoding="utf-8")
+    assert project.cli("logs", "table1", *CELL) == "one [data]\ntwo ± three\n"
+    assert project.cli("logs", "table1", *CELL, "--follow") == "one [data]\ntwo ± three\n"
+
+
+def test_logs_of_a_run_that_has_none(project):
+    line = project.mistake("logs", "table1", *CELL)
+    assert line == "small · LN · seed 0 has no log yet: it is new"
+
+
+def test_retry_runs_failed_runs_again_and_leaves_finished_ones(one_row):
+    one_row.finish("small.DyT.0", top1=1.0)
+    one_row.directory("small.LN.0").prepare()
+    one_row.directory("small.LN.0").write_failure("no memory")
+    told = one_row.compute("retry", "table1", "--wait")
+    assert "1 of 2 runs submitted" in told and "Small_1" in told
+    assert one_row.computed() == ["small.LN.0"]
+
+
+# --- mistakes
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["frobnicate"],
+        ["plan"],
+        ["run", "table1"],
+        ["run", "table1", "--row", "small"],
+        ["run", "table1", *CELL, "--seed", "first"],
+        ["plan", "table1", "--scal", "x", "--what"],
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_command_line_is_refused(project, arguments):
+    process = project.start(*arguments)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (2, "")
+    assert err.splitlines()[-1].startswith("matched") and "error: " in err
+    assert "Traceback" not in err
+
+
+def test_a_file_that_may_not_be_read_is_named(project, monkeypatch):
+    """As root everything may be read, so the refusal is made here."""
+    path = project.finish("small.LN.0", top1=1.0) / "result.json"
+
+    def refuse(file, *rest, **more):
+        if str(file) == str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(file, *rest, **more)
+
+    real = open
+    monkeypatch.setattr("builtins.open", refuse)
+    assert project.mistake("status", "table1") == f"{path}: Permission denied"
+
+
+def test_a_results_folder_that_is_a_file(project):
+    project.write("results", "")
+    assert project.mistake("table", "table1").startswith(f"{project.root}/results")
+
+
+def test_an_interruption_says_how_to_go_on(project, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("matched.recipes.load", interrupted)
+    assert "the same command goes on" in project.mistake("plan", "table1")
+
+
+# --- speed
+
+
+CODE = """
+import json, sys
+from matched.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as exit:
+    code = exit.code
+print(json.dumps([code, [m for m in ("torch", "numpy", "timm") if m in sys.modules]]))
+"""
+
+
+@pytest.mark.parametrize("command", ["list", "plan", "status", "table", "audit"])
+@pytest.mark.parametrize("recipe", ["tiny", "committed"])
+def test_looking_imports_no_torch(project, command, recipe):
+    environment = {**project.environment, "PYTHONPATH": str(project.stand_ins)}
+    if recipe == "committed":
+        environment |= {"MATCHED_ROOT": str(project.checkout), "MATCHED_SITE": ""}
+        if command == "table":
+            pytest.skip("it would write to the results of the checkout")
+    arguments = [command] if command == "list" else [command, "table1"]
+    answer = subprocess.run(
+        [sys.executable, "-c", CODE, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    code, loaded = json.loads(answer.stdout.splitlines()[-1])
+    assert loaded == []
+    if recipe == "tiny":
+        assert code == 0

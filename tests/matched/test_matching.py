@@ -1,0 +1,125 @@
+"""Whether a pair is matched: by its configs before it runs, by its fingerprints after."""
+
+import pytest
+
+from matched import results
+from matched.files import write_json
+from matched.summary import summary_table
+
+PRINT = {"weights": "aaaa", "batches": ["b1", "b2", "b3", "b4"]}
+
+
+def finish(project, dyt, ln=PRINT, models=("small",)):
+    """One finished pair per model, with these fingerprints."""
+    for model in models:
+        for norm, found in (("LN", ln), ("DyT", dyt)):
+            directory = project.finish(f"{model}.{norm}.0", prints=False, top1=80.0)
+            if found is not None:
+                write_json(directory / "fingerprint.json", found)
+
+
+def judged(project):
+    (pair,) = results.pairs(project.plan())
+    return pair.verdict, pair.why
+
+
+def test_equal_fingerprints_match(one_row):
+    finish(one_row, dyt=dict(PRINT))
+    assert judged(one_row) == ("matched", "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"weights": "cccc"}, "fingerprint: weights"),
+        ({"batches": ["b1", "b2", "b3", "x"]}, "fingerprint: batches"),
+        ({"weights": "cccc", "batches": ["x"]}, "fingerprint: weights, batches"),
+    ],
+    ids=str,
+)
+def test_other_fingerprints_do_not(one_row, changes, why):
+    finish(one_row, dyt={**PRINT, **changes})
+    assert judged(one_row) == ("not matched", why)
+    table = summary_table(one_row.plan())
+    assert table.rows[0][-1] == "no"
+    assert f"NOT MATCHED: small, DyT, seed 0: {why}." in table.notes
+    told = one_row.cli("audit", "table1", code=1)
+    assert "not matched" in told and "weights" in told + why
+
+
+def test_a_run_that_has_seen_fewer_batches_is_compared_by_those(one_row):
+    """It is at work still, or diverged in its first steps."""
+    finish(one_row, dyt={**PRINT, "batches": ["b1", "b2"]})
+    assert judged(one_row) == ("matched", "")
+
+
+def test_a_missing_fingerprint_is_no_match_and_no_mismatch(one_row):
+    finish(one_row, dyt=None)
+    assert judged(one_row) == ("unknown", "no fingerprint yet")
+    assert summary_table(one_row.plan()).rows[0][-1] == "—"
+
+
+def test_fingerprints_of_no_batch_prove_nothing(one_row):
+    finish(one_row, ln={**PRINT, "batches": []}, dyt={**PRINT, "batches": []})
+    assert judged(one_row)[0] == "unknown"
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"weights": "aaaa"}'])
+def test_a_damaged_fingerprint_is_named(one_row, text):
+    finish(one_row, dyt=PRINT)
+    path = one_row.directory("small.DyT.0") / "fingerprint.json"
+    path.write_text(text, encoding="utf-8")
+    verdict, why = judged(one_row)
+    assert verdict == "not matched" and str(path) in why
+    assert "damaged" in one_row.cli("audit", "table1", code=1)
+
+
+@pytest.mark.parametrize("part", ["weights", "batches"])
+def test_an_exception_frees_a_part_of_the_fingerprint(project, part):
+    project.recipe(
+        f"TABLE = Table(arms=ARMS, exceptions={{'{part}': 'for a reason'}},"
+        " scales=(scale(seeds=(0,), small=SMALL),))"
+    )
+    finish(project, dyt={**PRINT, part: ["x"]})
+    assert judged(project) == ("matched", "")
+    other = {"weights": "batches", "batches": "weights"}[part]
+    finish(project, dyt={**PRINT, other: ["x"]})
+    assert judged(project) == ("not matched", f"fingerprint: {other}")
+
+
+def test_one_bad_seed_spoils_the_row_and_no_other(project):
+    for model in ("small", "large"):
+        for norm in ("LN", "DyT"):
+            for seed in (0, 1):
+                directory = project.finish(f"{model}.{norm}.{seed}", prints=False, top1=80.0)
+                odd = (model, norm, seed) == ("small", "DyT", 1)
+                write_json(directory / "fingerprint.json", {**PRINT, "weights": f"w{odd}"})
+    table = summary_table(project.plan())
+    assert [row[-1] for row in table.rows] == ["no", "yes"]
+    (note,) = (note for note in table.notes if note.startswith("NOT MATCHED"))
+    assert note == "NOT MATCHED: small, DyT, seed 1: fingerprint: weights."
+
+
+def test_the_fingerprints_of_computed_runs_are_compared(one_row):
+    one_row.trouble("other weights", "small.DyT.0")
+    one_row.compute("submit", "table1", "--cluster", "debug")
+    assert judged(one_row) == ("not matched", "fingerprint: weights")
+
+
+def test_audit_shows_what_differs(one_row):
+    finish(one_row, dyt=PRINT)
+    told = one_row.cli("audit", "table1")
+    assert "small, seed 0" in told and "LN / DyT" in told
+    assert "config.norm: 'LN' → 'DyT'" in told
+    assert told.count("aaaa") == 2 and "b1 b2 b3 b4" in told
+
+
+def test_audit_names_the_exceptions(project):
+    project.recipe(
+        "OTHER = Run(task=SMALL.task, config=replace(SMALL.config, lr=0.2))\n"
+        "TABLE = Table(arms=ARMS, exceptions={'lr': 'tuned for each'},"
+        " scales=(scale(seeds=(0,), small={'LN': SMALL, 'DyT': OTHER}),))"
+    )
+    told = project.cli("audit", "table1")
+    assert "config.lr: 0.1 → 0.2" in told
+    assert "Allowed to differ: lr, because tuned for each" in told

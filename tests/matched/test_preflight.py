@@ -1,0 +1,163 @@
+"""What is known to be wrong is said before anything is written or submitted."""
+
+from pathlib import Path
+
+import pytest
+
+from matched import DataSource, data
+
+IMAGENET = (
+    "TABLE = Table(arms=ARMS, scales=(scale(seeds=(0,),"
+    " small=Run(task='tiny:train', config=Config(data=('imagenet',)))),))"
+)
+
+
+def refused(project, *arguments):
+    """The line of the refusal, which leaves no trace."""
+    line = project.mistake(*arguments)
+    assert not (project.root / "runs").exists(), "nothing was written"
+    return line
+
+
+COMMANDS = pytest.mark.parametrize(
+    "command",
+    [
+        ["submit", "table1"],
+        ["submit", "table1", "--cluster", "debug"],
+        ["retry", "table1"],
+        ["run", "table1", "--row", "small", "--arm", "DyT"],
+    ],
+    ids=" ".join,
+)
+
+
+@COMMANDS
+def test_data_without_a_path(project, command):
+    project.recipe(IMAGENET)
+    line = refused(project, *command)
+    assert line.startswith("no path for ImageNet-1K: set `imagenet` under [data]")
+    assert f"{project.root}/site.toml" in line and "site.example.toml" in line
+
+
+@COMMANDS
+def test_data_that_is_not_there(project, command):
+    project.recipe(IMAGENET)
+    project.site('[data]\nimagenet = "nowhere"\n')
+    line = refused(project, *command)
+    assert line.startswith(f"[data] imagenet in {project.root}/site.toml: ")
+    assert f"{project.root}/nowhere has no folder train/" in line
+    assert "expected an ImageFolder: train/<class>/<image> and val/<class>/<image>" in line
+
+
+def test_data_with_too_few_classes(project):
+    project.recipe(IMAGENET)
+    project.site('[data]\nimagenet = "in1k"\n')
+    for split in ("train", "val"):
+        project.write(f"in1k/{split}/n01440764/1.JPEG", "")
+    line = refused(project, "submit", "table1")
+    assert "train has 1 class folders, not 1000" in line
+
+
+def test_the_committed_table_1_at_paper_scale_names_its_data(project):
+    """Planning needs no data; submitting does."""
+    recipe = Path(__file__).parents[2] / "recipes" / "cvpr2025" / "table01.py"
+    project.write("recipes/first/table01.py", recipe.read_text(encoding="utf-8"))
+    rows = "".join(
+        f'[first.table1.rows.{row}]\nlabel = "x"\n'
+        for row in ("vit_b", "vit_l", "convnext_b", "convnext_l")
+    )
+    project.write(
+        "recipes/paper.toml",
+        f'[first]\nvenue = "V"\nprefix = ""\n[first.table1]\ncaption = "C"\nmetrics = []\n{rows}',
+    )
+    arguments = ["table1", "--scale", "paper", "--cluster", "slurm"]
+    plan = project.cli("plan", *arguments)
+    assert "data ImageNet-1K: 8 of 8 runs to do, in 8 jobs (slurm)" in plan
+    for line in ("nodes = 8", "tasks_per_node = 8", "gpus_per_node = 8", "timeout_min = 1440"):
+        assert f"  {line}\n" in plan
+    assert "set `imagenet` under [data]" in refused(project, "submit", *arguments)
+
+
+def test_an_unregistered_source(project):
+    project.recipe(IMAGENET.replace("imagenet", "imagnet"))
+    for command in ("plan", "submit"):
+        line = refused(project, command, "table1")
+        assert line.startswith("unknown data source 'imagnet'; registered are digits, imagenet")
+        assert "make setup" in line
+
+
+def test_finished_runs_need_no_data(project):
+    project.recipe(IMAGENET)
+    for name in list(project.states()):
+        project.finish(name, top1=1.0)
+    assert "0 of 2 runs submitted" in project.cli("submit", "table1")
+
+
+def test_slurm_where_there_is_none(project):
+    line = refused(project, "submit", "table1", "--cluster", "slurm")
+    assert "there is no Slurm here (no sbatch on PATH)" in line
+    assert "run this on a login node, or use --cluster local" in line
+
+
+@pytest.mark.parametrize("cluster", ["local", "debug"])
+def test_more_gpus_than_the_machine_has(project, cluster):
+    project.site("[local]\ngpus = 2\n")
+    project.recipe("TABLE = Table(arms=ARMS, scales=(scale(gpus=4, small=SMALL),))")
+    line = refused(project, "submit", "table1", "--cluster", cluster)
+    assert "asks for 4 GPUs per run and this machine has 2 (`gpus` under [local]" in line
+    assert "use --cluster slurm" in line
+
+
+def test_gpus_that_do_not_fill_nodes(project):
+    project.program("sbatch", "echo Submitted batch job 1")
+    project.program("srun", "")
+    project.site("[slurm]\ngpus_per_node = 3\n")
+    project.recipe("TABLE = Table(arms=ARMS, scales=(scale(gpus=4, small=SMALL),))")
+    assert "do not fill nodes of 3" in refused(project, "submit", "table1", "--cluster", "slurm")
+    assert "do not fill nodes of 3" in refused(project, "plan", "table1", "--cluster", "slurm")
+
+
+def test_a_runs_folder_that_is_a_file(project):
+    project.write("occupied", "")
+    project.site('[runs]\nfolder = "occupied"\n')
+    line = project.mistake("submit", "table1")
+    assert line.startswith(f"{project.root}/occupied")
+
+
+# --- data sources
+
+
+def some_source(path):
+    if not path.is_dir():
+        raise ValueError(f"{path} is no folder")
+
+
+@pytest.fixture
+def sources(monkeypatch):
+    known = {
+        "here": DataSource(title="Embedded"),
+        "there": DataSource(title="X", check=some_source),
+    }
+    monkeypatch.setattr(data, "source", known.__getitem__)
+
+
+def test_embedded_data_has_no_path(sources, tmp_path):
+    assert data.resolve(("here",), {}, tmp_path / "site.toml") == {}
+
+
+def test_a_path_is_checked_and_given(sources, tmp_path):
+    paths = {"there": tmp_path, "more": tmp_path / "unused"}
+    assert data.resolve(("here", "there"), paths, tmp_path / "site.toml") == {"there": tmp_path}
+
+
+@pytest.mark.parametrize(
+    ("value", "names"), [("a", ("a",)), (("a", "b"), ("a", "b")), ((), ()), (None, ())], ids=str
+)
+def test_the_names_that_a_config_reads(value, names):
+    class Config:
+        data = value
+
+    class Nothing:
+        pass
+
+    assert data.names_read(Nothing() if value is None else Config()) == names

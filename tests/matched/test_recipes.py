@@ -1,0 +1,220 @@
+"""Finding recipes by the names that users give, and the recipes that are committed."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from matched import recipes
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_paper_without_a_prefix_and_one_with(project):
+    project.recipe("TABLE = Table(arms=ARMS, scales=(scale(small=SMALL),))", "second/table01")
+    assert project.cli("list").split() == ["table1", "early-table1"]
+    assert project.plan("early-table1").recipe.paper.title == "Earlier 2025, Table 1"
+    assert project.plan("table1").recipe.paper.title == "Venue 2025, Table 1"
+
+
+def test_names_are_taken_in_any_case(project):
+    assert "of 8 runs" in project.cli("plan", "TABLE1", "--scale", "Smoke", "--cluster", "LOCAL")
+
+
+def test_files_that_are_no_tables_are_no_recipes(project):
+    project.write("recipes/first/tables.py", "")
+    project.write("recipes/first/table_shared.py", "")
+    assert project.cli("list").split() == ["table1"]
+
+
+def test_no_recipes_at_all(project):
+    (project.root / "recipes/first/table01.py").unlink()
+    line = project.mistake("plan", "table1")
+    assert line == "unknown table: 'table1'; known, nearest first: none"
+
+
+def cell(row="small", arm="LN", seed="0"):
+    return ["--row", row, "--arm", arm, "--seed", seed]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["plan", "tabel1"], "unknown table: 'tabel1'; known, nearest first: table1, early-table2"),
+        (["plan", "early-table1"], "unknown table: 'early-table1'; known, nearest first: early-ta"),
+        (["plan", "table1", "--scale", "papr"], "unknown scale of table1: 'papr'; known, nearest"),
+        (["plan", "table1", "--cluster", "slrum"], "first: slurm,"),
+        (["submit", "table1", "--cluster", "lcoal"], "unknown cluster: 'lcoal'; known, nearest"),
+        (["retry", "table1", "--cluster", "lcoal"], "first: local,"),
+        (["run", "table1", *cell(row="smal")], "unknown row of table1: 'smal'; known, nearest fir"),
+        (["logs", "table1", *cell(arm="Dyt2")], "unknown arm of table1: 'Dyt2'; known, nearest fi"),
+        (["run", "table1", *cell(seed="7")], "unknown seed 7; known: 0, 1"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_an_unknown_name_gets_the_known_ones(project, arguments, message):
+    project.recipe("TABLE = Table(arms=ARMS, scales=(scale(small=SMALL),))", "second/table02")
+    project.write("recipes/paper.toml", PAPER_WITH_TWO.replace("@", "table2"))
+    assert message in project.mistake(*arguments)
+    assert not (project.root / "runs").exists()
+
+
+PAPER_WITH_TWO = """
+[first]
+venue = "Venue"
+prefix = ""
+[first.table1]
+caption = "One"
+metrics = []
+[first.table1.rows.small]
+label = "Small"
+[first.table1.rows.large]
+label = "Large"
+[second]
+venue = "Earlier"
+prefix = "early-"
+[second.@]
+caption = "Two"
+metrics = []
+[second.@.rows.small]
+label = "Small"
+"""
+
+
+def test_a_recipe_without_a_table(project):
+    path = project.recipe("LIST = []")
+    line = project.mistake("plan", "table1")
+    assert line == f"{path} defines no TABLE; a recipe ends with TABLE = Table(...)"
+
+
+@pytest.mark.parametrize("row", ["middle", "SMALL"])
+def test_a_row_that_the_paper_lacks(project, row):
+    project.recipe(f"TABLE = Table(arms=ARMS, scales=(scale({row}=SMALL),))")
+    line = project.mistake("plan", "table1")
+    assert f"unknown row of table1 in {project.root}/recipes/first/table01.py: '{row}'" in line
+    assert "small" in line
+
+
+def test_a_table_that_the_paper_lacks(project):
+    path = project.recipe("TABLE = Table(arms=ARMS, scales=(scale(small=SMALL),))", "first/table07")
+    assert project.mistake("plan", "table7") == f"paper.toml has no [first.table7] for {path}"
+
+
+def test_a_paper_toml_that_is_no_toml(project):
+    path = project.write("recipes/paper.toml", "[first\n")
+    assert project.mistake("list").startswith(f"{path}: ")
+
+
+def test_outside_of_a_project(project, monkeypatch, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    monkeypatch.setenv("MATCHED_ROOT", str(elsewhere))
+    line = project.mistake("list")
+    assert line.startswith(f"no recipes/paper.toml in {elsewhere} or above it")
+    assert "MATCHED_ROOT" in line
+
+
+def test_a_folder_below_the_project_will_do(project, monkeypatch):
+    below = project.root / "recipes" / "first"
+    monkeypatch.delenv("MATCHED_ROOT")
+    monkeypatch.chdir(below)
+    assert project.cli("list").split() == ["table1"]
+
+
+# --- the committed recipes
+
+
+@pytest.fixture
+def committed(project, monkeypatch):
+    monkeypatch.setenv("MATCHED_ROOT", str(ROOT))
+    recipes.root.cache_clear()
+
+
+FILES = sorted((ROOT / "recipes").glob("*/table*.py"))
+
+
+def test_there_are_recipes():
+    assert FILES
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_a_committed_recipe(committed, path):
+    """It loads, which checks its arms at every scale, and every run has a signature."""
+    (name,) = [name for name, file in recipes.available().items() if file == path]
+    recipe = recipes.load(name)
+    scales = {scale.name for scale in recipe.table.scales}
+    assert {"smoke", "paper"} <= scales
+    for scale in recipe.table.scales:
+        cells = list(recipe.table.cells(scale))
+        assert len({cell.run for cell in cells if cell.arm == recipe.table.baseline.name}) > 0
+        for metric in recipe.metrics(scale):
+            assert metric.direction in ("higher", "lower", "none")
+    smoke, paper = (
+        {c.run for c in recipe.table.cells(recipe.scale(name))} for name in ("smoke", "paper")
+    )
+    assert not smoke & paper, "a run of one scale would stand in the table of the other"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_a_committed_recipe_says_how_to_run_it_and_holds_no_paper_number(committed, path):
+    text = path.read_text(encoding="utf-8")
+    number = int(path.stem.removeprefix("table"))
+    assert f"make {recipes.numbers()[path.parent.name]['prefix']}table{number}" in text
+    printed = recipes.numbers()[path.parent.name][f"table{number}"]
+    code = re.sub(r'""".*?"""', "", text, flags=re.DOTALL)
+    for row in printed["rows"].values():
+        for arm in printed["arms"]:
+            for metric in printed["metrics"]:
+                value = str(row.get(arm, {}).get(metric["key"], "no number"))
+                if len(value) > 3:
+                    assert not re.search(rf"(?<![\d.]){re.escape(value)}(?![\d.])", code)
+
+
+COMMON = {
+    "epochs": 300,
+    "warmup_epochs": 20,
+    "batch": 4096,
+    "micro_batch": 64,
+    "lr": 4e-3,
+    "min_lr": 1e-6,
+    "weight_decay": 0.05,
+    "betas": (0.9, 0.999),
+    "label_smoothing": 0.1,
+    "rand_augment": "rand-m9-mstd0.5-inc1",
+    "mixup": 0.8,
+    "cutmix": 1.0,
+    "erasing": 0.25,
+    "crop_ratio": 0.875,
+    "ema_decay": 0.9999,
+    "schedule": "cosine",
+    "data": "imagenet",
+    "image_size": 224,
+}
+
+
+@pytest.mark.parametrize(
+    ("row", "settings"),
+    [
+        ("vit_b", {"model": "vit_base_patch16_224", "drop_path": 0.1}),
+        ("vit_l", {"model": "vit_large_patch16_224", "drop_path": 0.4, "betas": (0.9, 0.95)}),
+        ("convnext_b", {"model": "convnext_base", "drop_path": 0.5}),
+        ("convnext_l", {"model": "convnext_large", "drop_path": 0.5}),
+    ],
+)
+def test_table_1_at_paper_scale_is_the_papers_recipe(committed, row, settings):
+    recipe = recipes.load("table1")
+    paper = recipe.scale("paper")
+    runs = [cell for cell in recipe.table.cells(paper) if cell.row == row]
+    assert [cell.arm for cell in runs] == ["LN", "DyT"]
+    for cell in runs:
+        for key, value in {**COMMON, **settings}.items():
+            assert getattr(cell.run.config, key) == value, key
+    assert (runs[0].run.config.norm.layer, runs[1].run.config.norm.layer) == ("own", "dyt")
+    assert runs[1].run.config.norm.alpha0 == 0.5
+
+
+def test_table_1_at_paper_scale_fills_its_batch_without_accumulation(committed):
+    recipe = recipes.load("table1")
+    paper = recipe.scale("paper")
+    assert paper.resources.gpus == 64
+    for cell in recipe.table.cells(paper):
+        assert paper.resources.gpus * cell.run.config.micro_batch == cell.run.config.batch

@@ -1,0 +1,189 @@
+"""site.toml: every mistake in it is named with its line, and nothing in it is ignored."""
+
+from pathlib import Path
+
+import pytest
+
+from matched import site
+from matched.data import registered, source
+from matched.site import Local, Runs, Slurm
+
+EXAMPLE = Path(__file__).parents[2] / "site.example.toml"
+
+
+def read(tmp_path, text):
+    path = tmp_path / "site.toml"
+    path.write_text(text, encoding="utf-8")
+    return site.read(path)
+
+
+def refusal(tmp_path, text):
+    with pytest.raises(ValueError) as refused:
+        read(tmp_path, text)
+    return str(refused.value)
+
+
+def test_without_a_file_there_are_defaults(tmp_path):
+    found = site.read(tmp_path / "site.toml")
+    assert (found.local, found.slurm, found.runs) == (Local(), Slurm(), Runs())
+    assert found.data == {}
+    assert found.runs_folder == tmp_path / "runs"
+
+
+def test_an_empty_file_is_no_file(tmp_path):
+    assert read(tmp_path, "") == site.read(tmp_path / "site.toml")
+
+
+def test_every_key(tmp_path):
+    found = read(
+        tmp_path,
+        '[data]\nimagenet = "/data/in1k"\n'
+        '[runs]\nfolder = "/scratch/runs"\ncheckpoint_steps = 100\n'
+        "[local]\nworkers = 3\nthreads = 2\ngpus = 1\n"
+        '[slurm]\npartition = "gpu"\naccount = "a1"\nqos = "q"\nconstraint = "c"\n'
+        "gpus_per_node = 4\nmax_hours = 12\nparallel = 8\n"
+        'setup = ["module load cuda", "ulimit -n 4096"]\n[slurm.options]\nexclude = "node7"\n',
+    )
+    assert found.data == {"imagenet": Path("/data/in1k")}
+    assert found.runs == Runs(folder="/scratch/runs", checkpoint_steps=100)
+    assert found.runs_folder == Path("/scratch/runs")
+    assert found.local == Local(workers=3, threads=2, gpus=1)
+    assert found.slurm == Slurm(
+        partition="gpu",
+        account="a1",
+        qos="q",
+        constraint="c",
+        gpus_per_node=4,
+        max_hours=12,
+        parallel=8,
+        setup=("module load cuda", "ulimit -n 4096"),
+        options={"exclude": "node7"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("in1k", "{here}/in1k"), ("../in1k", "{here}/../in1k"), ("~/in1k", "{home}/in1k")],
+)
+def test_paths_are_relative_to_the_file_or_to_home(tmp_path, monkeypatch, given, expected):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir("/")
+    found = read(tmp_path, f'[data]\nimagenet = "{given}"\n[runs]\nfolder = "{given}"\n')
+    path = Path(expected.format(here=tmp_path, home=tmp_path / "home"))
+    assert found.data["imagenet"] == path
+    assert found.runs_folder == path
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        (
+            '# mine\n[slurm]\npartitoin = "gpu"\n',
+            3,
+            ["unknown key 'partitoin' in [slurm]", "did you mean partition?", "account, qos"],
+        ),
+        (
+            '[local]\nworkers = 1\n\n[data]\nimagnet = "/data"\n',
+            5,
+            ["unknown key 'imagnet' in [data]", "did you mean imagenet?", "allowed: imagenet"],
+        ),
+        (
+            '[data]\ndigits = "/data"\n',
+            2,
+            ["unknown key 'digits' in [data]", "allowed: imagenet"],
+        ),
+        (
+            "[local]\nworkers = 1\n[slrum]\nmax_hours = 3\n",
+            3,
+            ["unknown section [slrum]", "did you mean slurm?", "data, runs, local, slurm"],
+        ),
+        ("workers = 1\n", 1, ["unknown section [workers]", "data, runs, local, slurm"]),
+        ("[local]\nzzz = 1\n", 2, ["unknown key 'zzz'", "workers, threads, gpus"]),
+        (
+            "[local]\ngpus = 1\n[slurm]\ngpus = 8\n",
+            4,
+            ["unknown key 'gpus' in [slurm]", "gpus_per_node"],
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_misspelt_key_is_named_with_its_line_and_what_is_allowed(tmp_path, text, line, words):
+    message = refusal(tmp_path, text)
+    assert message.startswith(f"{tmp_path / 'site.toml'}, line {line}: ")
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "expected"),
+    [
+        ('[local]\nworkers = "2"\n', 2, "[local] workers is '2'; expected a whole number"),
+        ("[local]\nworkers = true\n", 2, "[local] workers is True; expected a whole number"),
+        ("[slurm]\nmax_hours = 2.5\n", 2, "max_hours is 2.5; expected a whole number"),
+        ("[slurm]\npartition = 3\n", 2, "[slurm] partition is 3; expected a string"),
+        ("[data]\nimagenet = 3\n", 2, "[data] imagenet is 3; expected a string"),
+        ('[slurm]\nsetup = "module"\n', 2, "setup is 'module'; expected a list of strings"),
+        ('[slurm]\nsetup = [\n"a",\n1]\n', 2, "setup is 1; expected a list of strings"),
+        ('[slurm]\noptions = "x"\n', 2, "options is 'x'; expected a table of strings"),
+        ("[slurm]\n[slurm.options]\nmem = 3\n", 2, "options is 3; expected a table of strings"),
+        ("[runs]\ncheckpoint_steps = 0\n", 2, "checkpoint_steps is 0; expected 1 or more"),
+        ("[local]\n\nworkers = -1\n", 3, "workers is -1; expected 0 or more"),
+        ("[local]\nthreads = 0\n", 2, "threads is 0; expected 1 or more"),
+        ("data = 3\n", 1, "data must be a section, [data]"),
+        ("slurm = []\n", 1, "slurm must be a section, [slurm]"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_value_of_the_wrong_kind(tmp_path, text, line, expected):
+    message = refusal(tmp_path, text)
+    assert message.startswith(f"{tmp_path / 'site.toml'}, line {line}: ")
+    assert expected in message
+
+
+def test_zero_workers_is_one_per_core(tmp_path):
+    assert read(tmp_path, "[local]\nworkers = 0\n").local.workers_or_cores() >= 1
+    assert read(tmp_path, "[local]\nworkers = 5\n").local.workers_or_cores() == 5
+    assert read(tmp_path, "[local]\nthreads = 100000\n").local.workers_or_cores() == 1
+
+
+def test_what_is_no_toml_is_refused_with_its_place(tmp_path):
+    message = refusal(tmp_path, "[local]\nworkers = \n")
+    assert message.startswith(str(tmp_path / "site.toml")) and "line 2" in message
+
+
+@pytest.mark.parametrize("command", ["plan", "submit", "status", "table", "logs"])
+def test_every_command_refuses_a_wrong_site(project, command):
+    project.site('[slurm]\npartitoin = "gpu"\n')
+    cell = ["--row", "small", "--arm", "LN"] if command == "logs" else []
+    assert "did you mean partition?" in project.mistake(command, "table1", *cell)
+
+
+def test_another_site_can_be_named(project, monkeypatch):
+    project.write("else/where.toml", '[runs]\nfolder = "mine"\n')
+    monkeypatch.chdir(project.root)
+    monkeypatch.setenv("MATCHED_SITE", "else/where.toml")
+    assert str(project.root / "else/mine") in project.cli("status", "table1")
+
+
+def test_a_site_that_is_named_has_to_be_there(project, monkeypatch):
+    monkeypatch.setenv("MATCHED_SITE", "/no/site.toml")
+    assert "MATCHED_SITE is /no/site.toml" in project.mistake("plan", "table1")
+
+
+# --- the committed example
+
+
+def test_the_example_is_a_whole_and_right_site():
+    bring = {name for name in registered() if not source(name).embedded}
+    assert set(site.read(EXAMPLE).data) == bring, "what a user has to bring"
+
+
+def test_the_example_shows_every_key_with_its_default():
+    """All that a user can set stands in it; the values are the defaults but for the partition."""
+    text = EXAMPLE.read_text(encoding="utf-8")
+    for kind in (Runs, Local, Slurm):
+        for key in kind.__dataclass_fields__:
+            assert key in text
+    found = site.read(EXAMPLE)
+    assert (found.runs, found.local) == (Runs(), Local())
+    assert found.slurm == Slurm(partition=found.slurm.partition)

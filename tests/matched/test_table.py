@@ -1,0 +1,149 @@
+"""A recipe whose arms differ in more than the norm is refused before anything runs."""
+
+import pytest
+
+from matched import Arm, Resources, Run, Scale, Table, recipes
+from matched.table import pairs_of
+
+UNLIKE = "Run(task=SMALL.task, config=replace(SMALL.config, lr=0.2, epochs=3))"
+
+
+def per_arm(dyt: str, more: str = "") -> str:
+    return f"TABLE = Table(arms=ARMS, scales=(scale(small={{'LN': SMALL, 'DyT': {dyt}}}),){more})"
+
+
+def test_the_arms_of_a_row_differ_in_the_norm_alone(project):
+    items = project.plan().items
+    assert [(i.title, i.run.config.norm, i.run.config.seed) for i in items[:3]] == [
+        ("small · LN · seed 0", "LN", 0),
+        ("small · DyT · seed 0", "DyT", 0),
+        ("small · LN · seed 1", "LN", 1),
+    ]
+
+
+def test_two_arms_that_differ_in_more_are_refused_in_one_line(project):
+    project.recipe(per_arm(UNLIKE))
+    line = project.mistake("plan", "table1")
+    assert "table1 at smoke scale, row small: the arms LN and DyT are not matched" in line
+    assert "config.lr: 0.1 / 0.2; config.epochs: 1 / 3" in line
+    assert "exceptions" in line, "says what to do about it"
+    assert "config.norm" not in line, "the norm is meant to differ"
+
+
+@pytest.mark.parametrize("command", ["submit", "status", "table", "audit"])
+def test_no_command_takes_such_a_recipe(project, command):
+    project.recipe(per_arm(UNLIKE))
+    assert "are not matched" in project.mistake(command, "table1")
+    assert not (project.root / "runs").exists()
+
+
+def test_named_exceptions_are_allowed(project):
+    project.recipe(per_arm(UNLIKE, ", exceptions={'lr': 'tuned', 'epochs': 'why not'}"))
+    assert "4 of 4 runs to do" in project.cli("plan", "table1")
+
+
+def test_an_exception_frees_its_own_field_only(project):
+    project.recipe(per_arm(UNLIKE, ", exceptions={'lr': 'tuned'}"))
+    line = project.mistake("plan", "table1")
+    assert "config.epochs: 1 / 3" in line and "config.lr" not in line
+
+
+def test_another_task_is_a_difference(project):
+    project.recipe(per_arm("Run(task='tiny:other', config=SMALL.config)"))
+    assert "task: 'tiny:train' / 'tiny:other'" in project.mistake("plan", "table1")
+
+
+def test_another_prerequisite_is_a_difference(project):
+    project.recipe(per_arm("Run(task=SMALL.task, config=SMALL.config, needs={'start': LARGE})"))
+    assert "needs.start" in project.mistake("plan", "table1")
+
+
+def test_a_difference_below_a_prerequisite_is_named(project):
+    project.recipe(
+        "def top(lr):\n"
+        "    need = Run(task='tiny:train', config=replace(SMALL.config, lr=lr))\n"
+        "    return Run(task='tiny:train', config=LARGE.config, needs={'start': need})\n\n\n"
+        "TABLE = Table(arms=ARMS, scales=(scale(large={'LN': top(0.1), 'DyT': top(0.2)}),))"
+    )
+    assert "needs.start.config.lr: 0.1 / 0.2" in project.mistake("plan", "table1")
+
+
+def test_every_scale_is_checked_whichever_is_asked_for(project):
+    project.recipe(
+        f"TABLE = Table(arms=ARMS, scales=(scale(small=SMALL),"
+        f" scale(name='paper', small={{'LN': SMALL, 'DyT': {UNLIKE}}})))"
+    )
+    assert "table1 at paper scale" in project.mistake("plan", "table1", "--scale", "smoke")
+
+
+def test_a_run_of_each_arm_may_be_given(project):
+    same = "replace(SMALL, config=replace(SMALL.config, lr=0.1))"
+    project.recipe(per_arm(same))
+    assert [i.run.config.norm for i in project.plan().items] == ["LN", "DyT"] * 2
+
+
+def test_an_arm_that_a_row_lacks_is_a_dash(project):
+    project.recipe(
+        "TABLE = Table(arms=ARMS, scales=(scale(seeds=(0,), small={'LN': SMALL}, large=LARGE),))"
+    )
+    assert [i.title for i in project.plan().items] == [
+        "small · LN · seed 0",
+        "large · LN · seed 0",
+        "large · DyT · seed 0",
+    ]
+    project.finish("small.LN.0", top1=81.0)
+    project.cli("table", "table1")
+    row = (project.root / "results/table1.smoke.md").read_text(encoding="utf-8").splitlines()[6]
+    assert row == "| Small_1 | 81.0 | — | — | 82.3 | 82.5 | +0.2 | 1/1 | — |"
+
+
+def test_a_mistyped_arm_is_not_taken_for_a_missing_one(project):
+    project.recipe("TABLE = Table(arms=ARMS, scales=(scale(small={'LN': SMALL, 'Dyt': SMALL}),))")
+    assert "unknown arm of table1" in (line := project.mistake("plan", "table1"))
+    assert "'Dyt'" in line and "DyT, LN" in line
+
+
+def test_a_run_that_two_cells_show_is_computed_once(project):
+    project.recipe(
+        "TABLE = Table(arms=ARMS, scales=(scale(seeds=(0,), small=SMALL, large=SMALL),))"
+    )
+    (ln, _) = project.plan().items
+    assert [str(cell) for cell in ln.cells] == ["small · LN · seed 0", "large · LN · seed 0"]
+
+
+def test_pairs_are_of_one_row_and_one_seed(project):
+    recipe = recipes.load("table1")
+    cells = list(recipe.table.cells(recipe.scale("smoke")))
+    pairs = pairs_of(cells, "LN")
+    assert len(pairs) == 4
+    for one, other in pairs:
+        assert (one.row, one.seed) == (other.row, other.seed)
+        assert (one.arm, other.arm) == ("LN", "DyT")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "tiny"}, "scale 'tiny' is not one of smoke, mini, paper"),
+        ({"seeds": ()}, "must be distinct, one or more"),
+        ({"seeds": (0, 1, 0)}, r"seeds \(0, 1, 0\) must be distinct"),
+    ],
+    ids=str,
+)
+def test_a_scale_refuses(changes, message):
+    fields = {"name": "smoke", "seeds": (0,), "runs": {}, "resources": Resources(minutes=1)}
+    with pytest.raises(ValueError, match=message):
+        Scale(**{**fields, **changes})
+
+
+def test_seeds_go_into_prerequisites_too(project):
+    tiny = pytest.importorskip("tiny")
+    need = Run(task="tiny:train", config=tiny.Config(model="large"))
+    top = Run(task="tiny:train", config=tiny.Config(), needs={"start": need})
+    scale = Scale(name="smoke", seeds=(7,), runs={"r": top}, resources=Resources(minutes=1))
+    table = Table(arms=(Arm(name="LN", norm="LN"), Arm(name="DyT", norm="DyT")), scales=(scale,))
+    found = [(c.arm, c.run.needs["start"].config) for c in table.cells(scale)]
+    assert [(arm, config.norm, config.seed) for arm, config in found] == [
+        ("LN", "LN", 7),
+        ("DyT", "DyT", 7),
+    ]

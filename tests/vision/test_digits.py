@@ -1,0 +1,85 @@
+"""The embedded digits: the right images under the right labels, split, scaled and repeatable."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from dyt_vision import images
+from dyt_vision.images import DIGITS_MEAN, DIGITS_STD, Digits
+from matched.training import reseed
+
+from .tiny import TABLE1, TINY_VIT
+
+
+@pytest.fixture(scope="module")
+def data():
+    return images.load(TINY_VIT, None)
+
+
+def test_1437_are_trained_on_and_360_held_out(data):
+    assert (len(data.train), len(data.held_out), data.classes) == (1437, 360, 10)
+
+
+def test_an_item_is_an_rgb_image_and_its_label(data):
+    for part in (data.train, data.held_out):
+        image, label = part[0]
+        assert image.shape == (3, 16, 16) and image.dtype == torch.float32
+        assert isinstance(label, int)
+
+
+def test_every_image_is_under_its_own_label():
+    digits = load_digits()
+    parts = [Digits(train=train, size=8, transform=np.asarray) for train in (True, False)]
+    items = [part[i] for part in parts for i in range(len(part))]
+    assert [label for _, label in items] == digits.target.tolist()
+    for (image, _), original in zip(items, digits.images, strict=True):
+        assert np.abs(image - original[..., None] * 255 / 16).max() <= 0.5
+
+
+# Enlarging smooths, which takes a little from the deviation.
+@pytest.mark.parametrize("size, tolerance", [(8, 0.001), (16, 0.1)])
+def test_the_images_are_normalised_to_mean_0_and_deviation_1(size, tolerance):
+    config = replace(TINY_VIT, image_size=size)
+    transform = images.centre(config, mean=DIGITS_MEAN, std=DIGITS_STD)
+    part = Digits(train=True, size=size, transform=transform)
+    pixels = torch.stack([part[i][0] for i in range(len(part))])
+    assert pixels.mean().item() == pytest.approx(0, abs=tolerance)
+    assert pixels.std().item() == pytest.approx(1, abs=tolerance)
+
+
+def test_held_out_images_are_as_they_are(data):
+    first = data.held_out[5][0]
+    reseed(1)
+    assert torch.equal(first, data.held_out[5][0])
+    assert torch.equal(first, images.load(TINY_VIT, None).held_out[5][0])
+    assert torch.equal(first[0], first[1]) and torch.equal(first[0], first[2])  # grey
+
+
+def test_training_images_are_augmented_by_the_seed_alone(data):
+    def item(*place):
+        reseed(*place)
+        return data.train[5][0]
+
+    assert torch.equal(item(1), item(1))
+    assert len({item(n).sum().item() for n in range(20)}) > 15
+
+
+def test_the_smoke_recipe_neither_flips_nor_hides_a_digit():
+    for run in TABLE1.SMOKE.runs.values():
+        config = run.config
+        assert (config.flip, config.rand_augment, config.cutmix) == (0.0, "", 0.0)
+        transform = images.load(config, None).train.transform
+        assert [type(t).__name__ for t in transform.transforms] == [
+            "RandomResizedCropAndInterpolation",
+            "MaybeToTensor",
+            "Normalize",
+            "RandomErasing",
+        ]
+
+
+def test_a_data_set_that_is_not_known():
+    with pytest.raises(ValueError, match=r"data 'cifar' is not known.*digits or imagenet"):
+        images.load(replace(TINY_VIT, data="cifar"), None)

@@ -1,0 +1,191 @@
+"""ImageNet comes from a folder: its layout is checked, its images are augmented as in the paper."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import InterpolationMode
+
+from dyt_vision import images
+from dyt_vision.sources import DIGITS, IMAGENET, check_image_folder
+from matched.training import reseed
+
+from .tiny import DYT, PAPER, TINY_VIT, learner, train
+
+CONFIG = PAPER["vit_b"]
+
+
+@pytest.fixture
+def folder(original, tmp_path):
+    """A copy to break."""
+    return shutil.copytree(original, tmp_path / "imagenet")
+
+
+class TestLayout:
+    def test_a_whole_folder_is_accepted(self, original):
+        check_image_folder(original, classes=2)
+
+    @pytest.mark.parametrize("split", ["train", "val"])
+    def test_a_split_that_is_missing(self, folder, split):
+        shutil.rmtree(folder / split)
+        self.refused(folder, f"{folder} has no folder {split}/")
+
+    def test_a_path_that_is_not_there(self, tmp_path):
+        self.refused(tmp_path / "nowhere", "nowhere has no folder train/")
+
+    def test_another_number_of_classes(self, original):
+        message = f"{original / 'train'} has 2 class folders, not 1000"
+        self.refused(original, message, classes=1000)
+
+    def test_a_class_in_one_split_only(self, folder):
+        (folder / "val" / "n02").rename(folder / "val" / "n03")
+        self.refused(folder, "class n02 is in only one of train/ and val/")
+
+    def test_a_class_without_images(self, folder):
+        for image in (folder / "train" / "n02").iterdir():
+            image.unlink()
+        self.refused(folder, f"{folder / 'train' / 'n02'} holds no file")
+
+    def test_a_file_beside_the_classes_does_not_matter(self, folder):
+        (folder / "train" / "README").write_text("")
+        check_image_folder(folder, classes=2)
+
+    def test_the_registered_sources(self, original):
+        assert DIGITS.embedded and not IMAGENET.embedded
+        with pytest.raises(ValueError, match="has 2 class folders, not 1000"):
+            IMAGENET.check(original)
+
+    def refused(self, folder, message, classes=2):
+        with pytest.raises(ValueError) as refusal:
+            check_image_folder(folder, classes)
+        assert message in str(refusal.value)
+        assert "expected an ImageFolder: train/<class>/<image>" in str(refusal.value)
+
+
+class TestTransforms:
+    def steps(self, transform):
+        return {type(step).__name__: step for step in transform.transforms}
+
+    def test_training_is_augmented_as_in_the_authors_release(self, original):
+        steps = self.steps(images.load(CONFIG, original).train.transform)
+        assert list(steps) == [
+            "RandomResizedCropAndInterpolation",
+            "RandomHorizontalFlip",
+            "RandAugment",
+            "MaybeToTensor",
+            "Normalize",
+            "RandomErasing",
+        ]
+        crop = steps["RandomResizedCropAndInterpolation"]
+        assert (crop.size, crop.scale) == ((224, 224), (0.08, 1.0))
+        assert crop.ratio == pytest.approx((3 / 4, 4 / 3))
+        assert crop.interpolation == InterpolationMode.BICUBIC
+        assert steps["RandomHorizontalFlip"].p == 0.5
+        augment = steps["RandAugment"]
+        assert augment.num_layers == 2
+        assert {(op.magnitude, op.magnitude_std) for op in augment.ops} == {(9, 0.5)}
+        assert "PosterizeIncreasing" in {op.name for op in augment.ops}
+        erasing = steps["RandomErasing"]
+        assert (erasing.probability, erasing.max_count) == (0.25, 1)
+        assert erasing.rand_color is False and erasing.per_pixel is True
+
+    def test_evaluation_cuts_224_pixels_from_256(self, original):
+        steps = self.steps(images.load(CONFIG, original).held_out.transform)
+        assert list(steps) == ["Resize", "CenterCrop", "MaybeToTensor", "Normalize"]
+        assert steps["Resize"].size == 256
+        assert steps["Resize"].interpolation == InterpolationMode.BICUBIC
+        assert steps["CenterCrop"].size == (224, 224)
+
+    def test_both_normalise_by_imagenets_mean_and_deviation(self, original):
+        data = images.load(CONFIG, original)
+        for part in (data.train, data.held_out):
+            normal = self.steps(part.transform)["Normalize"]
+            assert normal.mean.tolist() == pytest.approx([0.485, 0.456, 0.406])
+            assert normal.std.tolist() == pytest.approx([0.229, 0.224, 0.225])
+
+    def test_without_a_policy_colours_stay(self, original):
+        config = replace(CONFIG, rand_augment="", erasing=0.0, flip=0.0)
+        assert list(self.steps(images.load(config, original).train.transform)) == [
+            "RandomResizedCropAndInterpolation",
+            "MaybeToTensor",
+            "Normalize",
+        ]
+
+
+def test_items_are_images_of_224_pixels_with_the_number_of_their_class(original):
+    data = images.load(CONFIG, original)
+    assert (len(data.train), len(data.held_out), data.classes) == (8, 4, 1000)
+    assert [data.held_out[i][1] for i in range(4)] == [0, 0, 1, 1]
+    for part in (data.train, data.held_out):
+        assert part[0][0].shape == (3, 224, 224)
+
+
+def test_the_strongest_augmentations_are_within_bounds():
+    """At magnitude 9 ± 0.5, posterizing keeps 0 bits in one image of 700."""
+    transform = images.augment(CONFIG, mean=(0.5,) * 3, std=(0.5,) * 3)
+    augment = next(t for t in transform.transforms if type(t).__name__ == "RandAugment")
+    image = Image.fromarray(np.full((8, 8, 3), 200, dtype=np.uint8))
+    black = 0
+    reseed(0)
+    for op in (op for op in augment.ops if op.name == "PosterizeIncreasing"):
+        for _ in range(1000):
+            black += not np.asarray(op(image)).any()
+    assert black > 0
+
+
+def test_augmentation_follows_from_the_seed(original):
+    data = images.load(CONFIG, original)
+
+    def item(*place):
+        reseed(*place)
+        return data.train[3][0]
+
+    assert torch.equal(item(1), item(1))
+    assert not torch.equal(item(1), item(2))
+
+
+def test_a_run_trains_and_evaluates_on_the_folder(original, tmp_path):
+    config = replace(TINY_VIT, data="imagenet", norm=DYT, image_size=16, batch=4, micro_batch=2)
+    outcome, _ = train(tmp_path, config, data={"imagenet": original})
+    assert outcome.steps == 2
+    assert outcome.metrics.keys() == {"top1", "top5", "loss"}
+    assert 0 <= outcome.metrics["top1"] <= outcome.metrics["top5"] <= 100
+
+
+class TestMixing:
+    def mixed(self, monkeypatch, directory, images=8, **changes):
+        """What becomes of a batch of ``images`` images, each of its own grey and label."""
+        config = replace(TINY_VIT, **changes)
+        prepare = learner(monkeypatch, directory, config).prepare
+        labels = torch.arange(images)
+        greys = labels.float()[:, None, None, None].expand(images, 3, 16, 16).clone()
+        reseed(0)
+        return prepare([greys, labels])
+
+    @pytest.mark.parametrize("mixup, cutmix", [(0.8, 0.0), (0.0, 1.0), (0.8, 1.0)])
+    def test_targets_are_soft_and_sum_to_1(self, monkeypatch, tmp_path, mixup, cutmix):
+        x, y = self.mixed(monkeypatch, tmp_path, mixup=mixup, cutmix=cutmix)
+        assert x.shape == (8, 3, 16, 16) and y.shape == (8, 10)
+        assert y.sum(dim=1).tolist() == pytest.approx([1] * 8)
+        assert y.min().item() == pytest.approx(0.01)  # 0.1 of smoothing over 10 classes
+
+    @pytest.mark.parametrize("mixup, cutmix", [(0.8, 0.0), (0.0, 1.0)])
+    def test_an_image_is_mixed_as_its_label_is(self, monkeypatch, tmp_path, mixup, cutmix):
+        x, y = self.mixed(monkeypatch, tmp_path, mixup=mixup, cutmix=cutmix, label_smoothing=0.0)
+        share = y[torch.arange(8), torch.arange(8)]
+        expected = share * torch.arange(8) + (1 - share) * torch.arange(8).flip(0)
+        assert 0 < share[0].item() < 1
+        torch.testing.assert_close(x.mean(dim=(1, 2, 3)), expected)
+        assert (x[0].unique().numel() == 1) == (cutmix == 0)
+
+    def test_without_either_labels_stay_whole(self, monkeypatch, tmp_path):
+        x, y = self.mixed(monkeypatch, tmp_path, mixup=0.0, cutmix=0.0)
+        assert y.tolist() == list(range(8))
+        assert x[3].unique().tolist() == [3]
+
+    def test_a_micro_batch_without_pairs_is_refused(self, monkeypatch, tmp_path):
+        with pytest.raises(ValueError, match="a micro-batch has 7 images; choose batch and micro"):
+            self.mixed(monkeypatch, tmp_path, images=7)

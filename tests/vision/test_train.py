@@ -1,0 +1,168 @@
+"""Supervised runs from end to end, shrunk to seconds: a pair is matched, a run is repeatable."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dyt_vision.supervised import Evaluation
+
+from .tiny import DYT, OWN, TABLE1, TINY_MIXER, TINY_VIT, context, learner, train
+
+
+def lines(directory):
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """Directory, outcome and fingerprint of the LN arm."""
+    directory = tmp_path_factory.mktemp("own")
+    return directory, *train(directory, replace(TINY_VIT, norm=OWN))
+
+
+def test_a_pair_has_one_fingerprint_mixup_and_all(tmp_path, own):
+    outcome, fingerprint = train(tmp_path, replace(TINY_VIT, norm=DYT))
+    assert fingerprint == own[2]
+    assert len(set(fingerprint["batches"])) == 4
+    assert outcome.metrics != own[1].metrics
+
+
+@pytest.mark.parametrize(
+    "changes, part",
+    [
+        ({"seed": 1}, "weights"),
+        ({"seed": 1}, "batches"),
+        ({"mixup": 0.4}, "batches"),
+        ({"erasing": 1.0}, "batches"),
+        ({"crop_scale": (0.5, 1.0)}, "batches"),
+    ],
+)
+def test_a_run_that_differs_has_another(tmp_path, own, changes, part):
+    config = replace(TINY_VIT, norm=OWN, batch=256, micro_batch=64, **changes)
+    same = train(tmp_path / "same", replace(TINY_VIT, norm=OWN, batch=256, micro_batch=64))[1]
+    other = train(tmp_path / "other", config)[1]
+    assert same["weights"] == own[2]["weights"]
+    assert same[part] != other[part]
+
+
+def test_two_runs_of_the_same_are_the_same_to_the_last_bit(tmp_path, own):
+    directory, outcome, _ = own
+    again, _ = train(tmp_path, replace(TINY_VIT, norm=OWN), loaders=1)
+    assert again == outcome
+    assert lines(tmp_path) == lines(directory)
+
+
+def test_the_loss_is_that_of_soft_or_smoothed_or_whole_labels(monkeypatch, tmp_path):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3, 10))
+    x, labels = torch.randn(4, 3), torch.tensor([1, 2, 3, 4])
+    logits = model(x)
+
+    def loss(target, **changes):
+        config = replace(TINY_VIT, **changes)
+        return learner(monkeypatch, tmp_path, config).loss(model, (x, target))
+
+    soft = torch.softmax(torch.randn(4, 10), dim=1)
+    plain = {"mixup": 0.0, "cutmix": 0.0}
+    torch.testing.assert_close(loss(soft), F.cross_entropy(logits, soft))
+    torch.testing.assert_close(
+        loss(labels, **plain), F.cross_entropy(logits, labels, label_smoothing=0.1)
+    )
+    torch.testing.assert_close(
+        loss(labels, label_smoothing=0.0, **plain), F.cross_entropy(logits, labels)
+    )
+
+
+def test_mixer_with_clipped_gradients_takes_its_steps(original, tmp_path):
+    config = replace(TINY_MIXER, data="imagenet", batch=4, micro_batch=2, norm=DYT)
+    assert config.clip_norm == 1.0
+    outcome, _ = train(tmp_path, config, data={"imagenet": original})
+    assert (outcome.steps, outcome.diverged) == (2, False)
+
+
+@pytest.mark.parametrize("row, top1", [("vit_b", 25), ("convnext_b", 50)])
+def test_dyt_learns_to_read_digits(tmp_path, row, top1):
+    config = TABLE1.SMOKE.runs[row].config
+    config = replace(config, norm=DYT, epochs=4, warmup_epochs=1, mixup=0.0, ema_decay=0.9)
+    outcome, _ = train(tmp_path, config)
+    assert not outcome.diverged
+    assert outcome.metrics["top1"] > top1  # 10 by chance
+    assert outcome.metrics["top5"] > 80  # 50 by chance
+    losses = [line["loss"] for line in lines(tmp_path) if "loss" in line]
+    assert losses[-1] < losses[0]
+
+
+class Logits(nn.Module):
+    """Takes an image for its logits."""
+
+    def forward(self, x):
+        return x[:, 0, 0]
+
+
+class TestEvaluation:
+    COUNT = 11
+
+    def metrics(self, directory, rank=0, world=1, eval_batch=4):
+        config = replace(TINY_VIT, eval_batch=eval_batch)
+        where = context(directory, rank=rank, world=world)
+        evaluation = Evaluation(self.items(), config, where, torch.device("cpu"))
+        return evaluation(Logits())
+
+    def items(self):
+        logits = torch.randn(self.COUNT, 10, generator=torch.Generator().manual_seed(0))
+        labels = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0]
+        for i in (0, 3, 5, 10):
+            logits[i, labels[i]] = 9.0
+        return [(row[None, None], label) for row, label in zip(logits, labels, strict=True)]
+
+    def test_it_is_what_one_computes_by_hand(self, tmp_path):
+        top1 = top5 = loss = 0.0
+        for image, label in self.items():
+            row = image.flatten().tolist()
+            better = sum(value > row[label] for value in row)
+            top1 += better < 1
+            top5 += better < 5
+            loss += torch.logsumexp(image.flatten(), 0).item() - row[label]
+        metrics = self.metrics(tmp_path)
+        assert 4 <= top1 < top5 < self.COUNT
+        assert metrics["top1"] == pytest.approx(100 * top1 / self.COUNT)
+        assert metrics["top5"] == pytest.approx(100 * top5 / self.COUNT)
+        assert metrics["loss"] == pytest.approx(loss / self.COUNT, rel=1e-5)
+
+    @pytest.mark.parametrize("world", [2, 3, 4])
+    def test_the_shares_of_the_processes_add_up(self, tmp_path, world):
+        counts = [len(range(rank, self.COUNT, world)) for rank in range(world)]
+        shares = [self.metrics(tmp_path, rank, world) for rank in range(world)]
+        assert sum(counts) == self.COUNT
+        for name, value in self.metrics(tmp_path).items():
+            total = sum(n * share[name] for n, share in zip(counts, shares, strict=True))
+            assert total / self.COUNT == pytest.approx(value, rel=1e-5)
+
+    def test_the_size_of_its_batches_does_not_matter(self, tmp_path):
+        one, other = (self.metrics(tmp_path, eval_batch=size) for size in (1, 100))
+        assert one == pytest.approx(other, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"norm": "dyt"}, "norm is 'dyt'; expected a dyt.Norm"),
+        ({"erasing": 1.5}, "erasing is 1.5; expected 0 to 1"),
+        ({"label_smoothing": -0.1}, "label_smoothing is -0.1; expected 0 to 1"),
+        ({"drop_path": 1.0}, "drop_path is 1.0; expected 0 or more, below 1"),
+        ({"crop_ratio": 0.0}, "crop_ratio is 0.0; expected above 0, at most 1"),
+        ({"mixup": -1.0}, "mixup -1.0, cutmix 1.0: expected 0 or more"),
+        ({"epochs": 0}, "epochs is 0; expected a whole number"),
+    ],
+)
+def test_a_setting_out_of_range(changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(TINY_VIT, **changes)
+
+
+def test_a_batch_larger_than_the_data_set(tmp_path):
+    with pytest.raises(ValueError, match="a batch of 2048 is more than the 1437 samples"):
+        train(tmp_path, replace(TINY_VIT, batch=2048))

@@ -1,0 +1,88 @@
+"""The recipe of Table 1 at paper scale, and shrunk until two CPU cores train it in a blink."""
+
+import importlib.util
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from dyt import Norm
+from dyt_vision import supervised
+from matched.worker import Context
+
+OWN, DYT = Norm.own(), Norm.dyt(alpha0=0.5)
+ARMS = {"LN": OWN, "DyT": DYT}
+
+
+def recipe(path):
+    """A recipe's module, by its path below recipes/."""
+    file = Path(__file__).parents[2] / "recipes" / path
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+TABLE1 = recipe("cvpr2025/table01.py")
+PAPER = {row: run.config for row, run in TABLE1.PAPER.runs.items()}
+
+# The earlier paper's Mixer-B: the same recipe, but for clipped gradients.
+MIXER_B = replace(PAPER["vit_b"], model="mixer_b16_224", model_args=(), clip_norm=1.0)
+
+TINY_VIT = replace(
+    TABLE1.SMOKE.runs["vit_b"].config,
+    model_args=(
+        ("global_pool", "avg"),
+        ("img_size", 16),
+        ("patch_size", 4),
+        ("embed_dim", 32),
+        ("depth", 2),
+        ("num_heads", 2),
+    ),
+    epochs=1,
+    warmup_epochs=0.5,
+    batch=64,
+    micro_batch=64,
+    mixup=0.8,
+    cutmix=1.0,
+    erasing=0.25,
+    flip=0.5,
+    rand_augment="rand-m9-mstd0.5-inc1",
+    drop_path=0.1,
+    log_steps=5,
+)
+TINY_CONVNEXT = replace(
+    TABLE1.SMOKE.runs["convnext_b"].config,
+    model_args=(
+        ("ls_init_value", 1e-6),
+        ("patch_size", 2),
+        ("output_stride", 8),
+        ("depths", (1, 1, 2, 1)),
+        ("dims", (8, 16, 16, 16)),
+    ),
+)
+TINY_MIXER = replace(
+    TINY_VIT,
+    model=MIXER_B.model,
+    clip_norm=MIXER_B.clip_norm,
+    image_size=32,
+    # timm fixes depth, width and patches of a named Mixer: four patches and thin MLPs it is.
+    model_args=(("img_size", 32), ("mlp_ratio", (0.1, 0.1))),
+)
+TINY = {"ViT": TINY_VIT, "ConvNeXt": TINY_CONVNEXT, "Mixer": TINY_MIXER}
+
+
+def context(directory, **changes):
+    directory.mkdir(parents=True, exist_ok=True)
+    return Context(directory=directory, signature="abcdef012345", **changes)
+
+
+def train(directory, config, **where):
+    """The outcome of ``supervised.train``, and the fingerprint that it left."""
+    outcome = supervised.train(context(directory, **where), config)
+    return outcome, json.loads((directory / "fingerprint.json").read_text())
+
+
+def learner(monkeypatch, directory, config, **where):
+    """The learner that ``supervised.train`` hands to the training loop."""
+    monkeypatch.setattr(supervised, "fit", lambda context, config, learner, device: learner)
+    return supervised.train(context(directory, **where), config)
