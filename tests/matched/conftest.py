@@ -58,7 +58,7 @@ HEAD = '''
 from dataclasses import replace
 
 from matched import Arm, Metric, Resources, Run, Scale, Table
-from tiny import Config, Seedless
+from tiny import Config
 
 SMALL = Run(task="tiny:train", config=Config(model="small"))
 LARGE = Run(task="tiny:train", config=Config(model="large"))

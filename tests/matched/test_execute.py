@@ -204,6 +204,17 @@ def test_logs_follow_a_run_to_its_end(at_work):
     assert "done: {'top1': 80.0" in out, "the last line is printed too"
 
 
+def test_waiting_prints_a_line_for_each_change(one_row):
+    one_row.trouble("wait", "small.LN.0")
+    process = one_row.start("submit", "table1", "--wait")
+    assert "2 of 2 runs submitted in 1 jobs" in process.stdout.readline()
+    assert process.stdout.readline().endswith("small · LN · seed 0: running, 0% (2 to go)\n")
+    (one_row.root / "go").touch()
+    out, _ = process.communicate(timeout=30)
+    assert "small · LN · seed 0: done top1 80 fid 20" in out
+    assert "small · DyT · seed 0: done top1 80.5 fid 19.5 (0 to go)" in out
+
+
 # --- needs
 
 

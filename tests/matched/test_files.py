@@ -36,6 +36,15 @@ def test_the_new_file_appears_only_when_it_is_whole(tmp_path):
     assert path.read_text(encoding="utf-8") == "new"
 
 
+def test_who_is_reading_the_old_file_goes_on_reading_it(tmp_path):
+    path = tmp_path / "progress.json"
+    files.write_text(path, "old and longer")
+    with path.open(encoding="utf-8") as reader:
+        files.write_text(path, "new")
+        assert reader.read() == "old and longer"
+    assert path.read_text(encoding="utf-8") == "new"
+
+
 def test_what_has_no_json_form_writes_nothing(tmp_path):
     with pytest.raises(TypeError):
         files.write_json(tmp_path / "result.json", {"metrics": {1, 2}})

@@ -42,6 +42,10 @@ def test_other_fingerprints_do_not(one_row, changes, why):
     assert judged(one_row) == ("not matched", why)
     table = summary_table(one_row.plan())
     assert table.rows[0][-1] == "no"
+    one = dict(zip(table.header, table.rows[0], strict=True))
+    assert (one["LN"], one["DyT"], one["Δ"]) == ("80.0", "80.0", "—")
+    assert table.records[1]["delta"] is None
+    one_row.cli("table", "table1", code=1)
     assert f"NOT MATCHED: small, DyT, seed 0: {why}." in table.notes
     told = one_row.cli("audit", "table1", code=1)
     assert "not matched" in told and "weights" in told + why

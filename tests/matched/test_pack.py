@@ -75,6 +75,15 @@ def test_runs_on_gpus_share_those_of_the_machine(project, gpus, jobs):
     assert set(flat) <= set(range(4))
 
 
+def test_runs_of_several_processes_share_the_workers(project):
+    project.site("[local]\nworkers = 5\n")
+    project.recipe(
+        "RESOURCES = Resources(processes=2, minutes=1)\n"
+        "TABLE = Table(arms=ARMS, scales=(replace(scale(small=SMALL), resources=RESOURCES),))"
+    )
+    assert [len(job) for job in only_runs(project, "local")] == [2, 2]
+
+
 @pytest.mark.parametrize(("per_job", "sizes"), [(1, [1] * 8), (3, [3, 3, 2]), (8, [8]), (99, [8])])
 def test_slurm_jobs_hold_so_many_runs(project, per_job, sizes):
     project.recipe(
@@ -179,6 +188,7 @@ def test_paper_scale_on_nodes_of_eight():
         "mem_gb": 8 * 48,
         "timeout_min": 24 * 60,
         "slurm_array_parallelism": 64,
+        "slurm_srun_args": ["--kill-on-bad-exit=1"],
     }
 
 
@@ -210,7 +220,7 @@ def test_the_time_is_that_of_all_runs_up_to_the_limit():
 
 def test_a_run_without_gpus_asks_for_none():
     found = asked(Resources(minutes=10, cpus=2, memory_gb=5))
-    assert "gpus_per_node" not in found
+    assert "gpus_per_node" not in found and "slurm_srun_args" not in found
     assert (found["nodes"], found["tasks_per_node"]) == (1, 1)
     assert (found["cpus_per_task"], found["mem_gb"]) == (2, 5)
 

@@ -87,6 +87,23 @@ def test_a_recipe_without_a_table(project):
     assert line == f"{path} defines no TABLE; a recipe ends with TABLE = Table(...)"
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("X = Config(lrr=1)", "TypeError: Config.__init__() got an unexpected keyword argument"),
+        ("X = (", "SyntaxError: '(' was never closed"),
+        ("import nowhere", "ModuleNotFoundError: No module named 'nowhere'"),
+        ("X = Run(task='tiny', config=Config())", "task 'tiny' is not of the form"),
+    ],
+    ids=str,
+)
+def test_a_recipe_that_cannot_be_loaded_is_named_with_the_line(project, text, said):
+    path = project.recipe(f"{text}\nTABLE = None")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    line = project.mistake("plan", "table1")
+    assert line.startswith(f"{path}, line {lines.index(text) + 1}: {said}")
+
+
 @pytest.mark.parametrize("row", ["middle", "SMALL"])
 def test_a_row_that_the_paper_lacks(project, row):
     project.recipe(f"TABLE = Table(arms=ARMS, scales=(scale({row}=SMALL),))")

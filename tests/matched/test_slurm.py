@@ -130,9 +130,17 @@ def test_what_was_accepted_before_a_refusal_is_remembered(slurm):
     assert states == ["queued", "new", "queued", "new"]
 
 
-def test_the_plan_shows_what_would_be_asked_and_asks_nothing(slurm):
+@pytest.mark.parametrize("per_job", ["1", "2"])
+def test_the_plan_shows_what_sbatch_will_be_told_and_asks_nothing(slurm, per_job):
+    slurm.site('[slurm]\npartition = "gpu"\nparallel = 1\n[slurm.options]\nexclude = "node7"\n')
+    slurm.recipe(CHAIN.replace("@", per_job))
     told = slurm.cli("plan", "table1", "--cluster", "slurm")
-    assert "2 of 2 runs to do, in 2 jobs (slurm)" in told
-    assert "  timeout_min = 30\n" in told and "  cpus_per_task = 10\n" in told
     assert scripts(slurm) == []
     assert not (slurm.root / "runs").exists()
+    shown = [dict(re.findall(OPTION, part)) for part in told.split("Slurm is asked for")[1:]]
+    submit(slurm)
+    sent = scripts(slurm)
+    assert sent[1].pop("dependency")  # on the id of a job that was not there yet
+    if per_job == "1":
+        assert sent[2].pop("dependency")
+    assert shown == sent

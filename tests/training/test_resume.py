@@ -48,7 +48,8 @@ def test_a_cut_run_keeps_no_line_from_after_the_checkpoint_it_resumes_from(tmp_p
 def test_a_half_written_last_line_of_metrics_is_dropped(tmp_path, undisturbed):
     cut_at(tmp_path, 7)
     metrics = tmp_path / "metrics.jsonl"
-    metrics.write_text(metrics.read_text()[:-9])
+    before, line, _ = metrics.read_text().partition('{"step": 6')
+    metrics.write_text(before + line)
     assert_same_run(trained(tmp_path), undisturbed)
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from rich.console import Console
 
@@ -42,8 +43,15 @@ def _complain(text: str) -> int:
     return 2
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with a command line in one line, as every other mistake is said."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(_complain(f"{message}; `{self.prog} --help` shows what there is"))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="matched", description=__doc__)
+    parser = _Parser(prog="matched", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
 
     def command(name: str, do: object, text: str) -> argparse.ArgumentParser:
@@ -115,7 +123,7 @@ def _console() -> Console:
     # The words of a failure may hold brackets, which are markup to rich unless told otherwise.
     console = Console(markup=False)
     # Pipes and files have no width of their own; the table must not be folded there.
-    return console if console.is_terminal else Console(markup=False, width=140)
+    return console if console.is_terminal else Console(markup=False, width=1000)
 
 
 def _list(given: argparse.Namespace) -> int:
@@ -182,11 +190,12 @@ def _show(plan: Plan, console: Console) -> int:
     paths = render.write(table, stem)
     names = ", ".join(path.suffix[1:] for path in paths)
     console.print(f"Written: {stem}.{{{names}}}", style="dim", highlight=False, soft_wrap=True)
-    return _verdict(plan)
+    unmatched = any(record["matched"] == "no" for record in table.records)
+    return _verdict(plan) or int(unmatched)
 
 
 def _verdict(plan: Plan) -> int:
-    """2 with one line if something is damaged, 1 if runs have failed, else 0."""
+    """2 with one line if something is damaged, 1 if a run has failed, else 0."""
     return _damage(plan) or int(any(i.standing.state is State.FAILED for i in plan.items))
 
 

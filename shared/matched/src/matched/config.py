@@ -23,7 +23,8 @@ class TrainConfig:
         weight_decay: of AdamW, for parameters of two or more dimensions.
         betas: of AdamW.
         clip_norm: largest gradient norm; None does not clip.
-        precision: "fp32" (TF32 where the GPU has it), "bf16" or "fp16" (with loss scaling).
+        precision: "fp32", "tf32" (of matrix products, on GPUs that have it), or mixed with "bf16"
+            or "fp16" (with loss scaling).
         ema_decay: decay of the exponential moving average of the weights; None keeps none.
         eval_epochs: epochs between evaluations; the last epoch is always evaluated.
         log_steps: optimiser steps between lines of metrics.jsonl.
@@ -40,7 +41,7 @@ class TrainConfig:
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.999)
     clip_norm: float | None = None
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     ema_decay: float | None = None
     eval_epochs: int = 1
     log_steps: int = 50
@@ -58,8 +59,8 @@ class TrainConfig:
             )
         if self.schedule not in ("cosine", "constant"):
             raise ValueError(f"schedule is {self.schedule!r}; expected 'cosine' or 'constant'")
-        if self.precision not in ("fp32", "bf16", "fp16"):
-            raise ValueError(f"precision is {self.precision!r}; expected fp32, bf16 or fp16")
+        if self.precision not in ("fp32", "tf32", "bf16", "fp16"):
+            raise ValueError(f"precision is {self.precision!r}; expected fp32, tf32, bf16 or fp16")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"clip_norm is {self.clip_norm}; expected a positive number or None")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:

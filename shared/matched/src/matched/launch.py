@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import submitit
+from submitit.slurm import slurm
 
 from matched import data, jobs
 from matched.recipes import Recipe, pick
@@ -162,8 +163,8 @@ def request(resources: Resources, site: Site, cluster: str, runs: int) -> dict[s
     if cluster != "slurm":
         # submitit's local executor kills a job at its time limit; runs here have none.
         return {"timeout_min": 60 * 24 * 365, "nodes": 1, "tasks_per_node": resources.tasks}
-    slurm = site.slurm
-    per_node = min(resources.tasks, slurm.gpus_per_node)
+    here = site.slurm
+    per_node = min(resources.tasks, here.gpus_per_node)
     if resources.tasks % per_node:
         raise ValueError(
             f"{resources.tasks} processes do not fill nodes of {per_node}; "
@@ -175,8 +176,8 @@ def request(resources: Resources, site: Site, cluster: str, runs: int) -> dict[s
         "tasks_per_node": per_node,
         "cpus_per_task": resources.cpus,
         "mem_gb": resources.memory_gb * per_node,
-        "timeout_min": min(resources.minutes * runs, slurm.max_hours * 60),
-        "slurm_array_parallelism": slurm.parallel,
+        "timeout_min": min(resources.minutes * runs, here.max_hours * 60),
+        "slurm_array_parallelism": here.parallel,
     }
     if resources.gpus:
         asked["gpus_per_node"] = per_node
@@ -184,13 +185,32 @@ def request(resources: Resources, site: Site, cluster: str, runs: int) -> dict[s
         # Processes wait for each other: when one fails, Slurm has to end the others.
         asked["slurm_srun_args"] = ["--kill-on-bad-exit=1"]
     for name in ("partition", "account", "qos", "constraint"):
-        if value := getattr(slurm, name):
+        if value := getattr(here, name):
             asked[f"slurm_{name}"] = value
-    if slurm.setup:
-        asked["slurm_setup"] = list(slurm.setup)
-    if slurm.options:
-        asked["slurm_additional_parameters"] = dict(slurm.options)
+    if here.setup:
+        asked["slurm_setup"] = list(here.setup)
+    if here.options:
+        asked["slurm_additional_parameters"] = dict(here.options)
     return asked
+
+
+def sbatch_lines(plan: Plan, packed: Sequence[Job], wave: Sequence[int]) -> list[str]:
+    """The #SBATCH lines of one of ``waves``, as submitit writes them; needs no Slurm.
+
+    submitit has no public way to ask for them, and a plan that showed anything else might lie.
+    """
+    most = max(len(packed[i].items) for i in wave)
+    asked = request(plan.scale.resources, plan.site, "slurm", most)
+    names = slurm.SlurmExecutor._equivalence_dict() or {}
+    options = {names.get(key, key.removeprefix("slurm_")): value for key, value in asked.items()}
+    options["mem"] = f"{options['mem']}GB"
+    text = slurm._make_sbatch_string(
+        command="",
+        folder=plan.site.runs_folder / ".jobs" / "%j",
+        map_count=len(wave) if len(wave) > 1 else None,
+        **options,
+    )
+    return [line for line in text.splitlines() if line.startswith("#SBATCH")]
 
 
 def preflight(plan: Plan, cluster: str) -> None:
@@ -252,7 +272,7 @@ def submit(plan: Plan, cluster: str) -> list[submitit.Job]:
     folder = plan.site.runs_folder / ".jobs"
     folder.mkdir(parents=True, exist_ok=True)
     submitted: dict[int, submitit.Job] = {}
-    for wave in _waves(packed):
+    for wave in waves(packed):
         executor = submitit.AutoExecutor(
             folder=folder / "%j", cluster=cluster, slurm_max_num_timeout=MAX_TIMEOUTS
         )
@@ -277,12 +297,12 @@ def submit(plan: Plan, cluster: str) -> list[submitit.Job]:
     return [submitted[i] for i in sorted(submitted)]
 
 
-def _waves(packed: Sequence[Job]) -> list[list[int]]:
+def waves(packed: Sequence[Job]) -> list[list[int]]:
     """Positions of jobs that wait for the same jobs: each wave is one Slurm array."""
-    waves: dict[tuple[int, ...], list[int]] = {}
+    found: dict[tuple[int, ...], list[int]] = {}
     for i, job in enumerate(packed):
-        waves.setdefault(job.after, []).append(i)
-    return list(waves.values())
+        found.setdefault(job.after, []).append(i)
+    return list(found.values())
 
 
 def _with_dependency(

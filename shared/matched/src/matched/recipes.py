@@ -10,6 +10,7 @@ import importlib.util
 import os
 import re
 import tomllib
+import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -130,13 +131,25 @@ def load(name: str) -> Recipe:
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(_place(error, path)) from error
     table = getattr(module, "TABLE", None)
     if not isinstance(table, Table):
         raise ValueError(f"{path} defines no TABLE; a recipe ends with TABLE = Table(...)")
     recipe = Recipe(name=name, path=path, table=table, paper=_paper_table(path))
     _check(recipe)
     return recipe
+
+
+def _place(error: Exception, path: Path) -> str:
+    """What is wrong with a recipe that cannot be loaded, and in which of its lines."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    line = lines[-1] if lines else getattr(error, "lineno", 1)
+    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+    return f"{path}, line {line}: {kind}{error}"
 
 
 def _paper_table(path: Path) -> PaperTable:

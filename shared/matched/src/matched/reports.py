@@ -54,12 +54,23 @@ def show_plan(plan: Plan, cluster: str, console: Console) -> None:
     )
     if not packed:
         return
-    most = max(len(job.items) for job in packed)
-    asked = launch.request(plan.scale.resources, plan.site, cluster, most)
-    runs = f"{most} run" if most == 1 else f"up to {most} runs"
-    console.print(f"Each job, of {runs}, asks submitit for:", highlight=False)
-    for key, value in asked.items():
-        console.print(f"  {key} = {value}", highlight=False)
+    if cluster != "slurm":
+        return
+    for wave in launch.waves(packed):
+        console.print(f"Slurm is asked for {_array(packed, wave)}:", highlight=False)
+        for option in launch.sbatch_lines(plan, packed, wave):
+            console.print(f"  {option}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _array(packed: list[launch.Job], wave: list[int]) -> str:
+    """ "4 jobs of 8 runs, after 2 others", for the jobs of one Slurm array."""
+    runs = max(len(packed[i].items) for i in wave)
+    after = packed[wave[0]].after
+    jobs = f"{len(wave)} job{'s' if len(wave) > 1 else ''}"
+    return (
+        f"{jobs} of {runs} run{'s' if runs > 1 else ''}"
+        f"{f', after {len(after)} of those above' if after else ''}"
+    )
 
 
 def line(item: Item) -> str:

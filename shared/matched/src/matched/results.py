@@ -19,23 +19,24 @@ class Summary:
     """One cell over its seeds, for one metric.
 
     Attributes:
-        values: of the finished runs, by seed; a diverged run gives its best value, if any.
+        values: seed → value of the runs that are done; where every seed diverged, the best values
+            that they had before.
         diverged: how many seeds diverged.
         states: seed → state, of every planned run.
     """
 
-    values: tuple[float, ...]
+    values: Mapping[int, float]
     diverged: int
     states: Mapping[int, State]
 
     @property
     def mean(self) -> float | None:
-        return statistics.fmean(self.values) if self.values else None
+        return statistics.fmean(self.values.values()) if self.values else None
 
     @property
     def deviation(self) -> float | None:
         """Sample standard deviation over seeds; None for fewer than two."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else None
+        return statistics.stdev(self.values.values()) if len(self.values) > 1 else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,14 +61,25 @@ class Pair:
 
 def summarise(items: Sequence[tuple[Cell, Item]], metric: Metric) -> Summary:
     """The runs of one cell of a table, over its seeds, for one metric."""
-    values, diverged, states = [], 0, {}
+    values: dict[State, dict[int, float]] = {State.DONE: {}, State.DIVERGED: {}}
+    states = {}
     for cell, item in items:
         states[cell.seed] = item.standing.state
-        diverged += item.standing.state is State.DIVERGED
         metrics = (item.standing.result or {}).get("metrics", {})
         if metric.key in metrics:
-            values.append(float(metrics[metric.key]))
-    return Summary(values=tuple(values), diverged=diverged, states=states)
+            values[item.standing.state][cell.seed] = float(metrics[metric.key])
+    diverged = sum(state is State.DIVERGED for state in states.values())
+    shown = values[State.DIVERGED] if diverged == len(states) else values[State.DONE]
+    return Summary(values=shown, diverged=diverged, states=states)
+
+
+def change(base: Summary, other: Summary) -> float | None:
+    """Mean of ``other`` minus ``base`` over the seeds that both have; None if there is none."""
+    both = sorted(set(base.values) & set(other.values))
+    if not both:
+        return None
+    mean = statistics.fmean(other.values[seed] - base.values[seed] for seed in both)
+    return round(mean, 9)  # 82.5 - 82.3 is 0.20000000000000284 in floating point
 
 
 def by_cell(plan: Plan) -> dict[tuple[str, str], list[tuple[Cell, Item]]]:

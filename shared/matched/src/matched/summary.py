@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from matched import data
 from matched.launch import Item, Plan
-from matched.results import Pair, Summary, by_cell, matched_mark, pairs, summarise
+from matched.results import Pair, Summary, by_cell, change, matched_mark, pairs, summarise
 from matched.rundir import State
 from matched.table import Cell, Metric
 
@@ -30,23 +30,30 @@ class SummaryTable:
     records: tuple[Mapping[str, Any], ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    """One arm's cell: our runs, the paper's numbers, and both compared with the baseline's."""
+
+    arm: str
+    items: list[tuple[Cell, Item]]
+    ours: Summary
+    change: float | None
+    printed: Mapping[str, Any]
+    printed_change: float | None
+    matched: str
+
+
 def summary_table(plan: Plan) -> SummaryTable:
     """The table of a plan as its runs stand now."""
     recipe, scale = plan.recipe, plan.scale
     metrics, arms = recipe.metrics(scale), [arm.name for arm in recipe.table.arms]
     found, runs = pairs(plan), by_cell(plan)
-    several = len(metrics) > 1
     rows, records = [], []
     for row in scale.runs:
         for metric in metrics:
-            cells = {arm: summarise(runs.get((row, arm), ()), metric) for arm in arms}
-            printed = {arm: recipe.paper.cell(row, arm) for arm in arms}
-            label = [recipe.paper.label(row), *([metric.label] if several else [])]
-            text = [*label, *_ours(metric, arms, cells), *_printed(metric, arms, printed)]
-            finished = sum(s.finished for c in cells.values() for s in c.states.values())
-            planned = sum(len(c.states) for c in cells.values())
-            rows.append((*text, f"{finished}/{planned}", *_marks(found, row, arms)))
-            records += _records(plan, row, metric, cells, printed, found, runs)
+            entries = _entries(plan, row, metric, found, runs)
+            rows.append(_texts(recipe.paper.label(row), metric, entries, len(metrics) > 1))
+            records += [_record(plan, row, metric, entry) for entry in entries]
     return SummaryTable(
         title=f"{recipe.paper.title} · {scale.name} scale",
         caption=recipe.paper.caption,
@@ -54,6 +61,60 @@ def summary_table(plan: Plan) -> SummaryTable:
         rows=tuple(rows),
         notes=tuple(_notes(plan, found)),
         records=tuple(records),
+    )
+
+
+def _entries(
+    plan: Plan,
+    row: str,
+    metric: Metric,
+    found: list[Pair],
+    runs: Mapping[tuple[str, str], list[tuple[Cell, Item]]],
+) -> list[_Entry]:
+    """A row's entries, the baseline's first. Runs that are not matched are not compared."""
+    entries: list[_Entry] = []
+    for arm in plan.recipe.table.arms:
+        items = runs.get((row, arm.name), [])
+        ours, printed = summarise(items, metric), plan.recipe.paper.cell(row, arm.name)
+        base = entries[0] if entries else None
+        mark = matched_mark(found, row, arm.name) if base else ""
+        entries.append(
+            _Entry(
+                arm=arm.name,
+                items=items,
+                ours=ours,
+                change=change(base.ours, ours) if base and mark != "no" else None,
+                printed=printed,
+                printed_change=_printed_change(base.printed, printed, metric) if base else None,
+                matched=mark,
+            )
+        )
+    return entries
+
+
+def _printed_change(
+    base: Mapping[str, Any], printed: Mapping[str, Any], metric: Metric
+) -> float | None:
+    if metric.key not in base or metric.key not in printed:
+        return None
+    return round(printed[metric.key] - base[metric.key], 9)  # as in ``change``
+
+
+def _texts(
+    label: str, metric: Metric, entries: Sequence[_Entry], name_metric: bool
+) -> tuple[str, ...]:
+    """One line of the table."""
+    base, *others = entries
+    states = [state for entry in entries for state in entry.ours.states.values()]
+    return (
+        label,
+        *([metric.label] if name_metric else []),
+        *(cell_text(metric, entry.ours) for entry in entries),
+        *(_delta(metric, base.ours.mean, entry.change) for entry in others),
+        *(printed_text(metric, entry.printed) for entry in entries),
+        *(_delta(metric, base.printed.get(metric.key), e.printed_change) for e in others),
+        f"{sum(state.finished for state in states)}/{len(states)}",
+        *(entry.matched for entry in others),
     )
 
 
@@ -66,24 +127,6 @@ def _header(metrics: tuple[Metric, ...], arms: list[str]) -> tuple[str, ...]:
     paper = [f"paper {name}" for name in [*arms, *changes]]
     checks = ["matched"] if len(others) == 1 else [f"{arm} matched" for arm in others]
     return (*names, *arms, *changes, *paper, "runs", *checks)
-
-
-def _ours(metric: Metric, arms: list[str], cells: Mapping[str, Summary]) -> list[str]:
-    base = cells[arms[0]].mean
-    deltas = [_delta(metric, base, cells[arm].mean) for arm in arms[1:]]
-    return [*(cell_text(metric, cells[arm]) for arm in arms), *deltas]
-
-
-def _printed(
-    metric: Metric, arms: list[str], printed: Mapping[str, Mapping[str, Any]]
-) -> list[str]:
-    base = printed[arms[0]].get(metric.key)
-    deltas = [_delta(metric, base, printed[arm].get(metric.key)) for arm in arms[1:]]
-    return [*(printed_text(metric, printed[arm]) for arm in arms), *deltas]
-
-
-def _marks(found: list[Pair], row: str, arms: list[str]) -> list[str]:
-    return [matched_mark(found, row, arm) for arm in arms[1:]]
 
 
 def number(metric: Metric, value: float, like: float | None = None) -> str:
@@ -121,12 +164,14 @@ def printed_text(metric: Metric, cell: Mapping[str, Any]) -> str:
     return text or MISSING
 
 
-def _delta(metric: Metric, base: float | None, value: float | None) -> str:
-    if base is None or value is None:
+def _delta(metric: Metric, base: float | None, difference: float | None) -> str:
+    """A signed change, with the decimals of the baseline."""
+    if base is None or difference is None:
         return MISSING
-    text = number(metric, value - base, base)
-    zero = float(text) == 0
-    return text.lstrip("-") if zero else text if value < base else f"+{text}"
+    text = number(metric, difference, base)
+    if float(text) == 0:
+        return text.lstrip("-")
+    return text if difference < 0 else f"+{text}"
 
 
 def data_titles(plan: Plan) -> str:
@@ -148,8 +193,9 @@ def _notes(plan: Plan, found: list[Pair]) -> list[str]:
         notes.append("± is the standard deviation over seeds.")
     others = ", ".join(arm.name for arm in table.arms[1:])
     notes.append(
-        f"Δ is {others} minus {table.baseline.name}. Matched: equal configs but for the norm, "
-        "equal first weights outside the norms, equal first batches."
+        f"Δ is {others} minus {table.baseline.name}, over the seeds that both have, and only where "
+        "they are matched: equal configs but for the norm, equal first weights outside the norms, "
+        "equal first batches."
     )
     notes += [
         f"Not matched in {field}, on purpose: {why}" for field, why in table.exceptions.items()
@@ -167,48 +213,28 @@ def _notes(plan: Plan, found: list[Pair]) -> list[str]:
     return notes
 
 
-def _records(
-    plan: Plan,
-    row: str,
-    metric: Metric,
-    cells: Mapping[str, Summary],
-    printed: Mapping[str, Mapping[str, Any]],
-    found: list[Pair],
-    runs: Mapping[tuple[str, str], list[tuple[Cell, Item]]],
-) -> list[dict[str, Any]]:
-    baseline = plan.recipe.table.baseline.name
-    base, paper_base = cells[baseline].mean, printed[baseline].get(metric.key)
-    records = []
-    for arm, cell in cells.items():
-        paper = printed[arm].get(metric.key)
-        is_base = arm == baseline
-        records.append(
-            {
-                "table": plan.recipe.name,
-                "scale": plan.scale.name,
-                "data": data_titles(plan),
-                "row": row,
-                "model": plan.recipe.paper.label(row),
-                "arm": arm,
-                "metric": metric.key,
-                "unit": metric.unit,
-                "direction": metric.direction,
-                "mean": cell.mean,
-                "std": cell.deviation,
-                "seeds_with_value": len(cell.values),
-                "seeds_planned": len(cell.states),
-                "seeds_diverged": cell.diverged,
-                "delta": _difference(is_base, base, cell.mean),
-                "paper": paper,
-                "paper_delta": _difference(is_base, paper_base, paper),
-                "matched": "" if is_base else matched_mark(found, row, arm),
-                "states": " ".join(map(str, cell.states.values())),
-                "signatures": " ".join(i.run.signature for _, i in runs.get((row, arm), ())),
-            }
-        )
-    return records
-
-
-def _difference(is_base: bool, base: float | None, value: float | None) -> float | None:
-    # Rounded far below what is printed: 82.5 - 82.3 is 0.20000000000000284 in floating point.
-    return None if is_base or base is None or value is None else round(value - base, 9)
+def _record(plan: Plan, row: str, metric: Metric, entry: _Entry) -> dict[str, Any]:
+    """An entry as a line of CSV."""
+    ours = entry.ours
+    return {
+        "table": plan.recipe.name,
+        "scale": plan.scale.name,
+        "data": data_titles(plan),
+        "row": row,
+        "model": plan.recipe.paper.label(row),
+        "arm": entry.arm,
+        "metric": metric.key,
+        "unit": metric.unit,
+        "direction": metric.direction,
+        "mean": ours.mean,
+        "std": ours.deviation,
+        "seeds_with_value": len(ours.values),
+        "seeds_planned": len(ours.states),
+        "seeds_diverged": ours.diverged,
+        "delta": entry.change,
+        "paper": entry.printed.get(metric.key),
+        "paper_delta": entry.printed_change,
+        "matched": entry.matched,
+        "states": " ".join(map(str, ours.states.values())),
+        "signatures": " ".join(item.run.signature for _, item in entry.items),
+    }

@@ -112,6 +112,14 @@ class Table:
     scales: tuple[Scale, ...]
     exceptions: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for what, names in (
+            ("arms", [arm.name for arm in self.arms]),
+            ("scales", [scale.name for scale in self.scales]),
+        ):
+            if not names or len(set(names)) != len(names):
+                raise ValueError(f"{what} {names} of a table must be distinct, one or more")
+
     @property
     def baseline(self) -> Arm:
         return self.arms[0]

@@ -146,6 +146,8 @@ def execute(run: Run, site: Site, *, threads: int, loaders: int) -> str:
             word = "diverged" if outcome.diverged else "done"
             if rank == 0:
                 directory.write_result(_result(word, outcome, time.time() - started))
+            else:
+                _wait_for_result(directory)
         except Exception as error:
             why = _one_line(error)
             log.error("%s failed: %s", run.signature, why, exc_info=True)
@@ -154,6 +156,12 @@ def execute(run: Run, site: Site, *, threads: int, loaders: int) -> str:
             return why
         log.info("%s %s: %s", run.signature, word, dict(outcome.metrics))
         return word
+
+
+def _wait_for_result(directory: RunDirectory) -> None:
+    """Rank 0 may be writing it yet, and the next run of the pack may need it."""
+    while directory.result() is None:
+        time.sleep(0.1)
 
 
 def _result(word: str, outcome: Outcome, seconds: float) -> dict[str, Any]:

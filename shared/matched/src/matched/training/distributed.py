@@ -22,8 +22,6 @@ def process_group(context: Context) -> Iterator[torch.device]:
     if torch.cuda.is_available():
         device = torch.device("cuda", context.local_rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
-        torch.backends.cuda.matmul.allow_tf32 = True
-        torch.backends.cudnn.allow_tf32 = True
     else:
         device = torch.device("cpu")
         torch.set_num_threads(context.threads)

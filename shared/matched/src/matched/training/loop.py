@@ -119,6 +119,7 @@ class _Loop:
         plan = Order(config, self.samples, self.division, 0)
         self.steps, self.steps_per_epoch = plan.steps, plan.steps_per_epoch
         self.journal = Journal(context, self.steps)
+        torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.precision)
         self.autocast = (
             torch.autocast(device.type, dtype=dtype) if dtype is not None else nullcontext()

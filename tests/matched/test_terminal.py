@@ -1,0 +1,81 @@
+"""What a person sees: bars and tables in a terminal of 80 columns, and no traceback."""
+
+import os
+import pty
+import re
+import subprocess
+import sys
+
+import pytest
+
+CELL = ["--row", "small", "--arm", "LN"]
+CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
+
+
+@pytest.fixture
+def terminal(one_row):
+    """Runs ``matched`` in a terminal: its exit code, and all that it wrote there."""
+
+    def run(*arguments):
+        ours, theirs = pty.openpty()
+        environment = {**one_row.environment, "TERM": "xterm", "COLUMNS": "80", "LINES": "40"}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "matched", *arguments],
+            cwd=one_row.root,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=theirs,
+            stderr=theirs,
+        )
+        os.close(theirs)
+        text = b""
+        while chunk := _read(ours):
+            text += chunk
+        os.close(ours)
+        return process.wait(), CONTROL.sub("", text.decode())
+
+    return run
+
+
+def _read(descriptor):
+    try:
+        return os.read(descriptor, 65536)
+    except OSError:  # how a terminal says that its last program has ended
+        return b""
+
+
+def test_submit_waits_and_prints_the_table(one_row, terminal):
+    code, told = terminal("submit", "table1", "--wait")
+    assert code == 0
+    assert "2 of 2 runs finished (2 done)" in told
+    assert "Small_1" in told and "80.0" in told
+
+
+def test_a_failure_is_shown_while_waiting(one_row, terminal):
+    one_row.trouble("raise", "small.LN.0")
+    code, told = terminal("submit", "table1", "--wait")
+    assert code == 1
+    assert "1 failed" in told and "[/here] at [data]" in told
+    assert "Traceback" not in told
+
+
+def test_run_of_a_failing_cell_ends_in_one_line(one_row, terminal):
+    one_row.trouble("raise", "small.LN.0")
+    code, told = terminal("run", "table1", *CELL)
+    assert code == 2
+    assert "matched: error: the tiny task was told to fail [/here] at [data]" in told
+    assert "Traceback" not in told
+
+
+def test_run_shows_a_bar_and_the_result(one_row, terminal):
+    code, told = terminal("run", "table1", *CELL)
+    assert code == 0
+    assert "done  top1 80" in told
+
+
+def test_the_table_fits_eighty_columns(one_row, terminal):
+    one_row.finish("small.LN.0", top1=80.0)
+    one_row.finish("small.DyT.0", top1=81.0)
+    _, told = terminal("table", "table1")
+    (line,) = (line for line in told.splitlines() if line.lstrip().startswith("Small_1"))
+    assert line.split() == ["Small_1", "80.0", "81.0", "+1.0", "82.3", "82.5", "+0.2", "2/2", "yes"]
