@@ -20,14 +20,12 @@ def free_port():
         return listener.getsockname()[1]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Filled by two processes."""
-    folder = tmp_path_factory.mktemp("two")
+def train(folder, *runs):
+    """Have two processes train these runs of two_processes.py, one after the other."""
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
     processes = [
         subprocess.Popen(
-            [sys.executable, SCRIPT, folder],
+            [sys.executable, SCRIPT, folder, *runs],
             env=os.environ | address | {"RANK": str(rank), "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -36,11 +34,18 @@ def folder(tmp_path_factory):
         for rank in range(2)
     ]
     try:
-        said = [process.communicate(timeout=240)[0] for process in processes]
+        said = [process.communicate(timeout=120)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
     assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Filled by two processes that train several runs, as those of a packed job do."""
+    folder = tmp_path_factory.mktemp("two")
+    train(folder, "own", "dyt", "early", "late", "cut")
     return folder
 
 
@@ -68,7 +73,16 @@ def test_the_arms_of_a_pair_on_two_processes_have_the_same_fingerprint(folder, u
     assert own.losses[:4] != dyt.losses[:4]
 
 
+def test_a_process_that_is_early_for_the_next_run_of_a_job_waits_for_the_others(folder):
+    early, late, own = (Trained(directory=folder / f"{run}-0") for run in ("early", "late", "own"))
+    assert early.losses == pytest.approx(own.losses, rel=1e-6)
+    assert late.losses != early.losses
+    assert late.checkpoints == early.checkpoints
+
+
 def test_a_run_on_two_processes_that_was_cut_ends_the_same(folder):
+    assert Trained(directory=folder / "cut").checkpoints == ["step_00000005.pt"]
+    train(folder, "resumed")
     cut, own = (Trained(directory=folder / name) for name in ("cut", "own-0"))
     assert cut.losses == pytest.approx(own.losses, rel=1e-6)
     assert cut.json("fingerprint.json") == own.json("fingerprint.json")

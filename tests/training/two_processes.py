@@ -1,11 +1,12 @@
 """What each of two processes does for test_processes.py; started with torchrun's variables.
 
-python two_processes.py FOLDER
+python two_processes.py FOLDER RUN...
 """
 
 import os
 import sys
-from dataclasses import replace
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from problem import CONFIG, DYT, Cut, CutAt, context, learner
@@ -16,22 +17,26 @@ from matched.training.distributed import process_group
 RANK = int(os.environ["RANK"])
 
 
-def train(directory, config=CONFIG, **changes):
-    where = context(directory, rank=RANK, local_rank=RANK, world=2)
+def train(directory, signature, linger=0.0, **changes):
+    where = context(directory, signature=signature, rank=RANK, local_rank=RANK, world=2)
     with process_group(where) as device:
-        return fit(where, config, learner(config, **changes), device)
+        fit(where, CONFIG, learner(**changes), device)
+        if RANK == 0:
+            time.sleep(linger)  # as if writing the last checkpoint took long
 
 
-def main(folder):
-    # Folders of their own show who writes; a cut run needs one that both see.
-    train(folder / f"own-{RANK}")
-    train(folder / f"dyt-{RANK}", replace(CONFIG, epochs=2), norm=DYT)
-    try:
-        # One micro-batch a step: in step 8, after the checkpoint of step 5.
-        train(folder / "cut", loss=CutAt(3))
-    except Cut:
-        train(folder / "cut", weights=99)
-
+# Folders of their own show who writes; a cut run has one that both see.
+RUNS = {
+    "own": lambda folder: train(folder / f"own-{RANK}", "own"),
+    "dyt": lambda folder: train(folder / f"dyt-{RANK}", "dyt", norm=DYT),
+    # One micro-batch a step: in step 8, after the checkpoint of step 5.
+    "cut": lambda folder: train(folder / "cut", "cut", loss=CutAt(3)),
+    "resumed": lambda folder: train(folder / "cut", "cut", weights=99),
+    "early": lambda folder: train(folder / f"early-{RANK}", "early", linger=0.5),
+    "late": lambda folder: train(folder / f"late-{RANK}", "late", weights=99),
+}
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    for run in sys.argv[2:]:
+        with suppress(Cut):
+            RUNS[run](Path(sys.argv[1]))

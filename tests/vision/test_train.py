@@ -137,6 +137,7 @@ class TestEvaluation:
         counts = [len(range(rank, self.COUNT, world)) for rank in range(world)]
         shares = [self.metrics(tmp_path, rank, world) for rank in range(world)]
         assert sum(counts) == self.COUNT
+        assert len({share["loss"] for share in shares}) == world
         for name, value in self.metrics(tmp_path).items():
             total = sum(n * share[name] for n, share in zip(counts, shares, strict=True))
             assert total / self.COUNT == pytest.approx(value, rel=1e-5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -28,11 +29,27 @@ def process_group(context: Context) -> Iterator[torch.device]:
     if context.world == 1:
         yield device
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=dist.PrefixStore(context.signature, _meeting_point()),
+        rank=context.rank,
+        world_size=context.world,
+    )
     try:
         yield device
     finally:
         dist.destroy_process_group()
+
+
+@cache
+def _meeting_point() -> dist.Store:
+    """Where the processes of a job find each other: one store for all its runs.
+
+    With one each, on the same port, a process that is early for a run would wait at the store of
+    the run before.
+    """
+    store, _, _ = next(dist.rendezvous("env://"))
+    return store
 
 
 def gathered(value: Any) -> list[Any]:
