@@ -59,6 +59,13 @@ class Supervised(TrainConfig):
         for name in ("flip", "mixup_prob", "mixup_switch", "erasing", "label_smoothing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 0 to 1")
+        for name in ("image_size", "eval_batch"):
+            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected 1 or more")
+        for name, most in (("crop_scale", 1.0), ("crop_aspect", float("inf"))):
+            least, largest = getattr(self, name)
+            if not 0 < least <= largest <= most:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected (least, most) > 0")
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"drop_path is {self.drop_path}; expected 0 or more, below 1")
         if not 0 < self.crop_ratio <= 1:

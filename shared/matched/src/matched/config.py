@@ -23,8 +23,8 @@ class TrainConfig:
         weight_decay: of AdamW, for parameters of two or more dimensions.
         betas: of AdamW.
         clip_norm: largest gradient norm; None does not clip.
-        precision: "fp32", "tf32" (of matrix products, on GPUs that have it), or mixed with "bf16"
-            or "fp16" (with loss scaling).
+        precision: "fp32", "tf32" (of products and convolutions, on GPUs that have it), or mixed
+            with "bf16" or "fp16" (with loss scaling).
         ema_decay: decay of the exponential moving average of the weights; None keeps none.
         eval_epochs: epochs between evaluations; the last epoch is always evaluated.
         log_steps: optimiser steps between lines of metrics.jsonl.
@@ -56,6 +56,11 @@ class TrainConfig:
         if not 0 <= self.warmup_epochs <= self.epochs:
             raise ValueError(
                 f"warmup_epochs is {self.warmup_epochs}; expected 0 to epochs ({self.epochs})"
+            )
+        if not self.weight_decay >= 0 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(
+                f"weight_decay {self.weight_decay} and betas {self.betas}: expected 0 or more, "
+                "and two numbers from 0 to below 1"
             )
         if self.schedule not in ("cosine", "constant"):
             raise ValueError(f"schedule is {self.schedule!r}; expected 'cosine' or 'constant'")

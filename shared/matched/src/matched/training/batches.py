@@ -102,12 +102,7 @@ def loader(dataset: Dataset, order: Order, *, loaders: int, pin: bool) -> DataLo
         batch_sampler=order,
         num_workers=loaders,
         pin_memory=pin,
-        worker_init_fn=_one_thread,
     )
-
-
-def _one_thread(worker: int) -> None:
-    torch.set_num_threads(1)
 
 
 def on_device(value: Any, device: torch.device) -> Any:

@@ -38,19 +38,14 @@ def newest(folder: Path, signature: str) -> dict[str, Any] | None:
         except Exception as error:
             log.warning("%s is damaged (%s); trying the one before", path, error)
             continue
-        if state["signature"] != signature:
+        found = state.get("signature") if isinstance(state, dict) else None
+        if found != signature:
             raise ValueError(
-                f"{path} is a checkpoint of run {state['signature']}, not of {signature}; "
+                f"{path} is a checkpoint of run {found}, not of {signature}; "
                 "move it away to start this run from the beginning"
             )
         return state
     return None
-
-
-def discard(folder: Path) -> None:
-    """Delete the checkpoints of a run that needs them no longer."""
-    for path in _newest_first(folder):
-        path.unlink()
 
 
 def _newest_first(folder: Path) -> list[Path]:

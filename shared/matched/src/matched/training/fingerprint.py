@@ -29,14 +29,18 @@ def weights_digest(model: nn.Module, norms: Sequence[str]) -> str:
     return digest.hexdigest()[:16]
 
 
-def batch_digest(micro_batches: Iterable[Any]) -> str:
-    """Hash of the tensors that one process feeds its model in one optimiser step."""
+def batch_digest(batch: Any) -> str:
+    """Hash of the tensors of a micro-batch."""
     digest = hashlib.sha256()
-    for batch in micro_batches:
-        for tensor in _tensors(batch):
-            digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(_bits(tensor))
+    for tensor in _tensors(batch):
+        digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(_bits(tensor))
     return digest.hexdigest()[:16]
+
+
+def digest_of(digests: Iterable[str]) -> str:
+    """One hash for several, in their order."""
+    return hashlib.sha256("-".join(digests).encode()).hexdigest()[:16]
 
 
 def _bits(tensor: torch.Tensor) -> bytes:

@@ -24,7 +24,7 @@ from matched.config import TrainConfig
 from matched.training import checkpoint
 from matched.training.batches import Division, Order, loader, on_device
 from matched.training.distributed import gathered, sum_over_ranks
-from matched.training.fingerprint import BATCHES, batch_digest, weights_digest
+from matched.training.fingerprint import BATCHES, batch_digest, digest_of, weights_digest
 from matched.training.journal import Journal
 from matched.training.seeding import reseed
 from matched.worker import Context, Outcome
@@ -37,7 +37,7 @@ class Average(Protocol):
 
     module: nn.Module
 
-    def update(self, model: nn.Module, step: int) -> None: ...
+    def update(self, model: nn.Module) -> None: ...
 
 
 @dataclass(kw_only=True)
@@ -119,7 +119,8 @@ class _Loop:
         plan = Order(config, self.samples, self.division, 0)
         self.steps, self.steps_per_epoch = plan.steps, plan.steps_per_epoch
         self.journal = Journal(context, self.steps)
-        torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
+        torch.backends.cuda.matmul.allow_tf32 = config.precision == "tf32"
+        torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.precision)
         self.autocast = (
             torch.autocast(device.type, dtype=dtype) if dtype is not None else nullcontext()
@@ -204,7 +205,7 @@ class _Loop:
         self.scaler.update()
         optimizer.zero_grad(set_to_none=True)
         if self.learner.average is not None:
-            self.learner.average.update(self.learner.model, self.at.step)
+            self.learner.average.update(self.learner.model)
 
     def _set_rate(self) -> float:
         share = rate_at(self.at.step, self.steps, self.steps_per_epoch, self.config)
@@ -233,7 +234,8 @@ class _Loop:
         average = self.learner.average
         model = self.learner.model if average is None else average.module
         model.eval()
-        with torch.inference_mode(), self.autocast:
+        # Not inference_mode: a model may keep a tensor that it computes here for its training.
+        with torch.no_grad(), self.autocast:
             metrics = self.learner.evaluate(model)
         self.learner.model.train()
         self.journal.evaluation(self.at.step, self._epoch(), metrics)
@@ -249,8 +251,9 @@ class _Loop:
 
     def _note(self, micro_batches: list[Any]) -> None:
         """Add a step's batches to the fingerprint and write it."""
-        digests = gathered(batch_digest(micro_batches))
-        self.at.batches.append("-".join(digests))
+        own = [batch_digest(batch) for batch in micro_batches]
+        # In the order of their numbers, so that the division over processes leaves no trace.
+        self.at.batches.append(digest_of([d for digests in gathered(own) for d in digests]))
         self.journal.fingerprint(self.at.weights, self.at.batches)
 
     def _save(self) -> None:
