@@ -19,8 +19,6 @@ from matched.summary import summary_table
 from matched.table import SCALES, Cell
 from matched.watch import wait
 
-LOCAL = ("debug", "local")
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; a user's mistake ends in one line on standard error and exit code 2."""
@@ -67,10 +65,11 @@ def _parser() -> argparse.ArgumentParser:
         )
         return added
 
-    def one_cell(added: argparse.ArgumentParser, required: bool) -> None:
-        added.add_argument("--row", required=required, help="a row's key, such as vit_b")
-        added.add_argument("--arm", required=required, help="an arm's name, such as DyT")
+    def one_cell(added: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        added.add_argument("--row", required=True, help="a row's key, such as vit_b")
+        added.add_argument("--arm", required=True, help="an arm's name, such as DyT")
         added.add_argument("--seed", type=int, help="a seed of the table (default: its first)")
+        return added
 
     listed = commands.add_parser("list", help="the tables that have a recipe")
     listed.set_defaults(do=_list)
@@ -80,22 +79,23 @@ def _parser() -> argparse.ArgumentParser:
     command("status", _status, "show where every run stands")
     command("table", _table, "print the summary table and write it to results/")
     command("audit", _audit, "show what differs between the runs of every pair")
-    logs = command("logs", _logs, "print the log of a run")
-    one_cell(logs, required=True)
+    logs = one_cell(command("logs", _logs, "print the log of a run"))
     logs.add_argument("--follow", "-f", action="store_true", help="go on while the run is at work")
     retry = clustered(command("retry", _retry, "run failed and damaged runs again"))
     retry.add_argument("--wait", action="store_true", help="wait for them and print the table")
-    one_cell(command("run", _run, "run one cell here, in the foreground"), required=True)
+    one_cell(command("run", _run, "run one cell here, in the foreground"))
     return parser
 
 
-def _load(given: argparse.Namespace, cells: Sequence[Cell] | None = None) -> Plan:
+def _load(given: argparse.Namespace) -> Plan:
+    """The plan of the table that is asked for, or of the one cell."""
     recipe = recipes.load(given.table)
     here = site.read(_site_file())
     scale = recipe.scale(given.scale)
-    if getattr(given, "row", None) is not None:
-        cells = [_cell(given, list(recipe.table.cells(scale)))]
-    return launch.make(recipe, scale, here, cells)
+    if "row" not in given:
+        return launch.make(recipe, scale, here)
+    cell = _cell(given, list(recipe.table.cells(scale)))
+    return launch.make(recipe, scale, here, only=[cell])
 
 
 def _site_file() -> Path:

@@ -129,7 +129,9 @@ def execute(run: Run, site: Site, *, threads: int, loaders: int) -> str:
     try:
         if (result := directory.result()) is not None:
             return result["outcome"]
-        directory.prepare()
+        if rank == 0:
+            directory.prepare()
+        directory.path.mkdir(parents=True, exist_ok=True)  # another process may be the first here
     except Damaged as error:
         return str(error)
     with _logging_to(directory / "log.txt" if rank == 0 else None):
