@@ -36,7 +36,7 @@ setup: $(READY)
 # The lock is complete, so nothing is resolved here: what is installed is what was tested.
 $(READY): requirements.lock $(wildcard shared/*/pyproject.toml packages/*/pyproject.toml)
 	@$(PYTHON) tools/check_python.py
-	@echo "Installing the pinned packages into $(VENV): some minutes and 6 GB, once"
+	@echo "Installing the pinned packages into $(VENV): some minutes and 5 GB, once"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) -r requirements.lock
 	@$(PIP) --no-build-isolation $(addprefix -e ./,$(PARTS))

@@ -31,10 +31,7 @@ class Images:
 
 
 class Digits(Dataset):
-    """scikit-learn's digits as RGB images: the last 360, by other writers, are held out.
-
-    The set is UCI's optdigits test set, in which the writers follow one another.
-    """
+    """scikit-learn's digits as RGB images; the last 360, in the order of the set, are held out."""
 
     def __init__(self, *, train: bool, size: int, transform: Callable[[Image.Image], Any]) -> None:
         from sklearn.datasets import load_digits
