@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import distributions
@@ -42,7 +42,12 @@ class Context:
         local_rank: this process among those of its node: the index of its GPU.
         threads: of this process, for arithmetic on the CPU.
         loaders: processes that load data for this process; 0 loads in this one.
-        checkpoint_steps: optimiser steps between two checkpoints.
+        checkpoint_steps, checkpoint_minutes: a checkpoint is due after so many optimiser steps,
+            and after so many minutes, whichever comes first.
+        shard: spread the weights and the optimizer's state over the processes (FSDP2) rather than
+            keep a copy on each (DDP).
+        confirm: raises if another process has taken this run over; asked before anything is
+            written that would stand beside what the other one writes.
     """
 
     directory: Path
@@ -55,6 +60,9 @@ class Context:
     threads: int = 1
     loaders: int = 0
     checkpoint_steps: int = 500
+    checkpoint_minutes: float = 10.0
+    shard: bool = False
+    confirm: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, kw_only=True)
