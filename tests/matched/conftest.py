@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from matched import Run, data, launch, recipes, site
+from matched import Run, data, plans, recipes, site
 from matched.cli import main
 from matched.files import write_json
 from matched.rundir import RunDirectory
@@ -168,10 +168,10 @@ class Project:
             main(arguments)
         return *self.capsys.readouterr(), exit.value.code
 
-    def plan(self, table: str = "table1", scale: str = "smoke") -> launch.Plan:
+    def plan(self, table: str = "table1", scale: str = "smoke") -> plans.Plan:
         """The plan as this process sees it."""
         recipe = recipes.load(table)
-        return launch.make(recipe, recipe.scale(scale), site.read(self.root / site.FILE))
+        return plans.make(recipe, recipe.scale(scale), site.read(self.root / site.FILE))
 
     def directory(self, name: str) -> RunDirectory:
         """The directory of the run "<model>.<norm>.<seed>" of table1 at smoke scale."""

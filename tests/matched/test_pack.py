@@ -4,7 +4,7 @@ from itertools import chain
 
 import pytest
 
-from matched import Resources, launch
+from matched import Resources, launch, packing
 from matched.site import Local, Site, Slurm
 
 NEEDS = """
@@ -29,7 +29,7 @@ CHAIN = NEEDS + (
 
 def packed(project, cluster):
     """Each job's runs as "<model>.<norm>.<seed>", and the jobs that it waits for."""
-    jobs = launch.pack(project.plan(), cluster)
+    jobs = packing.pack(project.plan(), cluster)
     return [
         ([f"{c.model}.{c.norm}.{c.seed}" for c in (i.run.config for i in job.items)], job.after)
         for job in jobs
@@ -67,7 +67,7 @@ def test_runs_on_gpus_share_those_of_the_machine(project, gpus, jobs):
     project.site("[local]\nworkers = 99\ngpus = 4\n")
     project.recipe(f"TABLE = Table(arms=ARMS, scales=(scale(gpus={gpus}, small=SMALL),))")
     plan = project.plan()
-    found = launch.pack(plan, "local")
+    found = packing.pack(plan, "local")
     assert len(found) == jobs
     used = [launch._callable(plan, job, "local", i).gpus for i, job in enumerate(found)]
     flat = list(chain(*used))

@@ -45,9 +45,9 @@ def test_another_process_gives_the_same_signature(project):
     project.recipe("TABLE = Table(arms=ARMS, scales=(scale(small=SMALL, large=LARGE),))")
     here = [item.run.signature for item in project.plan().items]
     code = (
-        "import sys; from matched import launch, recipes, site; from pathlib import Path\n"
+        "import sys; from matched import plans, recipes, site; from pathlib import Path\n"
         "r = recipes.load('table1'); s = site.read(Path(sys.argv[1]))\n"
-        "print(*[i.run.signature for i in launch.make(r, r.scale('smoke'), s).items])"
+        "print(*[i.run.signature for i in plans.make(r, r.scale('smoke'), s).items])"
     )
     for seed in ("1", "2"):
         answer = subprocess.run(

@@ -6,7 +6,7 @@ import cloudpickle
 import pytest
 
 from matched import site
-from matched.worker import Pack
+from matched.pack import Pack
 
 
 @pytest.fixture
@@ -18,6 +18,7 @@ def pack(one_row, monkeypatch):
         site=site.read(one_row.root / site.FILE),
         threads=1,
         loaders=0,
+        token="t1",
     )
 
 
@@ -26,7 +27,7 @@ def test_finished_runs_are_skipped(one_row, pack):
     one_row.finish("small.LN.0", top1=1.0)
     one_row.finish("small.DyT.0", outcome="diverged")
     before = one_row.snapshot()
-    assert list(pack.compute().values()) == ["done", "diverged"]
+    assert list(pack.compute("here", "1").values()) == ["done", "diverged"]
     assert one_row.computed() == []
     assert one_row.snapshot() == before
 
@@ -36,7 +37,7 @@ def test_damaged_runs_are_neither_computed_nor_written_to(one_row, pack):
         path = one_row.finish(name, top1=1.0) / "result.json"
         path.write_text("{", encoding="utf-8")
     before = one_row.snapshot()
-    told = pack.compute()
+    told = pack.compute("here", "1")
     assert all("result.json is not whole JSON" in why for why in told.values())
     assert one_row.computed() == []
     assert one_row.snapshot() == before
@@ -58,5 +59,5 @@ def test_a_pack_sets_its_threads(one_row, pack):
     one_row.finish("small.LN.0", top1=1.0)
     one_row.finish("small.DyT.0", top1=1.0)
     pack.threads = 3
-    pack.compute()
+    pack.compute("here", "1")
     assert os.environ["OMP_NUM_THREADS"] == "3"

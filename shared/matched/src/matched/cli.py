@@ -1,9 +1,10 @@
-"""The command ``matched``: plan, submit, status, table, logs, retry, audit and run."""
+"""The command ``matched``: plan, submit, status, table, logs, retry, cancel, audit and run."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -12,9 +13,10 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from matched import launch, recipes, render, reports, site
-from matched.launch import CLUSTERS, Plan
-from matched.rundir import State
+from matched import jobs, launch, plans, recipes, render, reports, site
+from matched.launch import CLUSTERS
+from matched.plans import Item, Plan
+from matched.rundir import RunFiles, State
 from matched.summary import summary_table
 from matched.table import SCALES, Cell
 from matched.watch import wait
@@ -65,25 +67,37 @@ def _parser() -> argparse.ArgumentParser:
         )
         return added
 
-    def one_cell(added: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        added.add_argument("--row", required=True, help="a row's key, such as vit_b")
-        added.add_argument("--arm", required=True, help="an arm's name, such as DyT")
-        added.add_argument("--seed", type=int, help="a seed of the table (default: its first)")
+    def submitting(added: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        added.add_argument("--wait", action="store_true", help="wait and print the table")
+        added.add_argument(
+            "--snapshot", action="store_true", help="run from a copy of the code as it is now"
+        )
+        return clustered(added)
+
+    def some_cells(added: argparse.ArgumentParser, one: bool) -> argparse.ArgumentParser:
+        added.add_argument("--row", required=one, help="a row's key, such as vit_b")
+        added.add_argument("--arm", required=one, help="an arm's name, such as DyT")
+        default = "its first" if one else "all"
+        added.add_argument("--seed", type=int, help=f"a seed of the table (default: {default})")
         return added
 
     listed = commands.add_parser("list", help="the tables that have a recipe")
     listed.set_defaults(do=_list)
     clustered(command("plan", _plan, "show the runs of a table and what a submission would ask"))
-    submit = clustered(command("submit", _submit, "submit what is missing"))
-    submit.add_argument("--wait", action="store_true", help="wait for it and print the table")
-    command("status", _status, "show where every run stands")
+    submitting(command("submit", _submit, "submit what is missing"))
+    status = command("status", _status, "show where every run stands")
+    status.add_argument("--watch", "-w", action="store_true", help="go on while runs are at work")
     command("table", _table, "print the summary table and write it to results/")
     command("audit", _audit, "show what differs between the runs of every pair")
-    logs = one_cell(command("logs", _logs, "print the log of a run"))
+    logs = commands.add_parser("logs", help="print the log of a run")
+    logs.set_defaults(do=_logs)
+    logs.add_argument(
+        "signature", help="of the run, as `status` shows it; its first digits will do"
+    )
     logs.add_argument("--follow", "-f", action="store_true", help="go on while the run is at work")
-    retry = clustered(command("retry", _retry, "run failed and damaged runs again"))
-    retry.add_argument("--wait", action="store_true", help="wait for them and print the table")
-    one_cell(command("run", _run, "run one cell here, in the foreground"))
+    submitting(command("retry", _retry, "run failed and damaged runs again"))
+    some_cells(command("cancel", _cancel, "stop runs that are queued or running"), one=False)
+    some_cells(command("run", _run, "run one cell here, in the foreground"), one=True)
     return parser
 
 
@@ -92,10 +106,10 @@ def _load(given: argparse.Namespace) -> Plan:
     recipe = recipes.load(given.table)
     here = site.read(_site_file())
     scale = recipe.scale(given.scale)
-    if "row" not in given:
-        return launch.make(recipe, scale, here)
+    if given.do is not _run:
+        return plans.make(recipe, scale, here)
     cell = _cell(given, list(recipe.table.cells(scale)))
-    return launch.make(recipe, scale, here, only=[cell])
+    return plans.make(recipe, scale, here, only=[cell])
 
 
 def _site_file() -> Path:
@@ -139,7 +153,7 @@ def _plan(given: argparse.Namespace) -> int:
 
 
 def _submit(given: argparse.Namespace) -> int:
-    return _launch(given, _load(given))
+    return _launch(given)
 
 
 def _retry(given: argparse.Namespace) -> int:
@@ -148,24 +162,24 @@ def _retry(given: argparse.Namespace) -> int:
     for item in plan.damaged:
         for path in item.directory.set_aside():
             print(f"set aside: {path}")
-    return _launch(given, _load(given))
+    return _launch(given)
 
 
-def _launch(given: argparse.Namespace, plan: Plan) -> int:
+def _launch(given: argparse.Namespace) -> int:
     console = _console()
-    jobs = launch.submit(plan, given.cluster)
+    plan, handed = launch.submit(lambda: _load(given), given.cluster, snapshot=given.snapshot)
     count = len(plan.missing)
     console.print(
         f"{plan.recipe.name} at {plan.scale.name} scale: {count} of {len(plan.items)} runs "
-        f"submitted in {len(jobs)} jobs ({given.cluster}); runs lie in {plan.site.runs_folder}",
+        f"submitted in {len(handed)} jobs ({given.cluster}); runs lie in {plan.site.runs_folder}",
         highlight=False,
         soft_wrap=True,
     )
     if given.cluster == "debug":
-        for job in jobs:
+        for job in handed:
             job.result()
     if given.wait:
-        children = jobs if given.cluster == "local" else []
+        children = handed if given.cluster == "local" else []
         plan = wait(lambda: _load(given), children, console)
         return _show(plan, console)
     if given.cluster == "debug":
@@ -174,8 +188,10 @@ def _launch(given: argparse.Namespace, plan: Plan) -> int:
 
 
 def _status(given: argparse.Namespace) -> int:
-    plan = _load(given)
-    reports.show_status(plan, _console())
+    plan, console = _load(given), _console()
+    if given.watch:
+        plan = wait(lambda: _load(given), [], console)
+    reports.show_status(plan, console)
     return _verdict(plan)
 
 
@@ -217,19 +233,53 @@ def _audit(given: argparse.Namespace) -> int:
 
 
 def _logs(given: argparse.Namespace) -> int:
-    plan = _load(given)
-    item = plan.items[-1]
-    path = item.directory / "log.txt"
+    run = _found(given.signature)
+    path = run / "log.txt"
     if not path.exists():
-        raise ValueError(f"{item.title} has no log yet: it is {item.standing.state}")
+        job = run.job()
+        more = f"; what its job printed is in {job['folder']}" if job is not None else ""
+        raise ValueError(f"run {run.path.name} has no log: it has not begun{more}")
     with path.open(encoding="utf-8", errors="replace") as file:
         while True:
             # Asked first, so that what a run writes before it ends is still printed.
-            goes_on = given.follow and _load(given).items[-1].standing.state.live
+            goes_on = given.follow and any(seen.state for seen in jobs.look([run]).values())
             print(file.read(), end="", flush=True)
             if not goes_on:
                 return 0
             time.sleep(1)
+
+
+def _found(signature: str) -> RunFiles:
+    """The directory of the run whose signature begins so."""
+    folder = site.read(_site_file()).runs_folder
+    if not re.fullmatch("[0-9a-f]{3,12}", signature):
+        raise ValueError(
+            f"{signature!r} is no signature: 12 of the digits 0-9 and a-f, or the first of them; "
+            "`matched status` shows every run's"
+        )
+    found = sorted(folder.glob(f"*/{signature}*"))
+    if not found:
+        raise ValueError(f"no run below {folder} has a signature that begins with {signature}")
+    if len(found) > 1:
+        raise ValueError(f"{signature} begins several: {', '.join(path.name for path in found)}")
+    return RunFiles(found[0])
+
+
+def _cancel(given: argparse.Namespace) -> int:
+    plan = _load(given)
+    stopped = launch.cancel(plan, [item for item in plan.items if _is_meant(item, given)])
+    runs = sum(len(items) for items in stopped.values())
+    print(f"{runs} runs asked to stop, in {len(stopped)} jobs; `matched submit` goes on with them")
+    return 0
+
+
+def _is_meant(item: Item, given: argparse.Namespace) -> bool:
+    """Whether one of the run's cells is in the row, of the arm and of the seed asked for."""
+    asked = {key: getattr(given, key) for key in ("row", "arm", "seed")}
+    wanted = {key: value for key, value in asked.items() if value is not None}
+    return not wanted or any(
+        all(getattr(cell, key) == value for key, value in wanted.items()) for cell in item.cells
+    )
 
 
 def _run(given: argparse.Namespace) -> int:

@@ -26,13 +26,7 @@ class Interrupted(BaseException):
     """
 
 
-class _Asked:
-    """What this process was asked by, if anything."""
-
-    signal: signal.Signals | None = None
-
-
-_asked = _Asked()
+_received: list[signal.Signals] = []
 
 
 def requested() -> signal.Signals | None:
@@ -41,7 +35,12 @@ def requested() -> signal.Signals | None:
     A loop looks at it after every step; when it is set, all processes of the run have to save at
     the same step and raise ``Interrupted``.
     """
-    return _asked.signal
+    return _received[0] if _received else None
+
+
+def received() -> list[signal.Signals]:
+    """Every signal so far, in order."""
+    return list(_received)
 
 
 @contextmanager
@@ -57,36 +56,38 @@ def watching(grace: float, overdue: Callable[[signal.Signals], None]) -> Iterato
         return
     readable, writable = os.pipe()
     os.set_blocking(writable, False)
-    left = threading.Event()
     before = {number: signal.signal(number, _ignored) for number in SIGNALS}
     wakeup = signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
-    watcher = threading.Thread(target=_watch, args=(readable, left, grace, overdue), daemon=True)
+    watcher = threading.Thread(target=_watch, args=(readable, grace, overdue), daemon=True)
     watcher.start()
     try:
         yield
     finally:
-        left.set()
         signal.set_wakeup_fd(wakeup)
         for number, handler in before.items():
             signal.signal(number, handler)
-        os.close(writable)  # ends the thread
+        os.write(writable, b"\0")  # ends the thread; a child may keep the pipe open
         watcher.join()
-        _asked.signal = None
+        os.close(writable)
+        _received.clear()
 
 
 def _ignored(number: int, frame: object) -> None:
     """The signal has been noted by the thread already."""
 
 
-def _watch(
-    readable: int, left: threading.Event, grace: float, overdue: Callable[[signal.Signals], None]
-) -> None:
+def _watch(readable: int, grace: float, overdue: Callable[[signal.Signals], None]) -> None:
+    clock: threading.Timer | None = None
     with os.fdopen(readable, "rb", buffering=0) as pipe:
-        while number := pipe.read(1):
-            if number[0] in SIGNALS and _asked.signal is None:
-                _asked.signal = signal.Signals(number[0])
-                if not left.wait(grace):
-                    overdue(_asked.signal)
+        while number := pipe.read(1)[0]:
+            if number in SIGNALS:
+                _received.append(signal.Signals(number))
+                if clock is None:
+                    clock = threading.Timer(grace, overdue, [_received[0]])
+                    clock.daemon = True
+                    clock.start()
+    if clock is not None:
+        clock.cancel()
 
 
 def _in_child() -> None:

@@ -4,67 +4,123 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
+import tempfile
+import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from matched import lease
 from matched.files import Damaged, write_json
-from matched.rundir import RunDirectory, State
+from matched.rundir import RunDirectory, RunFiles, Seen, State
 
 PATIENCE = 60
-"""Seconds to wait for squeue, which a busy controller keeps waiting."""
+"""Seconds to wait for a Slurm command, which a busy controller keeps waiting."""
+SILENCE = 120
+"""Seconds after which a run on another host that gives no sign of life is taken to be over."""
+OVER = {
+    "COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL",
+    "DEADLINE", "PREEMPTED", "REVOKED",
+}  # fmt: skip
+WAITING = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "SUSPENDED"}
 
 
-def record(
-    directory: RunDirectory, cluster: str, job_id: str, folder: Path, submitted: float
-) -> None:
-    """Write job.json: at the time ``submitted``, this run was given to that job."""
-    key = f"{cluster} job {job_id}" if cluster == "slurm" else f"process {job_id} on {_host()}"
-    job = {"key": key, "cluster": cluster, "job_id": job_id, "host": _host(), "at": submitted}
-    write_json(directory / "job.json", {**job, "folder": str(folder)})
+def identity(cluster: str, job_id: str, token: str) -> dict[str, str]:
+    """What tells a job from all others: its cluster, number, and the submission's token."""
+    host = socket.gethostname()
+    key = f"slurm job {job_id}" if cluster == "slurm" else f"process {job_id} on {host}"
+    return {
+        "key": key,
+        "cluster": cluster,
+        "job_id": job_id,
+        "host": host,
+        "user": str(os.getuid()),
+        "token": token,
+    }
 
 
-def live(directories: Iterable[RunDirectory]) -> dict[str, State]:
-    """Key of every job named in these directories that is queued or running → which of the two."""
-    jobs = {}
+def record(directory: RunDirectory, job: Mapping[str, str], **more: Any) -> None:
+    """Write job.json: the run was given to that job."""
+    write_json(directory / "job.json", {**job, **more})
+
+
+def look(directories: Iterable[RunFiles]) -> dict[str, Seen]:
+    """Key of every job that these unfinished runs were given to → what is said of it.
+
+    Raises:
+        ValueError: where Slurm cannot be asked.
+    """
+    jobs: dict[str, dict[str, Any]] = {}
+    quiet: dict[str, float] = {}
     for directory in directories:
         if (directory / "result.json").exists():
             continue
-        try:
-            job = directory.job()
-        except Damaged:
-            continue
-        if job is not None:
-            jobs[job["key"]] = job
-    found = {}
-    slurm = [job for job in jobs.values() if job["cluster"] == "slurm"]
-    queue = _slurm_queue() if slurm else {}
-    for key, job in jobs.items():
-        state = queue.get(job["job_id"]) if job["cluster"] == "slurm" else _process_state(job)
-        if state is not None:
-            found[key] = state
-    return found
+        with suppress(Damaged):
+            if (job := directory.job()) is not None:
+                jobs[job["key"]] = job
+        owner = directory.owner()
+        if owner is not None and "key" in owner:
+            jobs.setdefault(owner["key"], owner)
+            if owner["cluster"] != "slurm" and owner["host"] != socket.gethostname():
+                seconds = lease.quiet_for(directory.path, _now(directory.path))
+                quiet[owner["key"]] = min(seconds, quiet.get(owner["key"], seconds))
+    slurm = {job["job_id"]: job["user"] for job in jobs.values() if job["cluster"] == "slurm"}
+    queue = _slurm(slurm) if slurm else {}
+    return {
+        key: queue.get(job["job_id"], Seen(state=None))
+        if job["cluster"] == "slurm"
+        else _process(job, quiet.get(key))
+        for key, job in jobs.items()
+    }
 
 
-def _host() -> str:
-    return socket.gethostname()
+def cancel(jobs: Iterable[Mapping[str, Any]]) -> None:
+    """Ask these jobs to stop; they save where they can.
+
+    Raises:
+        ValueError: if Slurm refuses, or a process is on another host.
+    """
+    slurm = []
+    for job in jobs:
+        if job["cluster"] == "slurm":
+            slurm.append(job["job_id"])
+        elif job["host"] != socket.gethostname():
+            raise ValueError(f"{job['key']} can be cancelled on that host only")
+        elif _process(job, None).state is not None:
+            os.kill(int(job["job_id"]), signal.SIGTERM)
+    if slurm:
+        _ask("scancel", *slurm)
 
 
-def _process_state(job: Mapping[str, Any]) -> State | None:
-    """Running if the process is there; another host's processes cannot be seen from here."""
-    if job["host"] != _host():
-        return State.RUNNING
+def _process(job: Mapping[str, Any], quiet: float | None) -> Seen:
+    """Whether the process is there; of another host's, whether it has been heard of lately."""
+    if job["host"] != socket.gethostname():
+        if quiet is None:  # nothing of this job has begun: its submission is all there is to go by
+            quiet = _now(Path(job["folder"])) - job["at"]
+        heard = quiet < SILENCE
+        words = "" if heard else f"nothing heard of {job['host']} for {quiet / 60:.0f} min"
+        return Seen(state=State.RUNNING if heard else None, words=words)
     stat = Path(f"/proc/{job['job_id']}/stat")
     try:
         fields = stat.read_text().rpartition(")")[2].split()
     except OSError:
-        return None
+        return Seen(state=None)
     zombie = fields[0] == "Z"
     # A later process may have been given the same number: it started after the job was recorded.
     started = _boot_time() + int(fields[19]) / os.sysconf("SC_CLK_TCK")
-    return None if zombie or started > job["at"] + 60 else State.RUNNING
+    over = zombie or started > job["at"] + 60
+    return Seen(state=None if over else State.RUNNING)
+
+
+def _now(folder: Path) -> float:
+    """The time by the clock that stamps the files of ``folder``, which may be a server's."""
+    with suppress(OSError), tempfile.NamedTemporaryFile(dir=folder) as file:
+        return os.fstat(file.fileno()).st_mtime
+    return time.time()
 
 
 def _boot_time() -> float:
@@ -74,33 +130,51 @@ def _boot_time() -> float:
     raise AssertionError("/proc/stat has no btime")
 
 
-def _slurm_queue() -> dict[str, State]:
-    """Slurm job id (array tasks as "7_3") → state, for this user's jobs in the queue.
+def _slurm(users: Mapping[str, str]) -> dict[str, Seen]:
+    """Slurm job id (array tasks as "7_3") → what squeue says, or else what sacct remembers.
 
-    squeue answers with and without accounting; a job that it does not list is over.
-
-    Raises:
-        ValueError: where Slurm cannot be asked.
+    ``users`` maps the job ids that are asked for to the number of the user who submitted each.
+    squeue answers with and without accounting, and for some minutes of jobs that are over.
     """
     if shutil.which("squeue") is None:
         raise ValueError(
             "some of these runs were submitted to Slurm, but there is no squeue here; "
             "ask from a machine of the cluster"
         )
-    command = ["squeue", "--me", "--noheader", "--array", "--format=%F_%K|%A|%T"]
+    of = "--user=" + ",".join(sorted(set(users.values())))
+    shown = _ask("squeue", of, "--noheader", "--array", "--states=all", "--format=%F_%K|%A|%T|%r")
+    queue = {}
+    for line in shown.splitlines():
+        task, job_id, state, reason = line.strip().split("|", 3)
+        queue[job_id if task.endswith("_N/A") else task] = _seen(state, reason)
+    gone = sorted(set(users) - set(queue))
+    if gone and shutil.which("sacct") is not None:
+        with suppress(ValueError):  # no accounting, no memory
+            shown = _ask("sacct", "-X", "-n", "-P", "-o", "JobID,State", "-j", ",".join(gone))
+            for line in shown.splitlines():
+                job_id, _, state = line.partition("|")
+                queue[job_id] = _seen(state, "")
+    return queue
+
+
+def _seen(state: str, reason: str) -> Seen:
+    word = state.split()[0].rstrip("+") if state.strip() else ""  # "CANCELLED by 1000"
+    if not word or word in OVER:
+        return Seen(state=None, words=state)
+    words = f"{state} ({reason})" if reason not in ("", "None") else state
+    return Seen(state=State.QUEUED if word in WAITING else State.RUNNING, words=words)
+
+
+def _ask(*command: str) -> str:
+    """What a Slurm command answers.
+
+    Raises:
+        ValueError: if it fails, with its own words.
+    """
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     except subprocess.TimeoutExpired:
-        raise ValueError(f"squeue gave no answer in {PATIENCE} s; try again later") from None
+        raise ValueError(f"{command[0]} gave no answer in {PATIENCE} s; try again later") from None
     if answer.returncode:
-        raise ValueError(f"squeue failed: {answer.stderr.strip() or answer.returncode}")
-    queue = {}
-    for line in answer.stdout.splitlines():
-        task, job_id, state = line.strip().split("|")
-        over = state in ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "OUT_OF_MEMORY")
-        if not over:
-            waits = state in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED")
-            queue[job_id if task.endswith("_N/A") else task] = (
-                State.QUEUED if waits else State.RUNNING
-            )
-    return queue
+        raise ValueError(f"{command[0]} failed: {answer.stderr.strip() or answer.returncode}")
+    return answer.stdout

@@ -1,157 +1,33 @@
-"""From a table to jobs: what is missing, how it is packed, what the cluster is asked for."""
+"""From a plan to jobs: what is checked first, what the cluster is asked for, who got which."""
 
 from __future__ import annotations
 
+import getpass
 import io
 import os
+import secrets
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import submitit
 from submitit.slurm import slurm
 
-from matched import data, jobs
-from matched.recipes import Recipe, pick
-from matched.run import Run
-from matched.rundir import RunDirectory, Standing, State
+from matched import data, jobs, lease, provenance
+from matched.pack import Pack
+from matched.packing import Job, pack, waves
+from matched.plans import Item, Plan
+from matched.recipes import pick, root
 from matched.site import Site
-from matched.table import Cell, Resources, Scale
-from matched.worker import Pack
+from matched.table import Resources
 
 CLUSTERS = ("debug", "local", "slurm")
-MAX_TIMEOUTS = 1000
-"""A job may be cut at its time limit and queued again this often: long runs need many limits."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Item:
-    """One run of a plan: the cells that show it, and where it stands.
-
-    A run that others need may stand in no cell.
-    """
-
-    run: Run
-    cells: tuple[Cell, ...]
-    directory: RunDirectory
-    standing: Standing
-
-    @property
-    def title(self) -> str:
-        return str(self.cells[0]) if self.cells else self.run.task
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """All runs of a table at one scale, prerequisites before the runs that need them."""
-
-    recipe: Recipe
-    scale: Scale
-    site: Site
-    items: tuple[Item, ...]
-
-    @property
-    def missing(self) -> list[Item]:
-        """What a submission starts: neither finished, nor at work, nor damaged."""
-        return [i for i in self.items if i.standing.state in (State.NEW, State.FAILED)]
-
-    @property
-    def damaged(self) -> list[Item]:
-        return [item for item in self.items if item.standing.state is State.DAMAGED]
-
-
-def make(recipe: Recipe, scale: Scale, site: Site, only: Sequence[Cell] | None = None) -> Plan:
-    """The runs of a table (or of ``only`` these cells) and where each of them stands."""
-    cells: dict[Run, list[Cell]] = {}
-    for cell in recipe.table.cells(scale) if only is None else only:
-        for run in _with_needs(cell.run):
-            cells.setdefault(run, [])
-        cells[cell.run].append(cell)
-    directories = {run: RunDirectory(site.runs_folder, run) for run in cells}
-    live = jobs.live(directories.values())
-    items = tuple(
-        Item(
-            run=run,
-            cells=tuple(cells[run]),
-            directory=directory,
-            standing=directory.standing(live),
-        )
-        for run, directory in directories.items()
-    )
-    return Plan(recipe=recipe, scale=scale, site=site, items=items)
-
-
-def _with_needs(run: Run) -> list[Run]:
-    """The run and all it needs, what is needed first."""
-    return [*(below for need in run.needs.values() for below in _with_needs(need)), run]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """Runs that share one job, and the positions of the jobs it has to wait for."""
-
-    items: tuple[Item, ...]
-    after: tuple[int, ...]
-
-
-def pack(plan: Plan, cluster: str) -> list[Job]:
-    """Spread the missing runs over jobs, a run never before what it needs.
-
-    On this machine there are as many jobs as workers, and runs that need each other stay in one
-    job; on Slurm there are ``runs_per_job`` runs in each, and jobs wait for jobs.
-    """
-    missing = plan.missing
-    if cluster != "slurm":
-        bins: list[list[Item]] = [[] for _ in range(min(_workers(plan, cluster), len(missing)))]
-        for i, chain in enumerate(_chains(missing)):
-            bins[i % len(bins)].extend(chain)
-        return [Job(items=tuple(items), after=()) for items in bins if items]
-    size = plan.scale.resources.runs_per_job
-    packed: list[Job] = []
-    home: dict[Run, int] = {}
-    for level in _levels(missing):
-        for start in range(0, len(level), size):
-            items = tuple(level[start : start + size])
-            needed = {home[n] for i in items for n in i.run.needs.values() if n in home}
-            home.update({item.run: len(packed) for item in items})
-            packed.append(Job(items=items, after=tuple(sorted(needed))))
-    return packed
-
-
-def _workers(plan: Plan, cluster: str) -> int:
-    """How many jobs this machine works on at a time."""
-    if cluster == "debug":
-        return 1
-    if gpus := plan.scale.resources.gpus:
-        return max(1, plan.site.local.gpus // gpus)
-    return max(1, plan.site.local.workers_or_cores() // plan.scale.resources.processes)
-
-
-def _levels(items: Sequence[Item]) -> list[list[Item]]:
-    """Items by the length of the longest chain of missing runs below them."""
-    depth: dict[Run, int] = {}
-    levels: list[list[Item]] = []
-    for item in items:  # prerequisites come first in a plan
-        below = [depth[need] for need in item.run.needs.values() if need in depth]
-        depth[item.run] = max(below, default=-1) + 1
-        while len(levels) <= depth[item.run]:
-            levels.append([])
-        levels[depth[item.run]].append(item)
-    return levels
-
-
-def _chains(items: Sequence[Item]) -> list[list[Item]]:
-    """Items grouped so that no run needs one of another group; order kept."""
-    group: dict[Run, list[Item]] = {}
-    for item in items:
-        needed = {id(group[n]): group[n] for n in item.run.needs.values() if n in group}
-        merged = [*(member for members in needed.values() for member in members), item]
-        group.update({member.run: merged for member in merged})
-    return list({id(members): members for members in group.values()}.values())
+SHORTEST = 5
+"""Minutes that a Slurm job asks for at least: its signal to save may come a minute early."""
 
 
 def request(resources: Resources, site: Site, cluster: str, runs: int) -> dict[str, Any]:
@@ -176,8 +52,9 @@ def request(resources: Resources, site: Site, cluster: str, runs: int) -> dict[s
         "tasks_per_node": per_node,
         "cpus_per_task": resources.cpus,
         "mem_gb": resources.memory_gb * per_node,
-        "timeout_min": min(resources.minutes * runs, here.max_hours * 60),
+        "timeout_min": min(max(resources.minutes * runs, SHORTEST), here.max_hours * 60),
         "slurm_array_parallelism": here.parallel,
+        "slurm_signal_delay_s": here.grace_seconds,
     }
     if resources.gpus:
         asked["gpus_per_node"] = per_node
@@ -189,8 +66,8 @@ def request(resources: Resources, site: Site, cluster: str, runs: int) -> dict[s
             asked[f"slurm_{name}"] = value
     if here.setup:
         asked["slurm_setup"] = list(here.setup)
-    if here.options:
-        asked["slurm_additional_parameters"] = dict(here.options)
+    # A preempted job is queued again even where the cluster's default is otherwise.
+    asked["slurm_additional_parameters"] = {"requeue": True, **here.options}
     return asked
 
 
@@ -259,69 +136,133 @@ def _check_data(plan: Plan) -> None:
     data.resolve(tuple(sorted(names)), plan.site.data, plan.site.file)
 
 
-def submit(plan: Plan, cluster: str) -> list[submitit.Job]:
+def submit(
+    again: Callable[[], Plan], cluster: str, *, snapshot: bool = False
+) -> tuple[Plan, list[submitit.Job]]:
     """Hand every missing run to submitit; job.json in each run's directory says to which job.
+
+    Submissions from one runs folder go one after the other, each seeing what the one before has
+    started.
+
+    Args:
+        again: makes the plan anew, with the states as they are when it is called.
+        snapshot: jobs run from a copy of the code made now.
+
+    Returns:
+        The plan that was submitted, and its jobs.
 
     Raises:
         ValueError: as ``preflight``, or in Slurm's own words if it refuses the job.
     """
+    plan = again()
     preflight(plan, cluster)
+    if not plan.missing:
+        return plan, []
+    folder = plan.site.runs_folder / ".jobs"
+    me = jobs.identity("here", str(os.getpid()), secrets.token_hex(4))
+    turn = lease.acquire(folder / "submitting", me, wait=True)
+    try:
+        plan = again()
+        return plan, _submit(plan, cluster, folder, snapshot)
+    finally:
+        turn.release()
+
+
+def _submit(plan: Plan, cluster: str, folder: Path, snapshot: bool) -> list[submitit.Job]:
     packed = pack(plan, cluster)
     if not packed:
         return []
-    folder = plan.site.runs_folder / ".jobs"
-    folder.mkdir(parents=True, exist_ok=True)
+    if snapshot and cluster == "debug":
+        raise ValueError("a snapshot is for jobs of their own, and `debug` runs in this process")
+    code = provenance.submission(folder / "submissions", root(), snapshot=snapshot)
+    python = provenance.python(code, root())
+    token = secrets.token_hex(4)
     submitted: dict[int, submitit.Job] = {}
-    for wave in waves(packed):
+    for wave in waves(packed, plan.site.slurm.max_array):
         executor = submitit.AutoExecutor(
-            folder=folder / "%j", cluster=cluster, slurm_max_num_timeout=MAX_TIMEOUTS
+            folder=folder / "%j", cluster=cluster, slurm_python=python, local_python=python
         )
-        most = max(len(packed[i].items) for i in wave)
-        asked = request(plan.scale.resources, plan.site, cluster, most)
-        executor.update_parameters(**_with_dependency(asked, wave, packed, submitted))
+        asked = _asked(plan, cluster, packed, wave, submitted)
+        executor.update_parameters(**asked)
+        more = {"token": token, "code": code, "minutes": asked["timeout_min"]}
         for i in wave:
             for item in packed[i].items:
                 item.directory.prepare()
+                (item.directory / "failure.json").unlink(missing_ok=True)
         now = time.time()
         try:
             # sbatch's complaints would be printed besides being raised.
             with redirect_stderr(io.StringIO()), executor.batch():
-                handed = [executor.submit(_callable(plan, packed[i], cluster, i)) for i in wave]
+                handed = [
+                    executor.submit(_callable(plan, packed[i], cluster, i, **more)) for i in wave
+                ]
         except (submitit.core.utils.FailedJobError, subprocess.CalledProcessError) as error:
             raise ValueError(f"Slurm refused the job: {_last_line(error)}") from None
         for i, job in zip(wave, handed, strict=True):
             submitted[i] = job
             job_id = str(os.getpid()) if cluster == "debug" else job.job_id
+            identity = jobs.identity(cluster, job_id, token)
             for item in packed[i].items:
-                jobs.record(item.directory, cluster, job_id, job.paths.folder, now)
+                jobs.record(
+                    item.directory,
+                    identity,
+                    folder=str(job.paths.folder),
+                    at=now,
+                    submission=code["submission"],
+                )
     return [submitted[i] for i in sorted(submitted)]
 
 
-def waves(packed: Sequence[Job]) -> list[list[int]]:
-    """Positions of jobs that wait for the same jobs: each wave is one Slurm array."""
-    found: dict[tuple[int, ...], list[int]] = {}
-    for i, job in enumerate(packed):
-        found.setdefault(job.after, []).append(i)
-    return list(found.values())
-
-
-def _with_dependency(
-    asked: dict[str, Any],
-    wave: Sequence[int],
+def _asked(
+    plan: Plan,
+    cluster: str,
     packed: Sequence[Job],
+    wave: Sequence[int],
     submitted: Mapping[int, submitit.Job],
 ) -> dict[str, Any]:
-    after = packed[wave[0]].after
-    if not after:
+    """What submitit is asked for, for the jobs of a wave, dependencies among it."""
+    most = max(len(packed[i].items) for i in wave)
+    asked = request(plan.scale.resources, plan.site, cluster, most)
+    first = packed[wave[0]]
+    ids = [*(submitted[i].job_id for i in first.after), *first.behind]
+    if not ids:
         return asked
     # A pack ends well even if one of its runs failed, so "afterany": the run that needs the
     # failed one says that it is blocked, and the others of the pack go on.
-    ids = ":".join(submitted[i].job_id for i in after)
-    more = {**asked.get("slurm_additional_parameters", {}), "dependency": f"afterany:{ids}"}
-    return {**asked, "slurm_additional_parameters": more}
+    more = {"dependency": f"afterany:{':'.join(ids)}", "kill-on-invalid-dep": "yes"}
+    asked["slurm_additional_parameters"] |= more
+    return asked
 
 
-def _callable(plan: Plan, job: Job, cluster: str, position: int) -> Pack:
+def cancel(plan: Plan, meant: Sequence[Item]) -> dict[str, list[Item]]:
+    """Stop the jobs of these runs: key of each job → its runs that are not finished.
+
+    Raises:
+        ValueError: if a job has other runs besides, or cannot be cancelled from here.
+    """
+    held: dict[str, tuple[dict[str, Any], list[Item]]] = {}
+    for item in plan.items:
+        if item.standing.state.live:
+            job = item.directory.owner() or item.directory.job()
+            assert job is not None, "who is at work has said so"
+            held.setdefault(job["key"], (job, []))[1].append(item)
+    chosen = {key: pair for key, pair in held.items() if any(i in meant for i in pair[1])}
+    for key, (_, items) in chosen.items():
+        if others := [item.title for item in items if item not in meant]:
+            raise ValueError(
+                f"{key} computes other runs too ({'; '.join(others)}); a job can only be "
+                "cancelled as a whole: name no row, arm or seed"
+            )
+    by = f"{getpass.getuser()}, {time.strftime('%Y-%m-%d %H:%M')}"
+    for _, items in chosen.values():
+        for item in items:
+            if (own := item.directory.job()) is not None:
+                jobs.record(item.directory, own, cancelled=by)
+    jobs.cancel(job for job, _ in chosen.values())
+    return {key: items for key, (_, items) in chosen.items()}
+
+
+def _callable(plan: Plan, job: Job, cluster: str, position: int, **more: Any) -> Pack:
     resources = plan.scale.resources
     on_slurm = cluster == "slurm"
     first = position * resources.gpus
@@ -331,6 +272,8 @@ def _callable(plan: Plan, job: Job, cluster: str, position: int) -> Pack:
         threads=resources.cpus if on_slurm else plan.site.local.threads,
         loaders=_loaders(resources),
         gpus=None if on_slurm else tuple(range(first, first + resources.gpus)),
+        shard=resources.shard,
+        **more,
     )
 
 
@@ -352,16 +295,19 @@ def run_here(plan: Plan) -> dict[str, str]:
     Under torchrun every process does so, and rank 0 writes. The other ranks do not look at the
     runs' states, which rank 0 is about to change.
     """
-    items = plan.items
+    items, token = plan.items, secrets.token_hex(4)
     if os.environ.get("RANK", "0") == "0":
         items, now = tuple(plan.missing), time.time()
+        identity = jobs.identity("here", str(os.getpid()), token)
         for item in items:
             item.directory.prepare()
-            jobs.record(item.directory, "here", str(os.getpid()), item.directory.path, now)
+            jobs.record(item.directory, identity, folder=str(item.directory.path), at=now)
     pack_of_all = Pack(
         runs=[item.run for item in items],
         site=plan.site,
         threads=plan.site.local.threads,
         loaders=_loaders(plan.scale.resources),
+        shard=plan.scale.resources.shard,
+        token=token,
     )
-    return pack_of_all.compute()
+    return pack_of_all.compute("here", str(os.getpid()))

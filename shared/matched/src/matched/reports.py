@@ -14,7 +14,8 @@ from rich.text import Text
 
 from matched import launch
 from matched.files import Damaged, read_json
-from matched.launch import Item, Plan
+from matched.packing import Job, pack, waves
+from matched.plans import Item, Plan
 from matched.results import fingerprint, pairs
 from matched.summary import data_titles
 from matched.watch import STYLES
@@ -45,7 +46,7 @@ def show_plan(plan: Plan, cluster: str, console: Console) -> None:
     for item in _listed(plan):
         grid.add_row(item.title, item.run.signature, _state(item), item.run.task)
     console.print(grid)
-    packed = launch.pack(plan, cluster)
+    packed = pack(plan, cluster)
     console.print(
         f"{plan.recipe.name} at {plan.scale.name} scale, data {data_titles(plan)}: "
         f"{len(plan.missing)} of {len(plan.items)} runs to do, in {len(packed)} jobs ({cluster})",
@@ -56,20 +57,21 @@ def show_plan(plan: Plan, cluster: str, console: Console) -> None:
         return
     if cluster != "slurm":
         return
-    for wave in launch.waves(packed):
+    for wave in waves(packed, plan.site.slurm.max_array):
         console.print(f"Slurm is asked for {_array(packed, wave)}:", highlight=False)
         for option in launch.sbatch_lines(plan, packed, wave):
             console.print(f"  {option}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _array(packed: list[launch.Job], wave: list[int]) -> str:
+def _array(packed: list[Job], wave: list[int]) -> str:
     """ "4 jobs of 8 runs, after 2 others", for the jobs of one Slurm array."""
     runs = max(len(packed[i].items) for i in wave)
-    after = packed[wave[0]].after
+    first = packed[wave[0]]
+    after = (*first.after, *first.behind)
     jobs = f"{len(wave)} job{'s' if len(wave) > 1 else ''}"
     return (
         f"{jobs} of {runs} run{'s' if runs > 1 else ''}"
-        f"{f', after {len(after)} of those above' if after else ''}"
+        f"{f', after {len(after)} others' if after else ''}"
     )
 
 
@@ -97,22 +99,12 @@ def show_status(plan: Plan, console: Console) -> None:
             _state(item),
             step or str(done.get("steps", "")),
             standing.why or numbers,
-            _job(item),
+            item.standing.job,
         )
     console.print(grid)
     if more := len(plan.items) - len(listed):
         console.print(f"and {more} finished runs", highlight=False)
     console.print(f"Runs lie in {plan.site.runs_folder}", highlight=False, soft_wrap=True)
-
-
-def _job(item: Item) -> str:
-    if not item.standing.state.live:
-        return ""
-    try:
-        job = item.directory.job()
-    except Damaged:
-        return ""
-    return job["key"] if job else ""
 
 
 def show_audit(plan: Plan, console: Console) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from matched.files import Damaged, read_json
-from matched.launch import Item, Plan
+from matched.plans import Item, Plan
 from matched.run import differences
 from matched.rundir import State
 from matched.table import Cell, Metric, pairs_of, unmatched

@@ -3,6 +3,7 @@
 config.json       the run: task, config, needs, signature
 environment.json  versions, git commit, hardware of the last start
 job.json          who was asked to compute it, and when
+owners/           who is computing it: see lease.py
 fingerprint.json  hashes of the initial non-norm weights and of the first batches
 metrics.jsonl     one line per logged step and per evaluation
 progress.json     how far a living run is
@@ -21,6 +22,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from matched import lease
 from matched.files import Damaged, read_json, write_json
 from matched.run import Run
 
@@ -46,24 +48,79 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What the machine or the cluster says of a job.
+
+    Attributes:
+        state: queued or running; None if it is over.
+        words: in Slurm's own words, such as "PENDING (Resources)" or "OUT_OF_MEMORY".
+    """
+
+    state: State | None
+    words: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Standing:
-    """A run's state, with the reason in words where there is one, and its result if it has one."""
+    """A run's state, with the reason in words where there is one, and its result if it has one.
+
+    Attributes:
+        job: the job that is to compute it or is computing it, and what is said of that job.
+        begun: whether it was ever at work.
+    """
 
     state: State
     why: str = ""
     result: Mapping[str, Any] | None = None
     progress: Mapping[str, Any] | None = None
+    job: str = ""
+    begun: bool = False
 
 
-class RunDirectory:
-    """Reads and writes the directory of ``run`` below the folder ``runs``."""
+class RunFiles:
+    """What can be read from a run's directory without knowing the run."""
 
-    def __init__(self, runs: Path, run: Run) -> None:
-        self.run = run
-        self.path = runs / run.folder
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
+
+    def job(self) -> dict[str, Any] | None:
+        """job.json, or None if nobody was asked to compute the run.
+
+        Raises:
+            Damaged: if it is not whole.
+        """
+        return read_json(self / "job.json", ("key", "cluster", "job_id", "host", "token", "at"))
+
+    def owner(self) -> dict[str, Any] | None:
+        """Who is computing the run, or was when it was killed; None if nobody has it."""
+        return lease.owner(self.path)
+
+    def failure(self) -> dict[str, Any] | None:
+        """failure.json, or None if the last attempt has not failed.
+
+        Raises:
+            Damaged: if it is not whole.
+        """
+        return read_json(self / "failure.json", ("why", "at", "token"))
+
+    def progress(self) -> dict[str, Any] | None:
+        """progress.json, or None if the run never began.
+
+        Raises:
+            Damaged: if it is not whole.
+        """
+        return read_json(self / "progress.json", ("step", "steps", "at"))
+
+
+class RunDirectory(RunFiles):
+    """Reads and writes the directory of ``run`` below the folder ``runs``."""
+
+    def __init__(self, runs: Path, run: Run) -> None:
+        super().__init__(runs / run.folder)
+        self.run = run
 
     def prepare(self) -> None:
         """Make the directory and write config.json; keep it if it is there.
@@ -107,36 +164,21 @@ class RunDirectory:
             raise Damaged(f"{path} has no config.json beside it")
         return result
 
-    def job(self) -> dict[str, Any] | None:
-        """job.json, or None if nobody was asked to compute the run.
-
-        Raises:
-            Damaged: if it is not whole.
-        """
-        return read_json(self / "job.json", ("key", "cluster", "job_id", "host", "folder", "at"))
-
-    def failure(self) -> dict[str, Any] | None:
-        """failure.json, or None if the last attempt has not failed.
-
-        Raises:
-            Damaged: if it is not whole.
-        """
-        return read_json(self / "failure.json", ("why", "at"))
-
-    def progress(self) -> dict[str, Any] | None:
-        """progress.json, or None if the run never began.
-
-        Raises:
-            Damaged: if it is not whole.
-        """
-        return read_json(self / "progress.json", ("step", "steps", "at"))
-
     def write_result(self, outcome: Mapping[str, Any]) -> None:
         (self / "failure.json").unlink(missing_ok=True)
         write_json(self / "result.json", {"signature": self.run.signature, **outcome})
 
-    def write_failure(self, why: str) -> None:
-        write_json(self / "failure.json", {"why": why, "at": time.time()})
+    def write_failure(self, why: str, token: str) -> None:
+        """Say why the run failed, in the job that bears ``token``; the first reason stays."""
+        if (self / "failure.json").exists():
+            return
+        failure = {"why": why, "at": time.time(), "token": token}
+        try:
+            write_json(self / "failure.json", failure)
+        except OSError:
+            # On a full disk this makes room, and what it tells is over.
+            (self / "progress.json").unlink(missing_ok=True)
+            write_json(self / "failure.json", failure)
 
     def set_aside(self) -> list[Path]:
         """Rename damaged files so that the run can be computed again; nothing is deleted."""
@@ -158,8 +200,8 @@ class RunDirectory:
                 moved.append(target)
         return moved
 
-    def standing(self, live: Mapping[str, State]) -> Standing:
-        """The run's state; ``live`` maps the keys of jobs still at work to queued or running."""
+    def standing(self, jobs: Mapping[str, Seen]) -> Standing:
+        """The run's state; ``jobs`` maps the keys of jobs to what is said of them."""
         try:
             result = self.result()
             if result is not None:
@@ -168,18 +210,26 @@ class RunDirectory:
             job, failure, progress = self.job(), self.failure(), self.progress()
         except Damaged as error:
             return Standing(state=State.DAMAGED, why=str(error))
-        state = live.get(job["key"]) if job is not None else None
-        if state is not None and (failure is None or failure["at"] < job["at"]):
-            begun = progress is not None and progress["at"] >= job["at"]
-            # The job may be at work, but on another run of its pack.
-            waits = state is State.RUNNING and not begun
-            return Standing(state=State.QUEUED if waits else state, progress=progress)
-        if failure is not None:
-            return Standing(state=State.FAILED, why=failure["why"], progress=progress)
-        if job is not None:
-            why = (
-                f"{job['key']} ended without a result (killed, or the machine went away); "
-                f"what it printed is in {job['folder']}"
-            )
-            return Standing(state=State.FAILED, why=why, progress=progress)
-        return Standing(state=State.NEW)
+        begun = progress is not None
+        owner = self.owner()
+        if owner is not None and (seen := jobs.get(owner.get("key", ""))) and seen.state:
+            state, told = seen.state, f"{owner['key']} {seen.words}".strip()
+            return Standing(state=state, progress=progress, job=told, begun=begun)
+        seen = jobs.get(job["key"], Seen(state=None)) if job is not None else Seen(state=None)
+        told = f"{job['key']} {seen.words}".strip() if job is not None else ""
+        failed_here = failure is not None and job is not None and failure["token"] == job["token"]
+        if seen.state is not None and not failed_here:
+            # The job may be running, but another run of its pack.
+            return Standing(state=State.QUEUED, progress=progress, job=told, begun=begun)
+        if failure is None and job is None:
+            return Standing(state=State.NEW, begun=begun)
+        why = failure["why"] if failure is not None else _end(job or {}, seen)
+        return Standing(state=State.FAILED, why=why, progress=progress, job=told, begun=begun)
+
+
+def _end(job: Mapping[str, Any], seen: Seen) -> str:
+    """Why a job is over that has left neither a result nor a reason."""
+    if "cancelled" in job:
+        return f"cancelled by {job['cancelled']}"
+    words = seen.words or "killed, or the machine went away"
+    return f"{job['key']} ended without a result ({words}); what it printed is in {job['folder']}"

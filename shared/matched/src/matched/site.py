@@ -42,8 +42,10 @@ class Slurm:
     """[slurm]: the cluster. Empty strings leave the choice to Slurm.
 
     ``max_hours`` is the longest job that the partition takes (longer runs are requeued and
-    resume), ``parallel`` the most jobs of one submission that run at a time, ``setup`` shell
-    lines before the job starts, ``options`` any further sbatch options.
+    resume), ``grace_seconds`` the time before that limit at which runs are told to save,
+    ``parallel`` the most jobs of one submission that run at a time, ``max_array`` the most jobs
+    of one array (Slurm's MaxArraySize less one), ``setup`` shell lines before the job starts,
+    ``options`` any further sbatch options.
     """
 
     partition: str = ""
@@ -52,7 +54,9 @@ class Slurm:
     constraint: str = ""
     gpus_per_node: int = 8
     max_hours: int = 24
+    grace_seconds: int = 120
     parallel: int = 64
+    max_array: int = 1000
     setup: tuple[str, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
 
@@ -61,11 +65,13 @@ class Slurm:
 class Runs:
     """[runs]: where run directories lie and how often they are saved.
 
-    ``checkpoint_steps`` optimiser steps lie between two checkpoints.
+    ``checkpoint_steps`` optimiser steps lie between two checkpoints, or ``checkpoint_minutes``
+    where those are over first.
     """
 
     folder: str = "runs"
     checkpoint_steps: int = 500
+    checkpoint_minutes: int = 10
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from matched import data
-from matched.launch import Item, Plan
+from matched.plans import Item, Plan
 from matched.results import Pair, Summary, by_cell, change, matched_mark, pairs, summarise
 from matched.rundir import State
 from matched.table import Cell, Metric

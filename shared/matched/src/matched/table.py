@@ -41,6 +41,8 @@ class Resources:
         minutes: expected time of one run; longer jobs are cut and requeued at the cluster's limit.
         runs_per_job: how many runs share a Slurm job, one after the other, so that short runs
             pay for queueing and imports once.
+        shard: spread weights and optimizer state over the processes (FSDP2) rather than keep a
+            copy on each (DDP).
     """
 
     gpus: int = 0
@@ -49,6 +51,7 @@ class Resources:
     memory_gb: int = 4
     minutes: int
     runs_per_job: int = 1
+    shard: bool = False
 
     @property
     def tasks(self) -> int:

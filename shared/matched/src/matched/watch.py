@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table as Grid
 from rich.text import Text
 
-from matched.launch import Item, Plan
+from matched.plans import Item, Plan
 from matched.rundir import State
 
 POLL_SECONDS = 0.5

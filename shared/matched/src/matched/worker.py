@@ -1,27 +1,23 @@
-"""Inside a job: compute the runs it was given, one after the other, and write what comes out."""
+"""One run inside a job: own its directory, compute it, write what comes out."""
 
 from __future__ import annotations
 
 import importlib
 import logging
 import os
-import platform
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from importlib.metadata import distributions
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import submitit
-import submitit.helpers
-
-from matched import data
+from matched import data, interruption, jobs, lease, provenance
 from matched.files import Damaged, write_json
+from matched.interruption import Interrupted
+from matched.lease import Lease
+from matched.peers import PeerLost, Peers, is_loss
 from matched.run import Run
 from matched.rundir import RunDirectory
 from matched.site import Site
@@ -84,94 +80,141 @@ class Outcome:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(kw_only=True)
-class Pack(submitit.helpers.Checkpointable):
-    """The callable that submitit pickles: several runs that share one job.
-
-    When the job is preempted or timed out, submitit queues the same pack again (``checkpoint``,
-    inherited); finished runs are then skipped and the cut one resumes from its newest checkpoint.
-    """
-
-    runs: list[Run]
-    site: Site
-    threads: int
-    loaders: int
-    gpus: tuple[int, ...] | None = None
-    """Indices of the GPUs to use; None leaves the choice to whoever started the job."""
-
-    def __call__(self) -> dict[str, str]:
-        """Called by submitit: signature → "done", "diverged" or the reason of the failure."""
-        if self.gpus is not None:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self.gpus))
-        environment = submitit.JobEnvironment()
-        if environment.cluster != "debug":  # there the terminal shows the runs' progress already
-            logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-        if environment.num_tasks > 1:
-            submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
-        return self.compute()
-
-    def compute(self) -> dict[str, str]:
-        """As ``__call__``, in a process whose environment is set up already.
-
-        Raises:
-            SystemExit: if a run of several processes fails: the others wait for this one, and only
-                the end of the job ends them.
-        """
-        _limit_threads(self.threads)
-        outcomes = {}
-        for run in self.runs:
-            outcome = execute(run, self.site, threads=self.threads, loaders=self.loaders)
-            outcomes[run.signature] = outcome
-            if outcome not in ("done", "diverged") and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-                raise SystemExit(f"matched: error: {outcome}")
-        return outcomes
-
-
-def execute(run: Run, site: Site, *, threads: int, loaders: int) -> str:
+def execute(
+    run: Run,
+    site: Site,
+    job: Mapping[str, Any],
+    peers: Peers,
+    *,
+    threads: int,
+    loaders: int,
+    shard: bool = False,
+    code: Mapping[str, Any] | None = None,
+) -> str:
     """Compute one run unless its result is there; a failure is written down, not raised.
 
-    Returns "done", "diverged" or, in one line, why the run failed.
+    Only the first process looks at the directory and owns it, the others do as it says.
+
+    Args:
+        job: what owns the run's directory meanwhile: see ``jobs.identity``.
+        peers: this process among those of the job.
+        code: what ``provenance.submission`` says of the code.
+
+    Returns:
+        "done", "diverged" or, in one line, why the run failed or was not begun.
+
+    Raises:
+        Interrupted: if the process was asked to stop; what was reached is saved.
+        PeerLost: if another process of the run is gone, which is no failure of the run.
     """
-    rank = int(os.environ.get("RANK", "0"))
     directory = RunDirectory(site.runs_folder, run)
+    owned, word = _claim(directory, job) if peers.rank == 0 else (None, None)
+    try:
+        word = peers.agree(f"claim/{run.signature}", word)
+        if word:
+            return word
+        directory.path.mkdir(parents=True, exist_ok=True)
+        with _logging_to(directory / "log.txt" if peers.rank == 0 else None):
+            context = Context(
+                directory=directory.path,
+                signature=run.signature,
+                rank=peers.rank,
+                world=peers.world,
+                local_rank=int(os.environ.get("LOCAL_RANK", "0")),
+                threads=threads,
+                loaders=loaders,
+                checkpoint_steps=site.runs.checkpoint_steps,
+                checkpoint_minutes=site.runs.checkpoint_minutes,
+                shard=shard,
+                confirm=owned.confirm if owned is not None else lambda: None,
+            )
+            return _compute(run, site, directory, context, peers, job["token"], code or {})
+    finally:
+        if owned is not None:
+            owned.release()
+
+
+def _claim(directory: RunDirectory, job: Mapping[str, Any]) -> tuple[Lease | None, str]:
+    """Own the directory of a run that is to be computed; else nothing, and why not."""
+    owned = None
     try:
         if (result := directory.result()) is not None:
-            return result["outcome"]
-        if rank == 0:
-            directory.prepare()
-        directory.path.mkdir(parents=True, exist_ok=True)  # another process may be the first here
-    except Damaged as error:
-        return str(error)
-    with _logging_to(directory / "log.txt" if rank == 0 else None):
-        started = time.time()
-        try:
-            context = _context(run, site, directory, threads, loaders)
-            if rank == 0:
-                write_json(directory / "environment.json", environment())
-                write_progress(directory.path, 0, 0)
-            log.info(
-                "%s %s starts (process %d of %d)", run.task, run.signature, rank, context.world
-            )
-            outcome = _resolve(run.task)(context, run.config)
-            word = "diverged" if outcome.diverged else "done"
-            if rank == 0:
-                directory.write_result(_result(word, outcome, time.time() - started))
-            else:
-                _wait_for_result(directory)
-        except Exception as error:
-            why = _one_line(error)
-            log.error("%s failed: %s", run.signature, why, exc_info=True)
-            if rank == 0:
-                directory.write_failure(why)
-            return why
-        log.info("%s %s: %s", run.signature, word, dict(outcome.metrics))
-        return word
+            return None, result["outcome"]
+        failure = directory.failure()
+        if failure is not None and failure["token"] == job["token"]:
+            return None, failure["why"]  # before this job was queued again
+        directory.prepare()
+        owned = lease.acquire(directory.path, job, pause=_pause)
+        if (result := directory.result()) is not None:  # it was finished while we waited
+            owned.release()
+            return None, result["outcome"]
+        _sweep(directory.path)
+        (directory / "failure.json").unlink(missing_ok=True)
+    except (Damaged, lease.Held, OSError) as error:
+        if owned is not None:
+            owned.release()
+        return None, _one_line(error)
+    return owned, ""
 
 
-def _wait_for_result(directory: RunDirectory) -> None:
-    """Rank 0 may be writing it yet, and the next run of the pack may need it."""
-    while directory.result() is None:
-        time.sleep(0.1)
+def _pause() -> None:
+    """Between two looks at something that others do."""
+    if interruption.requested():
+        raise Interrupted
+    time.sleep(lease.POLL)
+
+
+def _sweep(folder: Path) -> None:
+    """Delete what processes that were killed had not written to the end."""
+    for path in [*folder.glob(".*.tmp"), *folder.glob("checkpoints/.*.tmp")]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _compute(
+    run: Run,
+    site: Site,
+    directory: RunDirectory,
+    context: Context,
+    peers: Peers,
+    token: str,
+    code: Mapping[str, Any],
+) -> str:
+    started = time.time()
+    try:
+        if peers.rank == 0:
+            write_json(directory / "environment.json", provenance.environment(code))
+            write_progress(directory.path, 0, 0)
+        context = replace(
+            context,
+            data=data.resolve(data.names_read(run.config), site.data, site.file),
+            needs=_needs(run, site),
+        )
+        log.info(
+            "%s %s starts (process %d of %d)", run.task, run.signature, peers.rank, peers.world
+        )
+        outcome = _resolve(run.task)(context, run.config)
+        word = "diverged" if outcome.diverged else "done"
+        if peers.rank == 0:
+            context.confirm()
+            directory.write_result(_result(word, outcome, time.time() - started))
+    except lease.Lost as error:
+        log.error("%s", error)
+        return str(error)  # its failure or result is the new owner's to write
+    except Exception as error:
+        why = _one_line(error)
+        log.error("%s failed: %s", run.signature, why, exc_info=True)
+        if peers.world > 1 and interruption.requested():
+            raise Interrupted from error  # the others were ended before this process
+        if peers.world > 1 and is_loss(error):
+            raise PeerLost(why) from error
+        with suppress(OSError):  # not even room for the reason: the job's own output has it
+            directory.write_failure(why, token)
+        return why
+    log.info("%s %s: %s", run.signature, word, dict(outcome.metrics))
+    return word
 
 
 def _result(word: str, outcome: Outcome, seconds: float) -> dict[str, Any]:
@@ -193,25 +236,24 @@ def write_progress(directory: Path, step: int, steps: int, **more: Any) -> None:
     )
 
 
-def _context(run: Run, site: Site, directory: RunDirectory, threads: int, loaders: int) -> Context:
-    needs = {}
+def _needs(run: Run, site: Site) -> dict[str, Path]:
+    """Name → directory of the runs that this one starts from; those still at work are awaited.
+
+    Raises:
+        ValueError: if one of them has no result and nobody is computing it.
+    """
+    found = {}
     for name, need in run.needs.items():
         needed = RunDirectory(site.runs_folder, need)
-        if needed.result() is None:
-            raise ValueError(f"blocked by {need.task} {need.signature} ({name}): it has no result")
-        needs[name] = needed.path
-    return Context(
-        directory=directory.path,
-        signature=run.signature,
-        data=data.resolve(data.names_read(run.config), site.data, site.file),
-        needs=needs,
-        rank=int(os.environ.get("RANK", "0")),
-        world=int(os.environ.get("WORLD_SIZE", "1")),
-        local_rank=int(os.environ.get("LOCAL_RANK", "0")),
-        threads=threads,
-        loaders=loaders,
-        checkpoint_steps=site.runs.checkpoint_steps,
-    )
+        while (standing := needed.standing(jobs.look([needed]))).state.live:
+            _pause()
+        if not standing.state.finished:
+            why = f": {standing.why}" if standing.why else ""
+            raise ValueError(
+                f"blocked by {need.task} {need.signature} ({name}), which is {standing.state}{why}"
+            )
+        found[name] = needed.path
+    return found
 
 
 def _resolve(task: str) -> Any:
@@ -227,51 +269,11 @@ def _one_line(error: BaseException) -> str:
     return f"{name}: {text}" if text else name
 
 
-def _limit_threads(threads: int) -> None:
-    """Before torch is imported: more threads than cores cost a multiple of what they bring."""
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = str(threads)
+class _LogFile(logging.FileHandler):
+    """A log that a full disk cuts short, without a traceback for each line that is lost."""
 
-
-def environment() -> dict[str, Any]:
-    """Versions, commit and hardware, for environment.json."""
-    import torch
-
-    cuda = torch.cuda.is_available()
-    return {
-        "python": sys.version.split()[0],
-        "packages": {d.name: d.version for d in sorted(distributions(), key=lambda d: d.name)},
-        "commit": _commit(),
-        "host": platform.node(),
-        "system": platform.platform(),
-        "cpu": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "threads": torch.get_num_threads(),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        if cuda
-        else [],
-        "cuda": torch.version.cuda if cuda else None,
-    }
-
-
-def _commit() -> str | None:
-    """The commit that this code is of; None where there is no git or no repository."""
-    if shutil.which("git") is None:
-        return None
-    answer = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40"],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parent,
-    )
-    return answer.stdout.strip() if answer.returncode == 0 else None
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
 
 
 @contextmanager
@@ -280,7 +282,7 @@ def _logging_to(path: Path | None) -> Iterator[None]:
     if path is None:
         yield
         return
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)

@@ -1,0 +1,119 @@
+"""Which runs share a job, and which jobs wait for which."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matched.plans import Item, Plan
+from matched.run import Run
+from matched.rundir import State
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Runs that share one job.
+
+    Attributes:
+        after: positions of the jobs of the same submission that it has to wait for.
+        behind: Slurm's ids of jobs of earlier submissions that it has to wait for.
+    """
+
+    items: tuple[Item, ...]
+    after: tuple[int, ...] = ()
+    behind: tuple[str, ...] = ()
+
+
+def pack(plan: Plan, cluster: str) -> list[Job]:
+    """Spread the missing runs over jobs, a run never before what it needs.
+
+    On this machine there are as many jobs as workers, and runs that need each other stay in one
+    job; on Slurm there are ``runs_per_job`` runs in each, and jobs wait for jobs. Runs that
+    failed before come last: one that kills its process would keep the others from their turn.
+    """
+    missing = plan.missing
+    if cluster != "slurm":
+        bins: list[list[Item]] = [[] for _ in range(min(_workers(plan, cluster), len(missing)))]
+        chains = sorted(_chains(missing), key=lambda chain: any(map(_failed, chain)))
+        for i, chain in enumerate(chains):
+            bins[i % len(bins)].extend(chain)
+        return [Job(items=tuple(items)) for items in bins if items]
+    size = plan.scale.resources.runs_per_job
+    at_work = _at_work(plan)
+    packed: list[Job] = []
+    home: dict[Run, int] = {}
+    for level in _levels(missing):
+        ordered = sorted(level, key=_failed)
+        for start in range(0, len(ordered), size):
+            items = tuple(ordered[start : start + size])
+            needs = [need for item in items for need in item.run.needs.values()]
+            after = {home[need] for need in needs if need in home}
+            behind = {at_work[need] for need in needs if need in at_work}
+            home.update({item.run: len(packed) for item in items})
+            packed.append(
+                Job(items=items, after=tuple(sorted(after)), behind=tuple(sorted(behind)))
+            )
+    return packed
+
+
+def waves(packed: Sequence[Job], largest: int) -> list[list[int]]:
+    """Positions of jobs that wait for the same jobs, in order: each wave is one Slurm array.
+
+    Args:
+        largest: the most jobs that an array may have.
+    """
+    found: dict[tuple[tuple[int, ...], tuple[str, ...]], list[int]] = {}
+    for i, job in enumerate(packed):
+        found.setdefault((job.after, job.behind), []).append(i)
+    return [
+        wave[start : start + largest]
+        for wave in found.values()
+        for start in range(0, len(wave), largest)
+    ]
+
+
+def _failed(item: Item) -> bool:
+    return item.standing.state is State.FAILED and item.standing.begun
+
+
+def _at_work(plan: Plan) -> dict[Run, str]:
+    """Runs that jobs of earlier submissions have, and Slurm's ids of these jobs."""
+    found = {}
+    for item in plan.items:
+        if item.standing.state.live:
+            job = item.directory.job()
+            if job is not None and job["cluster"] == "slurm":
+                found[item.run] = job["job_id"]
+    return found
+
+
+def _workers(plan: Plan, cluster: str) -> int:
+    """How many jobs this machine works on at a time."""
+    if cluster == "debug":
+        return 1
+    if gpus := plan.scale.resources.gpus:
+        return max(1, plan.site.local.gpus // gpus)
+    return max(1, plan.site.local.workers_or_cores() // plan.scale.resources.processes)
+
+
+def _levels(items: Sequence[Item]) -> list[list[Item]]:
+    """Items by the length of the longest chain of missing runs below them."""
+    depth: dict[Run, int] = {}
+    levels: list[list[Item]] = []
+    for item in items:  # prerequisites come first in a plan
+        below = [depth[need] for need in item.run.needs.values() if need in depth]
+        depth[item.run] = max(below, default=-1) + 1
+        while len(levels) <= depth[item.run]:
+            levels.append([])
+        levels[depth[item.run]].append(item)
+    return levels
+
+
+def _chains(items: Sequence[Item]) -> list[list[Item]]:
+    """Items grouped so that no run needs one of another group; order kept."""
+    group: dict[Run, list[Item]] = {}
+    for item in items:
+        needed = {id(group[n]): group[n] for n in item.run.needs.values() if n in group}
+        merged = [*(member for members in needed.values() for member in members), item]
+        group.update({member.run: merged for member in merged})
+    return list({id(members): members for members in group.values()}.values())

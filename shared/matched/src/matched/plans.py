@@ -1,0 +1,75 @@
+"""What a table still needs: its runs, prerequisites first, and where each of them stands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matched import jobs
+from matched.recipes import Recipe
+from matched.run import Run
+from matched.rundir import RunDirectory, Standing, State
+from matched.site import Site
+from matched.table import Cell, Scale
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One run of a plan: the cells that show it, and where it stands.
+
+    A run that others need may stand in no cell.
+    """
+
+    run: Run
+    cells: tuple[Cell, ...]
+    directory: RunDirectory
+    standing: Standing
+
+    @property
+    def title(self) -> str:
+        return str(self.cells[0]) if self.cells else self.run.task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All runs of a table at one scale, prerequisites before the runs that need them."""
+
+    recipe: Recipe
+    scale: Scale
+    site: Site
+    items: tuple[Item, ...]
+
+    @property
+    def missing(self) -> list[Item]:
+        """What a submission starts: neither finished, nor at work, nor damaged."""
+        return [i for i in self.items if i.standing.state in (State.NEW, State.FAILED)]
+
+    @property
+    def damaged(self) -> list[Item]:
+        return [item for item in self.items if item.standing.state is State.DAMAGED]
+
+
+def make(recipe: Recipe, scale: Scale, site: Site, only: Sequence[Cell] | None = None) -> Plan:
+    """The runs of a table (or of ``only`` these cells) and where each of them stands."""
+    cells: dict[Run, list[Cell]] = {}
+    for cell in recipe.table.cells(scale) if only is None else only:
+        for run in _with_needs(cell.run):
+            cells.setdefault(run, [])
+        cells[cell.run].append(cell)
+    directories = {run: RunDirectory(site.runs_folder, run) for run in cells}
+    seen = jobs.look(directories.values())
+    items = tuple(
+        Item(
+            run=run,
+            cells=tuple(cells[run]),
+            directory=directory,
+            standing=directory.standing(seen),
+        )
+        for run, directory in directories.items()
+    )
+    return Plan(recipe=recipe, scale=scale, site=site, items=items)
+
+
+def _with_needs(run: Run) -> list[Run]:
+    """The run and all it needs, what is needed first."""
+    return [*(below for need in run.needs.values() for below in _with_needs(need)), run]
