@@ -2,9 +2,10 @@
 #
 #   make table1 SCALE=paper CLUSTER=slurm DRY=1
 
-SCALE   ?= smoke
-CLUSTER ?= local
-DRY     ?=
+SCALE    ?= smoke
+CLUSTER  ?= local
+DRY      ?=
+SNAPSHOT ?=
 
 VENV    := .venv
 BIN     := $(VENV)/bin
@@ -13,22 +14,25 @@ PIP     := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no
 READY   := $(VENV)/.ready
 PARTS   := $(patsubst %/pyproject.toml,%,$(wildcard shared/*/pyproject.toml packages/*/pyproject.toml))
 CHOICE   = --scale $(SCALE) --cluster $(CLUSTER)
+SUBMIT   = submit $@ $(CHOICE) $(if $(SNAPSHOT),--snapshot)
 
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint tables status bench lock clean
+.PHONY: help setup demo test test-slow test-slurm lint tables status bench chaos lock clean
 
 help:
 	@echo "make setup       create $(VENV) with everything in it (other targets do it by themselves)"
 	@echo "make demo        matched LN/DyT runs of Table 1 at smoke scale, and their summary table"
 	@echo "make test        the tests           make test-slow   the slow ones    make lint   ruff"
+	@echo "make test-slurm  the tests on a private Slurm, which root gets installed (Debian)"
 	@echo "make table1      a table: submit what is missing, wait when local, print the summary"
 	@echo "make tables      every table         make status      where every run stands"
-	@echo "make bench       time the harness itself"
+	@echo "make bench       time the harness itself     make chaos  kill, preempt and starve real runs"
 	@echo "make clean       delete caches; environment, runs and results stay"
 	@echo
 	@echo "Options: SCALE=smoke|mini|paper  CLUSTER=debug|local|slurm  DRY=1 (print the plan only)"
+	@echo "         SNAPSHOT=1 (run from a copy of the code as it is now)"
 	@echo "Now:     SCALE=$(SCALE)  CLUSTER=$(CLUSTER)"
 
 setup: $(READY)
@@ -46,10 +50,14 @@ demo: setup
 	$(BIN)/matched submit table1 --scale smoke --cluster local --wait
 
 test: setup
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not slurm"
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
+
+test-slurm: setup
+	@sh tools/install-slurm
+	$(BIN)/python -m pytest -m slurm -ra
 
 lint: setup
 	$(BIN)/ruff check .
@@ -60,10 +68,10 @@ table% iclr-table%: setup
 ifneq ($(DRY),)
 	@$(BIN)/matched plan $@ $(CHOICE)
 else ifeq ($(CLUSTER),slurm)
-	@$(BIN)/matched submit $@ $(CHOICE)
+	@$(BIN)/matched $(SUBMIT)
 	@$(BIN)/matched table $@ --scale $(SCALE)
 else
-	@$(BIN)/matched submit $@ $(CHOICE) --wait
+	@$(BIN)/matched $(SUBMIT) --wait
 endif
 
 tables: setup
@@ -75,6 +83,9 @@ status: setup
 bench: setup
 	$(BIN)/python benchmarks/planning.py
 	$(BIN)/python benchmarks/loop.py
+
+chaos: setup
+	$(BIN)/python benchmarks/chaos.py
 
 # Renew requirements.lock from requirements.in; needs uv.
 lock:

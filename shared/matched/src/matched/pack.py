@@ -83,6 +83,14 @@ class Pack(submitit.helpers.Checkpointable):
         return _Attempt(self, cluster, job_id, environment).go()
 
 
+def _signal() -> signal.Signals:
+    """What this job was told; another process may have passed it on before it came here."""
+    deadline = time.monotonic() + 5
+    while (number := interruption.requested()) is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return number or signal.SIGTERM
+
+
 class _Attempt:
     """One start of a pack's job, which may have been started before."""
 
@@ -110,7 +118,7 @@ class _Attempt:
                 for i, run in enumerate(self.pack.runs):
                     outcomes[run.signature] = self._one(run, last=i == len(self.pack.runs) - 1)
             except Interrupted:
-                self._give_way(interruption.requested() or signal.SIGTERM)
+                self._give_way(_signal())
         self.peers.part()
         return outcomes
 

@@ -19,7 +19,7 @@ from matched.interruption import Interrupted
 from matched.lease import Lease
 from matched.peers import PeerLost, Peers, is_loss
 from matched.run import Run
-from matched.rundir import RunDirectory
+from matched.rundir import RunDirectory, Standing
 from matched.site import Site
 
 log = logging.getLogger("matched")
@@ -245,7 +245,7 @@ def _needs(run: Run, site: Site) -> dict[str, Path]:
     found = {}
     for name, need in run.needs.items():
         needed = RunDirectory(site.runs_folder, need)
-        while (standing := needed.standing(jobs.look([needed]))).state.live:
+        while (standing := _standing(needed)).state.live:
             _pause()
         if not standing.state.finished:
             why = f": {standing.why}" if standing.why else ""
@@ -254,6 +254,13 @@ def _needs(run: Run, site: Site) -> dict[str, Path]:
             )
         found[name] = needed.path
     return found
+
+
+def _standing(directory: RunDirectory) -> Standing:
+    try:
+        return directory.standing(jobs.look([directory]))
+    except ValueError:  # Slurm cannot be asked from this node: what the files say has to do
+        return directory.standing({})
 
 
 def _resolve(task: str) -> Any:
