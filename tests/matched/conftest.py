@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from matched import Run, data, plans, recipes, site
+from matched import Run, data, jobs, lease, plans, provenance, recipes, site
 from matched.cli import main
 from matched.files import write_json
+from matched.pack import Pack
 from matched.rundir import RunDirectory
+from matched.worker import write_progress
 
 STAND_INS = Path(__file__).parent / "stand_ins"
 
@@ -86,9 +91,11 @@ class Project:
     def __init__(self, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.root = root
         self.capsys = capsys
+        self.leases: list[lease.Lease] = []
+        self.processes: list[subprocess.Popen[str]] = []
         self.programs = root / "bin"
         self.programs.mkdir()
-        for name in ("cat", "git", "sleep", "true"):
+        for name in ("cat", "env", "git", "sh", "sleep", "true"):
             (self.programs / name).symlink_to(shutil.which(name))
         self.environment = {
             # Nothing else of this machine: it may have a Slurm.
@@ -132,7 +139,7 @@ class Project:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """``matched`` in a process of its own."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "matched", *arguments],
             cwd=self.root,
             env=self.environment,
@@ -141,6 +148,18 @@ class Project:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self.processes.append(process)
+        return process
+
+    def end(self) -> None:
+        """Leave nothing behind, whatever became of the test."""
+        (self.root / "go").touch()  # for tasks in processes that are not our children
+        for owned in self.leases:
+            owned.release()
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
 
     def compute(self, *arguments: str, code: int = 0) -> str:
         """What ``matched``, as a process of its own, prints on both streams."""
@@ -195,6 +214,49 @@ class Project:
         directory.write_result({"outcome": outcome, "metrics": metrics, "steps": 3})
         return directory
 
+    def given(
+        self, name: str, cluster: str = "slurm", job_id: str = "41", token: str = "t1", **more: str
+    ) -> RunDirectory:
+        """As if the run had been given to that job a moment ago, and not begun."""
+        directory = self.directory(name)
+        directory.prepare()
+        jobs.record(directory, self.job(cluster, job_id, token, **more), submission="none")
+        return directory
+
+    def begun(self, name: str, *job: str, **more: str) -> RunDirectory:
+        """As if that job were at work on the run; ``job`` as for ``given``."""
+        directory = self.given(name, *job, **more)
+        self.owned(directory, self.job(*job, **more))
+        write_progress(directory.path, 1, 10)
+        return directory
+
+    def owned(self, directory: RunDirectory, job: dict) -> lease.Lease:
+        """The run's directory is that job's until the test ends."""
+        owned = lease.acquire(directory.path, job)
+        self.leases.append(owned)
+        return owned
+
+    def job(
+        self, cluster: str = "slurm", job_id: str = "41", token: str = "t1", **more: str
+    ) -> dict:
+        folder = str(self.root / "runs" / ".jobs" / job_id)
+        identity = jobs.identity(cluster, job_id, token)
+        return {**identity, "folder": folder, "at": time.time(), **more}
+
+    def wait_for(
+        self,
+        condition: Callable[[], object],
+        *processes: subprocess.Popen[str],
+        seconds: float = 30,
+    ) -> None:
+        """Return when ``condition`` holds; ``processes`` have to live until then."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            ended = [p.communicate() for p in processes if p.poll() is not None]
+            assert not ended, f"a process ended too early: {ended}"
+            assert time.monotonic() < deadline, f"waited {seconds} s in vain"
+            time.sleep(0.02)
+
     def computed(self) -> list[str]:
         """The runs that the task was really called for, in order."""
         path = self.root / "computed.txt"
@@ -233,6 +295,7 @@ def project(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     _forget()
     yield made
+    made.end()
     _forget()
 
 
@@ -245,3 +308,44 @@ def _forget() -> None:
 def one_row(project):
     project.recipe(ONE_ROW)
     return project
+
+
+@pytest.fixture
+def pack(one_row, monkeypatch):
+    """Makes a job of all runs, to be computed in this process."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")  # the pack changes them; this puts them back
+    monkeypatch.setattr(provenance, "environment", dict)  # it would import torch
+
+    def made(token: str = "t1", **more: int) -> Pack:
+        return Pack(
+            runs=[item.run for item in one_row.plan().items],
+            site=site.read(one_row.root / site.FILE),
+            threads=1,
+            loaders=0,
+            token=token,
+            **more,
+        )
+
+    return made
+
+
+@pytest.fixture
+def read_only():
+    """Makes folders that nobody can write to, root included."""
+    undo = []
+
+    def make(folder: Path) -> None:
+        if os.getuid():
+            folder.chmod(0o555)
+            undo.append(lambda: folder.chmod(0o755))
+            return
+        for options in (["--bind", folder, folder], ["-o", "remount,ro,bind", folder]):
+            if subprocess.run(["/bin/mount", *options], capture_output=True).returncode:
+                pytest.skip("root may not mount here, and may write everywhere else")
+            if len(options) == 3 and options[0] == "--bind":
+                undo.append(lambda: subprocess.run(["/bin/umount", folder], check=True))
+
+    yield make
+    for step in reversed(undo):
+        step()

@@ -34,7 +34,7 @@ def test_status_shows_states_numbers_and_reasons(project):
     failed = project.directory("small.LN.1")
     failed.prepare()
     # Brackets are markup to rich, which would swallow the one and stumble over the other.
-    failed.write_failure("no [data] in [/scratch/x]")
+    failed.write_failure("no [data] in [/scratch/x]", "t1")
     told = project.cli("status", "table1", code=1)
     for words in ("done", "81.25", "diverged", "failed", "no [data] in [/scratch/x]", "new"):
         assert words in told
@@ -48,7 +48,7 @@ def test_status_and_table_return_0_while_nothing_has_failed(project):
 
 def test_table_returns_1_when_a_run_has_failed(project):
     project.directory("small.LN.0").prepare()
-    project.directory("small.LN.0").write_failure("no memory")
+    project.directory("small.LN.0").write_failure("no memory", "t1")
     assert "Failed: small · LN · seed 0: no memory" in project.cli("table", "table1", code=1)
 
 
@@ -107,19 +107,22 @@ def test_run_of_a_diverging_cell_is_no_failure(one_row):
 def test_logs_prints_the_log(project):
     directory = project.finish("small.LN.0", top1=1.0)
     (directory / "log.txt").write_text("one [data]\ntwo ± three\n", encoding="utf-8")
-    assert project.cli("logs", "table1", *CELL) == "one [data]\ntwo ± three\n"
-    assert project.cli("logs", "table1", *CELL, "--follow") == "one [data]\ntwo ± three\n"
+    signature = directory.run.signature
+    assert project.cli("logs", signature) == "one [data]\ntwo ± three\n"
+    assert project.cli("logs", signature, "--follow") == "one [data]\ntwo ± three\n"
 
 
 def test_logs_of_a_run_that_has_none(project):
-    line = project.mistake("logs", "table1", *CELL)
-    assert line == "small · LN · seed 0 has no log yet: it is new"
+    directory = project.given("small.LN.0")
+    signature = directory.run.signature
+    line = project.mistake("logs", signature)
+    assert line.startswith(f"run {signature} has no log: it has not begun; what its job printed is")
 
 
 def test_retry_runs_failed_runs_again_and_leaves_finished_ones(one_row):
     one_row.finish("small.DyT.0", prints=False, top1=1.0)
     one_row.directory("small.LN.0").prepare()
-    one_row.directory("small.LN.0").write_failure("no memory")
+    one_row.directory("small.LN.0").write_failure("no memory", "t1")
     told = one_row.compute("retry", "table1", "--wait")
     assert "1 of 2 runs submitted" in told and "Small_1" in told
     assert one_row.computed() == ["small.LN.0"]

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 
 import pytest
 
@@ -20,13 +19,6 @@ START = Run(task="tiny:train", config=Config(model="start"))
 SMALL = Run(task="tiny:train", config=Config(model="small"), needs={"begin": START})
 TABLE = Table(arms=ARMS, scales=(scale(seeds=(0,), small=SMALL),))
 """
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "waited 30 s in vain"
-        time.sleep(0.02)
 
 
 # --- debug and local
@@ -65,6 +57,7 @@ def test_a_run_directory_holds_what_the_docstring_says(one_row):
         "config.json",
         "environment.json",
         "job.json",
+        "owners",
         "fingerprint.json",
         "progress.json",
         "checkpoints",
@@ -157,11 +150,9 @@ def at_work(one_row):
     """A project whose first run has been begun by a process in the background."""
     one_row.trouble("wait", "small.LN.0")
     process = one_row.start("run", "table1", "--row", "small", "--arm", "LN")
-    wait_for((one_row.root / "started").exists)
+    one_row.wait_for((one_row.root / "started").exists, process)
     one_row.background = process
-    yield one_row
-    process.kill()
-    process.communicate()
+    return one_row
 
 
 def test_a_run_at_work_is_not_submitted_again(at_work):
@@ -182,7 +173,7 @@ def test_there_is_no_result_before_the_end(at_work):
     directory = at_work.directory("small.LN.0")
     assert not (directory / "result.json").exists()
     (at_work.root / "go").touch()
-    wait_for((directory / "result.json").exists)
+    at_work.wait_for((directory / "result.json").exists)
     assert at_work.json(directory / "result.json")["outcome"] == "done"
 
 
@@ -196,7 +187,7 @@ def test_a_killed_run_is_resumed_by_the_next_submission(at_work):
 
 
 def test_logs_follow_a_run_to_its_end(at_work):
-    follower = at_work.start("logs", "table1", "--row", "small", "--arm", "LN", "--follow")
+    follower = at_work.start("logs", at_work.directory("small.LN.0").run.signature, "--follow")
     assert "starts" in follower.stdout.readline()
     (at_work.root / "go").touch()
     out, err = follower.communicate(timeout=30)
@@ -231,7 +222,7 @@ def test_a_run_without_its_prerequisite_is_blocked(one_row):
     one_row.trouble("raise", "start.LN.0")
     told = one_row.compute("submit", "table1", "--wait", code=1)
     start = next(i for i in one_row.plan().items if i.run.config.model == "start")
-    assert f"blocked by tiny:train {start.run.signature} (begin): it has no result" in told
+    assert f"blocked by tiny:train {start.run.signature} (begin), which is failed: the tiny" in told
     assert [str(i.standing.state) for i in one_row.plan().items] == [
         "failed",
         "failed",

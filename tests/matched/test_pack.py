@@ -1,11 +1,12 @@
-"""How the missing runs of a table are spread over jobs, and what each job asks for."""
+"""How the missing runs of a table are spread over jobs, and these over arrays."""
 
+import os
 from itertools import chain
 
 import pytest
 
-from matched import Resources, launch, packing
-from matched.site import Local, Site, Slurm
+from matched import jobs, launch, packing
+from matched.worker import write_progress
 
 NEEDS = """
 START = Run(task="tiny:train", config=Config(model="start"))
@@ -69,7 +70,7 @@ def test_runs_on_gpus_share_those_of_the_machine(project, gpus, jobs):
     plan = project.plan()
     found = packing.pack(plan, "local")
     assert len(found) == jobs
-    used = [launch._callable(plan, job, "local", i).gpus for i, job in enumerate(found)]
+    used = [launch._callable(plan, job, "local", i, token="t1").gpus for i, job in enumerate(found)]
     flat = list(chain(*used))
     assert len(flat) == len(set(flat)) == jobs * gpus, "no GPU is given to two jobs"
     assert set(flat) <= set(range(4))
@@ -168,84 +169,95 @@ def test_a_finished_prerequisite_is_not_waited_for(project):
     ]
 
 
-# --- what a job asks for
-
-PAPER = Resources(gpus=64, cpus=10, memory_gb=48, minutes=48 * 60)
+# --- runs that failed before, runs that are at work
 
 
-def asked(resources=PAPER, runs=1, cluster="slurm", **slurm):
-    site = Site(file="site.toml", slurm=Slurm(**slurm), local=Local())
-    return launch.request(resources, site, cluster, runs)
+def failed(project, name):
+    """As if the run had begun and then failed."""
+    directory = project.directory(name)
+    directory.prepare()
+    write_progress(directory.path, 1, 10)
+    directory.write_failure("no memory", "t0")
 
 
-def test_paper_scale_on_nodes_of_eight():
-    assert asked() == {
-        "name": "matched",
-        "nodes": 8,
-        "tasks_per_node": 8,
-        "gpus_per_node": 8,
-        "cpus_per_task": 10,
-        "mem_gb": 8 * 48,
-        "timeout_min": 24 * 60,
-        "slurm_array_parallelism": 64,
-        "slurm_srun_args": ["--kill-on-bad-exit=1"],
-    }
-
-
-def test_paper_scale_on_nodes_of_four():
-    found = asked(gpus_per_node=4)
-    assert (found["nodes"], found["tasks_per_node"], found["gpus_per_node"]) == (16, 4, 4)
-    assert found["mem_gb"] == 4 * 48
-
-
-@pytest.mark.parametrize(("gpus", "nodes"), [(1, 1), (4, 1), (8, 1), (16, 2)])
-def test_small_runs_take_a_part_of_a_node(gpus, nodes):
-    found = asked(Resources(gpus=gpus, minutes=60))
-    assert (found["nodes"], found["nodes"] * found["gpus_per_node"]) == (nodes, gpus)
-
-
-@pytest.mark.parametrize(("gpus", "per_node"), [(64, 7), (12, 8), (3, 2)])
-def test_gpus_that_do_not_fill_nodes_are_refused(gpus, per_node):
-    with pytest.raises(ValueError, match=rf"{gpus} .* do not fill nodes of {per_node}.*\[slurm\]"):
-        asked(Resources(gpus=gpus, minutes=60), gpus_per_node=per_node)
-
-
-def test_the_time_is_that_of_all_runs_up_to_the_limit():
-    resources = Resources(minutes=10)
-    assert asked(resources, runs=3)["timeout_min"] == 30
-    assert asked(resources, runs=3000)["timeout_min"] == 24 * 60
-    assert asked(max_hours=72)["timeout_min"] == 48 * 60
-    assert asked(max_hours=2)["timeout_min"] == 120
-
-
-def test_a_run_without_gpus_asks_for_none():
-    found = asked(Resources(minutes=10, cpus=2, memory_gb=5))
-    assert "gpus_per_node" not in found and "slurm_srun_args" not in found
-    assert (found["nodes"], found["tasks_per_node"]) == (1, 1)
-    assert (found["cpus_per_task"], found["mem_gb"]) == (2, 5)
-
-
-def test_the_choices_of_the_site_are_passed_on():
-    found = asked(
-        partition="gpu",
-        account="a1",
-        qos="q",
-        constraint="c",
-        parallel=3,
-        setup=("module load cuda",),
-        options={"exclude": "node7"},
+@pytest.mark.parametrize("cluster", ["local", "slurm"])
+def test_what_failed_before_comes_last(project, cluster):
+    """It may kill its process again, and with it the turn of those behind it."""
+    failed(project, "small.LN.0")
+    failed(project, "large.LN.0")
+    project.recipe(
+        "TABLE = Table(arms=ARMS, scales=(scale(runs_per_job=8, small=SMALL, large=LARGE),))"
     )
-    assert found["slurm_partition"] == "gpu"
-    assert found["slurm_account"] == "a1"
-    assert found["slurm_qos"] == "q"
-    assert found["slurm_constraint"] == "c"
-    assert found["slurm_array_parallelism"] == 3
-    assert found["slurm_setup"] == ["module load cuda"]
-    assert found["slurm_additional_parameters"] == {"exclude": "node7"}
+    (runs,) = only_runs(project, cluster)
+    others = [name for name in project.states() if name not in ("small.LN.0", "large.LN.0")]
+    assert runs == [*others, "small.LN.0", "large.LN.0"]
 
 
-@pytest.mark.parametrize("cluster", ["local", "debug"])
-def test_this_machine_is_asked_for_processes_alone(cluster):
-    found = asked(Resources(gpus=2, minutes=1), cluster=cluster, partition="gpu")
-    assert (found["nodes"], found["tasks_per_node"]) == (1, 2)
-    assert not [key for key in found if "slurm" in key]
+def test_what_failed_without_having_begun_keeps_its_place(project):
+    """Its job was cancelled, or another run killed it."""
+    directory = project.directory("small.LN.0")
+    directory.prepare()
+    directory.write_failure("cancelled", "t0")
+    (runs,) = only_runs(project, "local")
+    assert runs[0] == "small.LN.0"
+
+
+@pytest.mark.parametrize("cluster", ["local", "slurm"])
+def test_a_prerequisite_that_failed_comes_last_but_before_what_needs_it(project, cluster):
+    project.recipe(CHAIN.replace("@", "99"))
+    for item in project.plan().items:
+        if (item.run.config.model, item.run.config.norm) == ("middle", "LN"):
+            item.directory.prepare()
+            write_progress(item.directory.path, 1, 10)
+            item.directory.write_failure("no memory", "t0")
+    runs = list(chain(*only_runs(project, cluster)))
+    assert runs.index("middle.DyT.0") < runs.index("middle.LN.0") < runs.index("small.LN.0")
+
+
+def test_what_a_job_of_an_earlier_submission_computes_is_waited_for(project):
+    project.recipe(CHAIN.replace("@", "1"))
+    for item in project.plan().items:
+        if item.run.config.model == "start":
+            item.directory.prepare()
+            number = "41_0" if item.run.config.norm == "LN" else "41_1"
+            jobs.record(item.directory, project.job("slurm", number), submission="none")
+    project.program("squeue", "echo '41_0|41|RUNNING|None'; echo '41_1|42|PENDING|Priority'")
+    found = packing.pack(project.plan(), "slurm")
+    assert [(job.after, job.behind) for job in found] == [
+        ((), ("41_0",)),
+        ((), ("41_1",)),
+        ((0,), ()),
+        ((1,), ()),
+    ]
+
+
+def test_what_this_machine_computes_is_no_dependency_of_slurm(project):
+    project.recipe(CHAIN.replace("@", "1"))
+    for item in project.plan().items:
+        if item.run.config.model == "start":
+            item.directory.prepare()
+            jobs.record(item.directory, project.job("local", str(os.getpid())), submission="none")
+    found = packing.pack(project.plan(), "slurm")
+    assert len(found) == 4 and not any(job.behind for job in found)
+
+
+# --- arrays
+
+
+def waves(project, largest):
+    return packing.waves(packing.pack(project.plan(), "slurm"), largest)
+
+
+@pytest.mark.parametrize(
+    ("largest", "sizes"), [(1000, [8]), (8, [8]), (7, [7, 1]), (3, [3, 3, 2]), (1, [1] * 8)]
+)
+def test_an_array_has_no_more_jobs_than_slurm_takes(project, largest, sizes):
+    found = waves(project, largest)
+    assert [len(wave) for wave in found] == sizes
+    assert list(chain(*found)) == list(range(8))
+
+
+def test_jobs_of_one_array_wait_for_the_same_jobs(project):
+    project.recipe(SHARED.replace("@", "1"))
+    assert waves(project, 1000) == [[0, 1], [2, 4], [3, 5]]
+    assert waves(project, 1) == [[0], [1], [2], [4], [3], [5]], "a wave after what it waits for"

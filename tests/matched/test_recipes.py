@@ -47,7 +47,7 @@ def cell(row="small", arm="LN", seed="0"):
         (["submit", "table1", "--cluster", "lcoal"], "unknown cluster: 'lcoal'; known, nearest"),
         (["retry", "table1", "--cluster", "lcoal"], "first: local,"),
         (["run", "table1", *cell(row="smal")], "unknown row of table1: 'smal'; known, nearest fir"),
-        (["logs", "table1", *cell(arm="Dyt2")], "unknown arm of table1: 'Dyt2'; known, nearest fi"),
+        (["run", "table1", *cell(arm="Dyt2")], "unknown arm of table1: 'Dyt2'; known, nearest fi"),
         (["run", "table1", *cell(seed="7")], "unknown seed 7; known: 0, 1"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

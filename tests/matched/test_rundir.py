@@ -23,14 +23,18 @@ def directory(one_row):
     return directory
 
 
-def standing(directory):
-    return directory.standing(jobs.live([directory]))
-
-
-def given_to(directory, process, at=None):
+@pytest.fixture
+def given_to(one_row, directory):
     """As if the run had been given to a process of this machine."""
-    at = time.time() if at is None else at
-    jobs.record(directory, "local", str(process), directory.path, at)
+
+    def given_to(process, **more):
+        one_row.given("small.LN.0", "local", str(process), **more)
+
+    return given_to
+
+
+def standing(directory):
+    return directory.standing(jobs.look([directory]))
 
 
 @pytest.fixture
@@ -70,75 +74,75 @@ def test_the_directory_is_named_by_task_and_signature(directory, one_row):
     assert config["config"]["betas"] == [0.9, 0.999], "defaults are written too"
 
 
-def test_a_living_process_that_has_not_come_to_it_is_queued(directory, alive):
-    given_to(directory, alive)
+def test_a_living_process_that_has_not_come_to_it_is_queued(directory, given_to, alive):
+    given_to(alive)
     assert standing(directory).state is State.QUEUED
 
 
-def test_a_living_process_at_work_is_running(directory, alive):
-    given_to(directory, alive)
+def test_a_living_process_at_work_is_running(directory, one_row, alive):
+    one_row.begun("small.LN.0", "local", str(alive))
     write_progress(directory.path, 3, 10)
     found = standing(directory)
     assert (found.state, found.progress["step"]) == (State.RUNNING, 3)
 
 
-def test_progress_of_an_earlier_attempt_does_not_count(directory, alive):
+def test_progress_of_an_earlier_attempt_does_not_count(directory, given_to, alive):
     write_json(directory / "progress.json", {"step": 9, "steps": 10, "at": time.time() - 100})
-    given_to(directory, alive)
+    given_to(alive)
     assert standing(directory).state is State.QUEUED
 
 
-def test_a_dead_process_has_failed(directory, dead):
-    given_to(directory, dead)
+def test_a_dead_process_has_failed(directory, given_to, dead):
+    given_to(dead)
     write_progress(directory.path, 3, 10)
     found = standing(directory)
     assert found.state is State.FAILED
     assert f"process {dead} on {HERE} ended without a result" in found.why
 
 
-def test_another_process_under_the_same_number_is_not_it(directory, alive):
-    given_to(directory, alive, at=time.time() - 7200)
+def test_another_process_under_the_same_number_is_not_it(directory, given_to, alive):
+    given_to(alive, at=time.time() - 7200)
     assert standing(directory).state is State.FAILED
 
 
-def test_a_zombie_is_dead(directory):
+def test_a_zombie_is_dead(directory, given_to):
     process = subprocess.Popen(["true"])
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    given_to(directory, process.pid)
+    given_to(process.pid)
     assert standing(directory).state is State.FAILED
     process.wait()
 
 
-def test_a_process_of_another_machine_is_taken_for_living(directory, dead, monkeypatch):
+def test_a_process_of_another_machine_is_taken_for_living(directory, given_to, dead, monkeypatch):
     with monkeypatch.context() as there:
         there.setattr(socket, "gethostname", lambda: "elsewhere")
-        given_to(directory, dead)
+        given_to(dead)
     assert standing(directory).state is State.QUEUED
 
 
-def test_a_failure_says_why(directory, dead):
-    given_to(directory, dead)
-    directory.write_failure("out of memory")
+def test_a_failure_says_why(directory, given_to, dead):
+    given_to(dead)
+    directory.write_failure("out of memory", "t1")
     found = standing(directory)
     assert (found.state, found.why) == (State.FAILED, "out of memory")
 
 
-def test_a_failure_counts_while_its_pack_goes_on(directory, alive):
-    given_to(directory, alive, at=time.time() - 1)
-    directory.write_failure("out of memory")
+def test_a_failure_counts_while_its_pack_goes_on(directory, given_to, alive):
+    given_to(alive)
+    directory.write_failure("out of memory", "t1")
     assert standing(directory).state is State.FAILED
 
 
-def test_a_new_attempt_is_not_failed_by_the_one_before(directory, alive):
-    write_json(directory / "failure.json", {"why": "old", "at": time.time() - 100})
-    given_to(directory, alive)
+def test_a_new_attempt_is_not_failed_by_the_one_before(directory, given_to, alive):
+    write_json(directory / "failure.json", {"why": "old", "at": time.time(), "token": "t0"})
+    given_to(alive)
     assert standing(directory).state is State.QUEUED
 
 
 @pytest.mark.parametrize("outcome", ["done", "diverged"])
-def test_a_result_ends_it_whatever_else_is_there(directory, alive, outcome):
-    given_to(directory, alive)
-    directory.write_failure("an earlier attempt")
+def test_a_result_ends_it_whatever_else_is_there(directory, one_row, alive, outcome):
+    one_row.begun("small.LN.0", "local", str(alive))
+    directory.write_failure("an earlier attempt", "t0")
     write_progress(directory.path, 3, 10)
     directory.write_result({"outcome": outcome, "metrics": {"top1": 1.0}})
     found = standing(directory)

@@ -38,14 +38,14 @@ def test_every_key(tmp_path):
     found = read(
         tmp_path,
         '[data]\nimagenet = "/data/in1k"\n'
-        '[runs]\nfolder = "/scratch/runs"\ncheckpoint_steps = 100\n'
+        '[runs]\nfolder = "/scratch/runs"\ncheckpoint_steps = 100\ncheckpoint_minutes = 5\n'
         "[local]\nworkers = 3\nthreads = 2\ngpus = 1\n"
         '[slurm]\npartition = "gpu"\naccount = "a1"\nqos = "q"\nconstraint = "c"\n'
-        "gpus_per_node = 4\nmax_hours = 12\nparallel = 8\n"
+        "gpus_per_node = 4\nmax_hours = 12\ngrace_seconds = 60\nparallel = 8\nmax_array = 100\n"
         'setup = ["module load cuda", "ulimit -n 4096"]\n[slurm.options]\nexclude = "node7"\n',
     )
     assert found.data == {"imagenet": Path("/data/in1k")}
-    assert found.runs == Runs(folder="/scratch/runs", checkpoint_steps=100)
+    assert found.runs == Runs(folder="/scratch/runs", checkpoint_steps=100, checkpoint_minutes=5)
     assert found.runs_folder == Path("/scratch/runs")
     assert found.local == Local(workers=3, threads=2, gpus=1)
     assert found.slurm == Slurm(
@@ -55,7 +55,9 @@ def test_every_key(tmp_path):
         constraint="c",
         gpus_per_node=4,
         max_hours=12,
+        grace_seconds=60,
         parallel=8,
+        max_array=100,
         setup=("module load cuda", "ulimit -n 4096"),
         options={"exclude": "node7"},
     )
@@ -151,11 +153,11 @@ def test_what_is_no_toml_is_refused_with_its_place(tmp_path):
     assert message.startswith(str(tmp_path / "site.toml")) and "line 2" in message
 
 
-@pytest.mark.parametrize("command", ["plan", "submit", "status", "table", "logs"])
+@pytest.mark.parametrize("command", ["plan", "submit", "status", "table", "logs", "cancel"])
 def test_every_command_refuses_a_wrong_site(project, command):
     project.site('[slurm]\npartitoin = "gpu"\n')
-    cell = ["--row", "small", "--arm", "LN"] if command == "logs" else []
-    assert "did you mean partition?" in project.mistake(command, "table1", *cell)
+    asked = "0123456789ab" if command == "logs" else "table1"
+    assert "did you mean partition?" in project.mistake(command, asked)
 
 
 def test_another_site_can_be_named(project, monkeypatch):

@@ -45,7 +45,7 @@ def scripts(project):
     return found
 
 
-OPTION = r"#SBATCH --([\w-]+)=(.*)"
+OPTION = r"#SBATCH --([\w-]+)=?(.*)"
 
 
 def job_ids(project):
@@ -77,7 +77,7 @@ def test_a_single_job_is_no_array(slurm):
 
 def test_the_queue_then_says_where_the_runs_stand(slurm):
     submit(slurm)
-    queue(slurm, "1_0|2|RUNNING", "1_1|3|PENDING")
+    queue(slurm, "1_0|2|RUNNING|None", "1_1|3|PENDING|Priority")
     assert set(slurm.states().values()) == {"queued"}
     assert "0 of 2 runs submitted" in submit(slurm)
     assert len(scripts(slurm)) == 1, "what is at work is left alone"
@@ -85,7 +85,7 @@ def test_the_queue_then_says_where_the_runs_stand(slurm):
 
 def test_jobs_that_vanished_are_submitted_again(slurm):
     submit(slurm)
-    queue(slurm, "1_0|2|RUNNING")
+    queue(slurm, "1_0|2|RUNNING|None")
     assert slurm.states() == {"small.LN.0": "queued", "small.DyT.0": "failed"}
     assert "1 of 2 runs submitted in 1 jobs" in submit(slurm)
     assert job_ids(slurm) == {"small.LN.0": "1_0", "small.DyT.0": "2"}
@@ -125,7 +125,7 @@ def test_what_was_accepted_before_a_refusal_is_remembered(slurm):
         "sbatch", f"[ -e $HOME/sbatch.1 ] && {{ echo 'no more jobs' >&2; exit 1; }}\n{SBATCH}"
     )
     assert "no more jobs" in slurm.mistake("submit", "table1", "--cluster", "slurm")
-    queue(slurm, "1_N/A|1|PENDING")
+    queue(slurm, "1_N/A|1|PENDING|Priority")
     states = [str(item.standing.state) for item in slurm.plan().items]
     assert states == ["queued", "new", "queued", "new"]
 
@@ -140,7 +140,6 @@ def test_the_plan_shows_what_sbatch_will_be_told_and_asks_nothing(slurm, per_job
     shown = [dict(re.findall(OPTION, part)) for part in told.split("Slurm is asked for")[1:]]
     submit(slurm)
     sent = scripts(slurm)
-    assert sent[1].pop("dependency")  # on the id of a job that was not there yet
-    if per_job == "1":
-        assert sent[2].pop("dependency")
+    for script in sent[1:]:  # on the id of a job that was not there yet
+        assert script.pop("dependency") and script.pop("kill-on-invalid-dep") == "yes"
     assert shown == sent

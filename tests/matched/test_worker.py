@@ -3,23 +3,6 @@
 import os
 
 import cloudpickle
-import pytest
-
-from matched import site
-from matched.pack import Pack
-
-
-@pytest.fixture
-def pack(one_row, monkeypatch):
-    for name in ("MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        monkeypatch.setenv(name, "1")  # the pack changes them; this puts them back
-    return Pack(
-        runs=[item.run for item in one_row.plan().items],
-        site=site.read(one_row.root / site.FILE),
-        threads=1,
-        loaders=0,
-        token="t1",
-    )
 
 
 def test_finished_runs_are_skipped(one_row, pack):
@@ -27,7 +10,7 @@ def test_finished_runs_are_skipped(one_row, pack):
     one_row.finish("small.LN.0", top1=1.0)
     one_row.finish("small.DyT.0", outcome="diverged")
     before = one_row.snapshot()
-    assert list(pack.compute("here", "1").values()) == ["done", "diverged"]
+    assert list(pack().compute("here", "1").values()) == ["done", "diverged"]
     assert one_row.computed() == []
     assert one_row.snapshot() == before
 
@@ -37,27 +20,30 @@ def test_damaged_runs_are_neither_computed_nor_written_to(one_row, pack):
         path = one_row.finish(name, top1=1.0) / "result.json"
         path.write_text("{", encoding="utf-8")
     before = one_row.snapshot()
-    told = pack.compute("here", "1")
+    told = pack().compute("here", "1")
     assert all("result.json is not whole JSON" in why for why in told.values())
     assert one_row.computed() == []
     assert one_row.snapshot() == before
 
 
 def test_a_cut_job_is_queued_again_as_it_was(pack):
-    again = pack.checkpoint()
-    assert again.function is pack and not again.args and not again.kwargs
+    cut = pack()
+    again = cut.checkpoint()
+    assert again.function is cut and not again.args and not again.kwargs
 
 
 def test_a_pack_survives_pickling(pack):
     """submitit sends it to the job as a file; signatures must not change on the way."""
-    sent = cloudpickle.loads(cloudpickle.dumps(pack))
-    assert [run.signature for run in sent.runs] == [run.signature for run in pack.runs]
-    assert sent.site == pack.site
+    made = pack()
+    sent = cloudpickle.loads(cloudpickle.dumps(made))
+    assert [run.signature for run in sent.runs] == [run.signature for run in made.runs]
+    assert sent.site == made.site
 
 
 def test_a_pack_sets_its_threads(one_row, pack):
     one_row.finish("small.LN.0", top1=1.0)
     one_row.finish("small.DyT.0", top1=1.0)
-    pack.threads = 3
-    pack.compute("here", "1")
+    made = pack()
+    made.threads = 3
+    made.compute("here", "1")
     assert os.environ["OMP_NUM_THREADS"] == "3"

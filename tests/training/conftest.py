@@ -1,9 +1,12 @@
-"""Fixtures of the training tests: one thread, and a run to compare with."""
+"""Fixtures of the training tests: one thread, runs to compare with, runs of two processes."""
+
+import shutil
 
 import pytest
 import torch
 
-from .problem import trained
+from .problem import Cut, CutAt, Trained, trained
+from .processes import run
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -15,3 +18,36 @@ def _one_thread():
 def undisturbed(tmp_path_factory):
     """The run of ``CONFIG`` from the first step to the last without a break."""
     return trained(tmp_path_factory.mktemp("undisturbed"))
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory):
+    """A folder of runs that two processes have trained, one after the other, as in one job."""
+    folder = tmp_path_factory.mktemp("two")
+    run(
+        folder,
+        "train",
+        *["own", "dyt", "early", "late", "cut", "timed", "asked", "lost", "scaled", "fp16"],
+        *["sharded", "sharded-dyt", "sharded-cut", "sharded-asked", "sharded-full"],
+        *["sharded-normed", "sharded-scaled", "sharded-fp16", "left-alone"],
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def resumed(pair, tmp_path_factory):
+    """A folder of runs that two processes went on with, from copies of what others had left."""
+    folder = tmp_path_factory.mktemp("resumed")
+    shutil.copytree(pair / "cut", folder / "cut")
+    shutil.copytree(pair / "asked", folder / "asked")
+    shutil.copytree(pair / "sharded-cut", folder / "sharded-cut")
+    shutil.copytree(pair / "sharded-asked", folder / "sharded-asked")
+    shutil.copytree(pair / "sharded-full", folder / "sharded-full")
+    damaged = Trained(directory=shutil.copytree(pair / "sharded", folder / "sharded-damaged"))
+    (damaged.newest / "__1_0.distcp").unlink()
+    with pytest.raises(Cut):
+        trained(folder / "sharded-from-file", loss=CutAt(7))
+    with pytest.raises(Cut):
+        trained(folder / "sharded-foreign", where={"signature": "another"}, loss=CutAt(7))
+    run(folder, "resume", *[path.name for path in folder.iterdir()])
+    return folder

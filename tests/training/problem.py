@@ -1,7 +1,9 @@
 """A problem small enough to train in a blink that still draws from every kind of randomness."""
 
 import json
+import os
 import random
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,8 +14,8 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from dyt import Norm, convert
-from matched import TrainConfig
-from matched.training import Learner, fit, reseed
+from matched import TrainConfig, interruption
+from matched.training import Learner, checkpoint, fit, reseed
 from matched.worker import Context
 
 CPU = torch.device("cpu")
@@ -87,6 +89,21 @@ class CutAt:
         return self.loss(model, batch)
 
 
+class AskedAt:
+    """A loss that has this process asked to stop in optimiser step ``step`` (0-based)."""
+
+    def __init__(self, step, micro_batches=1):
+        self.left = step * micro_batches
+
+    def __call__(self, model, batch):
+        if self.left == 0:
+            os.kill(os.getpid(), interruption.PREEMPTION)
+            while interruption.requested() is None:
+                time.sleep(0.001)
+        self.left -= 1
+        return square(model, batch)
+
+
 class NaNFrom:
     """``square``, and from optimiser step ``step`` (0-based) on, another number instead."""
 
@@ -96,6 +113,31 @@ class NaNFrom:
     def __call__(self, model, batch):
         self.left -= 1
         return square(model, batch) * (1.0 if self.left >= 0 else self.value)
+
+
+class Scaled(nn.Module):
+    """A network in whose blocks not all of its parameters are."""
+
+    def __init__(self):
+        super().__init__()
+        reseed(CONFIG.seed, "weights")
+        self.scale = nn.Parameter(torch.ones(FEATURES))
+        self.body = network()
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x):
+        return self.body(self.scale * x)
+
+
+def grouped(model):
+    """Changes of a learner to this model, with parameters of one dimension in another group."""
+    groups = [[], []]
+    for parameter in model.parameters():
+        groups[parameter.ndim > 1].append(parameter)
+    few, many = groups
+    groups = [{"params": few, "weight_decay": 0.0, "lr": 0.01}, {"params": many}]
+    optimizer = torch.optim.AdamW(groups, lr=CONFIG.lr)
+    return {"model": model, "optimizer": optimizer, "average": ModelEmaV3(model, 0.9), "norms": ()}
 
 
 def learner(config=CONFIG, *, weights=None, norm=OWN, dropout=0.2, **changes):
@@ -159,9 +201,19 @@ class Trained:
         return sorted(path.name for path in (self.directory / "checkpoints").iterdir())
 
     @property
+    def newest(self):
+        """The newest checkpoint."""
+        return self.directory / "checkpoints" / self.checkpoints[-1]
+
+    @property
     def state(self):
-        newest = self.directory / "checkpoints" / self.checkpoints[-1]
-        return torch.load(newest, weights_only=True)
+        """What is in it: name → tensor of "model", "average" and "optimizer", and the rest."""
+        state = checkpoint.read(self.newest)
+        parts = {"model": {}, "average": {}, "optimizer": {}}
+        for name, tensor in state.tensors.items():
+            part, _, key = name.partition(".")
+            parts[part][key] = tensor
+        return {**state.plain, **parts}
 
     def json(self, name):
         return json.loads((self.directory / name).read_text())

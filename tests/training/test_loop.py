@@ -184,7 +184,7 @@ class TestAverage:
         run = trained(tmp_path, PLAIN, model=model, optimizer=optimizer, evaluate=evaluate)
         assert seen == [True] * 4
         assert model.training
-        assert run.state["average"] is None
+        assert run.state["average"] == {}
 
 
 class TestFiles:

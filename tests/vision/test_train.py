@@ -96,20 +96,23 @@ def test_dyt_learns_to_read_digits(tmp_path, row, top1):
 
 
 class Logits(nn.Module):
-    """Takes an image for its logits."""
+    """Takes an image for its logits, and counts its calls."""
+
+    calls = 0
 
     def forward(self, x):
+        self.calls += 1
         return x[:, 0, 0]
 
 
 class TestEvaluation:
     COUNT = 11
 
-    def metrics(self, directory, rank=0, world=1, eval_batch=4):
+    def metrics(self, directory, rank=0, world=1, eval_batch=4, model=None):
         config = replace(TINY_VIT, eval_batch=eval_batch)
         where = context(directory, rank=rank, world=world)
         evaluation = Evaluation(self.items(), config, where, torch.device("cpu"))
-        return evaluation(Logits())
+        return evaluation(model or Logits())
 
     def items(self):
         logits = torch.randn(self.COUNT, 10, generator=torch.Generator().manual_seed(0))
@@ -141,6 +144,14 @@ class TestEvaluation:
         for name, value in self.metrics(tmp_path).items():
             total = sum(n * share[name] for n, share in zip(counts, shares, strict=True))
             assert total / self.COUNT == pytest.approx(value, rel=1e-5)
+
+    @pytest.mark.parametrize("world, eval_batch", [(2, 1), (2, 5), (3, 1), (4, 2)])
+    def test_all_processes_call_the_model_equally_often(self, tmp_path, world, eval_batch):
+        models = [Logits() for _ in range(world)]
+        for rank, model in enumerate(models):
+            self.metrics(tmp_path, rank, world, eval_batch, model)
+        share = -(-self.COUNT // world)
+        assert [model.calls for model in models] == [-(-share // eval_batch)] * world
 
     def test_the_size_of_its_batches_does_not_matter(self, tmp_path):
         one, other = (self.metrics(tmp_path, eval_batch=size) for size in (1, 100))

@@ -4,13 +4,15 @@ What it does is told by files and not by its config, for two arms of a row have 
 ``trouble/<model>.<norm>.<seed>`` in the project's folder names one of those that ``train`` knows.
 """
 
+import importlib
 import json
 import os
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from matched import Context, Outcome
+from matched import Context, Outcome, interruption
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +44,18 @@ def train(context: Context, config: Config) -> Outcome:
     if what == "die":
         os._exit(9)
     if what == "wait" or (what == "rank 0 waits" and context.rank == 0):
-        (root() / "started").touch()
-        deadline = time.monotonic() + 60  # a test that failed tells nobody to go
-        while not (root() / "go").exists() and time.monotonic() < deadline:
-            time.sleep(0.02)
+        _go_on(context, obey=False)
+    if what == "steps":
+        _go_on(context, obey=True)
+    if what.startswith("gets"):  # a signal, and saves a step or not
+        _, number, *saving = what.split()
+        _ask_to_stop(context, signal.Signals[number], bool(saving))
+    if what == "is taken over":
+        taken = context.directory / "owners" / "000009.json"
+        record = {"key": "process 7 on far", "host": "far", "place": {"kernel": "x", "pid": 7}}
+        taken.write_text(json.dumps(record), encoding="utf-8")
+    if what in ("meets", "rank 1 raises", "rank 1 raises early", "rank 1 dies once"):
+        _meet(context, what)
     if what == "other weights":
         weights += ", of another kind"
     prints = {"weights": weights, "batches": [f"batch {config.seed}"]}
@@ -60,3 +70,61 @@ def train(context: Context, config: Config) -> Outcome:
     if what == "live metric":
         return Outcome(metrics={"top1": {1, 2}}, steps=3)
     return Outcome(metrics={"top1": score, "fid": 100 - score}, steps=3)
+
+
+def _go_on(context: Context, obey: bool) -> None:
+    """Take steps from where the last start was, until the test says "go" or a signal says stop."""
+    folder = context.directory / "checkpoints"
+    step = max((int(path.name.removeprefix("step_")) for path in folder.glob("step_*")), default=0)
+    with (root() / "started").open("a", encoding="utf-8") as file:
+        file.write(f"{os.getpid()} {step}\n")
+    deadline = time.monotonic() + 60  # a test that failed tells nobody to go
+    while not (root() / "go").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+        step += 1
+        if obey and interruption.requested():
+            (folder / f"step_{step}").touch()
+            raise interruption.Interrupted
+
+
+def _ask_to_stop(context: Context, number: signal.Signals, save: bool) -> None:
+    os.kill(os.getpid(), number)
+    while not interruption.requested():
+        time.sleep(0.001)
+    if save:
+        (context.directory / "checkpoints" / "step_1").touch()
+    raise interruption.Interrupted
+
+
+def _meet(context: Context, what: str) -> None:
+    """All processes of the run meet, unless something happens to the second."""
+    import torch.distributed as dist
+
+    from matched.training.distributed import process_group
+
+    second = context.rank == 1
+    if what == "rank 1 raises early" and second:
+        raise ValueError("the second process never came")
+    with process_group(context):
+        dist.barrier()
+        if what == "rank 1 raises" and second:
+            raise ValueError("the second process failed")
+        mark = root() / "died"
+        if what == "rank 1 dies once" and second and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if what == "rank 1 dies once" and not second:
+            time.sleep(0.1)
+        dist.barrier()
+
+
+def _shorten() -> None:
+    """Times of the harness that tests cannot wait for: "pack.HANGS" → seconds, in haste.json."""
+    path = root() / "haste.json"
+    if path.exists():
+        for name, seconds in json.loads(path.read_text(encoding="utf-8")).items():
+            module, _, constant = name.rpartition(".")
+            setattr(importlib.import_module(f"matched.{module}"), constant, seconds)
+
+
+_shorten()

@@ -103,15 +103,24 @@ def _average(model: nn.Module, config: Supervised) -> ModelEmaV3 | None:
 
 
 class Evaluation:
-    """Top-1 and top-5 accuracy over the held-out images, each process taking its share."""
+    """Top-1 and top-5 accuracy over the held-out images, each process taking its share.
+
+    Shares that are one image short are filled up with an image that does not count: all processes
+    call the model equally often, as they have to where it is sharded.
+    """
 
     def __init__(
         self, dataset: Dataset, config: Supervised, context: Context, device: torch.device
     ) -> None:
         count = len(dataset)  # type: ignore[arg-type]
-        share = Subset(dataset, range(context.rank, count, context.world))
+        own = range(context.rank, count, context.world)
+        self.own = len(own)
+        filled = [*own, *[0] * (-(-count // context.world) - self.own)]
         self.loader = DataLoader(
-            share, config.eval_batch, num_workers=context.loaders, pin_memory=device.type == "cuda"
+            Subset(dataset, filled),
+            config.eval_batch,
+            num_workers=context.loaders,
+            pin_memory=device.type == "cuda",
         )
         self.device = device
         self.seed = config.seed
@@ -119,9 +128,11 @@ class Evaluation:
     def __call__(self, model: nn.Module) -> dict[str, float]:
         reseed(self.seed, "evaluation")
         sums = torch.zeros(4, dtype=torch.float64, device=self.device)
+        left = self.own
         for image, label in self.loader:
-            image, label = image.to(self.device, non_blocking=True), label.to(self.device)
-            logits = model(image).float()
+            image, label = image.to(self.device, non_blocking=True), label[:left].to(self.device)
+            logits = model(image).float()[:left]
+            left -= len(label)
             ranked = logits.topk(5, dim=1).indices == label[:, None]
             loss = F.cross_entropy(logits, label, reduction="sum")
             counts = [ranked[:, :1].sum(), ranked.sum(), loss, torch.tensor(len(label))]

@@ -6,8 +6,10 @@ import getpass
 import io
 import os
 import secrets
+import shlex
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
@@ -18,6 +20,7 @@ import submitit
 from submitit.slurm import slurm
 
 from matched import data, jobs, lease, provenance
+from matched.interruption import PREEMPTION
 from matched.pack import Pack
 from matched.packing import Job, pack, waves
 from matched.plans import Item, Plan
@@ -175,7 +178,7 @@ def _submit(plan: Plan, cluster: str, folder: Path, snapshot: bool) -> list[subm
     if snapshot and cluster == "debug":
         raise ValueError("a snapshot is for jobs of their own, and `debug` runs in this process")
     code = provenance.submission(folder / "submissions", root(), snapshot=snapshot)
-    python = provenance.python(code, root())
+    python = _python(provenance.path_of(code, root()))
     token = secrets.token_hex(4)
     submitted: dict[int, submitit.Job] = {}
     for wave in waves(packed, plan.site.slurm.max_array):
@@ -211,6 +214,17 @@ def _submit(plan: Plan, cluster: str, folder: Path, snapshot: bool) -> list[subm
                     submission=code["submission"],
                 )
     return [submitted[i] for i in sorted(submitted)]
+
+
+def _python(path: str | None) -> str:
+    """The shell words that start a job's Python.
+
+    The signal that asks it to stop would kill it while it starts, before it has a handler: it is
+    ignored until then.
+    """
+    first = [] if path is None else ["env", f"PYTHONPATH={path}"]
+    ignoring = f'trap "" {PREEMPTION.name.removeprefix("SIG")}; exec "$0" "$@"'
+    return shlex.join(["sh", "-c", ignoring, *first, sys.executable])
 
 
 def _asked(
@@ -292,18 +306,17 @@ def _last_line(error: Exception) -> str:
 def run_here(plan: Plan) -> dict[str, str]:
     """Compute the plan's unfinished runs in this process: signature → outcome, as ``Pack`` says it.
 
-    Under torchrun every process does so, and rank 0 writes. The other ranks do not look at the
-    runs' states, which rank 0 is about to change.
+    Under torchrun every process does so, and rank 0 writes. All of them go through all runs: the
+    other ranks cannot know which are finished, for rank 0 is about to change that.
     """
-    items, token = plan.items, secrets.token_hex(4)
+    token, now = secrets.token_hex(4), time.time()
     if os.environ.get("RANK", "0") == "0":
-        items, now = tuple(plan.missing), time.time()
         identity = jobs.identity("here", str(os.getpid()), token)
-        for item in items:
+        for item in plan.missing:
             item.directory.prepare()
             jobs.record(item.directory, identity, folder=str(item.directory.path), at=now)
     pack_of_all = Pack(
-        runs=[item.run for item in items],
+        runs=[item.run for item in plan.items],
         site=plan.site,
         threads=plan.site.local.threads,
         loaders=_loaders(plan.scale.resources),

@@ -128,7 +128,7 @@ def describe(owner: Mapping[str, Any]) -> str:
 def _newest(owners: Path) -> Path | None:
     try:
         numbered = [name for name in os.listdir(owners) if name[:-5].isdigit()]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return owners / max(numbered) if numbered else None
 

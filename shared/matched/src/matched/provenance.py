@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import secrets
-import shlex
 import shutil
 import subprocess
 import sys
@@ -79,18 +78,17 @@ def _copy(root: Path, new: list[str], target: Path) -> Path:
     return target
 
 
-def python(code: Mapping[str, Any], root: Path) -> str:
-    """The shell words that start Python with the submitted code."""
+def path_of(code: Mapping[str, Any], root: Path) -> str | None:
+    """PYTHONPATH for jobs that are to run from the snapshot of ``root``; None without one."""
     if "snapshot" not in code:
-        return shlex.quote(sys.executable)
+        return None
     copy = Path(code["snapshot"])
     sources = [*sorted(copy.glob("shared/*/src")), *sorted(copy.glob("packages/*/src"))]
     # What was on the path already is kept, where it lies in the checkout as its copy.
     for entry in filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)):
         path = Path(entry).absolute()
         sources.append(copy / path.relative_to(root) if path.is_relative_to(root) else path)
-    path = os.pathsep.join(map(str, sources))
-    return shlex.join(["env", f"PYTHONPATH={path}", sys.executable])
+    return os.pathsep.join(map(str, sources))
 
 
 def environment(code: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from matched.interruption import Interrupted
 from matched.lease import Lease
 from matched.peers import PeerLost, Peers, is_loss
 from matched.run import Run
-from matched.rundir import RunDirectory, Standing
+from matched.rundir import RunDirectory, Seen, Standing
 from matched.site import Site
 
 log = logging.getLogger("matched")
@@ -128,7 +128,7 @@ def execute(
                 shard=shard,
                 confirm=owned.confirm if owned is not None else lambda: None,
             )
-            return _compute(run, site, directory, context, peers, job["token"], code or {})
+            return _compute(run, site, directory, context, peers, job, code or {})
     finally:
         if owned is not None:
             owned.release()
@@ -153,7 +153,11 @@ def _claim(directory: RunDirectory, job: Mapping[str, Any]) -> tuple[Lease | Non
     except (Damaged, lease.Held, OSError) as error:
         if owned is not None:
             owned.release()
-        return None, _one_line(error)
+        why = _one_line(error)
+        if isinstance(error, OSError):
+            with suppress(OSError):
+                directory.write_failure(why, job["token"])
+        return None, why
     return owned, ""
 
 
@@ -179,7 +183,7 @@ def _compute(
     directory: RunDirectory,
     context: Context,
     peers: Peers,
-    token: str,
+    job: Mapping[str, Any],
     code: Mapping[str, Any],
 ) -> str:
     started = time.time()
@@ -190,7 +194,7 @@ def _compute(
         context = replace(
             context,
             data=data.resolve(data.names_read(run.config), site.data, site.file),
-            needs=_needs(run, site),
+            needs=_needs(run, site, job["key"]),
         )
         log.info(
             "%s %s starts (process %d of %d)", run.task, run.signature, peers.rank, peers.world
@@ -206,12 +210,14 @@ def _compute(
     except Exception as error:
         why = _one_line(error)
         log.error("%s failed: %s", run.signature, why, exc_info=True)
-        if peers.world > 1 and interruption.requested():
-            raise Interrupted from error  # the others were ended before this process
+        if interruption.requested():
+            # Other processes of the run, its data loaders among them, may have been ended before
+            # this one. What would fail anyway fails again at the next start.
+            raise Interrupted from error
         if peers.world > 1 and is_loss(error):
             raise PeerLost(why) from error
         with suppress(OSError):  # not even room for the reason: the job's own output has it
-            directory.write_failure(why, token)
+            directory.write_failure(why, job["token"])
         return why
     log.info("%s %s: %s", run.signature, word, dict(outcome.metrics))
     return word
@@ -236,8 +242,11 @@ def write_progress(directory: Path, step: int, steps: int, **more: Any) -> None:
     )
 
 
-def _needs(run: Run, site: Site) -> dict[str, Path]:
+def _needs(run: Run, site: Site, own: str) -> dict[str, Path]:
     """Name → directory of the runs that this one starts from; those still at work are awaited.
+
+    Args:
+        own: key of the job that asks: what it could not begin itself is not waited for.
 
     Raises:
         ValueError: if one of them has no result and nobody is computing it.
@@ -245,7 +254,7 @@ def _needs(run: Run, site: Site) -> dict[str, Path]:
     found = {}
     for name, need in run.needs.items():
         needed = RunDirectory(site.runs_folder, need)
-        while (standing := _standing(needed)).state.live:
+        while (standing := _standing(needed, own)).state.live:
             _pause()
         if not standing.state.finished:
             why = f": {standing.why}" if standing.why else ""
@@ -256,11 +265,14 @@ def _needs(run: Run, site: Site) -> dict[str, Path]:
     return found
 
 
-def _standing(directory: RunDirectory) -> Standing:
+def _standing(directory: RunDirectory, own: str) -> Standing:
     try:
-        return directory.standing(jobs.look([directory]))
+        seen = jobs.look([directory])
     except ValueError:  # Slurm cannot be asked from this node: what the files say has to do
         return directory.standing({})
+    if own in seen:  # this job has been there already
+        seen[own] = Seen(state=None, words="it could not begin it")
+    return directory.standing(seen)
 
 
 def _resolve(task: str) -> Any:
@@ -289,7 +301,11 @@ def _logging_to(path: Path | None) -> Iterator[None]:
     if path is None:
         yield
         return
-    handler = _LogFile(path, encoding="utf-8")
+    try:
+        handler: logging.Handler = _LogFile(path, encoding="utf-8")
+    except OSError as error:
+        log.warning("%s cannot be written: %s", path, error.strerror)
+        handler = logging.NullHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)

@@ -1,52 +1,161 @@
-"""Checkpoints that are whole or absent: the last two are kept, a damaged one is passed over."""
+"""Checkpoints that are whole or absent: the last two are kept, a damaged one is passed over.
+
+One process, or several with equal copies of the model, write a file, step_00001000.pt; several
+with a part of it each write a folder, step_00001000. Either can be read by any number of them.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from matched.files import written_whole
+from matched.training import pieces
+from matched.training.distributed import gathered, on_first
+from matched.training.state import Layout, State
 
 log = logging.getLogger("matched")
 KEPT = 2
 
 
-def save(folder: Path, step: int, state: dict[str, Any]) -> None:
-    """Write ``folder``/step_00001000.pt and delete all but the newest checkpoints."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with written_whole(folder / f"step_{step:08d}.pt") as temporary:
-        torch.save(state, temporary)
-    for old in _newest_first(folder)[KEPT:]:
-        old.unlink()
+def save(folder: Path, step: int, state: State, *, sharded: bool) -> None:
+    """Write the checkpoint of ``step`` and delete all but the newest; all processes call it.
+
+    Raises:
+        OSError: on all of them, if it could not be written; the earlier ones are then untouched.
+    """
+    path = folder / f"step_{step:08d}"
+    if sharded:
+        _write_folder(path, state)
+    else:
+        path = path.with_suffix(".pt")
+        on_first(lambda: _write_file(path, state))
+    on_first(lambda: _clear(path))
 
 
-def newest(folder: Path, signature: str) -> dict[str, Any] | None:
-    """The newest checkpoint that is whole; damaged ones are named in the log and passed over.
+def newest(folder: Path, signature: str, like: Layout) -> State | None:
+    """The newest checkpoint that all processes find whole; the others are named in the log.
 
-    Its tensors are on the CPU; ``load_state_dict`` copies each to where it belongs. AdamW's step
-    counts belong on the CPU: on a GPU, every step would wait for them.
+    Args:
+        folder: where the run's checkpoints are.
+        signature: the run's.
+        like: how this process holds the tensors.
 
     Raises:
         ValueError: if it is of another run.
     """
-    for path in _newest_first(folder):
+    for name in on_first(lambda: [path.name for path in _newest_first(folder)]):
+        path = folder / name
+        state, of, damage = None, None, None
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = read(path, like)
+            of = state.plain["signature"]
         except Exception as error:
-            log.warning("%s is damaged (%s); trying the one before", path, error)
+            damage = _one_line(error)
+        if found := [reason for reason in gathered(damage) if reason is not None]:
+            log.warning("%s is damaged (%s); trying the one before", path, found[0])
             continue
-        found = state.get("signature") if isinstance(state, dict) else None
-        if found != signature:
+        assert state is not None
+        if of != signature:
             raise ValueError(
-                f"{path} is a checkpoint of run {found}, not of {signature}; "
+                f"{path} is a checkpoint of run {of}, not of {signature}; "
                 "move it away to start this run from the beginning"
             )
         return state
     return None
 
 
+def read(path: Path, like: Layout = lambda name: None) -> State:
+    """What is in a checkpoint of either kind; tensors are on the CPU but for those in parts."""
+    if path.is_dir():
+        return pieces.read(path, like)
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    return State(tensors=content["tensors"], plain=content["plain"])
+
+
+def _write_file(path: Path, state: State) -> None:
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Opened here, as torch does not say why a write to a file of its own has failed.
+        with written_whole(path) as temporary, temporary.open("wb") as file:
+            torch.save({"tensors": state.tensors, "plain": state.plain}, file)
+
+
+def _write_folder(path: Path, state: State) -> None:
+    temporary = path.with_name(on_first(lambda: f".{path.name}.{os.getpid()}.tmp"))
+    try:
+        on_first(lambda: _begin_folder(path, temporary))
+        try:
+            pieces.write_part(temporary, state)
+        except OSError as error:  # a RuntimeError here would be the loss of another process
+            raise _explanation(path, error) from error
+        on_first(lambda: _finish_folder(path, temporary, state))
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _begin_folder(path: Path, temporary: Path) -> None:
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+
+
+def _finish_folder(path: Path, temporary: Path, state: State) -> None:
+    with _explained(path):
+        pieces.write_rest(temporary, state)
+        if path.exists():  # damaged, or this step would not have been made again
+            shutil.rmtree(path)
+        temporary.rename(path)
+        pieces.sync_folder(path.parent)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Say what a write that fails in this block means."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise _explanation(path, error) from error
+
+
+def _explanation(path: Path, error: OSError | RuntimeError) -> OSError:
+    reason = pieces.underlying(error)
+    number = reason.errno if isinstance(reason, OSError) else None
+    why = _one_line(error) if number is None else os.strerror(number)
+    there = next(folder for folder in path.parents if folder.exists())
+    message = (
+        f"the checkpoint {path.name} could not be written to {path.parent}: {why} "
+        f"({shutil.disk_usage(there).free / 2**20:,.1f} MiB are free there); the checkpoints "
+        "before it are whole, and a new submission goes on from the newest"
+    )
+    return OSError(message) if number is None else OSError(number, message)
+
+
+def _clear(written: Path) -> None:
+    """Delete all but the newest up to the one just written; later ones have been passed over."""
+    earlier = [path for path in _newest_first(written.parent) if path.stem < written.stem]
+    kept = {written, *earlier[: KEPT - 1]}
+    for old in _newest_first(written.parent):
+        if old in kept:
+            continue
+        if old.is_dir():
+            shutil.rmtree(old)
+        else:
+            old.unlink()
+
+
 def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step_*.pt"), reverse=True)
+    return sorted(folder.glob("step_*"), key=lambda path: path.stem, reverse=True)
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import pickle
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from matched.worker import Context
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -31,7 +34,7 @@ def process_group(context: Context) -> Iterator[torch.device]:
         return
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
-        store=dist.PrefixStore(context.signature, _meeting_point()),
+        store=dist.PrefixStore(context.signature, meeting_point()),
         rank=context.rank,
         world_size=context.world,
     )
@@ -42,7 +45,7 @@ def process_group(context: Context) -> Iterator[torch.device]:
 
 
 @cache
-def _meeting_point() -> dist.Store:
+def meeting_point() -> dist.Store:
     """Where the processes of a job find each other: one store for all its runs.
 
     With one each, on the same port, a process that is early for a run would wait at the store of
@@ -59,6 +62,34 @@ def gathered(value: Any) -> list[Any]:
     values: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def on_first(work: Callable[[], T]) -> T:
+    """What ``work`` gives on the first process, which alone does it; its error is raised on all."""
+    if not dist.is_initialized():
+        return work()
+    told: list[Any] = [None, None]
+    failure = None
+    if dist.get_rank() == 0:
+        try:
+            told[0] = work()
+        except BaseException as error:
+            failure, told[1] = error, _sendable(error)
+    dist.broadcast_object_list(told, src=0)
+    result, reason = told
+    if failure is not None:
+        raise failure
+    if reason is not None:
+        raise reason
+    return result
+
+
+def _sendable(error: BaseException) -> BaseException:
+    """The error itself, so that all processes treat it alike, or what can be said of it."""
+    try:
+        return pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"the first process failed: {type(error).__name__}: {error}")
 
 
 def sum_over_ranks(value: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,8 @@
 """What a run writes while it trains: metrics.jsonl, progress.json and fingerprint.json.
 
-metrics.jsonl holds no times, so that two identical runs write identical lines.
+metrics.jsonl holds no times, so that two identical runs write identical lines. It is kept open:
+a process that another has replaced, unknown to it, goes on writing to a file that no longer has
+a name, and not between the lines of the other.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ import json
 import logging
 import math
 import time
-from typing import Any
+from typing import Any, TextIO
 
 from matched.files import write_json, write_text
 from matched.worker import Context, write_progress
@@ -28,13 +30,20 @@ class Journal:
         self.shown: dict[str, float | None] = {}
         self.first: tuple[int, float] = (0, 0.0)
         self.progress_at = 0.0
+        self.file: TextIO | None = None
 
     def start(self, step: int) -> None:
         """Begin at ``step``: lines of later steps, from before a cut, are dropped."""
         self.first = (step, time.perf_counter())
         if self.context.rank == 0:
             write_text(self.metrics, "".join(self._lines_up_to(step)))
+            self.file = self.metrics.open("a", encoding="utf-8")
             self._progress(step)
+
+    def close(self) -> None:
+        if self.file is not None:
+            self.file.close()
+            self.file = None
 
     def step(self, step: int, epoch: float, *, loss: float, lr: float) -> None:
         if self.context.rank != 0:
@@ -70,8 +79,12 @@ class Journal:
         return kept
 
     def _append(self, line: dict[str, Any]) -> None:
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        assert self.file is not None, "the journal has not been started"
+        try:
+            self.file.write(json.dumps(line) + "\n")
+            self.file.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.metrics)) from error
 
     def _progress(self, step: int) -> None:
         self.progress_at = time.perf_counter()

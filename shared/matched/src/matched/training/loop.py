@@ -10,62 +10,29 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import Dataset
 
+from matched import interruption
 from matched.config import TrainConfig
-from matched.training import checkpoint
+from matched.training import checkpoint, sharding
+from matched.training.agreement import Agreement
 from matched.training.batches import Division, Order, loader, on_device
-from matched.training.distributed import gathered, sum_over_ranks
+from matched.training.distributed import gathered, on_first, sum_over_ranks
 from matched.training.fingerprint import BATCHES, batch_digest, digest_of, weights_digest
 from matched.training.journal import Journal
+from matched.training.learner import Learner
 from matched.training.seeding import reseed
+from matched.training.state import captured, layout, restore
 from matched.worker import Context, Outcome
 
 log = logging.getLogger("matched")
-
-
-class Average(Protocol):
-    """A moving average of a model's weights, such as timm's ModelEmaV3."""
-
-    module: nn.Module
-
-    def update(self, model: nn.Module) -> None: ...
-
-
-@dataclass(kw_only=True)
-class Learner:
-    """What a domain brings to the loop.
-
-    Attributes:
-        model: on the device of this process, converted, initialised.
-        optimizer: over the model's parameters; ``lr`` of each group is its peak.
-        dataset: map-style; its randomness comes from the global generators, which the loop
-            seeds for every sample.
-        loss: (model, micro-batch) → mean loss over the micro-batch, a scalar tensor.
-        evaluate: model → metrics, the same on every process.
-        score: the metric that tells the best evaluation, and which way is better.
-        norms: paths of the norm layers, left out of the fingerprint.
-        prepare: what is done to a micro-batch on the device, such as mixup; seeded per step.
-        average: moving average of the weights, evaluated instead of them.
-    """
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    dataset: Dataset
-    loss: Callable[[nn.Module, Any], torch.Tensor]
-    evaluate: Callable[[nn.Module], dict[str, float]]
-    score: tuple[str, str]
-    norms: Sequence[str]
-    prepare: Callable[[Any], Any] = lambda batch: batch
-    average: Average | None = None
 
 
 @dataclass(kw_only=True)
@@ -78,16 +45,18 @@ class Position:
     diverged: bool = False
     weights: str = ""
     batches: list[str] = field(default_factory=list)
-    window: list[float] = field(default_factory=lambda: [0.0, 0.0])
-    """Loss summed since the last line of metrics.jsonl, number of steps; over all processes."""
+    windows: list[list[float]] = field(default_factory=list)
+    """Loss summed since the last line of metrics.jsonl, and number of steps, of each process."""
 
 
 def fit(context: Context, config: TrainConfig, learner: Learner, device: torch.device) -> Outcome:
     """Train to the last epoch, or to divergence; resume if there is a checkpoint.
 
     Raises:
-        ValueError: if the batch does not divide over the processes, or a checkpoint is another
-            run's.
+        ValueError: if the batch does not divide over the processes, a checkpoint is another
+            run's, or the model cannot be sharded.
+        OSError: if there is no room for a checkpoint or for a line of metrics.jsonl.
+        Interrupted: if a process was asked to stop; all of them do, and what was reached is saved.
     """
     return _Loop(context, config, learner, device).run()
 
@@ -127,21 +96,21 @@ class _Loop:
         )
         scaled = config.precision == "fp16"
         self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
-        self.window = torch.zeros(2, device=device)  # this process's part of Position.window
+        self.window = torch.zeros(2, device=device)  # this process's of Position.windows
         self.peaks = [group["lr"] for group in learner.optimizer.param_groups]
-        self.parameters = [p for g in learner.optimizer.param_groups for p in g["params"]]
         self.model: nn.Module = learner.model
+        self.sharded = context.shard and context.world > 1
+        self.saved: int | None = None
+        """The step of the newest checkpoint, and when it was written, or when training began."""
+        self.saved_at = time.perf_counter()
 
     def run(self) -> Outcome:
-        self._restore()
-        if self.at.step == 0:
-            self.at.weights = weights_digest(self.learner.model, self.learner.norms)
-        self.journal.start(self.at.step)
-        if self.context.world > 1:
-            on_gpu = [self.device.index] if self.device.type == "cuda" else None
-            self.model = DistributedDataParallel(self.learner.model, device_ids=on_gpu)
-        self._train()
-        self._save()
+        try:
+            self._start()
+            self._train()
+            self._save()
+        finally:
+            self.journal.close()
         metrics = self.at.last
         if self.at.diverged:
             metrics = {k: v for k, v in self.at.best.items() if k != "step"}
@@ -149,22 +118,68 @@ class _Loop:
             metrics=metrics, diverged=self.at.diverged, steps=self.at.step, best=self.at.best
         )
 
+    def _start(self) -> None:
+        """Take up the newest checkpoint, and make one model of all processes' copies or parts."""
+        learner = self.learner
+        weights = weights_digest(learner.model, learner.norms)  # while they are new, and whole
+        if self.sharded:
+            sharding.shard(learner, self.device)
+        self._restore()
+        if self.at.step == 0:
+            self.at.weights = weights
+        self.parameters = [p for g in learner.optimizer.param_groups for p in g["params"]]
+        self.journal.start(self.at.step)
+        if self.context.world > 1 and not self.sharded:
+            on_gpu = [self.device.index] if self.device.type == "cuda" else None
+            self.model = DistributedDataParallel(learner.model, device_ids=on_gpu)
+
     def _train(self) -> None:
         """Step to the end, or to divergence."""
         batches = self._batches()
+        agreement = Agreement()
         self.learner.model.train()
-        while self.at.step < self.steps and not self.at.diverged:
-            rate = self._set_rate()
-            self.window[0] += self._step(batches)
-            self.window[1] += 1
-            self.at.step += 1
-            end_of_epoch = self.at.step % self.steps_per_epoch == 0
-            if self.at.step % self.config.log_steps == 0 or end_of_epoch:
-                self._log(rate)
-            if end_of_epoch and self._evaluation_is_due() and not self.at.diverged:
-                self._evaluate()
-            if self.at.step % self.context.checkpoint_steps == 0 and self.at.step < self.steps:
-                self._save()
+        try:
+            while not self._over():
+                self._advance(batches)
+                if not self._over():
+                    self._pause(agreement)
+            agreement.drain()
+        except BaseException:
+            agreement.abandon()
+            raise
+
+    def _over(self) -> bool:
+        return self.at.step == self.steps or self.at.diverged
+
+    def _advance(self, batches: Iterator[Any]) -> None:
+        """One step, and what is to be told and evaluated after it."""
+        rate = self._set_rate()
+        self.window[0] += self._step(batches)
+        self.window[1] += 1
+        self.at.step += 1
+        end_of_epoch = self.at.step % self.steps_per_epoch == 0
+        if self.at.step % self.config.log_steps == 0 or end_of_epoch:
+            self._log(rate)
+        if end_of_epoch and self._evaluation_is_due() and not self.at.diverged:
+            self._evaluate()
+
+    def _pause(self, agreement: Agreement) -> None:
+        """Between two steps: save if it is time to; stop if one of the processes has been asked to.
+
+        Raises:
+            Interrupted: on all of them.
+        """
+        if self.at.step % self.context.checkpoint_steps == 0:
+            self._save()
+        late = time.perf_counter() - self.saved_at >= 60 * self.context.checkpoint_minutes
+        decision = agreement.decide(
+            stop=interruption.requested() is not None, save=late and self.context.rank == 0
+        )
+        if decision.save or decision.stop:
+            self._save()
+        if decision.stop:
+            log.info("interrupted after step %d of %d, which is saved", self.at.step, self.steps)
+            raise interruption.Interrupted
 
     def _batches(self) -> Iterator[Any]:
         order = Order(self.config, self.samples, self.division, self.at.step)
@@ -184,9 +199,7 @@ class _Loop:
             batch = self.learner.prepare(batch)
             if len(self.at.batches) < BATCHES:
                 seen.append(batch)
-            last = i == accumulation - 1
-            wait = nullcontext() if last or self.context.world == 1 else self.model.no_sync()
-            with wait:
+            with self._exchange(last=i == accumulation - 1):
                 with self.autocast:
                     loss = self.learner.loss(self.model, batch) / accumulation
                 self.scaler.scale(loss).backward()
@@ -195,6 +208,14 @@ class _Loop:
             self._note(seen)
         self._update()
         return total
+
+    def _exchange(self, *, last: bool) -> AbstractContextManager[Any]:
+        """Gradients are exchanged in the backward pass of a step's last micro-batch alone."""
+        if self.sharded:
+            self.model.set_requires_gradient_sync(last)
+        elif self.context.world > 1 and not last:
+            return self.model.no_sync()
+        return nullcontext()
 
     def _update(self) -> None:
         optimizer = self.learner.optimizer
@@ -237,6 +258,8 @@ class _Loop:
         # Not inference_mode: a model may keep a tensor that it computes here for its training.
         with torch.no_grad(), self.autocast:
             metrics = self.learner.evaluate(model)
+        if self.sharded:
+            sharding.reshard(model)
         self.learner.model.train()
         self.journal.evaluation(self.at.step, self._epoch(), metrics)
         if not all(map(math.isfinite, metrics.values())):
@@ -257,33 +280,34 @@ class _Loop:
         self.journal.fingerprint(self.at.weights, self.at.batches)
 
     def _save(self) -> None:
-        self.at.window = sum_over_ranks(self.window.clone()).tolist()
+        """Write a checkpoint unless there is one of this step."""
+        if self.saved == self.at.step:
+            return
+        self.at.windows = gathered(self.window.tolist())
+        started = time.perf_counter()
+        on_first(self.context.confirm)
+        state = captured(
+            self.learner,
+            signature=self.context.signature,
+            position=vars(self.at),
+            scaler=self.scaler.state_dict(),
+        )
+        checkpoint.save(self.checkpoints, self.at.step, state, sharded=self.sharded)
+        self.saved, self.saved_at = self.at.step, time.perf_counter()
         if self.context.rank == 0:
-            started = time.perf_counter()
-            checkpoint.save(self.checkpoints, self.at.step, self._state())
-            log.info("saved step %d in %.1f s", self.at.step, time.perf_counter() - started)
-
-    def _state(self) -> dict[str, Any]:
-        average = self.learner.average
-        return {
-            "signature": self.context.signature,
-            "position": vars(self.at),
-            "model": self.learner.model.state_dict(),
-            "optimizer": self.learner.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "average": None if average is None else average.module.state_dict(),
-        }
+            log.info("saved step %d in %.1f s", self.at.step, self.saved_at - started)
 
     def _restore(self) -> None:
-        state = checkpoint.newest(self.checkpoints, self.context.signature)
+        state = checkpoint.newest(self.checkpoints, self.context.signature, layout(self.learner))
         if state is None:
             return
-        self.at = Position(**state["position"])
-        if self.context.rank == 0:
-            self.window = torch.tensor(self.at.window, device=self.device)
-        self.learner.model.load_state_dict(state["model"])
-        self.learner.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        if self.learner.average is not None:
-            self.learner.average.module.load_state_dict(state["average"])
+        self.at = Position(**state.plain["position"])
+        self.saved = self.at.step
+        windows = self.at.windows
+        if len(windows) == self.context.world:
+            self.window += torch.tensor(windows[self.context.rank], device=self.device)
+        else:
+            self.window += torch.tensor(windows, device=self.device).mean(dim=0)
+        restore(self.learner, state)
+        self.scaler.load_state_dict(state.plain["scaler"])
         log.info("resumed from step %d of %d", self.at.step, self.steps)

@@ -1,0 +1,363 @@
+"""One owner per run directory: who may have it, who has to wait, and what clocks have no say in."""
+
+import json
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from itertools import chain
+
+import pytest
+
+from matched import jobs, lease
+from matched.lease import Held, Lost, acquire
+
+DAY = 86400.0
+FORK = multiprocessing.get_context("fork")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(lease, "BEAT", 0.02)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A run's directory; whoever owns it lets go at the end."""
+    return tmp_path / "run"
+
+
+def job(number):
+    return jobs.identity("slurm", str(number), "t1")
+
+
+def take(folder, number, patience=60.0, **more):
+    deadline = time.monotonic() + 20
+
+    def pause():
+        assert time.monotonic() < deadline, "waited 20 s for a folder that is free"
+        time.sleep(0.01)
+
+    return acquire(folder, job(number), patience=patience, pause=pause, **more)
+
+
+def owned_elsewhere(folder, number=1, touched=None):
+    """The file of an owner on a machine whose processes cannot be seen from here."""
+    path = folder / "owners" / "000003.json"
+    path.parent.mkdir(parents=True)
+    place = {"kernel": "another", "pid": 7, "started": 1}
+    path.write_text(json.dumps({**job(number), "host": "far", "place": place}), encoding="utf-8")
+    if touched is not None:
+        os.utime(path, (touched, touched))
+    return path
+
+
+class Child:
+    """A process that owns ``folder`` until it is killed or let go."""
+
+    def __init__(self, folder, number):
+        self.ready, self.leave = FORK.Event(), FORK.Event()
+        self.process = FORK.Process(target=self._own, args=(folder, number), daemon=True)
+        self.process.start()
+        assert self.ready.wait(30)
+
+    def _own(self, folder, number):
+        owned = take(folder, number)
+        self.ready.set()
+        self.leave.wait(60)
+        owned.release()
+
+    def kill(self):
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.process.join()
+
+
+@pytest.fixture
+def child(folder):
+    made = Child(folder, 12)
+    yield made
+    made.process.kill()
+    made.process.join()
+
+
+# --- on this machine
+
+
+def test_a_second_owner_is_refused_and_told_who_the_first_is(folder, child):
+    with pytest.raises(Held) as refused:
+        take(folder, 13)
+    pid, host = child.process.pid, os.uname().nodename
+    assert str(refused.value) == f"{folder} is at work: slurm job 12, process {pid} on host {host}"
+
+
+def test_a_released_folder_is_free_at_once(folder, child):
+    child.leave.set()
+    child.process.join()
+    started = time.monotonic()
+    owned = take(folder, 13)
+    assert time.monotonic() - started < 5
+    assert lease.owner(folder)["key"] == "slurm job 13"
+    owned.release()
+    assert lease.owner(folder) is None
+
+
+def test_a_killed_owner_is_replaced_at_once(folder, child):
+    """No patience is needed where one can see that the process is gone."""
+    child.kill()
+    take(folder, 13, patience=DAY).release()
+
+
+def test_a_killed_owner_that_nobody_has_reaped_is_gone_too(folder, child):
+    os.kill(child.process.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, child.process.pid, os.WEXITED | os.WNOWAIT)
+    take(folder, 13, patience=DAY).release()
+
+
+def test_another_process_under_the_number_of_a_dead_owner_is_not_it(folder, child):
+    path = folder / "owners" / "000001.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["place"]["started"] -= 1
+    path.write_text(json.dumps(record), encoding="utf-8")
+    take(folder, 13, patience=DAY).release()
+
+
+def test_an_owner_of_the_same_job_is_waited_for(folder, child):
+    """A start of the job that Slurm has not ended yet, beside the start that was queued again."""
+    looks = []
+
+    def pause():
+        looks.append(1)
+        if len(looks) == 3:
+            child.leave.set()
+        time.sleep(0.01)
+
+    acquire(folder, job(12), pause=pause).release()
+    assert len(looks) >= 3
+
+
+def test_who_waits_can_give_up(folder, child):
+    def pause():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        acquire(folder, job(12), pause=pause)
+    with pytest.raises(Held):
+        take(folder, 13)
+
+
+# --- elsewhere
+
+
+@pytest.mark.parametrize("skew", [0, DAY, -DAY], ids=["equal clocks", "a day fast", "a day slow"])
+def test_an_owner_elsewhere_is_dead_when_its_beat_has_stopped_for_so_long_here(folder, skew):
+    owned_elsewhere(folder, touched=time.time() + skew)
+    started = time.monotonic()
+    owned = take(folder, 2, patience=0.3)
+    assert time.monotonic() - started >= 0.3
+    assert [path.name for path in (folder / "owners").iterdir()] == ["000004.json"]
+    owned.release()
+
+
+@pytest.mark.parametrize("step", [1.0, -1.0, -DAY], ids=["on", "back", "back by days"])
+@pytest.mark.parametrize("skew", [0, DAY, -DAY], ids=["equal clocks", "a day fast", "a day slow"])
+def test_an_owner_elsewhere_lives_while_its_beat_changes_whatever_it_says(folder, skew, step):
+    start = time.time() + skew
+    path = owned_elsewhere(folder, touched=start)
+    beats = []
+
+    def pause():
+        assert not beats, "one was to be enough"
+        beats.append(start + step)
+        os.utime(path, (beats[-1], beats[-1]))
+
+    with pytest.raises(Held, match="slurm job 1, process 7 on host far"):
+        acquire(folder, job(2), patience=DAY, pause=pause)
+
+
+def test_an_owner_elsewhere_that_is_waited_for_may_die_meanwhile(folder):
+    path = owned_elsewhere(folder)
+    beats, deadline = iter(range(20)), time.monotonic() + 20
+
+    def pause():
+        if (beat := next(beats, None)) is not None:
+            os.utime(path, (1000 + beat, 1000 + beat))
+        assert time.monotonic() < deadline, "waited 20 s for a folder that is free"
+        time.sleep(0.01)
+
+    acquire(folder, job(1), patience=0.2, pause=pause).release()
+    assert next(beats, None) is None, "it was alive before"
+
+
+def test_an_owner_elsewhere_that_has_let_go_is_not_watched(folder):
+    owned_elsewhere(folder, touched=0)
+    take(folder, 2, patience=DAY).release()
+
+
+def test_owners_beat(folder):
+    """As an observer sees it who cannot see the process."""
+    owned = take(folder, 1)
+    record = json.loads(owned.path.read_text(encoding="utf-8"))
+    record["place"]["kernel"] = "another"
+    owned.path.write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(Held):
+        take(folder, 2, patience=10)
+    owned.release()
+    take(folder, 2, patience=10).release()
+
+
+def test_a_beat_that_fails_is_not_the_last(folder, monkeypatch):
+    failures = iter(range(3))
+
+    def utime(*arguments):
+        if next(failures, None) is not None:
+            raise OSError(5, "Input/output error")
+        real(*arguments)
+
+    real = os.utime
+    monkeypatch.setattr(os, "utime", utime)
+    owned = take(folder, 1)
+    first, deadline = owned.path.stat().st_mtime_ns, time.monotonic() + 20
+    while owned.path.stat().st_mtime_ns == first:
+        assert time.monotonic() < deadline, "no beat in 20 s"
+        time.sleep(0.01)
+    owned.release()
+
+
+def test_an_owner_that_was_killed_before_it_had_said_who_it_is_blocks_nobody_for_ever(folder):
+    (folder / "owners").mkdir(parents=True)
+    (folder / "owners" / "000001.json").touch()
+    started = time.monotonic()
+    take(folder, 2, patience=0.3).release()
+    assert time.monotonic() - started >= 0.3, "it might have been about to"
+
+
+# --- losing it
+
+
+def test_a_superseded_owner_finds_out_and_does_no_harm(folder):
+    slept = take(folder, 1)
+    record = json.loads(slept.path.read_text(encoding="utf-8"))
+    new = folder / "owners" / "000002.json"
+    new.write_text(json.dumps({**record, "key": "slurm job 2"}), encoding="utf-8")
+    with pytest.raises(Lost, match=f"{folder} was taken over by slurm job 2, process"):
+        slept.confirm()
+    slept.release()
+    assert lease.owner(folder)["key"] == "slurm job 2"
+
+
+def test_an_owner_whose_folder_was_deleted_finds_out(folder):
+    owned = take(folder, 1)
+    owned.confirm()
+    shutil.rmtree(folder)
+    with pytest.raises(Lost, match="its files are gone"):
+        owned.confirm()
+    time.sleep(0.1)  # some beats
+    owned.release()
+    assert not folder.exists()
+
+
+def test_on_a_full_disk_nobody_becomes_owner(folder):
+    """A limit on the size of files has the effect, and needs no disk."""
+    (folder / "owners").mkdir(parents=True)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with pytest.raises(OSError):
+            take(folder, 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list((folder / "owners").iterdir()) == []
+    take(folder, 2).release()
+
+
+def test_an_owner_can_let_go_on_a_full_disk(folder):
+    owned = take(folder, 1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        owned.release()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert lease.owner(folder) is None
+
+
+# --- races
+
+
+def at_once(processes, work):
+    """What ``work(i)`` gives in so many processes; the work waits at a barrier, its argument."""
+    barrier, answers = FORK.Barrier(processes), FORK.SimpleQueue()
+
+    def run(i):
+        try:
+            answers.put(work(i, barrier))
+        except BaseException as error:
+            barrier.abort()
+            answers.put(error)
+
+    children = [FORK.Process(target=run, args=(i,), daemon=True) for i in range(processes)]
+    for each in children:
+        each.start()
+    told = [answers.get() for _ in children]
+    for each in children:
+        each.join(60)
+    return told
+
+
+def test_of_several_who_find_a_dead_owner_one_becomes_the_next(folder):
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    rounds = 60
+
+    def work(i, barrier):
+        won = []
+        for n in range(rounds):
+            here = folder / str(n)
+            if i == 0:
+                path = owned_elsewhere(here)
+                record = json.loads(path.read_text(encoding="utf-8"))
+                record["place"] = {"kernel": lease._kernel(), "pid": gone.pid, "started": 1}
+                path.write_text(json.dumps(record), encoding="utf-8")
+            barrier.wait(30)
+            owned = None
+            try:
+                owned = take(here, 100 + i)
+                owned.confirm()
+                won.append(n)
+            except Held as error:
+                assert "slurm job 10" in str(error) or "not said yet" in str(error)
+            barrier.wait(30)
+            if owned is not None:
+                owned.release()
+        return won
+
+    told = at_once(4, work)
+    assert all(isinstance(won, list) for won in told), told
+    assert sorted(chain(*told)) == list(range(rounds)), "one and only one each time"
+
+
+def test_there_is_never_more_than_one_owner(folder):
+    """Each adds to a number as slowly as it can be done wrong."""
+    folder.mkdir()
+    number = folder / "number"
+    number.write_text("0", encoding="utf-8")
+    rounds = 15
+
+    def work(i, barrier):
+        barrier.wait(30)
+        for _ in range(rounds):
+            owned = acquire(folder, job(i), wait=True, pause=lambda: None)
+            found = int(number.read_text(encoding="utf-8"))
+            time.sleep(0.001)
+            number.write_text(str(found + 1), encoding="utf-8")
+            owned.confirm()
+            owned.release()
+        return "well"
+
+    assert at_once(3, work) == ["well"] * 3
+    assert int(number.read_text(encoding="utf-8")) == 3 * rounds
+    assert threading.active_count() < 20, "beats end with their leases"

@@ -1,0 +1,59 @@
+"""metrics.jsonl is one process's own, and what cannot be written to it is not lost in silence."""
+
+import os
+from dataclasses import replace
+
+import pytest
+
+from matched.training.journal import Journal
+
+from .problem import CONFIG, Cut, CutAt, context, square, trained
+
+
+def open_files():
+    return [os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
+
+
+def test_a_process_that_has_been_replaced_does_not_write_to_the_file_of_the_other(tmp_path):
+    metrics, count = tmp_path / "metrics.jsonl", iter(range(100))
+
+    def loss(model, batch):
+        if next(count) == 10:  # another process starts, as ``Journal.start`` does
+            (tmp_path / "other").write_text("the other's\n")
+            (tmp_path / "other").replace(metrics)
+        return square(model, batch)
+
+    trained(tmp_path, loss=loss)
+    assert metrics.read_text() == "the other's\n"
+
+
+def test_lines_are_there_as_soon_as_they_are_written(tmp_path):
+    seen = []
+
+    def loss(model, batch):
+        seen.append(len((tmp_path / "metrics.jsonl").read_text().splitlines()))
+        return square(model, batch)
+
+    trained(tmp_path, replace(CONFIG, log_steps=1, eval_epochs=4), loss=loss)
+    assert seen == [step for step in range(12) for _ in range(2)]
+
+
+@pytest.mark.parametrize("loss", [square, CutAt(4)], ids=["finished", "cut"])
+def test_the_file_is_closed_at_the_end(tmp_path, loss):
+    try:
+        trained(tmp_path, loss=loss)
+    except Cut:
+        assert loss is not square
+    assert str(tmp_path / "metrics.jsonl") not in open_files()
+
+
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
+    journal = Journal(context(tmp_path), 12)
+    journal.start(0)
+    assert str(tmp_path / "metrics.jsonl") in open_files()
+    journal.file.close()
+    journal.file = open("/dev/full", "a")  # noqa: SIM115
+    with pytest.raises(OSError, match=r"No space left on device: '.*metrics.jsonl'"):
+        journal.step(1, 0.1, loss=1.0, lr=0.1)
+    with pytest.raises(OSError):  # what was not written is still in its buffer
+        journal.close()
