@@ -60,6 +60,8 @@ def watching(grace: float, overdue: Callable[[signal.Signals], None]) -> Iterato
     wakeup = signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
     watcher = threading.Thread(target=_watch, args=(readable, grace, overdue), daemon=True)
     watcher.start()
+    # A signal that came while the process was starting has waited for this: see launch._python.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     try:
         yield
     finally:

@@ -217,14 +217,15 @@ def _submit(plan: Plan, cluster: str, folder: Path, snapshot: bool) -> list[subm
 
 
 def _python(path: str | None) -> str:
-    """The shell words that start a job's Python.
+    """The shell words that start a job's Python, which finds its modules on ``path`` first.
 
-    The signal that asks it to stop would kill it while it starts, before it has a handler: it is
-    ignored until then.
+    The signal that asks a job to stop would kill a Python that is just starting, before it has a
+    handler. So a smaller one blocks it first; ``interruption.watching`` takes it up.
     """
     first = [] if path is None else ["env", f"PYTHONPATH={path}"]
-    ignoring = f'trap "" {PREEMPTION.name.removeprefix("SIG")}; exec "$0" "$@"'
-    return shlex.join(["sh", "-c", ignoring, *first, sys.executable])
+    block = f"signal.pthread_sigmask(signal.SIG_BLOCK, [{PREEMPTION:d}])"
+    start = f"import os, signal, sys; {block}; os.execv(sys.argv[1], sys.argv[1:])"
+    return shlex.join([*first, sys.executable, "-I", "-S", "-c", start, sys.executable])
 
 
 def _asked(
@@ -268,11 +269,16 @@ def cancel(plan: Plan, meant: Sequence[Item]) -> dict[str, list[Item]]:
                 "cancelled as a whole: name no row, arm or seed"
             )
     by = f"{getpass.getuser()}, {time.strftime('%Y-%m-%d %H:%M')}"
-    for _, items in chosen.values():
-        for item in items:
-            if (own := item.directory.job()) is not None:
-                jobs.record(item.directory, own, cancelled=by)
-    jobs.cancel(job for job, _ in chosen.values())
+    directories = [item.directory for _, items in chosen.values() for item in items]
+    given = [(where, own) for where in directories if (own := where.job()) is not None]
+    for directory, own in given:
+        jobs.record(directory, own, cancelled=by)
+    try:
+        jobs.cancel(job for job, _ in chosen.values())
+    except ValueError:
+        for directory, own in given:
+            jobs.record(directory, own)
+        raise
     return {key: items for key, (_, items) in chosen.items()}
 
 

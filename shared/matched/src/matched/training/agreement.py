@@ -1,4 +1,4 @@
-"""All processes of a run stop at the same step, and save at the same step, at no cost to a step.
+"""All processes of a run stop at the same step, and save at the same step, without waiting for it.
 
 A signal reaches one process earlier than another, and a clock is one process's own. What each
 wants at one step boundary is put together while the next step is computed, and obeyed after it.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from matched.training.state import Layout, State
 
 log = logging.getLogger("matched")
 KEPT = 2
+NAME = re.compile(r"step_\d{8}(\.pt)?")
 
 
 def save(folder: Path, step: int, state: State, *, sharded: bool) -> None:
@@ -153,7 +155,8 @@ def _clear(written: Path) -> None:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step_*"), key=lambda path: path.stem, reverse=True)
+    found = [path for path in folder.glob("step_*") if NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: path.stem, reverse=True)
 
 
 def _one_line(error: BaseException) -> str:
