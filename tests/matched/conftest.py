@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,6 +23,9 @@ from matched.rundir import RunDirectory
 from matched.worker import write_progress
 
 STAND_INS = Path(__file__).parent / "stand_ins"
+
+HASTE = {"watch.POLL_SECONDS": 0.05, "lease.POLL": 0.05}
+"""Times of the harness, shortened in the processes that tests start: see stand_ins/tiny.py."""
 
 PAPER = """
 [first]
@@ -104,6 +109,7 @@ class Project:
             "MATCHED_ROOT": str(root),
             "HOME": str(root),
             "OMP_NUM_THREADS": "1",
+            "TINY_HASTE": json.dumps(HASTE),
         }
         self.write("recipes/paper.toml", PAPER)
         self.site("[local]\nworkers = 1\n")
@@ -147,9 +153,26 @@ class Project:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
         self.processes.append(process)
         return process
+
+    def meeting(self, haste: dict[str, float] | None = None) -> None:
+        """Let processes of one run meet: through torch, so that it has to be the real one.
+
+        ``haste``: see stand_ins/tiny.py.
+        """
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = str(free.getsockname()[1])
+        self.environment.update(
+            PYTHONPATH=str(STAND_INS),
+            MASTER_ADDR="localhost",
+            MASTER_PORT=port,
+            TINY_HASTE=json.dumps(HASTE | (haste or {})),
+            TINY_BARE="1",
+        )
 
     def end(self) -> None:
         """Leave nothing behind, whatever became of the test."""
@@ -158,7 +181,7 @@ class Project:
             owned.release()
         for process in self.processes:
             if process.poll() is None:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)  # its jobs too, which hold its pipes
                 process.communicate()
 
     def compute(self, *arguments: str, code: int = 0) -> str:
@@ -287,7 +310,8 @@ def _checked(returned: int, out: str, err: str, code: int) -> str:
 def project(tmp_path, monkeypatch, capsys):
     made = Project(tmp_path, capsys)
     for name, value in made.environment.items():
-        monkeypatch.setenv(name, value)
+        if not name.startswith("TINY"):
+            monkeypatch.setenv(name, value)
     for name in ("MATCHED_SITE", "RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_JOB_ID", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.syspath_prepend(STAND_INS)

@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+import time
 
 import pytest
 
@@ -70,6 +71,15 @@ def test_a_new_submission_computes_it_again(one_row, pack):
     assert one_row.computed() == [FIRST, "small.DyT.0", FIRST]
     assert set(states(one_row).values()) == {"done"}
     assert not (one_row.directory(FIRST) / "failure.json").exists()
+
+
+def test_a_run_that_fails_again_says_why_it_failed_this_time(one_row, pack):
+    one_row.trouble("raise", FIRST)
+    pack("t1").compute("here", "1")
+    one_row.trouble("no outcome", FIRST)
+    pack("t2").compute("here", "1")
+    failure = one_row.json(one_row.directory(FIRST) / "failure.json")
+    assert failure["token"] == "t2" and failure["why"].startswith("AttributeError")
 
 
 def unwritable_file(project, read_only):
@@ -169,7 +179,8 @@ def test_what_another_process_is_computing_is_waited_for(needy):
     needy.wait_for((needy.root / "started").exists, first)
     second = needy.start("submit", "table1", "--cluster", "debug")
     large = needy.directory("large.LN.0")
-    needy.wait_for((large / "log.txt").exists, first, second)
+    needy.wait_for((large / "progress.json").exists, first, second)
+    time.sleep(0.3)  # time to fail, for a run that does not wait
     assert states(needy)["large.LN.0"] == "running"
     (needy.root / "go").touch()
     for process in (first, second):

@@ -1,5 +1,6 @@
 """Files are whole or absent."""
 
+import errno
 import json
 
 import pytest
@@ -21,9 +22,10 @@ def test_a_file_is_written_with_its_folders(tmp_path):
 def test_a_write_that_fails_midway_leaves_the_old_file_and_no_half_one(tmp_path):
     path = tmp_path / "checkpoint"
     files.write_text(path, "old")
-    with pytest.raises(OSError, match="disk full"), files.written_whole(path) as temporary:
+    with pytest.raises(OSError) as failed, files.written_whole(path) as temporary:
         temporary.write_text("ne", encoding="utf-8")
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert str(failed.value) == f"[Errno 28] No space left on device: '{path}'", "and names it"
     assert path.read_text(encoding="utf-8") == "old"
     assert names(tmp_path) == ["checkpoint"]
 

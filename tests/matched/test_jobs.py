@@ -136,7 +136,8 @@ def test_a_living_job_is_left_alone(one_row):
 def test_status_says_what_squeue_says_of_a_job(one_row, answer, told):
     one_row.given("small.LN.0")
     squeue(one_row, f"41_N/A|41|{answer}")
-    assert told in one_row.cli("status", "table1")
+    shown = one_row.cli("status", "table1")
+    assert told in shown and "None" not in shown
 
 
 @pytest.mark.parametrize("word", ["OUT_OF_MEMORY", "TIMEOUT", "NODE_FAIL"])

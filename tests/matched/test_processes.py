@@ -3,9 +3,6 @@
 They meet through torch, so that it has to be the real one, which takes seconds to load.
 """
 
-import json
-import socket
-
 import pytest
 
 TWO_PROCESSES = (
@@ -19,15 +16,9 @@ RUNS = ["small.LN.0", "small.DyT.0", "large.LN.0", "large.DyT.0"]
 @pytest.fixture
 def two(project):
     """One job of four runs, each of two processes."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    project.environment.update(
-        PYTHONPATH=str(project.stand_ins), MASTER_ADDR="localhost", MASTER_PORT=port
-    )
+    project.meeting({"pack.HANGS": 1.0, "peers.WORD": 1.0})
     project.recipe(TWO_PROCESSES)
     project.site("[local]\nworkers = 2\n[slurm]\ngrace_seconds = 1\n")
-    project.write("haste.json", json.dumps({"pack.HANGS": 1.0, "peers.WORD": 1.0}))
     return project
 
 
@@ -48,6 +39,7 @@ def test_a_run_that_fails_in_one_process_or_in_both_leaves_the_others_of_its_job
     assert sorted(two.computed()) == sorted(2 * RUNS), "by both processes, once each"
 
 
+@pytest.mark.slow  # three starts
 def test_a_process_that_is_killed_or_never_comes_costs_a_start_of_the_job_and_no_other_run(two):
     """Nobody waits for ever for who is gone, and being left by the other is no failure."""
     two.trouble("rank 1 dies once", "small.LN.0")

@@ -1,7 +1,5 @@
 """Several processes of one run, as torchrun starts them: all compute, and rank 0 writes."""
 
-import socket
-
 import pytest
 
 CELL = ["--row", "small", "--arm", "LN"]
@@ -15,21 +13,12 @@ TABLE = Table(arms=ARMS, scales=(scale(seeds=(0,), small=SMALL),))
 @pytest.fixture
 def start(one_row):
     """Starts both processes; they meet through torch, so that it has to be the real one."""
-    processes = []
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
+    one_row.meeting()
 
     def start():
+        processes = []
         for rank in ("0", "1"):
-            one_row.environment.update(
-                PYTHONPATH=str(one_row.stand_ins),
-                WORLD_SIZE="2",
-                RANK=rank,
-                LOCAL_RANK=rank,
-                MASTER_ADDR="localhost",
-                MASTER_PORT=port,
-            )
+            one_row.environment.update(WORLD_SIZE="2", RANK=rank, LOCAL_RANK=rank)
             processes.append(one_row.start("run", "table1", *CELL))
         return processes
 
@@ -44,21 +33,14 @@ def ends(processes):
     return told[0][0]
 
 
-def test_all_compute_the_run(one_row, start):
-    one_row.trouble("wait", "small.LN.0")
-    processes = start()
-    one_row.wait_for(lambda: len(one_row.computed()) == 2, *processes)
-    assert one_row.states()["small.LN.0"] == "running"
-    (one_row.root / "go").touch()
-    assert "done  top1 80" in ends(processes)
-    assert one_row.computed() == ["small.LN.0"] * 2
-
-
-def test_a_process_that_is_done_first_waits_for_the_result_that_it_needs_next(one_row, start):
+def test_all_compute_the_runs_and_who_is_done_first_waits_for_the_result(one_row, start):
+    """The next run needs it, and only rank 0 writes it."""
     one_row.recipe(WITH_NEED)
     one_row.trouble("rank 0 waits", "start.LN.0")
     processes = start()
     one_row.wait_for(lambda: len(one_row.computed()) == 2, *processes)
+    states = {_name(item): str(item.standing.state) for item in one_row.plan().items}
+    assert (states["start.LN.0"], states["small.LN.0"]) == ("running", "queued")
     (one_row.root / "go").touch()
     assert "done  top1 80" in ends(processes)
     assert one_row.computed() == ["start.LN.0"] * 2 + ["small.LN.0"] * 2

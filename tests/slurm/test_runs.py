@@ -208,3 +208,55 @@ def test_slurm_refuses_in_its_own_words_in_one_line(project, keys, words):
     assert line.startswith("matched: error: Slurm refused the job: ")
     assert words in line
     assert set(project.states().values()) == {"new"}
+
+
+LATE = '''
+"""A task that says which version of it was computed."""
+
+from dataclasses import dataclass
+
+from matched import Outcome
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    seed: int = 0
+    norm: object = None
+    data: tuple[str, ...] = ()
+
+
+def train(context, config):
+    return Outcome(metrics={"top1": 1.0}, steps=1, details={"version": "as submitted"})
+'''
+LATE_TABLE = """
+from late import Config
+from matched import Resources, Run, Scale, Table
+
+SCALE = Scale(
+    name="smoke",
+    runs={"vit_b": Run(task="late:train", config=Config())},
+    seeds=(0,),
+    resources=Resources(minutes=30, runs_per_job=2),
+)
+TABLE = Table(arms=TABLE.arms, scales=(SCALE,))
+"""
+
+
+def test_editing_the_code_while_jobs_wait_changes_none_of_a_snapshot(project, cluster):
+    code = project.root / "shared" / "late" / "src" / "late.py"
+    project.write("shared/late/src/late.py", LATE)
+    project.environment["PYTHONPATH"] = str(code.parent)
+    recipe = project.root / "recipes" / "cvpr2025" / "table01.py"
+    recipe.write_text(recipe.read_text(encoding="utf-8") + LATE_TABLE, encoding="utf-8")
+    user = ("-c", "user.name=a", "-c", "user.email=a@b")
+    for command in (("init", "-q"), ("add", "recipes"), (*user, "commit", "-qm", "first")):
+        cluster.run("git", "-C", str(project.root), *command)
+    project.site(options={"begin": "now+3"})
+    project.submit("--snapshot")
+    code.write_text(LATE.replace("as submitted", "edited later"), encoding="utf-8")
+    project.wait_for_results()
+    for name in (LN, DYT):
+        assert project.file(name, "result.json")["details"] == {"version": "as submitted"}
+        submitted = project.file(name, "environment.json")["submitted"]
+        difference = (project.root / submitted["submission"] / "uncommitted.diff").read_text()
+        assert len(submitted["commit"]) == 40 and "+    return Outcome(" in difference

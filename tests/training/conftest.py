@@ -1,5 +1,6 @@
 """Fixtures of the training tests: one thread, runs to compare with, runs of two processes."""
 
+import pickle
 import shutil
 
 import pytest
@@ -44,10 +45,19 @@ def resumed(pair, tmp_path_factory):
     shutil.copytree(pair / "sharded-asked", folder / "sharded-asked")
     shutil.copytree(pair / "sharded-full", folder / "sharded-full")
     damaged = Trained(directory=shutil.copytree(pair / "sharded", folder / "sharded-damaged"))
-    (damaged.newest / "__1_0.distcp").unlink()
+    _spoil_a_piece_of_the_second(damaged.newest)
     with pytest.raises(Cut):
         trained(folder / "sharded-from-file", loss=CutAt(7))
     with pytest.raises(Cut):
         trained(folder / "sharded-foreign", where={"signature": "another"}, loss=CutAt(7))
     run(folder, "resume", *[path.name for path in folder.iterdir()])
     return folder
+
+
+def _spoil_a_piece_of_the_second(checkpoint):
+    """Overwrite something that the first of two processes has no need to read."""
+    places = pickle.loads((checkpoint / ".metadata").read_bytes()).storage_data
+    place = next(p for index, p in places.items() if index.fqn == "model.0.weight" and index.index)
+    with (checkpoint / place.relative_path).open("r+b") as file:
+        file.seek(place.offset)
+        file.write(b"0" * place.length)

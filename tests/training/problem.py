@@ -137,7 +137,9 @@ def grouped(model):
     few, many = groups
     groups = [{"params": few, "weight_decay": 0.0, "lr": 0.01}, {"params": many}]
     optimizer = torch.optim.AdamW(groups, lr=CONFIG.lr)
-    return {"model": model, "optimizer": optimizer, "average": ModelEmaV3(model, 0.9), "norms": ()}
+    # The other way that this average has of going through a model: by its parameters.
+    average = ModelEmaV3(model, 0.9, exclude_buffers=True)
+    return {"model": model, "optimizer": optimizer, "average": average, "norms": ()}
 
 
 def learner(config=CONFIG, *, weights=None, norm=OWN, dropout=0.2, **changes):

@@ -8,7 +8,9 @@ import importlib
 import json
 import os
 import signal
+import sys
 import time
+import types
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,13 +120,18 @@ def _meet(context: Context, what: str) -> None:
         dist.barrier()
 
 
-def _shorten() -> None:
-    """Times of the harness that tests cannot wait for: "pack.HANGS" → seconds, in haste.json."""
-    path = root() / "haste.json"
-    if path.exists():
-        for name, seconds in json.loads(path.read_text(encoding="utf-8")).items():
-            module, _, constant = name.rpartition(".")
-            setattr(importlib.import_module(f"matched.{module}"), constant, seconds)
+def _make_haste() -> None:
+    """For processes of tests: TINY_HASTE maps "watch.POLL_SECONDS" to seconds, and such.
+
+    TINY_BARE: of ``matched.training`` the harness needs one module; the others take a second.
+    """
+    for name, seconds in json.loads(os.environ.get("TINY_HASTE", "{}")).items():
+        module, _, constant = name.rpartition(".")
+        setattr(importlib.import_module(f"matched.{module}"), constant, seconds)
+    if "TINY_BARE" in os.environ:
+        bare = types.ModuleType("matched.training")
+        bare.__path__ = [str(Path(interruption.__file__).parent / "training")]
+        sys.modules["matched.training"] = bare
 
 
-_shorten()
+_make_haste()
