@@ -56,21 +56,24 @@ class Project:
             **os.environ, **environment, "MATCHED_ROOT": str(root), "OMP_NUM_THREADS": "1",
         }  # fmt: skip
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, stdout: Any = subprocess.PIPE) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-m", "matched", *arguments],
             env=self.environment,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.STDOUT,
             text=True,
         )
 
     def matched(self, *arguments: str) -> tuple[int, str]:
         """Exit code and output of a command."""
-        process = self.start(*arguments)
-        out, _ = process.communicate()
-        return process.returncode, out
+        # A file, as jobs that go on after a submission would keep a pipe open.
+        with tempfile.TemporaryFile("w+") as said:
+            process = self.start(*arguments, stdout=said)
+            process.wait()
+            said.seek(0)
+            return process.returncode, said.read()
 
     def runs(self) -> dict[str, Path]:
         """Signature → directory."""

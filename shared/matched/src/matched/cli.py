@@ -242,11 +242,19 @@ def _logs(given: argparse.Namespace) -> int:
     with path.open(encoding="utf-8", errors="replace") as file:
         while True:
             # Asked first, so that what a run writes before it ends is still printed.
-            goes_on = given.follow and any(seen.state for seen in jobs.look([run]).values())
+            goes_on = given.follow and _at_work(run)
             print(file.read(), end="", flush=True)
             if not goes_on:
                 return 0
             time.sleep(1)
+
+
+def _at_work(run: RunFiles) -> bool:
+    """Whether the job of a run is there, and has not failed with it and gone on to another."""
+    job, failure = run.job(), run.failure()
+    if job is not None and failure is not None and failure["token"] == job["token"]:
+        return False
+    return any(seen.state for seen in jobs.look([run]).values())
 
 
 def _found(signature: str) -> RunFiles:

@@ -11,13 +11,14 @@ import sys
 import time
 from collections.abc import Mapping
 from importlib.metadata import distributions
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from matched.files import write_json, written_whole
 
 LARGEST = 10_000_000
-"""Bytes; larger files that git does not know are named, not kept: code is never that large."""
+"""Bytes of all new files that are kept; what is beyond is named: code is never that large."""
 
 
 def submission(folder: Path, root: Path, *, snapshot: bool) -> dict[str, Any]:
@@ -41,7 +42,9 @@ def submission(folder: Path, root: Path, *, snapshot: bool) -> dict[str, Any]:
     if commit is not None:
         new = (_git(root, "ls-files", "-z", "--others", "--exclude-standard") or "").split("\0")
         sizes = {name: (root / name).lstat().st_size for name in new if (root / name).is_file()}
-        kept = [name for name, size in sizes.items() if size <= LARGEST]
+        smallest_first = sorted(sizes, key=lambda name: sizes[name])
+        totals = accumulate(sizes[name] for name in smallest_first)
+        kept = [n for n, total in zip(smallest_first, totals, strict=True) if total <= LARGEST]
         difference = _difference(root, kept, made)
         code["uncommitted"] = bool(difference)
         code["left_out"] = sorted(set(sizes) - set(kept))
@@ -62,7 +65,9 @@ def _difference(root: Path, new: list[str], folder: Path) -> str:
     if own and Path(own.strip()).exists():
         shutil.copy(own.strip(), index)  # the user's own index is not to be touched
     if new:
-        _git(root, "add", "--intent-to-add", "--", *new, index=index)
+        names = "\0".join(new)  # not as arguments: of those there may be too many
+        options = ("--pathspec-from-file=-", "--pathspec-file-nul")
+        _git(root, "add", "--intent-to-add", *options, index=index, said=names)
     difference = _git(root, "diff", "--binary", "HEAD", index=index) or ""
     index.unlink(missing_ok=True)
     return difference
@@ -123,13 +128,14 @@ def commit() -> str | None:
     return found and found.strip()
 
 
-def _git(where: Path, *arguments: str, index: Path | None = None) -> str | None:
+def _git(where: Path, *arguments: str, index: Path | None = None, said: str = "") -> str | None:
     """What git answers; None if it is not there, or refuses."""
     if shutil.which("git") is None:
         return None
     more = {} if index is None else {"GIT_INDEX_FILE": str(index)}
     answer = subprocess.run(
         ["git", *arguments],
+        input=said.encode(errors="surrogateescape"),
         capture_output=True,
         cwd=where,
         env={**os.environ, **more},

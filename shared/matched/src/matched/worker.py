@@ -23,6 +23,8 @@ from matched.rundir import RunDirectory, Seen, Standing
 from matched.site import Site
 
 log = logging.getLogger("matched")
+ASK_EVERY = 30
+"""Pauses between two questions to Slurm: its controller has others to answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,7 +257,8 @@ def _needs(run: Run, site: Site, own: str) -> dict[str, Path]:
     for name, need in run.needs.items():
         needed = RunDirectory(site.runs_folder, need)
         while (standing := _standing(needed, own)).state.live:
-            _pause()
+            for _ in range(ASK_EVERY if "slurm" in standing.job else 1):
+                _pause()
         if not standing.state.finished:
             why = f": {standing.why}" if standing.why else ""
             raise ValueError(
