@@ -1,13 +1,24 @@
 """A run that was cut and started again ends as if nothing had happened."""
 
+import io
 import os
 import pickle
+import zipfile
 from dataclasses import replace
 
 import pytest
 import torch
 
 from .problem import CONFIG, Cut, CutAt, assert_same_run, same, trained
+
+
+def flipped(content):
+    """The same with one bit of one weight the other way round."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+        weights = archive.read(largest)
+    where = content.index(weights) + len(weights) // 2
+    return content[:where] + bytes([content[where] ^ 1]) + content[where + 1 :]
 
 
 def cut_at(directory, step, **where):
@@ -85,8 +96,13 @@ def test_the_last_two_checkpoints_are_kept(tmp_path):
 
 @pytest.mark.parametrize(
     "damage",
-    [lambda content: content[: len(content) // 2], lambda content: b"", lambda content: b"junk"],
-    ids=["truncated", "empty", "junk"],
+    [
+        lambda content: content[: len(content) // 2],
+        lambda content: b"",
+        lambda content: b"junk",
+        lambda content: flipped(content),
+    ],
+    ids=["truncated", "empty", "junk", "one bit of a weight"],
 )
 def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, undisturbed, caplog, damage):
     cut_at(tmp_path, 11)

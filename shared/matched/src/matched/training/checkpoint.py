@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import shutil
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,6 +78,9 @@ def read(path: Path, like: Layout = lambda name: None) -> State:
     """What is in a checkpoint of either kind; tensors are on the CPU but for those in parts."""
     if path.is_dir():
         return pieces.read(path, like)
+    with zipfile.ZipFile(path) as archive:  # torch writes checksums, and does not look at them
+        if (wrong := archive.testzip()) is not None:
+            raise ValueError(f"{wrong} in it is not as it was written")
     content = torch.load(path, map_location="cpu", weights_only=True)
     return State(tensors=content["tensors"], plain=content["plain"])
 
