@@ -197,3 +197,6 @@ if __name__ == "__main__":
     for name in names:
         with suppress(Cut):
             (resume if verb == "resume" else RUNS[name])(Path(folder), name)
+    sys.stdout.flush()
+    # As a job ends whose runs have failed: a collective that another has left may be under way.
+    os._exit(0)

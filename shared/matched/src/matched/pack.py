@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -158,15 +159,20 @@ class _Attempt:
 
     def _abandon(self, why: str, again: bool) -> NoReturn:
         """End all processes of the job; ``again``: it is queued again and goes on."""
-        log.error("the job ends because of %s: %s", self.run.signature, why)
-        if self.environment is None:
-            raise SystemExit(f"matched: error: {why}")
-        if self.cluster == "slurm":
-            if again:
-                self._requeue()
-            raise SystemExit(f"matched: error: {why}")
-        os.kill(int(self.environment.job_id), signal.SIGTERM)  # which tells the other processes
-        raise SystemExit(LOCAL_REQUEUE_RETURN_CODE if again else 1)
+        log.error("the job ends because of %s: %s", self.run and self.run.signature, why)
+        code = 1
+        if self.cluster == "slurm" and again:
+            self._requeue()
+        elif self.cluster == "local" and self.environment is not None:
+            code = LOCAL_REQUEUE_RETURN_CODE if again else 1
+            os.kill(int(self.environment.job_id), signal.SIGTERM)  # which tells the others
+        print(f"matched: error: {why}", file=sys.stderr)
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Not by an exception: threads of a collective that never ends would abort the process in
+        # the middle of Python's own clean-up, with another exit code.
+        os._exit(code)
 
     def _give_way(self, number: signal.Signals) -> NoReturn:
         """The run has been saved, or there was none: queue the job again where that is for us."""
