@@ -9,9 +9,9 @@ from .conftest import Project
 
 pytestmark = pytest.mark.slurm
 LN, DYT = "vit_b.LN.0", "vit_b.DyT.0"
-# 264 steps, some seconds. Images are mixed within micro-batches, so four processes have to have
+# 176 steps, some seconds. Images are mixed within micro-batches, so four processes have to have
 # them as large as one has.
-EPOCHS = {"epochs": 6, "micro_batch": 8}
+EPOCHS = {"epochs": 4, "micro_batch": 8}
 
 
 @pytest.fixture(scope="module")
