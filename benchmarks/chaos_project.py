@@ -1,0 +1,103 @@
+"""Table 1 in a project of its own, and whether its runs are bit by bit those of another."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Project:
+    """A project of its own with Table 1, its runs folder and site.toml."""
+
+    def __init__(self, root: Path, site: str, recipe: str = "", **environment: str) -> None:
+        self.root = root
+        folder = root / "recipes" / "cvpr2025"
+        folder.mkdir(parents=True)
+        shutil.copy(ROOT / "recipes" / "paper.toml", root / "recipes")
+        text = (ROOT / "recipes" / "cvpr2025" / "table01.py").read_text(encoding="utf-8")
+        (folder / "table01.py").write_text(text + recipe, encoding="utf-8")
+        (root / "site.toml").write_text(site, encoding="utf-8")
+        self.environment = {
+            **os.environ, **environment, "MATCHED_ROOT": str(root), "OMP_NUM_THREADS": "1",
+        }  # fmt: skip
+
+    def start(self, *arguments: str, stdout: Any = subprocess.PIPE) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "matched", *arguments],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def matched(self, *arguments: str) -> tuple[int, str]:
+        """Exit code and output of a command."""
+        # A file, as jobs that go on after a submission would keep a pipe open.
+        with tempfile.TemporaryFile("w+") as said:
+            process = self.start(*arguments, stdout=said)
+            process.wait()
+            said.seek(0)
+            return process.returncode, said.read()
+
+    def runs(self) -> dict[str, Path]:
+        """Signature → directory."""
+        return {p.parent.name: p.parent for p in self.root.glob("runs/*/*/config.json")}
+
+    def finished(self) -> int:
+        return len(list(self.root.glob("runs/*/*/result.json")))
+
+
+def same(one: Path, other: Path) -> bool:
+    """Whether nothing but times and places tells two run directories apart."""
+    if (one / "metrics.jsonl").read_bytes() != (other / "metrics.jsonl").read_bytes():
+        return False
+    if (one / "fingerprint.json").read_bytes() != (other / "fingerprint.json").read_bytes():
+        return False
+    results = [json.loads((path / "result.json").read_text()) for path in (one, other)]
+    if any(results[0][k] != results[1][k] for k in ("outcome", "metrics", "best", "steps")):
+        return False
+    states = [
+        torch.load(max((path / "checkpoints").glob("step_*.pt")), weights_only=True)
+        for path in (one, other)
+    ]
+    return _equal(*states)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(_equal, a, b))
+    return a == b
+
+
+def wrong_files(project: Project, expected: int) -> int:
+    """Results that are missing, half-written or were written twice."""
+    wrong = max(0, expected - project.finished())
+    for path in project.runs().values():
+        try:
+            json.loads((path / "result.json").read_text())
+        except (OSError, ValueError):
+            wrong += 1
+        done = [line for line in (path / "log.txt").open() if f"{path.name} done" in line]
+        wrong += len(done) > 1 or bool(list(path.rglob("*.damaged-*")))
+    return wrong
+
+
+def identical(disturbed: Project, reference: Project) -> list[str]:
+    """Signatures of the runs that ended as in the undisturbed project."""
+    whole = reference.runs()
+    return [name for name, path in disturbed.runs().items() if same(path, whole[name])]
