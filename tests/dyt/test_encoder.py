@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from dyt import DynamicTanh, Norm, convert
+from dyt import BatchNorm, DynamicTanh, Norm, convert
 
 
 def encoder(norm_first=False, **options):
@@ -71,11 +71,29 @@ def test_one_converted_norm_is_enough_to_leave_the_fused_path():
         torch.testing.assert_close(net.eval()(x, src_key_padding_mask=mask), expected)
 
 
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("norm_first", [False, True])
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor is True")
+def test_a_batch_norm_is_not_run_as_a_layer_norm(mask, norm_first):
+    net = encoder(norm_first)
+    assert {r.new for r in convert(net, Norm.batch_norm())} == {"BatchNorm"}
+    randomize(net).eval()
+    for module in net.modules():
+        if isinstance(module, BatchNorm):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+    x, mask = torch.randn(2, 4, 8), MASKS[mask]
+    expected = net(x, src_key_padding_mask=mask).detach()  # parameters want gradients: not fused
+    with torch.no_grad():
+        torch.testing.assert_close(net(x, src_key_padding_mask=mask), expected)
+
+
 def test_an_encoder_that_keeps_its_norms_keeps_the_fused_path():
-    net = nn.ModuleDict({"kept": encoder(), "new": encoder(), "own": encoder()})
-    convert(net, skip=("kept", "own"))
+    net = nn.ModuleDict({name: encoder() for name in ("kept", "new", "own", "ln")})
+    convert(net, skip=("kept", "own", "ln"))
     convert(net["own"], Norm.own())
-    for name in ("kept", "own"):
+    convert(net["ln"], Norm.layer_norm())
+    for name in ("kept", "own", "ln"):
         assert net[name].use_nested_tensor
         assert all(layer.activation_relu_or_gelu for layer in net[name].layers)
 

@@ -19,6 +19,10 @@ def test_defaults_are_the_papers():
 def test_norms_that_mean_the_same_are_equal():
     assert Norm.own() == Norm(layer="own", alpha0=0.8, squash="erf", shift0=0.1)
     assert Norm.own() == dataclasses.replace(Norm.derf(0.3, 0.1), layer="own")
+    for name, norm in (("layernorm", Norm.layer_norm()), ("batchnorm", Norm.batch_norm())):
+        assert norm == Norm(layer=name, alpha0=0.8, alpha0_at=(("a", 0.8),), squash="erf")
+        assert norm == dataclasses.replace(Norm.dyt(0.3, alpha="absent"), layer=name)
+    assert len({Norm.own(), Norm.layer_norm(), Norm.batch_norm(), Norm.dyt()}) == 4
     assert Norm.dyt(1) == Norm.dyt(1.0)
     assert type(Norm.dyt(1).alpha0) is float
     assert Norm.dyt(0.2, alpha="absent") == Norm.dyt(alpha="absent", alpha0_at=(("a", 0.8),))
@@ -57,6 +61,8 @@ def test_alpha0_per_path(path, alpha0):
     ("norm", "label"),
     [
         (Norm.own(), "own"),
+        (Norm.layer_norm(), "LN"),
+        (Norm.batch_norm(), "BN"),
         (Norm.dyt(), "DyT(α0=0.5)"),
         (Norm.dyt(0.2, alpha0_at=(("*.attn", 0.8),)), "DyT(α0=0.2, *.attn: 0.8)"),
         (Norm.dyt(squash="hardtanh"), "DyT(hardtanh, α0=0.5)"),
@@ -72,7 +78,10 @@ def test_label(norm, label):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"layer": "ln"}, "layer = 'ln' is unknown. Use one of 'own', 'dyt'."),
+        (
+            {"layer": "ln"},
+            "layer = 'ln' is unknown. Use one of 'own', 'dyt', 'layernorm', 'batchnorm'.",
+        ),
         ({"squash": "relu"}, "squash = 'relu' is unknown. Use one of 'tanh', 'hardtanh',"),
         ({"squash": None}, "squash = None is unknown"),
         ({"alpha": "fixed"}, "alpha = 'fixed' is unknown. Use one of 'learnable', 'absent'."),

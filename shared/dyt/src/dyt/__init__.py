@@ -12,11 +12,14 @@ if TYPE_CHECKING:
     from dyt.layers import Derf, DynamicErf, DynamicTanh, DyT
     from dyt.report import Kept, Replacement, Report
     from dyt.rules import WAV2VEC2_SKIP, drop_zero_init, scale_embedding
+    from dyt.standard import BatchNorm, ChannelsFirstLayerNorm
 
 __version__ = "0.1.0"
 
 __all__ = [
     "WAV2VEC2_SKIP",
+    "BatchNorm",
+    "ChannelsFirstLayerNorm",
     "Derf",
     "DyT",
     "DynamicErf",
@@ -35,6 +38,7 @@ _NEEDS_TORCH = {
     "layers": ("Derf", "DyT", "DynamicErf", "DynamicTanh"),
     "report": ("Kept", "Replacement", "Report"),
     "rules": ("WAV2VEC2_SKIP", "drop_zero_init", "scale_embedding"),
+    "standard": ("BatchNorm", "ChannelsFirstLayerNorm"),
 }
 
 

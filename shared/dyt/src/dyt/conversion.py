@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,8 +14,10 @@ from dyt.detect import Anatomy, is_norm_like, read_listed, read_norm
 from dyt.layers import DynamicErf, DynamicTanh
 from dyt.norm import Norm, matches
 from dyt.report import Kept, Replacement, Report, count
+from dyt.standard import BatchNorm, ChannelsFirstLayerNorm
 
 DYT = Norm()
+DYNAMIC = (DynamicTanh, DynamicErf)
 
 
 def convert(
@@ -36,6 +39,11 @@ def convert(
     floating-point parameters, and is frozen if that is. No random number is drawn. Hooks on a
     replaced layer go with it.
 
+    LN and BN are put in by the same rules (ICLR 2025 submission, Table 11), with torch's eps of
+    1e-5 and momentum of 0.1: an nn.LayerNorm, or ChannelsFirstLayerNorm for axis 1, and a
+    BatchNorm. A layer that is of the kind asked for stays as it is, eps, γ, β and all, and is in
+    the report, so that the report's paths are the same for every norm.
+
     Args:
         model: the network; a norm layer by itself cannot be swapped in place.
         norm: what to put in. With `Norm.own()` the network stays as it is, and the report tells
@@ -52,21 +60,25 @@ def convert(
     Raises:
         ValueError: no norm layer matched; `model` is one itself; a pattern in `skip` or
             `norm.alpha0_at`, or a class in `also`, matched nothing; a shared layer gets two α0;
-            or a layer holds more than a norm (timm's fused norm and activation).
+            a layer holds more than a norm (timm's fused norm and activation); or LN or BN would
+            take the place of a layer that does not tell its width, or BN of one that normalizes
+            several axes.
     """
     also, skip = _check_arguments(model, norm, also, skip)
     survey = _survey(model, also, skip)
     _check_survey(model, survey, also, skip)
     plan = [(site, _alpha0(site, norm)) for site in survey.sites]
     _check_rules_used(norm, survey.sites)
-    replacements = tuple(_describe(site, norm, alpha0) for site, alpha0 in plan)
-    if norm.layer != "own":
-        layers = [_build(model, site, norm, alpha0) for site, alpha0 in plan]
-        _fill([site.anatomy for site in survey.sites], copy_affine)
-        for site, layer in zip(survey.sites, layers, strict=True):
-            for path in site.paths:
-                parent, _, name = path.rpartition(".")
-                setattr(model.get_submodule(parent), name, layer)
+    layers = [_build(model, site, norm, alpha0) for site, alpha0 in plan]
+    replacements = tuple(map(_describe, survey.sites, layers, (alpha0 for _, alpha0 in plan)))
+    pairs = zip(survey.sites, layers, strict=True)
+    swaps = [(site, layer) for site, layer in pairs if layer is not site.module]
+    _fill([site.anatomy for site, _ in swaps], copy_affine)
+    for site, layer in swaps:
+        for path in site.paths:
+            parent, _, name = path.rpartition(".")
+            setattr(model.get_submodule(parent), name, layer)
+    if swaps:
         _leave_fused_path(model)
     return Report(
         norm=norm, replacements=replacements, kept=tuple(survey.kept), left=tuple(survey.left)
@@ -96,7 +108,8 @@ def _check_arguments(
         raise ValueError(f"convert needs an nn.Module, but got {type(model).__name__}.")
     if not isinstance(norm, Norm):
         raise ValueError(
-            f"norm = {norm!r} is not a Norm: pass Norm.dyt(alpha0=0.5), Norm.derf() or Norm.own()."
+            f"norm = {norm!r} is not a Norm: pass Norm.dyt(alpha0=0.5), Norm.derf(),"
+            " Norm.layer_norm(), Norm.batch_norm() or Norm.own()."
         )
     classes = (also,) if isinstance(also, type) else tuple(also)
     for kind in classes:
@@ -171,7 +184,9 @@ def _check_survey(
 
 def _nothing_matched(model: nn.Module, survey: _Survey) -> str:
     message = f"{type(model).__name__} has no LN or RMSNorm to replace."
-    done = Counter(type(module).__name__ for module in model.modules() if _is_ours(module))
+    done = Counter(
+        type(module).__name__ for module in model.modules() if isinstance(module, DYNAMIC)
+    )
     if done:
         layers = ", ".join(f"{n} × {name}" for name, n in done.items())
         message += f" It has {layers}: it seems to be converted already."
@@ -186,7 +201,7 @@ def _nothing_matched(model: nn.Module, survey: _Survey) -> str:
 
 
 def _alpha0(site: _Site, norm: Norm) -> float | None:
-    if norm.layer == "own" or norm.alpha == "absent":
+    if norm.layer != "dyt" or norm.alpha == "absent":
         return None
     values = {norm.alpha0_for(path) for path in site.paths}
     if len(values) > 1:
@@ -211,14 +226,13 @@ def _check_rules_used(norm: Norm, sites: Sequence[_Site]) -> None:
         )
 
 
-def _describe(site: _Site, norm: Norm, alpha0: float | None) -> Replacement:
-    old = type(site.module).__name__
-    new = "DynamicErf" if norm.squash == "erf" else "DynamicTanh"
+def _describe(site: _Site, layer: nn.Module, alpha0: float | None) -> Replacement:
     return Replacement(
         path=site.paths[0],
         aliases=site.paths[1:],
-        old=old,
-        new=old if norm.layer == "own" else new,
+        old=type(site.module).__name__,
+        new=type(layer).__name__,
+        replaced=layer is not site.module,
         alpha0=alpha0,
         shape=site.anatomy.shape,
         channel_axis=site.anatomy.channel_axis,
@@ -228,30 +242,66 @@ def _describe(site: _Site, norm: Norm, alpha0: float | None) -> Replacement:
 
 
 def _build(model: nn.Module, site: _Site, norm: Norm, alpha0: float | None) -> nn.Module:
-    """The new layer, holding the old one's parameters with their values untouched."""
+    """The new layer, holding the old one's parameters with their values untouched.
+
+    It is the old one itself where that is to stay.
+    """
+    if norm.layer in ("own", site.anatomy.kind):
+        return site.module
     weight, bias = site.anatomy.weight, site.anatomy.bias
     device, dtype, trainable = _surroundings(model, site.paths[0])
     if weight is not None:
         device, dtype, trainable = weight.device, weight.dtype, weight.requires_grad
-    options = {
-        "affine": weight is not None,
-        "bias": bias is not None,
-        "channel_axis": site.anatomy.channel_axis,
-        "alpha": norm.alpha,
-        "device": device,
-        "dtype": dtype,
-    }
-    alpha0 = norm.alpha0 if alpha0 is None else alpha0
-    if norm.squash == "erf":
-        layer = DynamicErf(site.anatomy.shape, alpha0, norm.shift0, **options)
+    options = {"bias": bias is not None, "device": device, "dtype": dtype}
+    if norm.layer == "dyt":
+        layer = _dynamic(site.anatomy, norm, alpha0, options)
+        for scalar in (layer.alpha, layer.shift):
+            if scalar is not None:
+                scalar.requires_grad_(trainable)
+                scalar.__dict__.update({} if weight is None else weight.__dict__)
     else:
-        layer = DynamicTanh(site.anatomy.shape, alpha0, squash=norm.squash, **options)
-    for scalar in (layer.alpha, layer.shift):
-        if scalar is not None:
-            scalar.requires_grad_(trainable)
-            scalar.__dict__.update({} if weight is None else weight.__dict__)
+        layer = _standard(site, norm, options)
     layer.weight, layer.bias = weight, bias
     return layer.train(site.module.training)
+
+
+def _dynamic(
+    anatomy: Anatomy, norm: Norm, alpha0: float | None, options: dict[str, Any]
+) -> DynamicTanh | DynamicErf:
+    alpha0 = norm.alpha0 if alpha0 is None else alpha0
+    options = {
+        **options,
+        "affine": anatomy.weight is not None,
+        "channel_axis": anatomy.channel_axis,
+        "alpha": norm.alpha,
+    }
+    if norm.squash == "erf":
+        return DynamicErf(anatomy.shape, alpha0, norm.shift0, **options)
+    return DynamicTanh(anatomy.shape, alpha0, squash=norm.squash, **options)
+
+
+def _standard(
+    site: _Site, norm: Norm, options: dict[str, Any]
+) -> nn.LayerNorm | ChannelsFirstLayerNorm | BatchNorm:
+    """The LN or BN of the site's width and channel axis."""
+    anatomy = site.anatomy
+    affine = anatomy.weight is not None
+    if anatomy.shape is None:
+        raise ValueError(_unfit(site, norm, "nothing tells the width that it needs"))
+    if norm.layer == "layernorm":
+        if anatomy.channel_axis == 1:
+            return ChannelsFirstLayerNorm(*anatomy.shape, elementwise_affine=affine, **options)
+        return nn.LayerNorm(anatomy.shape, elementwise_affine=affine, **options)
+    if len(anatomy.shape) > 1:
+        raise ValueError(_unfit(site, norm, f"it has one channel axis, not {anatomy.shape}"))
+    return BatchNorm(*anatomy.shape, channel_axis=anatomy.channel_axis, affine=affine, **options)
+
+
+def _unfit(site: _Site, norm: Norm, reason: str) -> str:
+    return (
+        f"{norm} cannot take the place of {site.paths[0]!r} ({type(site.module).__name__}):"
+        f" {reason}. Leave it alone with skip=({site.paths[0]!r},)."
+    )
 
 
 def _surroundings(
@@ -284,18 +334,16 @@ def _fill(anatomies: Sequence[Anatomy], copy_affine: bool) -> None:
 def _leave_fused_path(model: nn.Module) -> None:
     """Keep PyTorch's encoder off its fused inference path, which reads the LNs' eps and weights.
 
+    A BN has both too, and would be run as a LN.
     Both switches are the attributes by which PyTorch itself rules that path out.
     """
     for module in model.modules():
         norms = (getattr(module, name, None) for name in ("norm1", "norm2"))
-        if isinstance(module, nn.TransformerEncoderLayer) and any(map(_is_ours, norms)):
+        ours = any(isinstance(norm, (*DYNAMIC, BatchNorm)) for norm in norms)
+        if isinstance(module, nn.TransformerEncoderLayer) and ours:
             module.activation_relu_or_gelu = 0
     for module in model.modules():
         if isinstance(module, nn.TransformerEncoder) and not all(
             getattr(layer, "activation_relu_or_gelu", 0) for layer in module.layers
         ):
             module.use_nested_tensor = False
-
-
-def _is_ours(module: object) -> bool:
-    return isinstance(module, (DynamicTanh, DynamicErf))

@@ -16,8 +16,19 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from dyt.standard import BatchNorm, ChannelsFirstLayerNorm
+
+Kind = Literal["layernorm", "batchnorm"]
+
 LAYER_OR_RMS = (nn.LayerNorm, nn.RMSNorm)
-# The private base of every BatchNorm and InstanceNorm: PyTorch has no public one.
+# What needs no run: the channel axis and the kind.
+EXACT: dict[type[nn.Module], tuple[int, Kind | None]] = {
+    nn.LayerNorm: (-1, "layernorm"),
+    nn.RMSNorm: (-1, None),
+    ChannelsFirstLayerNorm: (1, "layernorm"),
+}
+# The private bases of every BatchNorm, and of InstanceNorm too: PyTorch has no public ones.
+BATCH_NORM = nn.modules.batchnorm._BatchNorm
 CHANNEL_AXIS_ONE = (nn.modules.batchnorm._NormBase, nn.GroupNorm)
 OTHER_NORMS = (*CHANNEL_AXIS_ONE, nn.LocalResponseNorm, nn.CrossMapLRN2d)
 
@@ -31,7 +42,8 @@ class Anatomy:
     """What a norm layer is made of: enough to build the layer that takes its place.
 
     `shape` is None for a layer without parameters that does not tell its width. `offset` is what
-    the layer adds to its weight to get γ: 1 for Gemma, else 0.
+    the layer adds to its weight to get γ: 1 for Gemma, else 0. `kind` is `Norm.layer` of the norm
+    that would leave this one as it is, by what it computes; None for RMSNorm and all others.
     """
 
     shape: tuple[int, ...] | None
@@ -39,6 +51,7 @@ class Anatomy:
     weight: nn.Parameter | None
     bias: nn.Parameter | None
     offset: float = 0.0
+    kind: Kind | None = None
 
 
 def read_norm(module: nn.Module) -> Anatomy | None:
@@ -48,10 +61,6 @@ def read_norm(module: nn.Module) -> Anatomy | None:
         ValueError: the module is a subclass of nn.LayerNorm or nn.RMSNorm, but computes something
             else, so that replacing it would drop a part of the network.
     """
-    if type(module) in LAYER_OR_RMS:
-        bias = getattr(module, "bias", None)
-        shape = tuple(module.normalized_shape)
-        return Anatomy(shape=shape, channel_axis=-1, weight=module.weight, bias=bias)
     if isinstance(module, LAYER_OR_RMS):
         anatomy = _read(module)
         if anatomy is None:
@@ -63,7 +72,8 @@ def read_norm(module: nn.Module) -> Anatomy | None:
 def read_listed(module: nn.Module) -> Anatomy:
     """The anatomy of a module whose class the caller lists in `also`.
 
-    BatchNorm, InstanceNorm and GroupNorm have their channels at axis 1.
+    BatchNorm, InstanceNorm and GroupNorm have their channels at axis 1, dyt.BatchNorm where it
+    says.
 
     Raises:
         ValueError: the module holds more than a norm (an activation, as in timm's BatchNormAct2d,
@@ -73,7 +83,13 @@ def read_listed(module: nn.Module) -> Anatomy:
         raise ValueError("it holds other modules, which would be lost")
     if isinstance(module, CHANNEL_AXIS_ONE):
         width = module.num_channels if isinstance(module, nn.GroupNorm) else module.num_features
-        return Anatomy(shape=(width,), channel_axis=1, weight=module.weight, bias=module.bias)
+        return Anatomy(
+            shape=(width,),
+            channel_axis=module.channel_axis if isinstance(module, BatchNorm) else 1,
+            weight=module.weight,
+            bias=module.bias,
+            kind="batchnorm" if isinstance(module, BATCH_NORM) else None,
+        )
     if not _takes_one_input(module):
         raise ValueError("its forward takes more than one input")
     anatomy = _read(module) or _read_by_structure(module)
@@ -119,6 +135,10 @@ def _read(module: nn.Module) -> Anatomy | None:
 
     Where a run cannot tell, as for a CUDA kernel on the CPU, name and structure decide.
     """
+    if type(module) in EXACT:
+        axis, kind = EXACT[type(module)]
+        shape, bias = tuple(module.normalized_shape), getattr(module, "bias", None)
+        return Anatomy(shape=shape, channel_axis=axis, weight=module.weight, bias=bias, kind=kind)
     roles = _roles(module)
     if roles is None or not _takes_one_input(module):
         return None
@@ -128,8 +148,8 @@ def _read(module: nn.Module) -> Anatomy | None:
         return None
     if found == "cannot tell":
         return _read_by_structure(module) if _is_norm_by_name(module) else None
-    axis, offset = found
-    return _anatomy(module, roles, shape, axis, offset)
+    axis, offset, kind = found
+    return _anatomy(module, roles, shape, axis, offset, kind)
 
 
 def _read_by_structure(module: nn.Module) -> Anatomy | None:
@@ -139,13 +159,18 @@ def _read_by_structure(module: nn.Module) -> Anatomy | None:
         return None
     first = getattr(module, "data_format", None) == "channels_first"
     axis = 1 if first or "2d" in type(module).__name__.lower() else -1
-    return _anatomy(module, roles, shape, axis, 0.0)
+    layer = isinstance(module, nn.LayerNorm) or "layernorm" in _name(module)
+    return _anatomy(module, roles, shape, axis, 0.0, "layernorm" if layer else None)
 
 
 def _is_norm_by_name(module: nn.Module) -> bool:
-    name = type(module).__name__.lower().replace("_", "")
+    name = _name(module)
     named = isinstance(module, LAYER_OR_RMS) or "layernorm" in name or "rmsnorm" in name
     return named and any(hasattr(module, epsilon) for epsilon in EPSILON_NAMES)
+
+
+def _name(module: nn.Module) -> str:
+    return type(module).__name__.lower().replace("_", "")
 
 
 def _anatomy(
@@ -154,9 +179,12 @@ def _anatomy(
     shape: tuple[int, ...] | None,
     axis: int,
     offset: float,
+    kind: Kind | None,
 ) -> Anatomy:
     weight, bias = (name and module._parameters[name] for name in roles)
-    return Anatomy(shape=shape, channel_axis=axis, weight=weight, bias=bias, offset=offset)
+    return Anatomy(
+        shape=shape, channel_axis=axis, weight=weight, bias=bias, offset=offset, kind=kind
+    )
 
 
 def _roles(module: nn.Module) -> tuple[str | None, str | None] | None:
@@ -184,8 +212,8 @@ def _shape(module: nn.Module, weight: str | None, bias: str | None) -> tuple[int
 
 def _probe(
     module: nn.Module, roles: tuple[str | None, str | None], shape: tuple[int, ...] | None
-) -> tuple[int, float] | Literal["differs", "cannot tell"]:
-    """Run a copy of the module on small CPU inputs, and find (channel axis, weight offset)."""
+) -> tuple[int, float, Kind | None] | Literal["differs", "cannot tell"]:
+    """Run a copy of the module on small CPU inputs: (channel axis, weight offset, kind)."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(*sizes: int) -> Tensor:
@@ -209,9 +237,9 @@ def _probe(
         except Exception:  # whatever a foreign forward raises on an input it is not for
             continue
         ran = True
-        for offset, expected in _formulas(x, weight, bias, axis):
+        for offset, kind, expected in _formulas(x, weight, bias, axis):
             if _equal(y, expected):
-                found.add((axis, offset))
+                found.add((axis, offset, kind))
                 break
     if not ran:
         return "cannot tell"
@@ -252,24 +280,24 @@ def _input_sizes(width: tuple[int, ...]) -> Iterator[tuple[int, tuple[int, ...]]
 
 def _formulas(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, axis: int
-) -> Iterator[tuple[float, Tensor]]:
-    """(weight offset, output) of every layer that counts as LN or RMSNorm, in the order of use."""
+) -> Iterator[tuple[float, Kind | None, Tensor]]:
+    """(weight offset, kind, output) of all that counts as LN or RMSNorm, in the order of use."""
     shape = () if weight is None else weight.shape
     spans = {(axis,), tuple(range(-len(shape), 0))} if len(shape) > 1 else {(axis,)}
     column = (-1, *(1,) * (x.ndim - 2)) if axis == 1 else shape
     for dims in spans:
         centred = x - x.mean(dims, keepdim=True)
-        for normal in (
-            centred / centred.square().mean(dims, keepdim=True).sqrt(),  # LN
-            x / x.square().mean(dims, keepdim=True).sqrt(),  # RMSNorm
-            x / x.std(dims, keepdim=True),  # timm's SimpleNorm
+        for kind, normal in (
+            ("layernorm", centred / centred.square().mean(dims, keepdim=True).sqrt()),
+            (None, x / x.square().mean(dims, keepdim=True).sqrt()),  # RMSNorm
+            (None, x / x.std(dims, keepdim=True)),  # timm's SimpleNorm
         ):
             if weight is None:
-                yield 0.0, normal
+                yield 0.0, kind, normal
                 continue
             shift = 0.0 if bias is None else bias.view(column)
             for offset in (0.0, 1.0):
-                yield offset, normal * (offset + weight.view(column)) + shift
+                yield offset, kind, normal * (offset + weight.view(column)) + shift
 
 
 def _equal(y: object, expected: Tensor) -> bool:

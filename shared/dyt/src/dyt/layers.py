@@ -41,7 +41,7 @@ class _Dynamic(nn.Module):
         check_choice("squash", squash, tuple(SQUASHES))
         check_choice("alpha", alpha, get_args(Alpha))
         self.normalized_shape = _check_shape(normalized_shape, affine)
-        self.channel_axis = _check_axis(channel_axis, self.normalized_shape)
+        self.channel_axis = check_axis(channel_axis, self.normalized_shape)
         self.squash = squash
         self.alpha0 = check_alpha0("alpha0", alpha0)
         self.shift0 = None if shift0 is None else check_number("shift0", shift0)
@@ -72,7 +72,8 @@ class _Dynamic(nn.Module):
         Raises:
             ValueError: x does not have the layer's width.
         """
-        self._check_width(x)
+        if self.normalized_shape is not None:
+            check_width(self, x, self.normalized_shape, self.channel_axis)
         if self.alpha is not None:
             x = self.alpha * x
         if self.shift is not None:
@@ -88,22 +89,6 @@ class _Dynamic(nn.Module):
         if self.channel_axis == -1:
             return parameter
         return parameter.view(-1, *(1,) * (ndim - 2))
-
-    def _check_width(self, x: Tensor) -> None:
-        shape = self.normalized_shape
-        if shape is None:
-            return
-        if self.channel_axis == 1:
-            fits = x.ndim >= 2 and x.shape[1] == shape[0]
-        else:
-            fits = tuple(x.shape[-len(shape) :]) == shape
-        if not fits:
-            expected = f"(B, {shape[0]}, …)" if self.channel_axis == 1 else f"(…, {_join(shape)})"
-            raise ValueError(
-                f"{type(self).__name__} of width {_join(shape)} got an input of shape"
-                f" {tuple(x.shape)}, but expects {expected}. For channels at axis 1, as in NCHW,"
-                " build the layer with channel_axis=1."
-            )
 
     def extra_repr(self) -> str:
         shape = "any width" if self.normalized_shape is None else _join(self.normalized_shape)
@@ -214,6 +199,26 @@ DyT = DynamicTanh
 Derf = DynamicErf
 
 
+_OTHER_LAYOUT = {
+    -1: "For channels at axis 1, as in NCHW, build the layer with channel_axis=1.",
+    1: "For channels last, build a layer with channel_axis=-1, or nn.LayerNorm.",
+}
+
+
+def check_width(layer: nn.Module, x: Tensor, shape: tuple[int, ...], channel_axis: int) -> None:
+    """Raise ValueError unless the channels of x, at `channel_axis`, have this shape."""
+    if channel_axis == 1:
+        fits = x.ndim >= 2 and x.shape[1] == shape[0]
+    else:
+        fits = tuple(x.shape[-len(shape) :]) == shape
+    if not fits:
+        expected = f"(B, {shape[0]}, …)" if channel_axis == 1 else f"(…, {_join(shape)})"
+        raise ValueError(
+            f"{type(layer).__name__} of width {_join(shape)} got an input of shape"
+            f" {tuple(x.shape)}, but expects {expected}. {_OTHER_LAYOUT[channel_axis]}"
+        )
+
+
 def _check_shape(shape: object, affine: bool) -> tuple[int, ...] | None:
     if shape is None and not affine:
         return None
@@ -227,7 +232,8 @@ def _check_shape(shape: object, affine: bool) -> tuple[int, ...] | None:
     return sizes
 
 
-def _check_axis(axis: int, shape: tuple[int, ...] | None) -> int:
+def check_axis(axis: int, shape: tuple[int, ...] | None) -> int:
+    """`axis` if it is -1, or 1 with a single width; ValueError otherwise."""
     if axis not in (-1, 1) or isinstance(axis, bool):
         raise ValueError(
             f"channel_axis = {axis!r} is not supported: use -1 (channels last) or 1 (as in NCHW)."

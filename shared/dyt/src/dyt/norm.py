@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from numbers import Real
 from typing import Any, Literal, get_args
 
-Layer = Literal["own", "dyt"]
+Layer = Literal["own", "dyt", "layernorm", "batchnorm"]
 Squash = Literal["tanh", "hardtanh", "sigmoid", "identity", "erf"]
 Alpha = Literal["learnable", "absent"]
 
@@ -22,11 +22,12 @@ class Norm:
 
     DyT(x) = γ·tanh(αx) + β ("Transformers without Normalization", CVPR 2025; ICLR 2025 submission,
     Eq. 1), one of its ablations, Derf(x) = γ·erf(αx + s) + β ("Stronger Normalization-Free
-    Transformers", arXiv 2512.10938), or the network's own layer.
+    Transformers", arXiv 2512.10938), LN or BN in the place of the other (ICLR 2025 submission,
+    Table 11), or the network's own layer.
 
     Fields:
-        layer: "dyt", or "own" for the network's own normalization. "own" resets every other
-            field, so that all own norms are equal.
+        layer: "dyt", "layernorm", "batchnorm", or "own" for the network's own normalization.
+            All but "dyt" reset every other field, so that all norms of one kind are equal.
         alpha0: the initial α, a positive number.
         alpha0_at: (pattern, α0) pairs for parts of the network; the first pattern that matches a
             module's path wins, and `alpha0` is for the rest. A pattern is a glob, `*` crosses
@@ -58,8 +59,8 @@ class Norm:
             "alpha0_at": _check_rules(self.alpha0_at),
             "shift0": check_number("shift0", self.shift0),
         }
-        if self.layer == "own":
-            values = dict(_OWN)
+        if self.layer != "dyt":
+            values = dict(_OF_DYT)
         elif self.alpha == "absent":
             values.update(alpha0=ALPHA0, alpha0_at=())
         if values["shift0"] and self.squash != "erf":
@@ -85,13 +86,23 @@ class Norm:
         """Dynamic erf with a learnable shift (arXiv 2512.10938; α0 = 0.5, s0 = 0 there too)."""
         return cls(layer="dyt", squash="erf", alpha0=alpha0, shift0=shift0, **options)
 
+    @classmethod
+    def layer_norm(cls) -> Norm:
+        """LN, with torch's eps; a site that has a LN keeps it (ICLR 2025 submission, Table 11)."""
+        return cls(layer="layernorm")
+
+    @classmethod
+    def batch_norm(cls) -> Norm:
+        """BN, with torch's eps and momentum; a site that has a BN keeps it (Table 11, too)."""
+        return cls(layer="batchnorm")
+
     def alpha0_for(self, path: str) -> float:
         """The initial α of the layer at this module path, such as "blocks.0.norm1"."""
         return next((a for pattern, a in self.alpha0_at if matches(pattern, path)), self.alpha0)
 
     def __str__(self) -> str:
-        if self.layer == "own":
-            return "own"
+        if self.layer in _LABELS:
+            return _LABELS[self.layer]
         notes = [] if self.squash in ("tanh", "erf") else [self.squash]
         if self.alpha == "absent":
             notes.append("no α")
@@ -103,7 +114,10 @@ class Norm:
         return f"{'Derf' if self.squash == 'erf' else 'DyT'}({', '.join(notes)})"
 
 
-_OWN = {
+_LABELS = {"own": "own", "layernorm": "LN", "batchnorm": "BN"}
+
+# The fields that mean nothing to the other layers, as they are then.
+_OF_DYT = {
     "alpha0": ALPHA0,
     "alpha0_at": (),
     "squash": "tanh",

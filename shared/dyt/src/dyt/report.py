@@ -16,12 +16,14 @@ class Replacement:
 
     Fields:
         path: the module's path, such as "blocks.0.norm1".
-        old, new: the names of the two layer classes; equal for Norm.own().
+        old, new: the names of the two layer classes; equal where the layer stays.
         alpha0: the initial α; None where the new layer has no α.
         shape: the normalized shape; None where the old layer did not tell.
         channel_axis: -1, or 1 as in NCHW.
         affine, bias: whether the layer has γ, and β.
         aliases: further paths of the same, shared module.
+        replaced: False where the layer stays: under Norm.own(), and where it is of the kind that
+            was asked for.
     """
 
     path: str
@@ -33,6 +35,7 @@ class Replacement:
     affine: bool
     bias: bool
     aliases: tuple[str, ...] = ()
+    replaced: bool = True
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,8 @@ class Report(Sequence[Replacement]):
 
     Fields:
         norm: the norm that was asked for.
-        replacements: what was replaced (or, for Norm.own(), would be); the report is a sequence
-            of these.
+        replacements: what was replaced, or would be by another norm: the same layers whichever
+            norm was asked for. The report is a sequence of these.
         kept: norm layers that a `skip` pattern kept.
         left: norm-like layers that the conversion is not for, such as BatchNorm, or a norm with
             a gate of its own.
@@ -63,7 +66,7 @@ class Report(Sequence[Replacement]):
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The path of every replaced layer; a shared layer has all of its paths here."""
+        """The path of every layer in `replacements`; a shared layer has all of its paths here."""
         return tuple(path for r in self.replacements for path in (r.path, *r.aliases))
 
     @overload
@@ -83,7 +86,8 @@ class Report(Sequence[Replacement]):
         rows = [("path", "old", "new", "α0", "shape"), *map(_row, self.replacements)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-        verb = "found, none replaced" if self.norm.layer == "own" else "replaced"
+        changed = sum(r.replaced for r in self)
+        verb = "replaced" if changed == len(self) else f"found, {changed or 'none'} replaced"
         lines.append(f"{self.norm}: {len(self)} norm layers {verb}")
         if self.kept:
             lines.append(f"kept by skip: {count(self.kept)}")
