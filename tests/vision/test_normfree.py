@@ -1,0 +1,247 @@
+"""What Fixup, SkipInit and σReparam have in common: any model of Blocks, in place, no draw."""
+
+import copy
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import Block, Mlp, SwiGLU
+from timm.optim import param_groups_weight_decay
+from timm.utils import ModelEmaV3
+from torch import nn
+
+from dyt import Norm, convert
+from dyt_vision.normfree import NormFree, apply
+
+METHODS = ("fixup", "skipinit", "sigma_reparam")
+EVERY = pytest.mark.parametrize("method", METHODS)
+
+
+def vit(**options):
+    """A ViT of two blocks that 16×16 images are enough for, always with the same weights."""
+    tiny = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    tiny |= {"num_classes": 10, "global_pool": "avg"}
+    torch.manual_seed(0)
+    return timm.create_model("vit_base_patch16_224", **(tiny | options))
+
+
+class Autoencoder(nn.Module):
+    """The parts of a masked autoencoder by their names, and a forward pass without a mask."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch_embed = nn.Conv2d(3, 32, 4, 4)
+        self.blocks = nn.ModuleList(Block(32, 2) for _ in range(3))
+        self.norm = nn.LayerNorm(32)
+        self.decoder_embed = nn.Linear(32, 16)
+        self.decoder_blocks = nn.ModuleList(Block(16, 2) for _ in range(1))
+        self.decoder_norm = nn.LayerNorm(16)
+        self.decoder_pred = nn.Linear(16, 48)
+
+    def forward(self, images):
+        x = self.patch_embed(images).flatten(2).mT
+        for block in self.blocks:
+            x = block(x)
+        x = self.decoder_embed(self.norm(x))
+        for block in self.decoder_blocks:
+            x = block(x)
+        return self.decoder_pred(self.decoder_norm(x))
+
+
+def autoencoder():
+    torch.manual_seed(0)
+    return Autoencoder()
+
+
+MODELS = pytest.mark.parametrize("build", [vit, autoencoder])
+
+
+def images(count=8):
+    return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+def applied(method, build=vit, **options):
+    """A model without norm layers, and the paths that apply returned."""
+    model = build(**options)
+    return model, apply(model, NormFree(method=method))
+
+
+def trained(model, steps=30, lr=1e-2):
+    """The losses of some steps of Adam on eight random images of five classes."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    labels = torch.arange(8) % 5
+    losses = []
+    for _ in range(steps):
+        loss = F.cross_entropy(model(images()), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+class TestNormFree:
+    def test_it_is_a_plain_value_with_the_methods_name(self):
+        titles = [str(NormFree(method=method)) for method in METHODS]
+        assert titles == ["Fixup", "SkipInit", "σReparam"]
+        assert NormFree(method="fixup") == NormFree(method="fixup")
+        assert len({NormFree(method=method) for method in METHODS}) == 3
+
+    @pytest.mark.parametrize("wrong", ["Fixup", None, ["fixup"]])
+    def test_another_method_is_refused_with_the_choices(self, wrong):
+        with pytest.raises(ValueError, match="'fixup', 'skipinit', 'sigma_reparam'"):
+            NormFree(method=wrong)
+
+    def test_naming_a_method_loads_no_torch(self):
+        code = "import sys, dyt_vision.normfree as n; n.NormFree(method='fixup'); "
+        code += "sys.exit('torch' in sys.modules)"
+        assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@EVERY
+@MODELS
+class TestInPlace:
+    def test_no_norm_layer_is_left(self, method, build):
+        norms = convert(build(), Norm.own()).paths
+        model, paths = applied(method, build)
+        with pytest.raises(ValueError, match="no LN or RMSNorm"):
+            convert(model, Norm.own())
+        assert set(norms) < set(paths) and list(paths) == sorted(set(paths))
+        kinds = {type(model.get_submodule(path)).__name__ for path in norms}
+        assert kinds == ({"ScalarBias"} if method == "fixup" else {"Identity"})
+
+    def test_what_it_adds_is_below_the_paths(self, method, build):
+        own = build()
+        norms = tuple(f"{path}." for path in convert(own, Norm.own()).paths)
+        model, paths = applied(method, build)
+        rest = [n for n in model.state_dict() if not n.startswith(tuple(f"{p}." for p in paths))]
+        names = [name.replace("parametrizations.weight.original", "weight") for name in rest]
+        kept = [name for name in own.state_dict() if not name.startswith(norms)]
+        assert sorted(names) == sorted(kept)
+        added = set(model.state_dict()) - set(rest)
+        assert not added & set(own.state_dict())
+        for name in added - {n for n in added if n.endswith(".u")}:
+            assert model.get_parameter(name).shape == (1,)
+
+    def test_it_draws_nothing_and_keeps_the_weights_drawn(self, method, build):
+        own, model = build(), build()
+        state = torch.get_rng_state()
+        apply(model, NormFree(method=method))
+        assert torch.equal(torch.get_rng_state(), state)
+        again, _ = applied(method, build)
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(tensor, again.state_dict()[name])
+            name = name.replace("parametrizations.weight.original", "weight")
+            if method != "fixup" and name in own.state_dict():
+                assert torch.equal(tensor, own.state_dict()[name])
+
+    def test_scalars_alone_join_what_is_not_decayed(self, method, build):
+        model, paths = applied(method, build)
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        free, decayed = (
+            {names[id(p)] for p in group["params"]}
+            for group in param_groups_weight_decay(model, 0.05)
+        )
+        inside = tuple(f"{path}." for path in paths)
+        scalars = {name for name in names.values() if name.startswith(inside)}
+        assert scalars and scalars <= free
+        assert any(name.endswith(("qkv.weight", "original")) for name in decayed)
+
+    def test_a_copy_and_a_loaded_state_compute_the_same(self, method, build):
+        model, _ = applied(method, build)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.01 * torch.randn(parameter.shape))
+        loaded, _ = applied(method, build)
+        loaded.load_state_dict(model.state_dict(), strict=True)
+        copied = copy.deepcopy(model)
+        expected = model.eval()(images())
+        assert expected.abs().sum() > 0
+        assert torch.equal(copied.eval()(images()), expected)
+        assert torch.equal(loaded.eval()(images()), expected)
+
+    def test_new_modules_are_in_the_mode_and_dtype_of_the_model(self, method, build):
+        model = build().double().eval()
+        apply(model, NormFree(method=method))
+        assert not any(module.training for module in model.modules())
+        assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float64}
+        assert model(images().double()).dtype == torch.float64
+
+    def test_shapes_alone_are_enough(self, method, build):
+        with torch.device("meta"):
+            model, paths = applied(method, build)
+        assert all(tensor.is_meta for tensor in model.state_dict().values())
+        assert paths == applied(method, build)[1]
+
+
+@EVERY
+class TestTraining:
+    def test_the_loss_falls(self, method):
+        model, _ = applied(method)
+        losses = trained(model)
+        assert losses[-1] < 0.5 * losses[0]
+
+    def test_every_scalar_gets_a_gradient(self, method):
+        model, paths = applied(method)
+        trained(model, steps=3)
+        scalars = {n: p for n, p in model.named_parameters() if n.rpartition(".")[0] in paths}
+        assert scalars
+        for name, scalar in scalars.items():
+            assert scalar.grad.isfinite().all() and scalar.grad.any(), name
+
+    def test_an_average_of_the_weights_can_be_evaluated(self, method):
+        model, _ = applied(method)
+        average = ModelEmaV3(model, decay=0.5)
+        trained(model, steps=2)
+        average.update(model)
+        before = copy.deepcopy(average.module.state_dict())
+        assert average.module(images()).isfinite().all()
+        for name, tensor in average.module.state_dict().items():
+            assert torch.equal(tensor, before[name])
+
+
+class TestMistakes:
+    def test_a_dyt_norm_is_no_method(self):
+        with pytest.raises(ValueError, match="is no NormFree"):
+            apply(vit(), Norm.dyt())
+
+    @EVERY
+    def test_a_model_without_blocks(self, method):
+        model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+        with pytest.raises(ValueError, match=r"Sequential holds no timm .*Block.*Choose"):
+            apply(model, NormFree(method=method))
+
+    @EVERY
+    @pytest.mark.parametrize(
+        "options, slot, advice",
+        [
+            ({"init_values": 1e-5}, "ls1 is LayerScale", "init_values=None"),
+            ({"qk_norm": True}, "attn.q_norm is LayerNorm", "qk_norm=False"),
+            ({"scale_attn_norm": True}, "attn.norm is LayerNorm", "scale_attn_norm=False"),
+            ({"scale_mlp_norm": True}, "mlp.norm is LayerNorm", "scale_mlp_norm=False"),
+            ({"attn_layer": "diff"}, "attn is DiffAttention", "attn_layer='attn'"),
+            ({"mlp_layer": SwiGLU}, "mlp is SwiGLU", "mlp_layer=Mlp"),
+        ],
+    )
+    def test_a_block_with_something_else_in_a_slot(self, method, options, slot, advice):
+        model = vit(**options)
+        before = str(model)
+        with pytest.raises(ValueError, match=rf"blocks\.0\.{slot}.*{advice}"):
+            apply(model, NormFree(method=method))
+        assert str(model) == before
+
+    @EVERY
+    def test_twice(self, method):
+        model, _ = applied(method)
+        with pytest.raises(ValueError, match=r"once only|no LN or RMSNorm"):
+            apply(model, NormFree(method=method))
+
+
+def test_the_slots_are_those_of_timms_block():
+    block = vit().blocks[0]
+    assert isinstance(block.mlp, Mlp)
+    for slot in ("ls1", "ls2", "attn.norm", "mlp.norm", "attn.q_norm", "attn.k_norm"):
+        assert isinstance(block.get_submodule(slot), nn.Identity)
