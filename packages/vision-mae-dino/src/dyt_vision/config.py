@@ -3,45 +3,89 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from dyt import Norm
+from dyt_vision.normfree import NormFree
 from matched import TrainConfig
+
+Arguments = tuple[tuple[str, int | float | str | bool | tuple[int, ...]], ...]
+"""Arguments by keyword, as (name, value) pairs: plain values that can be hashed."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Supervised(TrainConfig):
+class Vision(TrainConfig):
+    """What all runs on images have in common.
+
+    Attributes:
+        norm: what stands in the place of the model's norm layers: a ``dyt.Norm``, or one of the
+            earlier ways to train without them.
+        data: "imagenet", or "digits" (embedded; smoke scale).
+        image_size: height and width in pixels of what the model sees.
+        crop_scale: share of the image's area that a random resized crop takes.
+        crop_aspect: width over height of a random resized crop.
+        crop_ratio: side of the centre crop over the side of the image that it is cut from,
+            in evaluation.
+        interpolation, eval_interpolation: of the resizing in training and in evaluation.
+        flip: probability of a horizontal flip; digits are not flipped.
+        eval_batch: images per forward pass in evaluation.
+    """
+
+    norm: Norm | NormFree = field(default_factory=Norm.own)
+    data: str
+    image_size: int = 224
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    crop_ratio: float = 0.875
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    eval_interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    flip: float = 0.5
+    eval_batch: int = 128
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.norm, (Norm, NormFree)):
+            raise ValueError(f"norm is {self.norm!r}; expected a dyt.Norm, such as Norm.dyt()")
+        check_counts(self, "image_size", "eval_batch")
+        check_shares(self, "flip")
+        check_crop("crop_scale", self.crop_scale)
+        check_crop("crop_aspect", self.crop_aspect, most=float("inf"))
+        if not 0 < self.crop_ratio <= 1:
+            raise ValueError(f"crop_ratio is {self.crop_ratio}; expected above 0, at most 1")
+        for name in ("interpolation", "eval_interpolation"):
+            if getattr(self, name) not in ("bicubic", "bilinear"):
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}; expected 'bicubic' or 'bilinear'"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Supervised(Vision):
     """Supervised image classification (CVPR 2025, Section 5; ICLR 2025 submission, Table 9).
 
     Attributes:
-        model: name of a timm model.
-        model_args: further arguments of ``timm.create_model``, as (name, value) pairs.
-        norm: what stands in the place of the model's norm layers.
-        data: "imagenet", or "digits" (embedded; smoke scale).
-        image_size: height and width in pixels of what the model sees.
-        crop_ratio: side of the centre crop over the side of the image that it is cut from,
-            in evaluation.
-        crop_scale: share of the image's area that a random resized crop takes.
-        crop_aspect: width over height of a random resized crop.
-        flip: probability of a horizontal flip; digits are not flipped.
+        model: name of a timm model, or "package.module:function" of one that takes num_classes.
+        model_args: further arguments of the model.
+        convert_batch_norm: whether ``norm`` takes the place of BatchNorm layers (CVPR 2025,
+            Table 15) rather than of LN and RMSNorm.
+        labels_per_class: training images of each class, the first of the set; None takes all.
+        optimizer: "adamw", or "sgd" with ``momentum``.
         rand_augment: timm's RandAugment policy; "" for none. With one, there is no colour jitter.
         mixup, cutmix: alpha of their Beta distributions; 0 turns one off.
         mixup_prob: probability that a batch is mixed.
         mixup_switch: probability of CutMix where both are on.
         erasing: probability of random erasing, with one patch of noise.
         label_smoothing: share of the label spread over all classes.
-        drop_path: rate of stochastic depth at the last block, growing linearly from 0.
-        eval_batch: images per forward pass in evaluation.
+        drop_path: rate of stochastic depth at the last block, growing linearly from 0; at 0 the
+            model is not told of it, as some know none.
     """
 
     model: str
-    model_args: tuple[tuple[str, int | float | str | bool | tuple[int, ...]], ...] = ()
-    norm: Norm = field(default_factory=Norm.own)
-    data: str
-    image_size: int = 224
-    crop_ratio: float = 0.875
-    crop_scale: tuple[float, float] = (0.08, 1.0)
-    crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: float = 0.5
+    model_args: Arguments = ()
+    convert_batch_norm: bool = False
+    labels_per_class: int | None = None
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: float = 0.9
     rand_augment: str = "rand-m9-mstd0.5-inc1"
     mixup: float = 0.8
     cutmix: float = 1.0
@@ -50,25 +94,224 @@ class Supervised(TrainConfig):
     erasing: float = 0.25
     label_smoothing: float = 0.1
     drop_path: float = 0.1
-    eval_batch: int = 128
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.norm, Norm):
-            raise ValueError(f"norm is {self.norm!r}; expected a dyt.Norm, such as Norm.dyt()")
-        for name in ("flip", "mixup_prob", "mixup_switch", "erasing", "label_smoothing"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 to 1")
-        for name in ("image_size", "eval_batch"):
-            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected 1 or more")
-        for name, most in (("crop_scale", 1.0), ("crop_aspect", float("inf"))):
-            least, largest = getattr(self, name)
-            if not 0 < least <= largest <= most:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected (least, most) > 0")
-        if not 0 <= self.drop_path < 1:
-            raise ValueError(f"drop_path is {self.drop_path}; expected 0 or more, below 1")
-        if not 0 < self.crop_ratio <= 1:
-            raise ValueError(f"crop_ratio is {self.crop_ratio}; expected above 0, at most 1")
+        check_shares(self, "mixup_prob", "mixup_switch", "erasing", "label_smoothing")
+        if self.labels_per_class is not None:
+            check_counts(self, "labels_per_class")
+        if self.optimizer not in ("adamw", "sgd"):
+            raise ValueError(f"optimizer is {self.optimizer!r}; expected 'adamw' or 'sgd'")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum is {self.momentum}; expected 0 or more, below 1")
+        check_drop_path(self.drop_path)
         if self.mixup < 0 or self.cutmix < 0:
             raise ValueError(f"mixup {self.mixup}, cutmix {self.cutmix}: expected 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuning(Supervised):
+    """Fine-tuning of a pretrained ViT, all weights (He et al. 2022, Appendix A.1 and Table 9).
+
+    The run needs another one under the name "pretrained"; without it, the same model is trained
+    from scratch.
+
+    Attributes:
+        layer_decay: each block's learning rate is this share of the next one's (1 for one rate).
+    """
+
+    layer_decay: float = 0.75
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay is {self.layer_decay}; expected above 0, at most 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transformer(Vision):
+    """The size of the ViT that a method pretrains.
+
+    Attributes:
+        patch_size: side of a patch, in pixels.
+        width, depth, heads: channels, blocks, and attention heads in each.
+    """
+
+    patch_size: int = 16
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_counts(self, "patch_size", "width", "depth", "heads")
+        check_divides("patch_size", self.patch_size, "image_size", self.image_size)
+        check_divides("heads", self.heads, "width", self.width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MAE(Transformer):
+    """Pretraining of a masked autoencoder (He et al. 2022, arXiv 2111.06377, Table 8).
+
+    Attributes:
+        decoder_width, decoder_depth, decoder_heads: of the decoder's Transformer.
+        mask_ratio: share of the patches that the encoder does not see.
+        norm_pix: whether each patch's pixels are normalised by their own mean and variance before
+            they are to be predicted.
+    """
+
+    decoder_width: int = 512
+    decoder_depth: int = 8
+    decoder_heads: int = 16
+    mask_ratio: float = 0.75
+    norm_pix: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_counts(self, "decoder_width", "decoder_depth", "decoder_heads")
+        check_divides("decoder_heads", self.decoder_heads, "decoder_width", self.decoder_width)
+        for name in ("width", "decoder_width"):
+            if getattr(self, name) % 4:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; 2-D sine-cosine positions take a multiple "
+                    "of 4"
+                )
+        patches = (self.image_size // self.patch_size) ** 2
+        if not 0 < self.mask_ratio < 1 or not 0 < int(patches * (1 - self.mask_ratio)) < patches:
+            raise ValueError(
+                f"mask_ratio is {self.mask_ratio}; expected a share between 0 and 1 that hides "
+                f"some of the {patches} patches and shows some"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DINO(Transformer):
+    """Pretraining by self-distillation (Caron et al. 2021, arXiv 2104.14294, Section 3).
+
+    ``crop_scale`` is that of the two global crops and ``image_size`` their size.
+
+    Attributes:
+        local_crops: number of local crops, which the student alone sees.
+        local_size: their height and width in pixels.
+        local_scale: share of the image's area that a local crop takes.
+        jitter: probability of colour jitter, whose strengths are the paper's.
+        greyscale: probability of a greyscale image.
+        blur: probabilities of Gaussian blur of the first global, the second global and the local
+            crops.
+        solarize: probability of solarization of the second global crop.
+        outputs: K, dimensions of the head's output.
+        head_width, bottleneck: of the head's hidden layers and of its bottleneck.
+        norm_last_layer: fix the length of the last layer's weights to 1 (ViT-B), or learn it.
+        freeze_last_layer: epochs in which the last layer is not trained.
+        teacher_momentum: of the teacher's moving average at the start; it grows to 1 on a cosine.
+        center_momentum: of the moving average of the teacher's outputs.
+        student_temperature, teacher_temperature: of the softmax that sharpens the outputs.
+        warmup_teacher_temperature: at the start, growing linearly over
+            ``warmup_teacher_temperature_epochs``.
+        final_weight_decay: at the end of a cosine that starts at ``weight_decay``.
+        clip_each: largest norm of each parameter's own gradient; None does not clip.
+        drop_path: rate of stochastic depth of the student's last block.
+        neighbours: k of the k-NN classifier that evaluates the teacher's features.
+        bank: how many training images' features it votes with: the first of the shuffled set.
+    """
+
+    crop_scale: tuple[float, float] = (0.25, 1.0)
+    local_crops: int = 10
+    local_size: int = 96
+    local_scale: tuple[float, float] = (0.05, 0.25)
+    jitter: float = 0.8
+    greyscale: float = 0.2
+    blur: tuple[float, float, float] = (1.0, 0.1, 0.5)
+    solarize: float = 0.2
+    outputs: int = 65536
+    head_width: int = 2048
+    bottleneck: int = 256
+    norm_last_layer: bool = True
+    freeze_last_layer: int = 3
+    teacher_momentum: float = 0.996
+    center_momentum: float = 0.9
+    student_temperature: float = 0.1
+    teacher_temperature: float = 0.07
+    warmup_teacher_temperature: float = 0.04
+    warmup_teacher_temperature_epochs: int = 50
+    final_weight_decay: float = 0.4
+    clip_each: float | None = 3.0
+    drop_path: float = 0.1
+    neighbours: int = 20
+    bank: int = 50000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_counts(
+            self, "local_size", "outputs", "head_width", "bottleneck", "neighbours", "bank"
+        )
+        check_shares(self, "jitter", "greyscale", "solarize", "teacher_momentum")
+        check_shares(self, "center_momentum")
+        for name in ("local_crops", "freeze_last_layer", "warmup_teacher_temperature_epochs"):
+            if type(getattr(self, name)) is not int or getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected 0 or more")
+        for name in ("student_temperature", "teacher_temperature", "warmup_teacher_temperature"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected above 0")
+        check_crop("local_scale", self.local_scale)
+        check_divides("patch_size", self.patch_size, "local_size", self.local_size)
+        if len(self.blur) != 3 or not all(0 <= share <= 1 for share in self.blur):
+            raise ValueError(f"blur is {self.blur}; expected three probabilities, 0 to 1")
+        if self.clip_each is not None and not self.clip_each > 0:
+            raise ValueError(f"clip_each is {self.clip_each}; expected a positive number or None")
+        check_drop_path(self.drop_path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probing(Transformer):
+    """A linear classifier on frozen features (Caron et al. 2021, Section 4.1).
+
+    The features are the class tokens of the last ``blocks`` blocks after the final norm and, with
+    ``pool``, the mean of the last one's patch tokens. SGD with ``momentum``. The run needs a
+    pretraining run under the name "pretrained", whose network has the size named here.
+
+    Attributes:
+        blocks: how many blocks' class tokens (1 for ViT-B, 4 for ViT-S).
+        pool: whether the mean of the patch tokens is added (True for ViT-B).
+    """
+
+    momentum: float = 0.9
+    blocks: int = 1
+    pool: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_counts(self, "blocks")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum is {self.momentum}; expected 0 or more, below 1")
+
+
+def check_counts(config: Any, *names: str) -> None:
+    for name in names:
+        if type(getattr(config, name)) is not int or getattr(config, name) < 1:
+            raise ValueError(f"{name} is {getattr(config, name)!r}; expected 1 or more")
+
+
+def check_shares(config: Any, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(config, name) <= 1:
+            raise ValueError(f"{name} is {getattr(config, name)}; expected 0 to 1")
+
+
+def check_crop(name: str, bounds: tuple[float, float], most: float = 1.0) -> None:
+    least, largest = bounds
+    if not 0 < least <= largest <= most:
+        limit = "" if most == float("inf") else f" and at most {most:g}"
+        raise ValueError(f"{name} is {bounds}; expected (least, most), both above 0{limit}")
+
+
+def check_divides(name: str, part: int, whole_name: str, whole: int) -> None:
+    if whole % part:
+        raise ValueError(
+            f"{name} {part} does not divide {whole_name} {whole}: {whole % part} would be left over"
+        )
+
+
+def check_drop_path(rate: float) -> None:
+    if not 0 <= rate < 1:
+        raise ValueError(f"drop_path is {rate}; expected 0 or more, below 1")

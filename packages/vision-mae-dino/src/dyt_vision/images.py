@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,29 +12,44 @@ import numpy as np
 import torch
 from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 from torchvision.datasets import ImageFolder
 
-from dyt_vision.config import Supervised
+from dyt_vision.config import Vision
+
+log = logging.getLogger("matched")
 
 DIGITS_HELD_OUT = 360
 DIGITS_MEAN, DIGITS_STD = (0.3054,) * 3, (0.3755,) * 3
 """Of the training digits' pixels, scaled to [0, 1]."""
 
+UNREADABLE = 0.001
+"""Share of a training set's files that may be unreadable before a run stops (at least one may)."""
+
+Transform = Callable[[Image.Image], Any]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """Training and held-out images, transformed: items are (image (3, H, W), label)."""
+    """Training and held-out images, transformed: items are (what the transform gives, label)."""
 
     train: Dataset
     held_out: Dataset
     classes: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Colours:
+    """Mean and standard deviation of a data set's channels, of pixels scaled to [0, 1]."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
 class Digits(Dataset):
     """scikit-learn's digits as RGB images; the last 360, in the order of the set, are held out."""
 
-    def __init__(self, *, train: bool, size: int, transform: Callable[[Image.Image], Any]) -> None:
+    def __init__(self, *, train: bool, size: int, transform: Transform) -> None:
         from sklearn.datasets import load_digits
 
         digits = load_digits()
@@ -43,44 +59,98 @@ class Digits(Dataset):
             Image.fromarray(image).convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
             for image in grey
         ]
-        self.labels = digits.target[part].tolist()
+        self.targets = digits.target[part].tolist()
         self.transform = transform
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.targets)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        return self.transform(self.images[index]), self.labels[index]
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return self.transform(self.images[index]), self.targets[index]
 
 
-def load(config: Supervised, folder: Path | None) -> Images:
+class Folder(ImageFolder):
+    """An ImageFolder that says which file it cannot read.
+
+    A training image that cannot be decoded is left out: the next one of the folder that can be
+    takes its place, in both arms of a pair alike. Each is named once by every process that meets
+    it. Above the share ``UNREADABLE`` of the set, and at the first held-out image, the run stops.
+    A file that the system cannot give (a lost mount, no permission) is an error of its own.
+    """
+
+    def __init__(self, folder: Path, transform: Transform, *, tolerant: bool) -> None:
+        super().__init__(str(folder), transform=transform)
+        self.unreadable: set[str] = set()
+        self.most = max(1, int(UNREADABLE * len(self.samples))) if tolerant else 0
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        for i in range(index, index + self.most + 1):
+            path, label = self.samples[i % len(self.samples)]
+            try:
+                image = self.loader(path)
+            except OSError as error:
+                if error.errno is not None:
+                    raise
+                self._note(path, error)
+                continue
+            except (SyntaxError, ValueError) as error:  # what PIL raises on some broken headers
+                self._note(path, error)
+                continue
+            return self.transform(image), label
+        raise AssertionError("noting one file too many has raised")
+
+    def _note(self, path: str, error: Exception) -> None:
+        if path not in self.unreadable:
+            self.unreadable.add(path)
+            log.warning("%s cannot be read as an image and is left out: %s", path, error)
+        if len(self.unreadable) > self.most:
+            named = ", ".join(sorted(self.unreadable)[:3])
+            raise ValueError(
+                f"{len(self.unreadable)} of the {len(self.samples)} files under {self.root} cannot "
+                f"be read as images, {self.most} may be: {named}. Replace them, or delete them"
+            )
+
+
+def colours(config: Vision) -> Colours:
+    """Those of the data set that a config names."""
+    if config.data == "digits":
+        return Colours(mean=DIGITS_MEAN, std=DIGITS_STD)
+    return Colours(mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD)
+
+
+def load(
+    config: Vision, folder: Path | None, *, train: Transform, held_out: Transform | None = None
+) -> Images:
     """The images that a config names; ``folder`` is where site.toml says they lie.
 
+    Args:
+        train: transform of the training images.
+        held_out: of the held-out ones; the centre crop if None.
+
     Raises:
-        ValueError: for a data set that this task does not know.
+        ValueError: for a data set that this package does not know.
     """
+    held_out = centre(config) if held_out is None else held_out
     if config.data == "digits":
-        normal = {"mean": DIGITS_MEAN, "std": DIGITS_STD}
+        size = config.image_size
         return Images(
-            train=Digits(train=True, size=config.image_size, transform=augment(config, **normal)),
-            held_out=Digits(
-                train=False, size=config.image_size, transform=centre(config, **normal)
-            ),
+            train=Digits(train=True, size=size, transform=train),
+            held_out=Digits(train=False, size=size, transform=held_out),
             classes=10,
         )
     if config.data == "imagenet":
         assert folder is not None, "the harness resolves the path before the task starts"
-        normal = {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
         return Images(
-            train=ImageFolder(folder / "train", transform=augment(config, **normal)),
-            held_out=ImageFolder(folder / "val", transform=centre(config, **normal)),
+            train=Folder(folder / "train", train, tolerant=True),
+            held_out=Folder(folder / "val", held_out, tolerant=False),
             classes=1000,
         )
     raise ValueError(f"data {config.data!r} is not known to this task; use digits or imagenet")
 
 
-def augment(config: Supervised, *, mean: tuple[float, ...], std: tuple[float, ...]) -> Callable:
+def augment(config: Vision, *, rand_augment: str = "", erasing: float = 0.0) -> Transform:
     """timm's training transform: random resized crop, flip, RandAugment, random erasing."""
+    normal = colours(config)
     return create_transform(
         input_size=config.image_size,
         is_training=True,
@@ -88,23 +158,56 @@ def augment(config: Supervised, *, mean: tuple[float, ...], std: tuple[float, ..
         ratio=config.crop_aspect,
         hflip=config.flip,
         color_jitter=None,
-        auto_augment=config.rand_augment or None,
-        interpolation="bicubic",
-        re_prob=config.erasing,
+        auto_augment=rand_augment or None,
+        interpolation=config.interpolation,
+        re_prob=erasing,
         re_mode="pixel",
         re_count=1,
-        mean=mean,
-        std=std,
+        mean=normal.mean,
+        std=normal.std,
     )
 
 
-def centre(config: Supervised, *, mean: tuple[float, ...], std: tuple[float, ...]) -> Callable:
+def centre(config: Vision) -> Transform:
     """timm's evaluation transform: resize, centre crop, normalise."""
+    normal = colours(config)
     return create_transform(
         input_size=config.image_size,
         is_training=False,
-        interpolation="bicubic",
+        interpolation=config.eval_interpolation,
         crop_pct=config.crop_ratio,
-        mean=mean,
-        std=std,
+        mean=normal.mean,
+        std=normal.std,
     )
+
+
+def first_of_each_class(dataset: Any, count: int) -> Subset:
+    """The first ``count`` images of each class: a set with few labels.
+
+    Raises:
+        ValueError: if a class has fewer.
+    """
+    chosen: dict[int, list[int]] = {}
+    for index, label in enumerate(dataset.targets):
+        chosen.setdefault(label, []).append(index)
+    if short := [label for label, found in sorted(chosen.items()) if len(found) < count]:
+        raise ValueError(
+            f"labels_per_class is {count}, but class {short[0]} has {len(chosen[short[0]])} images"
+        )
+    return Subset(dataset, sorted(i for found in chosen.values() for i in found[:count]))
+
+
+class Pixels:
+    """Turns normalised images (..., 3, H, W) back into values from 0 to 1, for pictures."""
+
+    def __init__(self, config: Vision) -> None:
+        normal = colours(config)
+        self.mean, self.std = (self._column(v) for v in (normal.mean, normal.std))
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        mean, std = self.mean.to(images.device), self.std.to(images.device)
+        return (images.float() * std + mean).clamp(0, 1)
+
+    @staticmethod
+    def _column(values: Sequence[float]) -> torch.Tensor:
+        return torch.tensor(values)[:, None, None]

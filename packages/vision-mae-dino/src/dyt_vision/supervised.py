@@ -1,7 +1,7 @@
 """Supervised classification on timm's training parts (CVPR 2025, Table 1; ICLR, Table 1).
 
-The task ``dyt_vision.supervised:train``: AdamW, cosine schedule, RandAugment, mixup and CutMix,
-random erasing, label smoothing, stochastic depth, and an average of the weights that is what is
+The task ``dyt_vision.supervised:train``: AdamW or SGD, RandAugment, mixup and CutMix, random
+erasing, label smoothing, stochastic depth, and an average of the weights that is what is
 evaluated. Recipe after the authors' release, which follows ConvNeXt's.
 """
 
@@ -11,17 +11,17 @@ import logging
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from timm.data import Mixup
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.optim import param_groups_weight_decay
 from timm.utils import ModelEmaV3
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset
 
 from dyt_vision import images, models
 from dyt_vision.config import Supervised
-from matched.training import Learner, fit, reseed, sum_over_ranks
+from dyt_vision.evaluation import Accuracy
+from matched.training import Learner, fit
 from matched.training.distributed import process_group
 from matched.worker import Context, Outcome
 
@@ -31,30 +31,53 @@ log = logging.getLogger("matched")
 def train(context: Context, config: Supervised) -> Outcome:
     """Train and evaluate one model; metrics are top1 and top5 in percent, and loss."""
     with process_group(context) as device:
-        data = images.load(config, context.data.get(config.data))
+        data = load(context, config)
         model, norms = models.build(config, data.classes)
         model.to(device)
         log.info("%s with %s in %d places", config.model, config.norm, len(norms))
-        evaluation = Evaluation(data.held_out, config, context, device)
-        learner = Learner(
-            model=model,
-            optimizer=optimizer(model, config),
-            dataset=data.train,
-            loss=_loss(config),
-            evaluate=evaluation,
-            score=("top1", "higher"),
-            norms=norms,
-            prepare=_prepare(config, data.classes),
-            average=_average(model, config),
-        )
+        learner = classifier(context, config, data, model, norms, optimizer(model, config), device)
         return fit(context, config, learner, device)
 
 
-def optimizer(model: nn.Module, config: Supervised) -> torch.optim.AdamW:
-    """AdamW; parameters of one dimension (biases, norms, alpha) and position tokens not decayed."""
+def load(context: Context, config: Supervised) -> images.Images:
+    """The config's images, augmented as it says."""
+    transform = images.augment(config, rand_augment=config.rand_augment, erasing=config.erasing)
+    return images.load(config, context.data.get(config.data), train=transform)
+
+
+def classifier(
+    context: Context,
+    config: Supervised,
+    data: images.Images,
+    model: nn.Module,
+    norms: tuple[str, ...],
+    optimizer: torch.optim.Optimizer,
+    device: torch.device,
+) -> Learner:
+    """What the loop needs to train a classifier, once there are a model and an optimizer."""
+    dataset: Dataset = data.train
+    if config.labels_per_class is not None:
+        dataset = images.first_of_each_class(dataset, config.labels_per_class)
+    return Learner(
+        model=model,
+        optimizer=optimizer,
+        dataset=dataset,
+        loss=_loss(config),
+        evaluate=Accuracy(data.held_out, config, context, device),
+        score=("top1", "higher"),
+        norms=norms,
+        prepare=_prepare(config, data.classes),
+        average=_average(model, config),
+    )
+
+
+def optimizer(model: nn.Module, config: Supervised) -> torch.optim.Optimizer:
+    """Parameters of one dimension (biases, norms, alpha) and position tokens are not decayed."""
     skipped = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
     # By name: what stands in third place differs between timm's versions.
     groups = param_groups_weight_decay(model, config.weight_decay, no_weight_decay_list=skipped)
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
 
 
@@ -100,42 +123,3 @@ def _loss(config: Supervised) -> Any:
 
 def _average(model: nn.Module, config: Supervised) -> ModelEmaV3 | None:
     return None if config.ema_decay is None else ModelEmaV3(model, decay=config.ema_decay)
-
-
-class Evaluation:
-    """Top-1 and top-5 accuracy over the held-out images, each process taking its share.
-
-    Shares that are one image short are filled up with an image that does not count: all processes
-    call the model equally often, as they have to where it is sharded.
-    """
-
-    def __init__(
-        self, dataset: Dataset, config: Supervised, context: Context, device: torch.device
-    ) -> None:
-        count = len(dataset)  # type: ignore[arg-type]
-        own = range(context.rank, count, context.world)
-        self.own = len(own)
-        filled = [*own, *[0] * (-(-count // context.world) - self.own)]
-        self.loader = DataLoader(
-            Subset(dataset, filled),
-            config.eval_batch,
-            num_workers=context.loaders,
-            pin_memory=device.type == "cuda",
-        )
-        self.device = device
-        self.seed = config.seed
-
-    def __call__(self, model: nn.Module) -> dict[str, float]:
-        reseed(self.seed, "evaluation")
-        sums = torch.zeros(4, dtype=torch.float64, device=self.device)
-        left = self.own
-        for image, label in self.loader:
-            image, label = image.to(self.device, non_blocking=True), label[:left].to(self.device)
-            logits = model(image).float()[:left]
-            left -= len(label)
-            ranked = logits.topk(5, dim=1).indices == label[:, None]
-            loss = F.cross_entropy(logits, label, reduction="sum")
-            counts = [ranked[:, :1].sum(), ranked.sum(), loss, torch.tensor(len(label))]
-            sums += torch.stack([c.to(self.device, torch.float64) for c in counts])
-        top1, top5, loss, count = sum_over_ranks(sums).tolist()
-        return {"top1": 100 * top1 / count, "top5": 100 * top5 / count, "loss": loss / count}

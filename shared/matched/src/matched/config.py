@@ -19,8 +19,10 @@ class TrainConfig:
         lr: peak learning rate, after warm-up, not scaled any further.
         min_lr: learning rate at the end of a cosine schedule.
         warmup_epochs: linear warm-up from 0.
-        schedule: "cosine" from lr to min_lr, or "constant" at lr, after the warm-up.
-        weight_decay: of AdamW, for parameters of two or more dimensions.
+        schedule: after the warm-up, "cosine" from lr to min_lr, "constant" at lr, or "step": times
+            ``decay_factor`` after every ``decay_epochs`` since the start.
+        decay_epochs, decay_factor: of the schedule "step" alone.
+        weight_decay: for parameters of two or more dimensions.
         betas: of AdamW.
         clip_norm: largest gradient norm; None does not clip.
         precision: "fp32", "tf32" (of products and convolutions, on GPUs that have it), or mixed
@@ -37,7 +39,9 @@ class TrainConfig:
     lr: float
     min_lr: float = 0.0
     warmup_epochs: float = 0.0
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "constant", "step"] = "cosine"
+    decay_epochs: int = 30
+    decay_factor: float = 0.1
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.999)
     clip_norm: float | None = None
@@ -47,7 +51,8 @@ class TrainConfig:
     log_steps: int = 50
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch", "micro_batch", "eval_epochs", "log_steps"):
+        counts = ("epochs", "batch", "micro_batch", "eval_epochs", "log_steps", "decay_epochs")
+        for name in counts:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise ValueError(f"{name} is {value!r}; expected a whole number of 1 or more")
@@ -62,8 +67,10 @@ class TrainConfig:
                 f"weight_decay {self.weight_decay} and betas {self.betas}: expected 0 or more, "
                 "and two numbers from 0 to below 1"
             )
-        if self.schedule not in ("cosine", "constant"):
-            raise ValueError(f"schedule is {self.schedule!r}; expected 'cosine' or 'constant'")
+        if self.schedule not in ("cosine", "constant", "step"):
+            raise ValueError(f"schedule is {self.schedule!r}; expected cosine, constant or step")
+        if not 0 < self.decay_factor <= 1:
+            raise ValueError(f"decay_factor is {self.decay_factor}; expected above 0, at most 1")
         if self.precision not in ("fp32", "tf32", "bf16", "fp16"):
             raise ValueError(f"precision is {self.precision!r}; expected fp32, tf32, bf16 or fp16")
         if self.clip_norm is not None and not self.clip_norm > 0:

@@ -2,8 +2,17 @@
 
 from matched.training.distributed import gathered, sum_over_ranks
 from matched.training.fingerprint import weights_digest
-from matched.training.learner import Learner
+from matched.training.learner import Hooks, Learner, Moment
 from matched.training.loop import fit
 from matched.training.seeding import reseed
 
-__all__ = ["Learner", "fit", "gathered", "reseed", "sum_over_ranks", "weights_digest"]
+__all__ = [
+    "Hooks",
+    "Learner",
+    "Moment",
+    "fit",
+    "gathered",
+    "reseed",
+    "sum_over_ranks",
+    "weights_digest",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -13,17 +13,19 @@ BATCHES = 4
 """How many optimiser steps' batches are hashed."""
 
 
-def weights_digest(model: nn.Module, norms: Sequence[str]) -> str:
+def weights_digest(model: nn.Module, norms: Sequence[str], inherited: Collection[str] = ()) -> str:
     """Hash of names, shapes, dtypes and bits of all weights that lie in no norm layer.
 
     Args:
         model: the model as it is before the first step.
         norms: paths of its norm layers, as ``dyt.convert`` reports them.
+        inherited: names of what another run has trained, which are left out.
     """
     inside = tuple(f"{path}." for path in norms)
+    left = set(inherited)
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        if not name.startswith(inside):
+        if not name.startswith(inside) and name not in left:
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(_bits(tensor))
     return digest.hexdigest()[:16]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -17,6 +17,41 @@ class Average(Protocol):
     module: nn.Module
 
     def update(self, model: nn.Module) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """Where training stands: optimiser step ``step`` (0-based) is the one at work."""
+
+    step: int
+    steps: int
+    steps_per_epoch: int
+
+    @property
+    def epoch(self) -> int:
+        return self.step // self.steps_per_epoch
+
+    @property
+    def progress(self) -> float:
+        """The share of the training that lies behind, from 0 to below 1."""
+        return self.step / self.steps
+
+
+class Hooks:
+    """What a method does around each optimiser step besides loss and update; here, nothing.
+
+    Whatever these change and a later step reads has to lie in the model's state, so that a
+    checkpoint has it, or follow from the moment.
+    """
+
+    def before_step(self, moment: Moment) -> None:
+        """Before the step's first micro-batch; the learning rates have been set."""
+
+    def on_gradients(self, moment: Moment) -> None:
+        """The gradients of the step are whole and not scaled; ``clip_norm`` comes after."""
+
+    def after_step(self, moment: Moment) -> None:
+        """The weights and their average have been updated."""
 
 
 @dataclass(kw_only=True)
@@ -33,8 +68,11 @@ class Learner:
             equally often: one that is sharded is put together by all of them at every call.
         score: the metric that tells the best evaluation, and which way is better.
         norms: paths of the norm layers, left out of the fingerprint.
+        inherited: state-dict names of what another run has trained, left out of it too: that
+            run has a fingerprint of its own.
         prepare: what is done to a micro-batch on the device, such as mixup; seeded per step.
         average: moving average of the weights, evaluated instead of them.
+        hooks: what else is done around each step: schedules, a teacher that follows the model.
     """
 
     model: nn.Module
@@ -44,8 +82,10 @@ class Learner:
     evaluate: Callable[[nn.Module], dict[str, float]]
     score: tuple[str, str]
     norms: Sequence[str]
+    inherited: Sequence[str] = ()
     prepare: Callable[[Any], Any] = lambda batch: batch
     average: Average | None = None
+    hooks: Hooks = field(default_factory=Hooks)
 
     def parameter_names(self) -> dict[nn.Parameter, str]:
         """The optimizer's parameters by the names that the model has for them.

@@ -27,7 +27,7 @@ from matched.training.batches import Division, Order, loader, on_device
 from matched.training.distributed import gathered, on_first, sum_over_ranks
 from matched.training.fingerprint import BATCHES, batch_digest, digest_of, weights_digest
 from matched.training.journal import Journal
-from matched.training.learner import Learner
+from matched.training.learner import Learner, Moment
 from matched.training.seeding import reseed
 from matched.training.state import captured, layout, restore
 from matched.worker import Context, Outcome
@@ -64,13 +64,15 @@ def fit(context: Context, config: TrainConfig, learner: Learner, device: torch.d
 def rate_at(step: float, steps: int, steps_per_epoch: int, config: TrainConfig) -> float:
     """Learning rate of optimiser step ``step`` (0-based) as a share of the peak.
 
-    Linear warm-up from 0, then half a cosine from the peak to ``min_lr``, or constant.
+    Linear warm-up from 0, then half a cosine from the peak to ``min_lr``, steps, or constant.
     """
     warmup = round(config.warmup_epochs * steps_per_epoch)
     if step < warmup:
         return step / warmup
     if config.schedule == "constant":
         return 1.0
+    if config.schedule == "step":
+        return config.decay_factor ** (step // steps_per_epoch // config.decay_epochs)
     floor = config.min_lr / config.lr
     done = (step - warmup) / max(1, steps - warmup)
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done))
@@ -121,7 +123,8 @@ class _Loop:
     def _start(self) -> None:
         """Take up the newest checkpoint, and make one model of all processes' copies or parts."""
         learner = self.learner
-        weights = weights_digest(learner.model, learner.norms)  # while they are new, and whole
+        # While they are new, and whole.
+        weights = weights_digest(learner.model, learner.norms, learner.inherited)
         if self.sharded:
             sharding.shard(learner, self.device)
         self._restore()
@@ -189,6 +192,8 @@ class _Loop:
     def _step(self, batches: Iterator[Any]) -> torch.Tensor:
         """One optimiser step; returns this process's mean loss, still on the device."""
         accumulation = self.division.accumulation
+        moment = Moment(step=self.at.step, steps=self.steps, steps_per_epoch=self.steps_per_epoch)
+        self.learner.hooks.before_step(moment)
         total = torch.zeros((), device=self.device)
         seen = []
         for i in range(accumulation):
@@ -206,7 +211,7 @@ class _Loop:
             total += loss.detach()
         if seen:
             self._note(seen)
-        self._update()
+        self._update(moment)
         return total
 
     def _exchange(self, *, last: bool) -> AbstractContextManager[Any]:
@@ -217,16 +222,18 @@ class _Loop:
             return self.model.no_sync()
         return nullcontext()
 
-    def _update(self) -> None:
+    def _update(self, moment: Moment) -> None:
         optimizer = self.learner.optimizer
+        self.scaler.unscale_(optimizer)
+        self.learner.hooks.on_gradients(moment)
         if self.config.clip_norm is not None:
-            self.scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
         self.scaler.step(optimizer)
         self.scaler.update()
         optimizer.zero_grad(set_to_none=True)
         if self.learner.average is not None:
             self.learner.average.update(self.learner.model)
+        self.learner.hooks.after_step(moment)
 
     def _set_rate(self) -> float:
         share = rate_at(self.at.step, self.steps, self.steps_per_epoch, self.config)

@@ -1,0 +1,123 @@
+"""Pretraining of masked autoencoders (CVPR 2025, Table 2; ICLR, Table 2).
+
+The task ``dyt_vision.mae:pretrain``. It is evaluated by the reconstruction of held-out images
+under masks that do not change, and leaves pictures of it and the weights for fine-tuning.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from timm.optim import param_groups_weight_decay
+from torch import Tensor, nn
+
+from dyt_vision import images, models, pictures, weights
+from dyt_vision.config import MAE
+from dyt_vision.evaluation import Share
+from dyt_vision.mae_model import EPSILON, MaskedAutoencoder
+from matched.training import Learner, fit, reseed, sum_over_ranks
+from matched.training.distributed import process_group
+from matched.worker import Context, Outcome
+
+log = logging.getLogger("matched")
+PICTURE = "reconstructions.png"
+SHOWN = 8
+"""Held-out images in the picture."""
+
+
+def pretrain(context: Context, config: MAE) -> Outcome:
+    """Pretrain one autoencoder; the metric is ``loss``, of the held-out images."""
+    with process_group(context) as device:
+        data = images.load(config, context.data.get(config.data), train=images.augment(config))
+        model, norms = build(config)
+        model.to(device)
+        log.info("masked autoencoder with %s in %d places", config.norm, len(norms))
+        learner = Learner(
+            model=model,
+            optimizer=optimizer(model, config),
+            dataset=data.train,
+            loss=lambda model, batch: model(*batch)[0],
+            evaluate=Reconstruction(data.held_out, config, context, device),
+            score=("loss", "lower"),
+            norms=norms,
+            prepare=with_noise(config),
+        )
+        outcome = fit(context, config, learner, device)
+        weights.export(context.directory, model=model.state_dict())
+        return outcome
+
+
+def build(config: MAE) -> tuple[MaskedAutoencoder, tuple[str, ...]]:
+    """The autoencoder of a run, and the paths of its norm layers."""
+    reseed(config.seed, "weights")
+    model = MaskedAutoencoder(config)
+    return model, models.replace_norms(model, config)
+
+
+def optimizer(model: nn.Module, config: MAE) -> torch.optim.AdamW:
+    """AdamW; parameters of one dimension (biases, norms, alpha) are not decayed."""
+    groups = param_groups_weight_decay(model, config.weight_decay)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
+
+
+def with_noise(config: MAE) -> Any:
+    """Adds to a micro-batch the noise that decides which patches are shown.
+
+    Drawn outside of the model, so that the masks are part of what a pair must have in common.
+    """
+    patches = (config.image_size // config.patch_size) ** 2
+
+    def prepared(batch: list[Tensor]) -> tuple[Tensor, Tensor]:
+        image = batch[0]
+        return image, torch.rand(len(image), patches, device=image.device)
+
+    return prepared
+
+
+class Reconstruction:
+    """Mean loss over the held-out images, and a picture of the first of them."""
+
+    def __init__(self, dataset: Any, config: MAE, context: Context, device: torch.device) -> None:
+        self.share = Share(dataset, config, context, device)
+        self.config, self.context, self.device = config, context, device
+        self.prepare = with_noise(config)
+
+    def __call__(self, model: MaskedAutoencoder) -> dict[str, float]:
+        reseed(self.config.seed, "evaluation", self.context.rank)
+        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+        left, first = self.share.own, None
+        for image, _ in self.share.loader:
+            image, noise = self.prepare([image.to(self.device, non_blocking=True)])
+            first = (image[:SHOWN], noise[:SHOWN]) if first is None else first
+            count = min(left, len(image))
+            loss, _, _ = model(image[: max(count, 1)], noise[: max(count, 1)])
+            sums += torch.tensor([loss.item() * count, count], dtype=torch.float64).to(sums)
+            left -= count
+        self._draw(model, *first)  # by all processes: where it is sharded, all have to call it
+        total, count = sum_over_ranks(sums).tolist()
+        return {"loss": total / count}
+
+    def _draw(self, model: MaskedAutoencoder, image: Tensor, noise: Tensor) -> None:
+        _, prediction, mask = model(image, noise)
+        rows = reconstructions(model, image, prediction.float(), mask.float())
+        pictures.save(self.context, PICTURE, images.Pixels(self.config)(rows))
+
+
+def reconstructions(
+    model: MaskedAutoencoder, image: Tensor, prediction: Tensor, mask: Tensor
+) -> Tensor:
+    """Rows of (what is shown, what is made of it, the original), (B, 3, 3, H, W), normalised.
+
+    Where patches were normalised by their own statistics, these are put back; the prediction does
+    not know them (He et al. 2022, Figure 2, shows the same).
+    """
+    original = model.patchify(image)
+    if model.norm_pix:
+        mean, variance = model.statistics(image)
+        prediction = prediction * (variance + EPSILON).sqrt() + mean
+    hidden = mask[:, :, None]
+    shown = original * (1 - hidden)
+    filled = shown + prediction * hidden
+    return torch.stack([model.unpatchify(p) for p in (shown, filled, original)], dim=1)

@@ -1,0 +1,166 @@
+"""Pretrained weights in the official releases' layout, written, read and compared key by key.
+
+A pretraining run leaves ``pretrained.pth`` in its directory: {"model": …} with the names of the
+MAE release, or {"student": …, "teacher": …} with those of the DINO release. What these projects'
+scripts read they can read here, and the other way round.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from matched.files import read_json, written_whole
+from matched.training.distributed import on_first
+from matched.worker import Outcome
+
+FILE = "pretrained.pth"
+NEW = ("head.", "fc_norm.")
+"""Parts of a classifier that pretraining does not have."""
+LEFT = ("head.", "norm.", "mask_token", "decoder")
+"""Parts of a pretrained network that a classifier does not have: it normalises after pooling."""
+
+NOTHING_TO_START_FROM = Outcome(
+    metrics={}, diverged=True, steps=0, details={"why": "the pretraining diverged"}
+)
+"""What comes of a run whose pretraining left no weights worth the name."""
+
+State = Mapping[str, Tensor]
+
+
+def export(directory: Path, **states: State) -> None:
+    """Write the weights of a finished pretraining, whole or not at all; called by all processes."""
+    content = {part: _whole(state) for part, state in states.items()}
+
+    def write() -> None:
+        with written_whole(directory / FILE) as temporary:
+            torch.save(content, temporary)
+
+    on_first(write)
+
+
+def exported(directory: Path) -> dict[str, Tensor]:
+    """The encoder that a pretraining run left in its directory: MAE's, or DINO's teacher."""
+    return read(directory / FILE)
+
+
+def diverged(directory: Path) -> bool:
+    """Whether the run of this directory has ended by diverging."""
+    return (read_json(directory / "result.json", ("outcome",)) or {}).get("outcome") == "diverged"
+
+
+def read(file: Path, part: str | None = None) -> dict[str, Tensor]:
+    """The weights in a checkpoint of the MAE or the DINO release, or of this package.
+
+    Args:
+        part: "model" (MAE), "teacher" or "student" (DINO); the first of these that it has if None.
+
+    Returns:
+        Names as the network itself has them, without "module." (DDP) and, for DINO, "backbone.";
+        DINO's projection head is left out.
+
+    Raises:
+        ValueError: if the file is no such checkpoint.
+    """
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):  # the releases' own arguments
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ValueError(f"there is no checkpoint {file}") from None
+    except Exception as error:
+        raise ValueError(f"{file} cannot be read as a checkpoint of torch: {error}") from error
+    parts = [part] if part else ["model", "teacher", "student"]
+    found = next((content[p] for p in parts if isinstance(content, dict) and p in content), content)
+    if part and found is content:
+        raise ValueError(f"{file} has no {part!r}; it has {', '.join(map(str, content))}")
+    if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
+        raise ValueError(
+            f"{file} holds no weights; expected a state dict, or one under {' or '.join(parts)}"
+        )
+    named = {name.removeprefix("module."): value for name, value in found.items()}
+    if any(name.startswith("backbone.") for name in named):
+        return _below("backbone.", named)
+    return named
+
+
+def load(model: nn.Module, file: Path, part: str | None = None) -> tuple[str, ...]:
+    """Load an official checkpoint, or one of this package, strictly: every key, every shape.
+
+    Args:
+        model: a ``MaskedAutoencoder``, a DINO ``Backbone``, or a fine-tuned classifier.
+
+    Returns:
+        The names of what was loaded.
+
+    Raises:
+        ValueError: if the checkpoint is of another architecture; nothing is loaded then.
+    """
+    state = read(file, part)
+    return _load(model, state, f"{file}", needed=lambda name: True, used=lambda name: True)
+
+
+def start_from(model: nn.Module, state: State) -> tuple[str, ...]:
+    """Give a classifier the encoder of a pretrained network; head and last norm stay new.
+
+    Returns:
+        The names of what was loaded.
+
+    Raises:
+        ValueError: if it is of another architecture; nothing is loaded then.
+    """
+    return _load(
+        model,
+        state,
+        "the pretrained network",
+        needed=lambda name: not name.startswith(NEW),
+        used=lambda name: not name.startswith(LEFT),
+    )
+
+
+def _load(
+    model: nn.Module,
+    state: State,
+    source: str,
+    *,
+    needed: Callable[[str], bool],
+    used: Callable[[str], bool],
+) -> tuple[str, ...]:
+    own = {name: tensor for name, tensor in model.state_dict().items() if needed(name)}
+    theirs = {name: tensor for name, tensor in state.items() if used(name)}
+    if differences := _differences(own, theirs):
+        raise ValueError(
+            f"{source} is of another architecture than {type(model).__name__}: {len(differences)} "
+            f"keys differ, the first: {'; '.join(differences[:3])}. Nothing was loaded"
+        )
+    model.load_state_dict(theirs, strict=False)
+    return tuple(theirs)
+
+
+def _differences(own: State, theirs: State) -> list[str]:
+    """One phrase for each key that is not in both with one shape, the model's order first."""
+    found = []
+    for name in [*own, *(name for name in theirs if name not in own)]:
+        here, there = own.get(name), theirs.get(name)
+        if there is None:
+            found.append(f"{name} is missing in it")
+        elif here is None:
+            found.append(f"{name} is unknown to the model")
+        elif here.shape != there.shape:
+            found.append(f"{name} is {tuple(there.shape)} in it and {tuple(here.shape)} here")
+    return found
+
+
+def _below(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {n.removeprefix(prefix): v for n, v in values.items() if n.startswith(prefix)}
+
+
+def _whole(state: State) -> dict[str, Tensor]:
+    """On the CPU, and put together where the processes hold parts."""
+    put_together = {n: t.full_tensor() if isinstance(t, DTensor) else t for n, t in state.items()}
+    return {name: tensor.detach().cpu().clone() for name, tensor in put_together.items()}
