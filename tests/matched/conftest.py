@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from matched import Run, data, jobs, lease, plans, provenance, recipes, site
+from matched import Resources, Run, data, jobs, lease, plans, provenance, recipes, site
 from matched.cli import main
 from matched.files import write_json
 from matched.pack import Pack
@@ -342,11 +342,12 @@ def pack(one_row, monkeypatch):
     monkeypatch.setattr(provenance, "environment", dict)  # it would import torch
 
     def made(token: str = "t1", **more: int) -> Pack:
+        runs = [item.run for item in one_row.plan().items]
         return Pack(
-            runs=[item.run for item in one_row.plan().items],
+            runs=runs,
+            resources=[Resources(minutes=1)] * len(runs),
             site=site.read(one_row.root / site.FILE),
             threads=1,
-            loaders=0,
             token=token,
             **more,
         )

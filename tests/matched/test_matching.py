@@ -91,6 +91,39 @@ def test_an_exception_frees_a_part_of_the_fingerprint(project, part):
     assert judged(project) == ("not matched", f"fingerprint: {other}")
 
 
+FIXUP = (
+    "FIXUP = Arm(name='Fixup', norm='own', exceptions={'weights': 'it changes them.'})\n"
+    "TABLE = Table(arms=(*ARMS, FIXUP), scales=(scale(seeds=(0,), small=SMALL),))"
+)
+
+
+@pytest.mark.parametrize(
+    ("dyt", "fixup", "verdicts"),
+    [
+        ({}, {"weights": "x"}, {"DyT": "matched", "Fixup": "matched"}),
+        ({"weights": "x"}, {"weights": "x"}, {"DyT": "not matched", "Fixup": "matched"}),
+        ({}, {"weights": "x", "batches": ["x"]}, {"DyT": "matched", "Fixup": "not matched"}),
+    ],
+    ids=["as it should be", "another arm", "another part"],
+)
+def test_an_exception_of_an_arm_frees_a_part_of_its_fingerprints_alone(
+    project, dyt, fixup, verdicts
+):
+    project.recipe(FIXUP)
+    finish(project, dyt={**PRINT, **dyt})
+    directory = project.finish("small.own.0", prints=False, top1=80.0)
+    write_json(directory / "fingerprint.json", {**PRINT, **fixup})
+    assert {pair.arm: pair.verdict for pair in results.pairs(project.plan())} == verdicts
+
+
+def test_an_exception_of_an_arm_is_said_with_its_name(project):
+    project.recipe(FIXUP)
+    notes = summary_table(project.plan()).notes
+    assert "Not matched in weights (Fixup), on purpose: it changes them." in notes
+    told = project.cli("audit", "table1")
+    assert "Allowed to differ: weights (Fixup), because it changes them." in told
+
+
 def test_one_bad_seed_spoils_the_row_and_no_other(project):
     for model in ("small", "large"):
         for norm in ("LN", "DyT"):

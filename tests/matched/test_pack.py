@@ -229,6 +229,7 @@ def test_what_a_job_of_an_earlier_submission_computes_is_waited_for(project):
         ((0,), ()),
         ((1,), ()),
     ]
+    assert packing.waves(found, 1000) == [[0], [1], [2], [3]], "an array waits as a whole"
 
 
 def test_what_this_machine_computes_is_no_dependency_of_slurm(project):

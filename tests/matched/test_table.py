@@ -97,6 +97,118 @@ def test_an_arm_that_a_row_lacks_is_a_dash(project):
     assert row == "| Small_1 | 81.0 | — | — | 82.3 | 82.5 | +0.2 | 1/1 | — |"
 
 
+# --- exceptions of one arm
+
+THREE_ARMS = """
+THREE = (*ARMS, Arm(name="Fixup", norm="own", exceptions={'lr': 'it needs its own'}))
+OTHER = replace(SMALL, config=replace(SMALL.config, lr=0.2))
+"""
+
+
+def three_arms(dyt, fixup):
+    runs = f"{{'LN': SMALL, 'DyT': {dyt}, 'Fixup': {fixup}}}"
+    return f"{THREE_ARMS}TABLE = Table(arms=THREE, scales=(scale(seeds=(0,), small={runs}),))"
+
+
+def test_an_exception_of_an_arm_is_allowed_in_that_arm(project):
+    project.recipe(three_arms("SMALL", "OTHER"))
+    assert "3 of 3 runs to do" in project.cli("plan", "table1")
+
+
+def test_an_exception_of_an_arm_frees_no_other_arm(project):
+    project.recipe(three_arms("OTHER", "OTHER"))
+    line = project.mistake("plan", "table1")
+    assert "the arms LN and DyT are not matched, they differ in config.lr: 0.1 / 0.2" in line
+    assert "among the exceptions of the table or of the arm DyT" in line
+
+
+def test_an_exception_of_an_arm_frees_its_own_field_only(project):
+    project.recipe(three_arms("SMALL", UNLIKE))
+    line = project.mistake("plan", "table1")
+    assert "the arms LN and Fixup are not matched, they differ in config.epochs: 1 / 3." in line
+
+
+def test_the_baseline_has_no_exceptions(project):
+    """Of which pairs would they be?"""
+    project.recipe(
+        "BASE = Arm(name='LN', norm='LN', exceptions={'lr': 'tuned', 'weights': 'other'})\n"
+        "TABLE = Table(arms=(BASE, ARMS[1]), scales=(scale(small=SMALL),))"
+    )
+    line = project.mistake("plan", "table1")
+    assert "the arm LN is the baseline" in line and "its exceptions (lr, weights)" in line
+    assert "to the arm that differs, or to the table" in line
+
+
+# --- runs that bring their own norm
+
+OWN_NORMS = """
+def own(norm, lr=0.1):
+    start = Run(task="tiny:train", config=Config(model="start", norm=f"{norm} at first"))
+    return Run(task="tiny:train", config=Config(norm=norm, lr=lr), needs={"start": start})
+
+
+BARE = (Arm(name="tanh"), Arm(name="sigmoid"))
+"""
+
+
+def norms(project):
+    """Row and arm → the norm of the run and of what it needs, with its seed."""
+    return {
+        (cell.row, cell.arm): (config.norm, need.norm, config.seed, need.seed)
+        for item in project.plan().items
+        for cell in item.cells
+        for config, need in [(cell.run.config, cell.run.needs["start"].config)]
+    }
+
+
+def test_the_runs_of_an_arm_without_a_norm_keep_their_own(project):
+    project.recipe(
+        f"{OWN_NORMS}TABLE = Table(arms=BARE, scales=(scale(seeds=(7,),"
+        " small={'tanh': own('tanh'), 'sigmoid': own('sigmoid')},"
+        " large={'tanh': own('tanh without'), 'sigmoid': own('sigmoid without')}),))"
+    )
+    assert norms(project) == {
+        ("small", "tanh"): ("tanh", "tanh at first", 7, 7),
+        ("small", "sigmoid"): ("sigmoid", "sigmoid at first", 7, 7),
+        ("large", "tanh"): ("tanh without", "tanh without at first", 7, 7),
+        ("large", "sigmoid"): ("sigmoid without", "sigmoid without at first", 7, 7),
+    }
+
+
+def test_an_arm_with_a_norm_may_stand_beside_one_without(project):
+    project.recipe(
+        f"{OWN_NORMS}TABLE = Table(arms=(ARMS[0], BARE[1]), scales=(scale(seeds=(7,),"
+        " small={'LN': own('tanh'), 'sigmoid': own('sigmoid')}),))"
+    )
+    assert norms(project) == {
+        ("small", "LN"): ("LN", "LN", 7, 7),
+        ("small", "sigmoid"): ("sigmoid", "sigmoid at first", 7, 7),
+    }
+
+
+def test_arms_that_bring_their_own_norm_differ_in_it_alone(project):
+    project.recipe(
+        f"{OWN_NORMS}TABLE = Table(arms=BARE, scales=(scale("
+        "small={'tanh': own('tanh'), 'sigmoid': own('sigmoid', lr=0.2)}),))"
+    )
+    line = project.mistake("plan", "table1")
+    assert "the arms tanh and sigmoid are not matched, they differ in config.lr: 0.1 / 0.2" in line
+
+
+def test_an_arm_without_a_norm_cannot_be_derived_from_one_run(project):
+    project.recipe(
+        f"{OWN_NORMS}TABLE = Table(arms=(ARMS[0], *BARE), scales=(scale("
+        "small={'tanh': own('tanh')}, large=LARGE),))"
+    )
+    line = project.mistake("plan", "table1")
+    assert "row large at smoke scale is one run for all arms" in line
+    assert "no norm is given for tanh, sigmoid: give each arm its norm" in line
+    assert "or give the row as {arm name: run}" in line
+
+
+# --- rows and cells
+
+
 def test_a_mistyped_arm_is_not_taken_for_a_missing_one(project):
     project.recipe("TABLE = Table(arms=ARMS, scales=(scale(small={'LN': SMALL, 'Dyt': SMALL}),))")
     assert "unknown arm of table1" in (line := project.mistake("plan", "table1"))

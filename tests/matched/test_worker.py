@@ -4,6 +4,9 @@ import os
 
 import cloudpickle
 
+from matched.pack import _Attempt
+from matched.peers import Peers
+
 
 def test_finished_runs_are_skipped(one_row, pack):
     """All that a requeued pack does with them is to say how they ended."""
@@ -47,3 +50,15 @@ def test_a_pack_sets_its_threads(one_row, pack):
     made.threads = 3
     made.compute("here", "1")
     assert os.environ["OMP_NUM_THREADS"] == "3"
+
+
+def test_a_job_that_has_to_end_is_queued_again_unless_it_was_at_its_last_run(
+    one_row, pack, monkeypatch
+):
+    ended = []
+    monkeypatch.setattr(Peers, "all_over", lambda *_: False)  # another process hangs
+    monkeypatch.setattr(_Attempt, "_abandon", lambda self, why, again: ended.append((why, again)))
+    one_row.finish("small.LN.0", top1=1.0)
+    one_row.finish("small.DyT.0", outcome="diverged")
+    pack().compute("here", "1")
+    assert ended == [("done", True), ("diverged", False)]

@@ -37,7 +37,8 @@ def train(context: Context, config: Config) -> Outcome:
     name = f"{config.model}.{config.norm}.{config.seed}"
     order = sorted(context.needs) or ["nothing"]
     with (root() / "computed.txt").open("a", encoding="utf-8") as file:
-        file.write(f"{name} {context.signature} from {' '.join(order)}\n")
+        means = f"{context.loaders} loaders{', sharded' if context.shard else ''}"
+        file.write(f"{name} {context.signature} with {means} from {' '.join(order)}\n")
     weights = f"weights of {config.model} {config.seed}"
     trouble = root() / "trouble" / name
     what = trouble.read_text(encoding="utf-8") if trouble.exists() else "none"

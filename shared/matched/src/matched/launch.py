@@ -80,7 +80,7 @@ def sbatch_lines(plan: Plan, packed: Sequence[Job], wave: Sequence[int]) -> list
     submitit has no public way to ask for them, and a plan that showed anything else might lie.
     """
     most = max(len(packed[i].items) for i in wave)
-    asked = request(plan.scale.resources, plan.site, "slurm", most)
+    asked = request(packed[wave[0]].resources, plan.site, "slurm", most)
     names = slurm.SlurmExecutor._equivalence_dict() or {}
     options = {names.get(key, key.removeprefix("slurm_")): value for key, value in asked.items()}
     options["mem"] = f"{options['mem']}GB"
@@ -98,7 +98,7 @@ def preflight(plan: Plan, cluster: str) -> None:
 
     Raises:
         ValueError: for data that is not there, a cluster that is not there, a machine too small,
-            GPUs that do not fill whole nodes.
+            GPUs that do not fill whole nodes; every kind of missing run is looked at.
     """
     pick(cluster, CLUSTERS, "cluster")
     _check_data(plan)
@@ -107,9 +107,11 @@ def preflight(plan: Plan, cluster: str) -> None:
             "there is no Slurm here (no sbatch on PATH): run this on a login node, "
             "or use --cluster local"
         )
-    request(plan.scale.resources, plan.site, cluster, 1)
-    gpus, here = plan.scale.resources.gpus, plan.site.local.gpus
-    if cluster != "slurm" and gpus > here and plan.missing:
+    asked = dict.fromkeys(item.resources for item in plan.missing)
+    for resources in asked:
+        request(resources, plan.site, cluster, 1)
+    gpus, here = max((resources.gpus for resources in asked), default=0), plan.site.local.gpus
+    if cluster != "slurm" and gpus > here:
         raise ValueError(
             f"{plan.recipe.name} at {plan.scale.name} scale asks for {gpus} GPUs per run and this "
             f"machine has {here} (`gpus` under [local] in {plan.site.file}); use --cluster slurm"
@@ -237,8 +239,8 @@ def _asked(
 ) -> dict[str, Any]:
     """What submitit is asked for, for the jobs of a wave, dependencies among it."""
     most = max(len(packed[i].items) for i in wave)
-    asked = request(plan.scale.resources, plan.site, cluster, most)
     first = packed[wave[0]]
+    asked = request(first.resources, plan.site, cluster, most)
     ids = [*(submitted[i].job_id for i in first.after), *first.behind]
     if not ids:
         return asked
@@ -283,23 +285,17 @@ def cancel(plan: Plan, meant: Sequence[Item]) -> dict[str, list[Item]]:
 
 
 def _callable(plan: Plan, job: Job, cluster: str, position: int, **more: Any) -> Pack:
-    resources = plan.scale.resources
+    resources = job.resources
     on_slurm = cluster == "slurm"
     first = position * resources.gpus
     return Pack(
         runs=[item.run for item in job.items],
+        resources=[resources] * len(job.items),
         site=plan.site,
         threads=resources.cpus if on_slurm else plan.site.local.threads,
-        loaders=_loaders(resources),
         gpus=None if on_slurm else tuple(range(first, first + resources.gpus)),
-        shard=resources.shard,
         **more,
     )
-
-
-def _loaders(resources: Resources) -> int:
-    """Data-loading workers of a process: its cores but one; on the CPU it loads by itself."""
-    return resources.cpus - 1 if resources.gpus else 0
 
 
 def _last_line(error: Exception) -> str:
@@ -323,10 +319,9 @@ def run_here(plan: Plan) -> dict[str, str]:
             jobs.record(item.directory, identity, folder=str(item.directory.path), at=now)
     pack_of_all = Pack(
         runs=[item.run for item in plan.items],
+        resources=[item.resources for item in plan.items],
         site=plan.site,
         threads=plan.site.local.threads,
-        loaders=_loaders(plan.scale.resources),
-        shard=plan.scale.resources.shard,
         token=token,
     )
     return pack_of_all.compute("here", str(os.getpid()))

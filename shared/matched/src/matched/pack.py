@@ -22,6 +22,7 @@ from matched.peers import PeerLost, Peers
 from matched.run import Run
 from matched.rundir import RunDirectory
 from matched.site import Site
+from matched.table import Resources
 from matched.worker import execute
 
 log = logging.getLogger("matched")
@@ -37,6 +38,7 @@ class Pack(submitit.helpers.Checkpointable):
     """The callable that submitit pickles: several runs that share one job.
 
     Attributes:
+        resources: of each run, in the order of ``runs``.
         gpus: indices of the GPUs to use; None leaves the choice to whoever started the job.
         token: tells this submission's failures from earlier ones'.
         minutes: time limit of the job; None where it has none.
@@ -44,12 +46,11 @@ class Pack(submitit.helpers.Checkpointable):
     """
 
     runs: list[Run]
+    resources: list[Resources]
     site: Site
     threads: int
-    loaders: int
     token: str
     gpus: tuple[int, ...] | None = None
-    shard: bool = False
     minutes: int | None = None
     code: Mapping[str, Any] = field(default_factory=dict)
 
@@ -116,14 +117,15 @@ class _Attempt:
         grace = 0.75 * self.pack.site.slurm.grace_seconds
         with interruption.watching(grace, self._overdue):
             try:
-                for i, run in enumerate(self.pack.runs):
-                    outcomes[run.signature] = self._one(run, last=i == len(self.pack.runs) - 1)
+                both = zip(self.pack.runs, self.pack.resources, strict=True)
+                for i, (run, resources) in enumerate(both, start=1):
+                    outcomes[run.signature] = self._one(run, resources, i == len(self.pack.runs))
             except Interrupted:
                 self._give_way(_signal())
         self.peers.part()
         return outcomes
 
-    def _one(self, run: Run, last: bool) -> str:
+    def _one(self, run: Run, resources: Resources, last: bool) -> str:
         if interruption.requested():
             raise Interrupted
         pack = self.pack
@@ -136,8 +138,8 @@ class _Attempt:
                 self.job,
                 self.peers,
                 threads=pack.threads,
-                loaders=pack.loaders,
-                shard=pack.shard,
+                loaders=resources.loaders,
+                shard=resources.shard,
                 code=pack.code,
             )
         except PeerLost as error:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from matched.plans import Item, Plan
 from matched.run import Run
 from matched.rundir import State
+from matched.site import Site
+from matched.table import Resources
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,11 +17,13 @@ class Job:
     """Runs that share one job.
 
     Attributes:
+        resources: what each of its runs is computed with.
         after: positions of the jobs of the same submission that it has to wait for.
         behind: Slurm's ids of jobs of earlier submissions that it has to wait for.
     """
 
     items: tuple[Item, ...]
+    resources: Resources
     after: tuple[int, ...] = ()
     behind: tuple[str, ...] = ()
 
@@ -28,43 +32,70 @@ def pack(plan: Plan, cluster: str) -> list[Job]:
     """Spread the missing runs over jobs, a run never before what it needs.
 
     On this machine there are as many jobs as workers, and runs that need each other stay in one
-    job; on Slurm there are ``runs_per_job`` runs in each, and jobs wait for jobs. Runs that
-    failed before come last: one that kills its process would keep the others from their turn.
+    job; on Slurm there are ``runs_per_job`` runs of equal resources in each, and jobs wait for
+    jobs. Runs that failed before come last: one that kills its process would keep the others from
+    their turn.
+    """
+    if not plan.missing:
+        return []
+    return _on_slurm(plan) if cluster == "slurm" else _here(plan, cluster)
+
+
+def _here(plan: Plan, cluster: str) -> list[Job]:
+    """Jobs of one size, so that they share this machine evenly: that of the largest run.
+
+    A run's result does not depend on the number of its processes.
     """
     missing = plan.missing
-    if cluster != "slurm":
-        bins: list[list[Item]] = [[] for _ in range(min(_workers(plan, cluster), len(missing)))]
-        chains = sorted(_chains(missing), key=lambda chain: any(map(_failed, chain)))
-        for i, chain in enumerate(chains):
-            bins[i % len(bins)].extend(chain)
-        return [Job(items=tuple(items)) for items in bins if items]
-    size = plan.scale.resources.runs_per_job
+    resources = max((item.resources for item in missing), key=lambda r: (r.gpus, r.tasks))
+    workers = min(_workers(resources, plan.site, cluster), len(missing))
+    bins: list[list[Item]] = [[] for _ in range(workers)]
+    chains = sorted(_chains(missing), key=lambda chain: any(map(_failed, chain)))
+    for i, chain in enumerate(chains):
+        bins[i % len(bins)].extend(chain)
+    return [Job(items=tuple(items), resources=resources) for items in bins if items]
+
+
+def _on_slurm(plan: Plan) -> list[Job]:
     at_work = _at_work(plan)
     packed: list[Job] = []
     home: dict[Run, int] = {}
-    for level in _levels(missing):
-        ordered = sorted(level, key=_failed)
-        for start in range(0, len(ordered), size):
-            items = tuple(ordered[start : start + size])
+    for level in _levels(plan.missing):
+        alike: dict[Resources, list[Item]] = {}
+        for item in sorted(level, key=_failed):
+            alike.setdefault(item.resources, []).append(item)
+        for resources, items in _portions(alike):
             needs = [need for item in items for need in item.run.needs.values()]
             after = {home[need] for need in needs if need in home}
             behind = {at_work[need] for need in needs if need in at_work}
             home.update({item.run: len(packed) for item in items})
             packed.append(
-                Job(items=items, after=tuple(sorted(after)), behind=tuple(sorted(behind)))
+                Job(
+                    items=tuple(items),
+                    resources=resources,
+                    after=tuple(sorted(after)),
+                    behind=tuple(sorted(behind)),
+                )
             )
     return packed
 
 
+def _portions(alike: Mapping[Resources, list[Item]]) -> Iterator[tuple[Resources, list[Item]]]:
+    """The runs of each kind, as many at a time as share a job."""
+    for resources, items in alike.items():
+        for start in range(0, len(items), resources.runs_per_job):
+            yield resources, items[start : start + resources.runs_per_job]
+
+
 def waves(packed: Sequence[Job], largest: int) -> list[list[int]]:
-    """Positions of jobs that wait for the same jobs, in order: each wave is one Slurm array.
+    """Positions of jobs of equal resources that wait for the same jobs: each is one Slurm array.
 
     Args:
         largest: the most jobs that an array may have.
     """
-    found: dict[tuple[tuple[int, ...], tuple[str, ...]], list[int]] = {}
+    found: dict[tuple[object, ...], list[int]] = {}
     for i, job in enumerate(packed):
-        found.setdefault((job.after, job.behind), []).append(i)
+        found.setdefault((job.resources, job.after, job.behind), []).append(i)
     return [
         wave[start : start + largest]
         for wave in found.values()
@@ -87,13 +118,13 @@ def _at_work(plan: Plan) -> dict[Run, str]:
     return found
 
 
-def _workers(plan: Plan, cluster: str) -> int:
-    """How many jobs this machine works on at a time."""
+def _workers(resources: Resources, site: Site, cluster: str) -> int:
+    """How many jobs of this size this machine works on at a time."""
     if cluster == "debug":
         return 1
-    if gpus := plan.scale.resources.gpus:
-        return max(1, plan.site.local.gpus // gpus)
-    return max(1, plan.site.local.workers_or_cores() // plan.scale.resources.processes)
+    if resources.gpus:
+        return max(1, site.local.gpus // resources.gpus)
+    return max(1, site.local.workers_or_cores() // resources.processes)
 
 
 def _levels(items: Sequence[Item]) -> list[list[Item]]:

@@ -10,17 +10,18 @@ from matched.recipes import Recipe
 from matched.run import Run
 from matched.rundir import RunDirectory, Standing, State
 from matched.site import Site
-from matched.table import Cell, Scale
+from matched.table import Cell, Resources, Scale, Table, with_needs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """One run of a plan: the cells that show it, and where it stands.
+    """One run of a plan: the cells that show it, what it asks for, and where it stands.
 
     A run that others need may stand in no cell.
     """
 
     run: Run
+    resources: Resources
     cells: tuple[Cell, ...]
     directory: RunDirectory
     standing: Standing
@@ -53,14 +54,16 @@ def make(recipe: Recipe, scale: Scale, site: Site, only: Sequence[Cell] | None =
     """The runs of a table (or of ``only`` these cells) and where each of them stands."""
     cells: dict[Run, list[Cell]] = {}
     for cell in recipe.table.cells(scale) if only is None else only:
-        for run in _with_needs(cell.run):
+        for _, run in with_needs(cell.run, cell.row):
             cells.setdefault(run, [])
         cells[cell.run].append(cell)
     directories = {run: RunDirectory(site.runs_folder, run) for run in cells}
+    others = _others(recipe.table, scale)
     seen = jobs.look(directories.values())
     items = tuple(
         Item(
             run=run,
+            resources=others.get(run, scale.resources),
             cells=tuple(cells[run]),
             directory=directory,
             standing=directory.standing(seen),
@@ -70,6 +73,14 @@ def make(recipe: Recipe, scale: Scale, site: Site, only: Sequence[Cell] | None =
     return Plan(recipe=recipe, scale=scale, site=site, items=items)
 
 
-def _with_needs(run: Run) -> list[Run]:
-    """The run and all it needs, what is needed first."""
-    return [*(below for need in run.needs.values() for below in _with_needs(need)), run]
+def _others(table: Table, scale: Scale) -> dict[Run, Resources]:
+    """What the runs ask for that ``scale.others`` names; the first row that names one decides.
+
+    All cells are gone through, or what a run asks for would depend on which are planned.
+    """
+    found: dict[Run, Resources] = {}
+    for cell in table.cells(scale):
+        for place, run in with_needs(cell.run, cell.row):
+            if place in scale.others:
+                found.setdefault(run, scale.others[place])
+    return found

@@ -125,8 +125,8 @@ def show_audit(plan: Plan, console: Console) -> int:
             Text(verdict, style=style),
         )
     console.print(grid)
-    for name, why in table.exceptions.items():
-        console.print(f"Allowed to differ: {name}, because {why}", highlight=False)
+    for what, why in table.reasons():
+        console.print(f"Allowed to differ: {what}, because {why}", highlight=False)
     return int(any(pair.verdict == "not matched" for pair in found))
 
 

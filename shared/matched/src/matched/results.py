@@ -98,7 +98,7 @@ def pairs(plan: Plan) -> list[Pair]:
     for base, cell in pairs_of(list(shown), plan.recipe.table.baseline.name):
         one, other = shown[base], shown[cell]
         changed = differences(base.run, cell.run)
-        verdict, why = _judge(one, other, changed, set(plan.recipe.table.exceptions))
+        verdict, why = _judge(one, other, changed, plan.recipe.table.exceptions_of(cell.arm))
         found.append(
             Pair(
                 row=cell.row,

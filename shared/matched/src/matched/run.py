@@ -110,7 +110,9 @@ def _means_floats(annotation: object) -> bool:
 
 
 def matched(run: Run, *, norm: Any, seed: int | None = None, **changes: Any) -> Run:
-    """The run of another arm: ``run`` and all it needs with ``norm`` (and ``seed``) in place.
+    """The run of another arm: ``run`` and all it needs with ``norm`` and ``seed`` in place.
+
+    Where one of the two is None, every run keeps its own.
 
     ``changes`` are further fields of this run's own config, for tables whose arms differ in
     more, such as a tuned learning rate; the table has to name them among its exceptions.
@@ -118,9 +120,8 @@ def matched(run: Run, *, norm: Any, seed: int | None = None, **changes: Any) -> 
     Raises:
         ValueError: if the config has no such field.
     """
-    fields = {"norm": norm, **changes}
-    if seed is not None:
-        fields["seed"] = seed
+    common = {"norm": norm, "seed": seed}
+    fields = {key: value for key, value in common.items() if value is not None} | changes
     known = {f.name for f in dataclasses.fields(run.config)}
     if unknown := sorted(set(fields) - known):
         raise ValueError(

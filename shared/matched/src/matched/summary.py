@@ -197,9 +197,7 @@ def _notes(plan: Plan, found: list[Pair]) -> list[str]:
         "they are matched: equal configs but for the norm, equal first weights outside the norms, "
         "equal first batches."
     )
-    notes += [
-        f"Not matched in {field}, on purpose: {why}" for field, why in table.exceptions.items()
-    ]
+    notes += [f"Not matched in {what}, on purpose: {why}" for what, why in table.reasons()]
     notes += [
         f"NOT MATCHED: {pair.row}, {pair.arm}, seed {pair.seed}: {pair.why}."
         for pair in found

@@ -23,10 +23,17 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One column: the norm layer that tells its runs from the other arms'."""
+    """One column: what tells its runs from the other arms'.
+
+    Attributes:
+        norm: the norm layer of its runs. None: the runs of the scale bring their own, for tables
+            whose rows differ in the norm too.
+        exceptions: what else may differ between the baseline and this arm alone, as in ``Table``.
+    """
 
     name: str
-    norm: Any
+    norm: Any = None
+    exceptions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +65,11 @@ class Resources:
         """Processes of one run."""
         return self.gpus or self.processes
 
+    @property
+    def loaders(self) -> int:
+        """Data-loading workers of a process: its cores but one; on the CPU it loads by itself."""
+        return self.cpus - 1 if self.gpus else 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
@@ -66,9 +78,12 @@ class Scale:
     Attributes:
         name: "smoke", "mini" or "paper".
         runs: row key → the row's run, from which the arms' runs are derived; or row key →
-            {arm name: run} where a table's arms differ in more than the norm.
+            {arm name: run} where a table's arms differ in more than the norm, or its rows differ
+            in the norm too.
         seeds: every cell is run once with each.
         resources: what one run asks of the machine.
+        others: what some runs ask for instead, by their place: "row" stands for that row's own
+            runs, of all arms, and "row/name" for the run that these need under that name.
         note: printed under the table: what stands in for what.
         metrics: replace the paper's, where this scale measures something else.
     """
@@ -77,6 +92,7 @@ class Scale:
     runs: Mapping[str, Run | Mapping[str, Run]]
     seeds: tuple[int, ...]
     resources: Resources
+    others: Mapping[str, Resources] = field(default_factory=dict)
     note: str = ""
     metrics: tuple[Metric, ...] = ()
 
@@ -85,6 +101,24 @@ class Scale:
             raise ValueError(f"scale {self.name!r} is not one of {', '.join(SCALES)}")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"scale {self.name}: seeds {self.seeds} must be distinct, one or more")
+        known = dict.fromkeys(
+            place
+            for row, runs in self.runs.items()
+            for run in ([runs] if isinstance(runs, Run) else runs.values())
+            for place, _ in with_needs(run, row)
+        )
+        if unknown := [place for place in self.others if place not in known]:
+            raise ValueError(
+                f"scale {self.name}: others names {', '.join(unknown)}, which is no row and no run "
+                f"that a row needs; known are {', '.join(known) or 'none'}"
+            )
+
+
+def with_needs(run: Run, place: str) -> Iterator[tuple[str, Run]]:
+    """The run and all it needs, what is needed first, each with its place: a key of ``others``."""
+    for name, need in run.needs.items():
+        yield from with_needs(need, f"{place}/{name}")
+    yield place, run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +142,8 @@ class Table:
         arms: the columns.
         scales: the sizes at which the table can be run.
         exceptions: what else may differ between arms, each with its reason: a config field, or
-            "weights" or "batches" where the fingerprints must differ.
+            "weights" or "batches" where the fingerprints must differ. What may differ in one arm
+            alone stands there.
     """
 
     arms: tuple[Arm, ...]
@@ -122,10 +157,41 @@ class Table:
         ):
             if not names or len(set(names)) != len(names):
                 raise ValueError(f"{what} {names} of a table must be distinct, one or more")
+        if self.baseline.exceptions:
+            raise ValueError(
+                f"the arm {self.baseline.name} is the baseline, which the others are compared "
+                f"with: move its exceptions ({', '.join(self.baseline.exceptions)}) to the arm "
+                "that differs, or to the table where all do"
+            )
+        for scale in self.scales:
+            self._check_norms(scale)
+
+    def _check_norms(self, scale: Scale) -> None:
+        """Every run has its norm from its arm, or brings its own."""
+        bare = [arm.name for arm in self.arms if arm.norm is None]
+        shared = [row for row, run in scale.runs.items() if isinstance(run, Run)]
+        if bare and shared:
+            raise ValueError(
+                f"row {shared[0]} at {scale.name} scale is one run for all arms, and no norm is "
+                f"given for {', '.join(bare)}: give each arm its norm, or give the row as "
+                "{arm name: run}, every run with a norm of its own"
+            )
 
     @property
     def baseline(self) -> Arm:
         return self.arms[0]
+
+    def exceptions_of(self, arm: str) -> set[str]:
+        """What may differ, besides the norm, between the baseline's runs and this arm's."""
+        (own,) = (one.exceptions for one in self.arms if one.name == arm)
+        return {*self.exceptions, *own}
+
+    def reasons(self) -> Iterator[tuple[str, str]]:
+        """Every exception as users read it, "lr" or of one arm "lr (DyT)", and its reason."""
+        yield from self.exceptions.items()
+        for arm in self.arms:
+            for name, why in arm.exceptions.items():
+                yield f"{name} ({arm.name})", why
 
     def cells(self, scale: Scale) -> Iterator[Cell]:
         """Every cell's runs: by row, then seed, then arm, so that pairs finish together."""
@@ -136,12 +202,9 @@ class Table:
                         yield Cell(row=row, arm=arm.name, seed=seed, run=run)
 
     def _run(self, scale: Scale, row: str, arm: Arm, seed: int) -> Run | None:
-        base = scale.runs[row]
-        if isinstance(base, Run):
-            return matched(base, norm=arm.norm, seed=seed)
-        if arm.name not in base:
-            return None
-        return matched(base[arm.name], norm=arm.norm, seed=seed)
+        given = scale.runs[row]
+        run = given if isinstance(given, Run) else given.get(arm.name)
+        return None if run is None else matched(run, norm=arm.norm, seed=seed)
 
     def check(self, scale: Scale) -> None:
         """Every arm's runs differ from the baseline's in the norm and the exceptions alone.
@@ -149,16 +212,16 @@ class Table:
         Raises:
             ValueError: naming the first pair that is not matched, and what differs.
         """
-        allowed = {"norm", *self.exceptions}
         pairs = pairs_of(list(self.cells(scale)), self.baseline.name)
         for one, other in pairs:
+            allowed = {"norm", *self.exceptions_of(other.arm)}
             wrong = unmatched(differences(one.run, other.run), allowed)
             if wrong:
                 shown = "; ".join(f"{path}: {a!r} / {b!r}" for path, (a, b) in wrong.items())
                 raise ValueError(
                     f"row {one.row}: the arms {one.arm} and {other.arm} are not matched, "
-                    f"they differ in {shown}. Make them equal, or name the field among the "
-                    "table's exceptions with the reason"
+                    f"they differ in {shown}. Make them equal, or name the field with the reason "
+                    f"among the exceptions of the table or of the arm {other.arm}"
                 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +26,12 @@ from matched.site import Site
 log = logging.getLogger("matched")
 ASK_EVERY = 30
 """Pauses between two questions to Slurm: its controller has others to answer."""
+PASSED_ON = re.compile(
+    r"Caught \w+ in [^\n]+\.\nOriginal .*Traceback \(most recent call last\):\n"
+    r"(?: [^\n]*\n)+(?:[^\s:]+\.)?(?P<name>\w+)(?:: (?P<text>.*))?\n?",
+    re.DOTALL,
+)
+"""An error of a data-loading process, which torch raises again with all of its traceback in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,8 +291,11 @@ def _resolve(task: str) -> Any:
 
 
 def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    name = type(error).__name__
+    """The message, before it the type unless it is a ValueError, which is a user's mistake."""
+    name, text = type(error).__name__, str(error)
+    if passed_on := PASSED_ON.fullmatch(text):
+        name, text = passed_on["name"], passed_on["text"] or ""
+    text = " ".join(text.split())
     if isinstance(error, ValueError) and text:
         return text
     return f"{name}: {text}" if text else name

@@ -1,0 +1,85 @@
+"""An error of a data-loading process is told in its own words, without torch's around them."""
+
+import sys
+import types
+
+import pytest
+from torch.utils.data import DataLoader, Dataset
+
+from matched import Run, TrainConfig, provenance, site, worker
+from matched.jobs import identity
+from matched.peers import Peers
+
+
+class Unreadable(OSError):
+    def __init__(self, path, reason):
+        super().__init__(f"{path}: {reason}")
+
+
+class Broken(Dataset):
+    """Its samples cannot be read, each for another reason."""
+
+    def __init__(self, why):
+        self.why = why
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        if self.why == "chained":
+            try:
+                int("x")
+            except ValueError as error:
+                raise ValueError("the label is no number") from error
+        raise self.why
+
+
+CASES = {
+    "a user's mistake": (ValueError("a.jpeg is empty"), "a.jpeg is empty"),
+    "of several lines": (ValueError("a.jpeg:\n  no image\nat all"), "a.jpeg: no image at all"),
+    "with colons": (ValueError("[data] x: here: nothing"), "[data] x: here: nothing"),
+    "raised from another": ("chained", "the label is no number"),
+    "without words": (ValueError(), "ValueError"),
+    "a programmer's mistake": (TypeError("int + str"), "TypeError: int + str"),
+    "a key": (KeyError("label"), "KeyError: 'label'"),
+    "a file": (
+        FileNotFoundError(2, "No such file or directory", "a.jpeg"),
+        "FileNotFoundError: [Errno 2] No such file or directory: 'a.jpeg'",
+    ),
+    "of a module": (Unreadable("a.jpeg", "cut"), "Unreadable: a.jpeg: cut"),
+}
+
+
+@pytest.fixture
+def fails(tmp_path, monkeypatch):
+    """Computes a run that reads a data set, and returns why it failed."""
+
+    def fails(dataset, loaders):
+        def train(context, config):
+            list(DataLoader(dataset, num_workers=loaders))
+
+        task = types.ModuleType("reads")
+        task.train = train
+        monkeypatch.setitem(sys.modules, "reads", task)
+        monkeypatch.setattr(provenance, "environment", lambda code: {})
+        here = site.Site(file=tmp_path / "site.toml", runs=site.Runs(folder=str(tmp_path)))
+        run = Run(task="reads:train", config=TrainConfig(epochs=1, batch=1, micro_batch=1, lr=0.1))
+        job = identity("here", "1", "t1") | {"folder": "", "at": 0}
+        told = worker.execute(run, here, job, Peers(), threads=1, loaders=loaders)
+        assert worker.RunDirectory(here.runs_folder, run).failure()["why"] == told
+        return told
+
+    return fails
+
+
+@pytest.mark.parametrize("loaders", [0, 1])
+@pytest.mark.parametrize(("why", "told"), CASES.values(), ids=CASES)
+def test_the_reason_is_the_same_whichever_process_reads(fails, why, told, loaders):
+    assert fails(Broken(why), loaders) == told
+
+
+def test_the_log_has_the_traceback_of_the_data_loading_process(fails, tmp_path):
+    fails(Broken("chained"), 1)
+    (log,) = tmp_path.glob("reads.train/*/log.txt")
+    text = log.read_text(encoding="utf-8")
+    assert "in __getitem__" in text and "invalid literal for int" in text
