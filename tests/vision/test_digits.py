@@ -8,15 +8,15 @@ import torch
 from sklearn.datasets import load_digits
 
 from dyt_vision import images
-from dyt_vision.images import DIGITS_MEAN, DIGITS_STD, Digits
+from dyt_vision.images import Digits
 from matched.training import reseed
 
-from .tiny import TABLE1, TINY_VIT
+from .tiny import TABLE1, TINY_VIT, loaded
 
 
 @pytest.fixture(scope="module")
 def data():
-    return images.load(TINY_VIT, None)
+    return loaded(TINY_VIT)
 
 
 def test_1437_are_trained_on_and_360_held_out(data):
@@ -43,8 +43,7 @@ def test_every_image_is_under_its_own_label():
 @pytest.mark.parametrize("size, tolerance", [(8, 0.001), (16, 0.1)])
 def test_the_images_are_normalised_to_mean_0_and_deviation_1(size, tolerance):
     config = replace(TINY_VIT, image_size=size)
-    transform = images.centre(config, mean=DIGITS_MEAN, std=DIGITS_STD)
-    part = Digits(train=True, size=size, transform=transform)
+    part = Digits(train=True, size=size, transform=images.centre(config))
     pixels = torch.stack([part[i][0] for i in range(len(part))])
     assert pixels.mean().item() == pytest.approx(0, abs=tolerance)
     assert pixels.std().item() == pytest.approx(1, abs=tolerance)
@@ -54,7 +53,7 @@ def test_held_out_images_are_as_they_are(data):
     first = data.held_out[5][0]
     reseed(1)
     assert torch.equal(first, data.held_out[5][0])
-    assert torch.equal(first, images.load(TINY_VIT, None).held_out[5][0])
+    assert torch.equal(first, loaded(TINY_VIT).held_out[5][0])
     assert torch.equal(first[0], first[1]) and torch.equal(first[0], first[2])  # grey
 
 
@@ -71,7 +70,7 @@ def test_the_smoke_recipe_neither_flips_nor_hides_a_digit():
     for run in TABLE1.SMOKE.runs.values():
         config = run.config
         assert (config.flip, config.rand_augment, config.cutmix) == (0.0, "", 0.0)
-        transform = images.load(config, None).train.transform
+        transform = loaded(config).train.transform
         assert [type(t).__name__ for t in transform.transforms] == [
             "RandomResizedCropAndInterpolation",
             "MaybeToTensor",
@@ -82,4 +81,4 @@ def test_the_smoke_recipe_neither_flips_nor_hides_a_digit():
 
 def test_a_data_set_that_is_not_known():
     with pytest.raises(ValueError, match=r"data 'cifar' is not known.*digits or imagenet"):
-        images.load(replace(TINY_VIT, data="cifar"), None)
+        loaded(replace(TINY_VIT, data="cifar"))

@@ -13,7 +13,7 @@ from dyt_vision import images
 from dyt_vision.sources import DIGITS, IMAGENET, check_image_folder
 from matched.training import reseed
 
-from .tiny import DYT, PAPER, TINY_VIT, learner, train
+from .tiny import DYT, PAPER, TINY_VIT, learner, loaded, train
 
 CONFIG = PAPER["vit_b"]
 
@@ -70,7 +70,7 @@ class TestTransforms:
         return {type(step).__name__: step for step in transform.transforms}
 
     def test_training_is_augmented_as_in_the_authors_release(self, original):
-        steps = self.steps(images.load(CONFIG, original).train.transform)
+        steps = self.steps(loaded(CONFIG, original).train.transform)
         assert list(steps) == [
             "RandomResizedCropAndInterpolation",
             "RandomHorizontalFlip",
@@ -93,14 +93,14 @@ class TestTransforms:
         assert erasing.rand_color is False and erasing.per_pixel is True
 
     def test_evaluation_cuts_224_pixels_from_256(self, original):
-        steps = self.steps(images.load(CONFIG, original).held_out.transform)
+        steps = self.steps(loaded(CONFIG, original).held_out.transform)
         assert list(steps) == ["Resize", "CenterCrop", "MaybeToTensor", "Normalize"]
         assert steps["Resize"].size == 256
         assert steps["Resize"].interpolation == InterpolationMode.BICUBIC
         assert steps["CenterCrop"].size == (224, 224)
 
     def test_both_normalise_by_imagenets_mean_and_deviation(self, original):
-        data = images.load(CONFIG, original)
+        data = loaded(CONFIG, original)
         for part in (data.train, data.held_out):
             normal = self.steps(part.transform)["Normalize"]
             assert normal.mean.tolist() == pytest.approx([0.485, 0.456, 0.406])
@@ -108,7 +108,7 @@ class TestTransforms:
 
     def test_without_a_policy_colours_stay(self, original):
         config = replace(CONFIG, rand_augment="", erasing=0.0, flip=0.0)
-        assert list(self.steps(images.load(config, original).train.transform)) == [
+        assert list(self.steps(loaded(config, original).train.transform)) == [
             "RandomResizedCropAndInterpolation",
             "MaybeToTensor",
             "Normalize",
@@ -116,7 +116,7 @@ class TestTransforms:
 
 
 def test_items_are_images_of_224_pixels_with_the_number_of_their_class(original):
-    data = images.load(CONFIG, original)
+    data = loaded(CONFIG, original)
     assert (len(data.train), len(data.held_out), data.classes) == (8, 4, 1000)
     assert [data.held_out[i][1] for i in range(4)] == [0, 0, 1, 1]
     for part in (data.train, data.held_out):
@@ -125,7 +125,7 @@ def test_items_are_images_of_224_pixels_with_the_number_of_their_class(original)
 
 def test_the_strongest_augmentations_are_within_bounds():
     """At magnitude 9 ± 0.5, posterizing keeps 0 bits in one image of 700."""
-    transform = images.augment(CONFIG, mean=(0.5,) * 3, std=(0.5,) * 3)
+    transform = images.augment(CONFIG, rand_augment=CONFIG.rand_augment)
     augment = next(t for t in transform.transforms if type(t).__name__ == "RandAugment")
     image = Image.fromarray(np.full((8, 8, 3), 200, dtype=np.uint8))
     black = 0
@@ -137,7 +137,7 @@ def test_the_strongest_augmentations_are_within_bounds():
 
 
 def test_augmentation_follows_from_the_seed(original):
-    data = images.load(CONFIG, original)
+    data = loaded(CONFIG, original)
 
     def item(*place):
         reseed(*place)

@@ -76,6 +76,12 @@ def context(directory, **changes):
     return Context(directory=directory, signature="abcdef012345", **changes)
 
 
+def loaded(config, folder=None):
+    """The images that a supervised run trains on and is evaluated by."""
+    where = Context(directory=Path(), signature="", data={"imagenet": folder})
+    return supervised.load(where, config)
+
+
 def train(directory, config, **where):
     """The outcome of ``supervised.train``, and the fingerprint that it left."""
     outcome = supervised.train(context(directory, **where), config)
