@@ -5,8 +5,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from dyt import Norm
 from dyt_vision import supervised
+from dyt_vision.config import DINO, MAE, FineTuning, Probing
 from matched.worker import Context
 
 OWN, DYT = Norm.own(), Norm.dyt(alpha0=0.5)
@@ -92,3 +95,53 @@ def learner(monkeypatch, directory, config, **where):
     """The learner that ``supervised.train`` hands to the training loop."""
     monkeypatch.setattr(supervised, "fit", lambda context, config, learner, device: learner)
     return supervised.train(context(directory, **where), config)
+
+
+# What MAE, DINO and what starts from them train in a blink, on the pictures of ``small``.
+SHORT = {"data": "imagenet", "epochs": 2, "batch": 8, "micro_batch": 4, "lr": 1e-2, "log_steps": 1}
+SIZE = {"image_size": 16, "patch_size": 4, "width": 32, "depth": 2, "heads": 2}
+TINY_MAE = MAE(**SHORT, **SIZE, decoder_width=16, decoder_depth=1, decoder_heads=2, eval_batch=3)
+TINY_DINO = DINO(
+    **SHORT,
+    **SIZE,
+    local_crops=2,
+    local_size=8,
+    outputs=24,
+    head_width=32,
+    bottleneck=16,
+    freeze_last_layer=1,
+    warmup_teacher_temperature_epochs=2,
+    neighbours=3,
+    eval_batch=3,
+)
+TINY_TUNING = FineTuning(
+    **SHORT,
+    image_size=16,
+    model="vit_base_patch16_224",
+    model_args=TINY_VIT.model_args,
+    rand_augment="",
+    eval_batch=3,
+)
+TINY_PROBING = Probing(**SHORT, **SIZE, eval_batch=3)
+
+
+def run(task, directory, config, **where):
+    """Outcome and directory of a run on the pictures of ``small``, whose folder is ``images``."""
+    where["data"] = {"imagenet": where.pop("images")}
+    return task(context(directory, **where), config), directory
+
+
+def fingerprint(directory):
+    return json.loads((directory / "fingerprint.json").read_text())
+
+
+def weights(model):
+    """Names and copies of all tensors of a model."""
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def assert_same(one, other):
+    """Two dicts of tensors that are equal to the last bit."""
+    assert list(one) == list(other)
+    for name in one:
+        assert torch.equal(one[name], other[name]), name

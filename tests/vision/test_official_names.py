@@ -1,0 +1,216 @@
+"""At full size, every parameter has its name and shape in the official releases of MAE and DINO.
+
+The names are written out here by rule, in the order in which these releases register them.
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dyt import Norm
+from dyt_vision import dino, finetuning, mae
+from dyt_vision.config import DINO, MAE, FineTuning
+
+RUN = {"data": "imagenet", "epochs": 1, "batch": 8, "micro_batch": 8, "lr": 1e-3}
+LARGE = {"width": 1024, "depth": 24, "heads": 16}
+DYT = Norm.dyt()
+
+
+def linear(name, inputs, outputs):
+    return [(f"{name}.weight", (outputs, inputs)), (f"{name}.bias", (outputs,))]
+
+
+def norm(name, width):
+    return [(f"{name}.weight", (width,)), (f"{name}.bias", (width,))]
+
+
+def embedding(width, patch=16):
+    return [
+        ("patch_embed.proj.weight", (width, 3, patch, patch)),
+        ("patch_embed.proj.bias", (width,)),
+    ]
+
+
+def blocks(name, depth, width):
+    found = []
+    for i in range(depth):
+        found += norm(f"{name}.{i}.norm1", width)
+        found += linear(f"{name}.{i}.attn.qkv", width, 3 * width)
+        found += linear(f"{name}.{i}.attn.proj", width, width)
+        found += norm(f"{name}.{i}.norm2", width)
+        found += linear(f"{name}.{i}.mlp.fc1", width, 4 * width)
+        found += linear(f"{name}.{i}.mlp.fc2", 4 * width, width)
+    return found
+
+
+def autoencoder(width, depth):
+    return [
+        ("cls_token", (1, 1, width)),
+        ("pos_embed", (1, 197, width)),
+        ("mask_token", (1, 1, 512)),
+        ("decoder_pos_embed", (1, 197, 512)),
+        *embedding(width),
+        *blocks("blocks", depth, width),
+        *norm("norm", width),
+        *linear("decoder_embed", width, 512),
+        *blocks("decoder_blocks", 8, 512),
+        *norm("decoder_norm", 512),
+        *linear("decoder_pred", 512, 768),
+    ]
+
+
+def classifier(width, depth):
+    return [
+        ("cls_token", (1, 1, width)),
+        ("pos_embed", (1, 197, width)),
+        *embedding(width),
+        *blocks("blocks", depth, width),
+        *norm("fc_norm", width),
+        *linear("head", width, 1000),
+    ]
+
+
+def student(patch, tokens):
+    backbone = [
+        ("cls_token", (1, 1, 768)),
+        ("pos_embed", (1, tokens, 768)),
+        *embedding(768, patch),
+        *blocks("blocks", 12, 768),
+        *norm("norm", 768),
+    ]
+    head = [
+        *linear("mlp.0", 768, 2048),
+        *linear("mlp.2", 2048, 2048),
+        *linear("mlp.4", 2048, 256),
+        ("last_layer.weight_g", (65536, 1)),
+        ("last_layer.weight_v", (65536, 256)),
+    ]
+    return [(f"backbone.{n}", s) for n, s in backbone] + [(f"head.{n}", s) for n, s in head]
+
+
+def on_meta(build, config, *classes):
+    """A network without its weights: shapes alone."""
+    with torch.device("meta"):
+        return build(config, *classes)
+
+
+def shapes(model):
+    return [(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()]
+
+
+def count(model):
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def with_alpha(names, norms):
+    """The names that DyT gives: alpha before weight and bias in each norm."""
+    found = []
+    for name, shape in names:
+        path, _, last = name.rpartition(".")
+        if path in norms and last == "weight":
+            found.append((f"{path}.alpha", (1,)))
+        found.append((name, shape))
+    return found
+
+
+CASES = {
+    "MAE-B": (mae, MAE(**RUN), autoencoder(768, 12), 111_907_840, {768: 25, 512: 17}),
+    "MAE-L": (mae, MAE(**RUN, **LARGE), autoencoder(1024, 24), 329_541_888, {1024: 49, 512: 17}),
+    "ViT-B": (
+        finetuning,
+        FineTuning(**RUN, model="vit_base_patch16_224", model_args=(("global_pool", "avg"),)),
+        classifier(768, 12),
+        86_567_656,
+        {768: 25},
+    ),
+    "ViT-L": (
+        finetuning,
+        FineTuning(**RUN, model="vit_large_patch16_224", model_args=(("global_pool", "avg"),)),
+        classifier(1024, 24),
+        304_326_632,
+        {1024: 49},
+    ),
+    "DINO-B/16": (dino, DINO(**RUN), student(16, 197), 108_937_216, {768: 25}),
+    "DINO-B/8": (dino, DINO(**RUN, patch_size=8), student(8, 785), 108_946_432, {768: 25}),
+}
+KEYS = {  # with LN and with DyT
+    "MAE-B": (254, 296),
+    "MAE-L": (398, 464),
+    "ViT-B": (152, 177),
+    "ViT-L": (296, 345),
+    "DINO-B/16": (158, 183),
+    "DINO-B/8": (158, 183),
+}
+
+
+def built(task, config, norm=None):
+    """The network whose names the releases have, and its norm layers' paths."""
+    config = config if norm is None else replace(config, norm=norm)
+    if task is finetuning:
+        return on_meta(task.build, config, 1000)
+    model, paths = on_meta(task.build, config)
+    if task is dino:
+        students = [path.removeprefix("student.") for path in paths if path.startswith("student.")]
+        assert [*paths] == [f"{n}.{p}" for n in ("student", "teacher") for p in students]
+        return model.student, students
+    return model, paths
+
+
+@pytest.mark.parametrize(("task", "config", "names", "total", "norms"), CASES.values(), ids=CASES)
+class TestFullSize:
+    def test_names_and_shapes_are_the_releases(self, task, config, names, total, norms):
+        model, paths = built(task, config)
+        if task is finetuning:  # timm has the norm before the head, the release after it
+            assert sorted(shapes(model)) == sorted(names)
+        else:
+            assert shapes(model) == names
+        assert count(model) == total
+        assert len(paths) == sum(norms.values())
+        widths = [model.get_submodule(path).weight.numel() for path in paths]
+        assert {width: widths.count(width) for width in widths} == norms
+
+    def test_dyt_adds_an_alpha_to_each_norm_and_nothing_else(
+        self, task, config, names, total, norms
+    ):
+        model, paths = built(task, config, DYT)
+        found = shapes(model)
+        assert sorted(found) == sorted(with_alpha(names, paths))
+        assert count(model) == total + sum(norms.values())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_number_of_keys(case):
+    task, config, *_ = CASES[case]
+    own, dyt = (len(built(task, config, norm)[0].state_dict()) for norm in (None, DYT))
+    assert (own, dyt) == KEYS[case]
+
+
+@pytest.mark.parametrize("patch, total", [(16, 85_798_656), (8, 85_807_872)])
+def test_dinos_backbone_alone(patch, total):
+    for norm, keys, more in ((Norm.own(), 150, 0), (DYT, 175, 25)):
+        model, _ = on_meta(dino.build, DINO(**RUN, patch_size=patch, norm=norm))
+        for network in (model.student, model.teacher):
+            assert len(network.backbone.state_dict()) == keys
+            assert count(network.backbone) == total + more
+
+
+class TestWhatIsNotTrained:
+    def untrained(self, model):
+        return {name for name, p in model.named_parameters() if not p.requires_grad}
+
+    def test_the_positions_of_a_masked_autoencoder(self):
+        model, _ = on_meta(mae.build, MAE(**RUN))
+        assert self.untrained(model) == {"pos_embed", "decoder_pos_embed"}
+
+    @pytest.mark.parametrize("norm_last_layer", [True, False])
+    def test_dinos_teacher_and_the_length_of_the_last_layers_weights(self, norm_last_layer):
+        config = DINO(**RUN, norm_last_layer=norm_last_layer)
+        model, _ = on_meta(dino.build, config)
+        teachers = {f"teacher.{name}" for name, _ in model.teacher.named_parameters()}
+        length = {"student.head.last_layer.weight_g"} if norm_last_layer else set()
+        assert self.untrained(model) == teachers | length
+
+    def test_everything_is_fine_tuned(self):
+        _, config, *_ = CASES["ViT-B"]
+        assert not self.untrained(on_meta(finetuning.build, config, 1000)[0])
