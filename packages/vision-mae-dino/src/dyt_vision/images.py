@@ -84,6 +84,8 @@ class Folder(ImageFolder):
         self.most = max(1, int(UNREADABLE * len(self.samples))) if tolerant else 0
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
+        if index >= len(self.samples):
+            raise IndexError(index)  # which ends a loop over the set
         for i in range(index, index + self.most + 1):
             path, label = self.samples[i % len(self.samples)]
             try:
