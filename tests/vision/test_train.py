@@ -1,6 +1,5 @@
 """Supervised runs from end to end, shrunk to seconds: a pair is matched, a run is repeatable."""
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -10,11 +9,7 @@ from torch import nn
 
 from dyt_vision.evaluation import Accuracy
 
-from .tiny import DYT, OWN, TABLE1, TINY_MIXER, TINY_VIT, context, learner, train
-
-
-def lines(directory):
-    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+from .tiny import DYT, OWN, TABLE1, TINY_MIXER, TINY_VIT, context, learner, lines, train
 
 
 @pytest.fixture(scope="module")

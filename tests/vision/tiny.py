@@ -3,13 +3,16 @@
 import importlib.util
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import pytest
 import torch
 
 from dyt import Norm
 from dyt_vision import supervised
 from dyt_vision.config import DINO, MAE, FineTuning, Probing
+from matched.training import checkpoint
 from matched.worker import Context
 
 OWN, DYT = Norm.own(), Norm.dyt(alpha0=0.5)
@@ -145,3 +148,52 @@ def assert_same(one, other):
     assert list(one) == list(other)
     for name in one:
         assert torch.equal(one[name], other[name]), name
+
+
+def lines(directory):
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+class Cut(Exception):
+    """Stands for whatever ends a process in the middle of a run."""
+
+
+def cut_and_resumed(monkeypatch, module, directory, config, whole, *, task="pretrain", **where):
+    """Cut a run in its third step, go on, and compare what it leaves with a whole run's.
+
+    Whatever the checkpoint of the second step does not restore shows: all tensors of the new
+    process are other ones before it is read.
+    """
+    fit = module.fit
+    calls = []
+
+    def cut(context, config, learner, device):
+        def loss(model, batch):
+            calls.append(batch)
+            if len(calls) == 6:  # two micro-batches a step
+                raise Cut
+            return learner.loss(model, batch)
+
+        return fit(context, config, replace(learner, loss=loss), device)
+
+    def disturbed(context, config, learner, device):
+        with torch.no_grad():
+            for tensor in learner.model.state_dict().values():
+                tensor.add_(1)
+        return fit(context, config, learner, device)
+
+    again = partial(run, getattr(module, task), directory, config, checkpoint_steps=2, **where)
+    monkeypatch.setattr(module, "fit", cut)
+    with pytest.raises(Cut):
+        again()
+    assert [path.name for path in (directory / "checkpoints").iterdir()] == ["step_00000002.pt"]
+    monkeypatch.setattr(module, "fit", disturbed)
+    outcome, _ = again()
+    there, undisturbed = whole[1], whole[0]
+    assert outcome == undisturbed
+    assert lines(directory) == lines(there)
+    assert fingerprint(directory) == fingerprint(there)
+    last = Path("checkpoints") / "step_00000004.pt"
+    assert_same(checkpoint.read(directory / last).tensors, checkpoint.read(there / last).tensors)
+    for file in there.glob("*.p*"):  # pictures and weights
+        assert (directory / file.name).read_bytes() == file.read_bytes(), file.name
