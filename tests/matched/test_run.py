@@ -278,7 +278,7 @@ def train_config(**changes):
         ({"lr": float("nan")}, "expected 0 <= min_lr <= lr"),
         ({"min_lr": 0.2}, "lr 0.1 and min_lr 0.2"),
         ({"warmup_epochs": 3}, r"warmup_epochs is 3; expected 0 to epochs \(2\)"),
-        ({"schedule": "linear"}, "schedule is 'linear'; expected 'cosine' or 'constant'"),
+        ({"schedule": "linear"}, "schedule is 'linear'; expected cosine, constant or step"),
         ({"precision": "int8"}, "precision is 'int8'; expected fp32, tf32, bf16 or fp16"),
         ({"clip_norm": 0.0}, "clip_norm is 0.0; expected a positive number or None"),
         ({"ema_decay": 1.0}, "ema_decay is 1.0; expected a number between 0 and 1"),

@@ -89,7 +89,7 @@ def optimizer(model: SelfDistillation, config: DINO) -> torch.optim.AdamW:
 
 
 class Schedule(Hooks):
-    """What changes while DINO trains, besides the learning rate (Caron et al. 2021, Section 3.2)."""
+    """What changes while DINO trains besides the learning rate (Caron et al. 2021, 3.2)."""
 
     def __init__(
         self, model: SelfDistillation, optimizer: torch.optim.Optimizer, config: DINO

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -90,7 +90,7 @@ class Head(nn.Module):
     def __init__(self, config: DINO) -> None:
         super().__init__()
         sizes = (config.width, config.head_width, config.head_width, config.bottleneck)
-        layers = [nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False)]
+        layers = [nn.Linear(a, b) for a, b in pairwise(sizes)]
         for layer in layers:
             nn.init.trunc_normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)

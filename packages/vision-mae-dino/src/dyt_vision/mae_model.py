@@ -122,11 +122,11 @@ class MaskedAutoencoder(nn.Module):
 
 
 def positions(width: int, side: int) -> Tensor:
-    """Sines and cosines (1, 1 + side², width) of the places of a square grid, 0 for the class token.
+    """Sines and cosines (1, 1 + side², width) of a square grid's places; 0 for the class token.
 
     The first half of the channels tells the column and the second half the row; in each, the first
     quarter of the width has sines and the next cosines of place / 10000^(i / (width/4)). The
-    official release calls them so; the original paper says no more than "sine-cosine".
+    official release has them so; the original paper says no more than "sine-cosine".
     """
     frequencies = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width / 4))
     angles = torch.arange(side, dtype=torch.float64)[:, None] * frequencies

@@ -9,9 +9,11 @@ import difflib
 import importlib.util
 import os
 import re
+import sys
 import tomllib
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -132,7 +134,8 @@ def load(name: str) -> Recipe:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        with _importing_each_other():
+            spec.loader.exec_module(module)
     except Exception as error:
         raise ValueError(_place(error, path)) from error
     table = getattr(module, "TABLE", None)
@@ -141,6 +144,20 @@ def load(name: str) -> Recipe:
     recipe = Recipe(name=name, path=path, table=table, paper=_paper_table(path))
     _check(recipe)
     return recipe
+
+
+@contextmanager
+def _importing_each_other() -> Iterator[None]:
+    """Recipes may build on others, as ``from recipes.cvpr2025.table01 import VIT_B``."""
+    folder = str(root())
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+        # Not to be found again: the next recipe may be another project's.
+        for name in [name for name in sys.modules if name.split(".")[0] == "recipes"]:
+            del sys.modules[name]
 
 
 def _place(error: Exception, path: Path) -> str:

@@ -1,0 +1,42 @@
+"""Small relatives of ResNet-50 and VGG with BatchNorm, for two CPU cores and small images."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from timm.models.resnet import Bottleneck, ResNet
+from torch import nn
+from torchvision.models.vgg import make_layers
+
+
+def resnet(num_classes: int) -> ResNet:
+    """One bottleneck block in each of four stages, 8 to 64 channels wide inside.
+
+    torchvision's networks fix their widths, timm's do not; initialised as torchvision's are.
+    """
+    return ResNet(
+        Bottleneck,
+        (1, 1, 1, 1),
+        num_classes,
+        stem_width=16,
+        channels=(8, 16, 32, 64),
+        zero_init_last=False,
+    )
+
+
+def vgg(num_classes: int) -> nn.Sequential:
+    """Four convolutions with BatchNorm, of 16 to 64 channels, and two linear layers.
+
+    Takes images of 16 × 16 pixels.
+    """
+    classifier = nn.Sequential(
+        nn.Linear(64 * 2 * 2, 128), nn.ReLU(), nn.Dropout(), nn.Linear(128, num_classes)
+    )
+    features = make_layers([16, "M", 32, "M", 64, 64, "M"], batch_norm=True)
+    for module in features:
+        if isinstance(module, nn.Conv2d):  # as torchvision draws them
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(module.bias)
+    return nn.Sequential(
+        OrderedDict(features=features, flatten=nn.Flatten(), classifier=classifier)
+    )
