@@ -94,10 +94,11 @@ def train(directory, config, **where):
     return outcome, json.loads((directory / "fingerprint.json").read_text())
 
 
-def learner(monkeypatch, directory, config, **where):
-    """The learner that ``supervised.train`` hands to the training loop."""
-    monkeypatch.setattr(supervised, "fit", lambda context, config, learner, device: learner)
-    return supervised.train(context(directory, **where), config)
+def learner(monkeypatch, directory, config, module=supervised, **where):
+    """The learner that a module's ``train`` hands to the training loop."""
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "fit", lambda context, config, learner, device: learner)
+        return module.train(context(directory, **where), config)
 
 
 # What MAE, DINO and what starts from them train in a blink, on the pictures of ``small``.
