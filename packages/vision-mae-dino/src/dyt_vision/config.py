@@ -211,6 +211,8 @@ class DINO(Transformer):
         final_weight_decay: at the end of a cosine that starts at ``weight_decay``.
         clip_each: largest norm of each parameter's own gradient; None does not clip.
         drop_path: rate of stochastic depth of the student's last block.
+        init_std: of the initial weights of tokens and linear layers. The paper's 0.02 is for
+            networks some hundred channels wide; narrow ones hardly pass on what they see with it.
         neighbours: k of the k-NN classifier that evaluates the teacher's features.
         bank: how many training images' features it votes with: the first of the shuffled set.
     """
@@ -237,6 +239,7 @@ class DINO(Transformer):
     final_weight_decay: float = 0.4
     clip_each: float | None = 3.0
     drop_path: float = 0.1
+    init_std: float = 0.02
     neighbours: int = 20
     bank: int = 50000
 
@@ -257,8 +260,12 @@ class DINO(Transformer):
         check_divides("patch_size", self.patch_size, "local_size", self.local_size)
         if len(self.blur) != 3 or not all(0 <= share <= 1 for share in self.blur):
             raise ValueError(f"blur is {self.blur}; expected three probabilities, 0 to 1")
+        if not self.final_weight_decay >= 0:
+            raise ValueError(f"final_weight_decay is {self.final_weight_decay}; expected 0 or more")
         if self.clip_each is not None and not self.clip_each > 0:
             raise ValueError(f"clip_each is {self.clip_each}; expected a positive number or None")
+        if not self.init_std > 0:
+            raise ValueError(f"init_std is {self.init_std}; expected above 0")
         check_drop_path(self.drop_path)
 
 
@@ -282,6 +289,8 @@ class Probing(Transformer):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_counts(self, "blocks")
+        if self.blocks > self.depth:
+            raise ValueError(f"blocks is {self.blocks}; the network has {self.depth}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum is {self.momentum}; expected 0 or more, below 1")
 

@@ -95,7 +95,8 @@ class Folder(ImageFolder):
                     raise
                 self._note(path, error)
                 continue
-            except (SyntaxError, ValueError) as error:  # what PIL raises on some broken headers
+            # What PIL raises on some broken headers, such as one that promises gigapixels.
+            except (SyntaxError, ValueError, Image.DecompressionBombError) as error:
                 self._note(path, error)
                 continue
             return self.transform(image), label
