@@ -17,18 +17,16 @@ from matched.table import Cell, Resources, Scale, Table, with_needs
 class Item:
     """One run of a plan: the cells that show it, what it asks for, and where it stands.
 
-    A run that others need may stand in no cell.
+    A run that others need may stand in no cell; its title is the first of these cells, and the
+    name under which it is needed.
     """
 
     run: Run
+    title: str
     resources: Resources
     cells: tuple[Cell, ...]
     directory: RunDirectory
     standing: Standing
-
-    @property
-    def title(self) -> str:
-        return str(self.cells[0]) if self.cells else self.run.task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +51,11 @@ class Plan:
 def make(recipe: Recipe, scale: Scale, site: Site, only: Sequence[Cell] | None = None) -> Plan:
     """The runs of a table (or of ``only`` these cells) and where each of them stands."""
     cells: dict[Run, list[Cell]] = {}
+    titles: dict[Run, str] = {}
     for cell in recipe.table.cells(scale) if only is None else only:
-        for _, run in with_needs(cell.run, cell.row):
+        for place, run in with_needs(cell.run, str(cell)):
             cells.setdefault(run, [])
+            titles.setdefault(run, place.replace("/", " · "))
         cells[cell.run].append(cell)
     directories = {run: RunDirectory(site.runs_folder, run) for run in cells}
     others = _others(recipe.table, scale)
@@ -63,6 +63,7 @@ def make(recipe: Recipe, scale: Scale, site: Site, only: Sequence[Cell] | None =
     items = tuple(
         Item(
             run=run,
+            title=str(cells[run][0]) if cells[run] else titles[run],
             resources=others.get(run, scale.resources),
             cells=tuple(cells[run]),
             directory=directory,

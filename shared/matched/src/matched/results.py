@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from matched.files import Damaged, read_json
 from matched.plans import Item, Plan
-from matched.run import differences
+from matched.run import Run, differences
 from matched.rundir import State
 from matched.table import Cell, Metric, pairs_of, unmatched
 
@@ -92,13 +92,21 @@ def by_cell(plan: Plan) -> dict[tuple[str, str], list[tuple[Cell, Item]]]:
 
 
 def pairs(plan: Plan) -> list[Pair]:
-    """Every pair of a plan, judged by its configs and its fingerprints."""
+    """Every pair of a plan, judged by its configs and its fingerprints, and those of its needs."""
     shown = {cell: item for item in plan.items for cell in item.cells}
+    items = {item.run: item for item in plan.items}
     found = []
     for base, cell in pairs_of(list(shown), plan.recipe.table.baseline.name):
         one, other = shown[base], shown[cell]
         changed = differences(base.run, cell.run)
-        verdict, why = _judge(one, other, changed, plan.recipe.table.exceptions_of(cell.arm))
+        exceptions = plan.recipe.table.exceptions_of(cell.arm)
+        verdict, why = _judge(one, other, changed, exceptions)
+        for name, a, b in _needed(base.run, cell.run):
+            if verdict != "matched":
+                break
+            # What a need changes has been judged: differences() goes through needs.
+            verdict, why = _judge(items[a], items[b], {}, exceptions)
+            why = why and f"{name}: {why}"
         found.append(
             Pair(
                 row=cell.row,
@@ -112,6 +120,13 @@ def pairs(plan: Plan) -> list[Pair]:
             )
         )
     return found
+
+
+def _needed(one: Run, other: Run) -> Iterator[tuple[str, Run, Run]]:
+    """The runs that both need under one name, at any depth, and that name."""
+    for name in one.needs.keys() & other.needs.keys():
+        yield from _needed(one.needs[name], other.needs[name])
+        yield name, one.needs[name], other.needs[name]
 
 
 def fingerprint(item: Item) -> dict[str, Any] | None:
