@@ -138,7 +138,7 @@ TINY = {
 """What changes in every run at smoke scale: digits are not to be mirrored."""
 
 
-def tiny_mae(config: MAE, depth: int) -> MAE:
+def tiny_mae(config: MAE, *, depth: int) -> MAE:
     return replace(
         config,
         **TINY,
@@ -157,48 +157,57 @@ def tiny_mae(config: MAE, depth: int) -> MAE:
     )
 
 
-def tiny_dino(config: DINO, patch_size: int) -> DINO:
+def tiny_dino(config: DINO, **size: int) -> DINO:
     return replace(
         config,
-        **TINY,
-        patch_size=patch_size,
+        **{**TINY, **size},
         width=64,
-        depth=4,
         heads=4,
-        epochs=8,
+        epochs=10,
         warmup_epochs=1,
-        lr=1e-3,
+        lr=3e-4,
+        min_lr=1e-6,
+        final_weight_decay=0.04,
+        init_std=0.12,
         crop_scale=(0.6, 1.0),
         crop_aspect=(0.9, 1.1),
         local_crops=2,
-        local_size=12,
         local_scale=(0.4, 0.8),
-        jitter=0.0,
         greyscale=0.0,
         blur=(0.0, 0.0, 0.0),
         solarize=0.0,
+        drop_path=0.0,
         outputs=256,
         head_width=128,
         bottleneck=32,
         freeze_last_layer=1,
         teacher_momentum=0.99,
-        warmup_teacher_temperature_epochs=2,
+        teacher_temperature=0.02,
+        warmup_teacher_temperature=0.02,
         bank=1437,
-        eval_epochs=4,
+        eval_epochs=5,
     )
 
 
-def tiny_tuning(config: FineTuning, depth: int, patch_size: int = 4) -> FineTuning:
+B16 = {"depth": 4, "image_size": 16, "patch_size": 4}
+B8 = {"depth": 2, "image_size": 12, "patch_size": 2}
+"""The sizes that stand for DINO's two at smoke scale."""
+
+
+def tiny_tuning(
+    config: FineTuning, *, depth: int, image_size: int = 16, patch_size: int = 4
+) -> FineTuning:
     """Of ten labelled digits of each class, so that it matters where one starts from."""
-    size = {"img_size": 16, "patch_size": patch_size, "embed_dim": 64, "num_heads": 4}
+    size = {"img_size": image_size, "patch_size": patch_size, "embed_dim": 64, "num_heads": 4}
     return replace(
         config,
-        **{**TINY, "batch": 20, "micro_batch": 20},
+        **{**TINY, "batch": 20, "micro_batch": 20, "image_size": image_size},
         model_args=(*config.model_args, *size.items(), ("depth", depth)),
         labels_per_class=10,
         epochs=40,
         warmup_epochs=4,
         lr=2e-3,
+        layer_decay=0.75,
         crop_scale=(0.7, 1.0),
         rand_augment="",
         mixup=0.0,
@@ -215,14 +224,16 @@ SMOKE = Scale(
     runs={
         "mae_vit_b": mae(tiny_mae(MAE_B, depth=4), tiny_tuning(FINE_TUNE_B, depth=4)),
         "mae_vit_l": mae(tiny_mae(MAE_L, depth=6), tiny_tuning(FINE_TUNE_L, depth=6)),
-        "dino_b16": dino(tiny_dino(DINO_B16, 4), tiny_tuning(FINE_TUNE_B, depth=4)),
-        "dino_b8": dino(tiny_dino(DINO_B8, 2), tiny_tuning(FINE_TUNE_B8, depth=4, patch_size=2)),
+        "dino_b16": dino(
+            tiny_dino(DINO_B16, **B16, local_size=12), tiny_tuning(FINE_TUNE_B, **B16)
+        ),
+        "dino_b8": dino(tiny_dino(DINO_B8, **B8, local_size=8), tiny_tuning(FINE_TUNE_B8, **B8)),
     },
     resources=Resources(cpus=1, memory_gb=4, minutes=2, runs_per_job=4),
     note=(
-        "Blocks of width 64 (4, and 6 for ViT-L) on images of 16 × 16 pixels, patches of 4 (2 for "
-        "DINO with patches of 8); pretrained on all digits without labels, fine-tuned on ten "
-        "labelled digits of each class."
+        "Blocks of width 64 (4, and 6 for ViT-L) on images of 16 × 16 pixels in patches of 4; for "
+        "DINO with patches of 8, 2 blocks on images of 12 × 12 in patches of 2. Pretrained on all "
+        "digits without labels, fine-tuned on ten labelled digits of each class."
     ),
 )
 

@@ -20,6 +20,8 @@ from dyt_vision.config import DINO, Probing
 from matched import Resources, Run, Scale, Table
 from recipes.cvpr2025 import table02
 from recipes.cvpr2025.table02 import (
+    B8,
+    B16,
     DINO_B8,
     DINO_B16,
     FINE_TUNE_B,
@@ -73,13 +75,11 @@ PAPER = Scale(
 )
 
 
-def tiny_probe(config: Probing, patch_size: int) -> Probing:
+def tiny_probe(config: Probing, **size: int) -> Probing:
     return replace(
         config,
-        **TINY,
-        patch_size=patch_size,
+        **{**TINY, **size},
         width=64,
-        depth=4,
         heads=4,
         epochs=10,
         lr=0.05,
@@ -94,8 +94,8 @@ SMOKE = Scale(
     runs={
         "mae_vit_b": mae(tiny_mae(MAE_B, depth=4), tiny_tuning(TUNE_B, depth=4)),
         "mae_vit_l": mae(tiny_mae(MAE_L, depth=6), tiny_tuning(TUNE_L, depth=6)),
-        "dino_b16": probe(tiny_dino(DINO_B16, 4), tiny_probe(PROBE_B16, 4)),
-        "dino_b8": probe(tiny_dino(DINO_B8, 2), tiny_probe(PROBE_B8, 2)),
+        "dino_b16": probe(tiny_dino(DINO_B16, **B16, local_size=12), tiny_probe(PROBE_B16, **B16)),
+        "dino_b8": probe(tiny_dino(DINO_B8, **B8, local_size=8), tiny_probe(PROBE_B8, **B8)),
     },
     resources=table02.SMOKE.resources,
     note=f"{table02.SMOKE.note} Probes see all labels.",

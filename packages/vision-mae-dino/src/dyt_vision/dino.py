@@ -66,7 +66,7 @@ def pretrain(context: Context, config: DINO) -> Outcome:
 def build(config: DINO) -> tuple[SelfDistillation, tuple[str, ...]]:
     """Student and teacher of a run, with equal weights, and the paths of both's norm layers."""
     reseed(config.seed, "weights")
-    student = MultiCrop(Backbone(config, config.drop_path), Head(config))
+    student = MultiCrop(Backbone(config, config.drop_path, config.init_std), Head(config))
     norms = models.replace_norms(student, config)
     both = [f"{network}.{path}" for network in ("student", "teacher") for path in norms]
     return SelfDistillation(config, student), tuple(both)

@@ -21,7 +21,7 @@ class Backbone(VisionTransformer):
     The positions of another size than the first are interpolated as in the official release.
     """
 
-    def __init__(self, config: Transformer, drop_path: float = 0.0) -> None:
+    def __init__(self, config: Transformer, drop_path: float = 0.0, init_std: float = 0.02) -> None:
         super().__init__(
             img_size=config.image_size,
             patch_size=config.patch_size,
@@ -33,8 +33,9 @@ class Backbone(VisionTransformer):
             drop_path_rate=drop_path,
             dynamic_img_size=True,
         )
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        nn.init.trunc_normal_(self.cls_token, std=0.02)
+        for tokens in (self.pos_embed, self.cls_token):
+            nn.init.trunc_normal_(tokens, std=init_std)
+        _draw_linear(self.blocks, init_std)
 
     def _pos_embed(self, x: Tensor) -> Tensor:
         """Class token and patches (B, 1 + h·w, C) with their positions, of patches (B, h, w, C)."""
@@ -91,15 +92,20 @@ class Head(nn.Module):
         super().__init__()
         sizes = (config.width, config.head_width, config.head_width, config.bottleneck)
         layers = [nn.Linear(a, b) for a, b in pairwise(sizes)]
-        for layer in layers:
-            nn.init.trunc_normal_(layer.weight, std=0.02)
-            nn.init.zeros_(layer.bias)
         self.mlp = nn.Sequential(layers[0], nn.GELU(), layers[1], nn.GELU(), layers[2])
+        _draw_linear(self.mlp, config.init_std)
         self.last_layer = WeightNormLinear(config.bottleneck, config.outputs)
         self.last_layer.weight_g.requires_grad_(not config.norm_last_layer)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last_layer(F.normalize(self.mlp(x), dim=-1))
+
+
+def _draw_linear(module: nn.Module, std: float) -> None:
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.trunc_normal_(layer.weight, std=std)
+            nn.init.zeros_(layer.bias)
 
 
 class MultiCrop(nn.Module):
