@@ -20,6 +20,7 @@ from matched.cli import main
 from matched.files import write_json
 from matched.pack import Pack
 from matched.rundir import RunDirectory
+from matched.table import with_needs
 from matched.worker import write_progress
 
 STAND_INS = Path(__file__).parent / "stand_ins"
@@ -219,8 +220,9 @@ class Project:
         """The directory of the run "<model>.<norm>.<seed>" of table1 at smoke scale."""
         recipe = recipes.load("table1")
         for cell in recipe.table.cells(recipe.scale("smoke")):
-            if _name(cell.run) == name:
-                return RunDirectory(site.read(self.root / site.FILE).runs_folder, cell.run)
+            for _, run in with_needs(cell.run, cell.row):
+                if _name(run) == name:
+                    return RunDirectory(site.read(self.root / site.FILE).runs_folder, run)
         raise AssertionError(f"no run {name}")
 
     def states(self) -> dict[str, str]:

@@ -124,6 +124,41 @@ def test_an_exception_of_an_arm_is_said_with_its_name(project):
     assert "Allowed to differ: weights (Fixup), because it changes them." in told
 
 
+NEEDY = (
+    "START = Run(task='tiny:train', config=Config(model='start'))\n"
+    "MIDDLE = Run(task='tiny:train', config=Config(model='middle'), needs={'start': START})\n"
+    "TOP = Run(task='tiny:train', config=SMALL.config, needs={'middle': MIDDLE})\n"
+    "TABLE = Table(arms=ARMS, scales=(scale(seeds=(0,), small=TOP),))"
+)
+
+
+@pytest.mark.parametrize(
+    ("model", "found", "verdict"),
+    [
+        ("start", PRINT, ("matched", "")),
+        ("start", {**PRINT, "weights": "x"}, ("not matched", "start: fingerprint: weights")),
+        ("middle", {**PRINT, "batches": ["x"]}, ("not matched", "middle: fingerprint: batches")),
+        ("small", {**PRINT, "weights": "x"}, ("not matched", "fingerprint: weights")),
+        ("middle", None, ("unknown", "middle: no fingerprint yet")),
+    ],
+)
+def test_a_pair_is_matched_when_what_it_needs_is_matched_too(project, model, found, verdict):
+    project.recipe(NEEDY)
+    finish(project, dyt=PRINT, models=("start", "middle", "small"))
+    path = project.directory(f"{model}.DyT.0") / "fingerprint.json"
+    path.unlink() if found is None else write_json(path, found)
+    assert judged(project) == verdict
+
+
+def test_a_run_that_others_need_is_called_by_the_cell_that_needs_it(project):
+    project.recipe(NEEDY)
+    assert [item.title for item in project.plan().items][:3] == [
+        "small · LN · seed 0 · middle · start",
+        "small · LN · seed 0 · middle",
+        "small · LN · seed 0",
+    ]
+
+
 def test_one_bad_seed_spoils_the_row_and_no_other(project):
     for model in ("small", "large"):
         for norm in ("LN", "DyT"):
