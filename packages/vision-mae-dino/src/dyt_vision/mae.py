@@ -110,8 +110,8 @@ def reconstructions(
 ) -> Tensor:
     """Rows of (what is shown, what is made of it, the original), (B, 3, 3, H, W), normalised.
 
-    Where patches were normalised by their own statistics, these are put back; the prediction does
-    not know them (He et al. 2022, Figure 2, shows the same).
+    Where patches were normalised by their own statistics, the true ones are put back: the
+    prediction does not tell them, and the picture shows more than the network knows.
     """
     original = model.patchify(image)
     if model.norm_pix:
