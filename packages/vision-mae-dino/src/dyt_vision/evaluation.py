@@ -25,9 +25,9 @@ class Share:
         count = len(dataset)  # type: ignore[arg-type]
         own = range(context.rank, count, context.world)
         self.own = len(own)
-        filled = [*own, *[0] * (-(-count // context.world) - self.own)]
+        self.indices = [*own, *[0] * (-(-count // context.world) - self.own)]
         self.loader = DataLoader(
-            Subset(dataset, filled),
+            Subset(dataset, self.indices),
             config.eval_batch,
             num_workers=context.loaders,
             pin_memory=device.type == "cuda",

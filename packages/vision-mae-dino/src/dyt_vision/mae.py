@@ -19,6 +19,7 @@ from dyt_vision.evaluation import Share
 from dyt_vision.mae_model import EPSILON, MaskedAutoencoder
 from matched.training import Learner, fit, reseed, sum_over_ranks
 from matched.training.distributed import process_group
+from matched.training.seeding import generator
 from matched.worker import Context, Outcome
 
 log = logging.getLogger("matched")
@@ -67,7 +68,7 @@ def with_noise(config: MAE) -> Any:
 
     Drawn outside of the model, so that the masks are part of what a pair must have in common.
     """
-    patches = (config.image_size // config.patch_size) ** 2
+    patches = _patches(config)
 
     def prepared(batch: list[Tensor]) -> tuple[Tensor, Tensor]:
         image = batch[0]
@@ -76,25 +77,32 @@ def with_noise(config: MAE) -> Any:
     return prepared
 
 
+def _patches(config: MAE) -> int:
+    return (config.image_size // config.patch_size) ** 2
+
+
 class Reconstruction:
-    """Mean loss over the held-out images, and a picture of the first of them."""
+    """Mean loss over the held-out images, each under a mask of its own, and a picture of some."""
 
     def __init__(self, dataset: Any, config: MAE, context: Context, device: torch.device) -> None:
         self.share = Share(dataset, config, context, device)
         self.config, self.context, self.device = config, context, device
-        self.prepare = with_noise(config)
+        source = generator(config.seed, "evaluation")
+        noise = torch.rand(len(dataset), _patches(config), generator=source)
+        self.noise = noise[self.share.indices]
 
     def __call__(self, model: MaskedAutoencoder) -> dict[str, float]:
-        reseed(self.config.seed, "evaluation", self.context.rank)
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)
         left, first = self.share.own, None
-        for image, _ in self.share.loader:
-            image, noise = self.prepare([image.to(self.device, non_blocking=True)])
-            first = (image[:SHOWN], noise[:SHOWN]) if first is None else first
+        noises = self.noise.split(self.config.eval_batch)
+        for (image, _), noise in zip(self.share.loader, noises, strict=True):
             count = min(left, len(image))
-            loss, _, _ = model(image[: max(count, 1)], noise[: max(count, 1)])
-            sums += torch.tensor([loss.item() * count, count], dtype=torch.float64).to(sums)
             left -= count
+            mine = slice(max(count, 1))  # all call the model, with an image that may not count
+            image, noise = image[mine].to(self.device), noise[mine].to(self.device)
+            first = (image[:SHOWN], noise[:SHOWN]) if first is None else first
+            loss, _, _ = model(image, noise)
+            sums += torch.tensor([loss.item() * count, count], dtype=torch.float64).to(sums)
         self._draw(model, *first)  # by all processes: where it is sharded, all have to call it
         total, count = sum_over_ranks(sums).tolist()
         return {"loss": total / count}
