@@ -22,7 +22,7 @@ from dyt_vision.dino_crops import Crops
 from dyt_vision.dino_model import Backbone, Head, MultiCrop, SelfDistillation
 from dyt_vision.evaluation import Share
 from matched.training import Hooks, Learner, Moment, fit, gathered, reseed, sum_over_ranks
-from matched.training.distributed import process_group
+from matched.training.distributed import on_first, process_group
 from matched.training.seeding import generator
 from matched.worker import Context, Outcome
 
@@ -55,6 +55,7 @@ def pretrain(context: Context, config: DINO) -> Outcome:
             hooks=schedule,
         )
         outcome = fit(context, config, learner, device)
+        on_first(context.confirm)
         weights.export(
             context.directory,
             student=model.student.state_dict(),

@@ -18,7 +18,7 @@ from dyt_vision.config import MAE
 from dyt_vision.evaluation import Share
 from dyt_vision.mae_model import EPSILON, MaskedAutoencoder
 from matched.training import Learner, fit, reseed, sum_over_ranks
-from matched.training.distributed import process_group
+from matched.training.distributed import on_first, process_group
 from matched.training.seeding import generator
 from matched.worker import Context, Outcome
 
@@ -46,6 +46,7 @@ def pretrain(context: Context, config: MAE) -> Outcome:
             prepare=with_noise(config),
         )
         outcome = fit(context, config, learner, device)
+        on_first(context.confirm)
         weights.export(context.directory, model=model.state_dict())
         return outcome
 

@@ -1,0 +1,88 @@
+"""Does pretraining teach? Fine-tuned MAE and DINO against the same networks without it.
+
+Takes the rows of Table 2 at smoke scale with both arms: fine-tunes, on ten labelled digits of each
+class and for the same number of steps, the pretrained network, the network as it was before its
+first step of pretraining, and a classifier with timm's own initial weights. Held-out top-1, mean
+and standard deviation over seeds.
+
+    .venv/bin/python benchmarks/pretraining.py           # about ten minutes on two cores
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table as Grid
+
+from dyt_vision import dino, finetuning, mae, weights
+from dyt_vision.config import MAE
+from matched import Run, recipes
+from matched.worker import Context
+
+STARTS = ("pretrained", "before pretraining", "timm's weights")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=2, help="seeds of fine-tuning (default 2)")
+    parser.add_argument("--rows", nargs="*", help="rows of table2 (default: all)")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    recipe = recipes.load("table2")
+    scale = recipe.scale("smoke")
+    cells = [c for c in recipe.table.cells(scale) if not asked.rows or c.row in asked.rows]
+    grid = Grid(title="held-out top-1 after fine-tuning on 100 labelled digits, %")
+    for name in ("model", "arm", *STARTS):
+        grid.add_column(name, justify="left" if name in ("model", "arm") else "right")
+    with Progress() as bar, tempfile.TemporaryDirectory() as folder:
+        task = bar.add_task("cells", total=len(cells))
+        for cell in cells:
+            found = accuracies(cell.run, Path(folder) / cell.row / cell.arm, range(asked.seeds))
+            shown = [text(found[start]) for start in STARTS]
+            grid.add_row(recipe.paper.label(cell.row), cell.arm, *shown)
+            bar.advance(task)
+    Console().print(grid)
+
+
+def accuracies(run: Run, folder: Path, seeds: range) -> Mapping[str, list[float]]:
+    """Top-1 of each seed's fine-tuning, from each of ``STARTS``."""
+    config = run.needs["pretrained"].config
+    pretrained, before = folder / "pretrained", folder / "before"
+    task = mae.pretrain if isinstance(config, MAE) else dino.pretrain
+    task(context(pretrained), config)
+    context(before)
+    if isinstance(config, MAE):
+        weights.export(before, model=mae.build(config)[0].state_dict())
+    else:
+        weights.export(before, teacher=dino.build(config)[0].teacher.state_dict())
+    found: dict[str, list[float]] = {start: [] for start in STARTS}
+    for seed in seeds:
+        for start, source in zip(STARTS, (pretrained, before, None), strict=True):
+            needs = {} if source is None else {"pretrained": source}
+            where = context(folder / f"{start} {seed}", needs)
+            outcome = finetuning.train(where, replace(run.config, seed=seed))
+            found[start].append(outcome.metrics["top1"])
+    return found
+
+
+def context(folder: Path, needs: Mapping[str, Path] | None = None) -> Context:
+    folder.mkdir(parents=True)
+    return Context(directory=folder, signature="benchmark", needs=needs or {})
+
+
+def text(values: list[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.1f}"
+    return f"{statistics.fmean(values):.1f} ± {statistics.stdev(values):.1f}"
+
+
+if __name__ == "__main__":
+    main()
