@@ -149,11 +149,11 @@ def tiny_mae(config: MAE, *, depth: int) -> MAE:
         decoder_width=32,
         decoder_depth=2,
         decoder_heads=4,
-        epochs=16,
+        epochs=12,
         warmup_epochs=2,
         lr=3e-3,
         crop_scale=(0.5, 1.0),
-        eval_epochs=8,
+        eval_epochs=6,
     )
 
 
@@ -163,7 +163,7 @@ def tiny_dino(config: DINO, **size: int) -> DINO:
         **{**TINY, **size},
         width=64,
         heads=4,
-        epochs=7,
+        epochs=6,
         warmup_epochs=1,
         lr=3e-4,
         min_lr=1e-6,
@@ -185,7 +185,7 @@ def tiny_dino(config: DINO, **size: int) -> DINO:
         teacher_temperature=0.02,
         warmup_teacher_temperature=0.02,
         bank=1437,
-        eval_epochs=4,
+        eval_epochs=3,
     )
 
 

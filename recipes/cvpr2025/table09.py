@@ -19,11 +19,11 @@ from recipes.cvpr2025 import table01
 FUNCTIONS = ("tanh", "hardtanh", "sigmoid")
 
 
-def rows(run: Run, functions: tuple[str, ...]) -> dict[str, Mapping[str, Run]]:
+def rows(run: Run, functions: tuple[str, ...], alpha0: float) -> dict[str, Mapping[str, Run]]:
     """The rows without and with α of a model."""
     norms = {
         "without_alpha": {"alpha": "absent"},
-        "with_alpha": {"alpha": "learnable", "alpha0": 0.5},
+        "with_alpha": {"alpha": "learnable", "alpha0": alpha0},
     }
     return {
         row: {f: matched(run, norm=Norm.dyt(squash=f, **alpha)) for f in functions}
@@ -34,14 +34,14 @@ def rows(run: Run, functions: tuple[str, ...]) -> dict[str, Mapping[str, Run]]:
 PAPER = Scale(
     name="paper",
     seeds=(0,),
-    runs=rows(table01.PAPER.runs["vit_b"], FUNCTIONS),
+    runs=rows(table01.PAPER.runs["vit_b"], FUNCTIONS, alpha0=0.5),
     resources=table01.PAPER.resources,
 )
 
 SMOKE = Scale(
     name="smoke",
     seeds=(0, 1),
-    runs=rows(table01.SMOKE.runs["vit_b"], FUNCTIONS),
+    runs=rows(table01.SMOKE.runs["vit_b"], FUNCTIONS, alpha0=0.5),
     resources=table01.SMOKE.resources,
     note="4 blocks of width 64 on images of 16 × 16 pixels.",
 )

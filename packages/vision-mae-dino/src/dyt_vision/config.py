@@ -76,8 +76,8 @@ class Supervised(Vision):
         mixup_switch: probability of CutMix where both are on.
         erasing: probability of random erasing, with one patch of noise.
         label_smoothing: share of the label spread over all classes.
-        drop_path: rate of stochastic depth at the last block, growing linearly from 0; at 0 the
-            model is not told of it, as some know none.
+        drop_path: rate of stochastic depth at the last block, growing linearly from 0 (in timm's
+            Mixer it is that of every block); at 0 the model is not told of it, as some know none.
     """
 
     model: str
