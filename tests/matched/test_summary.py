@@ -168,17 +168,24 @@ def test_small_numbers_keep_their_digits(project):
     assert (row(project, 1)["LN"], row(project, 1)["Δ"]) == ("0.623", "+0.002")
 
 
-def test_several_arms_are_each_compared_with_the_baseline(project):
+def test_several_arms_are_each_compared_with_the_baseline_on_a_line_of_its_own(project):
     project.recipe(
         "TABLE = Table(arms=(*ARMS, Arm(name='RMS', norm='RMS')),"
         " scales=(scale(seeds=(0,), small=SMALL),))"
     )
     finish(project, "small", ln=(80.0,), dyt=(81.0,))
     project.finish("small.RMS.0", top1=79.0)
-    found = row(project)
-    assert (found["Δ DyT"], found["Δ RMS"]) == ("+1.0", "-1.0")
-    assert (found["paper Δ DyT"], found["paper RMS"], found["paper Δ RMS"]) == ("+0.2", "—", "—")
-    assert (found["DyT matched"], found["RMS matched"]) == ("yes", "yes")
+    table = summary_table(project.plan())
+    assert table.header == (
+        "top-1 %", "arm", "ours", "Δ", "paper", "paper Δ", "runs", "matched"
+    )  # fmt: skip
+    assert table.rows == (
+        ("Small_1", "LN", "80.0", "", "82.3", "", "1/1", ""),
+        ("", "DyT", "81.0", "+1.0", "82.5", "+0.2", "1/1", "yes"),
+        ("", "RMS", "79.0", "-1.0", "—", "—", "1/1", "yes"),
+    )
+    assert "| :--- | :--- | ---: |" in render.markdown(table)
+    assert r"\begin{tabular}{llrrrrrr}" in render.latex(table)
 
 
 def test_a_scale_may_measure_something_else(project):

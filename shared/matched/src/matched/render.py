@@ -13,6 +13,9 @@ from rich.table import Table as RichTable
 from matched.files import write_text
 from matched.summary import SummaryTable
 
+TEXTS = ("metric", "arm")
+"""Columns of words, besides the first."""
+
 
 def show(table: SummaryTable, console: Console) -> None:
     """Print to the terminal; the columns of the paper are dimmed."""
@@ -25,10 +28,11 @@ def show(table: SummaryTable, console: Console) -> None:
         pad_edge=False,
     )
     for i, name in enumerate(table.header):
-        style = "dim" if name.startswith("paper ") else None
+        style = "dim" if name.startswith("paper") else None
         # The word takes a line of its own, so that eight columns fit a terminal of 80.
         heading = name.replace("paper ", "paper\n")
-        grid.add_column(heading, justify="left" if i == 0 else "right", style=style, no_wrap=True)
+        side = "left" if i == 0 or name in TEXTS else "right"
+        grid.add_column(heading, justify=side, style=style, no_wrap=True)
     for row in table.rows:
         grid.add_row(*row)
     console.print(grid)
@@ -49,7 +53,7 @@ def write(table: SummaryTable, stem: Path) -> list[Path]:
 
 
 def markdown(table: SummaryTable) -> str:
-    rule = [":---", *["---:"] * (len(table.header) - 1)]
+    rule = [":---" if i == 0 or name in TEXTS else "---:" for i, name in enumerate(table.header)]
     lines = [f"### {table.title}", "", table.caption + ".", ""]
     lines += ["| " + " | ".join(cells) + " |" for cells in (table.header, rule, *table.rows)]
     return "\n".join([*lines, "", *(f"- {note}" for note in table.notes)]) + "\n"
@@ -88,7 +92,7 @@ LATEX = str.maketrans(
 
 def latex(table: SummaryTable) -> str:
     """A booktabs table; the notes become its caption."""
-    columns = "l" + "r" * (len(table.header) - 1)
+    columns = "".join("l" if i == 0 or n in TEXTS else "r" for i, n in enumerate(table.header))
     lines = [" & ".join(cell.translate(LATEX) for cell in row) + r" \\" for row in table.rows]
     header = " & ".join(cell.translate(LATEX) for cell in table.header) + r" \\"
     caption = " ".join([table.caption + ".", *table.notes]).translate(LATEX)

@@ -13,6 +13,8 @@ from matched.rundir import State
 from matched.table import Cell, Metric
 
 MISSING = "—"
+SIDE_BY_SIDE = 2
+"""The most arms that are columns; more are lines, or a table of five would have 23 columns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,8 @@ def summary_table(plan: Plan) -> SummaryTable:
     for row in scale.runs:
         for metric in metrics:
             entries = _entries(plan, row, metric, found, runs)
-            rows.append(_texts(recipe.paper.label(row), metric, entries, len(metrics) > 1))
+            layout = _side_by_side if len(arms) <= SIDE_BY_SIDE else _one_below_another
+            rows += layout(recipe.paper.label(row), metric, entries, len(metrics) > 1)
             records += [_record(plan, row, metric, entry) for entry in entries]
     return SummaryTable(
         title=f"{recipe.paper.title} · {scale.name} scale",
@@ -100,33 +103,61 @@ def _printed_change(
     return round(printed[metric.key] - base[metric.key], 9)  # as in ``change``
 
 
-def _texts(
+def _side_by_side(
     label: str, metric: Metric, entries: Sequence[_Entry], name_metric: bool
-) -> tuple[str, ...]:
-    """One line of the table."""
+) -> list[tuple[str, ...]]:
+    """A row of the paper as one line, its arms as columns."""
     base, *others = entries
-    states = [state for entry in entries for state in entry.ours.states.values()]
-    return (
+    line = (
         label,
         *([metric.label] if name_metric else []),
         *(cell_text(metric, entry.ours) for entry in entries),
         *(_delta(metric, base.ours.mean, entry.change) for entry in others),
         *(printed_text(metric, entry.printed) for entry in entries),
         *(_delta(metric, base.printed.get(metric.key), e.printed_change) for e in others),
-        f"{sum(state.finished for state in states)}/{len(states)}",
+        _finished(entries),
         *(entry.matched for entry in others),
     )
+    return [line]
+
+
+def _one_below_another(
+    label: str, metric: Metric, entries: Sequence[_Entry], name_metric: bool
+) -> list[tuple[str, ...]]:
+    """A row of the paper as one line for each arm; the row is named in the first."""
+    base = entries[0]
+    return [
+        (
+            label if entry is base else "",
+            *([metric.label if entry is base else ""] if name_metric else []),
+            entry.arm,
+            cell_text(metric, entry.ours),
+            "" if entry is base else _delta(metric, base.ours.mean, entry.change),
+            printed_text(metric, entry.printed),
+            ""
+            if entry is base
+            else _delta(metric, base.printed.get(metric.key), entry.printed_change),
+            _finished([entry]),
+            entry.matched,
+        )
+        for entry in entries
+    ]
+
+
+def _finished(entries: Sequence[_Entry]) -> str:
+    states = [state for entry in entries for state in entry.ours.states.values()]
+    return f"{sum(state.finished for state in states)}/{len(states)}"
 
 
 def _header(metrics: tuple[Metric, ...], arms: list[str]) -> tuple[str, ...]:
     one = metrics[0]
     unit = f" {one.unit}" if one.unit else ""
     names = ["model", "metric"] if len(metrics) > 1 else [f"{one.label}{unit}"]
-    others = arms[1:]
-    changes = ["Δ"] if len(others) == 1 else [f"Δ {arm}" for arm in others]
-    paper = [f"paper {name}" for name in [*arms, *changes]]
-    checks = ["matched"] if len(others) == 1 else [f"{arm} matched" for arm in others]
-    return (*names, *arms, *changes, *paper, "runs", *checks)
+    if len(arms) > SIDE_BY_SIDE:
+        return (*names, "arm", "ours", "Δ", "paper", "paper Δ", "runs", "matched")
+    change = ["Δ"] * (len(arms) - 1)
+    paper = [f"paper {name}" for name in [*arms, *change]]
+    return (*names, *arms, *change, *paper, "runs", *["matched"] * (len(arms) - 1))
 
 
 def number(metric: Metric, value: float, like: float | None = None) -> str:
