@@ -29,7 +29,7 @@ PAPER = Scale(
 
 SMOKE = Scale(
     name="smoke",
-    seeds=(0, 1),
+    seeds=(0,),
     runs={
         "vit_s": Run(task=TASK, config=tiny_vit(VIT_S, embed_dim=48, depth=4, num_heads=4)),
         "vit_b": table01.SMOKE.runs["vit_b"],

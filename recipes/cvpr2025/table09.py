@@ -40,7 +40,7 @@ PAPER = Scale(
 
 SMOKE = Scale(
     name="smoke",
-    seeds=(0, 1),
+    seeds=(0,),
     runs=rows(table01.SMOKE.runs["vit_b"], FUNCTIONS, alpha0=0.5),
     resources=table01.SMOKE.resources,
     note="4 blocks of width 64 on images of 16 × 16 pixels.",

@@ -32,6 +32,7 @@ PAPER = replace(
 )
 SMOKE = replace(
     table01.SMOKE,
+    seeds=(0,),
     runs={**table01.SMOKE.runs, "mixer_b": Run(task=TASK, config=TINY_MIXER)},
     note=f"{table01.SMOKE.note} MLP-Mixer: 4 blocks of width 64.",
 )
