@@ -80,17 +80,16 @@ SMOKE = Scale(
     note=f"{table01.SMOKE.note} MAE: {table02.SMOKE.note}",
 )
 
-INITIALISATION = "the method is another initialisation, or other names for the same weights"
 TABLE = Table(
     arms=(
         Arm(name="LN", norm=Norm.own()),
-        Arm(name="Fixup", norm=NormFree(method="fixup"), exceptions={"weights": INITIALISATION}),
-        Arm(name="SkipInit", norm=NormFree(method="skipinit")),
         Arm(
-            name="sigmaReparam",
-            norm=NormFree(method="sigma_reparam"),
-            exceptions={"weights": INITIALISATION},
+            name="Fixup",
+            norm=NormFree(method="fixup"),
+            exceptions={"weights": "it is another initialisation"},
         ),
+        Arm(name="SkipInit", norm=NormFree(method="skipinit")),
+        Arm(name="sigmaReparam", norm=NormFree(method="sigma_reparam")),
         Arm(name="DyT", norm=Norm.dyt(alpha0=0.5)),
     ),
     scales=(SMOKE, PAPER),

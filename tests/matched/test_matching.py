@@ -59,8 +59,15 @@ def test_a_run_that_has_seen_fewer_batches_is_compared_by_those(one_row):
 
 def test_a_missing_fingerprint_is_no_match_and_no_mismatch(one_row):
     finish(one_row, dyt=None)
+    assert judged(one_row) == ("unknown", "ended without a fingerprint")
+    table = summary_table(one_row.plan())
+    one = dict(zip(table.header, table.rows[0], strict=True))
+    assert (one["LN"], one["DyT"], one["Δ"], one["matched"]) == ("80.0", "80.0", "—", "—")
+
+
+def test_a_run_that_is_to_come_has_no_fingerprint_yet(one_row):
+    one_row.finish("small.LN.0", top1=80.0)
     assert judged(one_row) == ("unknown", "no fingerprint yet")
-    assert summary_table(one_row.plan()).rows[0][-1] == "—"
 
 
 def test_fingerprints_of_no_batch_prove_nothing(one_row):
@@ -139,7 +146,7 @@ NEEDY = (
         ("start", {**PRINT, "weights": "x"}, ("not matched", "start: fingerprint: weights")),
         ("middle", {**PRINT, "batches": ["x"]}, ("not matched", "middle: fingerprint: batches")),
         ("small", {**PRINT, "weights": "x"}, ("not matched", "fingerprint: weights")),
-        ("middle", None, ("unknown", "middle: no fingerprint yet")),
+        ("middle", None, ("unknown", "middle: ended without a fingerprint")),
     ],
 )
 def test_a_pair_is_matched_when_what_it_needs_is_matched_too(project, model, found, verdict):

@@ -28,7 +28,8 @@ def pair(tmp_path_factory):
     run(
         folder,
         "train",
-        *["own", "dyt", "early", "late", "cut", "timed", "asked", "lost", "scaled", "fp16"],
+        *["own", "dyt", "early", "late", "cut", "timed", "asked", "lost", "normed", "scaled"],
+        "fp16",
         *["sharded", "sharded-dyt", "sharded-cut", "sharded-asked", "sharded-full"],
         *["sharded-normed", "sharded-scaled", "sharded-fp16", "left-alone"],
     )

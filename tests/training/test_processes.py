@@ -44,6 +44,12 @@ def test_a_run_on_two_processes_that_was_cut_ends_the_same(pair, resumed):
     assert same(cut.state, own.state)
 
 
+def test_all_processes_evaluate_the_same_running_statistics(pair):
+    said = [(pair / "said" / f"normed-{rank}.txt").read_text() for rank in range(2)]
+    told = [[x for x in text.splitlines() if x.startswith("buffers")] for text in said]
+    assert told[0] == told[1] and len(set(told[0])) == len(told[0]) >= 4
+
+
 def test_what_fails_on_the_first_process_ends_the_others_too(pair):
     for rank in range(2):
         said = (pair / "said" / f"lost-{rank}.txt").read_text()

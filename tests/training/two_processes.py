@@ -83,6 +83,17 @@ def batch_normed():
     return grouped(nn.Sequential(nn.Linear(FEATURES, 1), nn.BatchNorm1d(1)))
 
 
+def told_buffers():
+    """Batch norm, whose running statistics are evaluated in the average of the weights."""
+
+    def evaluate(model):
+        told = [buffer.double().sum().item() for buffer in model.buffers()]
+        logging.getLogger("matched").info("buffers %s", told)
+        return {"error": 1.0}
+
+    return batch_normed() | {"evaluate": evaluate}
+
+
 def scaled():
     return grouped(Scaled())
 
@@ -172,6 +183,7 @@ RUNS = {
     "timed": run(checkpoint_steps=99, checkpoint_minutes=0.0),
     "asked": run(changes=asked),
     "lost": run(confirm=lose),
+    "normed": run(changes=told_buffers),
     "sharded": run(shard=True),
     "sharded-dyt": run(shard=True, changes=dyt),
     "sharded-cut": run(shard=True, changes=cut),

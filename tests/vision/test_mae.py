@@ -157,12 +157,6 @@ class TestPicture:
         torch.testing.assert_close(rows[:, 1], image, rtol=1e-4, atol=1e-4)
         assert torch.equal(rows[:, 2], image)
 
-    def test_the_first_process_alone_draws_it(self, small, tmp_path):
-        where = context(tmp_path, rank=1, world=2)
-        held_out = images.load(TINY_MAE, small, train=None).held_out
-        mae.Reconstruction(held_out, TINY_MAE, where, CPU)(mae.build(TINY_MAE)[0])
-        assert not list(tmp_path.iterdir())
-
 
 def test_norm_is_all_that_the_arms_differ_in():
     own, paths = mae.build(replace(TINY_MAE, norm=OWN))

@@ -27,7 +27,7 @@ class Vision(TrainConfig):
         crop_ratio: side of the centre crop over the side of the image that it is cut from,
             in evaluation.
         interpolation, eval_interpolation: of the resizing in training and in evaluation.
-        flip: probability of a horizontal flip; digits are not flipped.
+        flip: probability of a horizontal flip; of digits better 0.
         eval_batch: images per forward pass in evaluation.
     """
 
@@ -70,7 +70,7 @@ class Supervised(Vision):
             Table 15) rather than of LN and RMSNorm.
         labels_per_class: training images of each class, the first of the set; None takes all.
         optimizer: "adamw", or "sgd" with ``momentum``.
-        rand_augment: timm's RandAugment policy; "" for none. With one, there is no colour jitter.
+        rand_augment: timm's RandAugment policy; "" for none. There is no other colour jitter.
         mixup, cutmix: alpha of their Beta distributions; 0 turns one off.
         mixup_prob: probability that a batch is mixed.
         mixup_switch: probability of CutMix where both are on.
@@ -124,6 +124,8 @@ class FineTuning(Supervised):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.optimizer != "adamw":
+            raise ValueError(f"optimizer is {self.optimizer!r}; fine-tuning knows 'adamw' alone")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay is {self.layer_decay}; expected above 0, at most 1")
 
@@ -144,6 +146,11 @@ class Transformer(Vision):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.ema_decay is not None:
+            raise ValueError(
+                f"ema_decay is {self.ema_decay}; {type(self).__name__} keeps no average of the "
+                "weights: leave it at None"
+            )
         check_counts(self, "patch_size", "width", "depth", "heads")
         check_divides("patch_size", self.patch_size, "image_size", self.image_size)
         check_divides("heads", self.heads, "width", self.width)

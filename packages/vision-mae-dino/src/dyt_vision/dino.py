@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -136,6 +137,15 @@ def clip_each(parameters: list[nn.Parameter], most: float) -> None:
         gradient.mul_((most / (norm + 1e-6)).clamp(max=1.0))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """Unit vectors (N, C) of images, their labels (N,), and the first of the images themselves."""
+
+    vectors: Tensor
+    labels: Tensor
+    first: Tensor
+
+
 class Neighbours:
     """Accuracy of weighted k-NN on the teacher's class tokens, and a picture of its attention."""
 
@@ -150,35 +160,41 @@ class Neighbours:
     def __call__(self, model: SelfDistillation) -> dict[str, float]:
         reseed(self.config.seed, "evaluation")
         backbone = model.teacher.backbone
-        shares = gathered([part.cpu() for part in self._features(backbone, self.bank)])
+        own = self._features(backbone, self.bank)
+        shares = gathered([own.vectors.cpu(), own.labels.cpu()])
         features, labels = (torch.cat(parts).to(self.device) for parts in zip(*shares, strict=True))
-        mine, truth = self._features(backbone, self.held_out)
+        held_out = self._features(backbone, self.held_out)
+        mine, truth = held_out.vectors, held_out.labels
         right = sum(
             (self._vote(part, features, labels) == label).sum()
             for part, label in zip(mine.split(1024), truth.split(1024), strict=True)
         )
-        self._draw(backbone)
         counts = torch.stack([torch.as_tensor(right), torch.tensor(len(truth)).to(right)])
         right, count = sum_over_ranks(counts.double().to(self.device)).tolist()
+        self._draw(backbone, held_out.first)
         return {"knn": 100 * right / count}
 
-    def _features(self, backbone: Backbone, share: Share) -> tuple[Tensor, Tensor]:
-        """Unit vectors (own, C) of this process's images, and their labels."""
-        found = []
-        labels = []
+    def _features(self, backbone: Backbone, share: Share) -> Features:
+        """What the backbone makes of this process's images."""
+        vectors, labels, first = [], [], None
         for image, label in share.loader:
-            found.append(F.normalize(backbone(image.to(self.device)).float(), dim=-1))
+            image = image.to(self.device)
+            first = image[:SHOWN] if first is None else first
+            vectors.append(F.normalize(backbone(image).float(), dim=-1))
             labels.append(label.to(self.device))
-        return torch.cat(found)[: share.own], torch.cat(labels)[: share.own]
+        assert first is not None, "a share has one image at least"
+        own = slice(share.own)
+        return Features(vectors=torch.cat(vectors)[own], labels=torch.cat(labels)[own], first=first)
 
     def _vote(self, mine: Tensor, features: Tensor, labels: Tensor) -> Tensor:
-        similar, nearest = (mine @ features.T).topk(min(self.config.neighbours, len(labels)))
+        with torch.autocast(mine.device.type, enabled=False):  # neighbours differ by little
+            similarity = mine @ features.T
+        similar, nearest = similarity.topk(min(self.config.neighbours, len(labels)))
         votes = torch.zeros(len(mine), self.classes, device=mine.device)
-        votes.scatter_add_(1, labels[nearest], (similar / VOTE_TEMPERATURE).exp())
+        votes.scatter_add_(1, labels[nearest], (similar / VOTE_TEMPERATURE).exp().to(votes))
         return votes.argmax(dim=1)
 
-    def _draw(self, backbone: Backbone) -> None:
-        image = next(iter(self.held_out.loader))[0][:SHOWN].to(self.device)
+    def _draw(self, backbone: Backbone, image: Tensor) -> None:
         maps = backbone.last_attention(image)
         pixels = images.Pixels(self.config)(image)
         pictures.save(self.context, PICTURE, attention_rows(pixels, maps))

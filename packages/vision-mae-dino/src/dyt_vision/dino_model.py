@@ -173,6 +173,8 @@ class SelfDistillation(nn.Module):
         mine, its = list(self.student.parameters()), list(self.teacher.parameters())
         torch._foreach_mul_(its, momentum)
         torch._foreach_add_(its, mine, alpha=1 - momentum)
+        for its_own, students in zip(self.teacher.buffers(), self.student.buffers(), strict=True):
+            its_own.copy_(students)  # running statistics, of a norm that has some
         sums = sum_over_ranks(F.pad(self._seen, (0, 1), value=self._count))
         mean = sums[:, :-1] / sums[:, -1:]
         self.center.mul_(self.center_momentum).add_(mean, alpha=1 - self.center_momentum)

@@ -49,8 +49,18 @@ def train(context: Context, config: FineTuning) -> Outcome:
 
 
 def build(config: FineTuning, classes: int) -> tuple[VisionTransformer, tuple[str, ...]]:
-    """The classifier of a run with a new head, and the paths of its norm layers."""
+    """The classifier of a run with a new head, and the paths of its norm layers.
+
+    Raises:
+        ValueError: if the model is no ViT that pools its patch tokens.
+    """
     model = models.create(config, classes)
+    if not isinstance(model, VisionTransformer) or not isinstance(model.fc_norm, nn.LayerNorm):
+        raise ValueError(
+            f"{config.model} with {dict(config.model_args)} is not fine-tuned here: expected one "
+            "of timm's ViTs with the model_args (('global_pool', 'avg'),), which normalises after "
+            "pooling"
+        )
     renew_head(model, config.seed)  # before Fixup, which sets it to 0, and σReparam, which owns it
     return model, models.replace_norms(model, config)
 

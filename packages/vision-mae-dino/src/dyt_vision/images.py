@@ -24,7 +24,7 @@ DIGITS_MEAN, DIGITS_STD = (0.3054,) * 3, (0.3755,) * 3
 """Of the training digits' pixels, scaled to [0, 1]."""
 
 UNREADABLE = 0.001
-"""Share of a training set's files that may be unreadable before a run stops (at least one may)."""
+"""Share of a training set's files that may be unreadable; a run stops above it, at two or more."""
 
 Transform = Callable[[Image.Image], Any]
 
@@ -74,20 +74,23 @@ class Folder(ImageFolder):
 
     A training image that cannot be decoded is left out: the next one of the folder that can be
     takes its place, in both arms of a pair alike. Each is named once by every process that meets
-    it. Above the share ``UNREADABLE`` of the set, and at the first held-out image, the run stops.
+    it. The run stops at the first held-out image, and when a process has met clearly more than the
+    share ``UNREADABLE`` of what it has read.
     A file that the system cannot give (a lost mount, no permission) is an error of its own.
     """
 
     def __init__(self, folder: Path, transform: Transform, *, tolerant: bool) -> None:
         super().__init__(str(folder), transform=transform)
         self.unreadable: set[str] = set()
-        self.most = max(1, int(UNREADABLE * len(self.samples))) if tolerant else 0
+        self.tolerant = tolerant
+        self.read = 0
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         if index >= len(self.samples):
             raise IndexError(index)  # which ends a loop over the set
-        for i in range(index, index + self.most + 1):
+        for i in range(index, index + len(self.samples)):
             path, label = self.samples[i % len(self.samples)]
+            self.read += 1
             try:
                 image = self.loader(path)
             except OSError as error:
@@ -100,17 +103,26 @@ class Folder(ImageFolder):
                 self._note(path, error)
                 continue
             return self.transform(image), label
-        raise AssertionError("noting one file too many has raised")
+        raise AssertionError("so many files cannot be left out")
+
+    def _may_be_left_out(self) -> int:
+        """How many files, by what this process has read; one in any case."""
+        if not self.tolerant:
+            return 0
+        seen = min(len(self.samples), 2 * self.read + 3 / UNREADABLE)
+        return max(1, int(UNREADABLE * seen))
 
     def _note(self, path: str, error: Exception) -> None:
         if path not in self.unreadable:
             self.unreadable.add(path)
             log.warning("%s cannot be read as an image and is left out: %s", path, error)
-        if len(self.unreadable) > self.most:
+        most = self._may_be_left_out()
+        if len(self.unreadable) > most:
             named = ", ".join(sorted(self.unreadable)[:3])
             raise ValueError(
-                f"{len(self.unreadable)} of the {len(self.samples)} files under {self.root} cannot "
-                f"be read as images, {self.most} may be: {named}. Replace them, or delete them"
+                f"{len(self.unreadable)} files under {self.root} cannot be read as images, of "
+                f"{self.read} that this process has read; {most} may be: {named}. Replace them, "
+                "or delete them"
             )
 
 

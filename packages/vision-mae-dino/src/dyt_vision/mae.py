@@ -104,8 +104,8 @@ class Reconstruction:
             first = (image[:SHOWN], noise[:SHOWN]) if first is None else first
             loss, _, _ = model(image, noise)
             sums += torch.tensor([loss.item() * count, count], dtype=torch.float64).to(sums)
-        self._draw(model, *first)  # by all processes: where it is sharded, all have to call it
         total, count = sum_over_ranks(sums).tolist()
+        self._draw(model, *first)  # by all processes: where it is sharded, all have to call it
         return {"loss": total / count}
 
     def _draw(self, model: MaskedAutoencoder, image: Tensor, noise: Tensor) -> None:

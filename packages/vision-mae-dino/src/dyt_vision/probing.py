@@ -35,6 +35,8 @@ def train(context: Context, config: Probing) -> Outcome:
     Raises:
         ValueError: if the pretrained weights are those of another architecture.
     """
+    if "pretrained" not in context.needs:
+        raise ValueError('a probe needs a pretraining run under the name "pretrained"')
     start = context.needs["pretrained"]
     if weights.diverged(start):
         return weights.NOTHING_TO_START_FROM
@@ -65,7 +67,8 @@ def build(config: Probing, pretrained: Path, classes: int) -> tuple[Probe, Names
     """The probe of a run, the paths of its norm layers, and the names of what was pretrained."""
     backbone = Backbone(config)
     paths = replace_norms(backbone, config)
-    names = weights.load(backbone, pretrained / weights.FILE, part="teacher")
+    teacher = weights.exported(pretrained, part="teacher")
+    names = weights.load_all(backbone, teacher, "the pretrained network")
     reseed(config.seed, "weights")
     norms, inherited = ([f"backbone.{name}" for name in found] for found in (paths, names))
     return Probe(backbone, config, classes), tuple(norms), tuple(inherited)

@@ -45,9 +45,22 @@ def export(directory: Path, **states: State) -> None:
     on_first(write)
 
 
-def exported(directory: Path) -> dict[str, Tensor]:
-    """The encoder that a pretraining run left in its directory: MAE's, or DINO's teacher."""
-    return read(directory / FILE)
+def exported(directory: Path, part: str | None = None) -> dict[str, Tensor]:
+    """The encoder that a pretraining run left in its directory: MAE's, or DINO's teacher.
+
+    Args:
+        part: as for ``read``.
+
+    Raises:
+        ValueError: if the file is lost or damaged; the run writes it anew, as the message says.
+    """
+    try:
+        return read(directory / FILE, part)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}. The pretraining has ended: delete {directory / 'result.json'} and submit "
+            "again, and it writes the file anew from its last checkpoint"
+        ) from error
 
 
 def diverged(directory: Path) -> bool:
@@ -78,7 +91,8 @@ def read(file: Path, part: str | None = None) -> dict[str, Tensor]:
     parts = [part] if part else ["model", "teacher", "student"]
     found = next((content[p] for p in parts if isinstance(content, dict) and p in content), content)
     if part and found is content:
-        raise ValueError(f"{file} has no {part!r}; it has {', '.join(map(str, content))}")
+        has = ", ".join(map(str, content)) if isinstance(content, Mapping) else type(content)
+        raise ValueError(f"{file} has no {part!r}; it has {has}")
     if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
         raise ValueError(
             f"{file} holds no weights; expected a state dict, or one under {' or '.join(parts)}"
@@ -101,8 +115,12 @@ def load(model: nn.Module, file: Path, part: str | None = None) -> tuple[str, ..
     Raises:
         ValueError: if the checkpoint is of another architecture; nothing is loaded then.
     """
-    state = read(file, part)
-    return _load(model, state, f"{file}", needed=lambda name: True, used=lambda name: True)
+    return load_all(model, read(file, part), f"{file}")
+
+
+def load_all(model: nn.Module, state: State, source: str) -> tuple[str, ...]:
+    """As ``load``, of weights that have been read; ``source`` is what the message calls them."""
+    return _load(model, state, source, needed=lambda name: True, used=lambda name: True)
 
 
 def start_from(model: nn.Module, state: State) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ class TrainConfig:
         schedule: after the warm-up, "cosine" from lr to min_lr, "constant" at lr, or "step": times
             ``decay_factor`` after every ``decay_epochs`` since the start.
         decay_epochs, decay_factor: of the schedule "step" alone.
-        weight_decay: for parameters of two or more dimensions.
+        weight_decay: for parameters of two or more dimensions, if the domain says no other.
         betas: of AdamW.
         clip_norm: largest gradient norm; None does not clip.
         precision: "fp32", "tf32" (of products and convolutions, on GPUs that have it), or mixed

@@ -160,11 +160,14 @@ def _importing_each_other() -> Iterator[None]:
             del sys.modules[name]
 
 
-def _place(error: Exception, path: Path) -> str:
-    """What is wrong with a recipe that cannot be loaded, and in which of its lines."""
+def _place(error: Exception, path: Path | str) -> str:
+    """What is wrong with a recipe that cannot be loaded, and in which line of which recipe."""
     frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
-    line = lines[-1] if lines else getattr(error, "lineno", 1)
+    known = str(root() / "recipes")
+    ours = [frame for frame in frames if frame.filename.startswith(known)]
+    path, line = (ours[-1].filename, ours[-1].lineno) if ours else (path, 1)
+    if isinstance(error, SyntaxError):
+        path, line = error.filename, error.lineno
     kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
     return f"{path}, line {line}: {kind}{error}"
 

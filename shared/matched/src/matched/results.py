@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,9 +73,9 @@ def summarise(items: Sequence[tuple[Cell, Item]], metric: Metric) -> Summary:
     return Summary(values=shown, diverged=diverged, states=states)
 
 
-def change(base: Summary, other: Summary) -> float | None:
-    """Mean of ``other`` minus ``base`` over the seeds that both have; None if there is none."""
-    both = sorted(set(base.values) & set(other.values))
+def change(base: Summary, other: Summary, seeds: Set[int]) -> float | None:
+    """Mean of ``other`` minus ``base`` over those of ``seeds`` that both have, if there are any."""
+    both = sorted(set(base.values) & set(other.values) & seeds)
     if not both:
         return None
     mean = statistics.fmean(other.values[seed] - base.values[seed] for seed in both)
@@ -148,7 +148,8 @@ def _judge(
     except Damaged as error:
         return "not matched", str(error)
     if None in prints:
-        return "unknown", "no fingerprint yet"
+        ended = all(item.standing.state.finished for item in (one, other))
+        return "unknown", "ended without a fingerprint" if ended else "no fingerprint yet"
     a, b = prints
     # A run that is at work, or diverged in its first steps, has seen fewer batches.
     both = min(len(a["batches"]), len(b["batches"]))
@@ -162,6 +163,11 @@ def _judge(
     if unequal:
         return "not matched", "fingerprint: " + ", ".join(unequal)
     return "matched", ""
+
+
+def matched_seeds(found: Sequence[Pair], row: str, arm: str) -> set[int]:
+    """The seeds of a row at which an arm's pair is matched."""
+    return {p.seed for p in found if (p.row, p.arm, p.verdict) == (row, arm, "matched")}
 
 
 def matched_mark(found: Sequence[Pair], row: str, arm: str) -> str:

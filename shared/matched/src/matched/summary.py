@@ -8,7 +8,16 @@ from typing import Any
 
 from matched import data
 from matched.plans import Item, Plan
-from matched.results import Pair, Summary, by_cell, change, matched_mark, pairs, summarise
+from matched.results import (
+    Pair,
+    Summary,
+    by_cell,
+    change,
+    matched_mark,
+    matched_seeds,
+    pairs,
+    summarise,
+)
 from matched.rundir import State
 from matched.table import Cell, Metric
 
@@ -81,12 +90,13 @@ def _entries(
         ours, printed = summarise(items, metric), plan.recipe.paper.cell(row, arm.name)
         base = entries[0] if entries else None
         mark = matched_mark(found, row, arm.name) if base else ""
+        alike = matched_seeds(found, row, arm.name) if mark != "no" else set()
         entries.append(
             _Entry(
                 arm=arm.name,
                 items=items,
                 ours=ours,
-                change=change(base.ours, ours) if base and mark != "no" else None,
+                change=change(base.ours, ours, alike) if base else None,
                 printed=printed,
                 printed_change=_printed_change(base.printed, printed, metric) if base else None,
                 matched=mark,

@@ -45,7 +45,8 @@ def install(transformer: Transformer) -> list[str]:
             added += [put(f"{path}.{slot}", ScalarBias()) for slot in biased]
             put(f"{path}.mlp.act", nn.Sequential(ScalarBias(), block.mlp.act))
             added.append(f"{path}.mlp.act.0")
-    added += [put(path, ScalarBias()) for path in transformer.norms if path in FINAL_NORMS]
+    final = [p for p in transformer.norms if p.rpartition(".")[2] in FINAL_NORMS]
+    added += [put(path, ScalarBias()) for path in final]
     for name in CLASSIFIERS:
         if isinstance(layer := getattr(model, name, None), nn.Linear):
             _zero(layer)

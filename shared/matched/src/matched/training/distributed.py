@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from matched.worker import Context
 
@@ -90,6 +91,13 @@ def _sendable(error: BaseException) -> BaseException:
         return pickle.loads(pickle.dumps(error))
     except Exception:
         return RuntimeError(f"the first process failed: {type(error).__name__}: {error}")
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give every process the first one's buffers, such as the running statistics of BatchNorm."""
+    work = [dist.broadcast(buffer, src=0, async_op=True) for buffer in model.buffers()]
+    for broadcast in work:
+        broadcast.wait()
 
 
 def sum_over_ranks(value: torch.Tensor) -> torch.Tensor:

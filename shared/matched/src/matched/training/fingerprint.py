@@ -24,7 +24,12 @@ def weights_digest(model: nn.Module, norms: Sequence[str], inherited: Collection
     inside = tuple(f"{path}." for path in norms)
     left = set(inherited)
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    # A parametrization (torch.nn.utils.parametrize) gives a weight another name, not other bits.
+    state = {
+        n.replace(".parametrizations.weight.original", ".weight"): t
+        for n, t in model.state_dict().items()
+    }
+    for name, tensor in sorted(state.items()):
         if not name.startswith(inside) and name not in left:
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(_bits(tensor))

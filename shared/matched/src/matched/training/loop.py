@@ -24,7 +24,7 @@ from matched.config import TrainConfig
 from matched.training import checkpoint, sharding
 from matched.training.agreement import Agreement
 from matched.training.batches import Division, Order, loader, on_device
-from matched.training.distributed import gathered, on_first, sum_over_ranks
+from matched.training.distributed import gathered, on_first, share_buffers, sum_over_ranks
 from matched.training.fingerprint import BATCHES, batch_digest, digest_of, weights_digest
 from matched.training.journal import Journal
 from matched.training.learner import Learner, Moment
@@ -134,7 +134,11 @@ class _Loop:
         self.journal.start(self.at.step)
         if self.context.world > 1 and not self.sharded:
             on_gpu = [self.device.index] if self.device.type == "cuda" else None
-            self.model = DistributedDataParallel(learner.model, device_ids=on_gpu)
+            # Buffers are shared after the update instead: evaluation, average and checkpoint read
+            # them before the next forward pass, in which DDP would do it.
+            self.model = DistributedDataParallel(
+                learner.model, device_ids=on_gpu, broadcast_buffers=False
+            )
 
     def _train(self) -> None:
         """Step to the end, or to divergence."""
@@ -231,6 +235,8 @@ class _Loop:
         self.scaler.step(optimizer)
         self.scaler.update()
         optimizer.zero_grad(set_to_none=True)
+        if self.context.world > 1 and not self.sharded:
+            share_buffers(self.learner.model)
         if self.learner.average is not None:
             self.learner.average.update(self.learner.model)
         self.learner.hooks.after_step(moment)
