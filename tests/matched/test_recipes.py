@@ -117,6 +117,30 @@ def test_a_table_that_the_paper_lacks(project):
     assert project.mistake("plan", "table7") == f"paper.toml has no [first.table7] for {path}"
 
 
+class TestBuildingOnAnother:
+    TABLE = "TABLE = Table(arms=ARMS, scales=(scale(seeds=(0,), small=BASE),))"
+
+    def test_a_recipe_may_import_another(self, project):
+        project.recipe("BASE = SMALL", name="first/shared")
+        project.recipe(f"from recipes.first.shared import BASE\n{self.TABLE}")
+        assert "small · DyT · seed 0" in project.cli("plan", "table1")
+
+    def test_what_was_imported_before_is_not_kept(self, project):
+        project.recipe("BASE = SMALL", name="first/shared")
+        path = project.recipe(f"from recipes.first.shared import BASE\n{self.TABLE}")
+        recipes.load("table1")
+        (path.parent / "shared.py").write_text("OTHER = 1\n", encoding="utf-8")
+        with pytest.raises(ValueError, match="cannot import name 'BASE'"):
+            recipes.load("table1")
+
+    def test_a_mistake_in_the_other_is_found_there(self, project):
+        wrong = project.recipe("BASE = Run(task='nowhere', config=SMALL.config)", "first/shared")
+        project.recipe(f"from recipes.first.shared import BASE\n{self.TABLE}")
+        line = project.mistake("plan", "table1")
+        number = len(wrong.read_text(encoding="utf-8").splitlines())
+        assert line.startswith(f"{wrong}, line {number}: task 'nowhere' is not of the form")
+
+
 def test_a_paper_toml_that_is_no_toml(project):
     path = project.write("recipes/paper.toml", "[first\n")
     assert project.mistake("list").startswith(f"{path}: ")
