@@ -2,12 +2,15 @@
 
 import pickle
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
 from .problem import Cut, CutAt, Trained, trained
 from .processes import run
+
+SCRIPT = Path(__file__).with_name("two_processes.py")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -26,6 +29,7 @@ def pair(tmp_path_factory):
     """A folder of runs that two processes have trained, one after the other, as in one job."""
     folder = tmp_path_factory.mktemp("two")
     run(
+        SCRIPT,
         folder,
         "train",
         *["own", "dyt", "early", "late", "cut", "timed", "asked", "lost", "normed", "scaled"],
@@ -51,7 +55,7 @@ def resumed(pair, tmp_path_factory):
         trained(folder / "sharded-from-file", loss=CutAt(7))
     with pytest.raises(Cut):
         trained(folder / "sharded-foreign", where={"signature": "another"}, loss=CutAt(7))
-    run(folder, "resume", *[path.name for path in folder.iterdir()])
+    run(SCRIPT, folder, "resume", *[path.name for path in folder.iterdir()])
     return folder
 
 

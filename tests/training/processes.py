@@ -1,12 +1,9 @@
-"""Has two processes train runs of two_processes.py, one after the other, as a packed job does."""
+"""Has two processes run a script that trains, together, as the processes of a job do."""
 
 import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
-
-SCRIPT = Path(__file__).with_name("two_processes.py")
 
 
 def free_port():
@@ -15,12 +12,12 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def run(folder, verb, *names):
-    """Have two processes ``train`` or ``resume`` runs in ``folder``."""
+def run(script, *arguments):
+    """Run a script in two processes, and see both end well."""
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
     processes = [
         subprocess.Popen(
-            [sys.executable, SCRIPT, folder, verb, *names],
+            [sys.executable, script, *arguments],
             env=os.environ | address | {"RANK": str(rank), "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -1,9 +1,5 @@
 """Pretraining and probing by two processes give what one process gives."""
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +8,7 @@ import torch
 from dyt_vision import dino, mae, probing
 from matched.training import checkpoint
 
+from ..training.processes import run as together
 from .tiny import TINY_DINO, TINY_MAE, TINY_PROBING, fingerprint, lines, run
 
 pytestmark = pytest.mark.slow
@@ -22,26 +19,7 @@ SCRIPT = Path(__file__).with_name("two_processes.py")
 def pair(small, tmp_path_factory):
     """The folder of the runs that two processes have trained."""
     folder = tmp_path_factory.mktemp("two")
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, SCRIPT, small, folder],
-            env=os.environ | address | {"RANK": str(rank), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        said = [process.communicate(timeout=120)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
+    together(SCRIPT, small, folder)
     return folder
 
 
