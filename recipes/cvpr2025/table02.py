@@ -149,21 +149,21 @@ def tiny_mae(config: MAE, *, depth: int) -> MAE:
         decoder_width=32,
         decoder_depth=2,
         decoder_heads=4,
-        epochs=12,
+        epochs=15,
         warmup_epochs=2,
         lr=3e-3,
         crop_scale=(0.5, 1.0),
-        eval_epochs=6,
+        eval_epochs=5,
     )
 
 
 def tiny_dino(config: DINO, **size: int) -> DINO:
     return replace(
         config,
-        **{**TINY, **size},
+        **{**TINY, "batch": 16, "micro_batch": 16, **size},
         width=64,
         heads=4,
-        epochs=6,
+        epochs=7,
         warmup_epochs=1,
         lr=3e-4,
         min_lr=1e-6,
@@ -185,7 +185,7 @@ def tiny_dino(config: DINO, **size: int) -> DINO:
         teacher_temperature=0.02,
         warmup_teacher_temperature=0.02,
         bank=1437,
-        eval_epochs=3,
+        eval_epochs=4,
     )
 
 
@@ -204,8 +204,8 @@ def tiny_tuning(
         **{**TINY, "batch": 20, "micro_batch": 20, "image_size": image_size},
         model_args=(*config.model_args, *size.items(), ("depth", depth)),
         labels_per_class=10,
-        epochs=40,
-        warmup_epochs=4,
+        epochs=30,
+        warmup_epochs=3,
         lr=2e-3,
         layer_decay=0.75,
         crop_scale=(0.7, 1.0),
