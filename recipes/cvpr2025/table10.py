@@ -72,12 +72,25 @@ PAPER = Scale(
     },
 )
 
+
+def shorter(run: Run) -> Run:
+    """Of Table 1's smoke scale: ten networks are trained, and their MAE twins beside them."""
+    return replace(run, config=replace(run.config, epochs=6, warmup_epochs=1, eval_epochs=3))
+
+
 SMOKE = Scale(
     name="smoke",
     seeds=(0,),
-    runs=rows(table01.SMOKE, table02.SMOKE),
+    runs=rows(
+        replace(table01.SMOKE, runs={row: shorter(run) for row, run in table01.SMOKE.runs.items()}),
+        table02.SMOKE,
+    ),
     resources=table02.SMOKE.resources,
-    note=f"{table01.SMOKE.note} MAE: {table02.SMOKE.note}",
+    note=(
+        "ViT: 4 and 6 blocks of width 64 on images of 16 × 16 pixels, 6 epochs. MAE: the same "
+        "blocks, pretrained on all digits without labels and fine-tuned on ten labelled digits of "
+        "each class."
+    ),
 )
 
 TABLE = Table(

@@ -57,6 +57,19 @@ def test_a_weight_under_another_name_is_the_same_weight():
     assert weights_digest(*own) != weights_digest(*sigma)
 
 
+def test_so_is_one_that_was_inherited(tmp_path):
+    """Of two classifiers that start from other networks, what is new is compared."""
+    digests = []
+    for norm in (Norm.own(), SIGMA):
+        start = tmp_path / str(norm)
+        start.mkdir()
+        weights.export(start, model=mae.build(replace(TINY_MAE, norm=norm, seed=1))[0].state_dict())
+        model, paths = finetuning.build(replace(TINY_TUNING, norm=norm), 10)
+        inherited = weights.start_from(model, weights.exported(start))
+        digests.append(weights_digest(model, paths, inherited))
+    assert digests[0] == digests[1]
+
+
 @pytest.mark.parametrize(
     "config", [TINY_MAE, TINY_DINO, TINY_PROBING], ids=lambda c: type(c).__name__
 )

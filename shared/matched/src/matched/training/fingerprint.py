@@ -22,18 +22,19 @@ def weights_digest(model: nn.Module, norms: Sequence[str], inherited: Collection
         inherited: names of what another run has trained, which are left out.
     """
     inside = tuple(f"{path}." for path in norms)
-    left = set(inherited)
+    left = {_plain(name) for name in inherited}
+    state = {_plain(name): tensor for name, tensor in model.state_dict().items()}
     digest = hashlib.sha256()
-    # A parametrization (torch.nn.utils.parametrize) gives a weight another name, not other bits.
-    state = {
-        n.replace(".parametrizations.weight.original", ".weight"): t
-        for n, t in model.state_dict().items()
-    }
     for name, tensor in sorted(state.items()):
         if not name.startswith(inside) and name not in left:
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(_bits(tensor))
     return digest.hexdigest()[:16]
+
+
+def _plain(name: str) -> str:
+    """Without torch.nn.utils.parametrize's infix: the weight has another name, not other bits."""
+    return name.replace(".parametrizations.weight.original", ".weight")
 
 
 def batch_digest(batch: Any) -> str:
