@@ -218,14 +218,29 @@ def test_matched_refuses_a_field_that_the_config_lacks():
         matched(run(), norm="DyT", lrr=0.1)
 
 
-def test_matched_refuses_a_needed_run_without_the_field():
-    @dataclasses.dataclass(frozen=True, kw_only=True)
-    class Seedless:
-        norm: str = "LN"
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cache:
+    """A config that knows neither norm nor seed: one run for all arms."""
 
-    top = Run(task="m:top", config=Config(), needs={"x": Run(task="m:x", config=Seedless())})
-    with pytest.raises(ValueError, match="Seedless of m:x has no field seed; it has norm"):
-        matched(top, norm="DyT", seed=1)
+    size: int = 8
+
+
+def test_matched_leaves_alone_what_knows_neither_norm_nor_seed():
+    cache = Run(task="m:cache", config=Cache())
+    trained = Run(task="m:train", config=Config(), needs={"data": cache})
+    top = Run(task="m:score", config=Cache(), needs={"trained": trained, "data": cache})
+    other = matched(top, norm="DyT", seed=1)
+    assert other.config == Cache()
+    assert other.needs["data"] == cache == other.needs["trained"].needs["data"]
+    assert other.needs["trained"].config == Config(norm="DyT", seed=1)
+    assert set(differences(top, matched(top, norm="DyT"))) == {"needs.trained.config.norm"}
+
+
+def test_matched_refuses_a_norm_that_no_run_has():
+    cache = Run(task="m:cache", config=Cache())
+    top = Run(task="m:score", config=Cache(), needs={"data": cache})
+    with pytest.raises(ValueError, match="Cache of m:score has no field norm; it has size"):
+        matched(top, norm="DyT")
 
 
 # --- differences

@@ -24,7 +24,7 @@ class Run:
         task: entry point "package.module:function"; resolved only in the worker, so that
             planning imports no model code.
         config: a frozen, keyword-only dataclass of plain values, with the fields ``seed`` and
-            ``norm``.
+            ``norm`` unless the run is the same for all of them.
         needs: runs whose outputs this one starts from, by the name that the task knows them
             under ({"pretrained": run}).
     """
@@ -112,27 +112,43 @@ def _means_floats(annotation: object) -> bool:
 def matched(run: Run, *, norm: Any, seed: int | None = None, **changes: Any) -> Run:
     """The run of another arm: ``run`` and all it needs with ``norm`` and ``seed`` in place.
 
-    Where one of the two is None, every run keeps its own.
+    Where one of the two is None, every run keeps its own. A config without the field is left as it
+    is: what knows no norm, such as a cache of the data, is one run for all arms.
 
     ``changes`` are further fields of this run's own config, for tables whose arms differ in
     more, such as a tuned learning rate; the table has to name them among its exceptions.
 
     Raises:
-        ValueError: if the config has no such field.
+        ValueError: if neither the run nor any that it needs has the field.
     """
     common = {"norm": norm, "seed": seed}
-    fields = {key: value for key, value in common.items() if value is not None} | changes
-    known = {f.name for f in dataclasses.fields(run.config)}
-    if unknown := sorted(set(fields) - known):
+    given = {key: value for key, value in common.items() if value is not None}
+    own = _fields(run)
+    unknown = sorted((set(given) - _fields_of_all(run)) | (set(changes) - own))
+    if unknown:
         raise ValueError(
             f"config {type(run.config).__name__} of {run.task} has no field "
-            f"{', '.join(unknown)}; it has {', '.join(sorted(known))}"
+            f"{', '.join(unknown)}; it has {', '.join(sorted(own))}"
         )
+    return _derived(run, given, changes)
+
+
+def _derived(run: Run, given: Mapping[str, Any], changes: Mapping[str, Any]) -> Run:
+    own = {key: value for key, value in given.items() if key in _fields(run)}
     return Run(
         task=run.task,
-        config=dataclasses.replace(run.config, **fields),
-        needs={name: matched(need, norm=norm, seed=seed) for name, need in run.needs.items()},
+        config=dataclasses.replace(run.config, **own, **changes),
+        needs={name: _derived(need, given, {}) for name, need in run.needs.items()},
     )
+
+
+def _fields(run: Run) -> set[str]:
+    return {f.name for f in dataclasses.fields(run.config)}
+
+
+def _fields_of_all(run: Run) -> set[str]:
+    """Of a run and all it needs."""
+    return _fields(run).union(*(_fields_of_all(need) for need in run.needs.values()))
 
 
 def differences(one: Run, other: Run) -> dict[str, tuple[Any, Any]]:

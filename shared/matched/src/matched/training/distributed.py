@@ -85,6 +85,23 @@ def on_first(work: Callable[[], T]) -> T:
     return result
 
 
+@contextmanager
+def same_failure() -> Iterator[None]:
+    """An exception in the block of one process is raised on all of them, which all have to come
+    to its end."""
+    own = None
+    try:
+        yield
+    except Exception as error:
+        own = error
+    told = gathered(None if own is None else _sendable(own))
+    if own is not None:
+        raise own
+    for error in told:
+        if error is not None:
+            raise error
+
+
 def _sendable(error: BaseException) -> BaseException:
     """The error itself, so that all processes treat it alike, or what can be said of it."""
     try:

@@ -1,0 +1,57 @@
+"""Weights and statistics that the diffusion runs read from site.toml; imports no torch."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+from matched import DataSource
+
+VAE_CONFIG = "config.json"
+VAE_WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+REFERENCE_ARRAYS = ("arr_0", "mu", "sigma", "mu_s", "sigma_s")
+
+
+def vae_weights(folder: Path) -> Path | None:
+    """The file of weights in a folder that diffusers' ``save_pretrained`` has written."""
+    return next((folder / name for name in VAE_WEIGHTS if (folder / name).is_file()), None)
+
+
+def _check_vae(path: Path) -> None:
+    if not (path / VAE_CONFIG).is_file():
+        raise ValueError(
+            f"{path} has no {VAE_CONFIG}; expected the folder of diffusers' AutoencoderKL, such as "
+            "a copy of stabilityai/sd-vae-ft-ema"
+        )
+    if vae_weights(path) is None:
+        raise ValueError(f"{path} has no weights; expected {' or '.join(VAE_WEIGHTS)} in it")
+
+
+def _check_inception(path: Path) -> None:
+    if not path.is_file():
+        raise ValueError(
+            f"there is no file {path}; expected the weights of torch-fidelity's Inception v3, "
+            "weights-inception-2015-12-05-6726825d.pth"
+        )
+
+
+def _check_reference(path: Path) -> None:
+    if not path.is_file():
+        raise ValueError(
+            f"there is no file {path}; expected ADM's reference batch of ImageNet at 256 × 256, "
+            "VIRTUAL_imagenet256_labeled.npz"
+        )
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is not a whole .npz file; copy it again")
+    with zipfile.ZipFile(path) as archive:
+        names = {name.removesuffix(".npy") for name in archive.namelist()}
+    if missing := [name for name in REFERENCE_ARRAYS if name not in names]:
+        raise ValueError(
+            f"{path} lacks {', '.join(missing)}; expected ADM's reference batch of ImageNet with "
+            "images and statistics, VIRTUAL_imagenet256_labeled.npz"
+        )
+
+
+SD_VAE = DataSource(title="Stable Diffusion's autoencoder (ft-EMA)", check=_check_vae)
+INCEPTION = DataSource(title="Inception v3 of 2015, as FID uses it", check=_check_inception)
+IMAGENET_REFERENCE = DataSource(title="ADM's ImageNet reference batch", check=_check_reference)

@@ -1,0 +1,110 @@
+"""Work that is many independent files: spread over the processes, resumed file by file.
+
+Encoding a data set, sampling images and extracting features are of this kind. What a file holds
+depends on its name alone, so that neither the number of processes nor an interruption shows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from matched import interruption
+from matched.files import write_text, written_whole
+from matched.training.distributed import gathered, on_first, same_failure
+from matched.worker import Context, write_progress
+
+log = logging.getLogger("matched")
+CHECKSUM = ".sha256"
+BLOCK = 1 << 20
+
+
+def fill(
+    context: Context, folder: Path, names: Sequence[str], make: Callable[[str, Path], None]
+) -> dict[str, str]:
+    """Write every file of ``names`` that is not whole; called by all processes of the run.
+
+    A file is whole if its checksum, in a file beside it, is right. Processes go from round to
+    round together, one file each, and stop between two rounds when one of them is asked to.
+
+    Args:
+        folder: where the files lie; made if it is not there.
+        make: (name, path to write to) → nothing; its error is raised on all processes.
+
+    Returns:
+        Name → SHA-256 of each file, in the order of ``names``.
+
+    Raises:
+        Interrupted: if a process was asked to stop; what is whole stays.
+    """
+    on_first(lambda: _prepare(folder))
+    sums = checked(context, folder, names)
+    missing = [name for name in names if sums[name] is None]
+    if context.rank == 0 and names:
+        log.info("%s: %d of %d files are there", folder.name, len(names) - len(missing), len(names))
+    world = context.world
+    for start in range(0, len(missing), world):
+        on_first(context.confirm)
+        if context.rank == 0:
+            write_progress(context.directory, len(names) - len(missing) + start, len(names))
+        own = missing[start + context.rank : start + context.rank + 1]
+        with same_failure():
+            made = {name: _make(folder / name, make) for name in own}
+        for found in gathered(made):
+            sums.update(found)
+        if any(gathered(interruption.requested() is not None)):
+            raise interruption.Interrupted
+    if context.rank == 0:
+        write_progress(context.directory, len(names), len(names))
+    return {name: str(sums[name]) for name in names}
+
+
+def checked(context: Context, folder: Path, names: Sequence[str]) -> dict[str, str | None]:
+    """Name → checksum of every file that is whole, else None; each process reads its share."""
+    own = {name: _whole(folder / name) for name in names[context.rank :: context.world]}
+    found = {name: value for values in gathered(own) for name, value in values.items()}
+    return {name: found[name] for name in names}
+
+
+def _prepare(folder: Path) -> None:
+    """Make the folder, and delete what a process that was killed had not written to the end."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def _make(path: Path, make: Callable[[str, Path], None]) -> str:
+    with written_whole(path) as temporary:
+        make(path.name, temporary)
+        value = digest(temporary)
+        # Before the file has its name: one that has it has its checksum too.
+        write_text(_beside(path), value + "\n")
+    return value
+
+
+def _whole(path: Path) -> str | None:
+    """The checksum of a file if it is right; a file that it does not fit is told of."""
+    try:
+        told = _beside(path).read_text(encoding="ascii").strip()
+        found = digest(path)
+    except (FileNotFoundError, UnicodeDecodeError):
+        return None
+    if found != told:
+        log.warning("%s is damaged (its checksum is wrong) and is made anew", path)
+        return None
+    return found
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(path.name + CHECKSUM)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    value = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            value.update(block)
+    return value.hexdigest()
