@@ -20,6 +20,7 @@ from dyt_vision.evaluation import Accuracy
 from dyt_vision.models import replace_norms
 from matched.training import Learner, fit, reseed
 from matched.training.distributed import process_group
+from matched.training.handover import diverged
 from matched.worker import Context, Outcome
 
 log = logging.getLogger("matched")
@@ -38,7 +39,7 @@ def train(context: Context, config: Probing) -> Outcome:
     if "pretrained" not in context.needs:
         raise ValueError('a probe needs a pretraining run under the name "pretrained"')
     start = context.needs["pretrained"]
-    if weights.diverged(start):
+    if diverged(start):
         return weights.NOTHING_TO_START_FROM
     with process_group(context) as device:
         data = images.load(config, context.data.get(config.data), train=images.augment(config))

@@ -7,17 +7,13 @@ scripts read they can read here, and the other way round.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
-from matched.files import read_json, written_whole
-from matched.training.distributed import on_first
+from matched.training.handover import checkpoint, differences, leave, whole
 from matched.worker import Outcome
 
 FILE = "pretrained.pth"
@@ -36,13 +32,7 @@ State = Mapping[str, Tensor]
 
 def export(directory: Path, **states: State) -> None:
     """Write the weights of a finished pretraining, whole or not at all; called by all processes."""
-    content = {part: _whole(state) for part, state in states.items()}
-
-    def write() -> None:
-        with written_whole(directory / FILE) as temporary:
-            torch.save(content, temporary)
-
-    on_first(write)
+    leave(directory / FILE, {part: whole(state) for part, state in states.items()})
 
 
 def exported(directory: Path, part: str | None = None) -> dict[str, Tensor]:
@@ -63,11 +53,6 @@ def exported(directory: Path, part: str | None = None) -> dict[str, Tensor]:
         ) from error
 
 
-def diverged(directory: Path) -> bool:
-    """Whether the run of this directory has ended by diverging."""
-    return (read_json(directory / "result.json", ("outcome",)) or {}).get("outcome") == "diverged"
-
-
 def read(file: Path, part: str | None = None) -> dict[str, Tensor]:
     """The weights in a checkpoint of the MAE or the DINO release, or of this package.
 
@@ -81,13 +66,7 @@ def read(file: Path, part: str | None = None) -> dict[str, Tensor]:
     Raises:
         ValueError: if the file is no such checkpoint.
     """
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # the releases' own arguments
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise ValueError(f"there is no checkpoint {file}") from None
-    except Exception as error:
-        raise ValueError(f"{file} cannot be read as a checkpoint of torch: {error}") from error
+    content = checkpoint(file)
     parts = [part] if part else ["model", "teacher", "student"]
     found = next((content[p] for p in parts if isinstance(content, dict) and p in content), content)
     if part and found is content:
@@ -151,34 +130,14 @@ def _load(
 ) -> tuple[str, ...]:
     own = {name: tensor for name, tensor in model.state_dict().items() if needed(name)}
     theirs = {name: tensor for name, tensor in state.items() if used(name)}
-    if differences := _differences(own, theirs):
+    if found := differences(own, theirs):
         raise ValueError(
-            f"{source} is of another architecture than {type(model).__name__}: {len(differences)} "
-            f"keys differ, the first: {'; '.join(differences[:3])}. Nothing was loaded"
+            f"{source} is of another architecture than {type(model).__name__}: {len(found)} "
+            f"keys differ, the first: {'; '.join(found[:3])}. Nothing was loaded"
         )
     model.load_state_dict(theirs, strict=False)
     return tuple(theirs)
 
 
-def _differences(own: State, theirs: State) -> list[str]:
-    """One phrase for each key that is not in both with one shape, the model's order first."""
-    found = []
-    for name in [*own, *(name for name in theirs if name not in own)]:
-        here, there = own.get(name), theirs.get(name)
-        if there is None:
-            found.append(f"{name} is missing in it")
-        elif here is None:
-            found.append(f"{name} is unknown to the model")
-        elif here.shape != there.shape:
-            found.append(f"{name} is {tuple(there.shape)} in it and {tuple(here.shape)} here")
-    return found
-
-
 def _below(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return {n.removeprefix(prefix): v for n, v in values.items() if n.startswith(prefix)}
-
-
-def _whole(state: State) -> dict[str, Tensor]:
-    """On the CPU, and put together where the processes hold parts."""
-    put_together = {n: t.full_tensor() if isinstance(t, DTensor) else t for n, t in state.items()}
-    return {name: tensor.detach().cpu().clone() for name, tensor in put_together.items()}
