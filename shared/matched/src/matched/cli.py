@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from matched import jobs, launch, plans, recipes, render, reports, site
+from matched import gallery, jobs, launch, plans, recipes, render, reports, site
 from matched.launch import CLUSTERS
 from matched.plans import Item, Plan
 from matched.rundir import RunFiles, State
@@ -200,12 +200,17 @@ def _table(given: argparse.Namespace) -> int:
 
 
 def _show(plan: Plan, console: Console) -> int:
-    table = summary_table(plan)
-    render.show(table, console)
     stem = recipes.root() / "results" / f"{plan.recipe.name}.{plan.scale.name}"
+    pictures = gallery.gather(plan, stem)
+    table = summary_table(plan, pictures)
+    render.show(table, console)
     paths = render.write(table, stem)
     names = ", ".join(path.suffix[1:] for path in paths)
     console.print(f"Written: {stem}.{{{names}}}", style="dim", highlight=False, soft_wrap=True)
+    if pictures.lines:
+        count = sum(len(line.paths) for line in pictures.lines)
+        told = f"Pictures: {stem}/ ({count}; the Markdown shows them)"
+        console.print(told, style="dim", highlight=False, soft_wrap=True)
     unmatched = any(record["matched"] == "no" for record in table.records)
     return _verdict(plan) or int(unmatched)
 

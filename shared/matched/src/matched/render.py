@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from pathlib import Path
 
 from rich import box
@@ -11,7 +12,8 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from matched.files import write_text
-from matched.summary import SummaryTable
+from matched.gallery import Gallery
+from matched.summary import MISSING, SummaryTable
 
 TEXTS = ("metric", "arm")
 """Columns of words, besides the first."""
@@ -56,7 +58,29 @@ def markdown(table: SummaryTable) -> str:
     rule = [":---" if i == 0 or name in TEXTS else "---:" for i, name in enumerate(table.header)]
     lines = [f"### {table.title}", "", table.caption + ".", ""]
     lines += ["| " + " | ".join(cells) + " |" for cells in (table.header, rule, *table.rows)]
-    return "\n".join([*lines, "", *(f"- {note}" for note in table.notes)]) + "\n"
+    lines += ["", *(f"- {note}" for note in table.notes), *_pictures(table.gallery)]
+    return "\n".join(lines) + "\n"
+
+
+def _pictures(gallery: Gallery) -> list[str]:
+    """A heading and a table whose cells are pictures; nothing where there are none."""
+    if not gallery.lines:
+        return []
+    grid = [["model", *map(_plain, gallery.arms)], [":---", *([":---:"] * len(gallery.arms))]]
+    for line in gallery.lines:
+        cells = (
+            f"![{_plain(f'{line.title}, {arm}')}]({line.paths[arm]})"
+            if arm in line.paths
+            else MISSING
+            for arm in gallery.arms
+        )
+        grid.append([_plain(line.title), *cells])
+    return ["", "#### Pictures", "", *("| " + " | ".join(cells) + " |" for cells in grid)]
+
+
+def _plain(text: str) -> str:
+    """Text that neither ends a cell nor the words of a picture."""
+    return re.sub(r"([\\|\[\]])", r"\\\1", text)
 
 
 def comma_separated(table: SummaryTable) -> str:

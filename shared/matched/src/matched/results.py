@@ -123,8 +123,14 @@ def pairs(plan: Plan) -> list[Pair]:
 
 
 def _needed(one: Run, other: Run) -> Iterator[tuple[str, Run, Run]]:
-    """The runs that both need under one name, at any depth, and that name."""
+    """The runs that both need under one name, at any depth, and that name.
+
+    One run that both need is matched with itself, whether it has a fingerprint or, as a cache of
+    the data, none.
+    """
     for name in one.needs.keys() & other.needs.keys():
+        if one.needs[name] == other.needs[name]:
+            continue
         yield from _needed(one.needs[name], other.needs[name])
         yield name, one.needs[name], other.needs[name]
 

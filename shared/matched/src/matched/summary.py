@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from matched import data
+from matched.gallery import NO_PICTURES, Gallery
 from matched.plans import Item, Plan
 from matched.results import (
     Pair,
@@ -30,7 +31,9 @@ SIDE_BY_SIDE = 2
 class SummaryTable:
     """What is printed and written: a header, rows of text, and lines below the table.
 
-    ``records`` are the same cells as flat rows, for CSV.
+    Attributes:
+        records: the same cells as flat rows, for CSV.
+        gallery: what Markdown shows below.
     """
 
     title: str
@@ -39,6 +42,7 @@ class SummaryTable:
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...]
     records: tuple[Mapping[str, Any], ...]
+    gallery: Gallery
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +58,8 @@ class _Entry:
     matched: str
 
 
-def summary_table(plan: Plan) -> SummaryTable:
-    """The table of a plan as its runs stand now."""
+def summary_table(plan: Plan, gallery: Gallery = NO_PICTURES) -> SummaryTable:
+    """The table of a plan as its runs stand now, with the pictures that were gathered of them."""
     recipe, scale = plan.recipe, plan.scale
     metrics, arms = recipe.metrics(scale), [arm.name for arm in recipe.table.arms]
     found, runs = pairs(plan), by_cell(plan)
@@ -71,8 +75,9 @@ def summary_table(plan: Plan) -> SummaryTable:
         caption=recipe.paper.caption,
         header=_header(metrics, arms),
         rows=tuple(rows),
-        notes=tuple(_notes(plan, found)),
+        notes=(*_notes(plan, found), *gallery.notes),
         records=tuple(records),
+        gallery=gallery,
     )
 
 

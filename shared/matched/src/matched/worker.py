@@ -79,7 +79,8 @@ class Outcome:
         diverged: whether training diverged; a result, not a failure.
         steps: optimiser steps done.
         best: the evaluation with the best score, and its step.
-        details: anything else worth keeping, in plain values.
+        details: anything else worth keeping, in plain values. "picture" is the name of a PNG in
+            the run's directory, which tables show.
     """
 
     metrics: Mapping[str, float]

@@ -1,0 +1,211 @@
+"""Pictures of runs: beside which table they are shown, and what never becomes of a wrong one."""
+
+import os
+import re
+import struct
+import zlib
+
+import pytest
+
+DYT = "small.DyT.0"
+ARMS = (
+    "(Arm(name='LN', norm='LN'), Arm(name='DyT (tuned)', norm='DyT'),"
+    " Arm(name='DyT [tuned|', norm='own'))"
+)
+
+
+def png(shade):
+    """A picture of one pixel."""
+
+    def chunk(kind, data):
+        check = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + check
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0))
+    body = chunk(b"IDAT", zlib.compress(bytes([0, shade])))
+    return b"\x89PNG\r\n\x1a\n" + head + body + chunk(b"IEND", b"")
+
+
+def finish(project, name, shade=None, picture="samples.png", outcome="done"):
+    """A finished run that names its picture, and has one of that shade."""
+    directory = project.finish(name, top1=80.0)
+    details = {} if picture is None else {"picture": picture}
+    result = {"outcome": outcome, "metrics": {"top1": 80.0}, "details": details}
+    directory.write_result(result)
+    if shade is not None:
+        path = directory / picture
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(png(shade))
+    return directory
+
+
+def table(project):
+    """What `matched table` says, and the Markdown from the pictures on."""
+    told = project.cli("table", "table1")
+    text = (project.root / "results/table1.smoke.md").read_text(encoding="utf-8")
+    return told, text.partition("\n#### Pictures\n\n")[2].splitlines()
+
+
+def folder(project):
+    return project.root / "results" / "table1.smoke"
+
+
+def shown(project):
+    """Name → content of every file in the folder of pictures."""
+    return {path.name: path.read_bytes() for path in folder(project).iterdir()}
+
+
+# --- what is shown
+
+
+def test_the_pictures_of_both_arms_stand_side_by_side(one_row):
+    finish(one_row, "small.LN.0", 1)
+    finish(one_row, DYT, 2, picture="more/grid 1.png", outcome="diverged")
+    told, lines = table(one_row)
+    assert lines == [
+        "| model | LN | DyT |",
+        "| :--- | :---: | :---: |",
+        "| Small_1 | ![Small_1, LN](table1.smoke/small.LN.seed0.png) "
+        "| ![Small_1, DyT](table1.smoke/small.DyT.seed0.png) |",
+    ]
+    assert shown(one_row) == {"small.LN.seed0.png": png(1), "small.DyT.seed0.png": png(2)}
+    (line,) = (line for line in told.splitlines() if "Pictures" in line)
+    assert f"{folder(one_row)}/ (2;" in line
+
+
+def test_of_several_rows_and_seeds_each_has_a_line_if_there_is_a_picture(project):
+    finish(project, "small.LN.1", 1)
+    finish(project, "large.DyT.0", 2)
+    finish(project, "large.DyT.1", 3)
+    finish(project, "small.DyT.1", picture=None)
+    _, lines = table(project)
+    assert [re.sub(r"!\[.*?\]", "", line) for line in lines[2:]] == [
+        "| Small_1, seed 1 | (table1.smoke/small.LN.seed1.png) | — |",
+        "| Large, seed 0 | — | (table1.smoke/large.DyT.seed0.png) |",
+        "| Large, seed 1 | — | (table1.smoke/large.DyT.seed1.png) |",
+    ]
+
+
+def test_names_of_arms_are_made_safe_for_files_and_addresses(project):
+    project.recipe(f"TABLE = Table(arms={ARMS}, scales=(scale(seeds=(0,), small=SMALL),))")
+    for shade, norm in enumerate(("LN", "DyT", "own")):
+        finish(project, f"small.{norm}.0", shade)
+    _, lines = table(project)
+    assert lines[0] == r"| model | LN | DyT (tuned) | DyT \[tuned\| |"
+    assert re.findall(r"(?<!\\)\]\((.*?)\)", lines[2]) == [
+        "table1.smoke/small.LN.seed0.png",
+        "table1.smoke/small.DyT-tuned.seed0.png",
+        "table1.smoke/small.DyT-tuned-2.seed0.png",
+    ]
+    assert shown(project)["small.DyT-tuned-2.seed0.png"] == png(2)
+
+
+def test_a_table_without_pictures_is_as_it_was(one_row):
+    finish(one_row, "small.LN.0", picture=None)
+    told, lines = table(one_row)
+    assert lines == [] and "Picture" not in told
+    assert not folder(one_row).exists()
+
+
+def test_what_waits_for_its_runs_shows_their_pictures_too(one_row):
+    finish(one_row, "small.LN.0", 1)
+    finish(one_row, DYT, 2)
+    told = one_row.compute("submit", "table1", "--cluster", "debug", "--wait")
+    assert f"Pictures: {folder(one_row)}/ (2;" in told
+
+
+# --- what cannot be shown
+
+
+@pytest.mark.parametrize(
+    ("picture", "why"),
+    [
+        ("gone.png", "'gone.png' is not there"),
+        ("checkpoints", "'checkpoints' is not there"),
+        ("", "'' is not there"),
+        ("pipe.png", "'pipe.png' is not there"),
+        ("../other/samples.png", "is not in the run's directory"),
+        ("checkpoints/../whole.png", "is not in the run's directory"),
+        ("/@/whole.png", "is not in the run's directory"),
+        ("elsewhere.png", "'elsewhere.png' is not in the run's directory"),
+        ("circle.png", "circle.png"),
+        ("cut.png", "'cut.png' is no whole PNG"),
+        ("config.json", "'config.json' is no whole PNG"),
+        ("x" * 300, "cannot be read: File name too long"),
+        ("a\0b.png", "null byte"),
+        (7, "7 is no file name"),
+        ({}, "{} is no file name"),
+    ],
+    ids=str,
+)
+def test_a_picture_that_cannot_be_shown_is_named_below_the_table(one_row, picture, why):
+    finish(one_row, "small.LN.0", 1)
+    directory = one_row.directory(DYT)
+    if isinstance(picture, str):
+        picture = picture.replace("/@", str(directory.path))
+    finish(one_row, DYT, picture=picture)
+    other = directory.path.parent / "other" / "samples.png"
+    other.parent.mkdir()
+    other.write_bytes(png(9))
+    (directory / "whole.png").write_bytes(png(9))
+    (directory / "cut.png").write_bytes(png(9)[:-4])
+    (directory / "elsewhere.png").symlink_to(other)
+    (directory / "circle.png").symlink_to("circle.png")
+    os.mkfifo(directory / "pipe.png")
+    told, lines = table(one_row)
+    assert set(shown(one_row)) == {"small.LN.seed0.png"}
+    assert lines[-1].endswith("| — |")
+    note = r"Picture left out: small · DyT · seed 0: .*" + re.escape(why)
+    assert re.search(note, told)
+    text = (one_row.root / "results/table1.smoke.md").read_text(encoding="utf-8")
+    assert re.search("^- " + note, text, re.MULTILINE)
+
+
+def test_only_wrong_pictures_are_no_gallery(one_row):
+    finish(one_row, DYT)
+    told, lines = table(one_row)
+    assert "Picture left out" in told and "Pictures:" not in told
+    assert lines == [] and not folder(one_row).exists()
+
+
+# --- the folder shows what the table shows
+
+
+def test_a_picture_that_has_not_changed_is_not_written_again(one_row):
+    directory = finish(one_row, DYT, 1)
+    table(one_row)
+    path = folder(one_row) / "small.DyT.seed0.png"
+    before = path.stat().st_ino
+    table(one_row)
+    assert path.stat().st_ino == before
+    (directory / "samples.png").write_bytes(png(2))
+    table(one_row)
+    assert shown(one_row) == {path.name: png(2)}
+
+
+def test_pictures_of_earlier_runs_go_and_what_others_put_there_stays(project):
+    for name in ("small.LN.0", "small.LN.1", "large.DyT.0"):
+        finish(project, name, 1)
+    table(project)
+    theirs = ["notes.txt", "poster.png", "small.LN.seed9.jpg", "a b.LN.seed0.png", "x.LN.seed1.png"]
+    for name in theirs[:-1]:
+        (folder(project) / name).write_text("theirs", encoding="utf-8")
+    (folder(project) / theirs[-1]).symlink_to("notes.txt")
+    (folder(project) / "y.LN.seed0.png").mkdir()
+    # Other runs: they have other signatures, and no result yet.
+    project.recipe(
+        "SMALL = replace(SMALL, config=Config(lr=0.2))\n"
+        "TABLE = Table(arms=ARMS, scales=(scale(small=SMALL, large=LARGE),))"
+    )
+    _, lines = table(project)
+    assert len(lines) == 3 and "large.DyT.seed0.png" in lines[-1]
+    found = {path.name for path in folder(project).iterdir()}
+    assert found == {*theirs, "y.LN.seed0.png", "large.DyT.seed0.png"}
+
+
+def test_without_pictures_any_more_the_folder_goes(one_row):
+    finish(one_row, DYT, 1)
+    table(one_row)
+    finish(one_row, DYT, picture=None)
+    _, lines = table(one_row)
+    assert lines == [] and not folder(one_row).exists()
