@@ -120,11 +120,33 @@ def test_a_prerequisite_comes_first_and_once(project):
 
 
 def test_runs_that_need_each_other_stay_in_one_local_job(project):
-    project.site("[local]\nworkers = 4\n")
+    project.site("[local]\nworkers = 2\n")
     project.recipe(SHARED.replace("@", "1"))
     assert packed(project, "local") == [
         (["start.LN.0", "small.LN.0", "large.LN.0"], ()),
         (["start.DyT.0", "small.DyT.0", "large.DyT.0"], ()),
+    ]
+
+
+def test_they_are_parted_where_workers_would_have_nothing_to_do(project):
+    project.site("[local]\nworkers = 4\n")
+    project.recipe(SHARED.replace("@", "1"))
+    assert packed(project, "local") == [
+        (["start.LN.0", "small.LN.0"], ()),
+        (["start.DyT.0", "small.DyT.0"], ()),
+        (["large.LN.0"], ()),
+        (["large.DyT.0"], ()),
+    ]
+
+
+def test_they_stay_together_behind_a_shared_run_that_failed(project):
+    """It comes last, in case it kills its process; so nothing else may stand behind it."""
+    project.site("[local]\nworkers = 4\n")
+    project.recipe(SHARED.replace("@", "1"))
+    failed(project, "start.LN.0")
+    assert packed(project, "local") == [
+        (["start.DyT.0", "small.DyT.0", "large.DyT.0"], ()),
+        (["start.LN.0", "small.LN.0", "large.LN.0"], ()),
     ]
 
 

@@ -75,13 +75,15 @@ def from_official(state: State) -> dict[str, Tensor]:
     return found
 
 
-def read(file: Path) -> dict[str, Tensor]:
-    """The weights in a checkpoint of the DiT release or of this package, under its names.
+def load(model: DiffusionTransformer, file: Path) -> None:
+    """Load a checkpoint of the DiT release, or of this package, strictly: every key, every shape.
 
-    Training checkpoints hold several; the averaged weights are taken, as the release's scripts do.
+    Checkpoints of training hold several states; the averaged weights are taken, as the release's
+    scripts do.
 
     Raises:
-        ValueError: if the file is no such checkpoint.
+        ValueError: if it is no such file, or is of another network, or of one with other norm
+            layers; nothing is loaded then.
     """
     content = checkpoint(file)
     state = content.get("ema", content) if isinstance(content, Mapping) else None
@@ -89,25 +91,19 @@ def read(file: Path) -> dict[str, Tensor]:
         raise ValueError(
             f"{file} holds no weights; expected a state dict of the DiT release, or one under 'ema'"
         )
-    return dict(state)
+    load_all(model, state, str(file))
 
 
-def load(model: DiffusionTransformer, file: Path) -> None:
-    """Load a checkpoint strictly: every key, every shape.
-
-    Raises:
-        ValueError: if it is of another network, or of one with other norm layers; nothing is
-            loaded then.
-    """
-    state = read(file)
+def load_all(model: DiffusionTransformer, state: State, source: str) -> None:
+    """As ``load``, of a state that has been read; ``source`` is what the message calls it."""
     own = to_official(model, {n: t.detach() for n, t in model.state_dict().items()})
     if found := differences(own, state):
         raise ValueError(
-            f"{file} is of another network than {model.network}: {len(found)} keys differ, "
+            f"{source} is of another network than {model.network}: {len(found)} keys differ, "
             f"the first: {'; '.join(found[:3])}. Nothing was loaded"
         )
     if not torch.allclose(state[POSITIONS].float(), own[POSITIONS], atol=1e-5):
-        raise ValueError(f"{file} has other positions than the sine-cosine ones of the DiT paper")
+        raise ValueError(f"{source} has other positions than the sine-cosine ones of the DiT paper")
     model.load_state_dict(from_official(state))
 
 

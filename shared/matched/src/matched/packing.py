@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -32,7 +33,7 @@ def pack(plan: Plan, cluster: str) -> list[Job]:
     """Spread the missing runs over jobs, a run never before what it needs.
 
     On this machine there are as many jobs as workers, and runs that need each other stay in one
-    job; on Slurm there are ``runs_per_job`` runs of equal resources in each, and jobs wait for
+    job, but for what so many need that workers would have nothing to do; on Slurm there are ``runs_per_job`` runs of equal resources in each, and jobs wait for
     jobs. Runs that failed before come last: one that kills its process would keep the others from
     their turn.
     """
@@ -50,10 +51,34 @@ def _here(plan: Plan, cluster: str) -> list[Job]:
     resources = max((item.resources for item in missing), key=lambda r: (r.gpus, r.tasks))
     workers = min(_workers(resources, plan.site, cluster), len(missing))
     bins: list[list[Item]] = [[] for _ in range(workers)]
-    chains = sorted(_chains(missing), key=lambda chain: any(map(_failed, chain)))
-    for i, chain in enumerate(chains):
-        bins[i % len(bins)].extend(chain)
+    for chains in _turns(missing, workers):
+        for i, chain in enumerate(chains):
+            bins[i % len(bins)].extend(chain)
     return [Job(items=tuple(items), resources=resources) for items in bins if items]
+
+
+def _turns(missing: Sequence[Item], workers: int) -> Iterator[list[list[Item]]]:
+    """Chains to spread over the workers, and then others, which may wait for them in another job.
+
+    All jobs take their runs in an order in which what is needed comes first, so that two never wait
+    for each other.
+    """
+    chains = _chains(missing)
+    needed = _needed_by_several(missing)
+    if len(chains) < workers and not any(_failed(i) for i in missing if i.run in needed):
+        yield _chains([item for item in missing if item.run in needed])
+        chains = _chains([item for item in missing if item.run not in needed])
+    yield sorted(chains, key=lambda chain: any(map(_failed, chain)))
+
+
+def _needed_by_several(items: Sequence[Item]) -> set[Run]:
+    """Runs that more than one of the items needs, and all that these need themselves."""
+    times = Counter(need for item in items for need in item.run.needs.values())
+    found: set[Run] = set()
+    for item in reversed(items):  # prerequisites come first in a plan
+        if times[item.run] > 1 or item.run in found:
+            found |= {item.run, *item.run.needs.values()}
+    return found
 
 
 def _on_slurm(plan: Plan) -> list[Job]:
