@@ -1,0 +1,486 @@
+"""Latents: what training on the fly would see, made once, and made whole whatever happens."""
+
+import json
+import multiprocessing
+import os
+import pickle
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from dyt_dit import latent_cache, latents
+from dyt_dit.autoencoder import open_autoencoder
+from dyt_dit.config import Encoding
+from dyt_dit.images import open_split
+from dyt_dit.latent_cache import Latents, Manifest, open_cache
+from matched.training import reseed
+from matched.worker import Context
+
+from ..training.processes import run as together
+from .small import (
+    ENCODING,
+    HELD_OUT,
+    NETWORK,
+    PIXELS,
+    TRAIN,
+    autoencoder,
+    contents,
+    encoded,
+    pictures,
+)
+
+SCRIPT = Path(__file__).with_name("two_processes_latents.py")
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return pictures(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def vae(tmp_path_factory):
+    return autoencoder(tmp_path_factory.mktemp("vae"))
+
+
+@pytest.fixture(scope="module")
+def whole(images, vae, tmp_path_factory):
+    """The directory of an undisturbed run."""
+    directory = tmp_path_factory.mktemp("whole")
+    encoded(directory, images, vae)
+    return directory
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    """A finished run to break."""
+    return shutil.copytree(whole, tmp_path / "run")
+
+
+@pytest.fixture
+def breakable(images, tmp_path):
+    """A copy of the images to break."""
+    return shutil.copytree(images, tmp_path / "images")
+
+
+def opened(directory, vae, *, network=NETWORK, flip=0.5):
+    context = Context(directory=directory, signature="y")
+    return open_cache(context, directory, autoencoder_folder=vae, network=network, flip=flip)
+
+
+def stored(directory, split):
+    """float32 (images, flips, 2, C, H, W), of all files of a split."""
+    files = Manifest.read(directory).parts[split].files
+    arrays = [np.load(directory / "latents" / file.name, mmap_mode="r") for file in files]
+    assert all(array.dtype == np.float16 for array in arrays)
+    return torch.from_numpy(np.concatenate(arrays).astype(np.float32))
+
+
+def files(directory):
+    """Name → when it was written, of all files of latents."""
+    return {path.name: path.stat().st_mtime_ns for path in (directory / "latents").glob("*-0*.npy")}
+
+
+class TestEncoding:
+    def test_all_images_are_encoded_as_on_the_fly(self, whole, images, vae):
+        kl = open_autoencoder("kl", vae, CPU)
+        for split, count, flips in (("train", TRAIN, 2), ("held_out", HELD_OUT, 1)):
+            found = stored(whole, split)
+            assert found.shape == (count, flips, 2, 4, 8, 8)
+            batch = torch.stack(
+                [open_split("imagenet", images, split, 16)[i][0] for i in range(count)]
+            )
+            for flip, view in enumerate((batch, batch.flip(-1))[:flips]):
+                for moment, expected in enumerate(kl.encode(view)):
+                    torch.testing.assert_close(
+                        found[:, flip, moment], expected, rtol=2**-11, atol=1e-5
+                    )
+
+    def test_rounding_is_lost_in_the_least_noise_of_the_diffusion(self, whole, images, vae):
+        kl = open_autoencoder("kl", vae, CPU)
+        split = open_split("imagenet", images, "held_out", 16)
+        mean, std = kl.encode(torch.stack([split[i][0] for i in range(HELD_OUT)]))
+        error = stored(whole, "held_out")[:, 0, 0] - mean
+        assert 0 < error.square().mean().sqrt() < std.mean() / 1000
+        # Of Stable Diffusion's, whose variance is about one, that is 1/50 of √β₁ = 0.01.
+        assert error.square().mean().sqrt() < 0.0002 * mean.std()
+
+    def test_the_manifest_tells_what_it_was_made_of(self, whole, images, vae):
+        manifest = json.loads((whole / "latents" / "manifest.json").read_text())
+        parts = manifest.pop("parts")
+        assert manifest == {
+            "version": 1,
+            "kind": "kl",
+            "checksum": open_autoencoder("kl", vae, CPU).checksum,
+            "scaling": 0.18215,
+            "image_size": 16,
+            "channels": 4,
+            "side": 8,
+            "flip": True,
+        }
+        train = parts["train"]
+        assert [(file["name"], file["images"]) for file in train["files"]] == [
+            ("train-00000.npy", 4),
+            ("train-00001.npy", 4),
+            ("train-00002.npy", 4),
+            ("train-00003.npy", 2),
+        ]
+        assert (train["classes"], train["left_out"], train["labels"]["images"]) == (2, [], TRAIN)
+        assert train["digest"] == open_split("imagenet", images, "train", 16).digest()
+        assert np.load(whole / "latents" / "train-labels.npy").tolist() == [0] * 8 + [1] * 6
+        fingerprint = json.loads((whole / "fingerprint.json").read_text())
+        assert fingerprint == {
+            "weights": manifest["checksum"],
+            "batches": [parts[split]["digest"] for split in ("train", "held_out")],
+        }
+
+    def test_what_comes_of_it(self, images, vae, tmp_path):
+        outcome = encoded(tmp_path / "run", images, vae)
+        assert (outcome.metrics, outcome.steps) == ({"images": TRAIN + HELD_OUT}, 6)
+        assert outcome.details["left_out"] == []
+
+    def test_loading_processes_do_not_show(self, whole, images, vae, tmp_path):
+        encoded(tmp_path / "run", images, vae, loaders=2)
+        assert contents(tmp_path / "run") == contents(whole)
+
+    def test_digits_are_their_own_latents(self, tmp_path):
+        config = Encoding(
+            data=("digits",), autoencoder="pixels", image_size=8, flip=False, shard=1000
+        )
+        encoded(tmp_path / "run", None, None, config)
+        manifest = opened(tmp_path / "run", None, network=DIGITS, flip=0.0)
+        assert (manifest.kind, manifest.checksum, manifest.scaling) == ("pixels", "pixels", 1)
+        train, digits = Latents(tmp_path / "run", "train"), open_split("digits", None, "train", 8)
+        assert len(train) == 1437
+        pixels = open_autoencoder("pixels", None, CPU)
+        for i in (0, 999, 1000, 1436):
+            latent, label = train[i]
+            assert torch.equal(pixels.decode(latent[None])[0], digits[i][0])
+            assert label == digits[i][1]
+
+    @pytest.mark.parametrize("size", [15, 17])
+    def test_a_size_that_does_not_halve_is_refused(self, images, vae, tmp_path, size):
+        with pytest.raises(ValueError, match=f"image_size {size} is not a multiple of 2"):
+            encoded(tmp_path / "run", images, vae, replace(ENCODING, image_size=size))
+
+    def test_a_folder_without_autoencoder_is_refused(self, images, tmp_path):
+        with pytest.raises(ValueError, match=r"images.* has no weights of an autoencoder"):
+            encoded(tmp_path / "run", images, images)
+
+    def test_latents_that_are_no_numbers_are_refused(self, images, vae, tmp_path, monkeypatch):
+        def encode(self, images):
+            mean = torch.zeros(len(images), 4, 8, 8)
+            mean[1] = 1e6
+            return mean, mean
+
+        monkeypatch.setattr("dyt_dit.autoencoder.KL.encode", encode)
+        with pytest.raises(ValueError, match=r"latents of n01/1\.JPEG are not finite in float16"):
+            encoded(tmp_path / "run", images, vae)
+        assert not files(tmp_path / "run")
+
+
+DIGITS = replace(NETWORK, channels=1, classes=10)
+
+
+class TestDisturbance:
+    def test_killed_and_submitted_again_it_goes_on(self, whole, images, vae, tmp_path, monkeypatch):
+        directory = tmp_path / "run"
+        make = latents.Encoder.make
+
+        def killed(self, name, path):
+            make(self, name, path)
+            if name == "train-00002.npy":  # before it has its name
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(latents.Encoder, "make", killed)
+            process = multiprocessing.get_context("fork").Process(
+                target=encoded, args=(directory, images, vae)
+            )
+            process.start()
+            process.join()
+        assert process.exitcode == -signal.SIGKILL
+        before = files(directory)
+        assert sorted(before) == ["train-00000.npy", "train-00001.npy"]
+        assert list((directory / "latents").glob(".*.tmp"))
+        assert not (directory / "latents" / "manifest.json").exists()
+        encoded(directory, images, vae)
+        assert contents(directory) == contents(whole)
+        assert before.items() <= files(directory).items()
+
+    def test_what_is_whole_stays_and_what_is_damaged_is_made_anew(self, whole, copy, images, vae):
+        before = files(copy)
+        damaged = copy / "latents" / "train-00001.npy"
+        content = bytearray(damaged.read_bytes())
+        content[-1] ^= 1
+        damaged.write_bytes(content)
+        (copy / "latents" / "held_out-labels.npy").unlink()
+        encoded(copy, images, vae)
+        assert contents(copy) == contents(whole)
+        after = files(copy)
+        assert [name for name in before if after[name] != before[name]] == ["train-00001.npy"]
+
+    @pytest.mark.parametrize("note", [None, '{"origin": "'])
+    def test_a_lost_note_costs_its_file_only(self, whole, copy, images, vae, note):
+        path = copy / "latents" / "train-00001.json"
+        path.unlink() if note is None else path.write_text(note)
+        before = files(copy)
+        encoded(copy, images, vae)
+        assert contents(copy) == contents(whole)
+        after = files(copy)
+        assert [name for name in before if after[name] != before[name]] == ["train-00001.npy"]
+
+    def test_another_image_costs_its_file_only(
+        self, copy, breakable, images, vae, tmp_path, caplog
+    ):
+        file = breakable / "train" / "n01" / "4.png"
+        shutil.copy(breakable / "train" / "n02" / "5.JPEG", file)
+        before = files(copy)
+        encoded(copy, breakable, vae)
+        after = files(copy)
+        assert [name for name in before if after[name] != before[name]] == ["train-00001.npy"]
+        assert "1 files of latents were made of other images" in caplog.text
+        encoded(tmp_path / "anew", breakable, vae)
+        assert contents(copy) == contents(tmp_path / "anew")
+
+    def test_another_autoencoder_starts_anew(self, copy, images, tmp_path):
+        other = autoencoder(tmp_path / "other", seed=1)
+        encoded(copy, images, other)
+        encoded(tmp_path / "anew", images, other)
+        assert contents(copy) == contents(tmp_path / "anew")
+
+    def test_two_processes_make_what_one_makes(self, whole, images, vae, tmp_path):
+        together(SCRIPT, images, vae, tmp_path / "run")
+        said = [(tmp_path / f"said-{rank}.txt").read_text().splitlines() for rank in range(2)]
+        assert said[0] == said[1]
+        assert said[0][0] == "whole"
+        assert "train-00001.npy is damaged" in said[0][1]
+        assert before_damage(contents(tmp_path / "run")) == before_damage(contents(whole))
+
+
+def before_damage(found):
+    """Without what the two processes were made to damage."""
+    return {
+        name: value
+        for name, value in found.items()
+        if name not in ("latents/train-00001.npy", "latents/manifest.json")
+    }
+
+
+class TestUnreadable:
+    def test_one_is_left_out_and_named(self, breakable, images, vae, tmp_path, caplog):
+        broken = breakable / "train" / "n01" / "5.JPEG"
+        broken.write_bytes(broken.read_bytes()[:-200])
+        outcome = encoded(tmp_path / "run", breakable, vae)
+        assert outcome.metrics == {"images": TRAIN + HELD_OUT - 1}
+        assert outcome.details["left_out"] == ["n01/5.JPEG"]
+        (record,) = (r for r in caplog.records if r.levelname == "WARNING")
+        assert record.getMessage().startswith(f"{broken} cannot be read as an image")
+        part = Manifest.read(tmp_path / "run").parts["train"]
+        assert part.left_out == ("n01/5.JPEG",)
+        assert [file.images for file in part.files] == [4, 3, 4, 2]
+        train = Latents(tmp_path / "run", "train")
+        assert [int(label) for _, label in train] == [0] * 7 + [1] * 6
+        encoded(tmp_path / "all", images, vae)
+        expected = stored(tmp_path / "all", "train")[[*range(5), *range(6, TRAIN)]]
+        # Where the batch is another one, so may be the last bit.
+        torch.testing.assert_close(stored(tmp_path / "run", "train"), expected)
+
+    def test_a_file_of_nothing_else_is_empty(self, breakable, tmp_path):
+        (breakable / "train" / "n01" / "5.JPEG").write_bytes(b"")
+        encoded(tmp_path / "run", breakable, None, replace(PIXELS, shard=1))
+        manifest = Manifest.read(tmp_path / "run")
+        assert [file.images for file in manifest.parts["train"].files][4:7] == [1, 0, 1]
+        train = Latents(tmp_path / "run", "train")
+        assert torch.equal(train[5][0], Latents(tmp_path / "run", "train")[5][0])
+        assert len(list(train)) == TRAIN - 1
+
+    def test_too_many_stop_the_run(self, breakable, tmp_path):
+        for name in ("n01/0.png", "n02/5.JPEG"):
+            (breakable / "train" / name).write_bytes(b"")
+        message = (
+            "2 images of the training set cannot be read so far, of 14; 1 may be left out: "
+            "n01/0.png, n02/5.JPEG. Replace them, or delete them"
+        )
+        for _ in range(2):  # it does not slip through where the first one's file is whole
+            with pytest.raises(ValueError) as refusal:
+                encoded(tmp_path / "run", breakable, None, PIXELS)
+            assert str(refusal.value) == message
+        for name in ("n01/0.png", "n02/5.JPEG"):
+            (breakable / "train" / name).unlink()
+        assert encoded(tmp_path / "run", breakable, None, PIXELS).metrics["images"] == TRAIN - 2 + 5
+
+    def test_two_met_at_the_same_time_are_too_many_too(self, breakable, tmp_path, monkeypatch):
+        for name in ("n01/0.png", "n02/5.JPEG"):
+            (breakable / "train" / name).write_bytes(b"")
+        monkeypatch.setattr(latents.Encoder, "_leave_out", lambda *_: None)
+        with pytest.raises(ValueError, match="2 images of the training set cannot be read"):
+            encoded(tmp_path / "run", breakable, None, PIXELS)
+        assert not (tmp_path / "run" / "latents" / "manifest.json").exists()
+
+    def test_a_held_out_one_stops_the_run(self, breakable, tmp_path):
+        broken = breakable / "val" / "n02" / "1.JPEG"
+        broken.write_bytes(b"")
+        with pytest.raises(ValueError, match=r"A held-out image is not left out") as refusal:
+            encoded(tmp_path / "run", breakable, None, PIXELS)
+        assert str(refusal.value).startswith(f"{broken} cannot be read as an image")
+
+
+class TestReading:
+    def test_an_item_is_a_scaled_sample_of_the_posterior(self, whole):
+        train = Latents(whole, "train")
+        moments = stored(whole, "train")
+        assert len(train) == TRAIN
+        for i in range(TRAIN):
+            reseed(i)
+            latent, label = train[i]
+            reseed(i)
+            torch.rand(())
+            mean, std = moments[i, 0]
+            expected = (mean + std * torch.randn(4, 8, 8)) * 0.18215
+            assert latent.dtype == torch.float32 and torch.equal(latent, expected)
+            assert label.dtype == torch.int64 and label == (i >= 8)
+
+    def test_it_is_mirrored_as_often_as_asked(self, whole):
+        moments = stored(whole, "train") * torch.tensor([1.0, 0.0])[:, None, None, None]
+        for flip, most in ((0.0, 0), (1.0, 200), (0.25, 80)):
+            train = Latents(whole, "train", flip)
+            mirrored = 0
+            for i in range(200):
+                reseed(i)
+                latent = train[3][0] / 0.18215
+                reseed(i)
+                torch.rand(())
+                noise = torch.randn(4, 8, 8)
+                views = [mean + std * noise for mean, std in stored(whole, "train")[3]]
+                distances = [(latent - view).abs().max().item() for view in views]
+                assert min(distances) < 1e-4
+                mirrored += distances[1] < distances[0]
+            assert most * 0.4 <= mirrored <= most
+
+    def test_the_held_out_ones_have_no_mirror_and_draw_for_none(self, whole):
+        held_out = Latents(whole, "held_out", flip=1.0)
+        reseed(1)
+        latent = held_out[2][0]
+        reseed(1)
+        mean, std = stored(whole, "held_out")[2, 0]
+        assert torch.equal(latent, (mean + std * torch.randn(4, 8, 8)) * 0.18215)
+
+    @pytest.mark.parametrize("method", ["fork", "spawn"])
+    def test_loading_processes_read_the_same(self, whole, method):
+        train = Seeded(Latents(whole, "train", 0.5))
+        train[5]
+        loader = DataLoader(train, batch_size=7, num_workers=1, multiprocessing_context=method)
+        latent = torch.cat([batch[0] for batch in loader])
+        assert torch.equal(latent, torch.stack([train[i][0] for i in range(TRAIN)]))
+
+    def test_a_pickled_one_holds_no_latents(self, whole):
+        train = Latents(whole, "train")
+        train[0], train[13]
+        assert len(pickle.dumps(train)) < 2000
+
+    @pytest.mark.parametrize("index", [-1, TRAIN])
+    def test_there_is_no_more(self, whole, index):
+        with pytest.raises(IndexError):
+            Latents(whole, "train")[index]
+
+
+class Seeded:
+    """Latents, each with a seed of its own, as the training loop has it."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        reseed(index)
+        return self.dataset[index]
+
+
+class TestOpening:
+    def test_a_whole_cache_is_read_through_once(self, copy, vae, monkeypatch):
+        assert opened(copy, vae) == Manifest.read(copy)
+        monkeypatch.setattr(latent_cache, "_check_files", None)
+        opened(copy, vae)
+
+    def test_a_damaged_file_is_named_and_made_anew(self, copy, images, vae):
+        path = copy / "latents" / "held_out-00001.npy"
+        before = path.read_bytes()
+        expected = Manifest.read(copy).parts["held_out"].files[1].sha256
+        path.write_bytes(before[:-1])
+        with pytest.raises(ValueError) as refusal:
+            opened(copy, vae)
+        found = latent_cache.digest(path)
+        assert str(refusal.value) == (
+            f"{path} is damaged: its SHA-256 is {found}; expected {expected}. "
+            f"Delete {copy / 'result.json'} and submit again, and this file alone is made anew"
+        )
+        encoded(copy, images, vae)
+        opened(copy, vae)
+        assert path.read_bytes() == before
+
+    @pytest.mark.parametrize("name", ["train-00000.npy", "train-labels.npy"])
+    def test_a_lost_file_too(self, copy, images, vae, name):
+        (copy / "latents" / name).unlink()
+        with pytest.raises(ValueError, match=rf"{name} is lost\. Delete .*result\.json"):
+            opened(copy, vae)
+        encoded(copy, images, vae)
+        opened(copy, vae)
+
+    @pytest.mark.parametrize("keep", [0, 200])
+    def test_a_truncated_manifest(self, copy, images, vae, keep):
+        path = copy / "latents" / "manifest.json"
+        path.write_text(path.read_text()[:keep])
+        with pytest.raises(ValueError, match=r"manifest\.json is not whole JSON.*result\.json"):
+            opened(copy, vae)
+        encoded(copy, images, vae)
+        opened(copy, vae)
+
+    def test_a_lost_manifest(self, copy, vae):
+        (copy / "latents" / "manifest.json").unlink()
+        with pytest.raises(ValueError, match=r"manifest\.json is lost.*result\.json"):
+            opened(copy, vae)
+
+    def test_a_manifest_of_another_version(self, copy, vae):
+        path = copy / "latents" / "manifest.json"
+        path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
+        with pytest.raises(ValueError, match="is of version 2; expected 1"):
+            opened(copy, vae)
+
+    def test_another_autoencoder(self, whole, vae, tmp_path):
+        other = autoencoder(tmp_path / "other", seed=1)
+        sums = [open_autoencoder("kl", folder, CPU).checksum for folder in (vae, other)]
+        with pytest.raises(ValueError, match="`sd-vae` under \\[data\\] in site.toml") as refusal:
+            opened(whole, other)
+        assert all(value in str(refusal.value) for value in sums)
+
+    def test_no_autoencoder(self, whole):
+        with pytest.raises(ValueError, match='add "sd-vae" to the run\'s data'):
+            opened(whole, None)
+
+    @pytest.mark.parametrize("network", [{"input_size": 32}, {"channels": 1}])
+    def test_latents_of_another_size(self, whole, vae, network):
+        network = replace(NETWORK, **network)
+        expected = f"{network.channels} × {network.input_size} × {network.input_size}"
+        with pytest.raises(ValueError, match=r"images of 16 pixels, 4 × 8 × 8") as refusal:
+            opened(whole, vae, network=network)
+        assert expected in str(refusal.value)
+
+    def test_other_classes(self, whole, vae):
+        with pytest.raises(ValueError, match=r"of 2 classes, .* the network expects 1000"):
+            opened(whole, vae, network=replace(NETWORK, classes=1000))
+
+    def test_mirror_images_that_are_not_there(self, images, tmp_path):
+        encoded(tmp_path / "run", images, None, replace(PIXELS, flip=False))
+        network = replace(NETWORK, channels=1, input_size=16)
+        opened(tmp_path / "run", None, network=network, flip=0.0)
+        with pytest.raises(ValueError, match=r"flip is 0\.5, .* are of no mirror images"):
+            opened(tmp_path / "run", None, network=network, flip=0.5)
