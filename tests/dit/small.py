@@ -12,6 +12,7 @@ from matched.worker import Context
 
 ENCODING = Encoding(data=("imagenet", "sd-vae"), image_size=16, batch=3, shard=4)
 PIXELS = replace(ENCODING, data=("imagenet",), autoencoder="pixels")
+CONFIGS = {"kl": ENCODING, "pixels": PIXELS}
 NETWORK = Network(input_size=8, classes=2, patch_size=2, width=8, depth=1, heads=2)
 TRAIN, HELD_OUT = 14, 5
 
@@ -47,7 +48,7 @@ def pictures(folder):
 
 def encoded(directory, images, vae, config=ENCODING, **where):
     """Outcome of ``encode`` in a run's directory."""
-    directory.mkdir(exist_ok=True)
+    directory.mkdir(exist_ok=True)  # by two processes at once
     data = {"imagenet": images, "sd-vae": vae}
     return encode(Context(directory=directory, signature="x", data=data, **where), config)
 

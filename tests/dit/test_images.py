@@ -133,7 +133,7 @@ class TestFolder:
 
 
 def test_other_data_is_refused():
-    with pytest.raises(ValueError, match="data 'cifar' is no image set.* digits or imagenet"):
+    with pytest.raises(ValueError, match=r"data 'cifar' is no image set.* digits or imagenet"):
         open_split("cifar", None, "train", 8)
 
 

@@ -1,48 +1,54 @@
 """What each of two processes does for test_latents.py, which starts it.
 
-python two_processes_latents.py IMAGES VAE DIRECTORY
+python two_processes_latents.py IMAGES VAE FOLDER KIND
 """
 
 import os
+import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from dyt_dit.latent_cache import open_cache
-from matched.training.distributed import process_group
+from matched.training.distributed import on_first, process_group
 from matched.worker import Context
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from dit.small import NETWORK, encoded
+from dit.small import CONFIGS, NETWORK, encoded
 
 RANK = int(os.environ["RANK"])
 WHERE = {"rank": RANK, "local_rank": RANK, "world": 2}
+NETWORKS = {"kl": NETWORK, "pixels": replace(NETWORK, channels=1, input_size=16)}
 
 
-def opened(context, directory, vae):
-    """What ``open_cache`` says to this process."""
-    try:
-        with process_group(context):
-            open_cache(context, directory, autoencoder_folder=vae, network=NETWORK, flip=0.5)
-    except ValueError as error:
-        return str(error)
-    return "whole"
+def damaged(folder):
+    """A copy whose second file is damaged, which the second process reads."""
+    copy = folder / "damaged"
+    shutil.copytree(folder / "two", copy)
+    (copy / "latents" / "train-00001.npy").write_bytes(b"")
+
+
+def opened(context, vae, network):
+    """What ``open_cache`` says to this process of a whole cache, and of a damaged one."""
+    with process_group(context):
+        on_first(lambda: damaged(folder))
+        for directory in (folder / "two", folder / "damaged"):
+            try:
+                open_cache(context, directory, autoencoder_folder=vae, network=network, flip=0.5)
+                yield "whole"
+            except ValueError as error:
+                yield str(error)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    images, vae, directory = map(Path, sys.argv[1:])
-    encoded(directory, images, vae, **WHERE)
-    said = []
-    for round in ("whole", "damaged"):
-        if round == "damaged" and RANK == 0:
-            # Which the second process reads; another manifest is not taken for the verified one.
-            (directory / "latents" / "train-00001.npy").write_bytes(b"")
-            manifest = directory / "latents" / "manifest.json"
-            manifest.write_text(manifest.read_text() + "\n")
-        context = Context(directory=directory, signature=round, **WHERE)
-        said.append(opened(context, directory, vae))
-    directory.with_name(f"said-{RANK}.txt").write_text("\n".join(said))
+    images, vae, folder = map(Path, sys.argv[1:4])
+    kind = sys.argv[4]
+    encoded(folder / "two", images, vae, CONFIGS[kind], **WHERE)
+    context = Context(directory=folder / "two", signature="y", **WHERE)
+    said = opened(context, vae, NETWORKS[kind])
+    (folder / f"said-{RANK}.txt").write_text("\n".join(said))
     sys.stdout.flush()
     os._exit(0)
