@@ -107,7 +107,7 @@ def _sendable(error: BaseException) -> BaseException:
     try:
         return pickle.loads(pickle.dumps(error))
     except Exception:
-        return RuntimeError(f"the first process failed: {type(error).__name__}: {error}")
+        return RuntimeError(f"another process failed: {type(error).__name__}: {error}")
 
 
 def share_buffers(model: nn.Module) -> None:

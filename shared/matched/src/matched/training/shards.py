@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from matched import interruption
@@ -27,7 +28,7 @@ def fill(
     """Write every file of ``names`` that is not whole; called by all processes of the run.
 
     A file is whole if its checksum, in a file beside it, is right. Processes go from round to
-    round together, one file each, and stop between two rounds when one of them is asked to.
+    round together, one file each, and stop before a round when one of them was asked to.
 
     Args:
         folder: where the files lie; made if it is not there.
@@ -46,26 +47,30 @@ def fill(
         log.info("%s: %d of %d files are there", folder.name, len(names) - len(missing), len(names))
     world = context.world
     for start in range(0, len(missing), world):
-        on_first(context.confirm)
-        if context.rank == 0:
-            write_progress(context.directory, len(names) - len(missing) + start, len(names))
+        if any(gathered(interruption.requested() is not None)):
+            raise interruption.Interrupted
+        on_first(partial(_confirm, context, len(names) - len(missing) + start, len(names)))
         own = missing[start + context.rank : start + context.rank + 1]
         with same_failure():
             made = {name: _make(folder / name, make) for name in own}
         for found in gathered(made):
             sums.update(found)
-        if any(gathered(interruption.requested() is not None)):
-            raise interruption.Interrupted
-    if context.rank == 0:
-        write_progress(context.directory, len(names), len(names))
+    on_first(lambda: _confirm(context, len(names), len(names)))
     return {name: str(sums[name]) for name in names}
 
 
 def checked(context: Context, folder: Path, names: Sequence[str]) -> dict[str, str | None]:
     """Name → checksum of every file that is whole, else None; each process reads its share."""
-    own = {name: _whole(folder / name) for name in names[context.rank :: context.world]}
+    with same_failure():
+        own = {name: _whole(folder / name) for name in names[context.rank :: context.world]}
     found = {name: value for values in gathered(own) for name, value in values.items()}
     return {name: found[name] for name in names}
+
+
+def _confirm(context: Context, done: int, files: int) -> None:
+    """See that the run is still this job's, and tell how far it is."""
+    context.confirm()
+    write_progress(context.directory, done, files)
 
 
 def _prepare(folder: Path) -> None:
