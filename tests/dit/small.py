@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from dyt_dit.config import Encoding, Network
+from dyt_dit.latent_cache import Manifest
 from dyt_dit.latents import encode
 from matched.worker import Context
 
@@ -60,3 +61,11 @@ def contents(directory):
         for path in sorted(directory.rglob("*"))
         if path.is_file() and path.name != "progress.json"
     }
+
+
+def stored(directory, split):
+    """float32 (images, flips, 2, C, H, W), of all files of a split."""
+    files = Manifest.read(directory).parts[split].files
+    arrays = [np.load(directory / "latents" / file.name, mmap_mode="r") for file in files]
+    assert all(array.dtype == np.float16 for array in arrays)
+    return torch.from_numpy(np.concatenate(arrays).astype(np.float32))

@@ -20,20 +20,16 @@ CPU = torch.device("cpu")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    return autoencoder(tmp_path_factory.mktemp("vae"))
-
-
 @pytest.fixture
-def folder(saved, tmp_path):
+def folder(vae, tmp_path):
     """A copy to break."""
-    return shutil.copytree(saved, tmp_path / "vae")
+    return shutil.copytree(vae, tmp_path / "vae")
 
 
 @pytest.fixture(scope="module")
-def vae(saved):
-    return AutoencoderKL.from_pretrained(saved, low_cpu_mem_usage=False)
+def official(vae):
+    """What DiT's own scripts call."""
+    return AutoencoderKL.from_pretrained(vae, low_cpu_mem_usage=False)
 
 
 def random_images(count=3):
@@ -42,44 +38,44 @@ def random_images(count=3):
 
 
 class TestKL:
-    def test_it_encodes_as_training_on_the_fly_would(self, saved, vae):
+    def test_it_encodes_as_training_on_the_fly_would(self, vae, official):
         images = random_images()
-        mean, std = open_autoencoder("kl", saved, CPU).encode(images)
+        mean, std = open_autoencoder("kl", vae, CPU).encode(images)
         normalised = transforms.Compose(
             [transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)]
         )
         batch = torch.stack([normalised(image.permute(1, 2, 0).numpy()) for image in images])
         with torch.no_grad():
-            posterior = vae.encode(batch).latent_dist
+            posterior = official.encode(batch).latent_dist
         assert mean.shape == std.shape == (3, 4, 8, 8)
         torch.testing.assert_close(mean, posterior.mean, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(std, posterior.std, rtol=1e-5, atol=1e-5)
 
-    def test_it_decodes_as_the_samplers_do(self, saved, vae):
-        opened = open_autoencoder("kl", saved, CPU)
+    def test_it_decodes_as_the_samplers_do(self, vae, official):
+        opened = open_autoencoder("kl", vae, CPU)
         assert opened.scaling == 0.18215
         latents = 0.5 * torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
-            decoded = vae.decode(latents / 0.18215).sample
+            decoded = official.decode(latents / 0.18215).sample
         expected = np.floor(np.clip(127.5 * decoded.numpy() + 128.0, 0, 255))
         found = opened.decode(latents)
         assert found.dtype == torch.uint8
         np.testing.assert_array_equal(found.numpy(), expected)
         assert found.float().std() > 10
 
-    def test_the_shape_of_latents(self, saved):
-        opened = open_autoencoder("kl", saved, CPU)
+    def test_the_shape_of_latents(self, vae):
+        opened = open_autoencoder("kl", vae, CPU)
         assert opened.shape(16) == (4, 8)
         with pytest.raises(ValueError, match=r"image_size 15 is not a multiple of 2, as .*vae"):
             opened.shape(15)
 
-    def test_the_checksum_is_of_the_weights(self, saved, folder):
-        expected = hashlib.sha256((saved / WEIGHTS).read_bytes()).hexdigest()
-        assert open_autoencoder("kl", saved, CPU).checksum == expected
+    def test_the_checksum_is_of_the_weights(self, vae, folder):
+        expected = hashlib.sha256((vae / WEIGHTS).read_bytes()).hexdigest()
+        assert open_autoencoder("kl", vae, CPU).checksum == expected
         autoencoder(folder, seed=1)
         assert open_autoencoder("kl", folder, CPU).checksum != expected
 
-    def test_attention_under_its_old_names_is_the_same(self, saved, folder):
+    def test_attention_under_its_old_names_is_the_same(self, vae, folder):
         """stabilityai's weights have these."""
         old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
         state = load_file(folder / WEIGHTS)
@@ -87,9 +83,7 @@ class TestKL:
             state = {key.replace(new, name): value for key, value in state.items()}
         assert sum("query" in name for name in state) == 4
         save_file(state, folder / WEIGHTS)
-        one, other = (
-            open_autoencoder("kl", f, CPU).encode(random_images()) for f in (saved, folder)
-        )
+        one, other = (open_autoencoder("kl", f, CPU).encode(random_images()) for f in (vae, folder))
         assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
 
     def test_weights_in_half_precision_compute_in_full(self, folder):

@@ -12,18 +12,11 @@ from torchvision.transforms.v2 import functional as tv
 
 from dyt_dit.images import Reader, Unreadable, as_tensor, centre_crop, open_split
 
-from .small import pictures
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    return pictures(tmp_path_factory.mktemp("images"))
-
 
 @pytest.fixture
-def folder(whole, tmp_path):
+def folder(images, tmp_path):
     """A copy to break."""
-    return shutil.copytree(whole, tmp_path / "images")
+    return shutil.copytree(images, tmp_path / "images")
 
 
 def noise(height, width):
@@ -85,14 +78,14 @@ class TestCrop:
 
 
 class TestFolder:
-    def test_it_is_an_image_folder(self, whole):
-        train, held_out = (open_split("imagenet", whole, s, 16) for s in ("train", "held_out"))
+    def test_it_is_an_image_folder(self, images):
+        train, held_out = (open_split("imagenet", images, s, 16) for s in ("train", "held_out"))
         assert (len(train), len(held_out), train.classes) == (14, 5, 2)
         assert train.targets == [0] * 8 + [1] * 6
         assert [train.name(0), held_out.name(4)] == ["n01/0.png", "n02/1.JPEG"]
         picture, label = train[9]
         assert (picture.shape, picture.dtype, label) == ((3, 16, 16), torch.uint8, 1)
-        original = Image.open(whole / "train" / "n02" / "1.JPEG")
+        original = Image.open(images / "train" / "n02" / "1.JPEG")
         assert torch.equal(picture, as_tensor(centre_crop(original, 16)))
 
     @pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "P"])
@@ -101,14 +94,14 @@ class TestFolder:
         noise(20, 20).convert(mode).save(path, format="TIFF")
         assert open_split("imagenet", folder, "train", 16)[0][0].shape == (3, 16, 16)
 
-    def test_the_digest_tells_names_and_sizes(self, whole, folder):
+    def test_the_digest_tells_names_and_sizes(self, images, folder):
         def digests():
-            images = open_split("imagenet", folder, "train", 16)
-            return images.digest(), images.digest(0, 4), images.digest(4, 8)
+            train = open_split("imagenet", folder, "train", 16)
+            return train.digest(), train.digest(0, 4), train.digest(4, 8)
 
         before = digests()
         assert len(set(before)) == 3
-        assert before[0] == open_split("imagenet", whole, "train", 16).digest()
+        assert before[0] == open_split("imagenet", images, "train", 16).digest()
         with (folder / "train" / "n01" / "5.JPEG").open("ab") as file:
             file.write(b"\0")
         grown = digests()

@@ -6,7 +6,7 @@ would see with the autoencoder at its side.
 
 A file holds so many images one after the other: an array of float16, (images, flips, 2, C, H, W):
 the image and, where training mirrors, its mirror image; mean and standard deviation, unscaled.
-ImageNet at 256 × 256 takes 44 GB. Float16 moves a value by 1/2048 of it at most: of scaled
+ImageNet at 256 × 256 takes 43 GB. Float16 moves a value by 1/2048 of it at most: of scaled
 latents, whose variance is about one, some 0.0002. The least noise that the diffusion adds, in its
 first step, has a standard deviation of 0.01.
 """
