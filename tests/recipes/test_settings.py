@@ -1,14 +1,15 @@
-"""docs/SETTINGS.md and the recipes at paper scale say the same, setting by setting.
+"""The pages of settings and the recipes at paper scale say the same, setting by setting.
 
 A row whose first column is a config field in backticks is checked, for all runs that its column
 stands for: those that the column's header names in backticks, else those of the "Runs:" line above
-the table. A run is called ``table/row/arm``, what it needs ``table/pretrained/row/arm``.
+the table. A run is called ``table/row/arm``; one that it needs ``table/need/row/arm``, and so on:
+``table/need/need/row/arm``. A field of a config's part is named with it: ``network.width``.
 """
 
 import ast
 import math
 import re
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
@@ -16,17 +17,25 @@ from pathlib import Path
 import pytest
 
 from matched import recipes
+from matched.table import with_needs
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "SETTINGS.md"
+
+PAGES = {
+    "dyt_vision": ROOT / "docs" / "SETTINGS.md",
+    "dyt_dit": ROOT / "docs" / "SETTINGS-DIT.md",
+}
+"""Package whose configs the runs have → the page of these runs."""
 
 ELSEWHERE = {"gpus"}
 """What rows may name besides fields of the config: what the recipe asks of the machine."""
 
+each_page = pytest.mark.parametrize("package", PAGES)
+
 
 @cache
-def runs():
-    """Address → (config, resources) of every vision run of the recipes, at paper scale."""
+def every_run():
+    """Address → (config, resources) of every run of the recipes, at paper scale."""
     for cached in (recipes.root, recipes.numbers, recipes.available):
         cached.cache_clear()  # another test's project may be in them
     found = {}
@@ -34,12 +43,17 @@ def runs():
         recipe = recipes.load(name)
         scale = recipe.scale("paper")
         for cell in recipe.table.cells(scale):
-            own = scale.others.get(cell.row, scale.resources)
-            found[f"{name}/{cell.row}/{cell.arm}"] = (cell.run.config, own)
-            for need, run in cell.run.needs.items():
-                asks = scale.others.get(f"{cell.row}/{need}", scale.resources)
-                found[f"{name}/{need}/{cell.row}/{cell.arm}"] = (run.config, asks)
-    return {a: v for a, v in found.items() if type(v[0]).__module__ == "dyt_vision.config"}
+            for place, run in with_needs(cell.run, cell.row):
+                row, *needs = place.split("/")
+                address = "/".join([name, *needs, row, cell.arm])
+                found[address] = (run.config, scale.others.get(place, scale.resources))
+    return found
+
+
+def runs_of(package):
+    """Those of ``every_run`` whose configs are the package's."""
+    module = f"{package}.config"
+    return {a: run for a, run in every_run().items() if type(run[0]).__module__ == module}
 
 
 @pytest.fixture(autouse=True)
@@ -47,9 +61,9 @@ def here(monkeypatch):
     monkeypatch.setenv("MATCHED_ROOT", str(ROOT))
 
 
-def named(pattern):
+def named(pattern, runs):
     """The addresses that a pattern stands for; arms and rows may be left out."""
-    return [a for a in runs() if fnmatchcase(a, pattern) or fnmatchcase(a, f"{pattern}/*")]
+    return [a for a in runs if fnmatchcase(a, pattern) or fnmatchcase(a, f"{pattern}/*")]
 
 
 def read(text):
@@ -65,7 +79,7 @@ def read(text):
         if header is None:
             header = cells
             continue
-        name = re.fullmatch(r"`(\w+)`", cells[0])
+        name = re.fullmatch(r"`([\w.]+)`", cells[0])
         if not name:
             continue
         assert len(cells) == len(header), f"{line}\nhas {len(cells)} cells, not {len(header)}"
@@ -87,11 +101,14 @@ def value(field, cell):
 
 
 def literal(text):
+    """A number, one of the words for what is no number, else the text; "(a, b)" is a tuple."""
     known = {"none": None, "yes": True, "no": False, "empty": ""}
     if text in known:
         return known[text]
-    if text.startswith("("):  # the crops' aspects are fractions
-        text = re.sub(r"(\d+)/(\d+)", lambda m: str(int(m[1]) / int(m[2])), text)
+    if text.startswith("("):
+        return tuple(literal(part) for part in text.strip("()").split(", "))
+    if fraction := re.fullmatch(r"(\d+)/(\d+)", text):  # the crops' aspects are fractions
+        return int(fraction[1]) / int(fraction[2])
     try:
         return ast.literal_eval(text)
     except (SyntaxError, ValueError):
@@ -106,40 +123,55 @@ def same(written, actual):
     return written == actual and type(written) is type(actual)
 
 
-def held(field, address):
-    config, resources = runs()[address]
+def settings(config):
+    """Name → value of all that a config says."""
+    found = {}
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.name == "norm":
+            found["norm"] = str(value)
+        elif is_dataclass(value):
+            found |= {f"{field.name}.{name}": inner for name, inner in settings(value).items()}
+        else:
+            found[field.name] = value
+    return found
+
+
+def held(field, address, runs):
+    config, resources = runs[address]
     if field in ELSEWHERE:
         return getattr(resources, field)
-    if field == "norm":
-        return str(config.norm)
-    assert field in {f.name for f in fields(config)}, f"{address} has no setting {field!r}"
-    return getattr(config, field)
+    there = settings(config)
+    assert field in there, f"{address} has no setting {field!r}"
+    return there[field]
 
 
-def mistakes(text):
+def mistakes(text, runs):
     """One line for each cell that says something else than a run that it stands for."""
     found = []
     for field, patterns, cell in read(text):
         assert patterns, f"the row of {field} stands below no line of runs and no header with them"
         for pattern in patterns:
-            addresses = named(pattern)
-            assert addresses, f"{pattern} (row {field}) is no vision run at paper scale"
+            addresses = named(pattern, runs)
+            assert addresses, f"{pattern} (row {field}) is no run of this page at paper scale"
             found += [
-                f"{field} of {a}: {cell} in the text, {held(field, a)} in the recipe"
+                f"{field} of {a}: {cell} in the text, {held(field, a, runs)} in the recipe"
                 for a in addresses
-                if not same(value(field, cell), held(field, a))
+                if not same(value(field, cell), held(field, a, runs))
             ]
     return found
 
 
-def page(row, run="table1/vit_b/LN"):
+def page(row, run):
     """A page of one row."""
     return f"Runs: `{run}`\n\n| setting | value here | source |\n|---|---|---|\n{row}"
 
 
 def idle(config):
     """Fields that mean nothing, given the others: the page need not name them."""
-    off = {"min_lr"} if config.schedule == "step" else {"decay_epochs", "decay_factor"}
+    schedule = getattr(config, "schedule", None)
+    off = set() if schedule == "cosine" else {"min_lr"}
+    off |= set() if schedule == "step" else {"decay_epochs", "decay_factor"}
     sgd = type(config).__name__ == "Probing" or getattr(config, "optimizer", "") == "sgd"
     off |= {"betas"} if sgd else {"momentum"}
     if not getattr(config, "mixup", 0) and not getattr(config, "cutmix", 0):
@@ -147,71 +179,161 @@ def idle(config):
     return off
 
 
-def unwritten(text):
+def unwritten(text, runs):
     """One line for each setting of a run that no row gives."""
-    written = {(f, a) for f, patterns, _ in read(text) for p in patterns for a in named(p)}
+    written = {(f, a) for f, patterns, _ in read(text) for p in patterns for a in named(p, runs)}
     return [
-        f"{field.name} of {address}"
-        for address, (config, _) in runs().items()
-        for field in fields(config)
-        if field.name not in idle(config) and (field.name, address) not in written
+        f"{name} of {address}"
+        for address, (config, _) in runs.items()
+        for name in settings(config)
+        if name not in idle(config) and (name, address) not in written
     ]
 
 
-def test_every_number_is_the_recipes():
-    assert not mistakes(PAGE.read_text())
+@each_page
+def test_every_number_is_the_recipes(package):
+    assert not mistakes(PAGES[package].read_text(), runs_of(package))
 
 
-def test_every_setting_of_every_run_is_written_down():
-    assert not unwritten(PAGE.read_text())
+@each_page
+def test_every_setting_of_every_run_is_written_down(package):
+    assert not unwritten(PAGES[package].read_text(), runs_of(package))
 
 
-def test_the_runs_are_those_of_the_vision_tables():
-    assert len({a.split("/")[0] for a in runs()}) >= 10
-    assert all(is_dataclass(config) for config, _ in runs().values())
+def test_the_runs_are_those_of_the_tables_with_all_that_they_need():
+    vision, dit = runs_of("dyt_vision"), runs_of("dyt_dit")
+    assert len({a.split("/")[0] for a in vision}) >= 10
+    assert {"table1/vit_b/LN", "table2/pretrained/mae_vit_b/DyT"} <= set(vision)
+    needs = ("", "samples/", "samples/trained/", "samples/trained/latents/")
+    rows = {"table3": ("dit_b4", "dit_l4", "dit_xl2"), "iclr-table3": ("dit_b4", "dit_l2")}
+    assert set(dit) == {
+        f"{table}/{need}{row}/{arm}"
+        for table in rows
+        for need in needs
+        for row in rows[table]
+        for arm in ("LN", "DyT")
+    }
+
+
+VIT, TRAINED = "table1/vit_b/LN", "table3/samples/trained/dit_b4/LN"
 
 
 @pytest.mark.parametrize(
-    "row",
+    "run, row",
     [
-        "| `lr` | 4.1e-3 | |",
-        "| `epochs` | 301 | |",
-        "| `betas` | (0.9, 0.95) | |",
-        "| `betas` | (0.9, 0.999, 0.9) | |",
-        "| `precision` | fp16 | |",
-        "| `clip_norm` | 1.0 | |",
-        "| `convert_batch_norm` | yes | |",
-        "| `model_args` | global_pool: token | |",
-        "| `gpus` | 32 | |",
+        (VIT, "| `lr` | 4.1e-3 | |"),
+        (VIT, "| `epochs` | 301 | |"),
+        (VIT, "| `betas` | (0.9, 0.95) | |"),
+        (VIT, "| `betas` | (0.9, 0.999, 0.9) | |"),
+        (VIT, "| `precision` | fp16 | |"),
+        (VIT, "| `clip_norm` | 1.0 | |"),
+        (VIT, "| `convert_batch_norm` | yes | |"),
+        (VIT, "| `model_args` | global_pool: token | |"),
+        (VIT, "| `gpus` | 32 | |"),
+        (VIT, "| `norm` | DyT(α0=0.5) | |"),
+        (TRAINED, "| `norm` | DyT(α0=0.5) | |"),
+        (TRAINED, "| `zero_init` | no | |"),
+        (TRAINED, "| `network.width` | 1024 | |"),
+        (TRAINED, "| `data` | sd-vae | |"),
+        (TRAINED, "| `data` | (imagenet, sd-vae) | |"),
+        (TRAINED, "| `gpus` | 4 | |"),
+        ("table3/samples/dit_xl2/DyT", "| `network.patch_size` | 4 | |"),
+        ("table3/samples/dit_xl2/DyT", "| `cfg_scale` | 1.5 | |"),
+        ("table3/samples/trained/latents/dit_b4/LN", "| `flip` | no | |"),
+        ("iclr-table3/dit_l2/DyT", "| `neighbours` | 5 | |"),
     ],
 )
-def test_another_value_is_a_mistake(row):
-    assert len(mistakes(page(row))) == 1
+def test_another_value_is_a_mistake(run, row):
+    assert len(mistakes(page(row, run), every_run())) == 1
 
 
-def test_another_number_in_a_recipe_is_a_mistake(monkeypatch):
+@pytest.mark.parametrize(
+    "package, address, change, told",
+    [
+        ("dyt_vision", "table1/vit_l/LN", {"lr": 5e-3}, "lr of {}: 4e-3 in the text, 0.005"),
+        ("dyt_dit", TRAINED, {"lr": 1e-4}, "lr of {}: 4e-4 in the text, 0.0001"),
+        ("dyt_dit", "table3/dit_l4/DyT", {"neighbours": 5}, "neighbours of {}: 3 in the text, 5"),
+    ],
+)
+def test_another_number_in_a_recipe_is_a_mistake(package, address, change, told):
     """A row is compared with what the recipe resolves to, not with the defaults."""
-    text = PAGE.read_text()
-    config, resources = runs()["table1/vit_l/LN"]
-    other = {**runs(), "table1/vit_l/LN": (type(config)(**{**vars(config), "lr": 5e-3}), resources)}
-    monkeypatch.setattr(f"{__name__}.runs", lambda: other)
-    assert "lr of table1/vit_l/LN: 4e-3 in the text, 0.005 in the recipe" in mistakes(text)
+    found = mistakes(PAGES[package].read_text(), changed(package, address, **change))
+    assert found == [f"{told.format(address)} in the recipe"]
+
+
+def test_another_size_of_a_network_in_a_recipe_is_a_mistake():
+    network = replace(runs_of("dyt_dit")[TRAINED][0].network, depth=13)
+    runs = changed("dyt_dit", TRAINED, network=network)
+    found = mistakes(PAGES["dyt_dit"].read_text(), runs)
+    assert found == [f"network.depth of {TRAINED}: 12 in the text, 13 in the recipe"]
+
+
+def changed(package, address, **change):
+    """The runs of a page, one of them with other settings."""
+    runs = runs_of(package)
+    config, resources = runs[address]
+    return {**runs, address: (replace(config, **change), resources)}
+
+
+@pytest.mark.parametrize(
+    "package, field",
+    [
+        ("dyt_vision", "epochs"),
+        ("dyt_vision", "teacher_momentum"),
+        ("dyt_dit", "zero_init"),
+        ("dyt_dit", "network.width"),
+        ("dyt_dit", "cfg_scale"),
+        ("dyt_dit", "neighbours"),
+        ("dyt_dit", "autoencoder"),
+    ],
+)
+def test_a_setting_without_a_row_is_found(package, field):
+    lines = PAGES[package].read_text().splitlines()
+    others = "\n".join(line for line in lines if not line.startswith(f"| `{field}` |"))
+    runs = runs_of(package)
+    having = [a for a, (config, _) in runs.items() if field in settings(config)]
+    assert having and unwritten(others, runs) == [f"{field} of {a}" for a in having]
+
+
+@each_page
+def test_a_run_without_rows_is_found(package):
+    runs = runs_of(package)
+    config, resources = next(iter(runs.values()))
+    found = unwritten(PAGES[package].read_text(), runs | {"new/row/LN": (config, resources)})
+    named_by_all = set(unwritten("", {"new/row/LN": (config, resources)}))
+    assert found and set(found) <= named_by_all
+
+
+def test_what_a_constant_schedule_never_reads_needs_no_row():
+    missing = unwritten("", {TRAINED: runs_of("dyt_dit")[TRAINED]})
+    assert f"warmup_epochs of {TRAINED}" in missing
+    for field in ("min_lr", "decay_epochs", "decay_factor", "momentum", "network"):
+        assert f"{field} of {TRAINED}" not in missing
 
 
 @pytest.mark.parametrize(
     "text, reason",
     [
-        (page("| `lr` | 1 | |", run="table1/vit_x"), "is no vision run"),
-        (page("| `rate` | 1 | |"), "no setting"),
-        (page("| `lr` | 1 | 2 | |"), "cells"),
-        (page("| `lr` | 4e-3 = 2e-3 × 3 | |"), "4e-3 = 2e-3 × 3 is"),
-        (page("| `lr` | 1 | |").partition("\n")[2], "below no line of runs"),
+        (page("| `lr` | 1 | |", run="table1/vit_x"), "is no run of this page"),
+        (page("| `rate` | 1 | |", VIT), "no setting 'rate'"),
+        (page("| `network` | 1 | |", TRAINED), "no setting 'network'"),
+        (page("| `network.size` | 1 | |", TRAINED), "no setting 'network.size'"),
+        (page("| `lr` | 1 | 2 | |", VIT), "cells"),
+        (page("| `lr` | 4e-3 = 2e-3 × 3 | |", VIT), "4e-3 = 2e-3 × 3 is"),
+        (page("| `lr` | 1 | |", VIT).partition("\n")[2], "below no line of runs"),
     ],
 )
 def test_a_row_that_cannot_be_checked_is_refused(text, reason):
     with pytest.raises(AssertionError, match=reason):
-        mistakes(text)
+        mistakes(text, every_run())
 
 
-def test_the_page_names_no_place_on_a_machine():
-    assert not re.search(r"/(tmp|work|home)/", PAGE.read_text())
+@pytest.mark.parametrize(("package", "other"), [("dyt_vision", TRAINED), ("dyt_dit", VIT)])
+def test_a_page_speaks_of_no_other_package(package, other):
+    with pytest.raises(AssertionError, match="is no run of this page"):
+        mistakes(page("| `epochs` | 1 | |", other), runs_of(package))
+
+
+@each_page
+def test_the_page_names_no_place_on_a_machine(package):
+    assert not re.search(r"/(tmp|work|home)/", PAGES[package].read_text())
