@@ -4,8 +4,8 @@ Each cell is a chain of runs: the latents of ImageNet-1K (once, for all cells), 
 DiT on them, 50,000 sampled images, and their FID. DyT takes the place of every LayerNorm with
 α0 = 0.5; as in the authors' release its arm does not start the modulation and output layers at
 zero. The settings are those of the DiT release but for the learning rate, 4e-4 (Table 13), and the
-80 epochs of the authors' follow-up; the paper names none. docs/SETTINGS.md tells where each number
-comes from.
+80 epochs of the authors' follow-up; the paper names none. docs/SETTINGS-DIT.md tells where each
+number comes from.
 
 Paper scale, counted from operations at 60 TFLOP/s on each of 8 GPUs: training takes 2 hours for
 DiT-B/4, 7 for DiT-L/4 and 42 for DiT-XL/2; sampling up to 2 hours.
@@ -123,7 +123,7 @@ PAPER = Scale(
 TINY = replace(
     TRAINING,
     data=(),
-    epochs=100,
+    epochs=90,
     batch=64,
     micro_batch=64,
     lr=3e-3,
@@ -132,7 +132,7 @@ TINY = replace(
     flip=0.0,
     held_out=360,
     eval_batch=360,
-    eval_epochs=20,
+    eval_epochs=30,
     log_steps=88,
 )
 TINY_LATENTS = Run(

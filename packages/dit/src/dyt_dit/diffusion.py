@@ -3,7 +3,7 @@
 Gaussian diffusion with a linear schedule (Ho et al. 2020, arXiv 2006.11239), noise predicted and
 variance learned (Nichol and Dhariwal 2021, arXiv 2102.09672, Section 3.1), as in the DiT paper.
 The sampler's steps are diffusers'; it has no variational bound, and rounds the schedule to
-float32, so that its smallest noise levels are off by up to 3e-4: tables here are of float64.
+float32, so that its smallest noise levels are off by 2e-4 of them: tables here are of float64.
 """
 
 from __future__ import annotations
