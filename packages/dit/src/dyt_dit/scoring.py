@@ -8,7 +8,7 @@ classifier of digits they have names of their own, for they cannot be compared w
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from dyt_dit.features import (
     write_shard,
 )
 from dyt_dit.image_sets import ImageFile
-from dyt_dit.statistics import ARRAYS, Measured, Moments
+from dyt_dit.statistics import ARRAYS, Measured, Moments, Statistics
 from matched.files import write_json
 from matched.training.distributed import on_first, process_group, same_failure
 from matched.training.fingerprint import digest_of
@@ -162,13 +162,14 @@ class Scorer:
         shards = {
             kind: [name for name, (of, _) in self.parts.items() if of == kind] for kind in self.sets
         }
-        real = self._real(folder, shards.get(REAL, []))
         found = {}
         for name in (name for name in ARRAYS if name in self.extractor.names):
             moments = Moments(self.device)
             for features in read_shards(folder, shards[GENERATED], name):
                 moments.add(features)
             found[name] = moments.statistics()
+        real = self._real(folder, shards.get(REAL, []))
+        self._check_widths(found, real.statistics)
         keys = KEYS[self.config.extractor]
         warnings = statistics.too_few(found, "generated")
         warnings += statistics.too_few(real.statistics, "reference")
@@ -188,14 +189,20 @@ class Scorer:
         return Outcome(metrics=metrics, steps=len(self.parts), details=details)
 
     def _real(self, folder: Path, shards: list[str]) -> Measured:
-        """What the generated images are compared with.
-
-        Raises:
-            ValueError: if ADM's file has statistics of something else than these features.
-        """
+        """What the generated images are compared with."""
         if "reference" in self.context.needs:
             measured, _ = reference.read(self.context.needs["reference"])
             return measured
         measured = statistics.read(self._adm)
         kept = np.concatenate(list(read_shards(folder, shards, POOL)))
         return Measured(statistics=measured.statistics, kept=kept)
+
+    def _check_widths(self, own: Mapping[str, Statistics], real: Mapping[str, Statistics]) -> None:
+        """Of ADM's file; a reference of ours has the checksum of its extractor."""
+        for name, s in own.items():
+            found = real[name].mean.shape if name in real else "nothing"
+            if found != s.mean.shape:
+                raise ValueError(
+                    f"{self._adm} has {found} as {ARRAYS[name][0]}; expected {s.mean.shape}, as "
+                    "ADM's reference batch of ImageNet has it"
+                )

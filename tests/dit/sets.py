@@ -1,0 +1,86 @@
+"""Sets of images to score, extractors to score them with, and the runs that do it."""
+
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import nn
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+from dyt_dit import digits_features, image_sets, reference, scoring
+from dyt_dit.config import DigitsClassifier, Reference, Scoring
+from dyt_dit.images import open_split
+from matched.training.shards import digest
+
+from .tiny import run
+
+REFERENCE = Reference(
+    data=("digits",), extractor="digits", image_size=8, kept=100, batch=64, shard=500
+)
+SCORING = Scoring(extractor="digits", batch=50, shard=120)
+
+
+def inception(path, seed=0):
+    """Weights of torch-fidelity's Inception, random and such that no layer fades out."""
+    torch.save({}, path)
+    with mock.patch.object(FeatureExtractorInceptionV3, "load_state_dict"):
+        model = FeatureExtractorInceptionV3("x", ["2048"], feature_extractor_weights_path=path)
+    torch.manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+    torch.save(model.state_dict(), path)
+    return path
+
+
+def noise(count, side=8, seed=0):
+    """uint8 (count, side, side, 3) and classes of ten."""
+    source = np.random.default_rng(seed)
+    images = source.integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+    return images, source.integers(0, 10, count)
+
+
+def held_out(count=360):
+    """Real digits that the reference has not seen, as samples."""
+    images = open_split("digits", None, "held_out", 8)
+    pixels = np.stack([images[i][0].permute(1, 2, 0).numpy() for i in range(count)])
+    return pixels, np.array(images.targets[:count])
+
+
+def samples(directory, images, labels):
+    """What a run of Sampling leaves."""
+    directory.mkdir(parents=True, exist_ok=True)
+    file = directory / "samples.npz"
+    image_sets.write(file, images.shape, [images], labels=labels)
+    Path(f"{file}.sha256").write_text(digest(file) + "\n")
+    return directory
+
+
+def classifier(directory, **where):
+    run(digits_features.train, directory, DigitsClassifier(), **where)
+    return directory
+
+
+def measured(directory, there, config=REFERENCE, **where):
+    return run(reference.measure, directory, config, needs={"classifier": there}, **where)
+
+
+def scored(directory, config=SCORING, data=None, rank=0, world=1, **needs):
+    where = {"rank": rank, "local_rank": rank, "world": world, "data": data or {}}
+    return run(scoring.score, directory, config, needs=needs, **where)
+
+
+class Averages:
+    """An extractor of a few numbers that anyone can compute: colours of rows and columns."""
+
+    checksum = "averages"
+    names = ("pool", "logits", "spatial")
+
+    def __call__(self, images):
+        values = images.double() / 255
+        return {
+            "pool": values.mean(3).flatten(1),
+            "logits": 9 * values.mean(2).flatten(1),
+            "spatial": values[:, 0, :2].flatten(1),
+        }
