@@ -25,8 +25,9 @@ def leave(path: Path, content: Mapping[str, Any]) -> None:
     """Write a file of torch's, whole or not at all, on the first process; called by all."""
 
     def write() -> None:
-        with written_whole(path) as temporary:
-            torch.save(dict(content), temporary)
+        # Given a path, torch would write its temporary name into the file.
+        with written_whole(path) as temporary, temporary.open("wb") as file:
+            torch.save(dict(content), file)
 
     on_first(write)
 

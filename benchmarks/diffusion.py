@@ -1,0 +1,76 @@
+"""Does training teach? Fréchet distances of Table 3 at smoke scale beside untrained networks'.
+
+Run `make table3` first: its results are taken. Each cell's network is then sampled as it was before
+its first step, from the same noise and for the same classes, and scored in the same way.
+
+    .venv/bin/python benchmarks/diffusion.py             # about a minute and a half
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table as Grid
+
+from dyt_dit import official, sampling, scoring
+from dyt_dit.model import build
+from dyt_dit.training import WEIGHTS
+from matched import Run, recipes, site
+from matched.rundir import RunDirectory
+from matched.worker import Context
+
+KEY = "frechet_digits"
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    recipe = recipes.load("table3")
+    runs_folder = site.read(recipes.root() / site.FILE).runs_folder
+    cells = list(recipe.table.cells(recipe.scale("smoke")))
+    results = [RunDirectory(runs_folder, cell.run).result() for cell in cells]
+    if None in results:
+        sys.exit("not all cells of table3 at smoke scale are done; run `make table3` first")
+    grid = Grid(title="Fréchet distance (digits features)")
+    for name in ("model", "arm", "untrained", "trained", "ratio"):
+        grid.add_column(name, justify="left" if name in ("model", "arm") else "right")
+    with Progress() as bar, tempfile.TemporaryDirectory() as folder:
+        task = bar.add_task("cells", total=len(cells))
+        for cell, result in zip(cells, results, strict=True):
+            before = untrained(cell.run, Path(folder) / cell.row / cell.arm, runs_folder)
+            after = result["metrics"][KEY]
+            shown = (f"{before:.1f}", f"{after:.2f}", f"{before / after:.0f}")
+            grid.add_row(recipe.paper.label(cell.row), cell.arm, *shown)
+            bar.advance(task)
+    Console().print(grid)
+
+
+def untrained(run: Run, folder: Path, runs_folder: Path) -> float:
+    """The distance of a cell whose network has its first weights."""
+    samples = run.needs["samples"]
+    config = samples.needs["trained"].config
+    model, _ = build(config)
+    state = official.to_official(model, model.state_dict())
+    directories = {name: folder / name for name in ("trained", "samples", "score")}
+    for directory in directories.values():
+        directory.mkdir(parents=True)
+    made_with = {"network": asdict(config.network), "autoencoder": "pixels"}
+    torch.save({"ema": state, **made_with}, directories["trained"] / WEIGHTS)
+    sampling.generate(context(directories, "samples", "trained"), samples.config)
+    others = {n: RunDirectory(runs_folder, r).path for n, r in run.needs.items() if n != "samples"}
+    place = context(directories, "score", "samples", **others)
+    return scoring.score(place, run.config).metrics[KEY]
+
+
+def context(directories: dict[str, Path], name: str, need: str, **others: Path) -> Context:
+    needs = {need: directories[need], **others}
+    return Context(directory=directories[name], signature="benchmark", needs=needs)
+
+
+if __name__ == "__main__":
+    main()
