@@ -9,16 +9,12 @@ from torch import nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from dyt_dit import digits_features, image_sets, reference, scoring
-from dyt_dit.config import DigitsClassifier, Reference, Scoring
+from dyt_dit.config import DigitsClassifier
 from dyt_dit.images import open_split
 from matched.training.shards import digest
 
 from .tiny import run
-
-REFERENCE = Reference(
-    data=("digits",), extractor="digits", image_size=8, kept=100, batch=64, shard=500
-)
-SCORING = Scoring(extractor="digits", batch=50, shard=120)
+from .two_processes_scoring import REFERENCE, SCORING
 
 
 def inception(path, seed=0):

@@ -1,6 +1,8 @@
 """What each of two processes does for test_scoring.py, which starts it.
 
 python two_processes_scoring.py FOLDER
+
+It imports the tasks alone, for imports take most of its time.
 """
 
 import os
@@ -9,18 +11,35 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from dit.sets import classifier, measured, scored
+from dyt_dit.config import DigitsClassifier, Reference, Scoring
+from dyt_dit.digits_features import train
+from dyt_dit.reference import measure
+from dyt_dit.scoring import score
+from matched.files import write_json
+from matched.worker import Context
 
-RANK = int(os.environ["RANK"])
-WHERE = {"rank": RANK, "local_rank": RANK, "world": 2}
+REFERENCE = Reference(
+    data=("digits",), extractor="digits", image_size=8, kept=100, batch=64, shard=500
+)
+SCORING = Scoring(extractor="digits", batch=50, shard=120)
+
+
+def run(task, name, config):
+    (folder / name).mkdir(exist_ok=True)
+    rank = int(os.environ["RANK"])
+    needs = {need: folder / need for need in ("samples", "classifier", "reference")}
+    where = {"rank": rank, "local_rank": rank, "world": 2}
+    context = Context(directory=folder / name, signature=name, needs=needs, **where)
+    outcome = task(context, config)
+    if rank == 0:
+        write_json(folder / name / "result.json", {"outcome": "done", "metrics": outcome.metrics})
+
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
-    learnt, real = folder / "classifier", folder / "reference"
-    classifier(learnt, **WHERE)
-    measured(real, learnt, **WHERE)
-    scored(folder / "score", samples=folder / "samples", classifier=learnt, reference=real, **WHERE)
+    run(train, "classifier", DigitsClassifier())
+    run(measure, "reference", REFERENCE)
+    run(score, "score", SCORING)
     sys.stdout.flush()
     os._exit(0)
