@@ -302,6 +302,17 @@ def test_latex_is_escaped_and_balanced(project):
     assert len({len(re.findall(r"(?<!\\)&", line)) for line in rows}) == 1
 
 
+def test_what_a_task_warns_of_stands_below_the_table(project):
+    finish(project, "small", ln=(80.0, 81.0), dyt=(82.0, 84.0))
+    directory = project.directory("small.DyT.1")
+    said = "10 images are too few to tell much"
+    result = {**directory.result(), "details": {"warnings": [said]}}
+    directory.write_result(result)
+    assert project.cli("table", "table1").count(said) == 1
+    text = (project.root / "results/table1.smoke.md").read_text(encoding="utf-8")
+    assert f"- Warning: small · DyT · seed 1: {said}\n" in text
+
+
 def test_the_command_writes_three_files_and_prints_the_table(project):
     finish(project, "small", ln=(80.0, 81.0), dyt=(82.0, 84.0))
     told = project.cli("table", "table1")

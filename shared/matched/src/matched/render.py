@@ -39,7 +39,8 @@ def show(table: SummaryTable, console: Console) -> None:
         grid.add_row(*row)
     console.print(grid)
     for note in table.notes:
-        style = "bold red" if note.startswith(("NOT MATCHED", "Damaged", "Failed")) else "dim"
+        told = ("NOT MATCHED", "Damaged", "Failed", "Warning")
+        style = "bold red" if note.startswith(told) else "dim"
         console.print(note, style=style, highlight=False)
 
 

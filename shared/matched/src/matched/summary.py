@@ -250,6 +250,11 @@ def _notes(plan: Plan, found: list[Pair]) -> list[str]:
         if pair.verdict == "not matched"
     ]
     notes += [
+        f"Warning: {item.title}: {warning}"
+        for item in plan.items
+        for warning in (item.standing.result or {}).get("details", {}).get("warnings", ())
+    ]
+    notes += [
         f"{str(item.standing.state).capitalize()}: {item.title}: {item.standing.why}"
         for item in plan.items
         if item.standing.state in (State.FAILED, State.DAMAGED)

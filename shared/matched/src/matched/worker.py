@@ -80,7 +80,8 @@ class Outcome:
         steps: optimiser steps done.
         best: the evaluation with the best score, and its step.
         details: anything else worth keeping, in plain values. "picture" is the name of a PNG in
-            the run's directory, which tables show.
+            the run's directory, which tables show, and "warnings" is a list of sentences, which
+            stand below them.
     """
 
     metrics: Mapping[str, float]
