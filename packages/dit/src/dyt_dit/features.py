@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +16,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 from dyt_dit.config import Extractor
 from dyt_dit.digits_features import SIDE, Classifier
+from dyt_dit.exactness import exact
 from matched.training.handover import checkpoint
 from matched.training.shards import digest
 from matched.worker import Context
@@ -146,18 +146,6 @@ class DigitsExtractor:
         small = F.interpolate(grey, (SIDE, SIDE), mode="area")
         pool, logits = self.classifier(small.flatten(1).numpy())
         return {POOL: torch.from_numpy(pool), LOGITS: torch.from_numpy(logits)}
-
-
-@contextmanager
-def exact() -> Iterator[None]:
-    """Products and convolutions of full float32, by algorithms that give the same bits again."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-            yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def extract(extractor: FeatureExtractor, batches: Iterable[Tensor]) -> dict[str, np.ndarray]:

@@ -23,6 +23,7 @@ import torch
 
 from dyt_dit.autoencoder import open_autoencoder
 from dyt_dit.config import Encoding
+from dyt_dit.exactness import exact
 from dyt_dit.images import SPLITS, UNREADABLE, Batch, Reader, Split, open_split
 from dyt_dit.latent_cache import FOLDER, MANIFEST, VERSION, File, Manifest, Part
 from matched.files import Damaged, read_json, write_json, written_whole
@@ -44,7 +45,7 @@ def encode(context: Context, config: Encoding) -> Outcome:
     Raises:
         ValueError: if the autoencoder or the images are not what they have to be.
     """
-    with process_group(context) as device, _exact():
+    with process_group(context) as device, exact():
         with same_failure():
             encoder = Encoder(context, config, device)
         on_first(encoder.forget_what_is_stale)
@@ -60,12 +61,6 @@ def encode(context: Context, config: Encoding) -> Outcome:
                 "left_out": [name for part in parts.values() for name in part.left_out],
             },
         )
-
-
-def _exact() -> Any:
-    """Convolutions and products of full float32, by algorithms that give the same bits again."""
-    torch.backends.cuda.matmul.allow_tf32 = False  # as every run sets it that wants it otherwise
-    return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
 
 
 @dataclass(frozen=True, kw_only=True)

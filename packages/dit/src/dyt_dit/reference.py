@@ -14,9 +14,9 @@ from torch import Tensor
 
 from dyt_dit import statistics
 from dyt_dit.config import Reference
+from dyt_dit.exactness import exact
 from dyt_dit.features import (
     POOL,
-    exact,
     extract,
     located,
     open_extractor,

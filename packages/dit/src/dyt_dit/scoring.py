@@ -18,11 +18,11 @@ from torch import Tensor
 
 from dyt_dit import pictures, reference, statistics
 from dyt_dit.config import Scoring
+from dyt_dit.exactness import exact
 from dyt_dit.features import (
     LOGITS,
     POOL,
     SPATIAL,
-    exact,
     extract,
     located,
     open_extractor,

@@ -34,8 +34,8 @@ def pack(plan: Plan, cluster: str) -> list[Job]:
 
     On this machine there are as many jobs as workers, and runs that need each other stay in one
     job, but for what so many need that workers would have nothing to do. On Slurm there are
-    ``runs_per_job`` runs of equal resources in each, and jobs wait for jobs. Runs that failed before
-    come last: one that kills its process would keep the others from their turn.
+    ``runs_per_job`` runs of equal resources in each, and jobs wait for jobs. Runs that failed
+    before come last: one that kills its process would keep the others from their turn.
     """
     if not plan.missing:
         return []
