@@ -201,7 +201,7 @@ class TestStepwiseRates:
             ({"decay_factor": 1.5}, "decay_factor is 1.5; expected above 0, at most 1"),
             ({"decay_factor": float("nan")}, "decay_factor is nan; expected above 0"),
             ({"decay_epochs": 0}, "decay_epochs is 0; expected a whole number of 1 or more"),
-            ({"schedule": "steps"}, "schedule is 'steps'; expected cosine, constant or step"),
+            ({"schedule": "steps"}, "schedule is 'steps'; expected 'cosine', 'constant' or 'step'"),
         ],
     )
     def test_a_setting_out_of_range(self, changes, message):

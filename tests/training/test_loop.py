@@ -259,8 +259,11 @@ class TestMistakes:
             ({"lr": math.nan}, "lr nan and min_lr"),
             ({"min_lr": 0.1}, "expected 0 <= min_lr <= lr"),
             ({"warmup_epochs": 5}, r"warmup_epochs is 5; expected 0 to epochs \(4\)"),
-            ({"schedule": "linear"}, "schedule is 'linear'; expected cosine, constant or step"),
-            ({"precision": "fp8"}, "precision is 'fp8'; expected fp32, tf32, bf16 or fp16"),
+            (
+                {"schedule": "linear"},
+                "schedule is 'linear'; expected 'cosine', 'constant' or 'step'",
+            ),
+            ({"precision": "fp8"}, "precision is 'fp8'; expected 'fp32', 'tf32', 'bf16' or 'fp16'"),
             ({"clip_norm": 0.0}, "clip_norm is 0.0; expected a positive number or None"),
             ({"ema_decay": 1.0}, "ema_decay is 1.0; expected a number between 0 and 1"),
         ],

@@ -17,9 +17,9 @@ from .tiny import DYT, TINY_DINO, TINY_MAE, TINY_PROBING, TINY_TUNING, TINY_VIT
 CASES = [
     # All of them
     (TINY_MAE, {"norm": "dyt"}, "norm is 'dyt'; expected a dyt.Norm, such as Norm.dyt()"),
-    (TINY_MAE, {"image_size": 0}, "image_size is 0; expected 1 or more"),
-    (TINY_MAE, {"image_size": 16.0}, "image_size is 16.0; expected 1 or more"),
-    (TINY_MAE, {"eval_batch": 0}, "eval_batch is 0; expected 1 or more"),
+    (TINY_MAE, {"image_size": 0}, "image_size is 0; expected a whole number of 1 or more"),
+    (TINY_MAE, {"image_size": 16.0}, "image_size is 16.0; expected a whole number of 1 or more"),
+    (TINY_MAE, {"eval_batch": 0}, "eval_batch is 0; expected a whole number of 1 or more"),
     (TINY_MAE, {"flip": 1.5}, "flip is 1.5; expected 0 to 1"),
     (TINY_MAE, {"crop_scale": (0.0, 1.0)}, "crop_scale is (0.0, 1.0); expected (least, most)"),
     (TINY_MAE, {"crop_scale": (0.5, 0.2)}, "both above 0 and at most 1"),
@@ -34,7 +34,7 @@ CASES = [
     # The size of a ViT
     (TINY_MAE, {"patch_size": 5}, "patch_size 5 does not divide image_size 16: 1 would be left"),
     (TINY_MAE, {"heads": 3}, "heads 3 does not divide width 32: 2 would be left over"),
-    (TINY_DINO, {"depth": 0}, "depth is 0; expected 1 or more"),
+    (TINY_DINO, {"depth": 0}, "depth is 0; expected a whole number of 1 or more"),
     (TINY_PROBING, {"heads": 5}, "heads 5 does not divide width 32"),
     # MAE
     (
@@ -50,7 +50,7 @@ CASES = [
     (TINY_MAE, {"decoder_heads": 3}, "decoder_heads 3 does not divide decoder_width 16"),
     (TINY_MAE, {"decoder_width": 10}, "decoder_width is 10; 2-D sine-cosine positions take a mult"),
     (TINY_MAE, {"width": 30}, "width is 30; 2-D sine-cosine positions take a multiple of 4"),
-    (TINY_MAE, {"decoder_depth": 0}, "decoder_depth is 0; expected 1 or more"),
+    (TINY_MAE, {"decoder_depth": 0}, "decoder_depth is 0; expected a whole number of 1 or more"),
     # DINO
     (TINY_DINO, {"local_size": 10}, "patch_size 4 does not divide local_size 10: 2 would be left"),
     (TINY_DINO, {"local_crops": -1}, "local_crops is -1; expected 0 or more"),
@@ -58,8 +58,8 @@ CASES = [
     (TINY_DINO, {"blur": (1.0, 0.1)}, "blur is (1.0, 0.1); expected three probabilities, 0 to 1"),
     (TINY_DINO, {"blur": (1.0, 0.1, 2.0)}, "expected three probabilities, 0 to 1"),
     (TINY_DINO, {"solarize": -0.1}, "solarize is -0.1; expected 0 to 1"),
-    (TINY_DINO, {"outputs": 0}, "outputs is 0; expected 1 or more"),
-    (TINY_DINO, {"bank": 0}, "bank is 0; expected 1 or more"),
+    (TINY_DINO, {"outputs": 0}, "outputs is 0; expected a whole number of 1 or more"),
+    (TINY_DINO, {"bank": 0}, "bank is 0; expected a whole number of 1 or more"),
     (TINY_DINO, {"freeze_last_layer": 1.5}, "freeze_last_layer is 1.5; expected 0 or more"),
     (TINY_DINO, {"teacher_temperature": 0.0}, "teacher_temperature is 0.0; expected above 0"),
     (TINY_DINO, {"student_temperature": -1.0}, "student_temperature is -1.0; expected above 0"),
@@ -71,10 +71,14 @@ CASES = [
     # Classifiers
     (TINY_TUNING, {"layer_decay": 0.0}, "layer_decay is 0.0; expected above 0, at most 1"),
     (TINY_TUNING, {"layer_decay": 1.1}, "layer_decay is 1.1; expected above 0, at most 1"),
-    (TINY_TUNING, {"labels_per_class": 0}, "labels_per_class is 0; expected 1 or more"),
+    (
+        TINY_TUNING,
+        {"labels_per_class": 0},
+        "labels_per_class is 0; expected a whole number of 1 or more",
+    ),
     (TINY_TUNING, {"optimizer": "lamb"}, "optimizer is 'lamb'; expected 'adamw' or 'sgd'"),
     (TINY_TUNING, {"momentum": 1.0}, "momentum is 1.0; expected 0 or more, below 1"),
-    (TINY_PROBING, {"blocks": 0}, "blocks is 0; expected 1 or more"),
+    (TINY_PROBING, {"blocks": 0}, "blocks is 0; expected a whole number of 1 or more"),
     (TINY_PROBING, {"blocks": 3}, "blocks is 3; the network has 2"),
     (TINY_PROBING, {"momentum": -0.1}, "momentum is -0.1; expected 0 or more, below 1"),
 ]

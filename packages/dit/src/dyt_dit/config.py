@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from dyt import Norm
 from matched import TrainConfig
+from matched.checks import check_choice, check_counts, check_divides, check_shares
 
 Autoencoder = Literal["kl", "pixels"]
 Extractor = Literal["inception", "digits"]
@@ -39,10 +40,7 @@ class Network:
 
     def __post_init__(self) -> None:
         check_counts(self, *(f for f in self.__dataclass_fields__))
-        if self.input_size % self.patch_size:
-            raise ValueError(
-                f"patch_size {self.patch_size} does not divide input_size {self.input_size}"
-            )
+        check_divides("patch_size", self.patch_size, "input_size", self.input_size)
         if self.width % self.heads or self.width % 4:
             raise ValueError(
                 f"width {self.width} is not a multiple of heads ({self.heads}) and of 4, as 2-D "
@@ -220,25 +218,6 @@ class Scoring:
     def __post_init__(self) -> None:
         check_choice(self, "extractor", ("inception", "digits"))
         check_counts(self, "neighbours", "batch", "shard")
-
-
-def check_counts(config: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if type(value) is not int or value < 1:
-            raise ValueError(f"{name} is {value!r}; expected a whole number of 1 or more")
-
-
-def check_shares(config: Any, *names: str) -> None:
-    for name in names:
-        if not 0 <= getattr(config, name) <= 1:
-            raise ValueError(f"{name} is {getattr(config, name)}; expected 0 to 1")
-
-
-def check_choice(config: Any, name: str, known: tuple[str, ...]) -> None:
-    if getattr(config, name) not in known:
-        expected = " or ".join(map(repr, known))
-        raise ValueError(f"{name} is {getattr(config, name)!r}; expected {expected}")
 
 
 def check_norm(config: Any) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from dyt import Norm
 from dyt_vision.normfree import NormFree
 from matched import TrainConfig
+from matched.checks import check_choice, check_counts, check_divides, check_shares
 
 Arguments = tuple[tuple[str, int | float | str | bool | tuple[int, ...]], ...]
 """Arguments by keyword, as (name, value) pairs: plain values that can be hashed."""
@@ -53,10 +54,7 @@ class Vision(TrainConfig):
         if not 0 < self.crop_ratio <= 1:
             raise ValueError(f"crop_ratio is {self.crop_ratio}; expected above 0, at most 1")
         for name in ("interpolation", "eval_interpolation"):
-            if getattr(self, name) not in ("bicubic", "bilinear"):
-                raise ValueError(
-                    f"{name} is {getattr(self, name)!r}; expected 'bicubic' or 'bilinear'"
-                )
+            check_choice(self, name, ("bicubic", "bilinear"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +98,7 @@ class Supervised(Vision):
         check_shares(self, "mixup_prob", "mixup_switch", "erasing", "label_smoothing")
         if self.labels_per_class is not None:
             check_counts(self, "labels_per_class")
-        if self.optimizer not in ("adamw", "sgd"):
-            raise ValueError(f"optimizer is {self.optimizer!r}; expected 'adamw' or 'sgd'")
+        check_choice(self, "optimizer", ("adamw", "sgd"))
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum is {self.momentum}; expected 0 or more, below 1")
         check_drop_path(self.drop_path)
@@ -302,30 +299,11 @@ class Probing(Transformer):
             raise ValueError(f"momentum is {self.momentum}; expected 0 or more, below 1")
 
 
-def check_counts(config: Any, *names: str) -> None:
-    for name in names:
-        if type(getattr(config, name)) is not int or getattr(config, name) < 1:
-            raise ValueError(f"{name} is {getattr(config, name)!r}; expected 1 or more")
-
-
-def check_shares(config: Any, *names: str) -> None:
-    for name in names:
-        if not 0 <= getattr(config, name) <= 1:
-            raise ValueError(f"{name} is {getattr(config, name)}; expected 0 to 1")
-
-
 def check_crop(name: str, bounds: tuple[float, float], most: float = 1.0) -> None:
     least, largest = bounds
     if not 0 < least <= largest <= most:
         limit = "" if most == float("inf") else f" and at most {most:g}"
         raise ValueError(f"{name} is {bounds}; expected (least, most), both above 0{limit}")
-
-
-def check_divides(name: str, part: int, whole_name: str, whole: int) -> None:
-    if whole % part:
-        raise ValueError(
-            f"{name} {part} does not divide {whole_name} {whole}: {whole % part} would be left over"
-        )
 
 
 def check_drop_path(rate: float) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from matched.checks import check_choice, check_counts
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -51,11 +53,8 @@ class TrainConfig:
     log_steps: int = 50
 
     def __post_init__(self) -> None:
-        counts = ("epochs", "batch", "micro_batch", "eval_epochs", "log_steps", "decay_epochs")
-        for name in counts:
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise ValueError(f"{name} is {value!r}; expected a whole number of 1 or more")
+        check_counts(self, "epochs", "batch", "micro_batch", "eval_epochs", "log_steps")
+        check_counts(self, "decay_epochs")
         if not self.lr > 0 or not 0 <= self.min_lr <= self.lr:
             raise ValueError(f"lr {self.lr} and min_lr {self.min_lr}: expected 0 <= min_lr <= lr")
         if not 0 <= self.warmup_epochs <= self.epochs:
@@ -67,12 +66,10 @@ class TrainConfig:
                 f"weight_decay {self.weight_decay} and betas {self.betas}: expected 0 or more, "
                 "and two numbers from 0 to below 1"
             )
-        if self.schedule not in ("cosine", "constant", "step"):
-            raise ValueError(f"schedule is {self.schedule!r}; expected cosine, constant or step")
+        check_choice(self, "schedule", ("cosine", "constant", "step"))
         if not 0 < self.decay_factor <= 1:
             raise ValueError(f"decay_factor is {self.decay_factor}; expected above 0, at most 1")
-        if self.precision not in ("fp32", "tf32", "bf16", "fp16"):
-            raise ValueError(f"precision is {self.precision!r}; expected fp32, tf32, bf16 or fp16")
+        check_choice(self, "precision", ("fp32", "tf32", "bf16", "fp16"))
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"clip_norm is {self.clip_norm}; expected a positive number or None")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
