@@ -227,7 +227,7 @@ class TestInterruption:
 def test_two_processes_share_the_work_and_what_becomes_of_it(tmp_path):
     together(SCRIPT, tmp_path)
     said = [(tmp_path / f"said-{rank}.txt").read_text().splitlines() for rank in range(2)]
-    both = {0: "5 files", 1: "ValueError: 3.txt is wrong", 2: "5 files", 5: "5 files"}
+    both = {0: "5 files", 1: "ValueError: 3.txt is wrong", 2: "5 files", 5: "5 files", 7: "5 files"}
     both |= {4: "Interrupted: ", 6: "RuntimeError: another process is at work"}
     for lines in said:
         assert {place: lines[place] for place in both} == both
@@ -236,7 +236,7 @@ def test_two_processes_share_the_work_and_what_becomes_of_it(tmp_path):
         "Unsendable: very odd",
     ]
     whole = {f"{i}.txt": f"content of {i}.txt" for i in range(5)}
-    for name in ("whole", "wrong", "asked"):
+    for name in ("whole", "wrong", "asked", "slow"):
         assert contents(tmp_path / name / "files") == whole
     assert list(contents(tmp_path / "odd" / "files")) == ["0.txt", "1.txt", "2.txt"]
     assert not list(contents(tmp_path / "lost" / "files"))

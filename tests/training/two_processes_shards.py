@@ -3,10 +3,15 @@
 python two_processes_shards.py FOLDER
 """
 
+import functools
 import os
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
+from unittest import mock
+
+import torch.distributed as dist
 
 from matched.interruption import PREEMPTION, Interrupted, requested, watching
 from matched.training.distributed import process_group
@@ -50,6 +55,13 @@ def asked(name, path):
             time.sleep(0.001)
 
 
+def slow(name, path):
+    """The second process waits longer for the first than tensors are waited for."""
+    write(name, path)
+    if name == "4.txt":
+        time.sleep(2)
+
+
 def lose():
     """Only the first process owns a run, and can lose it."""
     if RANK == 0:
@@ -80,6 +92,9 @@ if __name__ == "__main__":
         attempt(folder / "asked"),
         attempt(folder / "lost", confirm=lose),
     ]
+    hasty = functools.partial(dist.init_process_group, timeout=timedelta(seconds=1))
+    with mock.patch.object(dist, "init_process_group", hasty):
+        said.append(attempt(folder / "slow", slow))
     (folder / f"said-{RANK}.txt").write_text("\n".join(said))
     sys.stdout.flush()
     os._exit(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cache
 from typing import Any, TypeVar
 
@@ -15,6 +16,11 @@ from torch import nn
 from matched.worker import Context
 
 T = TypeVar("T")
+PATIENCE = timedelta(days=1)
+"""How long processes wait for what one of them does alone. That it is gone they see at once."""
+
+_words: dist.ProcessGroup | None = None
+"""The group in which processes exchange values that are no tensors of the computation."""
 
 
 @contextmanager
@@ -23,6 +29,10 @@ def process_group(context: Context) -> Iterator[torch.device]:
 
     The environment variables are torchrun's (MASTER_ADDR, RANK, …), which submitit's
     TorchDistributedEnvironment exports too.
+
+    What is no part of the computation goes through a second group, on the CPU: NCCL ends a process
+    that has waited ten minutes, and reading through a data set or scoring 50,000 images, which one
+    process does alone, may take longer.
     """
     if torch.cuda.is_available():
         device = torch.device("cuda", context.local_rank % torch.cuda.device_count())
@@ -39,9 +49,12 @@ def process_group(context: Context) -> Iterator[torch.device]:
         rank=context.rank,
         world_size=context.world,
     )
+    global _words
+    _words = dist.new_group(backend="gloo", timeout=PATIENCE)
     try:
         yield device
     finally:
+        _words = None
         dist.destroy_process_group()
 
 
@@ -61,7 +74,7 @@ def gathered(value: Any) -> list[Any]:
     if not dist.is_initialized():
         return [value]
     values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, group=_words)
     return values
 
 
@@ -76,7 +89,7 @@ def on_first(work: Callable[[], T]) -> T:
             told[0] = work()
         except BaseException as error:
             failure, told[1] = error, _sendable(error)
-    dist.broadcast_object_list(told, src=0)
+    dist.broadcast_object_list(told, src=0, group=_words)
     result, reason = told
     if failure is not None:
         raise failure
