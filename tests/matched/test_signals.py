@@ -132,8 +132,10 @@ USED_UP, LONG = 1, 60
 """Minutes that a job has: as many as have gone by at the start, by the rounding of Slurm; more."""
 
 
-def test_a_job_at_its_time_limit_is_queued_again(one_row, on_slurm):
-    one_row.trouble("gets SIGUSR2 saving", FIRST)
+@pytest.mark.parametrize("what", ["saving", "filling"])
+def test_a_job_at_its_time_limit_is_queued_again(one_row, on_slurm, what):
+    """If it has saved a step, or one of many files."""
+    one_row.trouble(f"gets SIGUSR2 {what}", FIRST)
     assert on_slurm(minutes=USED_UP) == 1
     assert why(one_row) is None and one_row.computed() == [FIRST]
 

@@ -50,9 +50,9 @@ def train(context: Context, config: Config) -> Outcome:
         _go_on(context, obey=False)
     if what == "steps":
         _go_on(context, obey=True)
-    if what.startswith("gets"):  # a signal, and saves a step or not
+    if what.startswith("gets"):  # a signal, and saves a step, or a file, or nothing
         _, number, *saving = what.split()
-        _ask_to_stop(context, signal.Signals[number], bool(saving))
+        _ask_to_stop(context, signal.Signals[number], *saving)
     if what == "is taken over":
         taken = context.directory / "owners" / "000009.json"
         record = {"key": "process 7 on far", "host": "far", "place": {"kernel": "x", "pid": 7}}
@@ -90,12 +90,15 @@ def _go_on(context: Context, obey: bool) -> None:
             raise interruption.Interrupted
 
 
-def _ask_to_stop(context: Context, number: signal.Signals, save: bool) -> None:
+def _ask_to_stop(context: Context, number: signal.Signals, save: str = "") -> None:
     os.kill(os.getpid(), number)
     while not interruption.requested():
         time.sleep(0.001)
-    if save:
+    if save == "saving":
         (context.directory / "checkpoints" / "step_1").touch()
+    if save == "filling":
+        (context.directory / "shards").mkdir()
+        (context.directory / "shards" / "000000.npy.sha256").touch()
     raise interruption.Interrupted
 
 

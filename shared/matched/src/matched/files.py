@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+CHECKSUM = ".sha256"
+"""How the name of a file ends that stands beside another one and holds its checksum."""
+
 
 class Damaged(ValueError):
     """A file of a run directory that cannot be trusted; the message names it and says why."""

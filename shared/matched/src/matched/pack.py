@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NoReturn
 
 import submitit
@@ -17,6 +18,7 @@ import submitit.helpers
 from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 
 from matched import interruption, jobs
+from matched.files import CHECKSUM
 from matched.interruption import PREEMPTION, Interrupted
 from matched.peers import PeerLost, Peers
 from matched.run import Run
@@ -106,8 +108,8 @@ class _Attempt:
         self.peers = Peers()
         self.started = time.monotonic()
         self.run: Run | None = None
-        self.saved: set[str] = set()
-        """The checkpoints that the run at work had when it was begun."""
+        self.saved: set[Path] = set()
+        """What the run at work had saved when it was begun."""
         self.first = False
         """Whether it was begun as soon as the job was."""
 
@@ -129,7 +131,7 @@ class _Attempt:
         if interruption.requested():
             raise Interrupted
         pack = self.pack
-        self.run, self.saved = run, self._checkpoints(run)
+        self.run, self.saved = run, self._saved(run)
         self.first = time.monotonic() - self.started < 60
         try:
             outcome = execute(
@@ -219,7 +221,7 @@ class _Attempt:
         raise SystemExit(STOPPED)
 
     def _progressed(self) -> bool:
-        return bool(self._checkpoints(self.run) - self.saved)
+        return bool(self._saved(self.run) - self.saved)
 
     def _worth_it(self) -> bool:
         """Whether another start of the job would get any further than this one.
@@ -243,6 +245,7 @@ class _Attempt:
         directory.write_failure(why, self.pack.token)
         return len(self.pack.runs) > 1
 
-    def _checkpoints(self, run: Run) -> set[str]:
-        folder = RunDirectory(self.pack.site.runs_folder, run) / "checkpoints"
-        return {path.name for path in folder.glob("step_*")}
+    def _saved(self, run: Run) -> set[Path]:
+        """Its checkpoints, and the files of ``training.shards`` that are whole."""
+        folder = RunDirectory(self.pack.site.runs_folder, run).path
+        return {*folder.glob("checkpoints/step_*"), *folder.glob(f"**/*{CHECKSUM}")}

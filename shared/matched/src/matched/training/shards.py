@@ -13,12 +13,11 @@ from functools import partial
 from pathlib import Path
 
 from matched import interruption
-from matched.files import write_text, written_whole
+from matched.files import CHECKSUM, write_text, written_whole
 from matched.training.distributed import gathered, on_first, same_failure
 from matched.worker import Context, write_progress
 
 log = logging.getLogger("matched")
-CHECKSUM = ".sha256"
 BLOCK = 1 << 20
 
 
