@@ -53,5 +53,5 @@ def _check_reference(path: Path) -> None:
 
 
 SD_VAE = DataSource(title="Stable Diffusion's autoencoder (ft-EMA)", check=_check_vae)
-INCEPTION = DataSource(title="Inception v3 of 2015, as FID uses it", check=_check_inception)
+INCEPTION = DataSource(title="Inception v3 (2015)", check=_check_inception)
 IMAGENET_REFERENCE = DataSource(title="ADM's ImageNet reference batch", check=_check_reference)

@@ -67,21 +67,28 @@ def resolve(names: tuple[str, ...], paths: Mapping[str, Path], site_file: Path) 
     """Where each of ``names`` lies, each path checked; embedded sources have none.
 
     Raises:
-        ValueError: for a path that site.toml lacks or that does not hold the data.
+        ValueError: for paths that site.toml lacks or that do not hold the data, all in one line.
     """
-    found = {}
+    found, lacking, wrong = {}, {}, []
     for name in names:
         known = source(name)
         if known.check is None:
             continue
         if name not in paths:
-            raise ValueError(
-                f"no path for {known.title}: set `{name}` under [data] in {site_file} "
-                "(site.example.toml shows how)"
-            )
+            lacking[name] = known.title
+            continue
         try:
             known.check(paths[name])
         except ValueError as error:
-            raise ValueError(f"[data] {name} in {site_file}: {error}") from None
+            wrong.append(f"[data] {name} in {site_file}: {error}")
         found[name] = paths[name]
+    if lacking:
+        keys = ", ".join(f"`{name}`" for name in lacking)
+        wrong.insert(
+            0,
+            f"no path for {', '.join(lacking.values())}: set {keys} under [data] in {site_file} "
+            "(site.example.toml shows how)",
+        )
+    if wrong:
+        raise ValueError("; ".join(wrong))
     return found
