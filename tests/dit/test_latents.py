@@ -214,7 +214,8 @@ class TestDisturbance:
         assert contents(copy) == contents(tmp_path / "anew")
 
     # In two processes the import of diffusers takes longer than all else here.
-    @pytest.mark.parametrize("kind", ["pixels", pytest.param("kl", marks=pytest.mark.slow)])
+    @pytest.mark.slow
+    @pytest.mark.parametrize("kind", ["pixels", "kl"])
     def test_two_processes_make_what_one_makes(self, images, vae, tmp_path, kind):
         encoded(tmp_path / "one", images, vae, CONFIGS[kind])
         together(SCRIPT, images, vae, tmp_path, kind)

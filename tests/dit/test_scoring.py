@@ -238,6 +238,7 @@ class TestInterruptions:
         scored(tmp_path / "x", **there)
         assert same(tmp_path / "x", whole[0]) and shards(tmp_path / "x") == {}
 
+    @pytest.mark.slow
     def test_two_processes_give_what_one_gives(self, there, whole, tmp_path):
         shutil.copytree(there["samples"], tmp_path / "samples")
         together(SCRIPT, str(tmp_path))
