@@ -31,6 +31,15 @@ def whole(there, tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def other(there, tmp_path):
+    """Directory of another training of the same network."""
+    (tmp_path / "other").mkdir()
+    state = torch.load(there / "LN" / "weights.pt", weights_only=True)
+    torch.save({**state, "ema": state["model"]}, tmp_path / "other" / "weights.pt")
+    return tmp_path / "other"
+
+
 def images(directory):
     with np.load(directory / "samples.npz") as found:
         return found["arr_0"], found["arr_1"]
@@ -113,6 +122,32 @@ def test_killed_after_the_set_was_whole_nothing_is_sampled_again(
     (tmp_path / "x" / "result.json").unlink()
     monkeypatch.setattr(sampling.Sampler, "__call__", None)
     assert sampled(tmp_path / "x", SAMPLING, there / "LN").metrics == {"images": 50}
+
+
+@pytest.mark.parametrize("files", [2, 4])
+def test_no_image_of_other_weights_stays(there, whole, other, tmp_path, monkeypatch, files):
+    """The training was begun anew since the sampling was cut."""
+    made = []
+    make = sampling.Sampler.__call__
+
+    def cut(self, name, path):
+        make(self, name, path)
+        made.append(name)
+        if len(made) == files:
+            raise Cut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sampling.Sampler, "__call__", cut)
+        with pytest.raises(Cut):
+            sampled(tmp_path / "x", SAMPLING, other)
+    sampled(tmp_path / "x", SAMPLING, there / "LN")
+    assert (tmp_path / "x/samples.npz").read_bytes() == (whole / "samples.npz").read_bytes()
+
+
+def test_a_set_of_other_weights_is_made_anew(there, whole, other, tmp_path):
+    sampled(tmp_path / "x", SAMPLING, other)
+    sampled(tmp_path / "x", SAMPLING, there / "LN")
+    assert (tmp_path / "x/samples.npz").read_bytes() == (whole / "samples.npz").read_bytes()
 
 
 def test_a_damaged_set_is_made_again(there, whole, tmp_path):

@@ -22,17 +22,19 @@ from dyt_dit.config import Sampling
 from dyt_dit.diffusion import Diffusion, Predictor, guided, sample
 from dyt_dit.model import DiffusionTransformer, replace_norms
 from dyt_dit.training import WEIGHTS
-from matched.files import write_json
+from matched.files import Damaged, read_json, write_json
 from matched.training.distributed import on_first, process_group
 from matched.training.fingerprint import batch_digest
 from matched.training.handover import checkpoint, diverged
 from matched.training.seeding import generator
-from matched.training.shards import checked, fill
+from matched.training.shards import checked, digest, fill
 from matched.worker import Context, Outcome
 
 log = logging.getLogger("matched")
 SAMPLES = "samples.npz"
 """The whole set, in the layout that ADM's evaluation suite reads."""
+MADE_OF = "samples.json"
+"""Tells the weights that sampled what is there."""
 
 
 def generate(context: Context, config: Sampling) -> Outcome:
@@ -50,6 +52,7 @@ def generate(context: Context, config: Sampling) -> Outcome:
         directory, shards = context.directory, context.directory / "shards"
         names = [f"{i:06d}.npy" for i in range(-(-config.count // config.batch))]
         labels = classes(config)
+        on_first(lambda: _forget_what_is_stale(context, trained))
         if checked(context, directory, [SAMPLES])[SAMPLES] is None:
             fill(context, shards, names, Sampler(context, config, trained, labels, device))
             fill(context, directory, [SAMPLES], Together(config, labels, shards, names))
@@ -59,6 +62,27 @@ def generate(context: Context, config: Sampling) -> Outcome:
         )
         on_first(lambda: _fingerprint(directory, labels, noise))
         return Outcome(metrics={"images": config.count}, steps=len(names))
+
+
+def _forget_what_is_stale(context: Context, trained: Path) -> None:
+    """Delete images of other weights: of a training that was begun anew since."""
+    file = trained / WEIGHTS
+    made_of = {"weights": digest(file) if file.is_file() else "lost"}
+    if _note(context.directory) == made_of:
+        return
+    context.confirm()
+    if any((context.directory / name).exists() for name in ("shards", SAMPLES)):
+        log.warning("the images that are there are of other weights, and are sampled anew")
+    shutil.rmtree(context.directory / "shards", ignore_errors=True)
+    (context.directory / SAMPLES).unlink(missing_ok=True)
+    write_json(context.directory / MADE_OF, made_of)
+
+
+def _note(directory: Path) -> dict[str, str] | None:
+    try:
+        return read_json(directory / MADE_OF)
+    except Damaged:
+        return None
 
 
 def classes(config: Sampling) -> Tensor:
