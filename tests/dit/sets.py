@@ -72,6 +72,7 @@ class Averages:
 
     checksum = "averages"
     names = ("pool", "logits", "spatial")
+    warnings = ("these are averages",)
 
     def __call__(self, images):
         values = images.double() / 255

@@ -60,7 +60,9 @@ class TestInception:
         extractor = open_extractor("inception", weights, CPU)
         assert extractor.checksum == digest(weights)
         assert extractor.names == ("pool", "logits", "spatial")
-        assert "is not torch-fidelity's file" in caplog.text and "6726825d" in caplog.text
+        (warning,) = extractor.warnings
+        assert "is not torch-fidelity's file" in warning and "6726825d" in warning
+        assert warning in caplog.messages
 
     def test_another_network_is_refused(self, weights, tmp_path):
         state = torch.load(weights, weights_only=True)

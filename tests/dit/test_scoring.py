@@ -171,6 +171,19 @@ class TestWithAdmsReference:
         with pytest.raises(ValueError, match=r"adm\.npz has \(7,\) as mu; expected \(12,\)"):
             self.scored(tmp_path / "y", batch, tmp_path / "s")
 
+    def test_damaged_statistics_are_told_of_before_features_are_made(
+        self, batch, tmp_path, monkeypatch
+    ):
+        with np.load(batch) as arrays:
+            np.savez(batch, **{**arrays, "mu": np.full(12, np.nan)})
+        monkeypatch.setattr(scoring.Scorer, "make", None)
+        with pytest.raises(ValueError, match=r"mu or sigma of .*adm\.npz is not finite"):
+            self.scored(tmp_path / "x", batch, samples(tmp_path / "s", *noise(70, side=4)))
+
+    def test_what_the_extractor_warns_of_stands_beside_the_numbers(self, batch, tmp_path):
+        there = samples(tmp_path / "s", *noise(70, side=4))
+        assert self.scored(tmp_path / "x", batch, there).details["warnings"] == [*Averages.warnings]
+
 
 class Cut(Exception):
     """Stands for whatever ends a process."""

@@ -198,6 +198,7 @@ class TestFile:
         [
             ({"arr_0": np.zeros(3)}, "holds no statistics; expected mu and sigma"),
             ({"mu": np.zeros(3), "sigma": np.eye(4)}, r"are \(3,\) and \(4, 4\); expected"),
+            ({"mu": np.full(3, np.nan), "sigma": np.eye(3)}, "mu or sigma of .* is not finite"),
         ],
     )
     def test_no_statistics(self, arrays, message, tmp_path):

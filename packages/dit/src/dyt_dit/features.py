@@ -35,10 +35,12 @@ class FeatureExtractor(Protocol):
         checksum: SHA-256 of the weights' file: features of different ones cannot be compared.
         names: of the features that come out: ``POOL`` (Fréchet distance, precision, recall),
             ``LOGITS`` (Inception score) and, of Inception, ``SPATIAL`` (sFID).
+        warnings: sentences that have to stand beside every number made of these features.
     """
 
     checksum: str
     names: tuple[str, ...]
+    warnings: tuple[str, ...]
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         """uint8 (B, 3, H, W) → name → (B, D) on the CPU, float32 or float64."""
@@ -107,14 +109,15 @@ class Inception:
             ) from None
         self.device = device
         self.checksum = digest(path)
+        self.warnings = ()
         if not self.checksum.startswith(PUBLISHED):
-            log.warning(
-                "%s is not torch-fidelity's file (its SHA-256 starts with %s, not with %s): "
-                "distances cannot be compared with published ones",
-                path,
-                self.checksum[: len(PUBLISHED)],
-                PUBLISHED,
+            warning = (
+                f"{path.name} is not torch-fidelity's file (its SHA-256 starts with "
+                f"{self.checksum[: len(PUBLISHED)]}, not with {PUBLISHED}): distances cannot be "
+                "compared with published ones"
             )
+            log.warning("%s", warning)
+            self.warnings = (warning,)
         self.model.Mixed_6d.branch1x1.register_forward_hook(self._keep)
 
     def _keep(self, module: torch.nn.Module, inputs: object, output: Tensor) -> None:
@@ -136,6 +139,7 @@ class DigitsExtractor:
     """
 
     names = (POOL, LOGITS)
+    warnings = ()
 
     def __init__(self, directory: Path) -> None:
         self.classifier = Classifier.read(directory)

@@ -151,7 +151,7 @@ class Measurement:
             for features in read_shards(folder, names, name):
                 moments.add(features)
             found[name] = moments.statistics()
-        warnings = statistics.too_few(found, "reference")
+        warnings = [*self.extractor.warnings, *statistics.too_few(found, "reference")]
         kept = self._kept(read_shards(folder, names, POOL), len(indices))
         self.context.confirm()
         write_json(

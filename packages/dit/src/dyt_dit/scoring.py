@@ -137,6 +137,7 @@ class Scorer:
 
     def _reference_checksum(self) -> str:
         if "reference" not in self.context.needs:
+            statistics.read(self._adm)  # what is wrong with it is told before features are made
             return digest(self._adm)
         _, facts = reference.read(self.context.needs["reference"])
         if facts["extractor"] != self.extractor.checksum:
@@ -171,7 +172,7 @@ class Scorer:
         real = self._real(folder, shards.get(REAL, []))
         self._check_widths(found, real.statistics)
         keys = KEYS[self.config.extractor]
-        warnings = statistics.too_few(found, "generated")
+        warnings = [*self.extractor.warnings, *statistics.too_few(found, "generated")]
         warnings += statistics.too_few(real.statistics, "reference")
         metrics = {}
         for name, own in found.items():

@@ -216,10 +216,12 @@ def read(path: Path, count: int | None = None) -> Measured:
     if POOL not in found:
         raise ValueError(f"{path} holds no statistics; expected mu and sigma in it")
     for name, s in found.items():
+        mean, covariance = ARRAYS[name]
         if s.mean.ndim != 1 or s.covariance.shape != s.mean.shape * 2:
-            mean, covariance = ARRAYS[name]
             raise ValueError(
                 f"{mean} and {covariance} of {path} are {s.mean.shape} and {s.covariance.shape}; "
                 "expected (D,) and (D, D)"
             )
+        if not (np.isfinite(s.mean).all() and np.isfinite(s.covariance).all()):
+            raise ValueError(f"{mean} or {covariance} of {path} is not finite; copy it again")
     return Measured(statistics=found, kept=kept)
