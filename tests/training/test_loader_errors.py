@@ -4,7 +4,7 @@ import sys
 import types
 
 import pytest
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, _utils
 
 from matched import Run, TrainConfig, provenance, site, worker
 from matched.jobs import identity
@@ -58,6 +58,8 @@ def fails(tmp_path, monkeypatch):
         def train(context, config):
             list(DataLoader(dataset, num_workers=loaders))
 
+        # How long torch waits for a data-loading process that may have ended already.
+        monkeypatch.setattr(_utils, "MP_STATUS_CHECK_INTERVAL", 0.1)
         task = types.ModuleType("reads")
         task.train = train
         monkeypatch.setitem(sys.modules, "reads", task)
