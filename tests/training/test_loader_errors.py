@@ -1,5 +1,6 @@
 """An error of a data-loading process is told in its own words, without torch's around them."""
 
+import gc
 import sys
 import types
 
@@ -50,6 +51,15 @@ CASES = {
 }
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _no_waiting():
+    """Torch waits so long for a data-loading process that may have ended already."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_utils, "MP_STATUS_CHECK_INTERVAL", 0.1)
+        yield
+        gc.collect()  # loaders that their errors' tracebacks have kept
+
+
 @pytest.fixture
 def fails(tmp_path, monkeypatch):
     """Computes a run that reads a data set, and returns why it failed."""
@@ -58,8 +68,6 @@ def fails(tmp_path, monkeypatch):
         def train(context, config):
             list(DataLoader(dataset, num_workers=loaders))
 
-        # How long torch waits for a data-loading process that may have ended already.
-        monkeypatch.setattr(_utils, "MP_STATUS_CHECK_INTERVAL", 0.1)
         task = types.ModuleType("reads")
         task.train = train
         monkeypatch.setitem(sys.modules, "reads", task)
