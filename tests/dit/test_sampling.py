@@ -184,6 +184,10 @@ class TestWhatIsRefused:
         other = replace(SAMPLING, network=replace(NETWORK, heads=2))
         self.refused(there / "LN", tmp_path, other, r"weights\.pt is of .*'heads': 4.*, not of")
 
+    def test_another_diffusion(self, there, tmp_path):
+        message = r"weights\.pt has learned a diffusion of 1000 steps, not of 500"
+        self.refused(there / "LN", tmp_path, replace(SAMPLING, diffusion_steps=500), message)
+
     def test_another_norm(self, there, tmp_path):
         self.refused(there / "DyT", tmp_path, SAMPLING, "5 keys differ, the first: blocks.0.norm1")
 

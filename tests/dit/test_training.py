@@ -57,7 +57,7 @@ def test_another_seed_draws_others(pair, digits, tmp_path):
 def test_it_leaves_weights_and_their_average_under_the_names_of_the_release(pair):
     folder, _ = pair
     left = states(folder / "DyT")
-    assert set(left) == {"ema", "model", "network", "autoencoder"}
+    assert set(left) == {"ema", "model", "network", "autoencoder", "diffusion_steps"}
     assert left["autoencoder"] == "pixels" and left["network"]["width"] == NETWORK.width
     assert left["ema"].keys() == left["model"].keys()
     assert "blocks.1.attn.qkv.weight" in left["ema"] and "blocks.1.norm2.alpha" in left["ema"]

@@ -166,7 +166,8 @@ def load(config: Sampling, trained: Path, autoencoder: str) -> DiffusionTransfor
         autoencoder: checksum of the one that will decode.
 
     Raises:
-        ValueError: if the weights are damaged, another network's, or of other latents.
+        ValueError: if the weights are damaged, another network's, or of other latents, or have
+            learned another diffusion.
     """
     file = trained / WEIGHTS
     try:
@@ -178,6 +179,11 @@ def load(config: Sampling, trained: Path, autoencoder: str) -> DiffusionTransfor
         ) from error
     if content["network"] != asdict(config.network):
         raise ValueError(f"{file} is of {content['network']}, not of {config.network}")
+    if content["diffusion_steps"] != config.diffusion_steps:
+        raise ValueError(
+            f"{file} has learned a diffusion of {content['diffusion_steps']} steps, not of "
+            f"{config.diffusion_steps} (diffusion_steps)"
+        )
     if content["autoencoder"] != autoencoder:
         raise ValueError(
             f"{file} was trained on latents of the autoencoder {content['autoencoder']}, and "

@@ -67,7 +67,7 @@ def train(context: Context, config: Training) -> Outcome:
         )
         outcome = fit(context, config, learner, device)
         on_first(context.confirm)
-        _leave(context.directory, model, average, cache.checksum)
+        _leave(context.directory, model, average, cache.checksum, config.diffusion_steps)
         return outcome
 
 
@@ -161,11 +161,19 @@ class HeldOutLoss:
 
 
 def _leave(
-    directory: Path, model: DiffusionTransformer, average: ModelEmaV3 | None, autoencoder: str
+    directory: Path,
+    model: DiffusionTransformer,
+    average: ModelEmaV3 | None,
+    autoencoder: str,
+    diffusion_steps: int,
 ) -> None:
-    """Write the weights, and what encoded the latents; called by all processes."""
+    """Write the weights, and what sampling has to have in common; called by all processes."""
     kept = model if average is None else average.module
     states = {"ema": whole(kept.state_dict()), "model": whole(model.state_dict())}
     named = {part: official.to_official(model, state) for part, state in states.items()}
-    made_with = {"network": asdict(model.network), "autoencoder": autoencoder}
+    made_with = {
+        "network": asdict(model.network),
+        "autoencoder": autoencoder,
+        "diffusion_steps": diffusion_steps,
+    }
     leave(directory / WEIGHTS, {**named, **made_with})
