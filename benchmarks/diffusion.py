@@ -20,7 +20,7 @@ from rich.table import Table as Grid
 
 from dyt_dit import official, sampling, scoring
 from dyt_dit.model import build
-from dyt_dit.training import WEIGHTS
+from dyt_dit.training import LEFT, WEIGHTS
 from matched import Run, recipes, site
 from matched.rundir import RunDirectory
 from matched.worker import Context

@@ -198,6 +198,15 @@ class TestWhatIsRefused:
         message = "latents of the autoencoder abc, and .* is pixels"
         self.refused(tmp_path / "trained", tmp_path, SAMPLING, message)
 
+    def test_weights_of_an_earlier_version(self, there, tmp_path):
+        state = torch.load(there / "LN" / "weights.pt", weights_only=True)
+        (tmp_path / "trained").mkdir()
+        torch.save({"ema": state["ema"], "model": {}}, tmp_path / "trained" / "weights.pt")
+        message = (
+            r"weights\.pt lacks network, diffusion_steps, autoencoder\. The training has ended"
+        )
+        self.refused(tmp_path / "trained", tmp_path, SAMPLING, message)
+
     def test_lost_weights(self, tmp_path):
         message = "no checkpoint .*weights.pt.*delete .*result.json and submit again"
         self.refused(tmp_path, tmp_path, SAMPLING, message)

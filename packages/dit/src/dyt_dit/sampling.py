@@ -21,7 +21,7 @@ from dyt_dit.autoencoder import open_autoencoder
 from dyt_dit.config import Sampling
 from dyt_dit.diffusion import Diffusion, Predictor, guided, sample
 from dyt_dit.model import DiffusionTransformer, replace_norms
-from dyt_dit.training import WEIGHTS
+from dyt_dit.training import LEFT, WEIGHTS
 from matched.files import Damaged, read_json, write_json
 from matched.training.distributed import on_first, process_group
 from matched.training.fingerprint import batch_digest
@@ -172,6 +172,8 @@ def load(config: Sampling, trained: Path, autoencoder: str) -> DiffusionTransfor
     file = trained / WEIGHTS
     try:
         content = checkpoint(file)
+        if lacking := [key for key in LEFT if key not in content]:
+            raise ValueError(f"{file} lacks {', '.join(lacking)}")
     except ValueError as error:
         raise ValueError(
             f"{error}. The training has ended: delete {trained / 'result.json'} and submit again, "

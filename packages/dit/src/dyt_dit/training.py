@@ -26,6 +26,8 @@ from matched.worker import Context, Outcome
 log = logging.getLogger("matched")
 WEIGHTS = "weights.pt"
 """What training leaves: weights under the names of the DiT release, and their average ("ema")."""
+LEFT = ("ema", "model", "network", "diffusion_steps", "autoencoder")
+"""What the file holds: both states, and what sampling has to have in common with the training."""
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 """Latents (B, C, H, W), labels (B,), steps (B,), noise (B, C, H, W)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,15 @@ def checkpoint(file: Path) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ValueError(f"there is no checkpoint {file}") from None
+    except pickle.UnpicklingError as error:
+        # Torch's own words advise to unpickle whatever there is.
+        raise ValueError(
+            f"{file} cannot be read as a checkpoint of torch: it is damaged, or holds something "
+            "besides tensors and plain values"
+        ) from error
     except Exception as error:
-        raise ValueError(f"{file} cannot be read as a checkpoint of torch: {error}") from error
+        why = str(error).partition("\n")[0]
+        raise ValueError(f"{file} cannot be read as a checkpoint of torch: {why}") from error
 
 
 def differences(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> list[str]:
