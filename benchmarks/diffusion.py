@@ -59,12 +59,8 @@ def untrained(run: Run, folder: Path, runs_folder: Path) -> float:
     directories = {name: folder / name for name in ("trained", "samples", "score")}
     for directory in directories.values():
         directory.mkdir(parents=True)
-    made_with = {
-        "network": asdict(config.network),
-        "autoencoder": "pixels",
-        "diffusion_steps": config.diffusion_steps,
-    }
-    torch.save({"ema": state, **made_with}, directories["trained"] / WEIGHTS)
+    left = (state, state, asdict(config.network), config.diffusion_steps, "pixels")
+    torch.save(dict(zip(LEFT, left, strict=True)), directories["trained"] / WEIGHTS)
     sampling.generate(context(directories, "samples", "trained"), samples.config)
     others = {n: RunDirectory(runs_folder, r).path for n, r in run.needs.items() if n != "samples"}
     place = context(directories, "score", "samples", **others)
