@@ -24,6 +24,8 @@ from matched.rundir import RunDirectory, Seen, Standing
 from matched.site import Site
 
 log = logging.getLogger("matched")
+BLOCKED = "blocked by "
+"""How the reason begins of a run that could not start because of another."""
 ASK_EVERY = 30
 """Pauses between two questions to Slurm: its controller has others to answer."""
 PASSED_ON = re.compile(
@@ -269,9 +271,11 @@ def _needs(run: Run, site: Site, own: str) -> dict[str, Path]:
             for _ in range(ASK_EVERY if "slurm" in standing.job else 1):
                 _pause()
         if not standing.state.finished:
+            if standing.why.startswith(BLOCKED):
+                raise ValueError(standing.why)  # what is at the root of it, and not the whole chain
             why = f": {standing.why}" if standing.why else ""
             raise ValueError(
-                f"blocked by {need.task} {need.signature} ({name}), which is {standing.state}{why}"
+                f"{BLOCKED}{need.task} {need.signature} ({name}), which is {standing.state}{why}"
             )
         found[name] = needed.path
     return found
