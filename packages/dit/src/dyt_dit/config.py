@@ -137,7 +137,7 @@ class Sampling:
     steps: int = 250
     cfg_scale: float = 1.0
     count: int = 50000
-    batch: int = 64
+    batch: int = 32
     precision: Literal["fp32", "tf32"] = "tf32"
 
     def __post_init__(self) -> None:
