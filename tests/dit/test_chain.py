@@ -11,7 +11,7 @@ import pytest
 from dyt_dit import digits_features, latents, reference, sampling, scoring, training
 from dyt_dit.config import DigitsClassifier, Reference, Scoring
 
-from .tiny import DYT, ENCODING, SAMPLING, TRAINING, run
+from .tiny import DYT, ENCODING, SAMPLING, TRAINING, in_a_process, run
 
 pytestmark = pytest.mark.slow
 
@@ -58,19 +58,6 @@ def noting(folder, make):
             file.write(f"{type(self).__name__} {name}\n")
 
     return noted
-
-
-def in_a_process(work):
-    """Its exit status, or minus the signal that killed it; what ``work`` patches stays in it."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def killed_before_write(number):

@@ -1,13 +1,14 @@
 """A cache of latents: what training reads of it, and what it refuses to read."""
 
 import pickle
+import resource
 from dataclasses import replace
 
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from dyt_dit import latent_cache
+from dyt_dit import latent_cache, latents
 from dyt_dit.autoencoder import open_autoencoder
 from dyt_dit.latent_cache import Latents, Manifest, open_cache
 from matched.training import reseed
@@ -15,6 +16,7 @@ from matched.training.batches import Seeded
 from matched.worker import Context
 
 from .small import NETWORK, PIXELS, TRAIN, autoencoder, encoded, stored
+from .tiny import ENCODING, in_a_process, run
 
 CPU = torch.device("cpu")
 
@@ -54,6 +56,19 @@ class TestReading:
                 assert min(distances) < 1e-4
                 mirrored += distances[1] < distances[0]
             assert most * 0.4 <= mirrored <= most
+
+    def test_more_files_than_a_process_may_open_are_read(self, tmp_path):
+        run(latents.encode, tmp_path / "x", replace(ENCODING, shard=16))
+
+        def work():
+            _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+            train = Latents(tmp_path / "x", "train")
+            assert len(train.files) == 90
+            for i in range(0, len(train), 16):
+                train[i]
+
+        assert in_a_process(work) == 0
 
     def test_the_held_out_ones_have_no_mirror_and_draw_for_none(self, whole):
         held_out = Latents(whole, "held_out", flip=1.0)

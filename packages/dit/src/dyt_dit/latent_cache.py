@@ -5,6 +5,7 @@ A run directory of it holds latents/manifest.json, which names every file and it
 
 from __future__ import annotations
 
+import resource
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -28,6 +29,8 @@ from matched.worker import Context
 FOLDER = "latents"
 MANIFEST = "manifest.json"
 VERSION = 1
+OTHER_FILES = 1024
+"""Open files that a process may have besides those of latents."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,6 +247,7 @@ class Latents(Dataset):
         self.targets = np.load(folder / FOLDER / part.labels.name)
         self.scaling = manifest.scaling
         self.flip = flip
+        _allow_open_files(len(self.files))
         self.mapped: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -269,3 +273,13 @@ class Latents(Dataset):
     def __getstate__(self) -> dict[str, Any]:
         """Without the mapped files, which a copy would hold in memory."""
         return self.__dict__ | {"mapped": {}}
+
+
+def _allow_open_files(count: int) -> None:
+    """Raise this process's own limit where so many mapped files would go beyond it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + OTHER_FILES
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
