@@ -224,6 +224,7 @@ class TestInterruption:
         assert list(contents(folder)) == ["a.txt", "b.txt"]
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_work_and_what_becomes_of_it(tmp_path):
     together(SCRIPT, tmp_path)
     said = [(tmp_path / f"said-{rank}.txt").read_text().splitlines() for rank in range(2)]
