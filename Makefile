@@ -11,6 +11,8 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 PYTHON  ?= $(shell sh tools/find-python)
 PIP     := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps
+# What packages that come as source are built with is of the lock, too (two names: old and new pip).
+BUILD   := PIP_CONSTRAINT=requirements.lock PIP_BUILD_CONSTRAINT=requirements.lock
 READY   := $(VENV)/.ready
 PARTS   := $(patsubst %/pyproject.toml,%,$(wildcard shared/*/pyproject.toml packages/*/pyproject.toml))
 CHOICE   = --scale $(SCALE) --cluster $(CLUSTER)
@@ -40,9 +42,10 @@ setup: $(READY)
 # The lock is complete, so nothing is resolved here: what is installed is what was tested.
 $(READY): requirements.lock $(wildcard shared/*/pyproject.toml packages/*/pyproject.toml)
 	@$(PYTHON) tools/check_python.py
+	@$(PYTHON) tools/check_compiler.py
 	@echo "Installing the pinned packages into $(VENV): some minutes and 5 GB, once"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(PIP) -r requirements.lock
+	@$(BUILD) $(PIP) -r requirements.lock
 	@$(PIP) --no-build-isolation $(addprefix -e ./,$(PARTS))
 	@touch $@
 
@@ -89,7 +92,8 @@ chaos: setup
 
 # Renew requirements.lock from requirements.in; needs uv.
 lock:
-	uv pip compile --universal --python-version 3.11 --no-header --no-annotate requirements.in -o requirements.lock
+	uv pip compile --universal --python-version 3.11 --no-header --no-annotate \
+		--override requirements.override requirements.in -o requirements.lock
 
 clean:
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
