@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
@@ -74,13 +73,7 @@ def test_it_is_silent_where_cpp_compiles(tmp_path, headers):
 
 
 def test_it_finds_the_compiler_that_has_built_fairseq():
-    """Where there is one: this environment may have been made elsewhere."""
-    pytest.importorskip("Cython")
-    if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
-        pytest.skip("no headers of Python here")
     result = answer()
-    if "has no C++ compiler" in result.stderr:
-        pytest.skip("no compiler here")
     assert (result.returncode, result.stderr) == (0, "")
 
 
