@@ -1,11 +1,18 @@
-"""Settings of the network as plain values, importable without torch and fairseq."""
+"""Settings of the speech runs as plain values, importable without torch and fairseq.
+
+A cell of a table is a ``Pretraining`` that needs a ``Preparation``, which knows neither norm nor
+seed and so is one run for all arms and seeds.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
-from matched.checks import check_counts, check_divides, check_shares
+from dyt import Norm
+from matched.checks import check_choice, check_counts, check_divides, check_shares
 
+SOURCES = ("librispeech", "speech-folder", "synthetic-speech")
 CONVOLUTIONS = ((512, 10, 5), *[(512, 3, 2)] * 4, *[(512, 2, 2)] * 2)
 
 
@@ -103,3 +110,103 @@ LARGE = Network(
     encoder_layerdrop=0.2,
 )
 """Pre-norm: wav2vec2_large_librispeech of the authors' release for DyT."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """The speech that runs read, looked at once for all of them: fairseq's lists of files.
+
+    Attributes:
+        data: "librispeech", "speech-folder" (any folder of FLAC and WAV), or "synthetic-speech"
+            (embedded), which is made first.
+        shuffle_seed: decides which files are held out, or what is synthesised.
+        train, valid, voices: utterances of each part, and speakers, of synthetic speech alone.
+    """
+
+    data: str = "librispeech"
+    shuffle_seed: int = 0
+    train: int = 200
+    valid: int = 40
+    voices: int = 8
+
+    def __post_init__(self) -> None:
+        check_counts(self, "train", "valid", "voices")
+        check_choice(self, "data", SOURCES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretraining:
+    """Pretraining of a wav2vec 2.0 by fairseq's trainer (its Section 4.2; CVPR 2025, Section 5).
+
+    Attributes:
+        seed: everything random follows from it but what validation draws, which is the same for
+            all runs.
+        norm: what stands in the place of the Transformer's norms and of the one of the features.
+        data: "librispeech", "speech-folder" or "synthetic-speech" (embedded), as in preparation.
+        network: its sizes and shares.
+        updates: of the optimiser, at which the schedule ends.
+        epochs: passes over the data after which training ends if that is earlier; None for no end.
+        shards: micro-batches of an update, over all processes: fairseq's number of GPUs. Fewer
+            processes have several each.
+        max_tokens: the most samples of a micro-batch, which has utterances of about one length,
+            all cropped to the shortest of them.
+        max_sample_size, min_sample_size: longer utterances are cropped, shorter ones left out.
+        lr: at its peak, reached after ``warmup_updates``; it then falls to 0 linearly.
+        betas, eps, weight_decay: of Adam; weight decay is decoupled, and of all parameters.
+        loss_weights: of the codebooks' diversity and of the features' size, beside the contrastive
+            loss.
+        precision: "fp32", or "fp16": weights and activations in 16 bits, with loss scaling, and
+            a 32-bit copy of the weights in the optimiser.
+        eval_updates: updates between validations; the end is always validated.
+        eval_passes: of a validation, each with masks, crops and distractors of its own. One has a
+            noise as large as what sets the arms apart.
+        log_updates: updates between lines of metrics.jsonl.
+    """
+
+    seed: int = 0
+    norm: Norm = field(default_factory=Norm.own)
+    data: str = "librispeech"
+    network: Network
+    updates: int
+    epochs: int | None = None
+    shards: int
+    max_tokens: int
+    max_sample_size: int
+    min_sample_size: int = 32_000
+    lr: float
+    warmup_updates: int
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-6
+    weight_decay: float = 0.01
+    loss_weights: tuple[float, float] = (0.1, 10.0)
+    precision: Literal["fp32", "fp16"] = "fp16"
+    eval_updates: int = 25_000
+    eval_passes: int = 8
+    log_updates: int = 200
+
+    def __post_init__(self) -> None:
+        check_counts(
+            self,
+            *("updates", "shards", "max_tokens", "max_sample_size", "min_sample_size"),
+            *("eval_updates", "log_updates"),
+        )
+        if self.epochs is not None:
+            check_counts(self, "epochs")
+        check_choice(self, "data", SOURCES)
+        check_choice(self, "precision", ("fp32", "fp16"))
+        if type(self.eval_passes) is not int or self.eval_passes < 2:
+            raise ValueError(
+                f"eval_passes is {self.eval_passes!r}; expected a whole number of 2 or more: one "
+                "pass has no standard error"
+            )
+        if not self.lr > 0 or not 0 <= self.warmup_updates < self.updates:
+            raise ValueError(
+                f"lr {self.lr} and warmup_updates {self.warmup_updates}: expected a positive "
+                f"number, and 0 to below updates ({self.updates})"
+            )
+        if not self.min_sample_size <= self.max_sample_size <= self.max_tokens:
+            raise ValueError(
+                f"min_sample_size {self.min_sample_size}, max_sample_size {self.max_sample_size} "
+                f"and max_tokens {self.max_tokens}: expected none to be below the one before, for "
+                "a micro-batch holds one utterance at least"
+            )

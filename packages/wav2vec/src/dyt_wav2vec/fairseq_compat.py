@@ -18,6 +18,8 @@ from types import ModuleType
 from typing import Any
 
 VERSION = "0.12.2"
+MESSAGE = 1 << 14
+"""Bytes that processes tell each other after an update, at most: common.all_gather_list_size."""
 
 
 def load() -> ModuleType:
@@ -40,6 +42,34 @@ def load() -> ModuleType:
             f"fairseq {VERSION} cannot be imported: {error}. Run `make setup`, which installs the"
             " versions that it works with"
         ) from error
+
+
+@contextmanager
+def one_run(world: int) -> Iterator[None]:
+    """What fairseq keeps from call to call belongs to one run: process group, buffers, meters.
+
+    Args:
+        world: processes of the run, whose group has been set up.
+    """
+    import torch
+    from fairseq.distributed import utils
+    from fairseq.logging import metrics
+
+    gather = utils.all_gather_list
+    if world > 1 and not torch.cuda.is_available():
+        # It would make them on a GPU.
+        gather._buffer = torch.zeros(world * MESSAGE, dtype=torch.uint8)
+        gather._cpu_buffer = torch.zeros(MESSAGE, dtype=torch.uint8)
+    metrics.reset()
+    try:
+        yield
+    finally:
+        for holder, names in (
+            (utils.get_global_group, ("_global_group",)),
+            (gather, ("_buffer", "_cpu_buffer")),
+        ):
+            for name in names:
+                vars(holder).pop(name, None)
 
 
 def _check_version() -> None:

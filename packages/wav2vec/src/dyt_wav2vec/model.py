@@ -10,13 +10,13 @@ import dataclasses
 import warnings
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from dyt import Norm, convert
 from dyt.rules import WAV2VEC2_SKIP
 from dyt_wav2vec import fairseq_compat
 from dyt_wav2vec.config import Network
-from matched.training import reseed
 
 
 def settings(network: Network) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def settings(network: Network) -> dict[str, Any]:
 
 
 def build(network: Network, norm: Norm, seed: int) -> tuple[nn.Module, tuple[str, ...]]:
-    """The network of a run, initialised, and the paths of its norm layers.
+    """The network as it is before a run's first update, and the paths of its norm layers.
 
     Both arms of a pair have the same weights outside of these.
 
@@ -43,12 +43,18 @@ def build(network: Network, norm: Norm, seed: int) -> tuple[nn.Module, tuple[str
         ValueError: fairseq is missing or is another version.
     """
     wav2vec = fairseq_compat.load().models.wav2vec
-    reseed(seed, "weights")
+    reseed(seed)
     with warnings.catch_warnings():
         # Its weight norm is torch's older one, whose names its checkpoints have.
         warnings.filterwarnings("ignore", ".*weight_norm", FutureWarning)
         model = wav2vec.Wav2Vec2Model(wav2vec.Wav2Vec2Config(**settings(network)))
     return model, replace_norms(model, norm)
+
+
+def reseed(seed: int) -> None:
+    """Seed the global generators as fairseq's command does before it builds a network."""
+    np.random.seed(seed)
+    fairseq_compat.load().utils.set_torch_seed(seed)
 
 
 def replace_norms(model: nn.Module, norm: Norm) -> tuple[str, ...]:

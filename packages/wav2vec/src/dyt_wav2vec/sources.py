@@ -59,5 +59,15 @@ def check_librispeech(path: Path) -> None:
             )
 
 
+def check_folder(path: Path) -> None:
+    """
+    Raises:
+        ValueError: if there is no such folder. What is in it is looked at by preparation.
+    """
+    if not path.is_dir():
+        raise ValueError(f"{path} is no folder; expected one with FLAC or WAV files in it")
+
+
 SYNTHETIC_SPEECH = DataSource(title="synthetic speech (8 voices, 240 utterances of 2–4 s)")
 LIBRISPEECH = DataSource(title="LibriSpeech (960 h)", check=check_librispeech)
+SPEECH_FOLDER = DataSource(title="a folder of speech", check=check_folder)

@@ -11,9 +11,10 @@ import os
 import re
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 
@@ -22,6 +23,7 @@ from matched.training import pieces
 from matched.training.distributed import gathered, on_first
 from matched.training.state import Layout, State
 
+T = TypeVar("T")
 log = logging.getLogger("matched")
 KEPT = 2
 NAME = re.compile(r"step_\d{8}(\.pt)?")
@@ -33,12 +35,22 @@ def save(folder: Path, step: int, state: State, *, sharded: bool) -> None:
     Raises:
         OSError: on all of them, if it could not be written; the earlier ones are then untouched.
     """
+    if not sharded:
+        save_file(folder, step, {"tensors": state.tensors, "plain": state.plain})
+        return
     path = folder / f"step_{step:08d}"
-    if sharded:
-        _write_folder(path, state)
-    else:
-        path = path.with_suffix(".pt")
-        on_first(lambda: _write_file(path, state))
+    _write_folder(path, state)
+    on_first(lambda: _clear(path))
+
+
+def save_file(folder: Path, step: int, content: Mapping[str, Any]) -> None:
+    """As ``save``, for a trainer that has a form of its own for what a checkpoint holds.
+
+    Args:
+        content: of the first process, in tensors and plain values.
+    """
+    path = folder / f"step_{step:08d}.pt"
+    on_first(lambda: _write_file(path, content))
     on_first(lambda: _clear(path))
 
 
@@ -53,12 +65,31 @@ def newest(folder: Path, signature: str, like: Layout) -> State | None:
     Raises:
         ValueError: if it is of another run.
     """
+    return _newest_whole(
+        folder, signature, lambda path: read(path, like), lambda state: state.plain["signature"]
+    )
+
+
+def newest_file(
+    folder: Path, signature: str, signature_of: Callable[[dict[str, Any]], str]
+) -> dict[str, Any] | None:
+    """As ``newest``, of what ``save_file`` has written; tensors are on the CPU.
+
+    Args:
+        signature_of: what a checkpoint holds → the signature of the run that it is of.
+    """
+    return _newest_whole(folder, signature, _read_file, signature_of)
+
+
+def _newest_whole(
+    folder: Path, signature: str, load: Callable[[Path], T], signature_of: Callable[[T], str]
+) -> T | None:
     for name in on_first(lambda: [path.name for path in _newest_first(folder)]):
         path = folder / name
         state, of, damage = None, None, None
         try:
-            state = read(path, like)
-            of = state.plain["signature"]
+            state = load(path)
+            of = signature_of(state)
         except Exception as error:
             damage = _one_line(error)
         if found := [reason for reason in gathered(damage) if reason is not None]:
@@ -78,19 +109,23 @@ def read(path: Path, like: Layout = lambda name: None) -> State:
     """What is in a checkpoint of either kind; tensors are on the CPU but for those in parts."""
     if path.is_dir():
         return pieces.read(path, like)
-    with zipfile.ZipFile(path) as archive:  # torch writes checksums, and does not look at them
-        if (wrong := archive.testzip()) is not None:
-            raise ValueError(f"{wrong} in it is not as it was written")
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    content = _read_file(path)
     return State(tensors=content["tensors"], plain=content["plain"])
 
 
-def _write_file(path: Path, state: State) -> None:
+def _read_file(path: Path) -> dict[str, Any]:
+    with zipfile.ZipFile(path) as archive:  # torch writes checksums, and does not look at them
+        if (wrong := archive.testzip()) is not None:
+            raise ValueError(f"{wrong} in it is not as it was written")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _write_file(path: Path, content: Mapping[str, Any]) -> None:
     with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         # Opened here, as torch does not say why a write to a file of its own has failed.
         with written_whole(path) as temporary, temporary.open("wb") as file:
-            torch.save({"tensors": state.tensors, "plain": state.plain}, file)
+            torch.save(dict(content), file)
 
 
 def _write_folder(path: Path, state: State) -> None:

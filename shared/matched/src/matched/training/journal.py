@@ -45,11 +45,12 @@ class Journal:
             self.file.close()
             self.file = None
 
-    def step(self, step: int, epoch: float, *, loss: float, lr: float) -> None:
+    def step(self, step: int, epoch: float, *, loss: float, lr: float, **more: Any) -> None:
+        """Tell of a step; ``more``: finite numbers, or what is made of them."""
         if self.context.rank != 0:
             return
         self.shown["loss"] = _finite(loss)
-        self._append({"step": step, "epoch": epoch, "loss": _finite(loss), "lr": lr})
+        self._append({"step": step, "epoch": epoch, "loss": _finite(loss), "lr": lr, **more})
         if time.perf_counter() - self.progress_at > SECONDS_BETWEEN_PROGRESS:
             self._progress(step)
 

@@ -1,0 +1,76 @@
+"""Looks at the speech once for all runs, after making it where it is synthetic."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+from dyt_wav2vec import manifests, speech
+from dyt_wav2vec.config import Preparation
+from dyt_wav2vec.manifests import RATE, Manifest
+from matched.training.distributed import on_first, process_group
+from matched.worker import Context, Outcome
+
+log = logging.getLogger("matched")
+SYNTHESISED = "speech"
+"""Folder of synthetic speech in the run's directory."""
+LISTS = "lists"
+"""Folder of train.tsv and valid.tsv in the run's directory."""
+GLANCES = 1000
+"""Files that a pretraining looks at again when it begins: some seconds, at most."""
+
+
+def prepare(context: Context, config: Preparation) -> Outcome:
+    """Look at every file and leave the lists of those that can be used.
+
+    Raises:
+        ValueError: for files that cannot be used; see ``manifests``.
+    """
+    with process_group(context):
+        manifest = on_first(lambda: _prepared(context, config))
+    hours = {name: sum(getattr(manifest, name).values()) / RATE / 3600 for name in manifests.NAMES}
+    log.info("%.2f hours for training, %.2f for validation", hours["train"], hours["valid"])
+    files = {f"{name}_files": len(getattr(manifest, name)) for name in manifests.NAMES}
+    return Outcome(
+        metrics={f"{name}_hours": value for name, value in hours.items()},
+        steps=sum(files.values()),
+        details={**files, "checksum": manifest.checksum},
+    )
+
+
+def _prepared(context: Context, config: Preparation) -> Manifest:
+    seed = config.shuffle_seed
+    if config.data == "librispeech":
+        manifest = manifests.of_librispeech(context.data[config.data], seed=seed, context=context)
+    elif config.data == "speech-folder":
+        manifest = manifests.of_folder(context.data[config.data], seed=seed, context=context)
+    else:
+        folder = context.directory / SYNTHESISED
+        parts = {"train": config.train, "valid": config.valid, "voices": config.voices}
+        speech.write(folder, speech.Corpus(seed=seed, **parts))
+        manifest = manifests.of_parts(folder, context=context)
+    context.confirm()
+    manifests.write(manifest, context.directory / LISTS)
+    return manifest
+
+
+def prepared(directory: Path, source: str, path: Path | None, context: Context) -> Manifest:
+    """What a preparation has left, with the root where the data lies now; some files are opened.
+
+    For one process of a run.
+
+    Args:
+        directory: of the preparation's run.
+        source: name of the data source.
+        path: where site.toml says that it lies; None for synthetic speech.
+
+    Raises:
+        ValueError: if files were moved or replaced since, or the lists are damaged.
+    """
+    root = directory / SYNTHESISED if path is None else path
+    if source == "librispeech":
+        root = root / manifests.INSIDE
+    manifest = replace(manifests.read(directory / LISTS), root=root.resolve())
+    manifests.verify(manifest, most=GLANCES, context=context)
+    return manifest

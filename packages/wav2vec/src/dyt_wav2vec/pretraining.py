@@ -1,0 +1,332 @@
+"""Pretrains a wav2vec 2.0 with fairseq's own trainer, inside a run of the harness.
+
+fairseq makes the model, the batches, the losses and the updates. What ends, saves, resumes and
+tells of a run is the harness's.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+
+from dyt_wav2vec import fairseq_compat, model
+from dyt_wav2vec.config import Pretraining
+from dyt_wav2vec.manifests import NAMES, RATE, write
+from dyt_wav2vec.preparation import LISTS, prepared
+from matched import interruption
+from matched.training import checkpoint
+from matched.training.agreement import Agreement
+from matched.training.distributed import gathered, on_first, process_group
+from matched.training.fingerprint import BATCHES, batch_digest, digest_of, weights_digest
+from matched.training.journal import Journal
+from matched.worker import Context, Outcome
+
+log = logging.getLogger("matched")
+EXPLODED = "Minimum loss scale reached"
+"""How fairseq's message begins where 16-bit gradients overflow however they are scaled."""
+
+
+@dataclass(kw_only=True)
+class Position:
+    """Where training stands besides what the trainer knows: what a checkpoint restores."""
+
+    evaluated: int = 0
+    """The update after which ``last`` was measured."""
+    best: dict[str, float] = field(default_factory=dict)
+    last: dict[str, float] = field(default_factory=dict)
+    passes: list[float] = field(default_factory=list)
+    diverged: bool = False
+    weights: str = ""
+    batches: list[str] = field(default_factory=list)
+    window: dict[str, float] = field(default_factory=dict)
+    """Sums since the last line of metrics.jsonl, over all processes."""
+
+
+def pretrain(context: Context, config: Pretraining) -> Outcome:
+    """Train to the last update, or to divergence; resume if there is a checkpoint.
+
+    Raises:
+        ValueError: if files of the preparation were moved or all are too short, the micro-batches
+            do not divide over the processes, a checkpoint is another run's, or fairseq is missing.
+        OSError: if there is no room for a checkpoint or for a line of metrics.jsonl.
+        Interrupted: if a process was asked to stop; what was reached is saved.
+    """
+    fairseq_compat.load()
+    with process_group(context) as device, fairseq_compat.one_run(context.world), _quiet():
+        on_first(partial(_lay_out, context, config))
+        return _Pretraining(context, config, device).run()
+
+
+def _lay_out(context: Context, config: Pretraining) -> None:
+    """Write the lists that fairseq reads into the run's directory."""
+    context.confirm()
+    path = context.data.get(config.data)
+    manifest = prepared(context.needs["speech"], config.data, path, context)
+    for name in NAMES:
+        if max(getattr(manifest, name).values()) < config.min_sample_size:
+            raise ValueError(
+                f"no file of {name}.tsv has the {config.min_sample_size} samples "
+                f"({config.min_sample_size / RATE:g} s) that min_sample_size asks for; add longer "
+                "ones, or lower it"
+            )
+    write(manifest, context.directory / LISTS)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Warnings of torch's that nobody can help without editing fairseq."""
+    with warnings.catch_warnings():
+        for message in ("weight_norm", "torch.cuda.amp", "pin_memory", "requires_grad=True to a"):
+            warnings.filterwarnings("ignore", f"(?s).*{message}")
+        yield
+
+
+class _Pretraining:
+    def __init__(self, context: Context, config: Pretraining, device: torch.device) -> None:
+        from dyt_wav2vec import fairseq_config
+
+        self.context, self.config = context, config
+        self.checkpoints = context.directory / "checkpoints"
+        self.at = Position()
+        lists = context.directory / LISTS
+        self.cfg = fairseq_config.whole(
+            fairseq_config.settings(config), fairseq_config.here(config, context, lists, device)
+        )
+        self.micro_batches = config.shards // context.world
+        """Of an update, for this process."""
+        self.saved: int | None = None
+        """The update of the newest checkpoint, and when it was written, or when training began."""
+        self.saved_at = time.perf_counter()
+
+    def run(self) -> Outcome:
+        self._build()
+        self._restore()
+        self.per_epoch = math.ceil(len(self.epochs) / self.micro_batches)
+        steps = self.config.updates
+        if self.config.epochs is not None:
+            steps = min(steps, self.config.epochs * self.per_epoch)
+        self.journal = Journal(self.context, steps)
+        try:
+            self.journal.start(self.update)
+            self._train()
+            self._save()
+        finally:
+            self.journal.close()
+        metrics = self.at.last
+        if self.at.diverged:
+            metrics = {k: v for k, v in self.at.best.items() if k != "step"}
+        return Outcome(
+            metrics=metrics,
+            diverged=self.at.diverged,
+            steps=self.update,
+            best=self.at.best,
+            details={"loss_of_passes": self.at.passes},
+        )
+
+    @property
+    def update(self) -> int:
+        """How many updates are done."""
+        return self.trainer.get_num_updates()
+
+    def _build(self) -> None:
+        """Model, task and trainer, in fairseq's order and from its seeds."""
+        from fairseq import tasks
+
+        from dyt_wav2vec.trainer import Trainer
+
+        model.reseed(self.config.seed)
+        task = tasks.setup_task(self.cfg.task)
+        self.model = task.build_model(self.cfg.model)
+        self.at.weights = weights_digest(self.model, self.model.norms)
+        criterion = task.build_criterion(self.cfg.criterion)
+        task.load_dataset("valid", combine=False, epoch=1)
+        self.trainer = Trainer(self.cfg, task, self.model, criterion)
+        log.info("wav2vec 2.0 with %s in %d places", self.config.norm, len(self.model.norms))
+
+    def _restore(self) -> None:
+        """Take up the newest whole checkpoint; the batches go on where it left them."""
+        state = checkpoint.newest_file(
+            self.checkpoints, self.context.signature, lambda s: s["extra_state"]["signature"]
+        )
+        if state is None:
+            self.epochs = self.trainer.get_train_iterator(epoch=1)
+            return
+        extra = state["extra_state"]
+        self.trainer.restore(state)
+        self.at = Position(**extra["position"])
+        self.saved = self.update
+        # Counted in micro-batches of a process, of which there may have been another number.
+        begun = dict(extra["train_iterator"])
+        begun["iterations_in_epoch"] //= extra["micro_batches"]
+        begun["iterations_in_epoch"] *= self.micro_batches
+        self.epochs = self.trainer.get_train_iterator(epoch=begun["epoch"])
+        self.epochs.load_state_dict(begun)
+        log.info("resumed from update %d of %d", self.update, self.config.updates)
+
+    def _train(self) -> None:
+        """Update to the end, or to divergence, and validate then."""
+        agreement = Agreement()
+        try:
+            while not self._over():
+                self._epoch(agreement)
+            agreement.drain()
+        except BaseException:
+            agreement.abandon()
+            raise
+        if not self.at.diverged:
+            self._evaluate()
+
+    def _over(self) -> bool:
+        if self.update >= self.config.updates or self.at.diverged:
+            return True
+        return self.config.epochs is not None and self.epochs.next_epoch_idx > self.config.epochs
+
+    def _epoch(self, agreement: Agreement) -> None:
+        """What is left of a pass over the data, as fairseq's own loop goes through it."""
+        from fairseq.data.iterators import GroupedIterator
+
+        batches = self.epochs.next_epoch_itr(fix_batches_to_gpus=False, shuffle=True)
+        self.trainer.begin_epoch(self.epochs.epoch)
+        for samples in GroupedIterator(batches, self.micro_batches):
+            self._advance(samples)
+            if self.update >= self.config.updates or self.at.diverged:
+                return
+            self._pause(agreement)
+        self.trainer.lr_step(self.epochs.epoch)
+        self.epochs = self.trainer.get_train_iterator(
+            self.epochs.next_epoch_idx, load_dataset=False
+        )
+
+    def _advance(self, samples: list[dict[str, Any]]) -> None:
+        """One update, and what is to be told and validated after it."""
+        if len(self.at.batches) < BATCHES:
+            self._note(samples)
+        rate = self.trainer.get_lr()
+        try:
+            told = self.trainer.train_step(samples, raise_oom=True)
+        except FloatingPointError as error:
+            if math.isfinite(self.trainer.gradient_norm or 0.0) and EXPLODED not in str(error):
+                raise
+            log.info("diverged after update %d: %s", self.update, str(error).partition("\n")[0])
+            self.at.diverged = True
+            return
+        if told is None:  # gradients overflowed 16 bits, and the loss is scaled by less from now on
+            return
+        self._count()
+        if self.update % self.config.log_updates == 0 or self.update == self.config.updates:
+            self._log(rate)
+        if self.update % self.config.eval_updates == 0:
+            self._evaluate()
+
+    def _pause(self, agreement: Agreement) -> None:
+        """Between two updates: save if it is time to; stop if a process has been asked to.
+
+        Raises:
+            Interrupted: on all of them.
+        """
+        if self.update % self.context.checkpoint_steps == 0:
+            self._save()
+        late = time.perf_counter() - self.saved_at >= 60 * self.context.checkpoint_minutes
+        decision = agreement.decide(
+            stop=interruption.requested() is not None, save=late and self.context.rank == 0
+        )
+        if decision.save or decision.stop:
+            self._save()
+        if decision.stop:
+            log.info("interrupted after update %d, which is saved", self.update)
+            raise interruption.Interrupted
+
+    def _note(self, samples: list[dict[str, Any]]) -> None:
+        """Add an update's batches to the fingerprint and write it."""
+        own = [batch_digest(sample) for sample in samples]
+        # Sorted, so that the division over processes leaves no trace.
+        self.at.batches.append(digest_of(sorted(d for digests in gathered(own) for d in digests)))
+        self.journal.fingerprint(self.at.weights, self.at.batches)
+
+    def _count(self) -> None:
+        """Add to the window what fairseq's meters, which round nothing, say of the last update."""
+        from fairseq.logging import metrics
+
+        def value(name: str) -> float:
+            return float(metrics.get_meter("train", name).val)
+
+        size = value("ntokens")
+        seen = {
+            "updates": 1.0,
+            "size": size,
+            "loss": size * value("loss"),
+            "contrastive": size * value("loss_0"),
+            "correct": value("_correct"),
+            "total": value("_total"),
+            "gradient_norm": self.trainer.gradient_norm or 0.0,
+            **{name: value(name) for name in ("code_perplexity", "prob_perplexity", "temp")},
+        }
+        for name, number in seen.items():
+            self.at.window[name] = self.at.window.get(name, 0.0) + number
+
+    def _log(self, rate: float) -> None:
+        """A line of metrics.jsonl: means since the last one, and every α as it is now."""
+        window, self.at.window = self.at.window, {}
+        updates, size = window["updates"], window["size"]
+        means = ("gradient_norm", "code_perplexity", "prob_perplexity", "temp")
+        more: dict[str, Any] = {
+            "contrastive": window["contrastive"] / size,
+            "accuracy": 100 * window["correct"] / window["total"],
+            **{name: window[name] / updates for name in means},
+        }
+        if self.config.precision == "fp16":
+            more["loss_scale"] = self.trainer.optimizer.scaler.loss_scale
+        if alphas := self._alphas():
+            more["alpha"] = alphas
+        loss = window["loss"] / size
+        self.journal.step(self.update, self._epochs(), loss=loss, lr=rate, **more)
+
+    def _alphas(self) -> dict[str, float]:
+        """Path of each norm that has a learnable α → its value."""
+        found = {p: getattr(self.model.get_submodule(p), "alpha", None) for p in self.model.norms}
+        return {path: alpha.item() for path, alpha in found.items() if alpha is not None}
+
+    def _epochs(self) -> float:
+        return round(self.update / self.per_epoch, 4)
+
+    def _evaluate(self) -> None:
+        """Validate, unless that was done after this update."""
+        from dyt_wav2vec.evaluation import evaluate
+
+        if self.at.evaluated == self.update:
+            return
+        metrics, passes = evaluate(self.trainer, self.config.eval_passes)
+        self.journal.evaluation(self.update, self._epochs(), metrics)
+        if not all(map(math.isfinite, metrics.values())):
+            log.info("diverged: validation gives %s", metrics)
+            self.at.diverged = True
+            return
+        self.at.evaluated, self.at.last, self.at.passes = self.update, metrics, passes
+        if not self.at.best or metrics["loss"] < self.at.best["loss"]:
+            self.at.best = {**metrics, "step": self.update}
+
+    def _save(self) -> None:
+        """Write a checkpoint unless there is one of this update."""
+        if self.saved == self.update:
+            return
+        started = time.perf_counter()
+        on_first(self.context.confirm)
+        state = self.trainer.captured(
+            signature=self.context.signature,
+            position=vars(self.at),
+            train_iterator=self.epochs.state_dict(),
+            micro_batches=self.micro_batches,
+        )
+        checkpoint.save_file(self.checkpoints, self.update, state)
+        self.saved, self.saved_at = self.update, time.perf_counter()
+        if self.context.rank == 0:
+            log.info("saved update %d in %.1f s", self.update, self.saved_at - started)

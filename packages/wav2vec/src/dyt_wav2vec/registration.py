@@ -1,0 +1,122 @@
+"""What fairseq knows of us: a model with the norm that is asked for, and a task without chance.
+
+Registered as ``dyt_wav2vec2`` and ``dyt_audio_pretraining`` when this is imported. The task differs
+from fairseq's ``audio_pretraining`` in where its random numbers come from alone. There, crops and
+masks follow from how many numbers were drawn before, and by whom: a run that is resumed, or whose
+data is loaded by another number of processes, is another run. Here
+
+- the crop of an utterance follows from (seed, epoch, utterance);
+- masks, distractors, Gumbel noise, dropout and dropped layers of a micro-batch follow from (seed,
+  update, utterances in it).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from omegaconf import II
+from torch import Tensor
+
+from dyt import Norm
+from dyt_wav2vec import fairseq_compat
+from dyt_wav2vec.model import replace_norms
+from matched.training.seeding import derived, reseed
+
+fairseq_compat.load()
+
+from fairseq.data import BaseWrapperDataset  # noqa: E402
+from fairseq.models import register_model  # noqa: E402
+from fairseq.models.wav2vec import Wav2Vec2Config, Wav2Vec2Model  # noqa: E402
+from fairseq.tasks import register_task  # noqa: E402
+from fairseq.tasks.audio_pretraining import (  # noqa: E402
+    AudioPretrainingConfig,
+    AudioPretrainingTask,
+)
+
+MODEL, TASK = "dyt_wav2vec2", "dyt_audio_pretraining"
+
+
+@dataclass
+class Config(Wav2Vec2Config):
+    """fairseq's, and the norm."""
+
+    norm: str = field(
+        default="", metadata={"help": "fields of dyt.Norm as JSON; empty for fairseq's own norms"}
+    )
+
+
+def as_text(norm: Norm) -> str:
+    """The norm as ``Config`` takes it."""
+    return "" if norm == Norm.own() else json.dumps(asdict(norm))
+
+
+@register_model(MODEL, dataclass=Config)
+class Model(Wav2Vec2Model):
+    """wav2vec 2.0 whose Transformer norms, and the one of the features, are those of the config.
+
+    Attributes:
+        norms: paths of these.
+    """
+
+    def __init__(self, cfg: Config) -> None:
+        super().__init__(cfg)
+        self.norms = replace_norms(self, Norm(**json.loads(cfg.norm)) if cfg.norm else Norm.own())
+
+
+@dataclass
+class TaskConfig(AudioPretrainingConfig):
+    """fairseq's, and what decides the random numbers."""
+
+    seed: int = II("common.seed")
+    # A loading process that lives on would go on cropping as in the epoch that it was begun in.
+    reuse_dataloader: bool = False
+
+
+@register_task(TASK, dataclass=TaskConfig)
+class Task(AudioPretrainingTask):
+    """``audio_pretraining`` whose random numbers do not depend on what was drawn before."""
+
+    def load_dataset(self, split: str, task_cfg: Any = None, **kwargs: Any) -> None:
+        super().load_dataset(split, task_cfg, **kwargs)
+        # Validation is the same for all runs, whatever their seed.
+        place = (self.cfg.seed,) if split == "train" else ("evaluation",)
+        self.datasets[split] = Cropped(self.datasets[split], place)
+
+    def train_step(
+        self, sample: dict, model: Any, criterion: Any, optimizer: Any, update_num: int, **more: Any
+    ) -> tuple:
+        reseed(self.cfg.seed, "update", update_num, *sample["id"].tolist())
+        return super().train_step(sample, model, criterion, optimizer, update_num, **more)
+
+
+class Cropped(BaseWrapperDataset):
+    """Utterances, each cropped at a place that follows from the epoch and the utterance.
+
+    Args:
+        dataset: fairseq's, of audio files.
+        place: the rest of what the crops follow from.
+    """
+
+    def __init__(self, dataset: Any, place: tuple[int | str, ...]) -> None:
+        super().__init__(dataset)
+        self.place = place
+        self.epoch = 1
+
+    def set_epoch(self, epoch: int) -> None:
+        super().set_epoch(epoch)
+        self.epoch = epoch
+
+    def collater(self, samples: list[dict]) -> dict:
+        """A micro-batch; all utterances are as long as the shortest, or as the config allows."""
+        shortest = min(len(sample["source"]) for sample in samples)
+        size = min(shortest, self.dataset.max_sample_size)
+        cropped = [{**s, "source": self._crop(s["id"], s["source"], size)} for s in samples]
+        return super().collater(cropped)
+
+    def _crop(self, index: int, source: Tensor, size: int) -> Tensor:
+        source_of_numbers = np.random.default_rng(derived(*self.place, "crop", self.epoch, index))
+        start = source_of_numbers.integers(len(source) - size + 1)
+        return source[start : start + size]

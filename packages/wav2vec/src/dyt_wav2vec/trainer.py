@@ -1,0 +1,81 @@
+"""fairseq's trainer, with a checkpoint from which a run ends as if it had never been cut."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from dyt_wav2vec import fairseq_compat
+
+fairseq_compat.load()
+
+from fairseq.trainer import Trainer as FairseqTrainer  # noqa: E402
+
+
+class Trainer(FairseqTrainer):
+    """Steps as fairseq's does.
+
+    Attributes:
+        gradient_norm: of the last update's gradients; None before there is one.
+    """
+
+    gradient_norm: float | None = None
+
+    def clip_grad_norm(self, clip_norm: float) -> torch.Tensor:
+        norm = super().clip_grad_norm(clip_norm)
+        self.gradient_norm = float(norm)
+        return norm
+
+    def save_checkpoint(self, filename: str, extra_state: dict) -> None:
+        """Nothing: fairseq would leave a crash.pt, in the middle of an update."""
+
+    def captured(self, **extra: Any) -> dict[str, Any]:
+        """All that the run has learned, as fairseq's checkpoints have it, and what these lack.
+
+        That is the 32-bit copy of the weights, from which fairseq would go on rounded to 16 bits,
+        and where the loss scale stands. Times and meters are left out: two runs that are the same
+        have the same checkpoints.
+
+        Args:
+            extra: plain values to be kept with it.
+        """
+        self.consolidate_optimizer()
+        state = self.state_dict()
+        for name in ("metrics", "previous_training_time"):
+            del state["extra_state"][name]
+        scaler = getattr(self.optimizer, "scaler", None)
+        state["extra_state"] |= {
+            "masters": [copy.detach() for copy in self._masters()],
+            "scaler": {} if scaler is None else dict(vars(scaler)),
+            **extra,
+        }
+        return state
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what ``captured`` gave.
+
+        Raises:
+            RuntimeError: if it is the state of another model.
+        """
+        history = state["optimizer_history"][-1]
+        self.model.load_state_dict(state["model"], strict=True, model_cfg=self.cfg.model)
+        self.lr_scheduler.load_state_dict(history["lr_scheduler_state"])
+        self.optimizer.load_state_dict(state["last_optimizer_state"])
+        extra = state["extra_state"]
+        for copy, kept in zip(self._masters(), extra["masters"], strict=True):
+            copy.data.copy_(kept)
+        if (scaler := getattr(self.optimizer, "scaler", None)) is not None:
+            vars(scaler).update(extra["scaler"])
+        self.set_num_updates(history["num_updates"])
+        self.get_model().set_num_updates(history["num_updates"])
+
+    def prepared(self, sample: dict) -> dict:
+        """A micro-batch on the device, in the precision of the model."""
+        return self._prepare_sample(sample)[0]
+
+    def _masters(self) -> list[nn.Parameter]:
+        """The optimiser's own copy of the weights; none where it works on the model's."""
+        copies = getattr(self.optimizer, "fp32_params", [])
+        return list(copies.values() if isinstance(copies, dict) else copies)
