@@ -127,8 +127,8 @@ SMOKE = Scale(
     note=(
         "Post-norm (Base, 2 blocks of width 64) and pre-norm (Large, 3 blocks) learn to tell a "
         "masked step of synthetic speech from 50 others of its utterance, in 400 updates of 8 "
-        "crops of 2 s. At chance the contrastive part of the loss is 5.67, and the accuracy 2 %; "
-        "at most 32 codes are in use."
+        "crops of 2 s. Who guesses has 5.67 in the contrastive part of the loss; at most 32 codes "
+        "can be in use."
     ),
     metrics=METRICS,
 )

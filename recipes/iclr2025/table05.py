@@ -2,8 +2,8 @@
 
 As CVPR's Table 5, whose list of files is taken, after 200 epochs, with the learning rate of 1e-3
 that its Appendix A.3 prints (fairseq's own settings have 5e-4) and α0 = 1 (Section 2.2). The
-schedule is fairseq's, which ends at 400,000 updates: an epoch has some 600, so the runs end before
-a third of it. docs/SETTINGS-WAV2VEC.md has every setting.
+schedule is fairseq's, which ends at 400,000 updates: an epoch has 600 to 700, so the runs end after
+about a third of it. docs/SETTINGS-WAV2VEC.md has every setting.
 
     make iclr-table5                                   # smoke scale, on this machine, minutes
     make iclr-table5 SCALE=paper CLUSTER=slurm DRY=1   # what the real one would submit
@@ -31,7 +31,7 @@ PAPER = Scale(
     name="paper",
     seeds=(0,),
     runs={PRE: base(first=True), POST: base(first=False)},
-    resources=replace(GPUS, minutes=14 * 60),
+    resources=replace(GPUS, minutes=18 * 60),
     others={f"{PRE}/speech": LOOKING, f"{POST}/speech": LOOKING},
     metrics=METRICS,
 )

@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = {
     "dyt_vision": ROOT / "docs" / "SETTINGS.md",
     "dyt_dit": ROOT / "docs" / "SETTINGS-DIT.md",
+    "dyt_wav2vec": ROOT / "docs" / "SETTINGS-WAV2VEC.md",
 }
 """Package whose configs the runs have → the page of these runs."""
 
@@ -105,13 +106,13 @@ def literal(text):
     known = {"none": None, "yes": True, "no": False, "empty": ""}
     if text in known:
         return known[text]
-    if text.startswith("("):
-        return tuple(literal(part) for part in text.strip("()").split(", "))
     if fraction := re.fullmatch(r"(\d+)/(\d+)", text):  # the crops' aspects are fractions
         return int(fraction[1]) / int(fraction[2])
     try:
-        return ast.literal_eval(text)
+        return ast.literal_eval(text)  # of tuples too, in one another
     except (SyntaxError, ValueError):
+        if text.startswith("("):
+            return tuple(literal(part) for part in text.strip("()").split(", "))
         return text
 
 
@@ -176,6 +177,8 @@ def idle(config):
     off |= {"betas"} if sgd else {"momentum"}
     if not getattr(config, "mixup", 0) and not getattr(config, "cutmix", 0):
         off |= {"mixup_prob", "mixup_switch"}
+    if type(config).__name__ == "Preparation" and config.data != "synthetic-speech":
+        off |= {"train", "valid", "voices"}
     return off
 
 
@@ -201,7 +204,7 @@ def test_every_setting_of_every_run_is_written_down(package):
 
 
 def test_the_runs_are_those_of_the_tables_with_all_that_they_need():
-    vision, dit = runs_of("dyt_vision"), runs_of("dyt_dit")
+    vision, dit, wav2vec = map(runs_of, PAGES)
     assert len({a.split("/")[0] for a in vision}) >= 10
     assert {"table1/vit_b/LN", "table2/pretrained/mae_vit_b/DyT"} <= set(vision)
     needs = ("", "samples/", "samples/trained/", "samples/trained/latents/")
@@ -213,9 +216,21 @@ def test_the_runs_are_those_of_the_tables_with_all_that_they_need():
         for row in rows[table]
         for arm in ("LN", "DyT")
     }
+    rows = {
+        "table5": ("wav2vec2_base", "wav2vec2_large"),
+        "iclr-table5": ("wav2vec2_base_prenorm", "wav2vec2_base_postnorm"),
+    }
+    assert set(wav2vec) == {
+        f"{table}/{need}{row}/{arm}"
+        for table in rows
+        for need in ("", "speech/")
+        for row in rows[table]
+        for arm in ("LN", "DyT")
+    }
 
 
 VIT, TRAINED = "table1/vit_b/LN", "table3/samples/trained/dit_b4/LN"
+SPEECH = "table5/wav2vec2_large/LN"
 
 
 @pytest.mark.parametrize(
@@ -241,6 +256,11 @@ VIT, TRAINED = "table1/vit_b/LN", "table3/samples/trained/dit_b4/LN"
         ("table3/samples/dit_xl2/DyT", "| `cfg_scale` | 1.5 | |"),
         ("table3/samples/trained/latents/dit_b4/LN", "| `flip` | no | |"),
         ("iclr-table3/dit_l2/DyT", "| `neighbours` | 5 | |"),
+        (SPEECH, "| `epochs` | 200 | |"),
+        (SPEECH, "| `network.layer_norm_first` | no | |"),
+        (SPEECH, "| `network.conv_feature_layers` | ((512, 10, 5), (512, 3, 2)) | |"),
+        ("table5/speech/wav2vec2_base/DyT", "| `shuffle_seed` | 1 | |"),
+        ("iclr-table5/wav2vec2_base_prenorm/DyT", "| `norm` | DyT(α0=0.5) | |"),
     ],
 )
 def test_another_value_is_a_mistake(run, row):
@@ -253,6 +273,7 @@ def test_another_value_is_a_mistake(run, row):
         ("dyt_vision", "table1/vit_l/LN", {"lr": 5e-3}, "lr of {}: 4e-3 in the text, 0.005"),
         ("dyt_dit", TRAINED, {"lr": 1e-4}, "lr of {}: 4e-4 in the text, 0.0001"),
         ("dyt_dit", "table3/dit_l4/DyT", {"neighbours": 5}, "neighbours of {}: 3 in the text, 5"),
+        ("dyt_wav2vec", SPEECH, {"shards": 64}, "shards of {}: 128 in the text, 64"),
     ],
 )
 def test_another_number_in_a_recipe_is_a_mistake(package, address, change, told):
@@ -285,6 +306,9 @@ def changed(package, address, **change):
         ("dyt_dit", "cfg_scale"),
         ("dyt_dit", "neighbours"),
         ("dyt_dit", "autoencoder"),
+        ("dyt_wav2vec", "shards"),
+        ("dyt_wav2vec", "shuffle_seed"),
+        ("dyt_wav2vec", "network.conv_feature_layers"),
     ],
 )
 def test_a_setting_without_a_row_is_found(package, field):
@@ -293,6 +317,17 @@ def test_a_setting_without_a_row_is_found(package, field):
     runs = runs_of(package)
     having = [a for a, (config, _) in runs.items() if field in settings(config)]
     assert having and unwritten(others, runs) == [f"{field} of {a}" for a in having]
+
+
+def test_what_only_synthetic_speech_reads_needs_no_row():
+    runs = {a: run for a, run in runs_of("dyt_wav2vec").items() if "/speech/" in a}
+    assert runs and sorted(unwritten("", runs)) == sorted(
+        f"{field} of {a}" for a in runs for field in ("data", "shuffle_seed")
+    )
+    address, (config, resources) = next(iter(runs.items()))
+    made = {address: (replace(config, data="synthetic-speech"), resources)}
+    for field in ("train", "valid", "voices"):
+        assert f"{field} of {address}" in unwritten("", made)
 
 
 @each_page
@@ -328,7 +363,9 @@ def test_a_row_that_cannot_be_checked_is_refused(text, reason):
         mistakes(text, every_run())
 
 
-@pytest.mark.parametrize(("package", "other"), [("dyt_vision", TRAINED), ("dyt_dit", VIT)])
+@pytest.mark.parametrize(
+    ("package", "other"), [("dyt_vision", TRAINED), ("dyt_dit", SPEECH), ("dyt_wav2vec", VIT)]
+)
 def test_a_page_speaks_of_no_other_package(package, other):
     with pytest.raises(AssertionError, match="is no run of this page"):
         mistakes(page("| `epochs` | 1 | |", other), runs_of(package))
