@@ -46,10 +46,12 @@ STATUS = re.compile(r"(\w+) · (\w+) · seed (\d+) +([0-9a-f]{12}) +(\w+)")
 
 
 class Project:
-    """A user's folder: the recipe of Table 1, made short, and a site.toml for the cluster.
+    """A user's folder: the recipe of a table, made short, and a site.toml for the cluster.
 
     Runs are called "<row>.<arm>.<seed>", such as "vit_b.DyT.0".
     """
+
+    table = "table1"
 
     def __init__(self, root: Path, cluster: Cluster) -> None:
         self.root = root
@@ -137,7 +139,7 @@ class Project:
 
     def submit(self, *arguments: str, code: int = 0) -> str:
         """``matched submit`` to the cluster."""
-        return self.matched("submit", "table1", "--cluster", "slurm", *arguments, code=code)
+        return self.matched("submit", self.table, "--cluster", "slurm", *arguments, code=code)
 
     def states(self) -> dict[str, str]:
         """Run → state, as ``matched status`` tells it."""
@@ -155,7 +157,7 @@ class Project:
 
     def _status(self) -> dict[str, tuple[str, str]]:
         """Run → signature, state."""
-        shown = self.matched("status", "table1", code=None)
+        shown = self.matched("status", self.table, code=None)
         return {"{}.{}.{}".format(*line[:3]): (line[3], line[4]) for line in STATUS.findall(shown)}
 
     def job(self, name: str) -> str:

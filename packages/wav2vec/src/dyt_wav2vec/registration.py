@@ -111,6 +111,10 @@ class Cropped(BaseWrapperDataset):
 
     def collater(self, samples: list[dict]) -> dict:
         """A micro-batch; all utterances are as long as the shortest, or as the config allows."""
+        if not samples:  # at the end of an epoch, where there is none left for this process
+            return super().collater(samples)
+        if not samples:  # of an uneven number of micro-batches, a process has none in the end
+            return {}
         shortest = min(len(sample["source"]) for sample in samples)
         size = min(shortest, self.dataset.max_sample_size)
         cropped = [{**s, "source": self._crop(s["id"], s["source"], size)} for s in samples]

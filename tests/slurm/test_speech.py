@@ -1,0 +1,67 @@
+"""fairseq's trainer in two processes on a real Slurm, under the harness as every other domain."""
+
+import pytest
+
+from .conftest import CHECKOUT, Project
+
+pytestmark = pytest.mark.slurm
+LN, DYT = "wav2vec2_base.LN.0", "wav2vec2_base.DyT.0"
+
+RECIPE = """
+'''Table 5 at smoke scale, made short: one row, a smaller model, fewer updates, less speech.'''
+
+import runpy
+from dataclasses import replace
+
+real = runpy.run_path({path!r})
+(smoke,) = (scale for scale in real["TABLE"].scales if scale.name == "smoke")
+run = smoke.runs["wav2vec2_base"]
+network = replace(run.config.network, conv_feature_layers=((16, 40, 20), (64, 16, 16)))
+short = dict(updates=24, warmup_updates=6, eval_updates=24, eval_passes=2, log_updates=4, shards=2)
+speech = run.needs["speech"]
+speech = replace(speech, config=replace(speech.config, train=24, valid=4, voices=4))
+run = replace(
+    run, config=replace(run.config, network=network, **short), needs=dict(speech=speech)
+)
+resources = replace(smoke.resources, minutes=30, processes=2, runs_per_job=2)
+TABLE = replace(
+    real["TABLE"],
+    scales=(replace(smoke, runs=dict(wav2vec2_base=run), resources=resources),),
+)
+"""
+
+
+class Speech(Project):
+    table = "table5"
+
+    def recipe(self):
+        path = str(CHECKOUT / "recipes" / "cvpr2025" / "table05.py")
+        text = RECIPE.format(path=path)
+        self._signatures = {}
+        self.write("recipes/cvpr2025/table05.py", text.lstrip())
+
+
+def last_step(project, name):
+    path = project.directory(name) / "metrics.jsonl"
+    return path.read_text(encoding="utf-8").count("gradient_norm") if path.exists() else 0
+
+
+def test_fairseq_in_two_processes_is_interrupted_goes_on_and_is_matched(tmp_path, cluster):
+    project = Speech(tmp_path, cluster)
+    project.site(checkpoint_steps=100_000)  # all that is saved is saved on the signal
+    project.submit()
+    project._wait_until(lambda: last_step(project, LN) > 0, 120)
+    job = project.job(LN)
+    assert cluster.job(job)["NumTasks"] == "2"
+    cluster.run("scancel", "--signal=USR2", job)  # as before a time limit
+    project.wait_for_results(LN, DYT, seconds=150)
+    assert cluster.job(job)["Restarts"] == "1"
+    assert "process 0 of 2" in project.log(LN)
+    assert project.log(LN).count("interrupted after update") == 1
+    assert "resumed from update" in project.log(LN)
+    table = project.matched("table", "table5")
+    assert "2/2" in table and "yes" in table
+    for name in (LN, DYT):
+        result = project.file(name, "result.json")
+        assert (result["outcome"], result["steps"]) == ("done", 24)
+        assert len(project.file(name, "fingerprint.json")["batches"]) == 4
