@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from dyt_wav2vec.trainer import Trainer
+from dyt_wav2vec.trainer import Trainer, stop_loading
 from matched.training import reseed, sum_over_ranks
 
 KEYS = ("loss", "loss_0", "correct", "count", "sample_size", "code_perplexity", "batches")
@@ -76,4 +76,5 @@ def _batches(trainer: Trainer, number: int) -> Iterator[dict[str, Any]]:
         disable_iterator_cache=True,
     )
     # Of an uneven number of micro-batches, some processes have none in the end.
-    return (sample for sample in batches.next_epoch_itr(shuffle=False) if sample)
+    yield from (sample for sample in batches.next_epoch_itr(shuffle=False) if sample)
+    stop_loading(batches)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from dyt_wav2vec import model, registration
+from dyt_wav2vec import model, registration, upstream
 from dyt_wav2vec.config import Pretraining
 from matched.worker import Context
 
@@ -95,11 +95,9 @@ def here(config: Pretraining, context: Context, lists: Path, device: torch.devic
 
 def whole(*parts: dict[str, Any]) -> DictConfig:
     """fairseq's configuration with all its defaults, changed by each of the parts in turn."""
-    from fairseq.dataclass.configs import FairseqConfig
-    from fairseq.dataclass.initialize import add_defaults
-
-    merged = OmegaConf.merge(OmegaConf.structured(FairseqConfig), *map(OmegaConf.create, parts))
-    add_defaults(merged)
+    defaults = OmegaConf.structured(upstream.FairseqConfig)
+    merged = OmegaConf.merge(defaults, *map(OmegaConf.create, parts))
+    upstream.add_defaults(merged)
     plain = OmegaConf.to_container(merged, resolve=True, enum_to_str=True)
     cfg = OmegaConf.create(plain)
     OmegaConf.set_struct(cfg, True)

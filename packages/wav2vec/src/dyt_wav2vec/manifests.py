@@ -370,7 +370,7 @@ def verify(manifest: Manifest, most: int | None = None, context: Context | None 
         Interrupted: if the process was asked to stop.
     """
     files = {**manifest.train, **manifest.valid}
-    gone = "the manifest points at files that were moved or replaced since: make it anew"
+    gone = "the manifest points at files that were moved or replaced since"
     if not manifest.root.is_dir():
         raise ValueError(f"there is no folder {manifest.root}; {gone}")
     try:

@@ -72,5 +72,11 @@ def prepared(directory: Path, source: str, path: Path | None, context: Context) 
     if source == "librispeech":
         root = root / manifests.INSIDE
     manifest = replace(manifests.read(directory / LISTS), root=root.resolve())
-    manifests.verify(manifest, most=GLANCES, context=context)
+    try:
+        manifests.verify(manifest, most=GLANCES, context=context)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}: put them back, or name in site.toml where they are. If they were changed on "
+            f"purpose, delete {directory} and submit again, which looks at them anew"
+        ) from None
     return manifest

@@ -18,10 +18,12 @@ from typing import Any
 
 import torch
 
-from dyt_wav2vec import fairseq_compat, model
+from dyt_wav2vec import fairseq_compat, fairseq_config, model, upstream
 from dyt_wav2vec.config import Pretraining
+from dyt_wav2vec.evaluation import evaluate
 from dyt_wav2vec.manifests import NAMES, RATE, write
 from dyt_wav2vec.preparation import LISTS, prepared
+from dyt_wav2vec.trainer import Trainer, stop_loading
 from matched import interruption
 from matched.training import checkpoint
 from matched.training.agreement import Agreement
@@ -60,7 +62,6 @@ def pretrain(context: Context, config: Pretraining) -> Outcome:
         OSError: if there is no room for a checkpoint or for a line of metrics.jsonl.
         Interrupted: if a process was asked to stop; what was reached is saved.
     """
-    fairseq_compat.load()
     with process_group(context) as device, fairseq_compat.one_run(context.world), _quiet():
         on_first(partial(_lay_out, context, config))
         return _Pretraining(context, config, device).run()
@@ -85,15 +86,16 @@ def _lay_out(context: Context, config: Pretraining) -> None:
 def _quiet() -> Iterator[None]:
     """Warnings of torch's that nobody can help without editing fairseq."""
     with warnings.catch_warnings():
-        for message in ("weight_norm", "torch.cuda.amp", "pin_memory", "requires_grad=True to a"):
+        for message in (
+            *("weight_norm", "torch.cuda.amp", "pin_memory", "requires_grad=True to a"),
+            "non-full backward hook",  # by which fairseq finds where a NaN comes from
+        ):
             warnings.filterwarnings("ignore", f"(?s).*{message}")
         yield
 
 
 class _Pretraining:
     def __init__(self, context: Context, config: Pretraining, device: torch.device) -> None:
-        from dyt_wav2vec import fairseq_config
-
         self.context, self.config = context, config
         self.checkpoints = context.directory / "checkpoints"
         self.at = Position()
@@ -139,12 +141,8 @@ class _Pretraining:
 
     def _build(self) -> None:
         """Model, task and trainer, in fairseq's order and from its seeds."""
-        from fairseq import tasks
-
-        from dyt_wav2vec.trainer import Trainer
-
         model.reseed(self.config.seed)
-        task = tasks.setup_task(self.cfg.task)
+        task = upstream.tasks.setup_task(self.cfg.task)
         self.model = task.build_model(self.cfg.model)
         self.at.weights = weights_digest(self.model, self.model.norms)
         criterion = task.build_criterion(self.cfg.criterion)
@@ -182,6 +180,8 @@ class _Pretraining:
         except BaseException:
             agreement.abandon()
             raise
+        finally:
+            stop_loading(self.epochs)
         if not self.at.diverged:
             self._evaluate()
 
@@ -192,15 +192,14 @@ class _Pretraining:
 
     def _epoch(self, agreement: Agreement) -> None:
         """What is left of a pass over the data, as fairseq's own loop goes through it."""
-        from fairseq.data.iterators import GroupedIterator
-
         batches = self.epochs.next_epoch_itr(fix_batches_to_gpus=False, shuffle=True)
         self.trainer.begin_epoch(self.epochs.epoch)
-        for samples in GroupedIterator(batches, self.micro_batches):
+        for samples in upstream.GroupedIterator(batches, self.micro_batches):
             self._advance(samples)
             if self.update >= self.config.updates or self.at.diverged:
                 return
             self._pause(agreement)
+        stop_loading(self.epochs)
         self.trainer.lr_step(self.epochs.epoch)
         self.epochs = self.trainer.get_train_iterator(
             self.epochs.next_epoch_idx, load_dataset=False
@@ -247,17 +246,16 @@ class _Pretraining:
 
     def _note(self, samples: list[dict[str, Any]]) -> None:
         """Add an update's batches to the fingerprint and write it."""
-        own = [batch_digest(sample) for sample in samples]
+        own = [batch_digest(sample) for sample in samples if sample]
         # Sorted, so that the division over processes leaves no trace.
         self.at.batches.append(digest_of(sorted(d for digests in gathered(own) for d in digests)))
         self.journal.fingerprint(self.at.weights, self.at.batches)
 
     def _count(self) -> None:
         """Add to the window what fairseq's meters, which round nothing, say of the last update."""
-        from fairseq.logging import metrics
 
         def value(name: str) -> float:
-            return float(metrics.get_meter("train", name).val)
+            return float(upstream.metrics.get_meter("train", name).val)
 
         size = value("ntokens")
         seen = {
@@ -300,8 +298,6 @@ class _Pretraining:
 
     def _evaluate(self) -> None:
         """Validate, unless that was done after this update."""
-        from dyt_wav2vec.evaluation import evaluate
-
         if self.at.evaluated == self.update:
             return
         metrics, passes = evaluate(self.trainer, self.config.eval_passes)

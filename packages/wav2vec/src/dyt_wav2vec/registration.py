@@ -21,26 +21,15 @@ from omegaconf import II
 from torch import Tensor
 
 from dyt import Norm
-from dyt_wav2vec import fairseq_compat
+from dyt_wav2vec import upstream
 from dyt_wav2vec.model import replace_norms
 from matched.training.seeding import derived, reseed
-
-fairseq_compat.load()
-
-from fairseq.data import BaseWrapperDataset  # noqa: E402
-from fairseq.models import register_model  # noqa: E402
-from fairseq.models.wav2vec import Wav2Vec2Config, Wav2Vec2Model  # noqa: E402
-from fairseq.tasks import register_task  # noqa: E402
-from fairseq.tasks.audio_pretraining import (  # noqa: E402
-    AudioPretrainingConfig,
-    AudioPretrainingTask,
-)
 
 MODEL, TASK = "dyt_wav2vec2", "dyt_audio_pretraining"
 
 
 @dataclass
-class Config(Wav2Vec2Config):
+class Config(upstream.Wav2Vec2Config):
     """fairseq's, and the norm."""
 
     norm: str = field(
@@ -53,8 +42,8 @@ def as_text(norm: Norm) -> str:
     return "" if norm == Norm.own() else json.dumps(asdict(norm))
 
 
-@register_model(MODEL, dataclass=Config)
-class Model(Wav2Vec2Model):
+@upstream.register_model(MODEL, dataclass=Config)
+class Model(upstream.Wav2Vec2Model):
     """wav2vec 2.0 whose Transformer norms, and the one of the features, are those of the config.
 
     Attributes:
@@ -67,7 +56,7 @@ class Model(Wav2Vec2Model):
 
 
 @dataclass
-class TaskConfig(AudioPretrainingConfig):
+class TaskConfig(upstream.AudioPretrainingConfig):
     """fairseq's, and what decides the random numbers."""
 
     seed: int = II("common.seed")
@@ -75,8 +64,8 @@ class TaskConfig(AudioPretrainingConfig):
     reuse_dataloader: bool = False
 
 
-@register_task(TASK, dataclass=TaskConfig)
-class Task(AudioPretrainingTask):
+@upstream.register_task(TASK, dataclass=TaskConfig)
+class Task(upstream.AudioPretrainingTask):
     """``audio_pretraining`` whose random numbers do not depend on what was drawn before."""
 
     def load_dataset(self, split: str, task_cfg: Any = None, **kwargs: Any) -> None:
@@ -92,7 +81,7 @@ class Task(AudioPretrainingTask):
         return super().train_step(sample, model, criterion, optimizer, update_num, **more)
 
 
-class Cropped(BaseWrapperDataset):
+class Cropped(upstream.BaseWrapperDataset):
     """Utterances, each cropped at a place that follows from the epoch and the utterance.
 
     Args:

@@ -7,14 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from dyt_wav2vec import fairseq_compat
-
-fairseq_compat.load()
-
-from fairseq.trainer import Trainer as FairseqTrainer  # noqa: E402
+from dyt_wav2vec import upstream
 
 
-class Trainer(FairseqTrainer):
+class Trainer(upstream.Trainer):
     """Steps as fairseq's does.
 
     Attributes:
@@ -79,3 +75,17 @@ class Trainer(FairseqTrainer):
         """The optimiser's own copy of the weights; none where it works on the model's."""
         copies = getattr(self.optimizer, "fp32_params", [])
         return list(copies.values() if isinstance(copies, dict) else copies)
+
+
+def stop_loading(epochs: upstream.EpochBatchIterator) -> None:
+    """End the loading processes of a pass that is over.
+
+    The pass is part of a cycle; when the garbage collector comes by, in the middle of an update,
+    torch waits five seconds for each process.
+
+    Args:
+        epochs: fairseq's EpochBatchIterator, which began the pass if there was one.
+    """
+    buffer = getattr(epochs._cur_epoch_itr, "_itr", None)
+    if hasattr(buffer, "_iterable") and not epochs.reuse_dataloader:
+        buffer._iterable._iterator = None
