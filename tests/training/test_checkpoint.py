@@ -227,6 +227,59 @@ class TestKept:
         assert state is None
 
 
+class TestOfAnotherForm:
+    """What a trainer that is not ours keeps, in whatever form it has for it."""
+
+    def save(self, folder, *steps):
+        for step in steps:
+            state = {"mine": {"of": "run"}, "weights": [torch.full((3,), float(step))]}
+            checkpoint.save_file(folder, step, state)
+
+    def newest(self, folder, signature="run"):
+        return checkpoint.newest_file(folder, signature, lambda state: state["mine"]["of"])
+
+    def test_the_newest_is_found_as_it_was(self, tmp_path):
+        assert self.newest(tmp_path / "none") is None
+        self.save(tmp_path, 3, 12, 5)
+        assert {path.name for path in tmp_path.iterdir()} == {
+            "step_00000003.pt", "step_00000005.pt",
+        }  # fmt: skip
+        state = self.newest(tmp_path)
+        assert state["mine"] == {"of": "run"}
+        assert state["weights"][0].tolist() == [5.0] * 3
+
+    @pytest.mark.parametrize("kept", [0, 100, 800])
+    def test_one_that_was_cut_short_is_passed_over(self, tmp_path, caplog, kept):
+        self.save(tmp_path, 3, 5)
+        newest = tmp_path / "step_00000005.pt"
+        assert newest.stat().st_size > 800
+        os.truncate(newest, kept)
+        with caplog.at_level("WARNING", logger="matched"):
+            assert self.newest(tmp_path)["weights"][0].tolist() == [3.0] * 3
+        (message,) = caplog.messages
+        assert message.startswith(f"{newest} is damaged (")
+
+    def test_one_that_does_not_say_whose_it_is_is_passed_over(self, tmp_path, caplog):
+        self.save(tmp_path, 3)
+        checkpoint.save_file(tmp_path, 5, {"weights": []})
+        with caplog.at_level("WARNING", logger="matched"):
+            assert self.newest(tmp_path)["weights"][0].tolist() == [3.0] * 3
+        assert "step_00000005.pt is damaged (KeyError: 'mine')" in caplog.text
+
+    def test_one_of_another_run_is_refused(self, tmp_path):
+        self.save(tmp_path, 3)
+        message = "step_00000003.pt is a checkpoint of run run, not of other; move it away"
+        with pytest.raises(ValueError, match=message):
+            self.newest(tmp_path, "other")
+
+    def test_nothing_in_it_is_executed(self, tmp_path):
+        self.save(tmp_path, 3)
+        trap = Executed(tmp_path / "executed")
+        torch.save({"mine": {"of": "run"}, "trap": trap}, tmp_path / "step_00000005.pt")
+        assert self.newest(tmp_path)["weights"][0].tolist() == [3.0] * 3
+        assert not trap.folder.exists()
+
+
 class TestConfirm:
     def test_it_is_asked_before_each_checkpoint(self, tmp_path):
         there = []

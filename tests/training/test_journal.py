@@ -1,5 +1,6 @@
 """metrics.jsonl is one process's own, and what cannot be written to it is not lost in silence."""
 
+import json
 from contextlib import suppress
 from dataclasses import replace
 
@@ -46,6 +47,22 @@ def test_the_file_is_closed_at_the_end(tmp_path, monkeypatch, loss):
     with suppress(Cut):
         trained(tmp_path, loss=loss)
     assert [file.closed for file in files] == [True]
+
+
+def test_a_line_has_what_else_a_trainer_tells_of_a_step(tmp_path):
+    journal = Journal(context(tmp_path), 12)
+    journal.start(0)
+    journal.step(1, 0.1, loss=1.0, lr=0.1, scale=128, alpha={"norm": 0.5})
+    journal.step(2, 0.2, loss=float("nan"), lr=0.1)
+    journal.close()
+    assert [json.loads(line) for line in journal.metrics.read_text().splitlines()] == [
+        {"step": 1, "epoch": 0.1, "loss": 1.0, "lr": 0.1, "scale": 128, "alpha": {"norm": 0.5}},
+        {"step": 2, "epoch": 0.2, "loss": None, "lr": 0.1},
+    ]
+    other = Journal(context(tmp_path / "other", rank=1, world=2), 12)
+    other.start(0)
+    other.step(1, 0.1, loss=1.0, lr=0.1, scale=128)
+    assert not other.metrics.exists()
 
 
 def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):

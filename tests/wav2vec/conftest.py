@@ -1,12 +1,17 @@
-"""Fixtures of the speech tests: a small corpus, a LibriSpeech in miniature, files to break."""
+"""Fixtures of the speech tests: small corpora, files to break, and runs to compare with."""
 
 import logging
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from dyt_wav2vec import sources, speech
+from dyt_wav2vec.preparation import prepare
+from matched.worker import Context
+
+from .problem import SPEECH, pretrained
 
 SMALL = speech.Corpus(seed=3, train=5, valid=2, voices=3)
 
@@ -17,6 +22,25 @@ def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("speech") / "corpus"
     speech.write(folder, SMALL)
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory):
+    """The directory of a run that has prepared synthetic speech."""
+    directory = tmp_path_factory.mktemp("prepared")
+    prepare(Context(directory=directory, signature="prepared"), SPEECH)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def undisturbed(prepared, tmp_path_factory):
+    """The pretraining of ``CONFIG`` from the first update to the last without a break."""
+    return pretrained(tmp_path_factory.mktemp("undisturbed"), prepared)
 
 
 @pytest.fixture

@@ -166,7 +166,7 @@ def test_moved_and_replaced_files_are_noticed(folder, noise):
     manifest = manifests.of_folder(folder, seed=0)
     first, second, *_ = manifest.train
     noise(folder / second, 3000)
-    with pytest.raises(ValueError, match=rf"{second} has 3000 samples, not \d+; .* make it anew"):
+    with pytest.raises(ValueError, match=rf"{second} has 3000 samples, not \d+; .* replaced since"):
         manifests.verify(manifest)
     (folder / first).unlink()
     with pytest.raises(ValueError, match=f"there is no file .*{first}; .* moved"):

@@ -6,6 +6,7 @@ seed and so is one run for all arms and seeds.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -78,6 +79,8 @@ class Network:
             *("mask_prob", "dropout", "attention_dropout", "activation_dropout"),
             *("dropout_input", "dropout_features", "encoder_layerdrop", "feature_grad_mult"),
         )
+        if not self.mask_prob:
+            raise ValueError("mask_prob is 0; expected more: what is masked is what is learned")
         for part in ("encoder_attention_heads", "conv_pos_groups"):
             width = self.encoder_embed_dim
             check_divides(part, getattr(self, part), "encoder_embed_dim", width)
@@ -199,10 +202,20 @@ class Pretraining:
                 f"eval_passes is {self.eval_passes!r}; expected a whole number of 2 or more: one "
                 "pass has no standard error"
             )
-        if not self.lr > 0 or not 0 <= self.warmup_updates < self.updates:
+        if not 0 < self.lr < math.inf or not 0 <= self.warmup_updates < self.updates:
             raise ValueError(
                 f"lr {self.lr} and warmup_updates {self.warmup_updates}: expected a positive "
                 f"number, and 0 to below updates ({self.updates})"
+            )
+        if not all(0 <= beta < 1 for beta in self.betas) or not self.eps > 0:
+            raise ValueError(
+                f"betas {self.betas} and eps {self.eps}: expected two numbers from 0 to below 1, "
+                "and a positive one"
+            )
+        if not all(0 <= weight < math.inf for weight in (self.weight_decay, *self.loss_weights)):
+            raise ValueError(
+                f"weight_decay {self.weight_decay} and loss_weights {self.loss_weights}: expected "
+                "numbers of 0 or more"
             )
         if not self.min_sample_size <= self.max_sample_size <= self.max_tokens:
             raise ValueError(

@@ -12,9 +12,6 @@ from dyt_wav2vec import model, registration, upstream
 from dyt_wav2vec.config import Pretraining
 from matched.worker import Context
 
-BUFFERED = 10
-"""Micro-batches that fairseq keeps ready, its default."""
-
 
 def settings(config: Pretraining) -> dict[str, Any]:
     """What decides the numbers, in the words of fairseq's configuration files."""
@@ -80,8 +77,9 @@ def here(config: Pretraining, context: Context, lists: Path, device: torch.devic
         "task": {"data": str(lists)},
         "dataset": {
             "num_workers": context.loaders,
-            # A thread that reads ahead has to have loading processes to read from.
-            "data_buffer_size": BUFFERED if context.loaders else 0,
+            # No thread of fairseq's, which reads ahead of the loading processes, as these do too:
+            # where a run ends in the middle of an epoch it would wait, and they, for the job's end.
+            "data_buffer_size": 0,
         },
         "distributed_training": {
             "distributed_world_size": context.world,

@@ -19,6 +19,13 @@ class Trainer(upstream.Trainer):
 
     gradient_norm: float | None = None
 
+    def train_step(self, samples: list[dict], raise_oom: bool = False) -> dict | None:
+        """An update; micro-batches that are empty fill the places of a process at an epoch's end.
+
+        After one of these fairseq would count nothing of what the process had before it.
+        """
+        return super().train_step([s for s in samples if s] or samples[:1], raise_oom)
+
     def clip_grad_norm(self, clip_norm: float) -> torch.Tensor:
         norm = super().clip_grad_norm(clip_norm)
         self.gradient_norm = float(norm)
@@ -78,7 +85,7 @@ class Trainer(upstream.Trainer):
 
 
 def stop_loading(epochs: upstream.EpochBatchIterator) -> None:
-    """End the loading processes of a pass that is over.
+    """End the loading processes of a pass that is over, or not to be gone on with.
 
     The pass is part of a cycle; when the garbage collector comes by, in the middle of an update,
     torch waits five seconds for each process.
@@ -86,6 +93,6 @@ def stop_loading(epochs: upstream.EpochBatchIterator) -> None:
     Args:
         epochs: fairseq's EpochBatchIterator, which began the pass if there was one.
     """
-    buffer = getattr(epochs._cur_epoch_itr, "_itr", None)
-    if hasattr(buffer, "_iterable") and not epochs.reuse_dataloader:
-        buffer._iterable._iterator = None
+    for batches in (epochs._cur_epoch_itr, epochs._next_epoch_itr):
+        if batches is not None:
+            batches._itr = None
