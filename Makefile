@@ -14,6 +14,8 @@ PIP     := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no
 # What packages that come as source are built with is of the lock, too (two names: old and new pip).
 BUILD   := PIP_CONSTRAINT=requirements.lock PIP_BUILD_CONSTRAINT=requirements.lock
 READY   := $(VENV)/.ready
+# A process for each core, up to four: each of them imports torch. Slurm's tests share one cluster.
+TESTS   := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 PARTS   := $(patsubst %/pyproject.toml,%,$(wildcard shared/*/pyproject.toml packages/*/pyproject.toml))
 CHOICE   = --scale $(SCALE) --cluster $(CLUSTER)
 SUBMIT   = submit $@ $(CHOICE) $(if $(SNAPSHOT),--snapshot)
@@ -53,10 +55,10 @@ demo: setup
 	$(BIN)/matched submit table1 --scale smoke --cluster local --wait
 
 test: setup
-	$(BIN)/python -m pytest -m "not slow and not slurm"
+	$(TESTS) -m "not slow and not slurm"
 
 test-slow: setup
-	$(BIN)/python -m pytest -m slow
+	$(TESTS) -m slow
 
 test-slurm: setup
 	@sh tools/install-slurm
