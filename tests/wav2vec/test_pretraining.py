@@ -260,12 +260,14 @@ class TestDivision:
 @pytest.mark.slow
 class TestTwoProcesses:
     @pytest.fixture(scope="class")
-    def alone(self, prepared, tmp_path_factory):
+    @classmethod
+    def alone(cls, prepared, tmp_path_factory):
         """The same pretraining by one process."""
         return pretrained(tmp_path_factory.mktemp("alone"), prepared, DIVIDED)
 
     @pytest.fixture(scope="class")
-    def pair(self, prepared, tmp_path_factory):
+    @classmethod
+    def pair(cls, prepared, tmp_path_factory):
         """The folder of what two processes have pretrained; "from-one" was begun by one."""
         folder = tmp_path_factory.mktemp("two")
         with watching(600, print), before_update(4, ask), pytest.raises(Interrupted):

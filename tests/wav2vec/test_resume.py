@@ -180,7 +180,8 @@ class TestFp16:
     """Its weights are kept in 16 bits, and a copy of them in 32, by which it is updated."""
 
     @pytest.fixture(scope="class")
-    def whole(self, prepared, tmp_path_factory):
+    @classmethod
+    def whole(cls, prepared, tmp_path_factory):
         return pretrained(tmp_path_factory.mktemp("fp16"), prepared, FP16)
 
     def test_it_ends_the_same(self, prepared, whole, tmp_path):
