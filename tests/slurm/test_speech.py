@@ -57,7 +57,7 @@ def test_fairseq_in_two_processes_is_interrupted_goes_on_and_is_matched(tmp_path
     project.wait_for_results(LN, DYT, seconds=150)
     assert cluster.job(job)["Restarts"] == "1"
     assert "process 0 of 2" in project.log(LN)
-    assert project.log(LN).count("interrupted after update") == 1
+    assert project.log(LN).count("interrupted after step") == 1
     assert "resumed from update" in project.log(LN)
     table = project.matched("table", "table5")
     assert "2/2" in table and "yes" in table

@@ -308,7 +308,7 @@ class TestTwoProcesses:
         for rank in range(2):
             said = (pair / "said" / f"asked-{rank}.txt").read_text().splitlines()
             # Asked in update 2, said at its end, done at the end of the next.
-            assert said[-2] == "interrupted after update 3, which is saved"
+            assert said[-2] == "interrupted after step 3 of 7, which is saved"
             assert said[-1].startswith("ended by Interrupted")
         shutil.copytree(pair / "asked", tmp_path / "run")
         pretrained(tmp_path / "run", prepared, DIVIDED, signature="asked")

@@ -24,12 +24,11 @@ from dyt_wav2vec.evaluation import evaluate
 from dyt_wav2vec.manifests import NAMES, RATE, write
 from dyt_wav2vec.preparation import LISTS, prepared
 from dyt_wav2vec.trainer import Trainer, stop_loading
-from matched import interruption
 from matched.training import checkpoint
-from matched.training.agreement import Agreement
 from matched.training.distributed import gathered, on_first, process_group
 from matched.training.fingerprint import BATCHES, batch_digest, digest_of, weights_digest
 from matched.training.journal import Journal
+from matched.training.pauses import Pauses
 from matched.worker import Context, Outcome
 
 log = logging.getLogger("matched")
@@ -106,8 +105,7 @@ class _Pretraining:
         self.micro_batches = config.shards // context.world
         """Of an update, for this process."""
         self.saved: int | None = None
-        """The update of the newest checkpoint, and when it was written, or when training began."""
-        self.saved_at = time.perf_counter()
+        """The update of the newest checkpoint."""
 
     def run(self) -> Outcome:
         self._build()
@@ -172,14 +170,10 @@ class _Pretraining:
 
     def _train(self) -> None:
         """Update to the end, or to divergence, and validate then."""
-        agreement = Agreement()
         try:
-            while not self._over():
-                self._epoch(agreement)
-            agreement.drain()
-        except BaseException:
-            agreement.abandon()
-            raise
+            with Pauses(self.context, self._save, self.journal.steps) as pauses:
+                while not self._over():
+                    self._epoch(pauses)
         finally:
             stop_loading(self.epochs)
         if not self.at.diverged:
@@ -190,7 +184,7 @@ class _Pretraining:
             return True
         return self.config.epochs is not None and self.epochs.next_epoch_idx > self.config.epochs
 
-    def _epoch(self, agreement: Agreement) -> None:
+    def _epoch(self, pauses: Pauses) -> None:
         """What is left of a pass over the data, as fairseq's own loop goes through it."""
         batches = self.epochs.next_epoch_itr(fix_batches_to_gpus=False, shuffle=True)
         self.trainer.begin_epoch(self.epochs.epoch)
@@ -198,7 +192,7 @@ class _Pretraining:
             self._advance(samples)
             if self.update >= self.config.updates or self.at.diverged:
                 return
-            self._pause(agreement)
+            pauses.between(self.update)
         stop_loading(self.epochs)
         self.trainer.lr_step(self.epochs.epoch)
         self.epochs = self.trainer.get_train_iterator(
@@ -225,24 +219,6 @@ class _Pretraining:
             self._log(rate)
         if self.update % self.config.eval_updates == 0:
             self._evaluate()
-
-    def _pause(self, agreement: Agreement) -> None:
-        """Between two updates: save if it is time to; stop if a process has been asked to.
-
-        Raises:
-            Interrupted: on all of them.
-        """
-        if self.update % self.context.checkpoint_steps == 0:
-            self._save()
-        late = time.perf_counter() - self.saved_at >= 60 * self.context.checkpoint_minutes
-        decision = agreement.decide(
-            stop=interruption.requested() is not None, save=late and self.context.rank == 0
-        )
-        if decision.save or decision.stop:
-            self._save()
-        if decision.stop:
-            log.info("interrupted after update %d, which is saved", self.update)
-            raise interruption.Interrupted
 
     def _note(self, samples: list[dict[str, Any]]) -> None:
         """Add an update's batches to the fingerprint and write it."""
@@ -323,6 +299,6 @@ class _Pretraining:
             micro_batches=self.micro_batches,
         )
         checkpoint.save_file(self.checkpoints, self.update, state)
-        self.saved, self.saved_at = self.update, time.perf_counter()
+        self.saved = self.update
         if self.context.rank == 0:
-            log.info("saved update %d in %.1f s", self.update, self.saved_at - started)
+            log.info("saved update %d in %.1f s", self.update, time.perf_counter() - started)

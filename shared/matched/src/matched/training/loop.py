@@ -19,15 +19,14 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from matched import interruption
 from matched.config import TrainConfig
 from matched.training import checkpoint, sharding
-from matched.training.agreement import Agreement
 from matched.training.batches import Division, Order, loader, on_device
 from matched.training.distributed import gathered, on_first, share_buffers, sum_over_ranks
 from matched.training.fingerprint import BATCHES, batch_digest, digest_of, weights_digest
 from matched.training.journal import Journal
 from matched.training.learner import Learner, Moment
+from matched.training.pauses import Pauses
 from matched.training.seeding import reseed
 from matched.training.state import captured, layout, restore
 from matched.worker import Context, Outcome
@@ -103,8 +102,7 @@ class _Loop:
         self.model: nn.Module = learner.model
         self.sharded = context.shard and context.world > 1
         self.saved: int | None = None
-        """The step of the newest checkpoint, and when it was written, or when training began."""
-        self.saved_at = time.perf_counter()
+        """The step of the newest checkpoint."""
 
     def run(self) -> Outcome:
         try:
@@ -143,17 +141,12 @@ class _Loop:
     def _train(self) -> None:
         """Step to the end, or to divergence."""
         batches = self._batches()
-        agreement = Agreement()
         self.learner.model.train()
-        try:
+        with Pauses(self.context, self._save, self.steps) as pauses:
             while not self._over():
                 self._advance(batches)
                 if not self._over():
-                    self._pause(agreement)
-            agreement.drain()
-        except BaseException:
-            agreement.abandon()
-            raise
+                    pauses.between(self.at.step)
 
     def _over(self) -> bool:
         return self.at.step == self.steps or self.at.diverged
@@ -169,24 +162,6 @@ class _Loop:
             self._log(rate)
         if end_of_epoch and self._evaluation_is_due() and not self.at.diverged:
             self._evaluate()
-
-    def _pause(self, agreement: Agreement) -> None:
-        """Between two steps: save if it is time to; stop if one of the processes has been asked to.
-
-        Raises:
-            Interrupted: on all of them.
-        """
-        if self.at.step % self.context.checkpoint_steps == 0:
-            self._save()
-        late = time.perf_counter() - self.saved_at >= 60 * self.context.checkpoint_minutes
-        decision = agreement.decide(
-            stop=interruption.requested() is not None, save=late and self.context.rank == 0
-        )
-        if decision.save or decision.stop:
-            self._save()
-        if decision.stop:
-            log.info("interrupted after step %d of %d, which is saved", self.at.step, self.steps)
-            raise interruption.Interrupted
 
     def _batches(self) -> Iterator[Any]:
         order = Order(self.config, self.samples, self.division, self.at.step)
@@ -306,9 +281,9 @@ class _Loop:
             scaler=self.scaler.state_dict(),
         )
         checkpoint.save(self.checkpoints, self.at.step, state, sharded=self.sharded)
-        self.saved, self.saved_at = self.at.step, time.perf_counter()
+        self.saved = self.at.step
         if self.context.rank == 0:
-            log.info("saved step %d in %.1f s", self.at.step, self.saved_at - started)
+            log.info("saved step %d in %.1f s", self.at.step, time.perf_counter() - started)
 
     def _restore(self) -> None:
         state = checkpoint.newest(self.checkpoints, self.context.signature, layout(self.learner))
