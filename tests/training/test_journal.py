@@ -74,3 +74,13 @@ def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
         journal.step(1, 0.1, loss=1.0, lr=0.1)
     with pytest.raises(OSError):  # what was not written is still in its buffer
         journal.close()
+
+
+@pytest.mark.parametrize("damage", ["\0" * 40, "{}", '{"step": "4"', "[1]"])
+def test_a_damaged_line_is_named(tmp_path, damage):
+    trained(tmp_path, replace(CONFIG, log_steps=1))
+    path = tmp_path / "metrics.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:2], damage, *lines[3:]]) + "\n")
+    with pytest.raises(ValueError, match=r"metrics.jsonl, line 3, is damaged; delete the line"):
+        trained(tmp_path, replace(CONFIG, log_steps=1))

@@ -177,8 +177,7 @@ class TestDivergence:
         assert f"diverged after update 5: {said}" in caplog.messages
 
     @pytest.mark.slow
-    def test_16_bits_by_fairseqs_own_loss_scale(self, prepared, tmp_path, monkeypatch):
-        monkeypatch.setattr(torch.Tensor, "cuda", lambda self: self)  # where fairseq puts a 0
+    def test_16_bits_by_fairseqs_own_loss_scale(self, prepared, tmp_path):
         with before_update(5, poisoned):
             run = pretrained(tmp_path, prepared, replace(CONFIG, precision="fp16", updates=60))
         assert run.outcome.diverged and run.outcome.steps == 5

@@ -7,10 +7,11 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from dyt import DynamicTanh, Norm
-from dyt_wav2vec import fairseq_config, registration, upstream
+from dyt_wav2vec import fairseq_config, manifests, registration, upstream
 from dyt_wav2vec.registration import Cropped
 
 from .problem import CONFIG, DYT, OWN, before_update, pretrained
@@ -164,3 +165,36 @@ def test_an_alpha_that_is_absent_is_not_told_of(prepared, tmp_path):
     config = replace(CONFIG, norm=Norm.dyt(alpha="absent"), updates=2, warmup_updates=0)
     (line,) = pretrained(tmp_path, prepared, config).steps
     assert "alpha" not in line
+
+
+class TestDamageThatPreparationDoesNotSee:
+    """It reads the last sample of each file; what is in the middle shows in training."""
+
+    def said(self, folder, path):
+        manifest = manifests.of_folder(folder, seed=0)
+        manifests.write(manifest, folder / "lists")
+        lists = {"task": {"data": str(folder / "lists")}}
+        cfg = fairseq_config.whole(fairseq_config.settings(CONFIG), lists)
+        task = registration.Task.setup_task(cfg.task)
+        task.load_dataset("train")
+        dataset = task.dataset("train")
+        with pytest.raises(ValueError, match=path.name) as error:
+            [dataset[i] for i in range(len(dataset))]
+        return str(error.value)
+
+    def test_a_file_is_named_that_cannot_be_read(self, tmp_path, noise):
+        paths = [noise(tmp_path / f"{i}.flac", 12_000) for i in range(4)]
+        train = manifests.of_folder(tmp_path, seed=0).train
+        path = next(path for path in paths if path.name in train)
+        content = path.read_bytes()
+        middle = len(content) // 2
+        path.write_bytes(content[:middle] + bytes(2000) + content[middle + 2000 :])
+        assert f"{path} cannot be read: " in self.said(tmp_path, path)
+
+    def test_a_file_is_named_whose_samples_are_no_numbers(self, tmp_path):
+        for i in range(4):
+            samples = np.zeros(12_000, dtype=np.float32)
+            samples[5000] = np.nan
+            soundfile.write(tmp_path / f"{i}.wav", samples, 16_000, subtype="FLOAT")
+        path = tmp_path / next(iter(manifests.of_folder(tmp_path, seed=0).train))
+        assert self.said(tmp_path, path) == f"{path} has samples that are no finite numbers"

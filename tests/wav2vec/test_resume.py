@@ -88,9 +88,14 @@ def test_a_half_written_last_line_of_metrics_is_dropped(prepared, undisturbed, t
     assert_same_run(pretrained(tmp_path, prepared), undisturbed)
 
 
-def test_asked_to_stop_in_its_last_update_it_is_finished_instead(prepared, undisturbed, tmp_path):
-    with watching(600, print), before_update(6, ask):
-        assert_same_run(pretrained(tmp_path, prepared), undisturbed)
+@pytest.mark.parametrize("done", [3, 6], ids=["in its middle", "at its end"])
+def test_asked_to_stop_before_a_validation_it_does_that_where_it_goes_on(
+    prepared, undisturbed, tmp_path, done
+):
+    run = asked_in(tmp_path, prepared, done)
+    assert run.checkpoints[-1] == f"step_{done + 1:08d}.pt"
+    assert len(run.evaluations) == (done == 6)
+    assert_same_run(pretrained(tmp_path, prepared), undisturbed)
 
 
 def test_a_finished_one_is_not_trained_again(prepared, undisturbed, tmp_path):
@@ -213,10 +218,7 @@ class TestFp16:
         assert_same_run(pretrained(tmp_path / "cut", prepared, FP16), whole)
 
     @pytest.mark.slow
-    def test_updates_whose_gradients_overflow_are_passed_over(
-        self, prepared, tmp_path, monkeypatch
-    ):
-        monkeypatch.setattr(torch.Tensor, "cuda", lambda self: self)  # where fairseq puts a 0
+    def test_updates_whose_gradients_overflow_are_passed_over(self, prepared, tmp_path):
 
         def enlarge(trainer, samples):
             if trainer.optimizer.scaler.loss_scale == 128:
@@ -236,3 +238,10 @@ def test_the_comparison_of_these_tests_can_fail(prepared, undisturbed, tmp_path)
     assert other.lines != undisturbed.lines
     assert bits(other.state["model"]) != bits(undisturbed.state["model"])
     assert other.json("fingerprint.json") == undisturbed.json("fingerprint.json")
+
+
+def test_other_speech_than_it_was_trained_on_is_refused(prepared, tmp_path):
+    cut_before(tmp_path / "run", prepared, 4)
+    prepare(context(tmp_path / "speech", None), replace(SPEECH, train=10))
+    with pytest.raises(ValueError, match=r"were trained on other speech than there is now; delete"):
+        pretrained(tmp_path / "run", tmp_path / "speech")

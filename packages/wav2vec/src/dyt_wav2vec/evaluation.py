@@ -8,7 +8,7 @@ over passes says what is left of that noise.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -20,12 +20,15 @@ KEYS = ("loss", "loss_0", "correct", "count", "sample_size", "code_perplexity", 
 """What is summed: losses in nats, and the rest as fairseq's criterion tells it."""
 
 
-def evaluate(trainer: Trainer, passes: int) -> tuple[dict[str, float], list[float]]:
+def evaluate(
+    trainer: Trainer, passes: int, between: Callable[[], None] = lambda: None
+) -> tuple[dict[str, float], list[float]]:
     """Validate; called by all processes of the run, each of which has a share of the data.
 
     Args:
         trainer: its model is left in training mode.
         passes: how many.
+        between: called before each of them; may raise to end it.
 
     Returns:
         The metrics and the loss of each pass. "loss" is fairseq's valid_loss: the weighted sum of
@@ -39,6 +42,7 @@ def evaluate(trainer: Trainer, passes: int) -> tuple[dict[str, float], list[floa
     trainer.criterion.eval()
     sums = torch.zeros(passes, len(KEYS), dtype=torch.float64)
     for number in range(passes):
+        between()
         for sample in _batches(trainer, number):
             reseed("evaluation", number, *sample["id"].tolist())
             with torch.no_grad():

@@ -54,6 +54,7 @@ READERS = 8
 BLOCK = 1000
 """Files between two looks at what was found."""
 NAMES = ("train", "valid")
+SUM = "checksum.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +153,7 @@ def _sound_files(folder: Path) -> list[str]:
         (Path(place) / name).relative_to(folder).as_posix()
         for place, _, files in os.walk(folder, followlinks=True)
         for name in files
-        if name.endswith(ENDINGS) and not name.startswith(".")
+        if name.lower().endswith(ENDINGS) and not name.startswith(".")
     ]
     if not names:
         raise ValueError(f"{folder} has no files *.flac or *.wav in it, at any depth")
@@ -321,7 +322,8 @@ def _lines(files: Mapping[str, int]) -> str:
 
 
 def write(manifest: Manifest, folder: Path) -> None:
-    """Write ``train.tsv`` and ``valid.tsv``, whole, into a folder, which is made."""
+    """Write ``train.tsv`` and ``valid.tsv`` and their checksum into a folder, which is made."""
+    write_text(folder / SUM, manifest.checksum)
     for name in NAMES:
         write_text(folder / f"{name}.tsv", f"{manifest.root}\n{_lines(getattr(manifest, name))}")
 
@@ -330,7 +332,8 @@ def read(folder: Path) -> Manifest:
     """The manifest that a folder holds; the files that it lists are not looked at.
 
     Raises:
-        ValueError: if a list is missing or is none, or the two have different roots.
+        ValueError: if a list is missing or is none, the two have different roots, or they are not
+            as they were written.
     """
     roots, parts = [], {}
     for name in NAMES:
@@ -350,7 +353,17 @@ def read(folder: Path) -> Manifest:
             raise ValueError(f"{path} lists no file, or one of them twice")
     if len(set(roots)) != 1:
         raise ValueError(f"train.tsv and valid.tsv in {folder} have different roots")
-    return Manifest(root=Path(roots[0]), **parts)
+    manifest = Manifest(root=Path(roots[0]), **parts)
+    if _read_sum(folder) != manifest.checksum:
+        raise ValueError(f"the lists in {folder} are not as they were written")
+    return manifest
+
+
+def _read_sum(folder: Path) -> str:
+    try:
+        return (folder / SUM).read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
 
 
 def _entry(line: str) -> tuple[str, int]:

@@ -55,6 +55,17 @@ def _prepared(context: Context, config: Preparation) -> Manifest:
     return manifest
 
 
+def _lists(directory: Path) -> Manifest:
+    """
+    Raises:
+        ValueError: if the lists are not as they were written.
+    """
+    try:
+        return manifests.read(directory / LISTS)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{error}; delete {directory} and submit again") from None
+
+
 def prepared(directory: Path, source: str, path: Path | None, context: Context) -> Manifest:
     """What a preparation has left, with the root where the data lies now; some files are opened.
 
@@ -71,7 +82,7 @@ def prepared(directory: Path, source: str, path: Path | None, context: Context) 
     root = directory / SYNTHESISED if path is None else path
     if source == "librispeech":
         root = root / manifests.INSIDE
-    manifest = replace(manifests.read(directory / LISTS), root=root.resolve())
+    manifest = replace(_lists(directory), root=root.resolve())
     try:
         manifests.verify(manifest, most=GLANCES, context=context)
     except ValueError as error:

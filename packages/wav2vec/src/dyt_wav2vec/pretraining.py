@@ -24,6 +24,7 @@ from dyt_wav2vec.evaluation import evaluate
 from dyt_wav2vec.manifests import NAMES, RATE, write
 from dyt_wav2vec.preparation import LISTS, prepared
 from dyt_wav2vec.trainer import Trainer, stop_loading
+from matched import interruption
 from matched.training import checkpoint
 from matched.training.distributed import gathered, on_first, process_group
 from matched.training.fingerprint import BATCHES, batch_digest, digest_of, weights_digest
@@ -48,6 +49,8 @@ class Position:
     diverged: bool = False
     weights: str = ""
     batches: list[str] = field(default_factory=list)
+    rate: float = 0.0
+    """Of learning, in the last update."""
     window: dict[str, float] = field(default_factory=dict)
     """Sums since the last line of metrics.jsonl, over all processes."""
 
@@ -62,12 +65,12 @@ def pretrain(context: Context, config: Pretraining) -> Outcome:
         Interrupted: if a process was asked to stop; what was reached is saved.
     """
     with process_group(context) as device, fairseq_compat.one_run(context.world), _quiet():
-        on_first(partial(_lay_out, context, config))
-        return _Pretraining(context, config, device).run()
+        speech = on_first(partial(_lay_out, context, config))
+        return _Pretraining(context, config, device, speech).run()
 
 
-def _lay_out(context: Context, config: Pretraining) -> None:
-    """Write the lists that fairseq reads into the run's directory."""
+def _lay_out(context: Context, config: Pretraining) -> str:
+    """Write the lists that fairseq reads into the run's directory; their checksum."""
     context.confirm()
     path = context.data.get(config.data)
     manifest = prepared(context.needs["speech"], config.data, path, context)
@@ -79,23 +82,32 @@ def _lay_out(context: Context, config: Pretraining) -> None:
                 "ones, or lower it"
             )
     write(manifest, context.directory / LISTS)
+    return manifest.checksum
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Warnings of torch's that nobody can help without editing fairseq."""
+    """Without fairseq's words on every epoch, and warnings that only editing it would end."""
     with warnings.catch_warnings():
         for message in (
             *("weight_norm", "torch.cuda.amp", "pin_memory", "requires_grad=True to a"),
             "non-full backward hook",  # by which fairseq finds where a NaN comes from
         ):
             warnings.filterwarnings("ignore", f"(?s).*{message}")
-        yield
+        talk = logging.getLogger("fairseq")
+        level = talk.level
+        talk.setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            talk.setLevel(level)
 
 
 class _Pretraining:
-    def __init__(self, context: Context, config: Pretraining, device: torch.device) -> None:
-        self.context, self.config = context, config
+    def __init__(
+        self, context: Context, config: Pretraining, device: torch.device, speech: str
+    ) -> None:
+        self.context, self.config, self.speech = context, config, speech
         self.checkpoints = context.directory / "checkpoints"
         self.at = Position()
         lists = context.directory / LISTS
@@ -106,6 +118,8 @@ class _Pretraining:
         """Of an update, for this process."""
         self.saved: int | None = None
         """The update of the newest checkpoint."""
+        self.begun: dict[str, Any] | None = None
+        """Where the checkpoint had fairseq's iterator, which cannot say so before it moves on."""
 
     def run(self) -> Outcome:
         self._build()
@@ -129,7 +143,7 @@ class _Pretraining:
             diverged=self.at.diverged,
             steps=self.update,
             best=self.at.best,
-            details={"loss_of_passes": self.at.passes},
+            details={"loss_of_passes": self.at.passes, "speech": self.speech},
         )
 
     @property
@@ -157,6 +171,11 @@ class _Pretraining:
             self.epochs = self.trainer.get_train_iterator(epoch=1)
             return
         extra = state["extra_state"]
+        if extra["speech"] != self.speech:
+            raise ValueError(
+                f"the checkpoints in {self.checkpoints} were trained on other speech than there is "
+                f"now; delete {self.context.directory} to start this run from the beginning"
+            )
         self.trainer.restore(state)
         self.at = Position(**extra["position"])
         self.saved = self.update
@@ -166,16 +185,21 @@ class _Pretraining:
         begun["iterations_in_epoch"] *= self.micro_batches
         self.epochs = self.trainer.get_train_iterator(epoch=begun["epoch"])
         self.epochs.load_state_dict(begun)
+        self.begun = begun
         log.info("resumed from update %d of %d", self.update, self.config.updates)
 
     def _train(self) -> None:
         """Update to the end, or to divergence, and validate then."""
         try:
             with Pauses(self.context, self._save, self.journal.steps) as pauses:
+                if self.update and self._is_due() and not self.at.diverged:
+                    self._evaluate()  # in which the run was interrupted
                 while not self._over():
                     self._epoch(pauses)
         finally:
             stop_loading(self.epochs)
+        if self.at.window and not self.at.diverged:
+            self._log()
         if not self.at.diverged:
             self._evaluate()
 
@@ -186,6 +210,7 @@ class _Pretraining:
 
     def _epoch(self, pauses: Pauses) -> None:
         """What is left of a pass over the data, as fairseq's own loop goes through it."""
+        self.begun = None
         batches = self.epochs.next_epoch_itr(fix_batches_to_gpus=False, shuffle=True)
         self.trainer.begin_epoch(self.epochs.epoch)
         for samples in upstream.GroupedIterator(batches, self.micro_batches):
@@ -203,7 +228,7 @@ class _Pretraining:
         """One update, and what is to be told and validated after it."""
         if len(self.at.batches) < BATCHES:
             self._note(samples)
-        rate = self.trainer.get_lr()
+        self.at.rate = self.trainer.get_lr()
         try:
             told = self.trainer.train_step(samples, raise_oom=True)
         except FloatingPointError as error:
@@ -216,15 +241,17 @@ class _Pretraining:
             return
         self._count()
         if self.update % self.config.log_updates == 0 or self.update == self.config.updates:
-            self._log(rate)
-        if self.update % self.config.eval_updates == 0:
+            self._log()
+        if self._is_due():
             self._evaluate()
 
     def _note(self, samples: list[dict[str, Any]]) -> None:
         """Add an update's batches to the fingerprint and write it."""
         own = [batch_digest(sample) for sample in samples if sample]
-        # Sorted, so that the division over processes leaves no trace.
-        self.at.batches.append(digest_of(sorted(d for digests in gathered(own) for d in digests)))
+        # Sorted, so that the division over processes leaves no trace. With the lists' checksum:
+        # arms of a pair must not differ in batches that come later either.
+        seen = sorted(digest for digests in gathered(own) for digest in digests)
+        self.at.batches.append(digest_of([self.speech, *seen]))
         self.journal.fingerprint(self.at.weights, self.at.batches)
 
     def _count(self) -> None:
@@ -247,7 +274,7 @@ class _Pretraining:
         for name, number in seen.items():
             self.at.window[name] = self.at.window.get(name, 0.0) + number
 
-    def _log(self, rate: float) -> None:
+    def _log(self) -> None:
         """A line of metrics.jsonl: means since the last one, and every α as it is now."""
         window, self.at.window = self.at.window, {}
         updates, size = window["updates"], window["size"]
@@ -262,7 +289,7 @@ class _Pretraining:
         if alphas := self._alphas():
             more["alpha"] = alphas
         loss = window["loss"] / size
-        self.journal.step(self.update, self._epochs(), loss=loss, lr=rate, **more)
+        self.journal.step(self.update, self._epochs(), loss=loss, lr=self.at.rate, **more)
 
     def _alphas(self) -> dict[str, float]:
         """Path of each norm that has a learnable α → its value."""
@@ -272,19 +299,35 @@ class _Pretraining:
     def _epochs(self) -> float:
         return round(self.update / self.per_epoch, 4)
 
+    def _is_due(self) -> bool:
+        """Whether it is time for a validation."""
+        return self.update % self.config.eval_updates == 0
+
     def _evaluate(self) -> None:
         """Validate, unless that was done after this update."""
         if self.at.evaluated == self.update:
             return
-        metrics, passes = evaluate(self.trainer, self.config.eval_passes)
+        metrics, passes = evaluate(self.trainer, self.config.eval_passes, self._between_passes)
         self.journal.evaluation(self.update, self._epochs(), metrics)
         if not all(map(math.isfinite, metrics.values())):
             log.info("diverged: validation gives %s", metrics)
             self.at.diverged = True
             return
         self.at.evaluated, self.at.last, self.at.passes = self.update, metrics, passes
+        self.saved = None  # a checkpoint of this update that there may be does not have it
         if not self.at.best or metrics["loss"] < self.at.best["loss"]:
             self.at.best = {**metrics, "step": self.update}
+
+    def _between_passes(self) -> None:
+        """Of a validation, which is begun anew where the run goes on.
+
+        Raises:
+            Interrupted: on all processes, if one was asked to stop; what was reached is saved.
+        """
+        if any(gathered(interruption.requested() is not None)):
+            self._save()
+            log.info("interrupted in the validation after step %d, which is saved", self.update)
+            raise interruption.Interrupted
 
     def _save(self) -> None:
         """Write a checkpoint unless there is one of this update."""
@@ -294,8 +337,9 @@ class _Pretraining:
         on_first(self.context.confirm)
         state = self.trainer.captured(
             signature=self.context.signature,
+            speech=self.speech,
             position=vars(self.at),
-            train_iterator=self.epochs.state_dict(),
+            train_iterator=self.begun or self.epochs.state_dict(),
             micro_batches=self.micro_batches,
         )
         checkpoint.save_file(self.checkpoints, self.update, state)

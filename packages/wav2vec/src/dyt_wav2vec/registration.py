@@ -98,12 +98,29 @@ class Cropped(upstream.BaseWrapperDataset):
         super().set_epoch(epoch)
         self.epoch = epoch
 
+    def __getitem__(self, index: int) -> dict:
+        """
+        Raises:
+            ValueError: naming the file, if it is damaged where preparation has not looked.
+        """
+        try:
+            sample = super().__getitem__(index)
+        except (OSError, RuntimeError) as error:  # libsndfile's is one of the latter
+            raise ValueError(f"{self._path(index)} cannot be read: {error}") from error
+        if not sample["source"].isfinite().all():
+            raise ValueError(f"{self._path(index)} has samples that are no finite numbers")
+        return sample
+
+    def _path(self, index: int) -> str:
+        files = self.dataset
+        name = files.fnames[index]
+        name = name if isinstance(files.fnames, list) else name.as_py()  # of pyarrow, if installed
+        return f"{files.root_dir}/{files.text_compressor.decompress(name)}"
+
     def collater(self, samples: list[dict]) -> dict:
         """A micro-batch; all utterances are as long as the shortest, or as the config allows."""
         if not samples:  # at the end of an epoch, where there is none left for this process
             return super().collater(samples)
-        if not samples:  # of an uneven number of micro-batches, a process has none in the end
-            return {}
         shortest = min(len(sample["source"]) for sample in samples)
         size = min(shortest, self.dataset.max_sample_size)
         cropped = [{**s, "source": self._crop(s["id"], s["source"], size)} for s in samples]

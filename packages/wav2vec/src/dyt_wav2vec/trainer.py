@@ -24,7 +24,14 @@ class Trainer(upstream.Trainer):
 
         After one of these fairseq would count nothing of what the process had before it.
         """
-        return super().train_step([s for s in samples if s] or samples[:1], raise_oom)
+        try:
+            return super().train_step([s for s in samples if s] or samples[:1], raise_oom)
+        except (AssertionError, RuntimeError) as error:
+            # Where gradients overflow, fairseq passes the batch over, after asking a GPU for a 0.
+            if self.cuda or not isinstance(error.__context__, OverflowError):
+                raise
+            self.zero_grad()
+            return None
 
     def clip_grad_norm(self, clip_norm: float) -> torch.Tensor:
         norm = super().clip_grad_norm(clip_norm)
@@ -61,13 +68,20 @@ class Trainer(upstream.Trainer):
 
         Raises:
             RuntimeError: if it is the state of another model.
+            ValueError: if it is of another kind of device, in 16 bits.
         """
         history = state["optimizer_history"][-1]
         self.model.load_state_dict(state["model"], strict=True, model_cfg=self.cfg.model)
         self.lr_scheduler.load_state_dict(history["lr_scheduler_state"])
         self.optimizer.load_state_dict(state["last_optimizer_state"])
         extra = state["extra_state"]
-        for copy, kept in zip(self._masters(), extra["masters"], strict=True):
+        masters = self._masters()
+        if len(masters) != len(extra["masters"]):
+            raise ValueError(
+                "the checkpoint has the 32-bit weights in one piece, or this device wants them so: "
+                "a GPU cannot go on from a CPU's checkpoint in 16 bits, nor a CPU from a GPU's"
+            )
+        for copy, kept in zip(masters, extra["masters"], strict=True):
             copy.data.copy_(kept)
         if (scaler := getattr(self.optimizer, "scaler", None)) is not None:
             vars(scaler).update(extra["scaler"])

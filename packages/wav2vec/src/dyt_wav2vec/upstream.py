@@ -5,7 +5,7 @@ from dyt_wav2vec import fairseq_compat
 fairseq_compat.load()
 
 from fairseq import tasks  # noqa: E402
-from fairseq.data import BaseWrapperDataset  # noqa: E402
+from fairseq.data import BaseWrapperDataset, Dictionary  # noqa: E402
 from fairseq.data.iterators import EpochBatchIterator, GroupedIterator  # noqa: E402
 from fairseq.dataclass.configs import FairseqConfig  # noqa: E402
 from fairseq.dataclass.initialize import add_defaults  # noqa: E402
@@ -23,6 +23,7 @@ __all__ = [
     "AudioPretrainingConfig",
     "AudioPretrainingTask",
     "BaseWrapperDataset",
+    "Dictionary",
     "EpochBatchIterator",
     "FairseqConfig",
     "GroupedIterator",

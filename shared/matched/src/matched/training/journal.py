@@ -71,13 +71,23 @@ class Journal:
     def _lines_up_to(self, step: int) -> list[str]:
         if not self.metrics.exists():
             return []
-        kept = []
-        for line in self.metrics.read_text(encoding="utf-8").splitlines(keepends=True):
+        kept: list[str] = []
+        text = self.metrics.read_text(encoding="utf-8", errors="replace")
+        for line in text.splitlines(keepends=True):
             # The last line may have been cut with the process that wrote it.
-            if not line.endswith("\n") or json.loads(line)["step"] > step:
+            if not line.endswith("\n") or self._step_of(line, len(kept) + 1) > step:
                 break
             kept.append(line)
         return kept
+
+    def _step_of(self, line: str, number: int) -> int:
+        try:
+            return json.loads(line)["step"]
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(
+                f"{self.metrics}, line {number}, is damaged; delete the line to go on without it, "
+                "or the run's directory to start from the beginning"
+            ) from None
 
     def _append(self, line: dict[str, Any]) -> None:
         assert self.file is not None, "the journal has not been started"
