@@ -14,6 +14,7 @@ PIP     := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no
 # What packages that come as source are built with is of the lock, too (two names: old and new pip).
 BUILD   := PIP_CONSTRAINT=requirements.lock PIP_BUILD_CONSTRAINT=requirements.lock
 READY   := $(VENV)/.ready
+KERNEL  := $(wildcard shared/dyt/setup.py shared/dyt/csrc/*)
 # A process for each core, up to four: each of them imports torch. Slurm's tests share one cluster.
 TESTS   := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 PARTS   := $(patsubst %/pyproject.toml,%,$(wildcard shared/*/pyproject.toml packages/*/pyproject.toml))
@@ -42,7 +43,7 @@ help:
 setup: $(READY)
 
 # The lock is complete, so nothing is resolved here: what is installed is what was tested.
-$(READY): requirements.lock $(wildcard shared/*/pyproject.toml packages/*/pyproject.toml)
+$(READY): requirements.lock $(wildcard shared/*/pyproject.toml packages/*/pyproject.toml) $(KERNEL)
 	@$(PYTHON) tools/check_python.py
 	@$(PYTHON) tools/check_compiler.py
 	@echo "Installing the pinned packages into $(VENV): some minutes and 5 GB, once"

@@ -1,0 +1,31 @@
+"""Loads the C++ kernel, which registers itself with torch, and says why it may not be there."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import torch
+
+from dyt.backends import ops  # noqa: F401  the schemas that the kernel implements
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def _load() -> str | None:
+    """None if the kernel is loaded, else what keeps it from that."""
+    try:
+        import_module("_dyt_cpu")
+    except ModuleNotFoundError:
+        return "it was not built when dyt was installed"
+    except ImportError as error:  # built for another version of torch, as a rule
+        return f"it does not load ({error})"
+    return None
+
+
+# A name of the module's own, not inside the package: a copy of the source tree has no built files,
+# and where it comes first on the path the installed kernel still has to be found.
+PROBLEM = _load()
+REMEDY = (
+    "Install a C++ compiler and, in the environment that has torch, run"
+    " `pip install --force-reinstall --no-deps --no-build-isolation` on the source of dyt"
+)

@@ -1,0 +1,238 @@
+"""The C++ kernel: its tanh, shapes and layouts, its threads, and each set of instructions."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+
+from dyt.backends import cpu
+from dyt.functional import dyt
+
+ONE = torch.ones(1)
+# 5.6 ulp is the most over all of float32, and 6.4 with neither FMA nor AVX.
+ULP = {False: 7.0, True: 1.5}
+
+
+def squash(x: Tensor, accurate: bool = False) -> Tensor:
+    """The kernel's tanh alone."""
+    return dyt(x, ONE.to(x.dtype), backend="cpu", accurate=accurate)
+
+
+def every(dtype: torch.dtype) -> Tensor:
+    """Every bit pattern of a 16-bit type."""
+    return torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+
+
+def grid() -> Tensor:
+    """Every 1009th float32 from the smallest normal to far behind the clamps, in order."""
+    lowest, highest = torch.tensor([2.0**-126, 20.0]).view(torch.int32).tolist()
+    return torch.arange(lowest, highest, 1009, dtype=torch.int32).view(torch.float32)
+
+
+def ulps(found: Tensor, exact: Tensor) -> float:
+    """The largest error in units of the last place that float32 has at the exact value."""
+    exponent = torch.frexp(exact.float()).exponent.double()
+    return ((found.double() - exact).abs() / torch.exp2(exponent - 24)).max().item()
+
+
+def test_the_test_machine_has_the_kernel():
+    assert cpu.PROBLEM is None
+    assert importlib.util.find_spec("_dyt_cpu") is not None
+
+
+@pytest.mark.parametrize("accurate", [False, True])
+def test_tanh_of_float32_is_within_its_bound_and_odd(accurate):
+    x = grid()
+    y = squash(x, accurate)
+    assert ulps(y, torch.tanh(x.double())) < ULP[accurate]
+    assert torch.equal(squash(-x, accurate), -y)
+
+
+@pytest.mark.parametrize("accurate", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_tanh_of_every_number_of_a_narrow_type(dtype, accurate):
+    x = every(dtype)
+    y, expected = squash(x, accurate), torch.tanh(x.double()).to(dtype)
+    real = ~x.isnan()
+    assert torch.equal(y.isnan(), x.isnan())
+    # Bit patterns of one sign are in the order of the numbers: a difference of 1 is a neighbour.
+    apart = (y.view(torch.int16).int() - expected.view(torch.int16).int())[real].abs()
+    assert apart.max() <= 1
+    assert (apart > 0).float().mean() < 0.002  # results that lie almost halfway
+    assert torch.equal(y.signbit()[real], x.signbit()[real])
+
+
+@pytest.mark.parametrize("accurate", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_tanh_at_the_ends(dtype, accurate):
+    infinite, zero = float("inf"), 0.0
+    x = torch.tensor([infinite, -infinite, zero, -zero, float("nan"), 1e4, -1e4, 9.6, -9.6])
+    y = squash(x.to(dtype), accurate)
+    assert y[:4].tolist() == [1, -1, 0, 0]
+    assert y[:4].signbit().tolist() == [False, True, False, True]
+    assert y[4].isnan()
+    assert y[5:].tolist() == [1, -1, 1, -1]
+
+
+def test_tanh_is_monotone_at_the_clamps_and_never_past_one():
+    x = torch.linspace(8.5, 10, 200_001)
+    y = squash(x)
+    assert y.max() == 1
+    assert torch.equal(y[x >= 9.6], torch.ones(int((x >= 9.6).sum())))
+    assert (y.cummax(0).values - y).max() <= 7 * 2**-24  # it may tremble within its error
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_nan_stays_alone(dtype):
+    x = torch.zeros(100, dtype=dtype)
+    x[37] = float("nan")
+    assert squash(x).isnan().nonzero().tolist() == [[37]]
+
+
+def compare(x: Tensor, weight_sizes: tuple[int, ...] | None, axis: int = -1) -> None:
+    """Output and all gradients of the kernel against the formula in float64."""
+    found = []
+    weight = None if weight_sizes is None else torch.rand(weight_sizes)
+    bias = None if weight_sizes is None else torch.rand(weight_sizes)
+    direction = torch.randn(x.shape)
+    for backend in ("cpu", "reference"):
+        wide = torch.float64 if backend == "reference" else torch.float32
+        given = [t for t in (torch.tensor([0.7]), weight, bias) if t is not None]
+        given = [t.to(wide).requires_grad_() for t in given]
+        leaf = x.detach().to(wide).requires_grad_()  # keeps the strides
+        y = dyt(leaf, *given, channel_axis=axis, backend=backend)
+        found.append([y, *torch.autograd.grad(y, [leaf, *given], direction.to(wide))])
+    for got, expected in zip(*found, strict=True):
+        # Sums of n products of size 1 lose n·2⁻²⁴ at worst, and far less as a rule.
+        atol = 1e-5 + 2e-7 * x.numel() ** 0.5
+        torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=atol)
+
+
+@pytest.mark.parametrize("width", [1, 2, 15, 16, 31, 32, 33, 63, 64, 65, 100, 257])
+@pytest.mark.parametrize("rows", [1, 3, 70])
+def test_widths_that_are_no_multiple_of_a_vector(width, rows):
+    compare(torch.randn(rows, width), (width,))
+
+
+@pytest.mark.parametrize("inner", [(1,), (2,), (5, 7), (64,), (33, 40), (70, 70)])
+def test_channels_first(inner):
+    compare(torch.randn(3, 5, *inner), (5,), axis=1)
+
+
+def test_channels_first_without_spatial_axes_and_without_parameters():
+    compare(torch.randn(3, 5), (5,), axis=1)
+    compare(torch.randn(3, 5, 2), None, axis=1)
+
+
+def test_several_trailing_sizes_and_more_rows_than_blocks():
+    compare(torch.randn(4, 3, 5), (3, 5))
+    compare(torch.randn(5000, 9), (9,))
+
+
+@pytest.mark.parametrize(
+    ("x", "axis"),
+    [
+        (torch.randn(8, 6).t(), -1),
+        (torch.randn(6, 16)[:, ::2], -1),
+        (torch.randn(6, 9)[:, 1:], -1),  # not aligned
+        (torch.randn(1, 8).expand(6, 8), -1),
+        (torch.randn(2, 4, 4, 8).permute(0, 3, 1, 2), 1),  # torch.channels_last
+        (torch.randn(4, 8, 2, 4).transpose(0, 2), 1),
+    ],
+)
+def test_strided_input(x, axis):
+    compare(x, (8,), axis)
+
+
+def test_channels_last_memory_stays_so():
+    x = torch.randn(2, 8, 4, 4).to(memory_format=torch.channels_last)
+    y = dyt(x, ONE, torch.ones(8), channel_axis=1, backend="cpu")
+    assert y.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(("sizes", "axis"), [((0, 4), -1), ((2, 0, 4), -1), ((0, 4, 3), 1)])
+def test_empty_input(sizes, axis):
+    x = torch.empty(sizes, requires_grad=True)
+    given = [torch.ones(n, requires_grad=True) for n in (1, 4, 4)]
+    y = dyt(x, *given, channel_axis=axis, backend="cpu")
+    y.sum().backward()
+    assert y.shape == x.grad.shape == x.shape
+    assert all(t.grad.count_nonzero() == 0 for t in given)
+
+
+def test_one_dimension_and_none():
+    compare(torch.randn(70), None)
+    assert dyt(torch.tensor(0.5), ONE).item() == pytest.approx(0.46211716)
+
+
+def test_only_some_parameters():
+    x, weight = torch.randn(3, 40), torch.rand(40)
+    y = torch.tanh(x)
+    torch.testing.assert_close(dyt(x, ONE, weight, backend="cpu"), weight * y)
+    torch.testing.assert_close(dyt(x, ONE, None, weight, backend="cpu"), y + weight)
+
+
+@pytest.mark.parametrize("axis", [-1, 1])
+def test_gradients_are_the_same_bits_with_any_number_of_threads(axis):
+    sizes, width = ((1500, 200), 200) if axis == -1 else ((20, 6, 60, 60), 6)
+    x, grad = torch.randn(sizes), torch.randn(sizes)
+    given = [
+        t.requires_grad_() for t in (x, torch.tensor([0.7]), torch.rand(width), torch.rand(width))
+    ]
+
+    def run(threads: int) -> list[Tensor]:
+        torch.set_num_threads(threads)
+        y = dyt(*given, channel_axis=axis, backend="cpu")
+        return [y, *torch.autograd.grad(y, given, grad)]
+
+    try:
+        first, *others = [run(threads) for threads in (1, 1, 2, 2)]
+    finally:
+        torch.set_num_threads(1)
+    assert all(torch.equal(a, b) for other in others for a, b in zip(first, other, strict=True))
+
+
+def test_long_sums_stay_close():
+    x = torch.ones(200_000, 4)
+    given = [t.requires_grad_() for t in (torch.tensor([0.5]), torch.ones(4), torch.zeros(4))]
+    dyt(x, *given, backend="cpu").sum().backward()
+    slope = 1 - torch.tanh(torch.tensor(0.5, dtype=torch.float64)) ** 2
+    assert given[2].grad.tolist() == [200_000] * 4
+    assert given[0].grad.item() == pytest.approx(800_000 * slope.item(), rel=1e-6)
+
+
+CHECK = """
+import torch
+import test_cpu_kernel as tests
+torch.manual_seed(0)
+print(torch.backends.cpu.get_cpu_capability())
+tests.test_tanh_at_the_ends(torch.float32, False)
+tests.test_tanh_is_monotone_at_the_clamps_and_never_past_one()
+tests.test_tanh_of_every_number_of_a_narrow_type(torch.float16, False)
+tests.test_tanh_of_every_number_of_a_narrow_type(torch.bfloat16, True)
+tests.test_tanh_of_float32_is_within_its_bound_and_odd(False)
+tests.compare(torch.randn(70, 100), (100,))
+tests.compare(torch.randn(3, 5, 70), (5,), 1)
+"""
+
+
+def test_every_set_of_instructions():
+    started = {
+        capability: subprocess.Popen(
+            [sys.executable, "-c", CHECK],
+            env={**os.environ, "ATEN_CPU_CAPABILITY": capability, "OMP_NUM_THREADS": "1"},
+            cwd=os.path.dirname(__file__),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for capability in ("default", "avx2")
+    }
+    for capability, process in started.items():
+        out, errors = process.communicate()
+        assert process.returncode == 0, errors
+        assert out.strip().lower() in (capability, "default")  # a machine may have less

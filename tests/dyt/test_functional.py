@@ -1,0 +1,309 @@
+"""DyT as a function: one result whatever computes it, and an operator that torch's tools accept."""
+
+import importlib.util
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.library import opcheck
+
+from dyt import functional
+from dyt.backends import cpu
+from dyt.backends.reference import gradients
+from dyt.functional import dyt
+
+BACKENDS = functional.BACKENDS
+LAYOUTS = {  # sizes of x, of γ and β, and the channel axis
+    "last": ((3, 5, 7), (7,), -1),
+    "trailing": ((3, 5, 7), (5, 7), -1),
+    "wide": ((9, 100), (100,), -1),
+    "first": ((2, 7, 5, 3), (7,), 1),
+    "plane": ((2, 3, 70), (3,), 1),
+    "none": ((4, 6), None, -1),
+}
+
+
+def case(layout: str = "last", x_type=torch.float32, type=None) -> tuple[list, int]:
+    """Random x, α, γ and β that want gradients, and the channel axis."""
+    sizes, width, axis = LAYOUTS[layout]
+    type = type or x_type
+    x = 2 * torch.randn(sizes)
+    alpha = torch.tensor([0.7])
+    weight, bias = (
+        (None, None) if width is None else (1 + 0.3 * torch.randn(width), torch.randn(width))
+    )
+    tensors = [x.to(x_type), *(None if t is None else t.to(type) for t in (alpha, weight, bias))]
+    return [None if t is None else t.requires_grad_() for t in tensors], axis
+
+
+def given(tensors: list) -> list:
+    return [t for t in tensors if t is not None]
+
+
+def exact(tensors: list, axis: int, grad: Tensor) -> list[Tensor]:
+    """Output and gradients in float64, from the same numbers."""
+    wide = [None if t is None else t.detach().double().requires_grad_() for t in tensors]
+    y = dyt(*wide, channel_axis=axis, backend="reference")
+    return [y.detach(), *torch.autograd.grad(y, given(wide), grad.double())]
+
+
+# float32: 7 ulp (4e-7) of tanh, and 1 − tanh² on top of that; sums of a hundred products of size 1
+# to 10. The narrow types round each result once (half an ulp: 2⁻⁹ and 2⁻¹²), the formula in them
+# every intermediate one; the sums' terms then err by that times their size.
+TOLERANCE = {
+    ("cpu", torch.float32): (2e-6, 1e-5),
+    ("cpu", torch.bfloat16): (2**-8, 1e-3),
+    ("cpu", torch.float16): (2**-11, 2e-4),
+    ("reference", torch.float32): (2e-6, 1e-5),
+    ("reference", torch.bfloat16): (2**-5, 0.3),
+    ("reference", torch.float16): (2**-8, 0.04),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("backend", "dtype"), TOLERANCE)
+def test_output_and_gradients_are_those_of_float64(backend, dtype, layout):
+    tensors, axis = case(layout, dtype)
+    y = dyt(*tensors, channel_axis=axis, backend=backend)
+    grad = torch.randn(y.shape).to(dtype)
+    found = [y, *torch.autograd.grad(y, given(tensors), grad)]
+    rtol, atol = TOLERANCE[backend, dtype]
+    for got, expected in zip(found, exact(tensors, axis, grad), strict=True):
+        assert got.dtype == dtype
+        torch.testing.assert_close(got.detach().double(), expected, rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("layout", ["last", "first", "none"])
+def test_formula_of_gradients_agrees_with_finite_differences(layout):
+    tensors, axis = case(layout, torch.float64)
+
+    def reference(*tensors):
+        return dyt(*tensors, channel_axis=axis, backend="reference")
+
+    assert torch.autograd.gradcheck(reference, tensors)
+    expected = torch.autograd.grad(reference(*tensors).sum(), given(tensors))
+    found = gradients(torch.ones_like(tensors[0]), *tensors, axis)
+    for got, right in zip(given([f for f in found if f.numel()]), expected, strict=True):
+        torch.testing.assert_close(got, right)
+
+
+@pytest.mark.parametrize("x_type", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("type", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_dtype_is_the_formulas(x_type, type, autocast):
+    tensors, _ = case("last", x_type, type)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        kernel = dyt(*tensors, backend="cpu")
+        plain = dyt(*tensors, backend="reference")
+    assert kernel.dtype == plain.dtype == torch.promote_types(x_type, type)
+    torch.testing.assert_close(kernel, plain, rtol=2**-6, atol=2**-4)
+    kernel.sum().backward()
+    assert [t.grad.dtype for t in tensors] == [t.dtype for t in tensors]
+
+
+def test_alpha_without_dimensions_does_not_widen():
+    x, alpha = torch.randn(2, 3, dtype=torch.bfloat16), torch.tensor(0.5)
+    assert dyt(x, alpha, backend="cpu").dtype == dyt(x, alpha, backend="reference").dtype
+    assert dyt(x, alpha).dtype == torch.bfloat16
+    assert dyt(x, alpha.view(1, 1, 1)).shape == x.shape
+
+
+def test_float64_is_computed_by_the_formula():
+    tensors, _ = case("last", torch.float64)
+    assert torch.equal(dyt(*tensors, backend="cpu"), dyt(*tensors, backend="reference"))
+
+
+def test_nothing_but_the_input_is_kept_for_backward():
+    tensors, _ = case("wide")
+    kept = []
+    with saved_tensors_hooks(lambda t: kept.append(t.data_ptr()), lambda t: t):
+        dyt(*tensors, backend="cpu")
+    assert sorted(kept) == sorted(t.data_ptr() for t in tensors)
+
+
+@pytest.mark.parametrize("layout", ["last", "first", "none"])
+@pytest.mark.parametrize("x_type", [torch.float32, torch.bfloat16])
+def test_operator_passes_opcheck(layout, x_type):
+    tensors, axis = case(layout, x_type, torch.float32)
+    opcheck(torch.ops.dyt.dyt.default, (*tensors, axis, False))
+    detached = [None if t is None else t.detach() for t in tensors]
+    grad = torch.randn(tensors[0].shape)
+    opcheck(torch.ops.dyt.dyt_backward.default, (grad, *detached, axis, False))
+
+
+class Layer(nn.Module):
+    def __init__(self, width: int = 7, **options) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.full((1,), 0.7))
+        self.weight = nn.Parameter(torch.rand(width))
+        self.bias = nn.Parameter(torch.rand(width))
+        self.options = options
+
+    def forward(self, x: Tensor) -> Tensor:
+        return dyt(x, self.alpha, self.weight, self.bias, **self.options)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_compiles_as_one_graph_and_trains(backend):
+    layer, x = Layer(backend=backend), torch.randn(3, 5, 7, requires_grad=True)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=True)
+    inputs = (x, *layer.parameters())
+    plain, traced = layer(x), compiled(x)
+    torch.testing.assert_close(traced, plain)
+    for got, expected in zip(
+        torch.autograd.grad(traced.square().sum(), inputs),
+        torch.autograd.grad(plain.square().sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.slow
+def test_inductor_computes_the_same():
+    layer, x = Layer(), torch.randn(3, 5, 7)
+    torch.testing.assert_close(torch.compile(layer, fullgraph=True)(x), layer(x))
+
+
+def test_exports():
+    layer, x = Layer(), torch.randn(3, 5, 7)
+    program = torch.export.export(layer, (x,))
+    assert torch.ops.dyt.dyt.default in [node.target for node in program.graph.nodes]
+    torch.testing.assert_close(program.module()(x), layer(x))
+
+
+@pytest.mark.parametrize("layout", ["last", "first"])
+def test_meta_tensors(layout):
+    tensors, axis = case(layout, torch.bfloat16, torch.float32)
+    meta = [t.detach().to("meta").requires_grad_() for t in tensors]
+    y = dyt(*meta, channel_axis=axis)
+    assert y.is_meta and y.shape == meta[0].shape and y.dtype == torch.float32
+    y.sum().backward()
+    assert [t.grad.shape for t in meta] == [t.shape for t in meta]
+
+
+@pytest.mark.parametrize("batched", [(0, None, None, None), (1, None, 0, None), (0, 0, 0, 0)])
+def test_vmap(batched):
+    (x, alpha, weight, bias), _ = case("last")
+    x = torch.stack([x, 2 * x], batched[0])
+    parameters = [
+        p if axis is None else torch.stack([p, 3 * p])
+        for p, axis in zip((alpha, weight, bias), batched[1:], strict=True)
+    ]
+    found = torch.vmap(dyt, batched)(x, *parameters)
+    for i in range(2):
+        one = [p if axis is None else p[i] for p, axis in zip(parameters, batched[1:], strict=True)]
+        torch.testing.assert_close(found[i], dyt(x.select(batched[0], i), *one))
+
+
+def test_gradients_of_each_example_by_vmap():
+    (x, *parameters), _ = case("last")
+    parameters = [p.detach() for p in parameters]
+
+    def loss(parameters, x):
+        return dyt(x, *parameters).square().sum()
+
+    found = torch.vmap(torch.func.grad(loss), (None, 0))(parameters, x.detach())
+    for i, one in enumerate(x.detach()):
+        for got, expected in zip(found, torch.func.grad(loss)(parameters, one), strict=True):
+            torch.testing.assert_close(got[i], expected)
+
+
+def test_second_derivatives_are_the_formulas():
+    tensors, axis = case("last")
+    found = []
+    for backend in BACKENDS:
+        y = dyt(*tensors, channel_axis=axis, backend=backend)
+        (dx,) = torch.autograd.grad(y.square().sum(), tensors[:1], create_graph=True)
+        found.append(torch.autograd.grad(dx.square().sum(), tensors))
+    for first, second in zip(*found, strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-4)
+
+
+def test_trains_under_distributed_data_parallel(tmp_path):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+    )
+    try:
+        layer, x = Layer(), torch.randn(3, 5, 7)
+        nn.parallel.DistributedDataParallel(layer)(x).sum().backward()
+        found = [p.grad.clone() for p in layer.parameters()]
+        layer.zero_grad()
+        layer(x).sum().backward()
+        assert all(map(torch.equal, found, [p.grad for p in layer.parameters()]))
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+X, ONE, C3 = torch.randn(2, 3), torch.ones(1), torch.ones(3)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((X.int(), ONE), {}, "x has dtype torch.int32, but DyT takes real floating-point"),
+        ((X + 0j, ONE), {}, "x has dtype torch.complex64"),
+        ((X, ONE.int()), {}, "alpha has dtype torch.int32"),
+        ((X, ONE, C3.bool()), {}, "weight has dtype torch.bool"),
+        ((X, C3), {}, r"alpha has 3 elements, shape \(3,\), but DyT takes one"),
+        ((X, torch.ones(0)), {}, "alpha has 0 elements"),
+        ((X, ONE, torch.ones(2)), {}, r"weight has shape \(2,\), which are not the channels, last"),
+        ((X, ONE, ONE), {}, r"weight has shape \(1,\)"),
+        ((X, ONE, None, torch.ones(4)), {}, r"bias has shape \(4,\)"),
+        ((X, ONE, torch.ones(1, 2, 3)), {}, r"weight has shape \(1, 2, 3\)"),
+        ((X, ONE, torch.tensor(1.0)), {}, r"weight has shape \(\)"),
+        ((X, ONE, torch.ones(2)), {"channel_axis": 1}, "not the channels, at axis 1"),
+        ((C3, ONE, C3), {"channel_axis": 1}, "not the channels, at axis 1"),
+        ((X, ONE.to("meta")), {}, "alpha is on meta, but x is on cpu"),
+        ((X, ONE, C3.to("meta")), {}, "weight is on meta"),
+        ((X, ONE, C3, C3.to("meta")), {}, "bias is on meta"),
+        ((X, ONE), {"channel_axis": 2}, "channel_axis = 2 is not supported"),
+    ],
+)
+def test_bad_input(arguments, options, message, backend):
+    with pytest.raises(ValueError, match=message):
+        dyt(*arguments, **options, backend=backend)
+
+
+def test_backend_that_is_unknown_or_cannot_run(monkeypatch):
+    with pytest.raises(ValueError, match="backend = 'gpu' is unknown"):
+        dyt(X, ONE, backend="gpu")
+    monkeypatch.setattr(cpu, "PROBLEM", "it was not built when dyt was installed")
+    with pytest.raises(ValueError, match=r"'cpu' cannot run: .* not built .* C\+\+ compiler"):
+        dyt(X, ONE, backend="cpu")
+    assert torch.equal(dyt(X, ONE, C3), dyt(X, ONE, C3, backend="reference"))
+
+
+def fresh(module: ModuleType) -> ModuleType:
+    """A second copy of a module, imported as if for the first time."""
+    spec = importlib.util.spec_from_file_location("fresh", module.__file__)
+    copy = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(copy)
+    return copy
+
+
+def test_environment_chooses_the_backend(monkeypatch):
+    x = torch.randn(2, 3, requires_grad=True)
+    assert "Tanh" not in type(fresh(functional).dyt(x, ONE).grad_fn).__name__
+    monkeypatch.setenv("DYT_BACKEND", "reference")
+    assert "Tanh" in type(fresh(functional).dyt(x, ONE).grad_fn).__name__
+    monkeypatch.setenv("DYT_BACKEND", "gpu")
+    with pytest.raises(ValueError, match="backend = 'gpu' is unknown"):
+        fresh(functional).dyt(x, ONE)
+
+
+def test_environment_chooses_accuracy(monkeypatch):
+    x = torch.linspace(-5, 5, 1000)
+    monkeypatch.setenv("DYT_ACCURATE", "1")
+    accurate = fresh(functional).dyt(x, ONE)
+    assert torch.equal(accurate, dyt(x, ONE, accurate=True))
+    assert not torch.equal(accurate, dyt(x, ONE, accurate=False))
+
+
+def test_a_missing_extension_is_noted_in_silence(monkeypatch, capfd):
+    monkeypatch.setitem(sys.modules, "_dyt_cpu", None)
+    assert fresh(cpu).PROBLEM == "it was not built when dyt was installed"
+    assert capfd.readouterr() == ("", "")
