@@ -9,7 +9,9 @@ from dyt.norm import Norm
 
 if TYPE_CHECKING:
     from dyt.conversion import convert
+    from dyt.folding import fold
     from dyt.layers import Derf, DynamicErf, DynamicTanh, DyT
+    from dyt.linear import DyTLinear
     from dyt.report import Kept, Replacement, Report
     from dyt.rules import WAV2VEC2_SKIP, drop_zero_init, scale_embedding
     from dyt.standard import BatchNorm, ChannelsFirstLayerNorm
@@ -22,6 +24,7 @@ __all__ = [
     "ChannelsFirstLayerNorm",
     "Derf",
     "DyT",
+    "DyTLinear",
     "DynamicErf",
     "DynamicTanh",
     "Kept",
@@ -30,12 +33,15 @@ __all__ = [
     "Report",
     "convert",
     "drop_zero_init",
+    "fold",
     "scale_embedding",
 ]
 
 _NEEDS_TORCH = {
     "conversion": ("convert",),
+    "folding": ("fold",),
     "layers": ("Derf", "DyT", "DynamicErf", "DynamicTanh"),
+    "linear": ("DyTLinear",),
     "report": ("Kept", "Replacement", "Report"),
     "rules": ("WAV2VEC2_SKIP", "drop_zero_init", "scale_embedding"),
     "standard": ("BatchNorm", "ChannelsFirstLayerNorm"),
