@@ -14,10 +14,10 @@ from dyt.layers import DynamicErf, DynamicTanh
 class DyTLinear(nn.Module):
     """Linear(DyT(x)), of which backward keeps the input x and no other activation.
 
-    The two layers apart keep x, tanh(αx), γ's input and DyT's output, which the gradient of the
-    Linear's weight needs. Here backward computes those again from x by the same operations, so
-    output and gradients are the two layers' to the last bit: element-wise work for memory, and no
-    matrix product twice. What no gradient needs, DyT's output where the Linear's weight is frozen,
+    The two layers apart keep three: x, tanh(αx), and DyT's output, which the gradient of the
+    Linear's weight needs. Here backward computes the other two again from x by the same operations,
+    so output and gradients are the two layers' to the last bit: element-wise work for memory, and
+    no matrix product twice. What no gradient needs, DyT's output where the Linear's weight is frozen,
     is not computed again. Under torch.func's transforms (vmap, grad) all is kept. Autocast,
     torch.compile, gradient checkpointing and second derivatives go as with the two layers.
 
