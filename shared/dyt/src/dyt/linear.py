@@ -17,8 +17,8 @@ class DyTLinear(nn.Module):
     The two layers apart keep three: x, tanh(αx), and DyT's output, which the gradient of the
     Linear's weight needs. Here backward computes the other two again from x by the same operations,
     so output and gradients are the two layers' to the last bit: element-wise work for memory, and
-    no matrix product twice. What no gradient needs, DyT's output where the Linear's weight is frozen,
-    is not computed again. Under torch.func's transforms (vmap, grad) all is kept. Autocast,
+    no matrix product twice. What no gradient needs is not computed again: DyT's output where the
+    Linear's weight is frozen. Under torch.func's transforms (vmap, grad) all is kept. Autocast,
     torch.compile, gradient checkpointing and second derivatives go as with the two layers.
 
     Backward reads the parameters again too: step the optimizer after it, not before. Hooks on the
