@@ -1,0 +1,114 @@
+"""The GPU kernel as an H100 would run it: compiled without one, by the ptxas that Triton ships."""
+
+import math
+import re
+import subprocess
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from dyt.backends import triton as gpu
+from dyt.backends import triton_plan
+from dyt.backends.reference import result_dtype
+
+triton = pytest.importorskip("triton")
+
+FLOAT, BFLOAT, HALF = torch.float32, torch.bfloat16, torch.float16
+# Sizes of x, the channel axis, the types of x and of the parameters; what the papers' models have.
+COMPILED = {
+    "bf16 4096": ((4096, 4096), -1, BFLOAT, BFLOAT),
+    "fp32 4096": ((4096, 4096), -1, FLOAT, FLOAT),
+    "fp16 4096": ((4096, 4096), -1, HALF, HALF),
+    "autocast 4096": ((4096, 4096), -1, BFLOAT, FLOAT),
+    "bf16 768": ((128, 197, 768), -1, BFLOAT, BFLOAT),
+    "bf16 first": ((64, 96, 56, 56), 1, BFLOAT, BFLOAT),
+}
+NAMES = {FLOAT: "fp32", BFLOAT: "bf16", HALF: "fp16"}
+
+
+def build(name: str, types: dict[str, str], constants: dict) -> tuple[str, bytes]:
+    """PTX and machine code for an H100 of a kernel as it is launched, at aligned addresses."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    kernel = getattr(gpu._kernels(), name)
+    signature, values, hints = {}, {}, {}
+    for i, argument in enumerate(kernel.arg_names):
+        if argument in constants:
+            signature[argument], values[(i,)] = "constexpr", constants[argument]
+        elif argument in types:
+            signature[argument], hints[(i,)] = f"*{types[argument]}", [["tt.divisibility", 16]]
+        else:
+            signature[argument] = "i32"
+    source = ASTSource(kernel, signature, values, hints)
+    made = triton.compile(
+        source, target=GPUTarget("cuda", 90, 32), options={"num_warps": triton_plan.THREADS // 32}
+    )
+    return made.asm["ptx"], made.asm["cubin"]
+
+
+def resources(code: bytes, directory) -> dict[str, int]:
+    """Registers and bytes of memory that each thread needs."""
+    file = directory / "kernel.cubin"
+    file.write_bytes(code)
+    tool = triton.knobs.nvidia.cuobjdump.path
+    printed = subprocess.run([tool, "-res-usage", file], capture_output=True, text=True).stdout
+    return {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", printed)}
+
+
+@pytest.fixture
+def compiled(tmp_path, monkeypatch) -> Callable:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+
+    def compile(direction: str, model: str, squash: str) -> tuple[str, dict[str, int], int, int]:
+        """PTX, resources, loads of a thread in a round, and programs to a processor."""
+        sizes, axis, x_type, type = COMPILED[model]
+        x = torch.empty(sizes, dtype=x_type, device="meta")
+        parameter = torch.empty(sizes[axis], dtype=type, device="meta")
+        y_type = result_dtype(x, parameter)
+        method = gpu._method(squash, y_type, accurate=False)
+        size = max(x_type.itemsize, y_type.itemsize)
+        backward = direction == "backward"
+        strides = (x.stride(),) * (2 if backward else 1)
+        steps = triton_plan.STEPS_BACKWARD[method] if backward else triton_plan.STEPS
+        programs = triton_plan.PROGRAMS_BACKWARD if backward else triton_plan.PROGRAMS
+        launch = triton_plan.plan(sizes, strides, 1, axis, size, steps, 132 * programs)
+        constants = {"METHOD": method, "BIAS": True, **launch.constants}
+        if squash == "tanh":
+            constants["shift"] = None
+        types = dict.fromkeys(("alpha", "shift", "weight", "bias"), NAMES[type])
+        types |= {"x": NAMES[x_type], "dx": NAMES[x_type], "sums": "fp32"}
+        types |= {"y": NAMES[y_type], "grad": NAMES[y_type]}
+        ptx, code = build(direction, types, constants)
+        return ptx, resources(code, tmp_path), steps * len(strides), programs
+
+    return compile
+
+
+@pytest.mark.parametrize("squash", ["tanh", "erf"])
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+@pytest.mark.parametrize("model", COMPILED)
+def test_compiled_for_a_gpu(compiled, model, direction, squash):
+    ptx, used, loads, programs = compiled(direction, model, squash)
+    quick = squash == "tanh" and model.startswith("bf16")
+    assert ("tanh.approx.f32" in ptx) == quick
+    assert used["STACK"] == used["LOCAL"] == 0  # no register is spilt
+    # The registers of all programs that are to share a processor fit there.
+    assert used["REG"] * triton_plan.THREADS * programs <= 2**16
+    width = "[24]" if model == "autocast 4096" else "4"  # 8 bytes of x for 16 of y
+    assert len(re.findall(rf"ld\.global\.v{width}\.b32", ptx)) >= loads
+    assert len(re.findall(r"st\.global\.v[24]\.b32", ptx)) >= math.ceil(loads / 2)
+    loop = ptx[ptx.index("$L__BB0_") :]
+    assert "bar.sync" not in loop[: loop.rindex("bra")]
+
+
+@pytest.mark.parametrize("type", ["bf16", "fp32"])
+def test_the_final_sum_compiled_for_a_gpu(type, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    rows, columns = gpu._FINAL_TILE
+    names = ("dalpha", "dshift", "dweight", "dbias")
+    types = {"sums": "fp32", **dict.fromkeys(names, type)}
+    _, code = build("finalise", types, {"ROWS": rows, "COLUMNS": columns})
+    used = resources(code, tmp_path)
+    assert used["STACK"] == used["LOCAL"] == 0
