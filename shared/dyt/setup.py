@@ -18,6 +18,7 @@ X86_FLAGS = {
 }
 FLAGS = ["-O3", "-g0", "-fvisibility=hidden", "-Wno-maybe-uninitialized", "-Wno-uninitialized"]
 KERNEL = "csrc/kernel.cpp"
+HEADERS = ["csrc/kernel.h", "csrc/vectors.h"]
 
 
 def without(reason: object) -> None:
@@ -63,7 +64,7 @@ def extension() -> dict:
     kernel = CppExtension(
         "_dyt_cpu",
         ["csrc/dyt_cpu.cpp"],
-        depends=[KERNEL, "csrc/kernel.h"],
+        depends=[KERNEL, *HEADERS],
         define_macros=[("DYT_X86", None)] if x86 else [],
         extra_compile_args=flags,
     )

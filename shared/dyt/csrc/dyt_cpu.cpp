@@ -1,4 +1,7 @@
 // Registers the CPU kernels of dyt's operators, whose schemas dyt.backends.ops defines.
+//
+// Autograd's rule is here once more, as dyt.backends.ops has it: in Python, which is what there is
+// without this module, it takes longer than the kernel does on a small input.
 #include "kernel.h"
 
 #include <Python.h>
@@ -7,11 +10,15 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/result_type.h>
+#include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
 #include <algorithm>
+#include <functional>
+#include <numeric>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <vector>
 
@@ -46,25 +53,69 @@ bool supported(at::ScalarType type) {
   return type == at::kFloat || type == at::kBFloat16 || type == at::kHalf;
 }
 
+// Copies between float and the tensor's own type; an operator of torch for it would take longer.
+template <typename F>
+void with_data(const Tensor& tensor, const F& f) {
+  if (tensor.scalar_type() == at::kFloat) {
+    f(tensor.mutable_data_ptr<float>());
+  } else if (tensor.scalar_type() == at::kBFloat16) {
+    f(tensor.mutable_data_ptr<at::BFloat16>());
+  } else {
+    f(tensor.mutable_data_ptr<at::Half>());
+  }
+}
+
+void read(const Tensor& tensor, float* to) {
+  const Tensor plain = tensor.contiguous();
+  with_data(plain, [&](const auto* from) { std::copy_n(from, plain.numel(), to); });
+}
+
+float read_one(const Optional& tensor, const char* name) {
+  if (!tensor.has_value()) {
+    return -0.0f;
+  }
+  TORCH_CHECK(tensor->numel() == 1, name, " must have one element");
+  float value;
+  read(*tensor, &value);
+  return value;
+}
+
 std::vector<float> padded(const Optional& parameter, int64_t channels, float missing) {
   const int64_t room = (channels + dyt::kPadding - 1) / dyt::kPadding * dyt::kPadding;
   std::vector<float> values(room, missing);
   if (parameter.has_value()) {
-    const Tensor plain = parameter->to(at::kFloat).contiguous();
-    std::copy_n(plain.const_data_ptr<float>(), channels, values.begin());
+    TORCH_CHECK(
+        parameter->numel() == channels, "weight and bias must have ", channels, " elements");
+    read(*parameter, values.data());
   }
   return values;
 }
 
-at::ScalarType promoted(
-    const Tensor& x, const Tensor& alpha, const Optional& weight, const Optional& bias) {
-  at::ScalarType type = at::result_type(alpha, x);
-  for (const Optional* parameter : {&weight, &bias}) {
-    if (parameter->has_value()) {
-      type = c10::promoteTypes(type, (*parameter)->scalar_type());
+// What the operators are given besides gradients.
+struct Given {
+  const Tensor& x;
+  const Tensor& alpha;
+  const Optional& shift;
+  const Optional& weight;
+  const Optional& bias;
+  std::string_view squash;
+  int64_t channel_axis;
+  bool accurate;
+
+  // What the formula's type promotion ends in. A tensor without axes widens none that has some.
+  at::ScalarType promoted() const {
+    at::ScalarType type = at::result_type(alpha, x);
+    for (const Optional* parameter : {&shift, &weight, &bias}) {
+      if (parameter->has_value() && ((*parameter)->dim() > 0 || x.dim() == 0)) {
+        type = c10::promoteTypes(type, (*parameter)->scalar_type());
+      }
     }
+    return type;
   }
-  return type;
+};
+
+int64_t product(at::IntArrayRef sizes) {
+  return std::accumulate(sizes.begin(), sizes.end(), int64_t{1}, std::multiplies<int64_t>());
 }
 
 // Owns what a Problem points to.
@@ -73,48 +124,39 @@ struct Prepared {
   std::vector<float> weight, bias;
   dyt::Problem problem;
 
-  Prepared(
-      const Tensor& given, const Tensor& alpha, const Optional& gamma, const Optional& beta,
-      int64_t axis, bool accurate)
-      : x(given.contiguous()) {
-    const auto type = promoted(x, alpha, gamma, beta);
-    TORCH_CHECK(
-        supported(x.scalar_type()) && supported(type),
-        "dyt's CPU kernel has float32, bfloat16 and float16, not ", x.scalar_type(), " and ", type);
-    TORCH_CHECK(alpha.numel() == 1, "alpha must have one element");
-    const auto sizes = x.sizes();
-    const Optional& shaped = gamma.has_value() ? gamma : beta;
+  explicit Prepared(const Given& given) : x(given.x.contiguous()) {
+    const auto type = given.promoted();
+    for (const Optional& tensor : {Optional(x), Optional(given.alpha), given.shift, given.weight,
+                                   given.bias}) {
+      TORCH_CHECK(
+          !tensor.has_value() || supported(tensor->scalar_type()),
+          "dyt's CPU kernel has float32, bfloat16 and float16, not ", tensor->scalar_type());
+    }
+    const bool erf = given.squash == "erf";
+    TORCH_CHECK(erf || given.squash == "tanh", "dyt's CPU kernel has tanh and erf alone");
+    TORCH_CHECK(erf || !given.shift.has_value(), "dyt's CPU kernel shifts erf alone");
+    const int64_t axis = given.channel_axis;
+    const Optional& shaped = given.weight.has_value() ? given.weight : given.bias;
     const int64_t first = axis >= 0 ? axis
                           : shaped.has_value() ? x.dim() - shaped->dim()
                                                : std::max<int64_t>(0, x.dim() - 1);
     TORCH_CHECK(0 <= first && first <= x.dim(), "x has too few dimensions");
     const int64_t last = axis >= 0 ? axis + 1 : x.dim();
-    const auto product = [&](int64_t from, int64_t to) {
-      int64_t count = 1;
-      for (int64_t i = from; i < to; ++i) {
-        count *= sizes[i];
-      }
-      return count;
-    };
-    const int64_t channels = product(first, last);
-    for (const Optional* parameter : {&gamma, &beta}) {
-      TORCH_CHECK(
-          !parameter->has_value() || (*parameter)->numel() == channels,
-          "weight and bias must have ", channels, " elements");
-    }
-    weight = padded(gamma, channels, 1.0f);
-    bias = padded(beta, channels, -0.0f);  // what leaves every number as it is, -0 as well
+    const auto sizes = x.sizes();
+    const int64_t channels = product(sizes.slice(first, last - first));
+    weight = padded(given.weight, channels, 1.0f);
+    bias = padded(given.bias, channels, -0.0f);  // what leaves every number as it is, -0 as well
     problem = {
-        x.const_data_ptr(), x.scalar_type(), type, product(0, first), channels,
-        product(last, x.dim()), alpha.to(at::kFloat).const_data_ptr<float>()[0],
-        weight.data(), bias.data(), accurate};
+        x.const_data_ptr(), x.scalar_type(), type, product(sizes.slice(0, first)), channels,
+        product(sizes.slice(last)), read_one(given.alpha, "alpha"), read_one(given.shift, "shift"),
+        weight.data(), bias.data(), erf, given.accurate};
   }
 };
 
 Tensor forward(
-    const Tensor& x, const Tensor& alpha, const Optional& weight, const Optional& bias,
-    int64_t channel_axis, bool accurate) {
-  const Prepared prepared(x, alpha, weight, bias, channel_axis, accurate);
+    const Tensor& x, const Tensor& alpha, const Optional& shift, const Optional& weight,
+    const Optional& bias, c10::string_view squash, int64_t channel_axis, bool accurate) {
+  const Prepared prepared({x, alpha, shift, weight, bias, squash, channel_axis, accurate});
   Tensor y = at::empty(x.sizes(), x.options().dtype(prepared.problem.y_type));
   if (y.numel() > 0) {
     kernels().forward(prepared.problem, y.mutable_data_ptr());
@@ -122,16 +164,19 @@ Tensor forward(
   return y;
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
-    const Tensor& grad, const Tensor& x, const Tensor& alpha, const Optional& weight,
-    const Optional& bias, int64_t channel_axis, bool accurate) {
-  const Prepared prepared(x, alpha, weight, bias, channel_axis, accurate);
+using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+Gradients backward(
+    const Tensor& grad, const Tensor& x, const Tensor& alpha, const Optional& shift,
+    const Optional& weight, const Optional& bias, c10::string_view squash, int64_t channel_axis,
+    bool accurate) {
+  const Prepared prepared({x, alpha, shift, weight, bias, squash, channel_axis, accurate});
   const dyt::Problem& problem = prepared.problem;
   TORCH_CHECK(grad.sizes() == x.sizes(), "grad must have the shape of x");
   const Tensor dy = grad.to(problem.y_type).contiguous();
   Tensor dx = at::empty(x.sizes(), x.options());
   std::vector<float> dweight(problem.channels), dbias(problem.channels);
-  dyt::Sums sums{0.0, dweight.data(), dbias.data()};
+  dyt::Sums sums{0.0, 0.0, dweight.data(), dbias.data()};
   if (dx.numel() > 0) {
     kernels().backward(problem, dy.const_data_ptr(), dx.mutable_data_ptr(), sums);
   }
@@ -139,12 +184,70 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
     if (!parameter.has_value()) {
       return at::empty({0}, x.options().dtype(at::kFloat));
     }
-    Tensor result = at::empty(parameter->sizes(), x.options().dtype(at::kFloat));
-    std::copy_n(values, result.numel(), result.mutable_data_ptr<float>());
-    return result.to(parameter->scalar_type());
+    Tensor result = at::empty(parameter->sizes(), parameter->options());
+    with_data(result, [&](auto* to) { std::copy_n(values, result.numel(), to); });
+    return result;
   };
-  const float dalpha = sums.alpha;
-  return {dx, gradient(alpha, &dalpha), gradient(weight, sums.weight), gradient(bias, sums.bias)};
+  const float dalpha = sums.alpha, dshift = sums.shift;
+  return {
+      dx, gradient(alpha, &dalpha), gradient(shift, &dshift), gradient(weight, sums.weight),
+      gradient(bias, sums.bias)};
+}
+
+// --- autograd
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+Optional present(const Tensor& tensor) {
+  return tensor.defined() ? Optional(tensor) : std::nullopt;
+}
+
+struct Function : torch::autograd::Function<Function> {
+  static Tensor forward(
+      AutogradContext* context, const Tensor& x, const Tensor& alpha, const Optional& shift,
+      const Optional& weight, const Optional& bias, std::string squash, int64_t channel_axis,
+      bool accurate) {
+    static const auto op = c10::Dispatcher::singleton()
+                               .findSchemaOrThrow("dyt::dyt", "")
+                               .typed<decltype(::forward)>();
+    at::AutoDispatchBelowADInplaceOrView guard;
+    const auto or_none = [](const Optional& tensor) { return tensor.value_or(Tensor()); };
+    context->save_for_backward({x, alpha, or_none(shift), or_none(weight), or_none(bias)});
+    context->saved_data["squash"] = squash;
+    context->saved_data["channel_axis"] = channel_axis;
+    context->saved_data["accurate"] = accurate;
+    return op.call(x, alpha, shift, weight, bias, squash, channel_axis, accurate);
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& grads) {
+    static const auto op = c10::Dispatcher::singleton()
+                               .findSchemaOrThrow("dyt::dyt_backward", "")
+                               .typed<decltype(::backward)>();
+    const variable_list saved = context->get_saved_variables();
+    const std::string squash = context->saved_data["squash"].toStringRef();
+    // Python's rule for second derivatives is passed by where none are wanted.
+    std::optional<at::AutoDispatchBelowADInplaceOrView> guard;
+    if (!at::GradMode::is_enabled()) {
+      guard.emplace();
+    }
+    auto [dx, dalpha, dshift, dweight, dbias] = op.call(
+        grads[0], saved[0], saved[1], present(saved[2]), present(saved[3]), present(saved[4]),
+        squash, context->saved_data["channel_axis"].toInt(),
+        context->saved_data["accurate"].toBool());
+    const auto wanted = [&](size_t i, const Tensor& found) {
+      return saved[i].defined() ? found : Tensor();
+    };
+    return {dx, dalpha, wanted(2, dshift), wanted(3, dweight), wanted(4, dbias),
+            Tensor(), Tensor(), Tensor()};
+  }
+};
+
+Tensor differentiable(
+    const Tensor& x, const Tensor& alpha, const Optional& shift, const Optional& weight,
+    const Optional& bias, c10::string_view squash, int64_t channel_axis, bool accurate) {
+  return Function::apply(
+      x, alpha, shift, weight, bias, std::string(squash), channel_axis, accurate);
 }
 
 }  // namespace
@@ -152,6 +255,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
 TORCH_LIBRARY_IMPL(dyt, CPU, library) {
   library.impl("dyt", &forward);
   library.impl("dyt_backward", &backward);
+}
+
+// The rule calls operators alone, so it does for GPUs as well.
+TORCH_LIBRARY_IMPL(dyt, AutogradCPU, library) {
+  library.impl("dyt", &differentiable);
+}
+TORCH_LIBRARY_IMPL(dyt, AutogradCUDA, library) {
+  library.impl("dyt", &differentiable);
 }
 
 // Importing the module is what registers the kernels; it holds nothing.

@@ -1,271 +1,266 @@
-// Computes DyT and its gradients in one pass over memory each, in vectors of float32.
+// Computes the layers and their gradients in one pass over memory each, in vectors of float32.
 //
 // Compiled once for each CPU_CAPABILITY, with that capability's flags: see setup.py.
-#include "kernel.h"
+#include "vectors.h"
 
 #include <ATen/Parallel.h>
-#include <ATen/cpu/vec/functional.h>
-#include <ATen/cpu/vec/vec.h>
 
 #include <algorithm>
-#include <cstring>
-#include <type_traits>
 #include <vector>
 
 namespace dyt {
 namespace CPU_CAPABILITY {
 namespace {
 
-using Vec = at::vec::Vectorized<float>;
-constexpr int64_t kStep = 2 * Vec::size();  // a whole vector of bfloat16
-constexpr int64_t kGrain = 32768;           // elements below which a thread is not worth waking
-constexpr int64_t kMaxBlocks = 64;          // of rows, each with sums of its own
+constexpr int64_t kGrain = 32768;   // elements below which a thread is not worth waking
+constexpr int64_t kMaxBlocks = 64;  // of rows, each with sums of its own
 constexpr int64_t kMinRows = 32;
-static_assert(kPadding % kStep == 0);
+constexpr int64_t kStreamed = 1 << 25;  // bytes: more than most machines' caches have for a process
+constexpr int kTile = 4;  // rows that are walked along together: their sums stay in registers
 
-struct Pair {
-  Vec a, b;
+// The argument of the squashing function, times its scale.
+struct Argument {
+  Vec alpha, shift;
+
+  Argument(const Problem& problem, double scale)
+      : alpha(problem.alpha * scale),
+        shift(problem.shift == 0 ? -0.0f : float(problem.shift * scale)) {}  // -0 + -0 is -0
+
+  Pair operator()(const Pair& x) const {
+    return both([&](const Vec& x) { return at::vec::fmadd(alpha, x, shift); }, x);
+  }
 };
 
-template <typename T>
-inline Pair read(const T* from) {
-  if constexpr (std::is_same_v<T, float>) {
-    return {Vec::loadu(from), Vec::loadu(from + Vec::size())};
-  } else {
-    static_assert(at::vec::Vectorized<T>::size() == kStep);
-    auto [a, b] = at::vec::convert_to_float<T>(at::vec::Vectorized<T>::loadu(from));
-    return {a, b};
+// Sums over some elements, to be added up over the vector as well.
+struct Lanes {
+  Pair alpha{Vec(0.0f), Vec(0.0f)}, shift = alpha, weight = alpha, bias = alpha;
+};
+
+// What one step adds to the sums. Returns dx.
+template <typename F>
+inline Pair differentiate(
+    const Pair& x, const Pair& grad, const Argument& argument, const Vec& alpha,
+    const Pair& weight, Lanes& sums) {
+  constexpr auto times = [](const Vec& a, const Vec& b) { return a * b; };
+  constexpr auto add = [](const Vec& a, const Vec& b) { return a + b; };
+  constexpr auto fmadd = [](const Vec& a, const Vec& b, const Vec& c) {
+    return at::vec::fmadd(a, b, c);
+  };
+  Pair slope;
+  const Pair y = F::value_and_slope(argument(x), slope);
+  slope = both(times, both(times, grad, weight), slope);
+  sums.alpha = both(fmadd, slope, x, sums.alpha);
+  if constexpr (F::shifted) {
+    sums.shift = both(add, sums.shift, slope);
   }
-}
-
-template <typename T>
-inline void write(T* to, const Pair& values) {
-  if constexpr (std::is_same_v<T, float>) {
-    values.a.store(to);
-    values.b.store(to + Vec::size());
-  } else {
-    at::vec::convert_from_float<T>(values.a, values.b).store(to);
-  }
-}
-
-// The last elements of a run, fewer than a step; the rest of the step is zero.
-template <typename T>
-inline Pair read(const T* from, int64_t count) {
-  alignas(64) T buffer[kStep] = {};
-  std::memcpy(static_cast<void*>(buffer), from, count * sizeof(T));
-  return read(buffer);
-}
-
-template <typename T>
-inline void write(T* to, const Pair& values, int64_t count) {
-  alignas(64) T buffer[kStep];
-  write(buffer, values);
-  std::memcpy(static_cast<void*>(to), buffer, count * sizeof(T));
-}
-
-inline float sum(const Vec& values) {
-  return at::vec::vec_reduce_all<float>([](const Vec& a, const Vec& b) { return a + b; }, values);
-}
-
-// v·P(v²)/Q(v²), held to ±1. Odd, keeps the sign of 0, passes NaN on. `end` is where the fraction
-// has risen past 1, so that all from there on is ±1.
-template <size_t n>
-inline Vec fraction(const Vec& x, float end, const float (&p)[n], const float (&q)[n]) {
-  using at::vec::clamp;
-  using at::vec::fmadd;
-  const Vec v = clamp(x, Vec(-end), Vec(end));
-  const Vec u = v * v;
-  Vec top(p[n - 1]), bottom(q[n - 1]);
-  for (size_t i = n - 1; i-- > 0;) {
-    top = fmadd(top, u, Vec(p[i]));
-    bottom = fmadd(bottom, u, Vec(q[i]));
-  }
-  return clamp(v * top / bottom, Vec(-1.0f), Vec(1.0f));
-}
-
-// Degrees 9 and 8, minimax in relative error (2.1e-8) on [0, 9.02], from where on tanh rounds to 1.
-// The error is 5.6 ulp at most over all of float32, and 6.4 where there is no fused multiply-add.
-constexpr float kTop[] = {
-    1.0f, 1.3379723334552876e-1f, 3.4940407878825052e-3f, 2.0583576838096430e-5f,
-    1.3319191554277749e-8f};
-constexpr float kBottom[] = {
-    1.0f, 4.6713038585743591e-1f, 2.5871097350323884e-2f, 3.2831027247690996e-4f,
-    7.7620711028347068e-7f};
-
-// For results in 16 bits, whose tanh is 1 from 4.51 on: degrees 7 and 6, 6.2e-8 on [0, 5].
-constexpr float kShortTop[] = {
-    1.0f, 1.2548258159994890e-1f, 2.5090445862289390e-3f, 5.1832476425819410e-6f};
-constexpr float kShortBottom[] = {
-    1.0f, 4.5881531058057770e-1f, 2.2115142844635240e-2f, 1.6904359562954950e-4f};
-
-// tanh for a result of type Y.
-template <typename Y, bool accurate>
-inline Vec squash(const Vec& x) {
-  if constexpr (accurate) {
-    return x.tanh();
-  } else if constexpr (std::is_same_v<Y, float>) {
-    return fraction(x, 9.6f, kTop, kBottom);
-  } else {
-    return fraction(x, 6.4f, kShortTop, kShortBottom);
-  }
-}
-
-template <typename Y, bool accurate>
-inline Pair apply(const Pair& x, const Vec& alpha, const Pair& weight, const Pair& bias) {
-  return {
-      at::vec::fmadd(weight.a, squash<Y, accurate>(alpha * x.a), bias.a),
-      at::vec::fmadd(weight.b, squash<Y, accurate>(alpha * x.b), bias.b)};
-}
-
-// What one vector adds to the sums, and dx.
-template <typename Y, bool accurate>
-inline Vec differentiate(
-    const Vec& x, const Vec& grad, const Vec& alpha, const Vec& weight,
-    Vec& dalpha, Vec& dweight, Vec& dbias) {
-  const Vec t = squash<Y, accurate>(alpha * x);
-  const Vec slope = grad * weight * (Vec(1.0f) - t * t);
-  dalpha = at::vec::fmadd(slope, x, dalpha);
-  dweight = at::vec::fmadd(grad, t, dweight);
-  dbias = dbias + grad;
-  return slope * alpha;
+  sums.weight = both(fmadd, grad, y, sums.weight);
+  sums.bias = both(add, sums.bias, grad);
+  return both([&](const Vec& slope) { return slope * alpha; }, slope);
 }
 
 // One run of `count` elements. The parameters follow the elements, or are one number for all.
-template <typename X, typename Y, bool accurate, bool one>
+template <typename F, typename X, typename Y, bool one, bool streamed>
 void forward_run(const Problem& problem, int64_t count, int64_t channel, const X* x, Y* y) {
-  const Vec alpha(problem.alpha);
+  constexpr bool split = Split<X, Y>;
+  const Argument argument(problem, F::scale);
   const float* weight = problem.weight + channel;
   const float* bias = problem.bias + channel;
   const Pair weight1{Vec(*weight), Vec(*weight)}, bias1{Vec(*bias), Vec(*bias)};
+  const auto step = [&](int64_t i, const Pair& x) {
+    const Pair w = one ? weight1 : read<false>(weight + i);
+    const Pair b = one ? bias1 : read<false>(bias + i);
+    return both(
+        [](const Vec& w, const Vec& y, const Vec& b) { return at::vec::fmadd(w, y, b); },
+        w, F::value(argument(x)), b);
+  };
   const int64_t whole = count - count % kStep;
   for (int64_t i = 0; i < whole; i += kStep) {
-    const Pair w = one ? weight1 : read(weight + i);
-    const Pair b = one ? bias1 : read(bias + i);
-    write(y + i, apply<Y, accurate>(read(x + i), alpha, w, b));
+    write<split, streamed>(y + i, step(i, read_ahead<split>(x + i)));
   }
-  if (whole < count) {
-    const Pair w = one ? weight1 : read(weight + whole);
-    const Pair b = one ? bias1 : read(bias + whole);
-    const Pair last = read(x + whole, count - whole);
-    write(y + whole, apply<Y, accurate>(last, alpha, w, b), count - whole);
+  if (const int64_t left = count - whole) {
+    write<split>(y + whole, step(whole, read<split>(x + whole, left)), left);
   }
 }
 
-template <typename X, typename Y, bool accurate>
-void forward_all(const Problem& problem, void* out) {
+// γ and β in the order in which a step of the rows is read.
+template <bool split>
+struct Parameters {
+  std::vector<float> weight, bias;
+
+  Parameters(Problem& problem, bool rows) {
+    if (split && rows) {
+      const int64_t width = at::divup(problem.channels, kStep) * kStep;
+      weight.resize(width);
+      bias.resize(width);
+      for (int64_t i = 0; i < width; ++i) {
+        weight[split_place(i)] = problem.weight[i];
+        bias[split_place(i)] = problem.bias[i];
+      }
+      problem.weight = weight.data();
+      problem.bias = bias.data();
+    }
+  }
+};
+
+template <typename F, typename X, typename Y>
+void forward_all(Problem problem, void* out) {
   const X* x = static_cast<const X*>(problem.x);
   Y* y = static_cast<Y*>(out);
   const bool rows = problem.inner == 1;
+  const Parameters<Split<X, Y>> parameters(problem, rows);
   const int64_t runs = rows ? problem.outer : problem.outer * problem.channels;
   const int64_t length = rows ? problem.channels : problem.inner;
+  // What no cache holds until it is read is not worth reading the memory below it first.
+  const bool streamed = runs * length * sizeof(Y) >= kStreamed &&
+      reinterpret_cast<uintptr_t>(y) % kLine == 0 && length * sizeof(Y) % kLine == 0;
   at::parallel_for(0, runs, std::max<int64_t>(1, kGrain / length), [&](int64_t begin, int64_t end) {
     for (int64_t run = begin; run < end; ++run) {
-      const X* from = x + run * length;
-      Y* to = y + run * length;
-      if (rows) {
-        forward_run<X, Y, accurate, false>(problem, length, 0, from, to);
+      const int64_t at = run * length;
+      if (!rows) {
+        forward_run<F, X, Y, true, false>(problem, length, run % problem.channels, x + at, y + at);
+      } else if (streamed) {
+        forward_run<F, X, Y, false, true>(problem, length, 0, x + at, y + at);
       } else {
-        forward_run<X, Y, accurate, true>(problem, length, run % problem.channels, from, to);
+        forward_run<F, X, Y, false, false>(problem, length, 0, x + at, y + at);
       }
+    }
+    if (streamed) {
+      finish_streaming();
     }
   });
 }
 
-// One row of channels; its sums for γ and β are added to those of its block. Returns that for α.
-template <typename X, typename Y, bool accurate>
-float backward_row(
-    const Problem& problem, const X* x, const Y* grad, X* dx, float* dweight, float* dbias) {
+// Sums over a block of rows; one for each channel, padded to whole steps.
+struct Block {
+  double alpha = 0, shift = 0;
+  float* weight;
+  float* bias;
+};
+
+// `height` rows of channels, column by column.
+template <typename F, typename X, typename Y, int height>
+void backward_tile(const Problem& problem, const X* x, const Y* grad, X* dx, Block& block) {
+  constexpr bool split = Split<X, Y>;
+  const Argument argument(problem, F::scale);
   const Vec alpha(problem.alpha);
-  Pair dalpha{Vec(0.0f), Vec(0.0f)};
-  const auto step = [&](int64_t i, const Pair& x, const Pair& grad) {
-    const Pair weight = read(problem.weight + i);
-    Pair dw = read(dweight + i), db = read(dbias + i), out;
-    out.a = differentiate<Y, accurate>(x.a, grad.a, alpha, weight.a, dalpha.a, dw.a, db.a);
-    out.b = differentiate<Y, accurate>(x.b, grad.b, alpha, weight.b, dalpha.b, dw.b, db.b);
-    write(dweight + i, dw);
-    write(dbias + i, db);
-    return out;
-  };
   const int64_t count = problem.channels, whole = count - count % kStep;
+  Vec dalpha(0.0f), dshift(0.0f);
+  const auto column = [&](int64_t i, const auto& get, const auto& put) {
+    const Pair weight = read<false>(problem.weight + i);
+    Lanes lanes;
+    for (int row = 0; row < height; ++row) {
+      const int64_t at = row * count + i;
+      put(dx + at, differentiate<F>(get(x + at), get(grad + at), argument, alpha, weight, lanes));
+    }
+    dalpha = dalpha + (lanes.alpha.a + lanes.alpha.b);
+    dshift = dshift + (lanes.shift.a + lanes.shift.b);
+    const Pair dw = read<false>(block.weight + i), db = read<false>(block.bias + i);
+    write<false>(block.weight + i, {dw.a + lanes.weight.a, dw.b + lanes.weight.b});
+    write<false>(block.bias + i, {db.a + lanes.bias.a, db.b + lanes.bias.b});
+  };
   for (int64_t i = 0; i < whole; i += kStep) {
-    write(dx + i, step(i, read(x + i), read(grad + i)));
+    column(
+        i, [](const auto* from) { return read_ahead<split>(from); },
+        [](auto* to, const Pair& values) { write<split>(to, values); });
   }
   if (const int64_t left = count - whole) {
-    write(dx + whole, step(whole, read(x + whole, left), read(grad + whole, left)), left);
+    column(
+        whole, [left](const auto* from) { return read<split>(from, left); },
+        [left](auto* to, const Pair& values) { write<split>(to, values, left); });
   }
-  return sum(dalpha.a + dalpha.b);
+  block.alpha += sum(dalpha);
+  block.shift += sum(dshift);
 }
 
 // Channels last. Blocks depend on the shape alone, and are added up in order: the result is the
 // same to the last bit whatever the number of threads.
-template <typename X, typename Y, bool accurate>
-void backward_rows(const Problem& problem, const Y* grad, X* dx, Sums& sums) {
+template <typename F, typename X, typename Y>
+void backward_rows(Problem problem, const Y* grad, X* dx, Sums& sums) {
+  const Parameters<Split<X, Y>> parameters(problem, true);
   const X* x = static_cast<const X*>(problem.x);
   const int64_t rows = problem.outer, channels = problem.channels;
   const int64_t height = std::max(kMinRows, at::divup(rows, kMaxBlocks));
-  const int64_t blocks = at::divup(rows, height);
+  const int64_t count = at::divup(rows, height);
   const int64_t width = at::divup(channels, kStep) * kStep;
-  std::vector<float> parts(blocks * 2 * width);
-  std::vector<double> alphas(blocks);
+  std::vector<float> parts(count * 2 * width);
+  std::vector<Block> blocks(count);
   const int64_t grain = std::max<int64_t>(1, kGrain / (height * channels));
-  at::parallel_for(0, blocks, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t block = begin; block < end; ++block) {
-      float* dweight = parts.data() + block * 2 * width;
-      double total = 0;
-      for (int64_t row = block * height; row < std::min(rows, (block + 1) * height); ++row) {
+  at::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      Block& block = blocks[i];
+      block.weight = parts.data() + i * 2 * width;
+      block.bias = block.weight + width;
+      const int64_t stop = std::min(rows, (i + 1) * height);
+      int64_t row = i * height;
+      for (; row + kTile <= stop; row += kTile) {
         const int64_t at = row * channels;
-        total += backward_row<X, Y, accurate>(
-            problem, x + at, grad + at, dx + at, dweight, dweight + width);
+        backward_tile<F, X, Y, kTile>(problem, x + at, grad + at, dx + at, block);
       }
-      alphas[block] = total;
+      for (; row < stop; ++row) {
+        const int64_t at = row * channels;
+        backward_tile<F, X, Y, 1>(problem, x + at, grad + at, dx + at, block);
+      }
     }
   });
   std::vector<double> totals(2 * width);
-  for (int64_t block = 0; block < blocks; ++block) {
-    sums.alpha += alphas[block];
+  for (const Block& block : blocks) {
+    sums.alpha += block.alpha;
+    sums.shift += block.shift;
     for (int64_t i = 0; i < 2 * width; ++i) {
-      totals[i] += parts[block * 2 * width + i];
+      totals[i] += block.weight[i];
     }
   }
-  std::copy_n(totals.begin(), channels, sums.weight);
-  std::copy_n(totals.begin() + width, channels, sums.bias);
+  for (int64_t i = 0; i < channels; ++i) {
+    const int64_t place = Split<X, Y> ? split_place(i) : i;
+    sums.weight[i] = totals[place];
+    sums.bias[i] = totals[width + place];
+  }
 }
 
 struct Plane {
-  double alpha = 0, weight = 0, bias = 0;
+  double alpha = 0, shift = 0, weight = 0, bias = 0;
+
+  void operator+=(const Plane& other) {
+    alpha += other.alpha;
+    shift += other.shift;
+    weight += other.weight;
+    bias += other.bias;
+  }
 };
 
 // One channel of one example: a run of elements that share γ and β.
-template <typename X, typename Y, bool accurate>
-Plane backward_plane(
-    const Problem& problem, int64_t channel, const X* x, const Y* grad, X* dx) {
-  const Vec alpha(problem.alpha), weight(problem.weight[channel]);
+template <typename F, typename X, typename Y>
+Plane backward_plane(const Problem& problem, int64_t channel, const X* x, const Y* grad, X* dx) {
+  const Argument argument(problem, F::scale);
+  const Vec alpha(problem.alpha);
+  const Vec one(problem.weight[channel]);
+  const Pair weight{one, one};
+  constexpr bool split = Split<X, Y>;
   Plane plane;
   constexpr int64_t kChunk = 128 * kStep;  // float32 sums no further than this
   for (int64_t start = 0; start < problem.inner; start += kChunk) {
-    Vec da(0.0f), dw(0.0f), db(0.0f);
+    Lanes lanes;
     const auto step = [&](const Pair& x, const Pair& grad) {
-      Pair out;
-      out.a = differentiate<Y, accurate>(x.a, grad.a, alpha, weight, da, dw, db);
-      out.b = differentiate<Y, accurate>(x.b, grad.b, alpha, weight, da, dw, db);
-      return out;
+      return differentiate<F>(x, grad, argument, alpha, weight, lanes);
     };
     const int64_t stop = std::min(problem.inner, start + kChunk);
     int64_t i = start;
     for (; i + kStep <= stop; i += kStep) {
-      write(dx + i, step(read(x + i), read(grad + i)));
+      write<split>(dx + i, step(read_ahead<split>(x + i), read_ahead<split>(grad + i)));
     }
     if (i < stop) {
-      write(dx + i, step(read(x + i, stop - i), read(grad + i, stop - i)), stop - i);
+      const int64_t left = stop - i;
+      const Pair out = step(read<split>(x + i, left), read<split>(grad + i, left));
+      write<split>(dx + i, out, left);
     }
-    plane.alpha += sum(da);
-    plane.weight += sum(dw);
-    plane.bias += sum(db);
+    plane += {
+        sum(lanes.alpha.a + lanes.alpha.b), sum(lanes.shift.a + lanes.shift.b),
+        sum(lanes.weight.a + lanes.weight.b), sum(lanes.bias.a + lanes.bias.b)};
   }
   return plane;
 }
 
-template <typename X, typename Y, bool accurate>
+template <typename F, typename X, typename Y>
 void backward_planes(const Problem& problem, const Y* grad, X* dx, Sums& sums) {
   const X* x = static_cast<const X*>(problem.x);
   std::vector<Plane> planes(problem.outer * problem.channels);
@@ -273,30 +268,29 @@ void backward_planes(const Problem& problem, const Y* grad, X* dx, Sums& sums) {
   at::parallel_for(0, planes.size(), grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t at = i * problem.inner;
-      planes[i] = backward_plane<X, Y, accurate>(
+      planes[i] = backward_plane<F, X, Y>(
           problem, i % problem.channels, x + at, grad + at, dx + at);
     }
   });
   for (int64_t channel = 0; channel < problem.channels; ++channel) {
     Plane total;
     for (int64_t i = channel; i < int64_t(planes.size()); i += problem.channels) {
-      total.alpha += planes[i].alpha;
-      total.weight += planes[i].weight;
-      total.bias += planes[i].bias;
+      total += planes[i];
     }
     sums.alpha += total.alpha;
+    sums.shift += total.shift;
     sums.weight[channel] = total.weight;
     sums.bias[channel] = total.bias;
   }
 }
 
-template <typename X, typename Y, bool accurate>
+template <typename F, typename X, typename Y>
 void backward_all(const Problem& problem, const void* grad, void* dx, Sums& sums) {
   const Y* dy = static_cast<const Y*>(grad);
   if (problem.inner == 1) {
-    backward_rows<X, Y, accurate>(problem, dy, static_cast<X*>(dx), sums);
+    backward_rows<F, X, Y>(problem, dy, static_cast<X*>(dx), sums);
   } else {
-    backward_planes<X, Y, accurate>(problem, dy, static_cast<X*>(dx), sums);
+    backward_planes<F, X, Y>(problem, dy, static_cast<X*>(dx), sums);
   }
 }
 
@@ -305,44 +299,44 @@ struct Tag {
   using type = T;
 };
 
-template <typename F>
-void with_accuracy(bool accurate, const F& f) {
-  accurate ? f(std::true_type{}) : f(std::false_type{});
-}
-
-// Calls f with the types of x and y, and whether tanh is to be accurate. y is x's type or float.
-template <typename F>
-void with_types(const Problem& problem, const F& f) {
-  const bool widened = problem.y_type != problem.x_type;
-  with_accuracy(problem.accurate, [&](auto accurate) {
-    const auto narrow = [&](auto x) {
-      widened ? f(x, Tag<float>{}, accurate) : f(x, x, accurate);
-    };
-    if (problem.x_type == c10::kFloat) {
-      f(Tag<float>{}, Tag<float>{}, accurate);
-    } else if (problem.x_type == c10::kBFloat16) {
-      narrow(Tag<c10::BFloat16>{});
+// Calls f with the squashing function and the types of x and y, which is x's or float.
+template <typename Call>
+void with_types(const Problem& problem, const Call& f) {
+  const auto with_function = [&](auto x, auto y) {
+    using Y = typename decltype(y)::type;
+    if (problem.erf) {
+      problem.accurate ? f(Erf<Y, true>{}, x, y) : f(Erf<Y, false>{}, x, y);
     } else {
-      narrow(Tag<c10::Half>{});
+      problem.accurate ? f(Tanh<Y, true>{}, x, y) : f(Tanh<Y, false>{}, x, y);
     }
-  });
+  };
+  const auto with_result = [&](auto x) {
+    problem.y_type != problem.x_type ? with_function(x, Tag<float>{}) : with_function(x, x);
+  };
+  if (problem.x_type == c10::kFloat) {
+    with_function(Tag<float>{}, Tag<float>{});
+  } else if (problem.x_type == c10::kBFloat16) {
+    with_result(Tag<c10::BFloat16>{});
+  } else {
+    with_result(Tag<c10::Half>{});
+  }
 }
 
 }  // namespace
 
 void forward(const Problem& problem, void* y) {
-  with_types(problem, [&](auto x_type, auto y_type, auto accurate) {
+  with_types(problem, [&](auto function, auto x_type, auto y_type) {
     using X = typename decltype(x_type)::type;
     using Y = typename decltype(y_type)::type;
-    forward_all<X, Y, decltype(accurate)::value>(problem, y);
+    forward_all<decltype(function), X, Y>(problem, y);
   });
 }
 
 void backward(const Problem& problem, const void* grad, void* dx, Sums& sums) {
-  with_types(problem, [&](auto x_type, auto y_type, auto accurate) {
+  with_types(problem, [&](auto function, auto x_type, auto y_type) {
     using X = typename decltype(x_type)::type;
     using Y = typename decltype(y_type)::type;
-    backward_all<X, Y, decltype(accurate)::value>(problem, grad, dx, sums);
+    backward_all<decltype(function), X, Y>(problem, grad, dx, sums);
   });
 }
 

@@ -19,14 +19,17 @@ struct Problem {
   int64_t channels;
   int64_t inner;
   float alpha;
+  float shift;  // -0 where there is none: it leaves every number as it is
   const float* weight;
   const float* bias;
-  bool accurate;  // the library's tanh in place of the rational one
+  bool erf;       // in place of tanh
+  bool accurate;  // the library's function in place of the rational one
 };
 
 // Sums over all elements; dweight and dbias have room for the channels.
 struct Sums {
   double alpha;
+  double shift;
   float* weight;
   float* bias;
 };

@@ -1,20 +1,22 @@
-"""Offers DyT as a function, and chooses what computes it: a kernel, or the plain formula.
+"""Offers DyT and Derf as functions, and chooses what computes them: a kernel, or the plain formula.
 
-The environment variables DYT_BACKEND (reference or cpu) and DYT_ACCURATE (1 for the library's tanh)
-are read once, when this module is imported; arguments come before them.
+The environment variables DYT_BACKEND (reference, cpu or triton) and DYT_ACCURATE (1 for the
+library's tanh) are read once, when this module is imported; arguments come before them.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 
 import torch
 from torch import Tensor
 
-from dyt.backends import cpu
+from dyt.backends import cpu, triton
 from dyt.backends.reference import formula
 
-BACKENDS = ("reference", "cpu")
+BACKENDS = ("reference", "cpu", "triton")
+KERNELS = ("tanh", "erf")  # what these have
 
 _BACKEND = os.environ.get("DYT_BACKEND") or None
 _ACCURATE = os.environ.get("DYT_ACCURATE", "0") not in ("", "0")
@@ -33,8 +35,8 @@ def dyt(
     """γ·tanh(αx) + β, element by element, with the dtype that type promotion gives.
 
     A kernel computes in float32, whatever it reads and writes, and keeps for backward the input
-    and the parameters alone. What no kernel takes, float64 and tensors under torch.func's
-    transforms such as vmap, is computed by the formula.
+    and the parameters alone. What no kernel takes is computed by the formula: float64, tensors
+    under torch.func's transforms such as vmap, DTensor, and what is exported to ONNX.
 
     Args:
         x: the input, (…, *weight.shape), or (B, C, …) with channel_axis=1.
@@ -42,73 +44,150 @@ def dyt(
         weight: γ, or None for 1.
         bias: β, or None for 0.
         channel_axis: -1 for channels last, or 1.
-        backend: "reference" (the formula under ordinary autograd), "cpu" (the C++ kernel), or None
-            for DYT_BACKEND and, without that, for the kernel wherever it can run.
+        backend: "reference" (the formula under ordinary autograd), "cpu" (the C++ kernel),
+            "triton" (the GPU kernel), or None for DYT_BACKEND and, without that, for the kernel of
+            x's device wherever it can run.
         accurate: True for the library's tanh, False for a rational function within 7 units in the
             last place of it and much faster, None for DYT_ACCURATE. The formula is always accurate.
 
     Raises:
         ValueError: tensors that do not go together, or a backend that cannot run.
     """
-    _check(x, alpha, weight, bias, channel_axis)
-    if alpha.ndim > 1:
-        alpha = alpha.reshape(1)
-    if not _takes_kernel(x, alpha, weight, bias, _BACKEND if backend is None else backend):
-        return formula(x, alpha, weight, bias, channel_axis)
+    check(x, alpha, None, weight, bias, channel_axis)
+    alpha = _flat(alpha)
+    return compute(x, alpha, None, weight, bias, "tanh", channel_axis, backend, accurate)
+
+
+def derf(
+    x: Tensor,
+    alpha: Tensor,
+    shift: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    channel_axis: int = -1,
+    backend: str | None = None,
+    accurate: bool | None = None,
+) -> Tensor:
+    """γ·erf(αx + s) + β ("Stronger Normalization-Free Transformers", arXiv 2512.10938).
+
+    As `dyt`, with `shift`, s, of one element, or None for 0.
+
+    Raises:
+        ValueError: tensors that do not go together, or a backend that cannot run.
+    """
+    check(x, alpha, shift, weight, bias, channel_axis)
+    alpha, shift = _flat(alpha), None if shift is None else _flat(shift)
+    return compute(x, alpha, shift, weight, bias, "erf", channel_axis, backend, accurate)
+
+
+def compute(
+    x: Tensor,
+    alpha: Tensor,
+    shift: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    squash: str,
+    channel_axis: int,
+    backend: str | None = None,
+    accurate: bool | None = None,
+) -> Tensor:
+    """What `dyt` (squash "tanh") and `derf` ("erf") do with tensors that were checked."""
+    backend = _BACKEND if backend is None else backend
+    if not _takes_kernel(x, (alpha, shift, weight, bias), backend):
+        return formula(x, alpha, shift, weight, bias, squash, channel_axis)
     accurate = _ACCURATE if accurate is None else accurate
-    if channel_axis == 1:
+    if channel_axis == 1 and not x.is_contiguous():
         last = x.movedim(1, -1)
-        if last.is_contiguous() and not x.is_contiguous():  # torch.channels_last and its like
-            y = torch.ops.dyt.dyt(last, alpha, weight, bias, -1, accurate)
+        if last.is_contiguous():  # torch.channels_last and its like
+            y = _OPERATOR(last, alpha, shift, weight, bias, squash, -1, accurate)
             return y.movedim(-1, 1)
-    return torch.ops.dyt.dyt(x, alpha, weight, bias, channel_axis, accurate)
+    return _OPERATOR(x, alpha, shift, weight, bias, squash, channel_axis, accurate)
 
 
-def _takes_kernel(
-    x: Tensor, alpha: Tensor, weight: Tensor | None, bias: Tensor | None, backend: str | None
-) -> bool:
+def _flat(scalar: Tensor) -> Tensor:
+    """One element without axes that would broadcast the result's."""
+    return scalar.reshape(1) if scalar.ndim > 1 else scalar
+
+
+_OPERATOR = torch.ops.dyt.dyt.default
+_BACKENDS = {"cpu": cpu, "triton": triton}
+# Devices, and whose kernel the operator runs there.
+_BY_DEVICE = {"cpu": "triton" if triton.STANDS_IN else "cpu", "cuda": "triton"}
+
+
+def _takes_kernel(x: Tensor, parameters: tuple[Tensor | None, ...], backend: str | None) -> bool:
     if backend == "reference":
         return False
-    if backend not in (None, "cpu"):
-        known = " or ".join(map(repr, BACKENDS))
-        raise ValueError(f"backend = {backend!r} is unknown. Use {known}, or None for the fastest.")
-    here = x.device.type in ("cpu", "meta")
-    if backend == "cpu" and not here:
-        raise ValueError(
-            f"backend = 'cpu' cannot run: x is on {x.device}. Move x and the parameters to the"
-            " CPU, or use backend='reference'."
-        )
-    if backend == "cpu" and cpu.PROBLEM is not None:
-        raise ValueError(
-            f"backend = 'cpu' cannot run: the kernel is missing, as {cpu.PROBLEM}. {cpu.REMEDY};"
-            " or use backend='reference'."
-        )
-    # Autograd's rule for an operator does not go together with torch.func's transforms.
+    device = x.device.type
+    if backend is None:
+        name = _BY_DEVICE.get(device)
+        if name is None and device != "meta":
+            return False
+        possible = name is None or _BACKENDS[name].PROBLEM is None
+    else:
+        _check_backend(backend, device)
+        possible = True
     return (
-        here
-        and cpu.PROBLEM is None
-        and not torch._C._are_functorch_transforms_active()
+        possible
         and x.ndim > 0
         and x.dtype in cpu.DTYPES
-        and alpha.dtype in cpu.DTYPES
-        and (weight is None or weight.dtype in cpu.DTYPES)
-        and (bias is None or bias.dtype in cpu.DTYPES)
+        and all(p is None or (p.dtype in cpu.DTYPES and p.device == x.device) for p in parameters)
+        and not _is_transformed(x, *parameters)
     )
 
 
-def _check(
-    x: Tensor, alpha: Tensor, weight: Tensor | None, bias: Tensor | None, channel_axis: int
+def _is_transformed(*tensors: Tensor | None) -> bool:
+    """Whether something looks on that knows plain operations alone."""
+    # Autograd's rule for an operator does not go together with torch.func's transforms.
+    if torch._C._are_functorch_transforms_active() or torch.onnx.is_in_onnx_export():
+        return True
+    # DTensor knows how plain operations are sharded. It costs seconds to import where unused.
+    distributed = sys.modules.get("torch.distributed.tensor")
+    return distributed is not None and any(isinstance(t, distributed.DTensor) for t in tensors)
+
+
+def _check_backend(backend: str, device: str) -> None:
+    """Raise ValueError unless this backend can compute what lies on such a device."""
+    if backend not in BACKENDS:
+        known = ", ".join(map(repr, BACKENDS))
+        raise ValueError(f"backend = {backend!r} is unknown. Use {known}, or None for the fastest.")
+    kernel = _BACKENDS[backend]
+    if kernel.PROBLEM is not None:
+        raise ValueError(
+            f"backend = {backend!r} cannot run: {kernel.PROBLEM}. {kernel.REMEDY};"
+            " or use backend='reference'."
+        )
+    if device != "meta" and _BY_DEVICE.get(device) != backend:
+        place = {"cpu": "the CPU", "triton": "a CUDA device"}[backend]
+        raise ValueError(
+            f"backend = {backend!r} cannot run: x is on {device!r}. Move x and the parameters to"
+            f" {place}, or use backend='reference'."
+        )
+
+
+def check(
+    x: Tensor,
+    alpha: Tensor,
+    shift: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    channel_axis: int,
 ) -> None:
+    """Raise ValueError unless these tensors go together."""
     if channel_axis not in (-1, 1):
         raise ValueError(
             f"channel_axis = {channel_axis!r} is not supported: use -1 (channels last) or 1."
         )
-    if alpha.numel() != 1:
-        raise ValueError(
-            f"alpha has {alpha.numel()} elements, shape {tuple(alpha.shape)}, but DyT takes one α."
-        )
+    for name, scalar, symbol in (("alpha", alpha, "α"), ("shift", shift, "s")):
+        if scalar is not None and scalar.numel() != 1:
+            raise ValueError(
+                f"{name} has {scalar.numel()} elements, shape {tuple(scalar.shape)}, but there is"
+                f" one {symbol}."
+            )
     device = x.device
-    for name, tensor in (("x", x), ("alpha", alpha), ("weight", weight), ("bias", bias)):
+    named = (("alpha", alpha), ("shift", shift), ("weight", weight), ("bias", bias))
+    for name, tensor in (("x", x), *named):
         if tensor is None:
             continue
         if not tensor.dtype.is_floating_point:

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from dyt.backends.reference import SQUASHES, formula
+from dyt.functional import KERNELS, compute
 from dyt.norm import ALPHA0, Alpha, Squash, check_alpha0, check_choice, check_number
-
-SQUASHES: dict[str, Callable[[Tensor], Tensor]] = {
-    "tanh": torch.tanh,
-    "hardtanh": F.hardtanh,
-    "sigmoid": torch.sigmoid,
-    "identity": lambda x: x,
-    "erf": torch.erf,
-}
 
 
 class _Dynamic(nn.Module):
@@ -74,21 +67,10 @@ class _Dynamic(nn.Module):
         """
         if self.normalized_shape is not None:
             check_width(self, x, self.normalized_shape, self.channel_axis)
-        if self.alpha is not None:
-            x = self.alpha * x
-        if self.shift is not None:
-            x = x + self.shift
-        x = SQUASHES[self.squash](x)
-        if self.weight is not None:
-            x = x * self._along_channels(self.weight, x.ndim)
-        if self.bias is not None:
-            x = x + self._along_channels(self.bias, x.ndim)
-        return x
-
-    def _along_channels(self, parameter: Tensor, ndim: int) -> Tensor:
-        if self.channel_axis == -1:
-            return parameter
-        return parameter.view(-1, *(1,) * (ndim - 2))
+        axis = self.channel_axis
+        if self.alpha is None or self.squash not in KERNELS:
+            return formula(x, self.alpha, self.shift, self.weight, self.bias, self.squash, axis)
+        return compute(x, self.alpha, self.shift, self.weight, self.bias, self.squash, axis)
 
     def extra_repr(self) -> str:
         shape = "any width" if self.normalized_shape is None else _join(self.normalized_shape)

@@ -6,13 +6,15 @@ from importlib import import_module
 
 import torch
 
-from dyt.backends import ops  # noqa: F401  the schemas that the kernel implements
+from dyt.backends import triton  # and with it the schemas that the kernel implements
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def _load() -> str | None:
     """None if the kernel is loaded, else what keeps it from that."""
+    if triton.STANDS_IN:
+        return "DYT_BACKEND=triton and TRITON_INTERPRET=1 put the GPU kernel in its place"
     try:
         import_module("_dyt_cpu")
     except ModuleNotFoundError:

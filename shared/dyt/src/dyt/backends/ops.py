@@ -17,29 +17,44 @@ from dyt.backends.reference import formula, gradients, result_dtype
 
 Optional = Tensor | None
 
-_ARGUMENTS = "Tensor x, Tensor alpha, Tensor? weight, Tensor? bias, int channel_axis, bool accurate"
+_ARGUMENTS = (
+    "Tensor x, Tensor alpha, Tensor? shift, Tensor? weight, Tensor? bias,"
+    " str squash, int channel_axis, bool accurate"
+)
 
 library = torch.library.Library("dyt", "DEF")
 library.define(f"dyt({_ARGUMENTS}) -> Tensor")
-library.define(f"dyt_backward(Tensor grad, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)")
+library.define(
+    f"dyt_backward(Tensor grad, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
 
 
 def _forward(
-    x: Tensor, alpha: Tensor, weight: Optional, bias: Optional, channel_axis: int, accurate: bool
+    x: Tensor,
+    alpha: Tensor,
+    shift: Optional,
+    weight: Optional,
+    bias: Optional,
+    squash: str,
+    channel_axis: int,
+    accurate: bool,
 ) -> Tensor:
-    return formula(x, alpha, weight, bias, channel_axis).contiguous()
+    return formula(x, alpha, shift, weight, bias, squash, channel_axis).contiguous()
 
 
 def _backward(
     grad: Tensor,
     x: Tensor,
     alpha: Tensor,
+    shift: Optional,
     weight: Optional,
     bias: Optional,
+    squash: str,
     channel_axis: int,
     accurate: bool,
 ) -> tuple[Tensor, ...]:
-    return tuple(v.contiguous() for v in gradients(grad, x, alpha, weight, bias, channel_axis))
+    found = gradients(grad, x, alpha, shift, weight, bias, squash, channel_axis)
+    return tuple(v.contiguous() for v in found)
 
 
 library.impl("dyt", _forward, "CompositeExplicitAutograd")
@@ -48,9 +63,16 @@ library.impl("dyt_backward", _backward, "CompositeExplicitAutograd")
 
 @torch.library.register_fake("dyt::dyt", lib=library)
 def _forward_shape(
-    x: Tensor, alpha: Tensor, weight: Optional, bias: Optional, channel_axis: int, accurate: bool
+    x: Tensor,
+    alpha: Tensor,
+    shift: Optional,
+    weight: Optional,
+    bias: Optional,
+    squash: str,
+    channel_axis: int,
+    accurate: bool,
 ) -> Tensor:
-    return x.new_empty(x.shape, dtype=result_dtype(x, alpha, weight, bias))
+    return x.new_empty(x.shape, dtype=result_dtype(x, alpha, shift, weight, bias))
 
 
 @torch.library.register_fake("dyt::dyt_backward", lib=library)
@@ -58,31 +80,30 @@ def _backward_shapes(
     grad: Tensor,
     x: Tensor,
     alpha: Tensor,
+    shift: Optional,
     weight: Optional,
     bias: Optional,
+    squash: str,
     channel_axis: int,
     accurate: bool,
 ) -> tuple[Tensor, ...]:
     nothing = torch.promote_types(grad.dtype, torch.float32)
     return tuple(
         x.new_empty(0, dtype=nothing) if like is None else like.new_empty(like.shape)
-        for like in (x, alpha, weight, bias)
+        for like in (x, alpha, shift, weight, bias)
     )
 
 
 def _keep(ctx: Any, inputs: tuple, output: Any) -> None:
-    *tensors, ctx.channel_axis, ctx.accurate = inputs
+    *tensors, ctx.squash, ctx.channel_axis, ctx.accurate = inputs
     ctx.save_for_backward(*tensors)
 
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple:
-    _, _, weight, bias = tensors = ctx.saved_tensors
-    dx, dalpha, dweight, dbias = torch.ops.dyt.dyt_backward(
-        grad, *tensors, ctx.channel_axis, ctx.accurate
-    )
-    dweight = None if weight is None else dweight
-    dbias = None if bias is None else dbias
-    return dx, dalpha, dweight, dbias, None, None
+    tensors = ctx.saved_tensors
+    found = torch.ops.dyt.dyt_backward(grad, *tensors, ctx.squash, ctx.channel_axis, ctx.accurate)
+    wanted = (None if t is None else g for t, g in zip(tensors, found, strict=True))
+    return *wanted, None, None, None
 
 
 def _differentiate_twice(ctx: Any, *grads: Tensor) -> tuple:
@@ -90,7 +111,7 @@ def _differentiate_twice(ctx: Any, *grads: Tensor) -> tuple:
     given = ctx.saved_tensors
     with torch.enable_grad():
         inputs = [None if t is None else t.detach().requires_grad_() for t in given]
-        outputs = gradients(*inputs, ctx.channel_axis)
+        outputs = gradients(*inputs, ctx.squash, ctx.channel_axis)
         used = [(o, g) for o, g in zip(outputs, grads, strict=True) if o.requires_grad]
         wanted = [t for t in inputs if t is not None]
         found = iter(
@@ -98,7 +119,7 @@ def _differentiate_twice(ctx: Any, *grads: Tensor) -> tuple:
                 [o for o, _ in used], wanted, [g for _, g in used], allow_unused=True
             )
         )
-    return *(None if t is None else next(found) for t in inputs), None, None
+    return *(None if t is None else next(found) for t in inputs), None, None, None
 
 
 torch.library.register_autograd("dyt::dyt", _differentiate, setup_context=_keep, lib=library)

@@ -16,6 +16,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from dyt.backends import ops
 from dyt.backends.reference import result_dtype
 from dyt.backends.triton_plan import (
     PROGRAMS,
@@ -28,6 +29,8 @@ from dyt.backends.triton_plan import (
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # kernels run in Python, on the CPU
+# The operator itself then runs them on the CPU, to try out there what else belongs to a GPU.
+STANDS_IN = INTERPRETED and os.environ.get("DYT_BACKEND") == "triton"
 REMEDY = "Use Linux, an NVIDIA GPU, and torch for CUDA with the Triton that comes with it"
 
 _FINAL_TILE = (128, 32)  # partial sums and channels
@@ -177,3 +180,9 @@ def _method(squash: str, dtype: torch.dtype, accurate: bool) -> str:
     if accurate:
         return "library"
     return "approximate" if quick else "fraction"
+
+
+if PROBLEM is None:
+    for device in ("CUDA", "CPU") if STANDS_IN else ("CUDA",):
+        ops.library.impl("dyt", forward, device)
+        ops.library.impl("dyt_backward", backward, device)
