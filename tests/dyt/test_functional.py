@@ -1,6 +1,8 @@
 """DyT as a function: one result whatever computes it, and an operator that torch's tools accept."""
 
 import importlib.util
+import os
+import subprocess
 import sys
 from types import ModuleType
 
@@ -11,11 +13,12 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.library import opcheck
 
 from dyt import functional
-from dyt.backends import cpu
+from dyt.backends import cpu, triton
 from dyt.backends.reference import gradients
-from dyt.functional import dyt
+from dyt.functional import derf, dyt
 
-BACKENDS = functional.BACKENDS
+BACKENDS = ("reference", "cpu")  # what there is on every test machine
+FUNCTIONS = {"tanh": dyt, "erf": derf}
 LAYOUTS = {  # sizes of x, of γ and β, and the channel axis
     "last": ((3, 5, 7), (7,), -1),
     "trailing": ((3, 5, 7), (5, 7), -1),
@@ -26,27 +29,35 @@ LAYOUTS = {  # sizes of x, of γ and β, and the channel axis
 }
 
 
-def case(layout: str = "last", x_type=torch.float32, type=None) -> tuple[list, int]:
-    """Random x, α, γ and β that want gradients, and the channel axis."""
+def case(layout: str = "last", x_type=torch.float32, type=None, name="tanh") -> tuple[list, int]:
+    """Random x, α, for erf s, γ and β that want gradients, and the channel axis."""
     sizes, width, axis = LAYOUTS[layout]
     type = type or x_type
     x = 2 * torch.randn(sizes)
-    alpha = torch.tensor([0.7])
+    scalars = (
+        [torch.tensor([0.7])] if name == "tanh" else [torch.tensor([0.7]), torch.tensor([0.2])]
+    )
     weight, bias = (
         (None, None) if width is None else (1 + 0.3 * torch.randn(width), torch.randn(width))
     )
-    tensors = [x.to(x_type), *(None if t is None else t.to(type) for t in (alpha, weight, bias))]
+    parameters = (*scalars, weight, bias)
+    tensors = [x.to(x_type), *(None if t is None else t.to(type) for t in parameters)]
     return [None if t is None else t.requires_grad_() for t in tensors], axis
+
+
+def operands(tensors: list, name: str = "tanh") -> list:
+    """x, α, s, γ and β, as the operator takes them."""
+    return tensors if name == "erf" else [*tensors[:2], None, *tensors[2:]]
 
 
 def given(tensors: list) -> list:
     return [t for t in tensors if t is not None]
 
 
-def exact(tensors: list, axis: int, grad: Tensor) -> list[Tensor]:
+def exact(tensors: list, axis: int, grad: Tensor, function=dyt) -> list[Tensor]:
     """Output and gradients in float64, from the same numbers."""
     wide = [None if t is None else t.detach().double().requires_grad_() for t in tensors]
-    y = dyt(*wide, channel_axis=axis, backend="reference")
+    y = function(*wide, channel_axis=axis, backend="reference")
     return [y.detach(), *torch.autograd.grad(y, given(wide), grad.double())]
 
 
@@ -65,28 +76,30 @@ TOLERANCE = {
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("backend", "dtype"), TOLERANCE)
-def test_output_and_gradients_are_those_of_float64(backend, dtype, layout):
-    tensors, axis = case(layout, dtype)
-    y = dyt(*tensors, channel_axis=axis, backend=backend)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_output_and_gradients_are_those_of_float64(name, backend, dtype, layout):
+    tensors, axis = case(layout, dtype, name=name)
+    y = FUNCTIONS[name](*tensors, channel_axis=axis, backend=backend)
     grad = torch.randn(y.shape).to(dtype)
     found = [y, *torch.autograd.grad(y, given(tensors), grad)]
     rtol, atol = TOLERANCE[backend, dtype]
-    for got, expected in zip(found, exact(tensors, axis, grad), strict=True):
+    for got, expected in zip(found, exact(tensors, axis, grad, FUNCTIONS[name]), strict=True):
         assert got.dtype == dtype
         torch.testing.assert_close(got.detach().double(), expected, rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize("layout", ["last", "first", "none"])
-def test_formula_of_gradients_agrees_with_finite_differences(layout):
-    tensors, axis = case(layout, torch.float64)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_formula_of_gradients_agrees_with_finite_differences(name, layout):
+    tensors, axis = case(layout, torch.float64, name=name)
 
     def reference(*tensors):
-        return dyt(*tensors, channel_axis=axis, backend="reference")
+        return FUNCTIONS[name](*tensors, channel_axis=axis, backend="reference")
 
     assert torch.autograd.gradcheck(reference, tensors)
     expected = torch.autograd.grad(reference(*tensors).sum(), given(tensors))
-    found = gradients(torch.ones_like(tensors[0]), *tensors, axis)
-    for got, right in zip(given([f for f in found if f.numel()]), expected, strict=True):
+    found = gradients(torch.ones_like(tensors[0]), *operands(tensors, name), name, axis)
+    for got, right in zip([f for f in found if f.numel()], expected, strict=True):
         torch.testing.assert_close(got, right)
 
 
@@ -116,22 +129,25 @@ def test_float64_is_computed_by_the_formula():
     assert torch.equal(dyt(*tensors, backend="cpu"), dyt(*tensors, backend="reference"))
 
 
-def test_nothing_but_the_input_is_kept_for_backward():
-    tensors, _ = case("wide")
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_nothing_but_the_input_is_kept_for_backward(name):
+    tensors, _ = case("wide", name=name)
     kept = []
     with saved_tensors_hooks(lambda t: kept.append(t.data_ptr()), lambda t: t):
-        dyt(*tensors, backend="cpu")
+        FUNCTIONS[name](*tensors, backend="cpu")
     assert sorted(kept) == sorted(t.data_ptr() for t in tensors)
 
 
 @pytest.mark.parametrize("layout", ["last", "first", "none"])
 @pytest.mark.parametrize("x_type", [torch.float32, torch.bfloat16])
-def test_operator_passes_opcheck(layout, x_type):
-    tensors, axis = case(layout, x_type, torch.float32)
-    opcheck(torch.ops.dyt.dyt.default, (*tensors, axis, False))
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_operator_passes_opcheck(name, layout, x_type):
+    tensors, axis = case(layout, x_type, torch.float32, name)
+    tensors = operands(tensors, name)
+    opcheck(torch.ops.dyt.dyt.default, (*tensors, name, axis, False))
     detached = [None if t is None else t.detach() for t in tensors]
     grad = torch.randn(tensors[0].shape)
-    opcheck(torch.ops.dyt.dyt_backward.default, (grad, *detached, axis, False))
+    opcheck(torch.ops.dyt.dyt_backward.default, (grad, *detached, name, axis, False))
 
 
 class Layer(nn.Module):
@@ -211,11 +227,12 @@ def test_gradients_of_each_example_by_vmap():
             torch.testing.assert_close(got[i], expected)
 
 
-def test_second_derivatives_are_the_formulas():
-    tensors, axis = case("last")
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_second_derivatives_are_the_formulas(name):
+    tensors, axis = case("last", name=name)
     found = []
     for backend in BACKENDS:
-        y = dyt(*tensors, channel_axis=axis, backend=backend)
+        y = FUNCTIONS[name](*tensors, channel_axis=axis, backend=backend)
         (dx,) = torch.autograd.grad(y.square().sum(), tensors[:1], create_graph=True)
         found.append(torch.autograd.grad(dx.square().sum(), tensors))
     for first, second in zip(*found, strict=True):
@@ -248,7 +265,7 @@ X, ONE, C3 = torch.randn(2, 3), torch.ones(1), torch.ones(3)
         ((X + 0j, ONE), {}, "x has dtype torch.complex64"),
         ((X, ONE.int()), {}, "alpha has dtype torch.int32"),
         ((X, ONE, C3.bool()), {}, "weight has dtype torch.bool"),
-        ((X, C3), {}, r"alpha has 3 elements, shape \(3,\), but DyT takes one"),
+        ((X, C3), {}, r"alpha has 3 elements, shape \(3,\), but there is one α"),
         ((X, torch.ones(0)), {}, "alpha has 0 elements"),
         ((X, ONE, torch.ones(2)), {}, r"weight has shape \(2,\), which are not the channels, last"),
         ((X, ONE, ONE), {}, r"weight has shape \(1,\)"),
@@ -271,6 +288,12 @@ def test_bad_input(arguments, options, message, backend):
 def test_backend_that_is_unknown_or_cannot_run(monkeypatch):
     with pytest.raises(ValueError, match="backend = 'gpu' is unknown"):
         dyt(X, ONE, backend="gpu")
+    monkeypatch.setattr(triton, "PROBLEM", None)
+    with pytest.raises(ValueError, match=r"'triton' cannot run: x is on 'cpu'. Move .* CUDA"):
+        dyt(X, ONE, backend="triton")
+    monkeypatch.setattr(triton, "PROBLEM", "no CUDA device was found")
+    with pytest.raises(ValueError, match=r"'triton' cannot run: no CUDA device .* NVIDIA GPU"):
+        dyt(X, ONE, backend="triton")
     monkeypatch.setattr(cpu, "PROBLEM", "it was not built when dyt was installed")
     with pytest.raises(ValueError, match=r"'cpu' cannot run: .* not built .* C\+\+ compiler"):
         dyt(X, ONE, backend="cpu")
@@ -293,6 +316,42 @@ def test_environment_chooses_the_backend(monkeypatch):
     monkeypatch.setenv("DYT_BACKEND", "gpu")
     with pytest.raises(ValueError, match="backend = 'gpu' is unknown"):
         fresh(functional).dyt(x, ONE)
+
+
+SCRIPT = """
+import torch
+from dyt import DynamicErf, DynamicTanh
+torch.manual_seed(0)
+for layer in (DynamicTanh(24), DynamicErf(24, shift0=0.1), DynamicTanh(3, channel_axis=1)):
+    x = torch.randn(2, 3, 24, requires_grad=True)
+    y = layer(x)
+    y.square().sum().backward()
+    plain = layer.double()(x.double())
+    torch.testing.assert_close(y.double(), plain, rtol=1e-5, atol=1e-6)
+    found = x.grad
+    x.grad = None
+    plain.square().sum().backward()
+    torch.testing.assert_close(found, x.grad, rtol=1e-4, atol=1e-5)
+from dyt.backends import cpu, triton
+from dyt.functional import dyt
+assert triton._kernels.cache_info().currsize == 1
+try:
+    dyt(x, torch.ones(1), backend="cpu")
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_gpu_kernel_stands_in_for_the_layers_under_tritons_interpreter():
+    """What runs on a GPU besides the kernels: choice, operator, autograd, layers."""
+    found = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        env={**os.environ, "DYT_BACKEND": "triton", "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 0, found.stderr
+    assert "backend = 'cpu' cannot run: DYT_BACKEND=triton" in found.stdout
 
 
 def test_environment_chooses_accuracy(monkeypatch):

@@ -40,8 +40,8 @@ inline int64_t split_place(int64_t i) {
 using Int = at::vec::Vectorized<int32_t>;
 
 inline Int round_to_upper(const Vec& x) {
-  // To the nearest, halfway to even. Of a NaN made from numbers in bfloat16 no bit below is set,
-  // so that rounding cannot carry it over to 0.
+  // To the nearest, halfway to even. Of a NaN that comes from a number in bfloat16 no lower bit is
+  // set, so that rounding cannot carry it over to 0. See like().
   const Int bits = at::vec::cast<int32_t>(x);
   return bits + ((bits >> Int(16)) & Int(1)) + Int(0x7fff);
 }
@@ -159,6 +159,11 @@ inline Pair times_fraction(const Pair& x, const Pair& top, const Pair& bottom) {
   return both([](const Vec& x, const Vec& r) { return x * r; }, x, ratio);
 }
 
+// Of a NaN x, that NaN: functions of libraries return others, of all bits.
+inline Vec like(const Vec& x, const Vec& y) {
+  return Vec::blendv(y, x, x.isnan());
+}
+
 template <typename R>
 constexpr float kEnd = R::end * (R::scale < 0 ? -R::scale : R::scale);
 
@@ -234,7 +239,7 @@ struct Tanh {
   static constexpr double scale = accurate ? 1 : Rational::scale;
 
   static Pair exact(const Pair& x) {
-    return both([](const Vec& x) { return x.tanh(); }, x);
+    return both([](const Vec& x) { return like(x, x.tanh()); }, x);
   }
 
   static Pair value(const Pair& x) {
@@ -268,7 +273,7 @@ struct Erf {
   static Pair value(const Pair& x) {
     if constexpr (accurate) {
       // Vectorized's own is right to 1.5e-7 of 1, whatever the result.
-      return both([](const Vec& x) { return x.map(std::erf); }, x);
+      return both([](const Vec& x) { return like(x, x.map(std::erf)); }, x);
     } else if constexpr (wide) {
       return held<FullErf>(x);
     } else {
@@ -278,7 +283,7 @@ struct Erf {
 
   static Pair value_and_slope(const Pair& x, Pair& slope) {
     const Vec back(-1 / (scale * scale)), factor(1.1283791670955126f);  // 2/√π·exp(-x²)
-    slope = both([&](const Vec& x) { return factor * (back * x * x).exp(); }, x);
+    slope = both([&](const Vec& x) { return like(x, factor * (back * x * x).exp()); }, x);
     return value(x);
   }
 };

@@ -14,12 +14,12 @@ from dyt.layers import DynamicErf, DynamicTanh
 class DyTLinear(nn.Module):
     """Linear(DyT(x)), of which backward keeps the input x and no other activation.
 
-    The two layers apart keep three: x, tanh(αx), and DyT's output, which the gradient of the
-    Linear's weight needs. Here backward computes the other two again from x by the same operations,
-    so output and gradients are the two layers' to the last bit: element-wise work for memory, and
-    no matrix product twice. What no gradient needs is not computed again: DyT's output where the
-    Linear's weight is frozen. Under torch.func's transforms (vmap, grad) all is kept. Autocast,
-    torch.compile, gradient checkpointing and second derivatives go as with the two layers.
+    The two layers apart keep two: x, and DyT's output, which the gradient of the Linear's weight
+    needs (and tanh(αx) where no kernel computes DyT). Here backward computes them again from x by
+    the same operations, so output and gradients are the two layers' to the last bit: element-wise
+    work for memory, and no matrix product twice. Where the Linear's weight is frozen, and under
+    torch.func's transforms (vmap, grad), they simply are the two layers. Autocast, torch.compile,
+    gradient checkpointing and second derivatives go as with these.
 
     Backward reads the parameters again too: step the optimizer after it, not before. Hooks on the
     two layers run in backward once more.
@@ -50,11 +50,13 @@ class DyTLinear(nn.Module):
             ValueError: x does not have the width of the layers.
         """
         # The transforms of torch.func take no hooks on saved tensors, by which checkpoint works.
-        if not torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
-            return self._both(x)
-        if self.linear.weight.requires_grad:
+        if (
+            torch.is_grad_enabled()
+            and self.linear.weight.requires_grad
+            and not torch._C._are_functorch_transforms_active()
+        ):
             return _from_input(self._both, x)
-        return self.linear(_from_input(self.norm, x))
+        return self._both(x)
 
     def _both(self, x: Tensor) -> Tensor:
         return self.linear(self.norm(x))
