@@ -239,21 +239,6 @@ def test_second_derivatives_are_the_formulas(name):
         torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-4)
 
 
-def test_trains_under_distributed_data_parallel(tmp_path):
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
-    )
-    try:
-        layer, x = Layer(), torch.randn(3, 5, 7)
-        nn.parallel.DistributedDataParallel(layer)(x).sum().backward()
-        found = [p.grad.clone() for p in layer.parameters()]
-        layer.zero_grad()
-        layer(x).sum().backward()
-        assert all(map(torch.equal, found, [p.grad for p in layer.parameters()]))
-    finally:
-        torch.distributed.destroy_process_group()
-
-
 X, ONE, C3 = torch.randn(2, 3), torch.ones(1), torch.ones(3)
 
 

@@ -1,0 +1,149 @@
+"""The benchmarks of layers and training steps run, and their report shows the CSV and no more."""
+
+import importlib
+import sys
+from argparse import Namespace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import torch
+
+from dyt.backends import cpu
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+NAMES = ("measuring", "layers_report", "layers", "training_step")
+COMMON = (
+    "layer,pass,dtype,shape,rounds,ms_p10,ms_median,ms_p90,ratio_p10,ratio_median,ratio_p90,"
+    "kept_bytes,peak_bytes,device,threads,hardware,instructions,load,torch,python,triton,liger,time"
+)
+needs_kernel = pytest.mark.skipif(cpu.PROBLEM is not None, reason="no CPU kernel")
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """A function that imports a benchmark as running it as a script does."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    yield importlib.import_module
+    for name in NAMES:
+        sys.modules.pop(name, None)
+
+
+def line(layer: str, ms: float, ratio: float, shape: str = "2x8x64", time: str = "2026-01-02"):
+    memory = "4096,8192" if layer.startswith(("nn", "DyT")) else ","
+    return (
+        f'"{layer}",forward,float32,{shape},9,{ms},{ms},{ms},{ratio},{ratio},{ratio},{memory},'
+        f"cpu,1,A processor,AVX2,0.1,2.11.0,3.11.7,3.6.0,,{time}"
+    )
+
+
+@pytest.fixture
+def report(load, monkeypatch, tmp_path):
+    module = load("layers_report")
+    monkeypatch.setattr(module, "CSV", tmp_path / "layers.csv")
+    return module
+
+
+def write(report, *lines: str) -> None:
+    report.CSV.write_text("\n".join((COMMON, *lines, "")), encoding="utf-8")
+    report.write()
+
+
+def test_the_report_is_made_of_the_csv(report):
+    names = (report.BASE, report.EAGER, report.KERNEL, report.COPY)
+    write(report, *map(line, names, (2.0, 12.0, 1.5, 0.5), (1.0, 6.0, 0.75, 0.25)))
+    made = report.CSV.with_suffix(".md").read_text(encoding="utf-8")
+    assert "| nn.LayerNorm | 2 ms |" in made
+    assert "| DyT, kernel | 0.75 (0.75–0.75) |" in made
+    assert "| DyT, kernel | 1.00 / 2.00 |" in made  # memory, of 1024 float32
+    assert "| forward | float32 | ≤ 0.85 × LayerNorm | 0.75 |" in made
+    assert "| forward | float32 | ≥ 5× faster than the formula | 8.0× |" in made
+    assert "| forward | bfloat16 | ≤ 0.90 × LayerNorm | not measured |" in made
+    assert "## GPU\n\nnot measured" in made
+    plot = ElementTree.fromstring(report.CSV.with_suffix(".svg").read_text(encoding="utf-8"))
+    written = [element.text for element in plot.iter() if element.text]
+    assert report.KERNEL in written
+    assert "GPU: not measured" in written
+
+
+def test_a_bound_that_is_missed_is_bold(report):
+    write(report, line(report.BASE, 2, 1), line(report.KERNEL, 2.2, 1.1))
+    made = report.CSV.with_suffix(".md").read_text(encoding="utf-8")
+    assert "≤ 0.85 × LayerNorm | **1.10** |" in made
+
+
+def test_the_newest_run_of_a_shape_counts(report):
+    old, other = (line(report.KERNEL, 1, r, s) for r, s in ((0.51, "2x8x64"), (0.52, "1x8x64")))
+    write(report, old, other, line(report.KERNEL, 1, 0.53, time="2026-01-03"))
+    made = report.CSV.with_suffix(".md").read_text(encoding="utf-8")
+    assert "| DyT, kernel | 0.52 (0.52–0.52) | 0.53 (0.53–0.53) |" in made
+    assert "0.51" not in made
+
+
+def test_a_report_of_nothing_says_what_to_run(report):
+    with pytest.raises(SystemExit, match=r"run `python benchmarks/layers.py` first"):
+        report.write()
+
+
+def test_rows_of_other_columns_are_not_mixed(load, tmp_path):
+    append, file = load("measuring").append, tmp_path / "a.csv"
+    append(file, [{"a": 1}])
+    append(file, [{"a": 2}])
+    assert file.read_text(encoding="utf-8") == "a\n1\n2\n"
+    with pytest.raises(ValueError, match="other columns"):
+        append(file, [{"b": 3}])
+
+
+@needs_kernel
+def test_layers_are_measured(load, report):
+    layers, passes = load("layers"), ["forward", "backward", "forward+backward"]
+    given = Namespace(device="cpu", compiled=False, passes=passes, rounds=2)
+    where = load("measuring").place("cpu")
+    found = layers.rows((2, 8, 64), "float32", given, where, layers.cpu_seconds)
+    assert len(found) == 6 * len(passes)
+    load("measuring").append(report.CSV, found)
+    assert list(load("measuring").read(report.CSV)[0]) == COMMON.split(",")
+    report.write()
+    size = 2 * 8 * 64 * 4
+    kept = {row["layer"]: row["kept_bytes"] for row in found if row["kept_bytes"] != ""}
+    peak = {row["layer"]: row["peak_bytes"] for row in found if row["peak_bytes"] != ""}
+    assert kept[report.KERNEL] == size  # the input alone
+    assert kept[report.EAGER] == 2 * size  # and what tanh gave
+    # The result, the input's gradient, and the parameters' gradients with what they are summed in.
+    assert 2 * size <= peak[report.KERNEL] < 3 * size < peak[report.EAGER]
+
+
+@needs_kernel
+def test_training_steps_are_measured(load):
+    step = load("training_step")
+    found = step.rows("float32", 1, 2, model="vit_tiny_patch16_224", size=224)
+    assert [row["norm"] for row in found] == list(step.ARMS)
+    assert found[0]["ratio_of_medians"] == "1.000"
+    assert all(name in step.table(found) for name in step.ARMS)
+
+
+def test_the_arms_of_a_training_step_differ_in_the_norm_alone(load):
+    step = load("training_step")
+    networks = {arm: step.build(arm, "vit_tiny_patch16_224").eval() for arm in step.ARMS}
+    weights = [network.patch_embed.proj.weight for network in networks.values()]
+    assert all(torch.equal(weights[0], other) for other in weights[1:])
+    images = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        norm, kernel, formula = (network(images) for network in networks.values())
+    torch.testing.assert_close(kernel, formula, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(norm, formula, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--shape", "8x"], "'8x' is no shape such as 8x197x768"),
+        (["--rounds", "0"], "'0' is not a whole number from 1"),
+        (["--shape", "2x8", "--sweep"], "--sweep and --shape both say which shapes"),
+    ],
+)
+def test_mistaken_arguments_are_named(load, monkeypatch, capsys, arguments, said):
+    monkeypatch.setattr(sys, "argv", ["layers.py", *arguments])
+    with pytest.raises(SystemExit):
+        load("layers").parse()
+    assert said in capsys.readouterr().err

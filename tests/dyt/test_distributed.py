@@ -1,0 +1,68 @@
+"""DyT's operator where tensors are split: data parallel, fully sharded, and DTensor."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_module, distribute_tensor
+
+from dyt import DynamicErf, DynamicTanh
+
+
+@pytest.fixture
+def mesh(tmp_path):
+    """One process, which is a group."""
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+    )
+    yield init_device_mesh("cpu", (1,))
+    distributed.destroy_process_group()
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(6, 8), DynamicTanh(8), nn.Linear(8, 8), DynamicErf(8, shift0=0.1)
+    )
+
+
+def gradients(model: nn.Module, x: Tensor) -> list[Tensor]:
+    model.zero_grad()
+    model(x).square().sum().backward()
+    found = [p.grad for p in model.parameters()]
+    return [g.full_tensor() if isinstance(g, DTensor) else g for g in found]
+
+
+def assert_same(model: nn.Module, plain: nn.Module, x: Tensor) -> None:
+    for got, right in zip(gradients(model, x), gradients(plain, x), strict=True):
+        torch.testing.assert_close(got, right)
+
+
+def test_data_parallel(mesh):
+    plain, x = net(), torch.randn(5, 6)
+    model = nn.parallel.DistributedDataParallel(copy.deepcopy(plain))
+    assert_same(model, plain, x)
+
+
+def test_fully_sharded(mesh):
+    plain, x = net(), torch.randn(5, 6)
+    model = copy.deepcopy(plain)
+    for layer in model:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    assert all(isinstance(p, DTensor) for p in model.parameters())
+    with torch.profiler.profile() as seen:
+        assert_same(model, plain, x)
+    assert "dyt::dyt_backward" in {event.key for event in seen.key_averages()}
+
+
+@pytest.mark.parametrize("placement", [Shard(0), Shard(1), Replicate()])
+def test_dtensor_is_computed_by_plain_operations_which_it_knows(mesh, placement):
+    plain, x = net()[1:2], torch.randn(4, 8)
+    model = distribute_module(copy.deepcopy(plain), mesh)
+    y = model(distribute_tensor(x, mesh, [placement]))
+    assert y.placements == (placement,)
+    torch.testing.assert_close(y.full_tensor(), plain(x), rtol=1e-5, atol=1e-6)
