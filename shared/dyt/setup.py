@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import setup
@@ -49,8 +51,8 @@ def extension() -> dict:
                 without(error)
 
         def build_extension(self, extension) -> None:
-            for name, machine in {"DEFAULT": [], **(X86_FLAGS if x86 else {})}.items():
-                extension.extra_objects += self.compiler.compile(
+            def compiled(name: str, machine: list[str]) -> list[str]:
+                return self.compiler.compile(
                     [KERNEL],
                     output_dir=str(Path(self.build_temp) / name),
                     macros=[("CPU_CAPABILITY", name), (f"CPU_CAPABILITY_{name}", None)],
@@ -58,11 +60,17 @@ def extension() -> dict:
                     extra_postargs=[*flags, *machine],
                     depends=extension.depends,
                 )
+
+            variants = {"DEFAULT": [], **(X86_FLAGS if x86 else {})}
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                for objects in pool.map(compiled, variants, variants.values()):
+                    extension.extra_objects += objects
             super().build_extension(extension)
 
+    # The name is dyt.backends.cpu.MODULE, which says what it means.
     # Linked without -fopenmp: the threads have to be those of torch, whatever its library is.
     kernel = CppExtension(
-        "_dyt_cpu",
+        "_dyt_cpu_2",
         ["csrc/dyt_cpu.cpp"],
         depends=[KERNEL, *HEADERS],
         define_macros=[("DYT_X86", None)] if x86 else [],

@@ -42,7 +42,7 @@ def ulps(found: Tensor, exact: Tensor) -> float:
 
 def test_the_test_machine_has_the_kernel():
     assert cpu.PROBLEM is None
-    assert importlib.util.find_spec("_dyt_cpu") is not None
+    assert importlib.util.find_spec("_dyt_cpu_2") is not None
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -295,4 +295,5 @@ def test_every_set_of_instructions():
     for capability, process in started.items():
         out, errors = process.communicate()
         assert process.returncode == 0, errors
-        assert out.strip().lower() in (capability, "default")  # a machine may have less
+        # A machine may have less. Older versions of torch call the least "NO AVX".
+        assert out.strip().lower() in (capability, "default", "no avx")

@@ -348,6 +348,6 @@ def test_environment_chooses_accuracy(monkeypatch):
 
 
 def test_a_missing_extension_is_noted_in_silence(monkeypatch, capfd):
-    monkeypatch.setitem(sys.modules, "_dyt_cpu", None)
+    monkeypatch.setitem(sys.modules, "_dyt_cpu_2", None)
     assert fresh(cpu).PROBLEM == "it was not built when dyt was installed"
     assert capfd.readouterr() == ("", "")

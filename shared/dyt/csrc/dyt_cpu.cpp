@@ -18,7 +18,6 @@
 #include <numeric>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <tuple>
 #include <vector>
 
@@ -98,7 +97,7 @@ struct Given {
   const Optional& shift;
   const Optional& weight;
   const Optional& bias;
-  std::string_view squash;
+  c10::string_view squash;
   int64_t channel_axis;
   bool accurate;
 
@@ -247,7 +246,8 @@ Tensor differentiable(
     const Tensor& x, const Tensor& alpha, const Optional& shift, const Optional& weight,
     const Optional& bias, c10::string_view squash, int64_t channel_axis, bool accurate) {
   return Function::apply(
-      x, alpha, shift, weight, bias, std::string(squash), channel_axis, accurate);
+      x, alpha, shift, weight, bias, std::string(squash.data(), squash.size()), channel_axis,
+      accurate);
 }
 
 }  // namespace
@@ -266,7 +266,7 @@ TORCH_LIBRARY_IMPL(dyt, AutogradCUDA, library) {
 }
 
 // Importing the module is what registers the kernels; it holds nothing.
-PyMODINIT_FUNC PyInit__dyt_cpu() {
-  static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_dyt_cpu", nullptr, -1, nullptr};
+PyMODINIT_FUNC PyInit__dyt_cpu_2() {
+  static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_dyt_cpu_2", nullptr, -1, nullptr};
   return PyModule_Create(&definition);
 }

@@ -139,12 +139,25 @@ def _takes_kernel(x: Tensor, parameters: tuple[Tensor | None, ...], backend: str
 
 def _is_transformed(*tensors: Tensor | None) -> bool:
     """Whether something looks on that knows plain operations alone."""
-    # Autograd's rule for an operator does not go together with torch.func's transforms.
-    if torch._C._are_functorch_transforms_active() or torch.onnx.is_in_onnx_export():
+    if under_transform() or torch.onnx.is_in_onnx_export():
         return True
     # DTensor knows how plain operations are sharded. It costs seconds to import where unused.
     distributed = sys.modules.get("torch.distributed.tensor")
     return distributed is not None and any(isinstance(t, distributed.DTensor) for t in tensors)
+
+
+def under_transform() -> bool:
+    """Whether one of torch.func's transforms is at work, such as vmap or grad.
+
+    With these neither an operator's rule for autograd goes together, nor hooks on saved tensors.
+    """
+    if _UNTRACEABLE and torch.compiler.is_compiling():
+        return False
+    return torch._C._are_functorch_transforms_active()
+
+
+# torch.compile cannot trace that question before torch 2.6.
+_UNTRACEABLE = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6)
 
 
 def _check_backend(backend: str, device: str) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from dyt.functional import under_transform
 from dyt.layers import DynamicErf, DynamicTanh
 
 
@@ -49,12 +50,8 @@ class DyTLinear(nn.Module):
         Raises:
             ValueError: x does not have the width of the layers.
         """
-        # The transforms of torch.func take no hooks on saved tensors, by which checkpoint works.
-        if (
-            torch.is_grad_enabled()
-            and self.linear.weight.requires_grad
-            and not torch._C._are_functorch_transforms_active()
-        ):
+        # checkpoint works by hooks on saved tensors.
+        if torch.is_grad_enabled() and self.linear.weight.requires_grad and not under_transform():
             return _from_input(self._both, x)
         return self._both(x)
 

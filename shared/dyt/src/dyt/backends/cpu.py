@@ -9,6 +9,10 @@ import torch
 from dyt.backends import triton  # and with it the schemas that the kernel implements
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# A name of its own, not inside the package: a copy of the source tree has no built files, and where
+# it comes first on the path the installed kernel still has to be found. The number changes with the
+# operators' schemas: an older copy must not load a kernel for other operators than its own.
+MODULE = "_dyt_cpu_2"
 
 
 def _load() -> str | None:
@@ -16,7 +20,7 @@ def _load() -> str | None:
     if triton.STANDS_IN:
         return "DYT_BACKEND=triton and TRITON_INTERPRET=1 put the GPU kernel in its place"
     try:
-        import_module("_dyt_cpu")
+        import_module(MODULE)
     except ModuleNotFoundError:
         return "it was not built when dyt was installed"
     except ImportError as error:  # built for another version of torch, as a rule
@@ -24,8 +28,6 @@ def _load() -> str | None:
     return None
 
 
-# A name of the module's own, not inside the package: a copy of the source tree has no built files,
-# and where it comes first on the path the installed kernel still has to be found.
 PROBLEM = _load()
 REMEDY = (
     "Install a C++ compiler and, in the environment that has torch, run"

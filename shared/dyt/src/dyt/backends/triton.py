@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from functools import cache
 from importlib import import_module
+from importlib.metadata import version
 from importlib.util import find_spec
 from types import ModuleType
 
@@ -29,9 +30,8 @@ from dyt.backends.triton_plan import (
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # kernels run in Python, on the CPU
-# The operator itself then runs them on the CPU, to try out there what else belongs to a GPU.
-STANDS_IN = INTERPRETED and os.environ.get("DYT_BACKEND") == "triton"
-REMEDY = "Use Linux, an NVIDIA GPU, and torch for CUDA with the Triton that comes with it"
+REMEDY = "Use Linux, an NVIDIA GPU, and torch 2.8 or newer for CUDA, with the Triton it comes with"
+OLDEST = (3, 4)
 
 _FINAL_TILE = (128, 32)  # partial sums and channels
 
@@ -40,6 +40,8 @@ def _problem() -> str | None:
     """None if the kernels can run, else what keeps them from it."""
     if find_spec("triton") is None:
         return "Triton is not installed"
+    if tuple(map(int, version("triton").split(".")[:2])) < OLDEST:
+        return f"Triton {version('triton')} is older than 3.4, which comes with torch 2.8"
     if INTERPRETED:
         return None
     if torch.version.cuda is None:
@@ -49,6 +51,8 @@ def _problem() -> str | None:
 
 
 PROBLEM = _problem()
+# The operator itself then runs the kernels on the CPU, to try out there what else belongs to a GPU.
+STANDS_IN = INTERPRETED and PROBLEM is None and os.environ.get("DYT_BACKEND") == "triton"
 
 
 def forward(
