@@ -9,6 +9,7 @@ from types import ModuleType
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.autograd.graph import saved_tensors_hooks
 from torch.library import opcheck
 
@@ -237,6 +238,39 @@ def test_second_derivatives_are_the_formulas(name):
         found.append(torch.autograd.grad(dx.square().sum(), tensors))
     for first, second in zip(*found, strict=True):
         torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_third_derivatives_are_the_formulas(name):
+    """The loss has some without those of the operator, so that a lack of these raises no error."""
+    tensors, axis = case("last", name=name)
+    found = []
+    for backend in BACKENDS:
+        y = FUNCTIONS[name](*tensors, channel_axis=axis, backend=backend)
+        (first,) = torch.autograd.grad(y.square().sum(), tensors[:1], create_graph=True)
+        (second,) = torch.autograd.grad(first.square().sum(), tensors[:1], create_graph=True)
+        found.append(torch.autograd.grad((second * y).sum(), tensors))
+    for kernel, plain in zip(*found, strict=True):
+        torch.testing.assert_close(kernel, plain, rtol=1e-4, atol=1e-3)
+
+
+def test_forward_mode_differentiation():
+    (x, *parameters), _ = case("last")
+    with forward_ad.dual_level():
+        y = dyt(forward_ad.make_dual(x, torch.ones_like(x)), *parameters, backend="cpu")
+        found = forward_ad.unpack_dual(y).tangent
+    expected = torch.autograd.grad(dyt(x, *parameters).sum(), x)  # the Jacobian is diagonal
+    torch.testing.assert_close(found, *expected)
+
+
+def test_nested_and_sparse_tensors():
+    rows = [torch.randn(3, 7), torch.randn(5, 7)]
+    alpha, weight = torch.tensor([0.7]), torch.rand(7)
+    nested = torch.nested.nested_tensor(rows, layout=torch.jagged)
+    for found, row in zip(dyt(nested, alpha, weight).unbind(), rows, strict=True):
+        torch.testing.assert_close(found, dyt(row, alpha, weight))
+    eye = torch.eye(4)
+    torch.testing.assert_close(dyt(eye.to_sparse(), alpha).to_dense(), dyt(eye, alpha))
 
 
 X, ONE, C3 = torch.randn(2, 3), torch.ones(1), torch.ones(3)

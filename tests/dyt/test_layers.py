@@ -195,6 +195,12 @@ def test_compiled_kernel_computes_the_same():
     torch.testing.assert_close(x.grad, gradient)
 
 
+@pytest.mark.parametrize("layer", [DyT(None, affine=False), Derf(None, affine=False)])
+def test_a_layer_of_any_width_is_traced_by_fx(layer):
+    x = torch.randn(2, 8)
+    torch.testing.assert_close(torch.fx.symbolic_trace(layer)(x), layer(x))
+
+
 def test_meta_device_then_real():
     layer = DynamicTanh(4, device="meta")
     assert layer.alpha.is_meta

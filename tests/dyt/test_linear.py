@@ -6,6 +6,7 @@ from collections import OrderedDict
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call, grad, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -210,6 +211,24 @@ def test_gradients_per_sample():
 
     found, expected = (list(per_sample(net).values()) for net in (joined, apart))
     same(found, expected)
+
+
+def test_traced():
+    joined, apart = pair()
+    x = torch.randn(3, 8)
+    traced = torch.jit.trace(joined, x)  # which traces twice, and compares
+    same(run(traced, 2 * x), run(apart, 2 * x))
+
+
+def test_forward_mode_differentiation():
+    joined, apart = pair()
+    x = torch.randn(3, 8)
+
+    def tangent(net):
+        with forward_ad.dual_level():
+            return forward_ad.unpack_dual(net(forward_ad.make_dual(x, 2 * x))).tangent
+
+    same([tangent(joined)], [tangent(apart)])
 
 
 def test_changing_the_input_before_backward_is_an_error():

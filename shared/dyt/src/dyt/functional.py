@@ -11,6 +11,7 @@ import sys
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from dyt.backends import cpu, triton
 from dyt.backends.reference import formula
@@ -36,7 +37,11 @@ def dyt(
 
     A kernel computes in float32, whatever it reads and writes, and keeps for backward the input
     and the parameters alone. What no kernel takes is computed by the formula: float64, tensors
-    under torch.func's transforms such as vmap, DTensor, and what is exported to ONNX.
+    under torch.func's transforms such as vmap or under forward-mode differentiation, nested and
+    sparse tensors, DTensor, and what is exported to ONNX.
+
+    Programs that torch.export or torch.jit.trace saved call the kernels' operator: where they are
+    loaded, `import dyt.functional` has to come first.
 
     Args:
         x: the input, (…, *weight.shape), or (B, C, …) with channel_axis=1.
@@ -117,7 +122,7 @@ _BY_DEVICE = {"cpu": "triton" if triton.STANDS_IN else "cpu", "cuda": "triton"}
 
 
 def _takes_kernel(x: Tensor, parameters: tuple[Tensor | None, ...], backend: str | None) -> bool:
-    if backend == "reference":
+    if backend == "reference" or not isinstance(x, Tensor):  # such as a symbol of torch.fx
         return False
     device = x.device.type
     if backend is None:
@@ -131,6 +136,7 @@ def _takes_kernel(x: Tensor, parameters: tuple[Tensor | None, ...], backend: str
     return (
         possible
         and x.ndim > 0
+        and x.layout is torch.strided
         and x.dtype in cpu.DTYPES
         and all(p is None or (p.dtype in cpu.DTYPES and p.device == x.device) for p in parameters)
         and not _is_transformed(x, *parameters)
@@ -147,13 +153,13 @@ def _is_transformed(*tensors: Tensor | None) -> bool:
 
 
 def under_transform() -> bool:
-    """Whether one of torch.func's transforms is at work, such as vmap or grad.
+    """Whether a transform of torch.func such as vmap is at work, or forward-mode differentiation.
 
     With these neither an operator's rule for autograd goes together, nor hooks on saved tensors.
     """
     if _UNTRACEABLE and torch.compiler.is_compiling():
         return False
-    return torch._C._are_functorch_transforms_active()
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 # torch.compile cannot trace that question before torch 2.6.

@@ -18,9 +18,10 @@ class DyTLinear(nn.Module):
     The two layers apart keep two: x, and DyT's output, which the gradient of the Linear's weight
     needs (and tanh(αx) where no kernel computes DyT). Here backward computes them again from x by
     the same operations, so output and gradients are the two layers' to the last bit: element-wise
-    work for memory, and no matrix product twice. Where the Linear's weight is frozen, and under
-    torch.func's transforms (vmap, grad), they simply are the two layers. Autocast, torch.compile,
-    gradient checkpointing and second derivatives go as with these.
+    work for memory, and no matrix product twice. Where the Linear's weight is frozen, under
+    torch.func's transforms (vmap, grad), forward-mode differentiation and torch.jit.trace, they
+    simply are the two layers. Autocast, torch.compile, gradient checkpointing and second
+    derivatives go as with these.
 
     Backward reads the parameters again too: step the optimizer after it, not before. Hooks on the
     two layers run in backward once more.
@@ -50,8 +51,9 @@ class DyTLinear(nn.Module):
         Raises:
             ValueError: x does not have the width of the layers.
         """
-        # checkpoint works by hooks on saved tensors.
-        if torch.is_grad_enabled() and self.linear.weight.requires_grad and not under_transform():
+        # checkpoint works by hooks on saved tensors, which a trace of torch.jit cannot hold.
+        wanted = torch.is_grad_enabled() and self.linear.weight.requires_grad
+        if wanted and not under_transform() and not torch.jit.is_tracing():
             return _from_input(self._both, x)
         return self._both(x)
 

@@ -2,7 +2,7 @@
 
 torch.ops.dyt.dyt and torch.ops.dyt.dyt_backward run the plain formula wherever no kernel is
 registered for a device. What torch has to know of an operator besides is here: shapes for compilers
-and meta tensors, gradients of first and second order. Autocast needs no rule: it lets the operator
+and meta tensors, gradients of every order. Autocast needs no rule: it lets the operator
 through, and the result's dtype follows from the inputs' as the formula's does.
 """
 
@@ -107,16 +107,29 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple:
 
 
 def _differentiate_twice(ctx: Any, *grads: Tensor) -> tuple:
-    """Second derivatives, for gradient penalties: those of the formula's gradients."""
+    """Second derivatives, for gradient penalties: those of the formula's gradients.
+
+    Autograd differentiates these further, if a graph of them is wanted (create_graph).
+    """
+    further = torch.is_grad_enabled()
+
+    def apart(t: Tensor) -> Tensor:
+        """t as an input of its own: no gradient comes to it by way of another input."""
+        return t.view_as(t) if further and t.requires_grad else t.detach().requires_grad_()
+
     given = ctx.saved_tensors
     with torch.enable_grad():
-        inputs = [None if t is None else t.detach().requires_grad_() for t in given]
+        inputs = [None if t is None else apart(t) for t in given]
         outputs = gradients(*inputs, ctx.squash, ctx.channel_axis)
         used = [(o, g) for o, g in zip(outputs, grads, strict=True) if o.requires_grad]
         wanted = [t for t in inputs if t is not None]
         found = iter(
             torch.autograd.grad(
-                [o for o, _ in used], wanted, [g for _, g in used], allow_unused=True
+                [o for o, _ in used],
+                wanted,
+                [g for _, g in used],
+                create_graph=further,
+                allow_unused=True,
             )
         )
     return *(None if t is None else next(found) for t in inputs), None, None, None
