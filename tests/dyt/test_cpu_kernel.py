@@ -117,6 +117,18 @@ def test_a_nan_reaches_the_gradient(name, dtype, accurate):
     assert x.grad.isnan().nonzero().tolist() == [[37]]
 
 
+@pytest.mark.parametrize("bits", [0x7FC00000, 0x7FFFFFFF, 0x7F800001, -1])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_alpha_may_be_any_nan(name, bits):
+    """Without dimensions α may be float32 where all else is bfloat16, and have more bits."""
+    alpha = torch.tensor(bits, dtype=torch.int32).view(torch.float32)
+    x = torch.randn(40, dtype=torch.bfloat16, requires_grad=True)
+    y = FUNCTIONS[name][0](x, alpha, backend="cpu")
+    y.sum().backward()
+    assert y.dtype == torch.bfloat16
+    assert y.isnan().all() and x.grad.isnan().all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_nan_stays_alone(dtype):
     x = torch.zeros(100, dtype=dtype)

@@ -14,7 +14,9 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
+#include <limits>
 #include <numeric>
 #include <optional>
 #include <string>
@@ -76,7 +78,7 @@ float read_one(const Optional& tensor, const char* name) {
   TORCH_CHECK(tensor->numel() == 1, name, " must have one element");
   float value;
   read(*tensor, &value);
-  return value;
+  return std::isnan(value) ? std::numeric_limits<float>::quiet_NaN() : value;  // see round_to_upper
 }
 
 std::vector<float> padded(const Optional& parameter, int64_t channels, float missing) {

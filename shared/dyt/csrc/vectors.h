@@ -40,8 +40,8 @@ inline int64_t split_place(int64_t i) {
 using Int = at::vec::Vectorized<int32_t>;
 
 inline Int round_to_upper(const Vec& x) {
-  // To the nearest, halfway to even. Of a NaN that comes from a number in bfloat16 no lower bit is
-  // set, so that rounding cannot carry it over to 0. See like().
+  // To the nearest, halfway to even. Of a NaN that comes from a number in bfloat16, or from α or s,
+  // no lower bit is set, so that rounding cannot carry it over to 0. See like() and read_one().
   const Int bits = at::vec::cast<int32_t>(x);
   return bits + ((bits >> Int(16)) & Int(1)) + Int(0x7fff);
 }
