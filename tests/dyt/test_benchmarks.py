@@ -129,7 +129,8 @@ def test_the_arms_of_a_training_step_differ_in_the_norm_alone(load):
     assert all(torch.equal(weights[0], other) for other in weights[1:])
     images = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
-        norm, kernel, formula = (network(images) for network in networks.values())
+        norm, again, kernel, formula = (network(images) for network in networks.values())
+    assert torch.equal(norm, again)
     torch.testing.assert_close(kernel, formula, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(norm, formula, atol=1e-2)
 
