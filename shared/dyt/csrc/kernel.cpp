@@ -16,7 +16,11 @@ constexpr int64_t kGrain = 32768;   // elements below which a thread is not wort
 constexpr int64_t kMaxBlocks = 64;  // of rows, each with sums of its own
 constexpr int64_t kMinRows = 32;
 constexpr int64_t kStreamed = 1 << 25;  // bytes: more than most machines' caches have for a process
-constexpr int kTile = 4;  // rows that are walked along together: their sums stay in registers
+// Rows that are walked along together: their sums stay in registers. From narrow rows it takes the
+// processor more time to follow so many places in memory than that saves.
+constexpr int kTile = 4;
+constexpr int64_t kWideRow = 512;
+constexpr int64_t kTileAhead = 16384;  // elements of a tile, up to which the next is read ahead
 
 // The argument of the squashing function, times its scale.
 struct Argument {
@@ -144,6 +148,8 @@ void backward_tile(const Problem& problem, const X* x, const Y* grad, X* dx, Blo
   const Argument argument(problem, F::scale);
   const Vec alpha(problem.alpha);
   const int64_t count = problem.channels, whole = count - count % kStep;
+  // The next tile, or where rows are too long for that to stay in a cache, further on.
+  const int64_t ahead = height * count <= kTileAhead ? height * count : kAhead / sizeof(X);
   Vec dalpha(0.0f), dshift(0.0f);
   const auto column = [&](int64_t i, const auto& get, const auto& put) {
     const Pair weight = read<false>(problem.weight + i);
@@ -160,7 +166,8 @@ void backward_tile(const Problem& problem, const X* x, const Y* grad, X* dx, Blo
   };
   for (int64_t i = 0; i < whole; i += kStep) {
     column(
-        i, [](const auto* from) { return read_ahead<split>(from); },
+        i,
+        [ahead](const auto* from) { return read_ahead<split>(from, ahead * sizeof(*from)); },
         [](auto* to, const Pair& values) { write<split>(to, values); });
   }
   if (const int64_t left = count - whole) {
@@ -192,7 +199,7 @@ void backward_rows(Problem problem, const Y* grad, X* dx, Sums& sums) {
       block.bias = block.weight + width;
       const int64_t stop = std::min(rows, (i + 1) * height);
       int64_t row = i * height;
-      for (; row + kTile <= stop; row += kTile) {
+      for (; channels >= kWideRow && row + kTile <= stop; row += kTile) {
         const int64_t at = row * channels;
         backward_tile<F, X, Y, kTile>(problem, x + at, grad + at, dx + at, block);
       }

@@ -64,8 +64,8 @@ inline Pair read(const T* from) {
 // As read, of memory that is walked along. The processor itself looks ahead no further than it has
 // room for instructions, and these functions have many.
 template <bool split, typename T>
-inline Pair read_ahead(const T* from) {
-  const char* ahead = reinterpret_cast<const char*>(from) + kAhead;
+inline Pair read_ahead(const T* from, int64_t distance = kAhead) {
+  const char* ahead = reinterpret_cast<const char*>(from) + distance;
   for (size_t line = 0; line < kStep * sizeof(T); line += kLine) {
     __builtin_prefetch(ahead + line);
   }
