@@ -62,27 +62,33 @@ inline Pair differentiate(
   return both([&](const Vec& slope) { return slope * alpha; }, slope);
 }
 
-// One run of `count` elements. The parameters follow the elements, or are one number for all.
+// Runs of `count` elements. The parameters follow the elements, or are one number for all of a run.
 template <typename F, typename X, typename Y, bool one, bool streamed>
-void forward_run(const Problem& problem, int64_t count, int64_t channel, const X* x, Y* y) {
+void forward_runs(
+    const Problem& problem, int64_t begin, int64_t end, int64_t count, const X* x, Y* y) {
   constexpr bool split = Split<X, Y>;
   const Argument argument(problem, F::scale);
-  const float* weight = problem.weight + channel;
-  const float* bias = problem.bias + channel;
-  const Pair weight1{Vec(*weight), Vec(*weight)}, bias1{Vec(*bias), Vec(*bias)};
-  const auto step = [&](int64_t i, const Pair& x) {
-    const Pair w = one ? weight1 : read<false>(weight + i);
-    const Pair b = one ? bias1 : read<false>(bias + i);
-    return both(
-        [](const Vec& w, const Vec& y, const Vec& b) { return at::vec::fmadd(w, y, b); },
-        w, F::value(argument(x)), b);
-  };
   const int64_t whole = count - count % kStep;
-  for (int64_t i = 0; i < whole; i += kStep) {
-    write<split, streamed>(y + i, step(i, read_ahead<split>(x + i)));
-  }
-  if (const int64_t left = count - whole) {
-    write<split>(y + whole, step(whole, read<split>(x + whole, left)), left);
+  for (int64_t run = begin; run < end; ++run) {
+    const int64_t channel = one ? run % problem.channels : 0;
+    const float* weight = problem.weight + channel;
+    const float* bias = problem.bias + channel;
+    const Pair weight1{Vec(*weight), Vec(*weight)}, bias1{Vec(*bias), Vec(*bias)};
+    const auto step = [&](int64_t i, const Pair& x) {
+      const Pair w = one ? weight1 : read<false>(weight + i);
+      const Pair b = one ? bias1 : read<false>(bias + i);
+      return both(
+          [](const Vec& w, const Vec& y, const Vec& b) { return at::vec::fmadd(w, y, b); },
+          w, F::value(argument(x)), b);
+    };
+    const X* from = x + run * count;
+    Y* to = y + run * count;
+    for (int64_t i = 0; i < whole; i += kStep) {
+      write<split, streamed>(to + i, step(i, read_ahead<split>(from + i)));
+    }
+    if (const int64_t left = count - whole) {
+      write<split>(to + whole, step(whole, read<split>(from + whole, left)), left);
+    }
   }
 }
 
@@ -118,15 +124,12 @@ void forward_all(Problem problem, void* out) {
   const bool streamed = runs * length * sizeof(Y) >= kStreamed &&
       reinterpret_cast<uintptr_t>(y) % kLine == 0 && length * sizeof(Y) % kLine == 0;
   at::parallel_for(0, runs, std::max<int64_t>(1, kGrain / length), [&](int64_t begin, int64_t end) {
-    for (int64_t run = begin; run < end; ++run) {
-      const int64_t at = run * length;
-      if (!rows) {
-        forward_run<F, X, Y, true, false>(problem, length, run % problem.channels, x + at, y + at);
-      } else if (streamed) {
-        forward_run<F, X, Y, false, true>(problem, length, 0, x + at, y + at);
-      } else {
-        forward_run<F, X, Y, false, false>(problem, length, 0, x + at, y + at);
-      }
+    if (!rows) {
+      forward_runs<F, X, Y, true, false>(problem, begin, end, length, x, y);
+    } else if (streamed) {
+      forward_runs<F, X, Y, false, true>(problem, begin, end, length, x, y);
+    } else {
+      forward_runs<F, X, Y, false, false>(problem, begin, end, length, x, y);
     }
     if (streamed) {
       finish_streaming();
