@@ -122,34 +122,39 @@ _BY_DEVICE = {"cpu": "triton" if triton.STANDS_IN else "cpu", "cuda": "triton"}
 
 
 def _takes_kernel(x: Tensor, parameters: tuple[Tensor | None, ...], backend: str | None) -> bool:
+    """This is asked in every call, and on a small input as much time goes here as in the kernel."""
     if backend == "reference" or not isinstance(x, Tensor):  # such as a symbol of torch.fx
         return False
-    device = x.device.type
-    if backend is None:
-        name = _BY_DEVICE.get(device)
-        if name is None and device != "meta":
+    device = x.device
+    if backend is not None:
+        _check_backend(backend, device.type)
+    elif device.type != "meta":
+        name = _BY_DEVICE.get(device.type)
+        if name is None or _BACKENDS[name].PROBLEM is not None:
             return False
-        possible = name is None or _BACKENDS[name].PROBLEM is None
-    else:
-        _check_backend(backend, device)
-        possible = True
-    return (
-        possible
-        and x.ndim > 0
-        and x.layout is torch.strided
-        and x.dtype in cpu.DTYPES
-        and all(p is None or (p.dtype in cpu.DTYPES and p.device == x.device) for p in parameters)
-        and not _is_transformed(x, *parameters)
-    )
+    if x.ndim == 0 or x.layout is not torch.strided or x.dtype not in cpu.DTYPES:
+        return False
+    for parameter in parameters:
+        if parameter is not None and (
+            parameter.dtype not in cpu.DTYPES or parameter.device != device
+        ):
+            return False
+    return not _is_transformed(x)
 
 
-def _is_transformed(*tensors: Tensor | None) -> bool:
+def _is_transformed(x: Tensor) -> bool:
     """Whether something looks on that knows plain operations alone."""
-    if under_transform() or torch.onnx.is_in_onnx_export():
+    if under_transform():
         return True
+    # Asking after ONNX takes long, so it is asked only where something is traced at all.
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if traced and torch.onnx.is_in_onnx_export():
+        return True
+    if type(x) is Tensor:
+        return False
     # DTensor knows how plain operations are sharded. It costs seconds to import where unused.
     distributed = sys.modules.get("torch.distributed.tensor")
-    return distributed is not None and any(isinstance(t, distributed.DTensor) for t in tensors)
+    return distributed is not None and isinstance(x, distributed.DTensor)
 
 
 def under_transform() -> bool:

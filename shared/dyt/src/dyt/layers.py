@@ -65,12 +65,11 @@ class _Dynamic(nn.Module):
         Raises:
             ValueError: x does not have the layer's width.
         """
+        axis, alpha = self.channel_axis, self.alpha
         if self.normalized_shape is not None:
-            check_width(self, x, self.normalized_shape, self.channel_axis)
-        axis = self.channel_axis
-        if self.alpha is None or self.squash not in KERNELS:
-            return formula(x, self.alpha, self.shift, self.weight, self.bias, self.squash, axis)
-        return compute(x, self.alpha, self.shift, self.weight, self.bias, self.squash, axis)
+            check_width(self, x, self.normalized_shape, axis)
+        function = formula if alpha is None or self.squash not in KERNELS else compute
+        return function(x, alpha, self.shift, self.weight, self.bias, self.squash, axis)
 
     def extra_repr(self) -> str:
         shape = "any width" if self.normalized_shape is None else _join(self.normalized_shape)
@@ -192,7 +191,7 @@ def check_width(layer: nn.Module, x: Tensor, shape: tuple[int, ...], channel_axi
     if channel_axis == 1:
         fits = x.ndim >= 2 and x.shape[1] == shape[0]
     else:
-        fits = tuple(x.shape[-len(shape) :]) == shape
+        fits = x.shape[-len(shape) :] == shape
     if not fits:
         expected = f"(B, {shape[0]}, …)" if channel_axis == 1 else f"(…, {_join(shape)})"
         raise ValueError(
