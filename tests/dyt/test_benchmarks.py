@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from dyt.backends import cpu
+from dyt import DynamicTanh
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 NAMES = ("measuring", "layers_report", "layers", "training_step")
@@ -17,7 +17,6 @@ COMMON = (
     "layer,pass,dtype,shape,rounds,ms_p10,ms_median,ms_p90,ratio_p10,ratio_median,ratio_p90,"
     "kept_bytes,peak_bytes,device,threads,hardware,instructions,load,torch,python,triton,liger,time"
 )
-needs_kernel = pytest.mark.skipif(cpu.PROBLEM is not None, reason="no CPU kernel")
 
 
 @pytest.fixture
@@ -94,7 +93,6 @@ def test_rows_of_other_columns_are_not_mixed(load, tmp_path):
         append(file, [{"b": 3}])
 
 
-@needs_kernel
 def test_layers_are_measured(load, report):
     layers, passes = load("layers"), ["forward", "backward", "forward+backward"]
     given = Namespace(device="cpu", compiled=False, passes=passes, rounds=2)
@@ -113,7 +111,6 @@ def test_layers_are_measured(load, report):
     assert 2 * size <= peak[report.KERNEL] < 3 * size < peak[report.EAGER]
 
 
-@needs_kernel
 def test_training_steps_are_measured(load):
     step = load("training_step")
     found = step.rows("float32", 1, 2, model="vit_tiny_patch16_224", size=224)
@@ -133,6 +130,17 @@ def test_the_arms_of_a_training_step_differ_in_the_norm_alone(load):
     assert torch.equal(norm, again)
     torch.testing.assert_close(kernel, formula, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(norm, formula, atol=1e-2)
+
+
+def test_the_networks_of_a_training_step_are_the_same_memory(load):
+    step = load("training_step")
+    base, network = (step.build(arm, "vit_tiny_patch16_224") for arm in (step.BASE, step.ARMS[2]))
+    step.share(network, base)
+    norms = [path for path, module in network.named_modules() if isinstance(module, DynamicTanh)]
+    own = {f"{path}.{name}" for path in norms for name in ("alpha", "weight", "bias")}
+    others = dict(base.named_parameters())
+    assert len(norms) == 25
+    assert own == {n for n, p in network.named_parameters() if p is not others.get(n)}
 
 
 @pytest.mark.parametrize(
