@@ -33,7 +33,7 @@ LAYOUTS = {  # sizes of x, of γ and β, and the channel axis
     "none": ((4, 6), None, -1),
     "none first": ((4, 6, 3), None, 1),
 }
-# One rounding of each result, as in test_functional.py, and what a fraction's 7 ulp add up to. The
+# One rounding of each result, as in test_functional.py, and what a fraction's 8 ulp add up to. The
 # interpreter does not round to bfloat16 but cuts off, which may lose twice as much.
 TOLERANCE = {FLOAT: (2e-6, 1e-5), BFLOAT: (2**-7, 1e-3), HALF: (2**-11, 2e-4)}
 # tanh.approx and the short polynomial: 2⁻¹¹ of numbers to 4, in sums of 15, before the rounding.

@@ -188,7 +188,8 @@ inline Pair rounded(const Pair& scaled) {
 }
 
 // The coefficients are minimax in relative error. Degrees 9 and 8: 3.9e-8 on [0, 9.02], from where
-// on tanh rounds to 1. With all roundings at most 5.0 ulp, from |αx| = 2⁻¹²⁰ on.
+// on tanh rounds to 1. With all roundings 6.8 ulp at most from |αx| = 2⁻¹¹⁸ on, and 7.7
+// without fused multiply-add, of the tenth of all numbers that were tried.
 struct FullTanh {
   static constexpr double scale = 1.71593051699992748e-2, end = 9.6;
   static constexpr float top[] = {
@@ -211,7 +212,8 @@ struct BFloat16Tanh {
   static constexpr float bottom[] = {9.567683935e-2f, 6.333318306e-4f};
 };
 
-// Degrees 11 and 10: 2.6e-8 on [0, 3.95]. With all roundings at most 5.0 ulp.
+// Degrees 11 and 10: 2.6e-8 on [0, 3.95]. With all roundings 7.2 ulp at most, and
+// 7.6 without fused multiply-add, of the same numbers.
 struct FullErf {
   static constexpr double scale = 5.35504325248595051e-2, end = 4.0;
   static constexpr float top[] = {

@@ -53,8 +53,8 @@ def dyt(
             "triton" (the GPU kernel), or None for DYT_BACKEND and, without that, for the kernel of
             x's device wherever it can run.
         accurate: True for the library's tanh, False for one that is much faster and in float32
-            within 7 units in the last place of it (8 on a GPU), None for DYT_ACCURATE. The formula
-            is always accurate.
+            within 8 units in the last place of it, None for DYT_ACCURATE. The formula is always
+            accurate.
 
     Raises:
         ValueError: tensors that do not go together, or a backend that cannot run.
