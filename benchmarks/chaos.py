@@ -165,13 +165,13 @@ def disk(folder: Path, seed: int) -> list[dict[str, Any]]:
     (whole,) = reference.runs().values()
     rows = []
     moments = {"a checkpoint": _as_it_trains, "the result": _before_its_result}
-    for what, moment in moments.items():
+    for what, step_info in moments.items():
         rows.append(_row(f"disk full at {what}", "missed the moment", "", False))
         for attempt in range(8):
             console.print(f"disk: full while {what} is written")
             try:
                 with small_disk(folder / f"{what[-6:]}-{attempt}", 64 * 1024) as mount:
-                    row = _full(mount, what, moment, site, whole)
+                    row = _full(mount, what, step_info, site, whole)
             except PermissionError as error:
                 row = _row(f"disk full at {what}", f"not measured: {error}", "", True)
             if row is not None:
@@ -180,13 +180,13 @@ def disk(folder: Path, seed: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _full(mount: Path, what: str, moment: Any, site: str, whole: Path) -> dict[str, Any] | None:
+def _full(mount: Path, what: str, step_info: Any, site: str, whole: Path) -> dict[str, Any] | None:
     """Fill the disk while a run is at work, then make room and go on; None if that came late."""
     project = Project(mount.parent / f"project-{mount.name}", site.format(mount / "runs"), ONE_RUN)
     process = project.start(*CELL)
     (run,) = _wait(lambda: list(mount.glob("runs/*/*/checkpoints")))
     ballast = mount / "ballast"
-    in_time = moment(run, process.pid, ballast)
+    in_time = step_info(run, process.pid, ballast)
     out, _ = process.communicate()
     if not in_time:
         return None

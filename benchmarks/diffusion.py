@@ -22,8 +22,8 @@ from dyt_dit import official, sampling, scoring
 from dyt_dit.model import build
 from dyt_dit.training import LEFT, WEIGHTS
 from matched import Run, recipes, site
-from matched.rundir import RunDirectory
-from matched.worker import Context
+from matched.run_directory import RunDirectory
+from matched.task import Context
 
 KEY = "frechet_digits"
 

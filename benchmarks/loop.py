@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from dyt_vision import models
 from matched import TrainConfig, recipes
+from matched.task import Context
 from matched.training import Learner, fit
-from matched.worker import Context
 
 BATCH = 32
 DEVICE = torch.device("cpu")
@@ -64,7 +64,7 @@ def shared(dataset: TensorDataset, steps: int) -> float:
         dataset=dataset,
         loss=lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]),
         evaluate=lambda model: {"none": 0.0},
-        score=("none", "higher"),
+        selection_metric=("none", "higher"),
         norms=norms,
     )
     with tempfile.TemporaryDirectory() as folder:

@@ -50,7 +50,7 @@ def generate(root: Path, runs: int) -> None:
     os.environ["MATCHED_ROOT"] = str(root)
     from matched import recipes, site
     from matched.files import write_json
-    from matched.rundir import RunDirectory
+    from matched.run_directory import RunDirectory
 
     recipe = recipes.load("table1")
     runs_folder = site.read(root / "site.toml").runs_folder

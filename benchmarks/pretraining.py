@@ -25,7 +25,7 @@ from rich.table import Table as Grid
 from dyt_vision import dino, finetuning, mae, weights
 from dyt_vision.config import MAE
 from matched import Run, recipes
-from matched.worker import Context
+from matched.task import Context
 
 STARTS = ("pretrained", "before pretraining", "timm's weights")
 

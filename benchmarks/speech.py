@@ -32,7 +32,7 @@ from rich.table import Table as Grid
 
 from dyt import Norm
 from dyt_wav2vec.config import Network, Preparation, Pretraining
-from matched.worker import Context
+from matched.task import Context
 
 WARMUP = 10
 """Updates of a process that are not timed."""

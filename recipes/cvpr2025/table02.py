@@ -116,7 +116,7 @@ PAPER = Scale(
         "dino_b8": dino(DINO_B8, FINE_TUNE_B8),
     },
     resources=Resources(gpus=32, cpus=10, memory_gb=48, minutes=12 * 60),
-    others={
+    resource_overrides={
         "mae_vit_b/pretrained": PRETRAINING,
         "mae_vit_l/pretrained": PRETRAINING,
         "dino_b16/pretrained": replace(PRETRAINING, gpus=32, minutes=96 * 60),

@@ -112,7 +112,7 @@ PAPER = Scale(
     seeds=(0,),
     runs={"dit_b4": chain(B4), "dit_l4": chain(L4), "dit_xl2": chain(XL2)},
     resources=GPUS,
-    others={
+    resource_overrides={
         **asked("dit_b4", training=4, sampling=2),
         **asked("dit_l4", training=12, sampling=2),
         **asked("dit_xl2", training=60, sampling=4),
@@ -202,7 +202,7 @@ SMOKE = Scale(
 TABLE = Table(
     arms=(
         Arm(name="LN", norm=Norm.own()),
-        Arm(name="DyT", norm=Norm.dyt(alpha0=0.5), exceptions={"zero_init": WITHOUT_ZERO}),
+        Arm(name="DyT", norm=Norm.dyt(alpha0=0.5), allowed_differences={"zero_init": WITHOUT_ZERO}),
     ),
     scales=(SMOKE, PAPER),
 )

@@ -66,7 +66,7 @@ PAPER = Scale(
     seeds=(0,),
     runs={"wav2vec2_base": pretrained(BASE_RUN), "wav2vec2_large": pretrained(LARGE_RUN)},
     resources=GPUS,
-    others={
+    resource_overrides={
         "wav2vec2_large": replace(GPUS, gpus=128, minutes=56 * 60),
         "wav2vec2_base/speech": LOOKING,
         "wav2vec2_large/speech": LOOKING,

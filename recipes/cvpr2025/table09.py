@@ -13,7 +13,7 @@ Paper scale: as Table 1, about 3.5 hours on 64 A100s for each run, by its operat
 from collections.abc import Mapping
 
 from dyt import Norm
-from matched import Arm, Run, Scale, Table, matched
+from matched import Arm, Run, Scale, Table, derive_run
 from recipes.cvpr2025 import table01
 
 FUNCTIONS = ("tanh", "hardtanh", "sigmoid")
@@ -26,7 +26,7 @@ def rows(run: Run, functions: tuple[str, ...], alpha0: float) -> dict[str, Mappi
         "with_alpha": {"alpha": "learnable", "alpha0": alpha0},
     }
     return {
-        row: {f: matched(run, norm=Norm.dyt(squash=f, **alpha)) for f in functions}
+        row: {f: derive_run(run, norm=Norm.dyt(squash=f, **alpha)) for f in functions}
         for row, alpha in norms.items()
     }
 

@@ -64,7 +64,7 @@ PAPER = Scale(
     seeds=(0,),
     runs=rows(table01.PAPER, table02.PAPER),
     resources=table01.PAPER.resources,
-    others={
+    resource_overrides={
         "mae_vit_b": TUNING,
         "mae_vit_l": TUNING,
         "mae_vit_b/pretrained": table02.PRETRAINING,
@@ -99,12 +99,12 @@ TABLE = Table(
         Arm(
             name="Fixup",
             norm=NormFree(method="fixup"),
-            exceptions={"weights": "it is another initialisation"},
+            allowed_differences={"weights": "it is another initialisation"},
         ),
         Arm(name="SkipInit", norm=NormFree(method="skipinit")),
         Arm(name="sigmaReparam", norm=NormFree(method="sigma_reparam")),
         Arm(name="DyT", norm=Norm.dyt(alpha0=0.5)),
     ),
     scales=(SMOKE, PAPER),
-    exceptions={"lr": "the paper searched the learning rate of each method for itself"},
+    allowed_differences={"lr": "the paper searched the learning rate of each method for itself"},
 )

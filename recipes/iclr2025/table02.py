@@ -71,7 +71,11 @@ PAPER = Scale(
         "dino_b8": probe(DINO_B8, PROBE_B8),
     },
     resources=table02.PAPER.resources,
-    others={**table02.PAPER.others, "dino_b16": PROBING, "dino_b8": PROBING},
+    resource_overrides={
+        **table02.PAPER.resource_overrides,
+        "dino_b16": PROBING,
+        "dino_b8": PROBING,
+    },
 )
 
 

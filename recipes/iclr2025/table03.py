@@ -37,7 +37,7 @@ PAPER = Scale(
     seeds=(0,),
     runs={"dit_b4": chain(B4, LONG), "dit_l2": chain(L2, LONG)},
     resources=table03.GPUS,
-    others={
+    resource_overrides={
         **asked("dit_b4", training=48, sampling=2),
         **asked("dit_l2", training=600, sampling=4),
     },
@@ -59,7 +59,7 @@ SMOKE = Scale(
 TABLE = Table(
     arms=(
         Arm(name="LN", norm=Norm.own()),
-        Arm(name="DyT", norm=Norm.dyt(alpha0=1.0), exceptions={"zero_init": WITHOUT_ZERO}),
+        Arm(name="DyT", norm=Norm.dyt(alpha0=1.0), allowed_differences={"zero_init": WITHOUT_ZERO}),
     ),
     scales=(SMOKE, PAPER),
 )

@@ -32,7 +32,7 @@ PAPER = Scale(
     seeds=(0,),
     runs={PRE: base(first=True), POST: base(first=False)},
     resources=replace(GPUS, minutes=18 * 60),
-    others={f"{PRE}/speech": LOOKING, f"{POST}/speech": LOOKING},
+    resource_overrides={f"{PRE}/speech": LOOKING, f"{POST}/speech": LOOKING},
     metrics=METRICS,
 )
 

@@ -15,7 +15,7 @@ Paper scale: as CVPR's Tables 15 and 1.
 from dataclasses import replace
 
 from dyt import Norm
-from matched import Arm, Run, Scale, Table, matched
+from matched import Arm, Run, Scale, Table, derive_run
 from recipes.cvpr2025 import table01, table15
 from recipes.cvpr2025.table15 import RESNET50, TASK, tiny
 
@@ -25,7 +25,7 @@ NORMS = {"BN": Norm.batch_norm(), "LN": Norm.layer_norm(), "DyT": Norm.dyt(alpha
 def row(run: Run, own: str) -> dict[str, Run]:
     """A row of a network whose own norm is ``own``: that run is another table's too."""
     norms = {**NORMS, own: Norm.own()}
-    return {arm: matched(run, norm=norm) for arm, norm in norms.items()}
+    return {arm: derive_run(run, norm=norm) for arm, norm in norms.items()}
 
 
 VGG16 = replace(RESNET50, model="torchvision.models:vgg16_bn")
@@ -39,7 +39,7 @@ PAPER = Scale(
         "vit_b": row(table01.PAPER.runs["vit_b"], own="LN"),
     },
     resources=table15.PAPER.resources,
-    others={"vit_b": table01.PAPER.resources},
+    resource_overrides={"vit_b": table01.PAPER.resources},
 )
 
 SMOKE = Scale(

@@ -11,7 +11,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from dyt_dit import digits_features, image_sets, reference, scoring
 from dyt_dit.config import DigitsClassifier
 from dyt_dit.images import open_split
-from matched.training.shards import digest
+from matched.training.file_tasks import digest
 
 from .tiny import run
 from .two_processes_scoring import REFERENCE, SCORING
@@ -62,8 +62,8 @@ def measured(directory, there, config=REFERENCE, **where):
     return run(reference.measure, directory, config, needs={"classifier": there}, **where)
 
 
-def scored(directory, config=SCORING, data=None, rank=0, world=1, **needs):
-    where = {"rank": rank, "local_rank": rank, "world": world, "data": data or {}}
+def scored(directory, config=SCORING, data=None, rank=0, world_size=1, **needs):
+    where = {"rank": rank, "local_rank": rank, "world_size": world_size, "data": data or {}}
     return run(scoring.score, directory, config, needs=needs, **where)
 
 

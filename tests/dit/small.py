@@ -9,7 +9,7 @@ from PIL import Image
 from dyt_dit.config import Encoding, Network
 from dyt_dit.latent_cache import Manifest
 from dyt_dit.latents import encode
-from matched.worker import Context
+from matched.task import Context
 
 ENCODING = Encoding(data=("imagenet", "sd-vae"), image_size=16, batch=3, shard=4)
 PIXELS = replace(ENCODING, data=("imagenet",), autoencoder="pixels")

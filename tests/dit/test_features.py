@@ -16,7 +16,7 @@ from dyt_dit.features import (
     read_shards,
     write_shard,
 )
-from matched.training.shards import digest
+from matched.training.file_tasks import digest
 
 from .sets import Averages, classifier, held_out, inception, noise
 from .tiny import context

@@ -130,12 +130,12 @@ def test_other_data_is_refused():
         open_split("cifar", None, "train", 8)
 
 
-@pytest.mark.parametrize("loaders", [0, 2])
-def test_a_reader_gives_parts_in_batches(folder, loaders):
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_reader_gives_parts_in_batches(folder, num_workers):
     broken = folder / "train" / "n01" / "2.png"
     broken.write_text("<html>404 Not Found</html>")
     images = open_split("imagenet", folder, "train", 16)
-    reader = Reader(images, batch=3, loaders=loaders)
+    reader = Reader(images, batch=3, num_workers=num_workers)
     first, second = list(reader.read(0, 8)), list(reader.read(8, 14))
     assert [batch.indices for batch in first] == [[0, 1], [3, 4, 5], [6, 7]]
     assert [batch.indices for batch in second] == [[8, 9, 10], [11, 12, 13]]

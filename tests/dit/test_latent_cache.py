@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader
 from dyt_dit import latent_cache, latents
 from dyt_dit.autoencoder import open_autoencoder
 from dyt_dit.latent_cache import Latents, Manifest, open_cache
+from matched.task import Context
 from matched.training import reseed
-from matched.training.batches import Seeded
-from matched.worker import Context
+from matched.training.batches import SeededDataset
 
 from .small import NETWORK, PIXELS, TRAIN, autoencoder, encoded, stored
 from .tiny import ENCODING, in_a_process, run
@@ -82,7 +82,7 @@ class TestReading:
         train = Latents(whole, "train", 0.5)
         train[5]
         # A seed for each sample, as the training loop has it.
-        seeded, keys = Seeded(train, 3), [[(0, i) for i in range(TRAIN)]]
+        seeded, keys = SeededDataset(train, 3), [[(0, i) for i in range(TRAIN)]]
         ((latent, label),) = DataLoader(seeded, batch_sampler=keys, num_workers=1)
         assert torch.equal(latent, torch.stack([seeded[key][0] for key in keys[0]]))
         assert label.tolist() == train.targets.tolist()
@@ -92,7 +92,7 @@ class TestReading:
         train[0], train[13]
         content = pickle.dumps(train)
         assert len(content) < 2000
-        one, other = Seeded(train, 3), Seeded(pickle.loads(content), 3)
+        one, other = SeededDataset(train, 3), SeededDataset(pickle.loads(content), 3)
         assert torch.equal(one[0, 13][0], other[0, 13][0])
 
     @pytest.mark.parametrize("index", [-1, TRAIN])

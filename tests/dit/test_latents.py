@@ -56,9 +56,9 @@ class TestEncoding:
                 [open_split("imagenet", images, split, 16)[i][0] for i in range(count)]
             )
             for flip, view in enumerate((batch, batch.flip(-1))[:flips]):
-                for moment, expected in enumerate(kl.encode(view)):
+                for step_info, expected in enumerate(kl.encode(view)):
                     torch.testing.assert_close(
-                        found[:, flip, moment], expected, rtol=2**-11, atol=1e-5
+                        found[:, flip, step_info], expected, rtol=2**-11, atol=1e-5
                     )
 
     def test_rounding_is_lost_in_the_least_noise_of_the_diffusion(self, whole, images, vae):
@@ -107,7 +107,7 @@ class TestEncoding:
         assert outcome.details["left_out"] == []
 
     def test_loading_processes_do_not_show(self, whole, images, vae, tmp_path):
-        encoded(tmp_path / "run", images, vae, loaders=2)
+        encoded(tmp_path / "run", images, vae, num_workers=2)
         assert contents(tmp_path / "run") == contents(whole)
 
     def test_digits_are_their_own_latents(self, tmp_path):

@@ -171,7 +171,7 @@ def test_a_training_that_diverged_has_no_images(digits, tmp_path):
     trained(tmp_path / "trained", replace(TRAINING, lr=1e6), digits)
     outcome = sampled(tmp_path / "x", SAMPLING, tmp_path / "trained")
     assert outcome.diverged and outcome.metrics == {}
-    assert outcome.details == {"why": "the training diverged"}
+    assert outcome.details == {"reason": "the training diverged"}
 
 
 class TestWhatIsRefused:

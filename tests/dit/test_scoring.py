@@ -304,7 +304,7 @@ def test_what_diverged_is_not_scored(there, tmp_path):
     write_json(tmp_path / "samples" / "result.json", {"outcome": "diverged"})
     outcome = scored(tmp_path / "x", **{**there, "samples": tmp_path / "samples"})
     assert outcome.diverged and outcome.metrics == {} and outcome.steps == 0
-    assert outcome.details == {"why": "the training diverged"}
+    assert outcome.details == {"reason": "the training diverged"}
 
 
 class TestPicture:

@@ -11,7 +11,7 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 
 from dyt_dit import statistics
 from dyt_dit.statistics import Measured, Moments, Statistics
-from matched.files import Damaged
+from matched.files import DamagedFileError
 
 CPU = torch.device("cpu")
 
@@ -156,20 +156,20 @@ class TestFile:
         content = bytearray(file.read_bytes())
         content[300] ^= 1
         file.write_bytes(content)
-        with pytest.raises(Damaged, match=r"x\.npz is damaged: its checksum"):
+        with pytest.raises(DamagedFileError, match=r"x\.npz is damaged: its checksum"):
             statistics.facts(file)
 
     def test_loss_is_named(self, file):
-        with pytest.raises(Damaged, match=r"x\.json lacks images"):
+        with pytest.raises(DamagedFileError, match=r"x\.json lacks images"):
             statistics.facts(file, "images")
         file.unlink()
-        with pytest.raises(Damaged, match=r"there is no .*x\.npz"):
+        with pytest.raises(DamagedFileError, match=r"there is no .*x\.npz"):
             statistics.facts(file)
         file.with_suffix(".json").write_text("{")
-        with pytest.raises(Damaged, match=r"x\.json is not whole JSON"):
+        with pytest.raises(DamagedFileError, match=r"x\.json is not whole JSON"):
             statistics.facts(file)
         file.with_suffix(".json").unlink()
-        with pytest.raises(Damaged, match=r"there is no .*x\.json"):
+        with pytest.raises(DamagedFileError, match=r"there is no .*x\.json"):
             statistics.facts(file)
 
     def test_without_its_json_it_does_not_count(self, file, monkeypatch, tmp_path):
@@ -178,7 +178,7 @@ class TestFile:
         other = Measured(statistics={"pool": of(features(50, seed=3))}, kept=features(5))
         statistics.write(file, other, count=50)
         assert json.loads(file.with_suffix(".json").read_text())["count"] == 50
-        with pytest.raises(Damaged):
+        with pytest.raises(DamagedFileError):
             statistics.facts(file)
 
     def test_adms_names_and_float32(self, tmp_path):

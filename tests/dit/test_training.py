@@ -149,7 +149,7 @@ def test_shares_of_three_processes_are_the_whole_and_call_the_model_alike(digits
     config = replace(TRAINING, held_out=70, eval_batch=16)
     models = [Counting() for _ in range(3)]
     for rank, model in enumerate(models):
-        evaluation(digits, tmp_path, config, rank=rank, world=3)(model)
+        evaluation(digits, tmp_path, config, rank=rank, world_size=3)(model)
     alone = Counting()
     evaluation(digits, tmp_path, config)(alone)
     # Two calls each: of 16 and 16, of 16 and 6, of 16 and of one that does not count.

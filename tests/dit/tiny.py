@@ -10,7 +10,7 @@ from dyt import Norm
 from dyt_dit import latents, training
 from dyt_dit.config import Encoding, Network, Sampling, Training
 from matched.files import write_json
-from matched.worker import Context
+from matched.task import Context
 
 OWN, DYT = Norm.own(), Norm.dyt(alpha0=0.5)
 NETWORK = Network(input_size=8, channels=1, classes=10, patch_size=4, width=32, depth=2, heads=4)

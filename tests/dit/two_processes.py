@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from dit.tiny import DYT, SAMPLING, TRAINING, sampled, trained
 
 RANK = int(os.environ["RANK"])
-WHERE = {"rank": RANK, "local_rank": RANK, "world": 2}
+WHERE = {"rank": RANK, "local_rank": RANK, "world_size": 2}
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

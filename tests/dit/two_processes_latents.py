@@ -12,14 +12,14 @@ from pathlib import Path
 import torch
 
 from dyt_dit.latent_cache import open_cache
-from matched.training.distributed import on_first, process_group
-from matched.worker import Context
+from matched.task import Context
+from matched.training.distributed import on_rank0, process_group
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from dit.small import CONFIGS, NETWORK, encoded
 
 RANK = int(os.environ["RANK"])
-WHERE = {"rank": RANK, "local_rank": RANK, "world": 2}
+WHERE = {"rank": RANK, "local_rank": RANK, "world_size": 2}
 NETWORKS = {"kl": NETWORK, "pixels": replace(NETWORK, channels=1, input_size=16)}
 
 
@@ -33,7 +33,7 @@ def damaged(folder):
 def opened(context, vae, network):
     """What ``open_cache`` says to this process of a whole cache, and of a damaged one."""
     with process_group(context):
-        on_first(lambda: damaged(folder))
+        on_rank0(lambda: damaged(folder))
         for directory in (folder / "two", folder / "damaged"):
             try:
                 open_cache(context, directory, autoencoder_folder=vae, network=network, flip=0.5)

@@ -16,7 +16,7 @@ from dyt_dit.digits_features import train
 from dyt_dit.reference import measure
 from dyt_dit.scoring import score
 from matched.files import write_json
-from matched.worker import Context
+from matched.task import Context
 
 REFERENCE = Reference(
     data=("digits",), extractor="digits", image_size=8, kept=100, batch=64, shard=500
@@ -28,7 +28,7 @@ def run(task, name, config):
     (folder / name).mkdir(exist_ok=True)
     rank = int(os.environ["RANK"])
     needs = {need: folder / need for need in ("samples", "classifier", "reference")}
-    where = {"rank": rank, "local_rank": rank, "world": 2}
+    where = {"rank": rank, "local_rank": rank, "world_size": 2}
     context = Context(directory=folder / name, signature=name, needs=needs, **where)
     outcome = task(context, config)
     if rank == 0:

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from matched import Resources, Run, data, jobs, lease, plans, provenance, recipes, site
+from matched import Resources, Run, data, job_status, lease, planning, provenance, recipes, site
 from matched.cli import main
 from matched.files import write_json
-from matched.pack import Pack
-from matched.rundir import RunDirectory
+from matched.job_runner import JobRunner
+from matched.run_directory import RunDirectory
 from matched.table import with_needs
-from matched.worker import write_progress
+from matched.task import write_progress
 
 STAND_INS = Path(__file__).parent / "stand_ins"
 
@@ -213,10 +213,10 @@ class Project:
             main(arguments)
         return *self.capsys.readouterr(), exit.value.code
 
-    def plan(self, table: str = "table1", scale: str = "smoke") -> plans.Plan:
+    def plan(self, table: str = "table1", scale: str = "smoke") -> planning.Plan:
         """The plan as this process sees it."""
         recipe = recipes.load(table)
-        return plans.make(recipe, recipe.scale(scale), site.read(self.root / site.FILE))
+        return planning.make_plan(recipe, recipe.scale(scale), site.read(self.root / site.FILE))
 
     def directory(self, name: str) -> RunDirectory:
         """The directory of the run "<model>.<norm>.<seed>" of table1 at smoke scale."""
@@ -229,7 +229,7 @@ class Project:
 
     def states(self) -> dict[str, str]:
         """ "<model>.<norm>.<seed>" → state."""
-        return {_name(item.run): str(item.standing.state) for item in self.plan().items}
+        return {_name(planned.run): str(planned.status.state) for planned in self.plan().runs}
 
     def finish(self, name: str, outcome: str = "done", prints: bool = True, **metrics: float):
         """Write the directory of a finished run without computing it."""
@@ -247,7 +247,9 @@ class Project:
         """As if the run had been given to that job a moment ago, and not begun."""
         directory = self.directory(name)
         directory.prepare()
-        jobs.record(directory, self.job(cluster, job_id, token, **more), submission="none")
+        job_status.write_job_file(
+            directory, self.job(cluster, job_id, token, **more), submission="none"
+        )
         return directory
 
     def begun(self, name: str, *job: str, **more: str) -> RunDirectory:
@@ -267,7 +269,7 @@ class Project:
         self, cluster: str = "slurm", job_id: str = "41", token: str = "t1", **more: str
     ) -> dict:
         folder = str(self.root / "runs" / ".jobs" / job_id)
-        identity = jobs.identity(cluster, job_id, token)
+        identity = job_status.identity(cluster, job_id, token)
         return {**identity, "folder": folder, "at": time.time(), **more}
 
     def wait_for(
@@ -345,9 +347,9 @@ def pack(one_row, monkeypatch):
         monkeypatch.setenv(name, "1")  # the pack changes them; this puts them back
     monkeypatch.setattr(provenance, "environment", dict)  # it would import torch
 
-    def made(token: str = "t1", **more: int) -> Pack:
-        runs = [item.run for item in one_row.plan().items]
-        return Pack(
+    def made(token: str = "t1", **more: int) -> JobRunner:
+        runs = [planned.run for planned in one_row.plan().runs]
+        return JobRunner(
             runs=runs,
             resources=[Resources(minutes=1)] * len(runs),
             site=site.read(one_row.root / site.FILE),

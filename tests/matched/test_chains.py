@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from matched import packing
+from matched import job_packing
 
 CHAINS = """
 from chain import Encode, Sample, Score, Train
@@ -37,15 +37,15 @@ def computed(project):
     return (project.root / "computed.txt").read_text(encoding="utf-8").splitlines()
 
 
-def item(project, title):
-    (found,) = (item for item in project.plan().items if item.title == title)
+def planned(project, title):
+    (found,) = (planned for planned in project.plan().runs if planned.title == title)
     return found
 
 
 def test_a_plan_has_what_all_share_once_and_first(chains):
     told = chains.cli("plan", "table1")
     assert f"{RUNS} of {RUNS} runs to do" in told
-    titles = [item.title for item in chains.plan().items]
+    titles = [planned.title for planned in chains.plan().runs]
     assert titles[:4] == [
         "small · LN · seed 0 · samples · trained · latents",
         "small · LN · seed 0 · samples · trained",
@@ -64,7 +64,7 @@ def test_a_table_of_chains_is_computed_and_every_pair_is_matched(chains, cluster
     assert len(names) == RUNS and names.count("encode") == 1 and names[0] == "encode"
     for row in ("small", "large"):
         for arm in ("LN", "DyT"):
-            made = item(chains, f"{row} · {arm} · seed 1").directory / "made.txt"
+            made = planned(chains, f"{row} · {arm} · seed 1").directory / "made.txt"
             assert made.read_text(encoding="utf-8") == (
                 "score(reference: encode(), "
                 f"samples: sample(trained: train {row} {arm} 1(latents: encode())))"
@@ -86,7 +86,7 @@ def test_what_both_arms_share_needs_no_fingerprint_to_be_matched(chains):
 
 def test_what_is_not_alike_deep_in_a_chain_is_found(chains):
     chains.compute("submit", "table1", "--cluster", "debug")
-    trained = item(chains, "large · DyT · seed 1 · samples · trained").directory
+    trained = planned(chains, "large · DyT · seed 1 · samples · trained").directory
     (trained / "fingerprint.json").write_text('{"weights": "x", "batches": ["b"]}', "utf-8")
     told = chains.cli("audit", "table1", code=1)
     assert told.count("not matched: trained: fingerprint: weights") == 1
@@ -96,17 +96,17 @@ def test_what_is_not_alike_deep_in_a_chain_is_found(chains):
 
 
 def test_a_run_deep_in_a_chain_may_ask_for_something_else(chains):
-    more = 'others={"large/samples/trained/latents": replace(SCALE.resources, gpus=8)}'
+    more = 'resource_overrides={"large/samples/trained/latents": replace(SCALE.resources, gpus=8)}'
     chains.recipe(CHAINS.replace("TABLE =", f"SCALE = replace(SCALE, {more})\nTABLE ="))
-    asked = {item.title: item.resources.gpus for item in chains.plan().items}
+    asked = {planned.title: planned.resources.gpus for planned in chains.plan().runs}
     shared, *others = asked.values()
     assert shared == 8 and set(others) == {0}, "the first row's is the same run"
 
 
 def test_on_slurm_each_link_waits_for_those_before_it(chains):
     chains.recipe(CHAINS.replace("seeds=(0, 1)", "seeds=(0, 1), runs_per_job=8"))
-    packed = packing.pack(chains.plan(), "slurm")
-    assert [({item.run.task for item in job.items}, job.after) for job in packed] == [
+    packed = job_packing.pack_jobs(chains.plan(), "slurm")
+    assert [({planned.run.task for planned in job.runs}, job.after) for job in packed] == [
         ({"chain:encode"}, ()),
         ({"chain:train"}, (0,)),
         ({"chain:sample"}, (1,)),
@@ -117,12 +117,12 @@ def test_on_slurm_each_link_waits_for_those_before_it(chains):
 def test_a_need_that_failed_blocks_all_that_starts_from_it_and_nothing_else(chains):
     chains.write("trouble/train large DyT 0", "")
     chains.compute("submit", "table1", "--cluster", "debug", code=1)
-    failed = [i for i in chains.plan().items if i.standing.state == "failed"]
+    failed = [i for i in chains.plan().runs if i.status.state == "failed"]
     trained, samples, score = failed
-    assert trained.standing.why == "no room for it"
+    assert trained.status.reason == "no room for it"
     first = f"chain:train {trained.run.signature} (trained), which is failed: no room for it"
-    assert samples.standing.why == f"blocked by {first}"
-    assert score.standing.why == f"blocked by {first}", "what is at the root of it"
+    assert samples.status.reason == f"blocked by {first}"
+    assert score.status.reason == f"blocked by {first}", "what is at the root of it"
     assert score.title == "large · DyT · seed 0"
     assert f"blocked by {first}" in chains.cli("status", "table1", code=1)
     (chains.root / "trouble/train large DyT 0").unlink()
@@ -134,8 +134,8 @@ def test_a_need_that_failed_blocks_all_that_starts_from_it_and_nothing_else(chai
 def test_when_what_all_share_failed_everything_says_so(chains):
     chains.write("trouble/encode", "")
     chains.compute("submit", "table1", "--cluster", "debug", code=1)
-    shared, *others = chains.plan().items
+    shared, *others = chains.plan().runs
     blocked = f"chain:encode {shared.run.signature} (latents), which is failed: no room for it"
-    assert shared.standing.why == "no room for it" and len(others) == RUNS - 1
+    assert shared.status.reason == "no room for it" and len(others) == RUNS - 1
     for one in others:
-        assert one.standing.why.startswith("blocked by ") and one.standing.why.endswith(blocked)
+        assert one.status.reason.startswith("blocked by ") and one.status.reason.endswith(blocked)

@@ -25,11 +25,11 @@ def words(told, project, name):
 
 
 def states(project):
-    return {_name(item): str(item.standing.state) for item in project.plan().items}
+    return {_name(planned): str(planned.status.state) for planned in project.plan().runs}
 
 
-def _name(item):
-    return f"{item.run.config.model}.{item.run.config.norm}.{item.run.config.seed}"
+def _name(planned):
+    return f"{planned.run.config.model}.{planned.run.config.norm}.{planned.run.config.seed}"
 
 
 # --- what killed processes leave
@@ -79,7 +79,7 @@ def test_a_run_that_fails_again_says_why_it_failed_this_time(one_row, pack):
     one_row.trouble("no outcome", FIRST)
     pack("t2").compute("here", "1")
     failure = one_row.json(one_row.directory(FIRST) / "failure.json")
-    assert failure["token"] == "t2" and failure["why"].startswith("AttributeError")
+    assert failure["token"] == "t2" and failure["reason"].startswith("AttributeError")
 
 
 def unwritable_file(project, read_only):
@@ -192,10 +192,10 @@ def test_what_another_process_is_computing_is_waited_for(needy):
 def test_a_need_that_failed_says_why_and_retry_heals_both(needy):
     needy.trouble("raise", "start.LN.0")
     needy.compute("submit", "table1", "--cluster", "debug", code=1)
-    (start,) = (i.run for i in needy.plan().items if _name(i) == "start.LN.0")
+    (start,) = (i.run for i in needy.plan().runs if _name(i) == "start.LN.0")
     blocked = f"blocked by tiny:train {start.signature} (begin), which is failed: {WHY}"
     for name in ("small.LN.0", "large.LN.0"):
-        assert needy.json(needy.directory(name) / "failure.json")["why"] == blocked
+        assert needy.json(needy.directory(name) / "failure.json")["reason"] == blocked
     needy.no_trouble()
     assert "3 of 6 runs" in needy.compute("retry", "table1", "--cluster", "debug")
     assert set(states(needy).values()) == {"done"}
@@ -205,12 +205,12 @@ def test_a_need_that_failed_says_why_and_retry_heals_both(needy):
 def test_a_need_that_this_job_could_not_begin_blocks_what_needs_it(needy, pack, reason):
     """It stays given to this very job, which would wait for itself."""
     job = needy.job("here", str(os.getpid()))
-    for item in needy.plan().items:
-        item.directory.prepare()
+    for planned in needy.plan().runs:
+        planned.directory.prepare()
         text = json.dumps({**job, "submission": "none"})
-        (item.directory / "job.json").write_text(text, encoding="utf-8")
-        if _name(item) == "start.LN.0":
-            start = item
+        (planned.directory / "job.json").write_text(text, encoding="utf-8")
+        if _name(planned) == "start.LN.0":
+            start = planned
     if reason == "not writable":
         (start.directory / "owners").touch()
     else:

@@ -15,9 +15,9 @@ CELL = ["--row", "small", "--arm", "LN"]
 def test_plan_shows_every_run_and_what_a_job_asks_for(project):
     project.finish("small.LN.0", top1=1.0)
     told = project.cli("plan", "table1")
-    for item in project.plan().items:
-        (line,) = (line for line in told.splitlines() if item.run.signature in line)
-        assert item.title in line and str(item.standing.state) in line and "tiny:train" in line
+    for planned in project.plan().runs:
+        (line,) = (line for line in told.splitlines() if planned.run.signature in line)
+        assert planned.title in line and str(planned.status.state) in line and "tiny:train" in line
     assert "data none: 7 of 8 runs to do, in 1 jobs (local)" in told
 
 

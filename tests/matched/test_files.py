@@ -22,7 +22,7 @@ def test_a_file_is_written_with_its_folders(tmp_path):
 def test_a_write_that_fails_midway_leaves_the_old_file_and_no_half_one(tmp_path):
     path = tmp_path / "checkpoint"
     files.write_text(path, "old")
-    with pytest.raises(OSError) as failed, files.written_whole(path) as temporary:
+    with pytest.raises(OSError) as failed, files.atomic_write(path) as temporary:
         temporary.write_text("ne", encoding="utf-8")
         raise OSError(errno.ENOSPC, "No space left on device")
     assert str(failed.value) == f"[Errno 28] No space left on device: '{path}'", "and names it"
@@ -32,7 +32,7 @@ def test_a_write_that_fails_midway_leaves_the_old_file_and_no_half_one(tmp_path)
 
 def test_the_new_file_appears_only_when_it_is_whole(tmp_path):
     path = tmp_path / "checkpoint"
-    with files.written_whole(path) as temporary:
+    with files.atomic_write(path) as temporary:
         temporary.write_text("new", encoding="utf-8")
         assert not path.exists()
     assert path.read_text(encoding="utf-8") == "new"
@@ -61,12 +61,12 @@ def test_an_absent_file_is_none(tmp_path):
 def test_anything_but_one_whole_object_is_damaged(tmp_path, text):
     path = tmp_path / "result.json"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(files.Damaged, match=str(path)):
+    with pytest.raises(files.DamagedFileError, match=str(path)):
         files.read_json(path)
 
 
 def test_bytes_that_are_no_text_are_damaged(tmp_path):
     path = tmp_path / "result.json"
     path.write_bytes(json.dumps({"a": "é"}, ensure_ascii=False).encode("latin-1"))
-    with pytest.raises(files.Damaged, match=str(path)):
+    with pytest.raises(files.DamagedFileError, match=str(path)):
         files.read_json(path)

@@ -118,7 +118,7 @@ def test_what_waits_for_its_runs_shows_their_pictures_too(one_row):
 
 
 @pytest.mark.parametrize(
-    ("picture", "why"),
+    ("picture", "reason"),
     [
         ("gone.png", "'gone.png' is not there"),
         ("checkpoints", "'checkpoints' is not there"),
@@ -138,7 +138,7 @@ def test_what_waits_for_its_runs_shows_their_pictures_too(one_row):
     ],
     ids=str,
 )
-def test_a_picture_that_cannot_be_shown_is_named_below_the_table(one_row, picture, why):
+def test_a_picture_that_cannot_be_shown_is_named_below_the_table(one_row, picture, reason):
     finish(one_row, "small.LN.0", 1)
     directory = one_row.directory(DYT)
     if isinstance(picture, str):
@@ -155,7 +155,7 @@ def test_a_picture_that_cannot_be_shown_is_named_below_the_table(one_row, pictur
     told, lines = table(one_row)
     assert set(shown(one_row)) == {"small.LN.seed0.png"}
     assert lines[-1].endswith("| — |")
-    note = r"Picture left out: small · DyT · seed 0: .*" + re.escape(why)
+    note = r"Picture left out: small · DyT · seed 0: .*" + re.escape(reason)
     assert re.search(note, told)
     text = (one_row.root / "results/table1.smoke.md").read_text(encoding="utf-8")
     assert re.search("^- " + note, text, re.MULTILINE)

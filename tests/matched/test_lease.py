@@ -13,8 +13,8 @@ from itertools import chain
 
 import pytest
 
-from matched import jobs, lease
-from matched.lease import Held, Lost, acquire
+from matched import job_status, lease
+from matched.lease import LeaseHeldError, LeaseLostError, acquire
 
 DAY = 86400.0
 FORK = multiprocessing.get_context("fork")
@@ -32,7 +32,7 @@ def folder(tmp_path):
 
 
 def job(number):
-    return jobs.identity("slurm", str(number), "t1")
+    return job_status.identity("slurm", str(number), "t1")
 
 
 def take(folder, number, patience=60.0, **more):
@@ -88,7 +88,7 @@ def child(folder):
 
 
 def test_a_second_owner_is_refused_and_told_who_the_first_is(folder, child):
-    with pytest.raises(Held) as refused:
+    with pytest.raises(LeaseHeldError) as refused:
         take(folder, 13)
     pid, host = child.process.pid, os.uname().nodename
     assert str(refused.value) == f"{folder} is at work: slurm job 12, process {pid} on host {host}"
@@ -145,7 +145,7 @@ def test_who_waits_can_give_up(folder, child):
 
     with pytest.raises(KeyboardInterrupt):
         acquire(folder, job(12), pause=pause)
-    with pytest.raises(Held):
+    with pytest.raises(LeaseHeldError):
         take(folder, 13)
 
 
@@ -174,7 +174,7 @@ def test_an_owner_elsewhere_lives_while_its_beat_changes_whatever_it_says(folder
         beats.append(start + step)
         os.utime(path, (beats[-1], beats[-1]))
 
-    with pytest.raises(Held, match="slurm job 1, process 7 on host far"):
+    with pytest.raises(LeaseHeldError, match="slurm job 1, process 7 on host far"):
         acquire(folder, job(2), patience=DAY, pause=pause)
 
 
@@ -203,7 +203,7 @@ def test_owners_beat(folder):
     record = json.loads(owned.path.read_text(encoding="utf-8"))
     record["place"]["kernel"] = "another"
     owned.path.write_text(json.dumps(record), encoding="utf-8")
-    with pytest.raises(Held):
+    with pytest.raises(LeaseHeldError):
         take(folder, 2, patience=10)
     owned.release()
     take(folder, 2, patience=10).release()
@@ -243,18 +243,18 @@ def test_a_superseded_owner_finds_out_and_does_no_harm(folder):
     record = json.loads(slept.path.read_text(encoding="utf-8"))
     new = folder / "owners" / "000002.json"
     new.write_text(json.dumps({**record, "key": "slurm job 2"}), encoding="utf-8")
-    with pytest.raises(Lost, match=f"{folder} was taken over by slurm job 2, process"):
-        slept.confirm()
+    with pytest.raises(LeaseLostError, match=f"{folder} was taken over by slurm job 2, process"):
+        slept.check_ownership()
     slept.release()
     assert lease.owner(folder)["key"] == "slurm job 2"
 
 
 def test_an_owner_whose_folder_was_deleted_finds_out(folder):
     owned = take(folder, 1)
-    owned.confirm()
+    owned.check_ownership()
     shutil.rmtree(folder)
-    with pytest.raises(Lost, match="its files are gone"):
-        owned.confirm()
+    with pytest.raises(LeaseLostError, match="its files are gone"):
+        owned.check_ownership()
     time.sleep(0.1)  # some beats
     owned.release()
     assert not folder.exists()
@@ -326,9 +326,9 @@ def test_of_several_who_find_a_dead_owner_one_becomes_the_next(folder):
             owned = None
             try:
                 owned = take(here, 100 + i)
-                owned.confirm()
+                owned.check_ownership()
                 won.append(n)
-            except Held as error:
+            except LeaseHeldError as error:
                 assert "slurm job 10" in str(error) or "not said yet" in str(error)
             barrier.wait(30)
             if owned is not None:
@@ -354,7 +354,7 @@ def test_there_is_never_more_than_one_owner(folder):
             found = int(number.read_text(encoding="utf-8"))
             time.sleep(0.001)
             number.write_text(str(found + 1), encoding="utf-8")
-            owned.confirm()
+            owned.check_ownership()
             owned.release()
         return "well"
 

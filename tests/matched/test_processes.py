@@ -16,7 +16,7 @@ RUNS = ["small.LN.0", "small.DyT.0", "large.LN.0", "large.DyT.0"]
 @pytest.fixture
 def two(project):
     """One job of four runs, each of two processes."""
-    project.meeting({"pack.HANGS": 1.0, "peers.WORD": 1.0})
+    project.meeting({"job_runner.HANGS": 1.0, "peers.WORD": 1.0})
     project.recipe(TWO_PROCESSES)
     project.site("[local]\nworkers = 2\n[slurm]\ngrace_seconds = 1\n")
     return project
@@ -24,7 +24,7 @@ def two(project):
 
 def why(project, name):
     path = project.directory(name) / "failure.json"
-    return project.json(path)["why"] if path.exists() else None
+    return project.json(path)["reason"] if path.exists() else None
 
 
 def test_a_run_that_fails_in_one_process_or_in_both_leaves_the_others_of_its_job_alone(two):

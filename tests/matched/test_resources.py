@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from matched import Resources, Run, Scale, TrainConfig, launch, packing
+from matched import Resources, Run, Scale, TrainConfig, job_packing, submission
 
 BIG = "Resources(gpus=16, cpus=4, memory_gb=10, minutes=60, shard=True)"
 WIDE = "Resources(gpus=4, cpus=10, memory_gb=48, minutes=30, runs_per_job=2)"
@@ -12,13 +12,15 @@ KINDS = """
 START = Run(task="tiny:train", config=Config(model="start"))
 TOP = Run(task="tiny:train", config=Config(model="small"), needs={{"start": START}})
 SCALE = scale(seeds=(0,), gpus=2, small=TOP, large=LARGE)
-TABLE = Table(arms=ARMS, scales=(replace(SCALE, others={{{others}}}),))
+TABLE = Table(arms=ARMS, scales=(replace(SCALE, resource_overrides={{{resource_overrides}}}),))
 """
 
 
 def kinds(**others):
     """Row small, which needs START, and row large; ``others`` by place."""
-    return KINDS.format(others=", ".join(f"'{key}': {value}" for key, value in others.items()))
+    return KINDS.format(
+        resource_overrides=", ".join(f"'{key}': {value}" for key, value in others.items())
+    )
 
 
 THREE_KINDS = kinds(**{"small/start": BIG, "large": WIDE})
@@ -26,22 +28,22 @@ THREE_KINDS = kinds(**{"small/start": BIG, "large": WIDE})
 
 def gpus(project):
     """ "<model>.<norm>" → the GPUs that the run asks for."""
-    configs = ((item.run.config, item.resources) for item in project.plan().items)
+    configs = ((planned.run.config, planned.resources) for planned in project.plan().runs)
     return {f"{config.model}.{config.norm}": resources.gpus for config, resources in configs}
 
 
 def finish(project, *sizes):
     """As if the runs that ask for so many GPUs had finished."""
-    for item in project.plan().items:
-        if item.resources.gpus in sizes:
-            item.directory.prepare()
-            item.directory.write_result({"outcome": "done", "metrics": {}})
+    for planned in project.plan().runs:
+        if planned.resources.gpus in sizes:
+            planned.directory.prepare()
+            planned.directory.write_result({"outcome": "done", "metrics": {}})
 
 
 def jobs(project, cluster):
-    found = packing.pack(project.plan(), cluster)
+    found = job_packing.pack_jobs(project.plan(), cluster)
     return [
-        ([f"{i.run.config.model}.{i.run.config.norm}" for i in job.items], job.resources.gpus)
+        ([f"{i.run.config.model}.{i.run.config.norm}" for i in job.runs], job.resources.gpus)
         for job in found
     ]
 
@@ -100,7 +102,10 @@ def test_of_several_rows_the_first_that_names_a_run_decides(project):
 def test_a_place_that_is_none_is_refused(project, place):
     project.recipe(kinds(**{place: WIDE}))
     line = project.mistake("plan", "table1")
-    assert f"scale smoke: others names {place}, which is no row and no run that a row needs" in line
+    assert (
+        f"scale smoke: resource_overrides names {place}, which is no row and no run that a row needs"
+        in line
+    )
     assert line.endswith("known are small/start, small, large")
 
 
@@ -111,9 +116,11 @@ def test_what_one_arm_of_a_row_needs_is_a_place():
     resources = Resources(minutes=1)
     more = {"name": "smoke", "seeds": (0,), "resources": resources}
     runs = {"row": {"LN": start, "DyT": top}}
-    assert Scale(runs=runs, others={"row/start": resources}, **more).others
-    with pytest.raises(ValueError, match=r"others names row/stop, .*known are row, row/start$"):
-        Scale(runs=runs, others={"row/stop": resources}, **more)
+    assert Scale(runs=runs, resource_overrides={"row/start": resources}, **more).resource_overrides
+    with pytest.raises(
+        ValueError, match=r"resource_overrides names row/stop, .*known are row, row/start$"
+    ):
+        Scale(runs=runs, resource_overrides={"row/stop": resources}, **more)
 
 
 # --- Slurm
@@ -128,13 +135,18 @@ def test_runs_share_a_slurm_job_with_their_like_only(project):
         (["large.LN", "large.DyT"], 4),
         (["small.LN", "small.DyT"], 2),
     ]
-    assert [job.after for job in packing.pack(project.plan(), "slurm")] == [(), (), (), (0, 1)]
+    assert [job.after for job in job_packing.pack_jobs(project.plan(), "slurm")] == [
+        (),
+        (),
+        (),
+        (0, 1),
+    ]
 
 
 def test_an_array_holds_jobs_of_one_kind(project):
     project.recipe(THREE_KINDS.replace("runs_per_job=2", "runs_per_job=1"))
-    packed = packing.pack(project.plan(), "slurm")
-    assert packing.waves(packed, 1000) == [[0, 1], [2, 3], [4], [5]]
+    packed = job_packing.pack_jobs(project.plan(), "slurm")
+    assert job_packing.job_arrays(packed, 1000) == [[0, 1], [2, 3], [4], [5]]
     assert [job.resources.gpus for job in packed] == [16, 16, 4, 4, 2, 2]
 
 
@@ -142,11 +154,17 @@ def test_a_slurm_job_is_given_what_its_runs_ask_for(project):
     project.recipe(THREE_KINDS)
     plan = project.plan()
     packs = [
-        launch._callable(plan, job, "slurm", i, token="t1")
-        for i, job in enumerate(packing.pack(plan, "slurm"))
+        submission._callable(plan, job, "slurm", i, token="t1")
+        for i, job in enumerate(job_packing.pack_jobs(plan, "slurm"))
     ]
     assert [pack.threads for pack in packs] == [4, 4, 10, 10, 10]
-    assert [[r.loaders for r in pack.resources] for pack in packs] == [[3], [3], [9, 9], [9], [9]]
+    assert [[r.num_workers for r in pack.resources] for pack in packs] == [
+        [3],
+        [3],
+        [9, 9],
+        [9],
+        [9],
+    ]
     assert [pack.resources[0].shard for pack in packs] == [True, True, False, False, False]
 
 
@@ -201,9 +219,11 @@ def test_here_all_runs_are_given_what_the_largest_asks_for(project):
     project.site("[local]\ngpus = 32\n")
     project.recipe(THREE_KINDS)
     plan = project.plan()
-    packed = packing.pack(plan, "local")
-    assert [(len(job.items), job.resources.gpus) for job in packed] == [(3, 16), (3, 16)]
-    packs = [launch._callable(plan, job, "local", i, token="t1") for i, job in enumerate(packed)]
+    packed = job_packing.pack_jobs(plan, "local")
+    assert [(len(job.runs), job.resources.gpus) for job in packed] == [(3, 16), (3, 16)]
+    packs = [
+        submission._callable(plan, job, "local", i, token="t1") for i, job in enumerate(packed)
+    ]
     assert [pack.gpus for pack in packs] == [tuple(range(16)), tuple(range(16, 32))]
     assert [[r.gpus for r in pack.resources] for pack in packs] == [[16] * 3] * 2
 
@@ -220,9 +240,9 @@ def test_on_the_cpu_the_largest_has_the_most_processes(project):
     project.site("[local]\nworkers = 6\n")
     three = "Resources(processes=3, minutes=1)"
     project.recipe(kinds(large=three).replace("gpus=2", "gpus=0"))
-    packed = packing.pack(project.plan(), "local")
+    packed = job_packing.pack_jobs(project.plan(), "local")
     assert [job.resources.processes for job in packed] == [3, 3]
-    asked = launch._asked(project.plan(), "local", packed, [0, 1], {})
+    asked = submission._asked(project.plan(), "local", packed, [0, 1], {})
     assert (asked["nodes"], asked["tasks_per_node"]) == (1, 3)
 
 
@@ -245,15 +265,15 @@ def test_what_is_finished_asks_for_nothing(project):
     project.site("[local]\ngpus = 2\n")
     project.recipe(THREE_KINDS)
     finish(project, 16, 4)
-    launch.preflight(project.plan(), "local")
+    submission.preflight(project.plan(), "local")
 
 
 def with_loaders(project):
     """Data-loading workers → the runs that were computed with so many."""
     text = (project.root / "computed.txt").read_text(encoding="utf-8")
     found = {}
-    for name, loaders in re.findall(r"^(\S+) \w+ with (\d+) loaders", text, re.MULTILINE):
-        found.setdefault(int(loaders), []).append(name)
+    for name, num_workers in re.findall(r"^(\S+) \w+ with (\d+) loaders", text, re.MULTILINE):
+        found.setdefault(int(num_workers), []).append(name)
     return found
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from matched import Run, TrainConfig, matched
-from matched.run import SIGNATURE_LENGTH, differences, field_of
+from matched import Run, TrainConfig, derive_run
+from matched.matching import differences, field_of
+from matched.run import SIGNATURE_LENGTH
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,11 +44,11 @@ def test_signature_is_short_and_hexadecimal():
 def test_another_process_gives_the_same_signature(project):
     """Hashes of strings differ from process to process; signatures must not."""
     project.recipe("TABLE = Table(arms=ARMS, scales=(scale(small=SMALL, large=LARGE),))")
-    here = [item.run.signature for item in project.plan().items]
+    here = [planned.run.signature for planned in project.plan().runs]
     code = (
-        "import sys; from matched import plans, recipes, site; from pathlib import Path\n"
+        "import sys; from matched import planning, recipes, site; from pathlib import Path\n"
         "r = recipes.load('table1'); s = site.read(Path(sys.argv[1]))\n"
-        "print(*[i.run.signature for i in plans.make(r, r.scale('smoke'), s).items])"
+        "print(*[i.run.signature for i in planning.make_plan(r, r.scale('smoke'), s).runs])"
     )
     for seed in ("1", "2"):
         answer = subprocess.run(
@@ -138,7 +139,7 @@ def test_equal_runs_are_one_key():
 
 def test_where_a_run_runs_is_not_part_of_it(project):
     def signatures():
-        return [item.run.signature for item in project.plan().items]
+        return [planned.run.signature for planned in project.plan().runs]
 
     before = signatures()
     project.site('[runs]\nfolder = "elsewhere"\n[slurm]\npartition = "gpu"\n[local]\nworkers = 7\n')
@@ -188,11 +189,11 @@ def test_a_config_is_a_dataclass_instance(config):
         Run(task="m:f", config=config)
 
 
-# --- matched()
+# --- derive_run()
 
 
 def test_matched_changes_the_norm_and_nothing_else():
-    other = matched(run(lr=0.3), norm="DyT")
+    other = derive_run(run(lr=0.3), norm="DyT")
     assert other.config == Config(lr=0.3, norm="DyT")
     assert differences(run(lr=0.3), other) == {"config.norm": ("LN", "DyT")}
 
@@ -201,12 +202,12 @@ def test_matched_goes_through_needs():
     deep = run(lr=0.3)
     middle = Run(task="m:middle", config=Config(), needs={"pretrained": deep})
     top = Run(task="m:top", config=Config(), needs={"pretrained": middle})
-    other = matched(top, norm="DyT", seed=5, lr=0.7)
+    other = derive_run(top, norm="DyT", seed=5, lr=0.7)
     assert other.config == Config(norm="DyT", seed=5, lr=0.7)
     below = other.needs["pretrained"]
     assert below.config == Config(norm="DyT", seed=5), "lr is a change of the top run alone"
     assert below.needs["pretrained"].config == Config(norm="DyT", seed=5, lr=0.3)
-    assert set(differences(top, matched(top, norm="DyT"))) == {
+    assert set(differences(top, derive_run(top, norm="DyT"))) == {
         "config.norm",
         "needs.pretrained.config.norm",
         "needs.pretrained.needs.pretrained.config.norm",
@@ -215,7 +216,7 @@ def test_matched_goes_through_needs():
 
 def test_matched_refuses_a_field_that_the_config_lacks():
     with pytest.raises(ValueError, match=r"has no field lrr; it has .*lr, norm"):
-        matched(run(), norm="DyT", lrr=0.1)
+        derive_run(run(), norm="DyT", lrr=0.1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -229,18 +230,18 @@ def test_matched_leaves_alone_what_knows_neither_norm_nor_seed():
     cache = Run(task="m:cache", config=Cache())
     trained = Run(task="m:train", config=Config(), needs={"data": cache})
     top = Run(task="m:score", config=Cache(), needs={"trained": trained, "data": cache})
-    other = matched(top, norm="DyT", seed=1)
+    other = derive_run(top, norm="DyT", seed=1)
     assert other.config == Cache()
     assert other.needs["data"] == cache == other.needs["trained"].needs["data"]
     assert other.needs["trained"].config == Config(norm="DyT", seed=1)
-    assert set(differences(top, matched(top, norm="DyT"))) == {"needs.trained.config.norm"}
+    assert set(differences(top, derive_run(top, norm="DyT"))) == {"needs.trained.config.norm"}
 
 
 def test_matched_refuses_a_norm_that_no_run_has():
     cache = Run(task="m:cache", config=Cache())
     top = Run(task="m:score", config=Cache(), needs={"data": cache})
     with pytest.raises(ValueError, match="Cache of m:score has no field norm; it has size"):
-        matched(top, norm="DyT")
+        derive_run(top, norm="DyT")
 
 
 # --- differences

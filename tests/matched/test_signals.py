@@ -5,9 +5,9 @@ import signal
 
 import pytest
 
-from matched import interruption
-from matched import pack as module
-from matched.interruption import PREEMPTION
+from matched import job_runner as module
+from matched import signals
+from matched.signals import PREEMPTION_SIGNAL
 
 FIRST, SECOND = "small.LN.0", "small.DyT.0"
 
@@ -51,7 +51,7 @@ def end(project, code):
 @pytest.mark.parametrize("what", ["steps", "wait"], ids=["it saves", "it does not listen"])
 def test_a_preempted_job_starts_again_and_goes_on(at_work, what):
     project = at_work(what)
-    os.kill(starts(project)[0][0], PREEMPTION)
+    os.kill(starts(project)[0][0], PREEMPTION_SIGNAL)
     project.wait_for(lambda: len(starts(project)) == 2, project.job_process)
     (first, begin), (second, resumed) = starts(project)
     assert first != second and begin == 0
@@ -125,7 +125,7 @@ def on_slurm(one_row, pack, monkeypatch):
 
 def why(project, name=FIRST):
     path = project.directory(name) / "failure.json"
-    return project.json(path)["why"] if path.exists() else None
+    return project.json(path)["reason"] if path.exists() else None
 
 
 USED_UP, LONG = 1, 60
@@ -188,9 +188,9 @@ def test_signals_are_whoevers_they_were_before(one_row, on_slurm):
     def mine(number, frame):
         """A handler that somebody else has set."""
 
-    before = {number: signal.signal(number, mine) for number in interruption.SIGNALS}
+    before = {number: signal.signal(number, mine) for number in signals.SIGNALS}
     one_row.trouble("gets SIGUSR2 saving", FIRST)
     on_slurm(minutes=LONG)
     after = [signal.signal(number, handler) for number, handler in before.items()]
     assert after == [mine, mine]
-    assert interruption.requested() is None
+    assert signals.stop_signal() is None

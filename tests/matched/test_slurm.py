@@ -126,7 +126,7 @@ def test_what_was_accepted_before_a_refusal_is_remembered(slurm):
     )
     assert "no more jobs" in slurm.mistake("submit", "table1", "--cluster", "slurm")
     queue(slurm, "1_N/A|1|PENDING|Priority")
-    states = [str(item.standing.state) for item in slurm.plan().items]
+    states = [str(planned.status.state) for planned in slurm.plan().runs]
     assert states == ["queued", "new", "queued", "new"]
 
 

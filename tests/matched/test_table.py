@@ -3,7 +3,7 @@
 import pytest
 
 from matched import Arm, Resources, Run, Scale, Table, recipes
-from matched.table import pairs_of
+from matched.matching import pairs_of
 
 UNLIKE = "Run(task=SMALL.task, config=replace(SMALL.config, lr=0.2, epochs=3))"
 
@@ -13,7 +13,7 @@ def per_arm(dyt: str, more: str = "") -> str:
 
 
 def test_the_arms_of_a_row_differ_in_the_norm_alone(project):
-    items = project.plan().items
+    items = project.plan().runs
     assert [(i.title, i.run.config.norm, i.run.config.seed) for i in items[:3]] == [
         ("small · LN · seed 0", "LN", 0),
         ("small · DyT · seed 0", "DyT", 0),
@@ -38,12 +38,12 @@ def test_no_command_takes_such_a_recipe(project, command):
 
 
 def test_named_exceptions_are_allowed(project):
-    project.recipe(per_arm(UNLIKE, ", exceptions={'lr': 'tuned', 'epochs': 'why not'}"))
+    project.recipe(per_arm(UNLIKE, ", allowed_differences={'lr': 'tuned', 'epochs': 'why not'}"))
     assert "4 of 4 runs to do" in project.cli("plan", "table1")
 
 
 def test_an_exception_frees_its_own_field_only(project):
-    project.recipe(per_arm(UNLIKE, ", exceptions={'lr': 'tuned'}"))
+    project.recipe(per_arm(UNLIKE, ", allowed_differences={'lr': 'tuned'}"))
     line = project.mistake("plan", "table1")
     assert "config.epochs: 1 / 3" in line and "config.lr" not in line
 
@@ -79,14 +79,14 @@ def test_every_scale_is_checked_whichever_is_asked_for(project):
 def test_a_run_of_each_arm_may_be_given(project):
     same = "replace(SMALL, config=replace(SMALL.config, lr=0.1))"
     project.recipe(per_arm(same))
-    assert [i.run.config.norm for i in project.plan().items] == ["LN", "DyT"] * 2
+    assert [i.run.config.norm for i in project.plan().runs] == ["LN", "DyT"] * 2
 
 
 def test_an_arm_that_a_row_lacks_is_a_dash(project):
     project.recipe(
         "TABLE = Table(arms=ARMS, scales=(scale(seeds=(0,), small={'LN': SMALL}, large=LARGE),))"
     )
-    assert [i.title for i in project.plan().items] == [
+    assert [i.title for i in project.plan().runs] == [
         "small · LN · seed 0",
         "large · LN · seed 0",
         "large · DyT · seed 0",
@@ -100,7 +100,7 @@ def test_an_arm_that_a_row_lacks_is_a_dash(project):
 # --- exceptions of one arm
 
 THREE_ARMS = """
-THREE = (*ARMS, Arm(name="Fixup", norm="own", exceptions={'lr': 'it needs its own'}))
+THREE = (*ARMS, Arm(name="Fixup", norm="own", allowed_differences={'lr': 'it needs its own'}))
 OTHER = replace(SMALL, config=replace(SMALL.config, lr=0.2))
 """
 
@@ -131,7 +131,7 @@ def test_an_exception_of_an_arm_frees_its_own_field_only(project):
 def test_the_baseline_has_no_exceptions(project):
     """Of which pairs would they be?"""
     project.recipe(
-        "BASE = Arm(name='LN', norm='LN', exceptions={'lr': 'tuned', 'weights': 'other'})\n"
+        "BASE = Arm(name='LN', norm='LN', allowed_differences={'lr': 'tuned', 'weights': 'other'})\n"
         "TABLE = Table(arms=(BASE, ARMS[1]), scales=(scale(small=SMALL),))"
     )
     line = project.mistake("plan", "table1")
@@ -155,8 +155,8 @@ def norms(project):
     """Row and arm → the norm of the run and of what it needs, with its seed."""
     return {
         (cell.row, cell.arm): (config.norm, need.norm, config.seed, need.seed)
-        for item in project.plan().items
-        for cell in item.cells
+        for planned in project.plan().runs
+        for cell in planned.cells
         for config, need in [(cell.run.config, cell.run.needs["start"].config)]
     }
 
@@ -219,7 +219,7 @@ def test_a_run_that_two_cells_show_is_computed_once(project):
     project.recipe(
         "TABLE = Table(arms=ARMS, scales=(scale(seeds=(0,), small=SMALL, large=SMALL),))"
     )
-    (ln, _) = project.plan().items
+    (ln, _) = project.plan().runs
     assert [str(cell) for cell in ln.cells] == ["small · LN · seed 0", "large · LN · seed 0"]
 
 

@@ -39,7 +39,7 @@ def test_all_compute_the_runs_and_who_is_done_first_waits_for_the_result(one_row
     one_row.trouble("rank 0 waits", "start.LN.0")
     processes = start()
     one_row.wait_for(lambda: len(one_row.computed()) == 2, *processes)
-    states = {_name(item): str(item.standing.state) for item in one_row.plan().items}
+    states = {_name(planned): str(planned.status.state) for planned in one_row.plan().runs}
     assert (states["start.LN.0"], states["small.LN.0"]) == ("running", "queued")
     (one_row.root / "go").touch()
     assert "done  top1 80" in ends(processes)
@@ -49,7 +49,7 @@ def test_all_compute_the_runs_and_who_is_done_first_waits_for_the_result(one_row
 def test_what_is_finished_already_is_left_alone_by_all(one_row, start):
     """All go through the same runs, or the one would wait for a word that the other never says."""
     one_row.recipe(WITH_NEED)
-    (start_run,) = (i for i in one_row.plan().items if _name(i) == "start.LN.0")
+    (start_run,) = (i for i in one_row.plan().runs if _name(i) == "start.LN.0")
     start_run.directory.prepare()
     start_run.directory.write_result({"outcome": "done", "metrics": {}})
     assert "done  top1 80" in ends(start())
@@ -62,5 +62,5 @@ def test_a_finished_cell_is_shown_and_all_end(one_row, start):
     assert one_row.computed() == []
 
 
-def _name(item):
-    return f"{item.run.config.model}.{item.run.config.norm}.{item.run.config.seed}"
+def _name(planned):
+    return f"{planned.run.config.model}.{planned.run.config.norm}.{planned.run.config.seed}"

@@ -47,7 +47,7 @@ def every_run():
             for place, run in with_needs(cell.run, cell.row):
                 row, *needs = place.split("/")
                 address = "/".join([name, *needs, row, cell.arm])
-                found[address] = (run.config, scale.others.get(place, scale.resources))
+                found[address] = (run.config, scale.resource_overrides.get(place, scale.resources))
     return found
 
 

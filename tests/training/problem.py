@@ -14,9 +14,9 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from dyt import Norm, convert
-from matched import TrainConfig, interruption
+from matched import TrainConfig, signals
+from matched.task import Context
 from matched.training import Learner, checkpoint, fit, reseed
-from matched.worker import Context
 
 CPU = torch.device("cpu")
 FEATURES, SAMPLES = 6, 26
@@ -97,8 +97,8 @@ class AskedAt:
 
     def __call__(self, model, batch):
         if self.left == 0:
-            os.kill(os.getpid(), interruption.PREEMPTION)
-            while interruption.requested() is None:
+            os.kill(os.getpid(), signals.PREEMPTION_SIGNAL)
+            while signals.stop_signal() is None:
                 time.sleep(0.001)
         self.left -= 1
         return square(model, batch)
@@ -139,7 +139,7 @@ def grouped(model):
     optimizer = torch.optim.AdamW(groups, lr=CONFIG.lr)
     # The other way that this average has of going through a model: by its parameters.
     average = ModelEmaV3(model, 0.9, exclude_buffers=True)
-    return {"model": model, "optimizer": optimizer, "average": average, "norms": ()}
+    return {"model": model, "optimizer": optimizer, "ema": average, "norms": ()}
 
 
 def learner(config=CONFIG, *, weights=None, norm=OWN, dropout=0.2, **changes):
@@ -159,10 +159,10 @@ def learner(config=CONFIG, *, weights=None, norm=OWN, dropout=0.2, **changes):
         "dataset": Points(),
         "loss": square,
         "evaluate": evaluate,
-        "score": ("error", "lower"),
+        "selection_metric": ("error", "lower"),
         "norms": norms,
         "prepare": mixed,
-        "average": None if config.ema_decay is None else ModelEmaV3(model, config.ema_decay),
+        "ema": None if config.ema_decay is None else ModelEmaV3(model, config.ema_decay),
     }
     return Learner(**{**usual, **changes})
 
@@ -209,9 +209,9 @@ class Trained:
 
     @property
     def state(self):
-        """What is in it: name → tensor of "model", "average" and "optimizer", and the rest."""
+        """What is in it: name → tensor of "model", "ema" and "optimizer", and the rest."""
         state = checkpoint.read(self.newest)
-        parts = {"model": {}, "average": {}, "optimizer": {}}
+        parts = {"model": {}, "ema": {}, "optimizer": {}}
         for name, tensor in state.tensors.items():
             part, _, key = name.partition(".")
             parts[part][key] = tensor

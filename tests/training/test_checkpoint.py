@@ -94,7 +94,7 @@ def assert_close(one, other):
     assert one.losses == pytest.approx(other.losses, rel=1e-4)
     assert one.json("fingerprint.json") == other.json("fingerprint.json")
     first, second = one.state, other.state
-    for part in ("model", "average", "optimizer"):
+    for part in ("model", "ema", "optimizer"):
         assert first[part].keys() == second[part].keys()
         for name, tensor in first[part].items():
             torch.testing.assert_close(tensor, second[part][name], rtol=1e-3, atol=1e-4)
@@ -204,7 +204,7 @@ def test_what_the_traps_hold_is_executed_by_those_who_unpickle_it(tmp_path):
 class TestKept:
     def write(self, folder, *steps):
         for step in steps:
-            state = checkpoint.State(tensors={}, plain={})
+            state = checkpoint.TrainingState(tensors={}, plain={})
             checkpoint.save(folder, step, state, sharded=False)
         return {path.name for path in folder.iterdir()}
 
@@ -223,7 +223,7 @@ class TestKept:
         (tmp_path / "step_00000002.pt.old").write_bytes(b"")
         kept = self.write(tmp_path, 3, 4, 5)
         assert kept == {"step_00000002.pt.old", "step_00000004.pt", "step_00000005.pt"}
-        state = checkpoint.newest(tmp_path / "none", "", lambda name: None)
+        state = checkpoint.load_newest(tmp_path / "none", "", lambda name: None)
         assert state is None
 
 
@@ -235,16 +235,16 @@ class TestOfAnotherForm:
             state = {"mine": {"of": "run"}, "weights": [torch.full((3,), float(step))]}
             checkpoint.save_file(folder, step, state)
 
-    def newest(self, folder, signature="run"):
-        return checkpoint.newest_file(folder, signature, lambda state: state["mine"]["of"])
+    def load_newest(self, folder, signature="run"):
+        return checkpoint.load_newest_file(folder, signature, lambda state: state["mine"]["of"])
 
     def test_the_newest_is_found_as_it_was(self, tmp_path):
-        assert self.newest(tmp_path / "none") is None
+        assert self.load_newest(tmp_path / "none") is None
         self.save(tmp_path, 3, 12, 5)
         assert {path.name for path in tmp_path.iterdir()} == {
             "step_00000003.pt", "step_00000005.pt",
         }  # fmt: skip
-        state = self.newest(tmp_path)
+        state = self.load_newest(tmp_path)
         assert state["mine"] == {"of": "run"}
         assert state["weights"][0].tolist() == [5.0] * 3
 
@@ -255,7 +255,7 @@ class TestOfAnotherForm:
         assert newest.stat().st_size > 800
         os.truncate(newest, kept)
         with caplog.at_level("WARNING", logger="matched"):
-            assert self.newest(tmp_path)["weights"][0].tolist() == [3.0] * 3
+            assert self.load_newest(tmp_path)["weights"][0].tolist() == [3.0] * 3
         (message,) = caplog.messages
         assert message.startswith(f"{newest} is damaged (")
 
@@ -263,20 +263,20 @@ class TestOfAnotherForm:
         self.save(tmp_path, 3)
         checkpoint.save_file(tmp_path, 5, {"weights": []})
         with caplog.at_level("WARNING", logger="matched"):
-            assert self.newest(tmp_path)["weights"][0].tolist() == [3.0] * 3
+            assert self.load_newest(tmp_path)["weights"][0].tolist() == [3.0] * 3
         assert "step_00000005.pt is damaged (KeyError: 'mine')" in caplog.text
 
     def test_one_of_another_run_is_refused(self, tmp_path):
         self.save(tmp_path, 3)
         message = "step_00000003.pt is a checkpoint of run run, not of other; move it away"
         with pytest.raises(ValueError, match=message):
-            self.newest(tmp_path, "other")
+            self.load_newest(tmp_path, "other")
 
     def test_nothing_in_it_is_executed(self, tmp_path):
         self.save(tmp_path, 3)
         trap = Executed(tmp_path / "executed")
         torch.save({"mine": {"of": "run"}, "trap": trap}, tmp_path / "step_00000005.pt")
-        assert self.newest(tmp_path)["weights"][0].tolist() == [3.0] * 3
+        assert self.load_newest(tmp_path)["weights"][0].tolist() == [3.0] * 3
         assert not trap.folder.exists()
 
 
@@ -288,7 +288,7 @@ class TestConfirm:
         def confirm():
             there.append(sorted(path.stem[-2:] for path in folder.glob("*")))
 
-        trained(tmp_path, where={"confirm": confirm})
+        trained(tmp_path, where={"check_ownership": confirm})
         assert there == [[], ["05"], ["05", "10"]]
 
     def test_who_has_lost_the_run_writes_no_more(self, tmp_path):
@@ -299,7 +299,7 @@ class TestConfirm:
                 raise error
 
         with pytest.raises(RuntimeError, match="taken over"):
-            trained(tmp_path, where={"confirm": confirm})
+            trained(tmp_path, where={"check_ownership": confirm})
         assert Trained(directory=tmp_path).checkpoints == ["step_00000005.pt"]
 
 

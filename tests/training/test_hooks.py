@@ -19,17 +19,17 @@ class Recorder(Hooks):
         self.events = []
         self.moments = []
 
-    def before_step(self, moment):
+    def before_step(self, step_info):
         self.events.append("before")
-        self.moments.append(moment)
+        self.moments.append(step_info)
 
-    def on_gradients(self, moment):
+    def on_gradients(self, step_info):
         self.events.append("gradients")
-        assert moment == self.moments[-1]
+        assert step_info == self.moments[-1]
 
-    def after_step(self, moment):
+    def after_step(self, step_info):
         self.events.append("after")
-        assert moment == self.moments[-1]
+        assert step_info == self.moments[-1]
 
 
 class Growing(Hooks):
@@ -38,8 +38,8 @@ class Growing(Hooks):
     def __init__(self, optimizer):
         self.optimizer = optimizer
 
-    def before_step(self, moment):
-        self.optimizer.param_groups[0]["weight_decay"] = moment.progress + moment.epoch
+    def before_step(self, step_info):
+        self.optimizer.param_groups[0]["weight_decay"] = step_info.progress + step_info.epoch
 
 
 def descent(lr=0.5, seed=CONFIG.seed):
@@ -47,7 +47,7 @@ def descent(lr=0.5, seed=CONFIG.seed):
     reseed(seed, "weights")
     model = network(dropout=0.0)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
-    plain = {"average": None, "prepare": lambda batch: batch, "dataset": Points(samples=8)}
+    plain = {"ema": None, "prepare": lambda batch: batch, "dataset": Points(samples=8)}
     return {"model": model, "optimizer": optimizer, **plain}
 
 
@@ -57,7 +57,7 @@ def gradients_of_one_step(directory, **changes):
     seen = {}
 
     class Look(Hooks):
-        def on_gradients(self, moment):
+        def on_gradients(self, step_info):
             seen.update({n: p.grad.clone() for n, p in learner["model"].named_parameters()})
 
     before = {name: p.detach().clone() for name, p in learner["model"].named_parameters()}
@@ -104,14 +104,14 @@ class TestOrder:
         rates, held = [], []
 
         class Look(Hooks):
-            def before_step(self, moment):
+            def before_step(self, step_info):
                 rates.append(optimizer.param_groups[0]["lr"])
                 held.append(weight.detach().clone())
 
-            def on_gradients(self, moment):
+            def on_gradients(self, step_info):
                 assert torch.equal(weight, held[-1])
 
-            def after_step(self, moment):
+            def after_step(self, step_info):
                 assert not torch.equal(weight, held[-1])
                 assert weight.grad is None
 
@@ -125,14 +125,14 @@ class TestOrder:
             module = network()
 
             def update(self, model):
-                events.append("average")
+                events.append("ema")
 
         class Look(Hooks):
-            def after_step(self, moment):
+            def after_step(self, step_info):
                 events.append("after")
 
-        trained(tmp_path, replace(CONFIG, epochs=1), hooks=Look(), average=Average())
-        assert events == ["average", "after"] * 3
+        trained(tmp_path, replace(CONFIG, epochs=1), hooks=Look(), ema=Average())
+        assert events == ["ema", "after"] * 3
 
 
 class TestGradients:
@@ -159,7 +159,7 @@ class TestGradients:
         before = first.detach().clone(), last.detach().clone()
 
         class Freeze(Hooks):
-            def on_gradients(self, moment):
+            def on_gradients(self, step_info):
                 last.grad = None
 
         trained(tmp_path, replace(PLAIN, epochs=1), hooks=Freeze(), **learner)

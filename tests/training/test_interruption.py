@@ -2,7 +2,7 @@
 
 import pytest
 
-from matched.interruption import Interrupted, watching
+from matched.signals import Interrupted, watch_signals
 
 from .problem import AskedAt, Trained, assert_same_run, same, trained
 
@@ -13,7 +13,7 @@ def asked(step):
 
 
 def interrupt(directory, step, **where):
-    with watching(600, print), pytest.raises(Interrupted):
+    with watch_signals(600, print), pytest.raises(Interrupted):
         trained(directory, where=where, loss=asked(step))
     return Trained(directory=directory)
 
@@ -35,12 +35,12 @@ def test_the_log_says_so_in_one_line(tmp_path, caplog):
 
 def test_a_step_that_is_saved_anyway_is_saved_once(tmp_path):
     confirmed = []
-    interrupt(tmp_path, 4, confirm=lambda: confirmed.append(1))
+    interrupt(tmp_path, 4, check_ownership=lambda: confirmed.append(1))
     assert len(confirmed) == 1
 
 
 def test_in_its_last_step_a_run_is_finished_instead(tmp_path, undisturbed):
-    with watching(600, print):
+    with watch_signals(600, print):
         assert_same_run(trained(tmp_path, loss=asked(11)), undisturbed)
 
 

@@ -7,8 +7,8 @@ import types
 import pytest
 from torch.utils.data import DataLoader, Dataset, _utils
 
-from matched import Run, TrainConfig, provenance, site, worker
-from matched.jobs import identity
+from matched import Run, TrainConfig, provenance, run_execution, site
+from matched.job_status import identity
 from matched.peers import Peers
 
 
@@ -64,9 +64,9 @@ def _no_waiting():
 def fails(tmp_path, monkeypatch):
     """Computes a run that reads a data set, and returns why it failed."""
 
-    def fails(dataset, loaders):
+    def fails(dataset, num_workers):
         def train(context, config):
-            list(DataLoader(dataset, num_workers=loaders))
+            list(DataLoader(dataset, num_workers=num_workers))
 
         task = types.ModuleType("reads")
         task.train = train
@@ -75,17 +75,17 @@ def fails(tmp_path, monkeypatch):
         here = site.Site(file=tmp_path / "site.toml", runs=site.Runs(folder=str(tmp_path)))
         run = Run(task="reads:train", config=TrainConfig(epochs=1, batch=1, micro_batch=1, lr=0.1))
         job = identity("here", "1", "t1") | {"folder": "", "at": 0}
-        told = worker.execute(run, here, job, Peers(), threads=1, loaders=loaders)
-        assert worker.RunDirectory(here.runs_folder, run).failure()["why"] == told
+        told = run_execution.execute(run, here, job, Peers(), threads=1, num_workers=num_workers)
+        assert run_execution.RunDirectory(here.runs_folder, run).failure()["reason"] == told
         return told
 
     return fails
 
 
-@pytest.mark.parametrize("loaders", [0, 1])
+@pytest.mark.parametrize("num_workers", [0, 1])
 @pytest.mark.parametrize(("why", "told"), CASES.values(), ids=CASES)
-def test_the_reason_is_the_same_whichever_process_reads(fails, why, told, loaders):
-    assert fails(Broken(why), loaders) == told
+def test_the_reason_is_the_same_whichever_process_reads(fails, why, told, num_workers):
+    assert fails(Broken(why), num_workers) == told
 
 
 def test_the_log_has_the_traceback_of_the_data_loading_process(fails, tmp_path):

@@ -25,7 +25,7 @@ def sgd(lr):
     reseed(CONFIG.seed, "weights")
     model = network(dropout=0.0)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
-    return {"model": model, "optimizer": optimizer, "average": None, "prepare": plain}
+    return {"model": model, "optimizer": optimizer, "ema": None, "prepare": plain}
 
 
 def flat(model):
@@ -67,7 +67,7 @@ class TestSchedule:
         model = network()
         groups = [{"params": model[0].parameters()}, {"params": model[4].parameters(), "lr": 0.01}]
         optimizer = torch.optim.SGD(groups, lr=0.05)
-        trained(tmp_path, replace(CONFIG, epochs=2), model=model, optimizer=optimizer, average=None)
+        trained(tmp_path, replace(CONFIG, epochs=2), model=model, optimizer=optimizer, ema=None)
         one, other = (group["lr"] for group in optimizer.param_groups)
         assert one == pytest.approx(5 * other)
 
@@ -163,7 +163,7 @@ class TestAverage:
             tmp_path,
             model=model,
             optimizer=torch.optim.SGD(model.parameters(), lr=0.05),
-            average=average,
+            ema=average,
             evaluate=evaluate,
         )
         assert len(history) == 12 and len(evaluated) == 4
@@ -184,7 +184,7 @@ class TestAverage:
         run = trained(tmp_path, PLAIN, model=model, optimizer=optimizer, evaluate=evaluate)
         assert seen == [True] * 4
         assert model.training
-        assert run.state["average"] == {}
+        assert run.state["ema"] == {}
 
 
 class TestFiles:
@@ -235,7 +235,9 @@ class TestFiles:
     def test_higher_is_better_where_the_score_says_so(self, tmp_path):
         scores = iter([3.0, 1.0, 7.0, 2.5])
         run = trained(
-            tmp_path, evaluate=lambda model: {"top1": next(scores)}, score=("top1", "higher")
+            tmp_path,
+            evaluate=lambda model: {"top1": next(scores)},
+            selection_metric=("top1", "higher"),
         )
         assert run.outcome.best == {"top1": 7.0, "step": 9}
 

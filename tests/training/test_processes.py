@@ -53,7 +53,7 @@ def test_all_processes_evaluate_the_same_running_statistics(pair):
 def test_what_fails_on_the_first_process_ends_the_others_too(pair):
     for rank in range(2):
         said = (pair / "said" / f"lost-{rank}.txt").read_text()
-        assert "ended by Lost: another process is at work" in said
+        assert "ended by LeaseLostError: another process is at work" in said
 
 
 def test_a_process_that_fails_ends_although_another_is_far_behind(pair):

@@ -67,8 +67,8 @@ def test_a_half_written_last_line_of_metrics_is_dropped(tmp_path, undisturbed):
 @pytest.mark.parametrize("step", [None, 6])
 def test_loading_in_other_processes_changes_nothing(tmp_path, undisturbed, step):
     if step is not None:
-        cut_at(tmp_path, step, loaders=2)
-    assert_same_run(trained(tmp_path, where={"loaders": 2}), undisturbed)
+        cut_at(tmp_path, step, num_workers=2)
+    assert_same_run(trained(tmp_path, where={"num_workers": 2}), undisturbed)
 
 
 def test_how_often_checkpoints_are_written_changes_nothing(tmp_path, undisturbed):

@@ -20,7 +20,7 @@ def test_it_is_the_same_run(pair, kind, whole):
     assert sharded.losses == pytest.approx(whole.losses, rel=1e-5)
     assert sharded.lines[-1]["evaluation"] == pytest.approx(whole.lines[-1]["evaluation"], rel=1e-5)
     one, other = sharded.state, whole.state
-    for part in ("model", "average", "optimizer"):
+    for part in ("model", "ema", "optimizer"):
         assert one[part].keys() == other[part].keys() and one[part]
         for name, tensor in one[part].items():
             torch.testing.assert_close(tensor, other[part][name], rtol=1e-4, atol=1e-6)

@@ -28,7 +28,7 @@ from problem import (
 from torch import nn
 from torch.distributed.checkpoint import FileSystemWriter
 
-from matched.interruption import Interrupted, watching
+from matched.signals import Interrupted, watch_signals
 from matched.training import fit
 from matched.training.distributed import process_group
 
@@ -39,7 +39,7 @@ HALVES = replace(CONFIG, micro_batch=2)  # two micro-batches a step
 
 def train(directory, name, *, config=CONFIG, linger=0.0, changes=dict, **where):
     """Train a run; said/NAME-RANK.txt gets its log, and how it ended if it did not end well."""
-    where = context(directory, rank=RANK, local_rank=RANK, world=2, **where)
+    where = context(directory, rank=RANK, local_rank=RANK, world_size=2, **where)
     said = directory.parent / "said"
     said.mkdir(exist_ok=True)
     handler = logging.FileHandler(said / f"{name}-{RANK}.txt")
@@ -47,7 +47,7 @@ def train(directory, name, *, config=CONFIG, linger=0.0, changes=dict, **where):
     try:
         # The runs of a job meet under their signatures; those of the tests share one. Nobody but
         # the process itself asks it to stop.
-        with watching(600, print), process_group(replace(where, signature=name)) as device:
+        with watch_signals(600, print), process_group(replace(where, signature=name)) as device:
             fit(where, config, learner(config, **changes()), device)
             if RANK == 0:
                 time.sleep(linger)  # as if writing the last checkpoint took long
@@ -57,14 +57,14 @@ def train(directory, name, *, config=CONFIG, linger=0.0, changes=dict, **where):
         logging.getLogger("matched").removeHandler(handler)
 
 
-class Lost(RuntimeError):
+class LeaseLostError(RuntimeError):
     """As ``matched.lease`` raises it."""
 
 
 def lose():
     """Only the first process owns a run, and can lose it."""
     if RANK == 0:
-        raise Lost("another process is at work")
+        raise LeaseLostError("another process is at work")
 
 
 def overflowing():
@@ -182,7 +182,7 @@ RUNS = {
     "cut": run(changes=cut),
     "timed": run(checkpoint_steps=99, checkpoint_minutes=0.0),
     "asked": run(changes=asked),
-    "lost": run(confirm=lose),
+    "lost": run(check_ownership=lose),
     "normed": run(changes=told_buffers),
     "sharded": run(shard=True),
     "sharded-dyt": run(shard=True, changes=dyt),

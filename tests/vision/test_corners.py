@@ -123,7 +123,7 @@ def test_a_disk_without_room_costs_the_picture_and_not_the_run(
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(pictures, "written_whole", full)
+    monkeypatch.setattr(pictures, "atomic_write", full)
     outcome, _ = run(mae.pretrain, tmp_path, replace(TINY_MAE, epochs=1), images=small)
     assert outcome.metrics["loss"] > 0
     assert "reconstructions.png could not be written: " in caplog.text

@@ -11,7 +11,7 @@ from PIL import Image
 
 from dyt_vision import dino, images
 from dyt_vision.config import DINO
-from matched.training import Moment, reseed
+from matched.training import StepInfo, reseed
 
 from .tiny import DYT, TINY_DINO, context, cut_and_resumed, fingerprint, lines, run
 
@@ -96,9 +96,9 @@ class TestSchedule:
         model = SimpleNamespace(follow=asked.append)
         groups = [{"weight_decay": None}, {"weight_decay": 0.0}]
         schedule = dino.Schedule(model, SimpleNamespace(param_groups=groups), config)
-        moment = Moment(step=step, steps=steps, steps_per_epoch=1)
-        schedule.before_step(moment)
-        schedule.after_step(moment)
+        step_info = StepInfo(step=step, steps=steps, steps_per_epoch=1)
+        schedule.before_step(step_info)
+        schedule.after_step(step_info)
         assert groups[1] == {"weight_decay": 0.0}
         return SimpleNamespace(
             decay=groups[0]["weight_decay"],
@@ -155,7 +155,7 @@ class TestGradients:
                 parameter.grad = torch.randn_like(parameter) * 10.0 ** (i % 5 - 3)
         before = {n: p.grad.clone() for n, p in model.student.named_parameters() if p.requires_grad}
         schedule = dino.Schedule(model, dino.optimizer(model, config), config)
-        schedule.on_gradients(Moment(step=epoch, steps=10, steps_per_epoch=1))
+        schedule.on_gradients(StepInfo(step=epoch, steps=10, steps_per_epoch=1))
         return before, {n: p.grad for n, p in model.student.named_parameters()}
 
     def test_each_parameters_own_is_shortened_and_no_other_touched(self):
@@ -215,9 +215,9 @@ class Plane(torch.nn.Module):
         return torch.full((len(image), 2, 4, 4), 1 / 17)
 
 
-def knn(directory, bank, held_out, rank=0, world=1, **changes):
+def knn(directory, bank, held_out, rank=0, world_size=1, **changes):
     data = images.Images(train=Places(bank), held_out=Places(held_out), classes=3)
-    where = context(directory, rank=rank, world=world)
+    where = context(directory, rank=rank, world_size=world_size)
     model = SimpleNamespace(teacher=SimpleNamespace(backbone=Plane()))
     return dino.Neighbours(data, replace(TINY_DINO, **changes), where, CPU)(model)["knn"]
 

@@ -105,7 +105,7 @@ class TestStart:
         (need / "result.json").write_text(json.dumps({"outcome": "diverged"}))
         outcome, directory = tuned(tmp_path / "run", small, need)
         assert (outcome.diverged, outcome.steps, dict(outcome.metrics)) == (True, 0, {})
-        assert outcome.details == {"why": "the pretraining diverged"}
+        assert outcome.details == {"reason": "the pretraining diverged"}
         assert not list(directory.iterdir())
 
 

@@ -99,7 +99,7 @@ class TestEvaluation:
             found, calls = 0.0, set()
             for rank, count in enumerate(counts):
                 model.calls = 0
-                where = {"rank": rank, "world": world}
+                where = {"rank": rank, "world_size": world}
                 share = self.reconstruction(small, tmp_path, **where)(model)["loss"]
                 assert share == pytest.approx(np.mean(pixels[rank::world]), abs=1e-6)
                 found += share * count

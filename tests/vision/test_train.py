@@ -54,7 +54,7 @@ def test_a_run_that_differs_has_another(tmp_path, own, short, changes, part):
 
 def test_two_runs_of_the_same_are_the_same_to_the_last_bit(tmp_path, own):
     directory, outcome, _ = own
-    again, _ = train(tmp_path, replace(TINY_VIT, norm=OWN), loaders=1)
+    again, _ = train(tmp_path, replace(TINY_VIT, norm=OWN), num_workers=1)
     assert again == outcome
     assert lines(tmp_path) == lines(directory)
 
@@ -112,9 +112,9 @@ class Logits(nn.Module):
 class TestAccuracy:
     COUNT = 11
 
-    def metrics(self, directory, rank=0, world=1, eval_batch=4, model=None):
+    def metrics(self, directory, rank=0, world_size=1, eval_batch=4, model=None):
         config = replace(TINY_VIT, eval_batch=eval_batch)
-        where = context(directory, rank=rank, world=world)
+        where = context(directory, rank=rank, world_size=world_size)
         accuracy = Accuracy(self.items(), config, where, torch.device("cpu"))
         return accuracy(model or Logits())
 

@@ -10,7 +10,7 @@ import torch
 from dyt_vision import dino, finetuning, mae
 from dyt_vision import weights as pretrained
 from dyt_vision.dino_model import Backbone
-from matched.training.handover import diverged
+from matched.training.artifacts import has_diverged
 
 from .tiny import (
     ARMS,
@@ -221,7 +221,7 @@ class TestNotACheckpoint:
 
 class TestDiverged:
     def test_the_outcome_of_the_run_tells(self, tmp_path):
-        assert not diverged(tmp_path)
+        assert not has_diverged(tmp_path)
         for outcome in ("done", "diverged"):
             (tmp_path / "result.json").write_text(f'{{"outcome": "{outcome}"}}')
-            assert diverged(tmp_path) == (outcome == "diverged")
+            assert has_diverged(tmp_path) == (outcome == "diverged")

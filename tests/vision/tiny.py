@@ -12,8 +12,8 @@ import torch
 from dyt import Norm
 from dyt_vision import supervised
 from dyt_vision.config import DINO, MAE, FineTuning, Probing
+from matched.task import Context
 from matched.training import checkpoint
-from matched.worker import Context
 
 OWN, DYT = Norm.own(), Norm.dyt(alpha0=0.5)
 ARMS = {"LN": OWN, "DyT": DYT}

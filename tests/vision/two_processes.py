@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from dyt_vision import dino, mae, probing
-from matched.worker import Context
+from matched.task import Context
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from vision.tiny import TINY_DINO, TINY_MAE, TINY_PROBING
@@ -20,7 +20,7 @@ RANK = int(os.environ["RANK"])
 
 def run(task, name, config, **where):
     (folder / name).mkdir(exist_ok=True)
-    usual = {"rank": RANK, "local_rank": RANK, "world": 2, "data": {"imagenet": images}}
+    usual = {"rank": RANK, "local_rank": RANK, "world_size": 2, "data": {"imagenet": images}}
     task(Context(directory=folder / name, signature=name, **usual, **where), config)
 
 

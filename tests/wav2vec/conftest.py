@@ -9,7 +9,7 @@ import torch
 
 from dyt_wav2vec import sources, speech
 from dyt_wav2vec.preparation import prepare
-from matched.worker import Context
+from matched.task import Context
 
 from .problem import SPEECH, pretrained
 

@@ -13,8 +13,8 @@ import torch
 from dyt import Norm
 from dyt_wav2vec.config import Network, Preparation, Pretraining
 from dyt_wav2vec.pretraining import pretrain
-from matched import interruption
-from matched.worker import Context
+from matched import signals
+from matched.task import Context
 
 SIGNATURE = "abcdef012345"
 OWN, DYT = Norm.own(), Norm.dyt()
@@ -74,8 +74,8 @@ def cut(*_):
 
 def ask(*_):
     """Ask this process to stop, as Slurm does."""
-    os.kill(os.getpid(), interruption.PREEMPTION)
-    while interruption.requested() is None:
+    os.kill(os.getpid(), signals.PREEMPTION_SIGNAL)
+    while signals.stop_signal() is None:
         time.sleep(0.001)
 
 

@@ -8,8 +8,8 @@ import signal
 import pytest
 
 from dyt_wav2vec import manifests
-from matched import interruption
-from matched.worker import Context
+from matched import signals
+from matched.task import Context
 
 
 @pytest.fixture
@@ -202,8 +202,8 @@ def test_how_far_it_is_and_a_signal_to_stop(folder, tmp_path, monkeypatch):
     told = json.loads((tmp_path / "progress.json").read_text())
     assert (told["step"], told["steps"]) == (20, 20)
     assert manifest == manifests.of_folder(folder, seed=0)
-    monkeypatch.setattr(interruption, "requested", lambda: signal.SIGUSR2)
-    with pytest.raises(interruption.Interrupted):
+    monkeypatch.setattr(signals, "stop_signal", lambda: signal.SIGUSR2)
+    with pytest.raises(signals.Interrupted):
         manifests.of_folder(folder, seed=0, context=context)
 
 

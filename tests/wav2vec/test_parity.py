@@ -26,20 +26,20 @@ class Case(NamedTuple):
     Attributes:
         plugin: fairseq's command is given our task, which makes its random numbers repeatable;
             else we are given fairseq's.
-        loaders: processes that load data.
+        num_workers: processes that load data.
         shards: micro-batches of an update.
         first: pre-norm blocks.
     """
 
     plugin: bool
-    loaders: int
+    num_workers: int
     shards: int
     first: bool
 
     @property
     def name(self):
         task = "our_task" if self.plugin else "fairseqs_task"
-        return f"{task}_{self.loaders}_{self.shards}_{'pre' if self.first else 'post'}"
+        return f"{task}_{self.num_workers}_{self.shards}_{'pre' if self.first else 'post'}"
 
     @property
     def config(self):
@@ -65,8 +65,8 @@ class Case(NamedTuple):
             *(f"task.data={speech / 'lists'}", "task.max_sample_size=12000"),
             *("task.min_sample_size=8000", "dataset.max_tokens=24000"),
             # A buffer without processes behind it crops while masks are drawn, by chance.
-            *(f"dataset.num_workers={self.loaders}", "common.cpu=true"),
-            f"dataset.data_buffer_size={10 * self.loaders}",
+            *(f"dataset.num_workers={self.num_workers}", "common.cpu=true"),
+            f"dataset.data_buffer_size={10 * self.num_workers}",
             *("common.seed=3", "common.fp16=false", "checkpoint.no_save=true"),
             *("distributed_training.distributed_world_size=1", "optimization.lr=[0.002]"),
             f"optimization.update_freq=[{self.shards}]",
@@ -86,8 +86,8 @@ class Case(NamedTuple):
         return [f"common.user_dir={PLUGIN}", f"task._name={registration.TASK}"]
 
 
-UNPLUGGED = Case(plugin=False, loaders=0, shards=2, first=False)
-PLUGGED = Case(plugin=True, loaders=0, shards=1, first=True)
+UNPLUGGED = Case(plugin=False, num_workers=0, shards=2, first=False)
+PLUGGED = Case(plugin=True, num_workers=0, shards=1, first=True)
 PAIRS = ((0, 1, False), (0, 2, True), (1, 1, True), (1, 2, False))
 """Of loaders, shards and pre-norm: every value of one with every value of another."""
 CASES = [Case(plugin, *values) for plugin, values in product((False, True), PAIRS)]
@@ -130,7 +130,7 @@ def all_stocks(prepared, tmp_path_factory):
 def assert_same_training(case, theirs, speech, directory):
     task = registration.TASK if case.plugin else "audio_pretraining"
     with mock.patch.object(registration, "TASK", task):
-        run = pretrained(directory, speech, case.config, loaders=case.loaders)
+        run = pretrained(directory, speech, case.config, num_workers=case.num_workers)
     assert run.steps[-1]["epoch"] > 2
     told = [[step[key] for key in ("loss", "contrastive", "gradient_norm")] for step in run.steps]
     assert len(told) == len(theirs.numbers) == case.updates

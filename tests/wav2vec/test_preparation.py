@@ -10,11 +10,11 @@ import pytest
 from dyt_wav2vec import manifests, preparation
 from dyt_wav2vec.config import Preparation
 from dyt_wav2vec.preparation import prepare
-from matched import Run, matched, provenance, site, worker
-from matched.jobs import identity
+from matched import Run, derive_run, provenance, run_execution, site
+from matched.job_status import identity
 from matched.peers import Peers
-from matched.rundir import RunDirectory
-from matched.worker import Context
+from matched.run_directory import RunDirectory
+from matched.task import Context
 
 from .problem import CONFIG, DYT, OWN, SPEECH, context, pretrained
 
@@ -97,7 +97,7 @@ class TestSources:
                 raise error
 
         place = Context(
-            directory=tmp_path, signature="p", data={"speech-folder": folder}, confirm=lost
+            directory=tmp_path, signature="p", data={"speech-folder": folder}, check_ownership=lost
         )
         with pytest.raises(RuntimeError, match="taken over"):
             prepare(place, Preparation(data="speech-folder"))
@@ -195,11 +195,11 @@ def test_both_arms_through_the_harness(tmp_path, monkeypatch):
     speech = Run(task="dyt_wav2vec.preparation:prepare", config=SPEECH)
     config = replace(CONFIG, updates=4, norm=OWN)
     plain = Run(task="dyt_wav2vec.pretraining:pretrain", config=config, needs={"speech": speech})
-    other = matched(plain, norm=DYT)
+    other = derive_run(plain, norm=DYT)
     told = {}
     for run in (speech, plain, other):
         job = identity("here", run.signature, "t1") | {"folder": "", "at": 0}
-        assert worker.execute(run, here, job, Peers(), threads=1, loaders=0) == "done"
+        assert run_execution.execute(run, here, job, Peers(), threads=1, num_workers=0) == "done"
         directory = RunDirectory(here.runs_folder, run)
         told[run] = json.loads((directory / "result.json").read_text())
         assert "warning" not in (directory / "log.txt").read_text().lower()

@@ -18,7 +18,7 @@ import torch
 from dyt import Norm
 from dyt_wav2vec import fairseq_config
 from dyt_wav2vec.evaluation import evaluate
-from matched.interruption import Interrupted, watching
+from matched.signals import Interrupted, watch_signals
 
 from ..training.processes import run as together
 from .problem import (
@@ -55,11 +55,11 @@ class TestDeterminism:
         assert_same_run(pretrained(tmp_path, prepared), undisturbed)
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("loaders", [1, 2])
+    @pytest.mark.parametrize("num_workers", [1, 2])
     def test_loading_in_other_processes_changes_nothing(
-        self, prepared, undisturbed, tmp_path, loaders
+        self, prepared, undisturbed, tmp_path, num_workers
     ):
-        assert_same_run(pretrained(tmp_path, prepared, loaders=loaders), undisturbed)
+        assert_same_run(pretrained(tmp_path, prepared, num_workers=num_workers), undisturbed)
 
     def test_other_seeds_are_other_runs(self, prepared, undisturbed, tmp_path):
         other = pretrained(tmp_path, prepared, replace(CONFIG, seed=4, updates=4))
@@ -251,7 +251,7 @@ class TestNothingLeaks:
 class TestDivision:
     def test_micro_batches_that_do_not_divide_are_refused(self, prepared, tmp_path):
         message = "the 3 micro-batches of an update cannot be divided over 2 processes; expected a"
-        place = context(tmp_path, prepared, world=2)
+        place = context(tmp_path, prepared, world_size=2)
         with pytest.raises(ValueError, match=message):
             fairseq_config.here(replace(CONFIG, shards=3), place, tmp_path, torch.device("cpu"))
 
@@ -269,7 +269,7 @@ class TestTwoProcesses:
     def pair(cls, prepared, tmp_path_factory):
         """The folder of what two processes have pretrained; "from-one" was begun by one."""
         folder = tmp_path_factory.mktemp("two")
-        with watching(600, print), before_update(4, ask), pytest.raises(Interrupted):
+        with watch_signals(600, print), before_update(4, ask), pytest.raises(Interrupted):
             pretrained(folder / "from-one", prepared, DIVIDED, signature="from-one")
         together(SCRIPT, prepared, folder)
         return folder

@@ -103,11 +103,15 @@ def noting(seen):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("loaders", [0, 1])
-def test_a_run_crops_otherwise_in_each_epoch_also_in_loading_processes(prepared, tmp_path, loaders):
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_run_crops_otherwise_in_each_epoch_also_in_loading_processes(
+    prepared, tmp_path, num_workers
+):
     seen = []
     with seeing(seen):
-        pretrained(tmp_path, prepared, replace(CONFIG, updates=9, epochs=3), loaders=loaders)
+        pretrained(
+            tmp_path, prepared, replace(CONFIG, updates=9, epochs=3), num_workers=num_workers
+        )
     epochs = [seen[start : start + 9] for start in range(0, 27, 9)]
     assert [sorted(index for index, _ in epoch) for epoch in epochs] == [list(range(9))] * 3
     assert len({samples for _, samples in seen}) == 27

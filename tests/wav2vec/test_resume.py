@@ -13,7 +13,7 @@ import torch
 
 from dyt_wav2vec.preparation import prepare
 from dyt_wav2vec.trainer import Trainer
-from matched.interruption import Interrupted, watching
+from matched.signals import Interrupted, watch_signals
 
 from .problem import (
     CONFIG,
@@ -44,7 +44,7 @@ def cut_before(directory, speech, done, config=CONFIG, **where):
 
 
 def asked_in(directory, speech, done, config=CONFIG, **where):
-    with watching(600, print), before_update(done, ask), pytest.raises(Interrupted):
+    with watch_signals(600, print), before_update(done, ask), pytest.raises(Interrupted):
         pretrained(directory, speech, config, **where)
     return Pretrained(directory=directory)
 
@@ -123,8 +123,8 @@ def test_cut_in_its_last_validation_it_does_that_again(prepared, undisturbed, tm
 def test_it_goes_on_with_any_number_of_loading_processes(
     prepared, undisturbed, tmp_path, first, then
 ):
-    asked_in(tmp_path, prepared, 4, loaders=first)  # in the middle of an epoch
-    assert_same_run(pretrained(tmp_path, prepared, loaders=then), undisturbed)
+    asked_in(tmp_path, prepared, 4, num_workers=first)  # in the middle of an epoch
+    assert_same_run(pretrained(tmp_path, prepared, num_workers=then), undisturbed)
 
 
 class TestLoadingProcesses:
@@ -152,14 +152,14 @@ class TestLoadingProcesses:
         config = replace(CONFIG, shards=1, max_tokens=CONFIG.max_sample_size, updates=4)
         prepare(context(tmp_path / "speech", None), replace(SPEECH, train=40, voices=1))
         end = end or (lambda *_: None)
-        with suppress(Cut, Interrupted), watching(600, print), before_update(2, end):
-            pretrained(tmp_path / "run", tmp_path / "speech", config, loaders=1)
+        with suppress(Cut, Interrupted), watch_signals(600, print), before_update(2, end):
+            pretrained(tmp_path / "run", tmp_path / "speech", config, num_workers=1)
         self.check(*before)
 
     def test_none_outlives_a_run_that_was_finished(self, prepared, tmp_path):
         before = self.there()
         pretrained(tmp_path, prepared)
-        pretrained(tmp_path, prepared, loaders=1)
+        pretrained(tmp_path, prepared, num_workers=1)
         self.check(*before)
 
 

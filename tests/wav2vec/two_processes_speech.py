@@ -14,7 +14,7 @@ import torch
 from problem import DIVIDED, FILLED, ask, before_update, poisoned, pretrained
 
 from dyt_wav2vec.evaluation import evaluate
-from matched.interruption import Interrupted, watching
+from matched.signals import Interrupted, watch_signals
 
 RANK = int(os.environ["RANK"])
 
@@ -28,9 +28,9 @@ def run(speech, directory, config=DIVIDED, **where):
     log = logging.getLogger("matched")
     log.addHandler(handler)
     try:
-        with watching(600, print):
+        with watch_signals(600, print):
             # Processes meet under the signature of a run.
-            where = {"signature": name, "rank": RANK, "local_rank": RANK, "world": 2, **where}
+            where = {"signature": name, "rank": RANK, "local_rank": RANK, "world_size": 2, **where}
             pretrained(directory, speech, config, **where)
     except (Interrupted, OSError, RuntimeError, ValueError) as error:
         log.info("ended by %s: %s", type(error).__name__, error)
@@ -60,7 +60,7 @@ if __name__ == "__main__":
     speech, folder = map(Path, sys.argv[1:])
     with before_update(0, validate):
         run(speech, folder / "whole")
-    run(speech, folder / "loaded", loaders=1)
+    run(speech, folder / "loaded", num_workers=1)
     run(speech, folder / "filled", FILLED)
     with before_update(1, ask_one):
         run(speech, folder / "asked", checkpoint_steps=99)

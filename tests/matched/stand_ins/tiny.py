@@ -14,7 +14,7 @@ import types
 from dataclasses import dataclass
 from pathlib import Path
 
-from matched import Context, Outcome, interruption
+from matched import Context, Outcome, signals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ def train(context: Context, config: Config) -> Outcome:
     name = f"{config.model}.{config.norm}.{config.seed}"
     order = sorted(context.needs) or ["nothing"]
     with (root() / "computed.txt").open("a", encoding="utf-8") as file:
-        means = f"{context.loaders} loaders{', sharded' if context.shard else ''}"
+        means = f"{context.num_workers} loaders{', sharded' if context.shard else ''}"
         file.write(f"{name} {context.signature} with {means} from {' '.join(order)}\n")
     weights = f"weights of {config.model} {config.seed}"
     trouble = root() / "trouble" / name
@@ -85,21 +85,21 @@ def _go_on(context: Context, obey: bool) -> None:
     while not (root() / "go").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
         step += 1
-        if obey and interruption.requested():
+        if obey and signals.stop_signal():
             (folder / f"step_{step}").touch()
-            raise interruption.Interrupted
+            raise signals.Interrupted
 
 
 def _ask_to_stop(context: Context, number: signal.Signals, save: str = "") -> None:
     os.kill(os.getpid(), number)
-    while not interruption.requested():
+    while not signals.stop_signal():
         time.sleep(0.001)
     if save == "saving":
         (context.directory / "checkpoints" / "step_1").touch()
     if save == "filling":
         (context.directory / "shards").mkdir()
         (context.directory / "shards" / "000000.npy.sha256").touch()
-    raise interruption.Interrupted
+    raise signals.Interrupted
 
 
 def _meet(context: Context, what: str) -> None:
@@ -134,7 +134,7 @@ def _make_haste() -> None:
         setattr(importlib.import_module(f"matched.{module}"), constant, seconds)
     if "TINY_BARE" in os.environ:
         bare = types.ModuleType("matched.training")
-        bare.__path__ = [str(Path(interruption.__file__).parent / "training")]
+        bare.__path__ = [str(Path(signals.__file__).parent / "training")]
         sys.modules["matched.training"] = bare
 
 

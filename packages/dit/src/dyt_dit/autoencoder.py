@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dyt_dit.config import Autoencoder as Kind
 from dyt_dit.sources import vae_weights
-from matched.training.shards import digest
+from matched.training.file_tasks import digest
 
 EXPECTED = (
     "expected what save_pretrained of diffusers' AutoencoderKL has written, such as a copy of "

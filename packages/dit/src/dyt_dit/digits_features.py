@@ -14,10 +14,10 @@ import numpy as np
 
 from dyt_dit.config import DigitsClassifier
 from dyt_dit.images import Digits
-from matched.files import write_json, written_whole
-from matched.training.distributed import on_first, process_group
-from matched.training.shards import digest
-from matched.worker import Context, Outcome
+from matched.files import atomic_write, write_json
+from matched.task import Context, Outcome
+from matched.training.distributed import on_rank0, process_group
+from matched.training.file_tasks import digest
 
 WEIGHTS = "classifier.npz"
 SIDE = 8
@@ -32,7 +32,7 @@ def train(context: Context, config: DigitsClassifier) -> Outcome:
     Those are of other writers: a network of this size gets some 91 % of them right.
     """
     with process_group(context):
-        return on_first(lambda: _train(context, config))
+        return on_rank0(lambda: _train(context, config))
 
 
 def _train(context: Context, config: DigitsClassifier) -> Outcome:
@@ -42,8 +42,8 @@ def _train(context: Context, config: DigitsClassifier) -> Outcome:
     network = MLPClassifier(config.hidden, max_iter=EPOCHS, random_state=config.random_state)
     network.fit(_inputs(digits), digits.targets)
     file = context.directory / WEIGHTS
-    context.confirm()
-    with written_whole(file) as temporary, temporary.open("wb") as target:
+    context.check_ownership()
+    with atomic_write(file) as temporary, temporary.open("wb") as target:
         weights = {f"w{i}": weight for i, weight in enumerate(network.coefs_)}
         biases = {f"b{i}": bias for i, bias in enumerate(network.intercepts_)}
         np.savez(target, **weights, **biases)

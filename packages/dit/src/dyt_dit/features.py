@@ -17,9 +17,9 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from dyt_dit.config import Extractor
 from dyt_dit.digits_features import SIDE, Classifier
 from dyt_dit.exactness import exact
-from matched.training.handover import checkpoint
-from matched.training.shards import digest
-from matched.worker import Context
+from matched.task import Context
+from matched.training.artifacts import load_artifact
+from matched.training.file_tasks import digest
 
 log = logging.getLogger("matched")
 POOL, LOGITS, SPATIAL = "pool", "logits", "spatial"
@@ -89,7 +89,7 @@ class Inception:
     names = (POOL, LOGITS, SPATIAL)
 
     def __init__(self, path: Path, device: torch.device) -> None:
-        state = checkpoint(path)
+        state = load_artifact(path)
         if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
             raise ValueError(f"{path} holds no state dict; expected {_EXPECTED}")
         # torch-fidelity unpickles whatever it is given: it gets tensors that were written here.

@@ -18,7 +18,7 @@ from typing import IO
 import numpy as np
 from numpy.lib import format as npy
 
-from matched.files import written_whole
+from matched.files import atomic_write
 
 IMAGES, LABELS = "arr_0", "arr_1"
 LAYOUT = "an .npz with images as arr_0, uint8 (N, H, W, 3)"
@@ -39,7 +39,7 @@ def write(
         labels: int64 (N,).
     """
     assert labels.shape == shape[:1] and labels.dtype == np.int64, (labels.shape, labels.dtype)
-    with written_whole(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+    with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         with archive.open(f"{IMAGES}.npy", "w", force_zip64=True) as member:
             header = {"descr": "|u1", "fortran_order": False, "shape": tuple(shape)}
             npy.write_array_header_1_0(member, header)

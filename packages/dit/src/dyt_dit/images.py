@@ -187,10 +187,10 @@ class Reader:
 
     Args:
         batch: images at a time.
-        loaders: processes that load; 0 loads in this one.
+        num_workers: processes that load; 0 loads in this one.
     """
 
-    def __init__(self, images: ImageSet, *, batch: int, loaders: int) -> None:
+    def __init__(self, images: ImageSet, *, batch: int, num_workers: int) -> None:
         self.batch = batch
         self.parts: list[range] = []
         # The loader asks for this list anew whenever it is iterated.
@@ -198,8 +198,8 @@ class Reader:
             _Told(images),
             batch_sampler=self.parts,
             collate_fn=_batch,
-            num_workers=loaders,
-            persistent_workers=loaders > 0,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
         )
 
     def read(self, start: int, stop: int) -> Iterator[Batch]:

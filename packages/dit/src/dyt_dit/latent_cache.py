@@ -21,10 +21,10 @@ from torch.utils.data import Dataset
 from dyt_dit.autoencoder import weights_checksum
 from dyt_dit.config import Autoencoder, Network
 from dyt_dit.images import Split
-from matched.files import Damaged, read_json
-from matched.training.distributed import gathered, on_first, same_failure
-from matched.training.shards import digest
-from matched.worker import Context
+from matched.files import DamagedFileError, read_json
+from matched.task import Context
+from matched.training.distributed import all_gather_objects, on_rank0, raise_on_all_ranks
+from matched.training.file_tasks import digest
 
 FOLDER = "latents"
 MANIFEST = "manifest.json"
@@ -99,12 +99,14 @@ class Manifest:
         try:
             content = read_json(path, [field.name for field in fields(cls)])
             if content is None:
-                raise Damaged(f"{path} is lost")
+                raise DamagedFileError(f"{path} is lost")
             if content["version"] != VERSION:
-                raise Damaged(f"{path} is of version {content['version']}; expected {VERSION}")
+                raise DamagedFileError(
+                    f"{path} is of version {content['version']}; expected {VERSION}"
+                )
             parts = {split: _part(found) for split, found in content.pop("parts").items()}
             return cls(**content, parts=parts)
-        except Damaged as error:
+        except DamagedFileError as error:
             raise ValueError(f"{error}. {_remedy(folder)}, and it is written anew") from None
 
 
@@ -146,12 +148,12 @@ def open_cache(
         ValueError: if a file is lost or damaged, another autoencoder has made the latents, or the
             network is for others.
     """
-    manifest = on_first(lambda: Manifest.read(folder))
+    manifest = on_rank0(lambda: Manifest.read(folder))
     _check_fit(manifest, folder, network, flip)
-    on_first(lambda: _check_autoencoder(manifest, folder, autoencoder_folder))
-    with same_failure():
+    on_rank0(lambda: _check_autoencoder(manifest, folder, autoencoder_folder))
+    with raise_on_all_ranks():
         key = (folder.resolve(), digest(folder / FOLDER / MANIFEST))
-    if not all(gathered(key in _verified)):
+    if not all(all_gather_objects(key in _verified)):
         _check_files(context, manifest, folder)
         _verified.add(key)
     return manifest
@@ -204,12 +206,12 @@ def _check_autoencoder(manifest: Manifest, folder: Path, autoencoder: Path | Non
 
 def _check_files(context: Context, manifest: Manifest, folder: Path) -> None:
     files = [file for part in manifest.parts.values() for file in (*part.files, part.labels)]
-    with same_failure():
+    with raise_on_all_ranks():
         own = {
             file.name: _digest(folder / FOLDER / file.name)
-            for file in files[context.rank :: context.world]
+            for file in files[context.rank :: context.world_size]
         }
-    found = {name: value for values in gathered(own) for name, value in values.items()}
+    found = {name: value for values in all_gather_objects(own) for name, value in values.items()}
     for file in files:
         path, value = folder / FOLDER / file.name, found[file.name]
         remedy = f"{_remedy(folder)}, and this file alone is made anew"

@@ -26,11 +26,11 @@ from dyt_dit.config import Encoding
 from dyt_dit.exactness import exact
 from dyt_dit.images import SPLITS, UNREADABLE, Batch, Reader, Split, open_split
 from dyt_dit.latent_cache import FOLDER, MANIFEST, VERSION, File, Manifest, Part
-from matched.files import Damaged, read_json, write_json, written_whole
-from matched.training.distributed import on_first, process_group, same_failure
+from matched.files import DamagedFileError, atomic_write, read_json, write_json
+from matched.task import Context, Outcome
+from matched.training.distributed import on_rank0, process_group, raise_on_all_ranks
+from matched.training.file_tasks import digest, make_files
 from matched.training.fingerprint import digest_of
-from matched.training.shards import digest, fill
-from matched.worker import Context, Outcome
 
 log = logging.getLogger("matched")
 NAMED = 3
@@ -46,11 +46,11 @@ def encode(context: Context, config: Encoding) -> Outcome:
         ValueError: if the autoencoder or the images are not what they have to be.
     """
     with process_group(context) as device, exact():
-        with same_failure():
+        with raise_on_all_ranks():
             encoder = Encoder(context, config, device)
-        on_first(encoder.forget_what_is_stale)
-        sums = fill(context, encoder.folder, list(encoder.pieces), encoder.make)
-        manifest = on_first(lambda: encoder.conclude(sums))
+        on_rank0(encoder.forget_what_is_stale)
+        sums = make_files(context, encoder.folder, list(encoder.pieces), encoder.make)
+        manifest = on_rank0(lambda: encoder.conclude(sums))
         parts = manifest.parts
         return Outcome(
             metrics={"images": sum(part.images for part in parts.values())},
@@ -141,7 +141,9 @@ class Encoder:
             # In place of the other split's, whose processes end.
             self.readers = {
                 split: Reader(
-                    self.images[split], batch=self.config.batch, loaders=self.context.loaders
+                    self.images[split],
+                    batch=self.config.batch,
+                    num_workers=self.context.num_workers,
                 )
             }
         return self.readers[split]
@@ -173,7 +175,7 @@ class Encoder:
 
         An image that was replaced or deleted since changes the files from its own on.
         """
-        self.context.confirm()
+        self.context.check_ownership()
         stale = [
             name
             for name, piece in self.pieces.items()
@@ -204,7 +206,7 @@ class Encoder:
     def _note(self, name: str) -> dict[str, Any] | None:
         try:
             return read_json(self._paths(name)[1], ("origin", "left_out"))
-        except Damaged:
+        except DamagedFileError:
             return None
 
     def conclude(self, sums: dict[str, str]) -> Manifest:
@@ -213,7 +215,7 @@ class Encoder:
         Args:
             sums: name → SHA-256 of every file.
         """
-        self.context.confirm()
+        self.context.check_ownership()
         manifest = Manifest(
             version=VERSION,
             kind=self.autoencoder.kind,
@@ -242,7 +244,7 @@ class Encoder:
         every = sorted(index for indices in left_out.values() for index in indices)
         self._check_left_out(split, every)  # two processes may have met one each
         labels = self.folder / f"{split}-labels.npy"
-        with written_whole(labels) as temporary, temporary.open("wb") as file:
+        with atomic_write(labels) as temporary, temporary.open("wb") as file:
             np.save(file, np.delete(np.array(images.targets, np.int64), every))
         return Part(
             files=tuple(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dyt_dit.model import DiffusionTransformer
-from matched.training.handover import checkpoint, differences
+from matched.training.artifacts import load_artifact, state_dict_mismatches
 
 PAIRS = (
     ("x_embedder.proj", "transformer.pos_embed.proj"),
@@ -85,7 +85,7 @@ def load(model: DiffusionTransformer, file: Path) -> None:
         ValueError: if it is no such file, or is of another network, or of one with other norm
             layers; nothing is loaded then.
     """
-    content = checkpoint(file)
+    content = load_artifact(file)
     state = content.get("ema", content) if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(
@@ -97,7 +97,7 @@ def load(model: DiffusionTransformer, file: Path) -> None:
 def load_all(model: DiffusionTransformer, state: State, source: str) -> None:
     """As ``load``, of a state that has been read; ``source`` is what the message calls it."""
     own = to_official(model, {n: t.detach() for n, t in model.state_dict().items()})
-    if found := differences(own, state):
+    if found := state_dict_mismatches(own, state):
         raise ValueError(
             f"{source} is of another network than {model.network}: {len(found)} keys differ, "
             f"the first: {'; '.join(found[:3])}. Nothing was loaded"

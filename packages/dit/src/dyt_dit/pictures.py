@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision.utils import make_grid
 
 from dyt_dit.image_sets import ImageFile
-from matched.files import written_whole
+from matched.files import atomic_write
 
 ROWS, COLUMNS = 10, 8
 SIDE = 64
@@ -36,5 +36,5 @@ def draw(path: Path, images: ImageFile) -> None:
     factor = max(1, -(-SIDE // height))
     enlarged = F.interpolate(cells.flatten(0, 1), scale_factor=factor, mode="nearest")
     grid = make_grid(enlarged, nrow=COLUMNS, padding=2, pad_value=WHITE)
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         Image.fromarray(grid.permute(1, 2, 0).numpy()).save(temporary, format="PNG")

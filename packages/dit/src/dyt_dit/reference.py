@@ -25,11 +25,11 @@ from dyt_dit.features import (
 )
 from dyt_dit.images import UNREADABLE, Reader, open_split
 from dyt_dit.statistics import ARRAYS, Measured, Moments
-from matched.files import Damaged, write_json
-from matched.training.distributed import on_first, process_group, same_failure
+from matched.files import DamagedFileError, write_json
+from matched.task import Context, Outcome
+from matched.training.distributed import on_rank0, process_group, raise_on_all_ranks
+from matched.training.file_tasks import make_files
 from matched.training.fingerprint import digest_of
-from matched.training.shards import fill
-from matched.worker import Context, Outcome
 
 log = logging.getLogger("matched")
 FILE = "reference.npz"
@@ -47,15 +47,15 @@ def measure(context: Context, config: Reference) -> Outcome:
         ValueError: if the extractor or the images are not what they have to be.
     """
     with process_group(context) as device, exact():
-        with same_failure():
+        with raise_on_all_ranks():
             measurement = Measurement(context, config, device)
-        images = on_first(measurement.images.digest)
-        found = on_first(lambda: measurement.concluded(images))
+        images = on_rank0(measurement.images.digest)
+        found = on_rank0(lambda: measurement.concluded(images))
         if found is None:
             folder = context.directory / _folder(measurement.extractor.checksum, images)
-            fill(context, folder, list(measurement.parts), measurement.make)
-            found = on_first(lambda: measurement.conclude(folder, images))
-        on_first(lambda: _forget_shards(context.directory))
+            make_files(context, folder, list(measurement.parts), measurement.make)
+            found = on_rank0(lambda: measurement.conclude(folder, images))
+        on_rank0(lambda: _forget_shards(context.directory))
         return Outcome(
             metrics={"images": found["count"]},
             steps=len(measurement.parts),
@@ -86,7 +86,7 @@ class Measurement:
         self.extractor = open_extractor(config.extractor, place, device)
         (data,) = (name for name in config.data if name != "inception")
         self.images = open_split(data, context.data.get(data), "train", config.image_size)
-        self.reader = Reader(self.images, batch=config.batch, loaders=context.loaders)
+        self.reader = Reader(self.images, batch=config.batch, num_workers=context.num_workers)
         self.most = max(1, int(UNREADABLE * len(self.images)))
         starts = range(0, len(self.images), config.shard)
         self.parts = {
@@ -134,7 +134,7 @@ class Measurement:
         """What was told of statistics that an earlier attempt has finished."""
         try:
             found = statistics.facts(self.context.directory / FILE, *FACTS)
-        except Damaged:
+        except DamagedFileError:
             return None
         made_of = (found["extractor"], found["images"])
         return found if made_of == (self.extractor.checksum, images) else None
@@ -153,7 +153,7 @@ class Measurement:
             found[name] = moments.statistics()
         warnings = [*self.extractor.warnings, *statistics.too_few(found, "reference")]
         kept = self._kept(read_shards(folder, names, POOL), len(indices))
-        self.context.confirm()
+        self.context.check_ownership()
         write_json(
             self.context.directory / "fingerprint.json",
             {"weights": self.extractor.checksum, "batches": [images]},
@@ -189,7 +189,7 @@ def read(directory: Path) -> tuple[Measured, dict[str, Any]]:
     """
     try:
         facts = statistics.facts(directory / FILE, *FACTS)
-    except Damaged as error:
+    except DamagedFileError as error:
         raise ValueError(
             f"{error}. The images have been measured: delete {directory / 'result.json'} and "
             "submit again, and they are measured anew"

@@ -22,13 +22,13 @@ from dyt_dit.config import Sampling
 from dyt_dit.diffusion import Diffusion, Predictor, guided, sample
 from dyt_dit.model import DiffusionTransformer, replace_norms
 from dyt_dit.training import LEFT, WEIGHTS
-from matched.files import Damaged, read_json, write_json
-from matched.training.distributed import on_first, process_group
+from matched.files import DamagedFileError, read_json, write_json
+from matched.task import Context, Outcome
+from matched.training.artifacts import has_diverged, load_artifact
+from matched.training.distributed import on_rank0, process_group
+from matched.training.file_tasks import digest, make_files, verified_checksums
 from matched.training.fingerprint import batch_digest
-from matched.training.handover import checkpoint, diverged
 from matched.training.seeding import generator
-from matched.training.shards import checked, digest, fill
-from matched.worker import Context, Outcome
 
 log = logging.getLogger("matched")
 SAMPLES = "samples.npz"
@@ -45,22 +45,22 @@ def generate(context: Context, config: Sampling) -> Outcome:
             latents.
     """
     trained = context.needs["trained"]
-    if diverged(trained):
-        why = {"why": "the training diverged"}
+    if has_diverged(trained):
+        why = {"reason": "the training diverged"}
         return Outcome(metrics={}, diverged=True, steps=0, details=why)
     with process_group(context) as device:
         directory, shards = context.directory, context.directory / "shards"
         names = [f"{i:06d}.npy" for i in range(-(-config.count // config.batch))]
         labels = classes(config)
-        on_first(lambda: _forget_what_is_stale(context, trained))
-        if checked(context, directory, [SAMPLES])[SAMPLES] is None:
-            fill(context, shards, names, Sampler(context, config, trained, labels, device))
-            fill(context, directory, [SAMPLES], Together(config, labels, shards, names))
-        on_first(lambda: shutil.rmtree(shards, ignore_errors=True))
+        on_rank0(lambda: _forget_what_is_stale(context, trained))
+        if verified_checksums(context, directory, [SAMPLES])[SAMPLES] is None:
+            make_files(context, shards, names, Sampler(context, config, trained, labels, device))
+            make_files(context, directory, [SAMPLES], Together(config, labels, shards, names))
+        on_rank0(lambda: shutil.rmtree(shards, ignore_errors=True))
         noise = torch.stack(
             [first_noise(config, i) for i in range(min(config.count, config.batch))]
         )
-        on_first(lambda: _fingerprint(directory, labels, noise))
+        on_rank0(lambda: _fingerprint(directory, labels, noise))
         return Outcome(metrics={"images": config.count}, steps=len(names))
 
 
@@ -70,7 +70,7 @@ def _forget_what_is_stale(context: Context, trained: Path) -> None:
     made_of = {"weights": digest(file) if file.is_file() else "lost"}
     if _note(context.directory) == made_of:
         return
-    context.confirm()
+    context.check_ownership()
     if any((context.directory / name).exists() for name in ("shards", SAMPLES)):
         log.warning("the images that are there are of other weights, and are sampled anew")
     shutil.rmtree(context.directory / "shards", ignore_errors=True)
@@ -81,7 +81,7 @@ def _forget_what_is_stale(context: Context, trained: Path) -> None:
 def _note(directory: Path) -> dict[str, str] | None:
     try:
         return read_json(directory / MADE_OF)
-    except Damaged:
+    except DamagedFileError:
         return None
 
 
@@ -171,7 +171,7 @@ def load(config: Sampling, trained: Path, autoencoder: str) -> DiffusionTransfor
     """
     file = trained / WEIGHTS
     try:
-        content = checkpoint(file)
+        content = load_artifact(file)
         if lacking := [key for key in LEFT if key not in content]:
             raise ValueError(f"{file} lacks {', '.join(lacking)}")
     except ValueError as error:

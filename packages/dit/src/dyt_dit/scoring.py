@@ -32,11 +32,11 @@ from dyt_dit.features import (
 from dyt_dit.image_sets import ImageFile
 from dyt_dit.statistics import ARRAYS, Measured, Moments, Statistics
 from matched.files import write_json
-from matched.training.distributed import on_first, process_group, same_failure
+from matched.task import Context, Outcome
+from matched.training.artifacts import has_diverged
+from matched.training.distributed import on_rank0, process_group, raise_on_all_ranks
+from matched.training.file_tasks import CHECKSUM, digest, make_files
 from matched.training.fingerprint import digest_of
-from matched.training.handover import diverged
-from matched.training.shards import CHECKSUM, digest, fill
-from matched.worker import Context, Outcome
 
 SAMPLES = "samples.npz"
 PICTURE = "samples.png"
@@ -56,17 +56,17 @@ def score(context: Context, config: Scoring) -> Outcome:
     """
     if "samples" not in context.needs:
         raise ValueError('scoring needs a run of Sampling under the name "samples"')
-    if diverged(context.needs["samples"]):
-        why = {"why": "the training diverged"}
+    if has_diverged(context.needs["samples"]):
+        why = {"reason": "the training diverged"}
         return Outcome(metrics={}, diverged=True, steps=0, details=why)
     with process_group(context) as device, exact():
-        with same_failure():
+        with raise_on_all_ranks():
             scorer = Scorer(context, config, device)
-        origin = on_first(scorer.origin)
+        origin = on_rank0(scorer.origin)
         folder = context.directory / f"features-{origin}"
-        fill(context, folder, list(scorer.parts), scorer.make)
-        outcome = on_first(lambda: scorer.conclude(folder))
-        on_first(lambda: _forget_shards(context.directory))
+        make_files(context, folder, list(scorer.parts), scorer.make)
+        outcome = on_rank0(lambda: scorer.conclude(folder))
+        on_rank0(lambda: _forget_shards(context.directory))
         return outcome
 
 
@@ -117,7 +117,7 @@ class Scorer:
             ValueError: if the images are damaged, or the reference is of another extractor.
         """
         samples, compared = self._samples_checksum(), self._reference_checksum()
-        self.context.confirm()
+        self.context.check_ownership()
         write_json(
             self.context.directory / "fingerprint.json",
             {"weights": self.extractor.checksum, "batches": [compared]},
@@ -184,7 +184,7 @@ class Scorer:
         metrics["precision"], metrics["recall"] = statistics.precision_recall(
             pool, real.kept, neighbours=self.config.neighbours, device=self.device
         )
-        self.context.confirm()
+        self.context.check_ownership()
         pictures.draw(self.context.directory / PICTURE, self.sets[GENERATED])
         details = {"picture": PICTURE, "warnings": warnings, "extractor": self.extractor.checksum}
         return Outcome(metrics=metrics, steps=len(self.parts), details=details)

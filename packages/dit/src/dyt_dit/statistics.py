@@ -26,8 +26,8 @@ from torch_fidelity.metric_prc import (
 )
 
 from dyt_dit.features import POOL, SPATIAL
-from matched.files import Damaged, read_json, write_json, written_whole
-from matched.training.shards import digest
+from matched.files import DamagedFileError, atomic_write, read_json, write_json
+from matched.training.file_tasks import digest
 
 log = logging.getLogger("matched")
 ARRAYS = {POOL: ("mu", "sigma"), SPATIAL: ("mu_s", "sigma_s")}
@@ -167,7 +167,7 @@ def write(path: Path, measured: Measured, **facts: object) -> None:
     arrays = {KEPT: measured.kept}
     for name, s in measured.statistics.items():
         arrays |= dict(zip(ARRAYS[name], (s.mean, s.covariance), strict=True))
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         with temporary.open("wb") as file:
             np.savez(file, **arrays)
         checksum = digest(temporary)
@@ -182,11 +182,13 @@ def facts(path: Path, *keys: str) -> dict:
     """
     found = read_json(path.with_suffix(".json"), ("sha256", *keys))
     if found is None:
-        raise Damaged(f"there is no {path.with_suffix('.json')}")
+        raise DamagedFileError(f"there is no {path.with_suffix('.json')}")
     if not path.is_file():
-        raise Damaged(f"there is no {path}")
+        raise DamagedFileError(f"there is no {path}")
     if digest(path) != found["sha256"]:
-        raise Damaged(f"{path} is damaged: its checksum is not the one in {path.stem}.json")
+        raise DamagedFileError(
+            f"{path} is damaged: its checksum is not the one in {path.stem}.json"
+        )
     return found
 
 

@@ -17,11 +17,11 @@ from dyt_dit.config import Training
 from dyt_dit.diffusion import Diffusion
 from dyt_dit.latent_cache import Latents, open_cache
 from dyt_dit.model import DiffusionTransformer, build
+from matched.task import Context, Outcome
 from matched.training import Learner, fit, reseed, sum_over_ranks
-from matched.training.distributed import on_first, process_group
-from matched.training.handover import leave, whole
+from matched.training.artifacts import gather_state_dict, save_artifact
+from matched.training.distributed import on_rank0, process_group
 from matched.training.seeding import generator
-from matched.worker import Context, Outcome
 
 log = logging.getLogger("matched")
 WEIGHTS = "weights.pt"
@@ -51,9 +51,9 @@ def train(context: Context, config: Training) -> Outcome:
         )
         model, apart = build(config)
         model.to(device)
-        average = None
+        ema = None
         if config.ema_decay is not None:
-            average = ModelEmaV3(model, decay=config.ema_decay)
+            ema = ModelEmaV3(model, decay=config.ema_decay)
         diffusion = Diffusion(config.diffusion_steps)
         log.info("diffusion transformer with %s, %s", config.norm, config.network)
         learner = Learner(
@@ -62,14 +62,14 @@ def train(context: Context, config: Training) -> Outcome:
             dataset=Latents(latents, "train", config.flip),
             loss=HybridLoss(diffusion),
             evaluate=HeldOutLoss(Latents(latents, "held_out"), diffusion, config, context, device),
-            score=("loss", "lower"),
+            selection_metric=("loss", "lower"),
             norms=apart,
             prepare=Noised(config),
-            average=average,
+            ema=ema,
         )
         outcome = fit(context, config, learner, device)
-        on_first(context.confirm)
-        _leave(context.directory, model, average, cache.checksum, config.diffusion_steps)
+        on_rank0(context.check_ownership)
+        _leave(context.directory, model, ema, cache.checksum, config.diffusion_steps)
         return outcome
 
 
@@ -140,8 +140,8 @@ class HeldOutLoss:
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)
-        size, world = self.config.eval_batch, self.context.world
-        for start in range(0, self.count, size * world):
+        size, world_size = self.config.eval_batch, self.context.world_size
+        for start in range(0, self.count, size * world_size):
             own = range(start + self.context.rank * size, self.count)[:size]
             # All processes call the model equally often, as a sharded one needs: who has no image
             # left takes one that does not count.
@@ -165,17 +165,20 @@ class HeldOutLoss:
 def _leave(
     directory: Path,
     model: DiffusionTransformer,
-    average: ModelEmaV3 | None,
+    ema: ModelEmaV3 | None,
     autoencoder: str,
     diffusion_steps: int,
 ) -> None:
     """Write the weights, and what sampling has to have in common; called by all processes."""
-    kept = model if average is None else average.module
-    states = {"ema": whole(kept.state_dict()), "model": whole(model.state_dict())}
+    kept = model if ema is None else ema.module
+    states = {
+        "ema": gather_state_dict(kept.state_dict()),
+        "model": gather_state_dict(model.state_dict()),
+    }
     named = {part: official.to_official(model, state) for part, state in states.items()}
     made_with = {
         "network": asdict(model.network),
         "autoencoder": autoencoder,
         "diffusion_steps": diffusion_steps,
     }
-    leave(directory / WEIGHTS, {**named, **made_with})
+    save_artifact(directory / WEIGHTS, {**named, **made_with})

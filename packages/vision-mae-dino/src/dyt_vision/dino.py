@@ -22,10 +22,18 @@ from dyt_vision.config import DINO
 from dyt_vision.dino_crops import Crops
 from dyt_vision.dino_model import Backbone, Head, MultiCrop, SelfDistillation
 from dyt_vision.evaluation import Share
-from matched.training import Hooks, Learner, Moment, fit, gathered, reseed, sum_over_ranks
-from matched.training.distributed import on_first, process_group
+from matched.task import Context, Outcome
+from matched.training import (
+    Hooks,
+    Learner,
+    StepInfo,
+    all_gather_objects,
+    fit,
+    reseed,
+    sum_over_ranks,
+)
+from matched.training.distributed import on_rank0, process_group
 from matched.training.seeding import generator
-from matched.worker import Context, Outcome
 
 log = logging.getLogger("matched")
 PICTURE = "attention.png"
@@ -50,13 +58,13 @@ def pretrain(context: Context, config: DINO) -> Outcome:
             dataset=data.train,
             loss=lambda model, crops: model(crops, schedule.teacher_temperature),
             evaluate=Neighbours(data, config, context, device),
-            score=("knn", "higher"),
+            selection_metric=("knn", "higher"),
             norms=norms,
             prepare=lambda batch: batch[0],
             hooks=schedule,
         )
         outcome = fit(context, config, learner, device)
-        on_first(context.confirm)
+        on_rank0(context.check_ownership)
         weights.export(
             context.directory,
             student=model.student.state_dict(),
@@ -99,21 +107,21 @@ class Schedule(Hooks):
         self.model, self.optimizer, self.config = model, optimizer, config
         self.teacher_temperature = config.teacher_temperature
 
-    def before_step(self, moment: Moment) -> None:
+    def before_step(self, step_info: StepInfo) -> None:
         config = self.config
-        self.teacher_temperature = temperature_at(moment.epoch, config)
-        decay = cosine(config.weight_decay, config.final_weight_decay, moment.progress)
+        self.teacher_temperature = temperature_at(step_info.epoch, config)
+        decay = cosine(config.weight_decay, config.final_weight_decay, step_info.progress)
         self.optimizer.param_groups[0]["weight_decay"] = decay
 
-    def on_gradients(self, moment: Moment) -> None:
+    def on_gradients(self, step_info: StepInfo) -> None:
         if self.config.clip_each is not None:
             clip_each(list(self.model.student.parameters()), self.config.clip_each)
-        if moment.epoch < self.config.freeze_last_layer:
+        if step_info.epoch < self.config.freeze_last_layer:
             for parameter in self.model.student.head.last_layer.parameters():
                 parameter.grad = None
 
-    def after_step(self, moment: Moment) -> None:
-        self.model.follow(cosine(self.config.teacher_momentum, 1.0, moment.progress))
+    def after_step(self, step_info: StepInfo) -> None:
+        self.model.follow(cosine(self.config.teacher_momentum, 1.0, step_info.progress))
 
 
 def cosine(start: float, end: float, progress: float) -> float:
@@ -161,7 +169,7 @@ class Neighbours:
         reseed(self.config.seed, "evaluation")
         backbone = model.teacher.backbone
         own = self._features(backbone, self.bank)
-        shares = gathered([own.vectors.cpu(), own.labels.cpu()])
+        shares = all_gather_objects([own.vectors.cpu(), own.labels.cpu()])
         features, labels = (torch.cat(parts).to(self.device) for parts in zip(*shares, strict=True))
         held_out = self._features(backbone, self.held_out)
         mine, truth = held_out.vectors, held_out.labels

@@ -8,8 +8,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from dyt_vision.config import Vision
+from matched.task import Context
 from matched.training import reseed, sum_over_ranks
-from matched.worker import Context
 
 
 class Share:
@@ -23,13 +23,13 @@ class Share:
         self, dataset: Dataset, config: Vision, context: Context, device: torch.device
     ) -> None:
         count = len(dataset)  # type: ignore[arg-type]
-        own = range(context.rank, count, context.world)
+        own = range(context.rank, count, context.world_size)
         self.own = len(own)
-        self.indices = [*own, *[0] * (-(-count // context.world) - self.own)]
+        self.indices = [*own, *[0] * (-(-count // context.world_size) - self.own)]
         self.loader = DataLoader(
             Subset(dataset, self.indices),
             config.eval_batch,
-            num_workers=context.loaders,
+            num_workers=context.num_workers,
             pin_memory=device.type == "cuda",
         )
 

@@ -16,10 +16,10 @@ from torch import nn
 
 from dyt_vision import models, supervised, weights
 from dyt_vision.config import FineTuning
+from matched.task import Context, Outcome
 from matched.training import fit, reseed
+from matched.training.artifacts import has_diverged
 from matched.training.distributed import process_group
-from matched.training.handover import diverged
-from matched.worker import Context, Outcome
 
 log = logging.getLogger("matched")
 HEAD_STD = 2e-5
@@ -35,7 +35,7 @@ def train(context: Context, config: FineTuning) -> Outcome:
         ValueError: if the pretrained weights are those of another architecture.
     """
     start = context.needs.get("pretrained")
-    if start is not None and diverged(start):
+    if start is not None and has_diverged(start):
         return weights.NOTHING_TO_START_FROM
     with process_group(context) as device:
         data = supervised.load(context, config)

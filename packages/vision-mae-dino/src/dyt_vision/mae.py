@@ -17,10 +17,10 @@ from dyt_vision import images, models, pictures, weights
 from dyt_vision.config import MAE
 from dyt_vision.evaluation import Share
 from dyt_vision.mae_model import EPSILON, MaskedAutoencoder
+from matched.task import Context, Outcome
 from matched.training import Learner, fit, reseed, sum_over_ranks
-from matched.training.distributed import on_first, process_group
+from matched.training.distributed import on_rank0, process_group
 from matched.training.seeding import generator
-from matched.worker import Context, Outcome
 
 log = logging.getLogger("matched")
 PICTURE = "reconstructions.png"
@@ -41,12 +41,12 @@ def pretrain(context: Context, config: MAE) -> Outcome:
             dataset=data.train,
             loss=lambda model, batch: model(*batch)[0],
             evaluate=Reconstruction(data.held_out, config, context, device),
-            score=("loss", "lower"),
+            selection_metric=("loss", "lower"),
             norms=norms,
             prepare=with_noise(config),
         )
         outcome = fit(context, config, learner, device)
-        on_first(context.confirm)
+        on_rank0(context.check_ownership)
         weights.export(context.directory, model=model.state_dict())
         return outcome
 

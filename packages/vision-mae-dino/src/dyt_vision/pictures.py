@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.utils import make_grid
 
-from matched.files import written_whole
-from matched.training.distributed import on_first
-from matched.worker import Context
+from matched.files import atomic_write
+from matched.task import Context
+from matched.training.distributed import on_rank0
 
 log = logging.getLogger("matched")
 SIDE = 96
@@ -27,7 +27,7 @@ def save(context: Context, name: str, rows: Tensor) -> None:
     Args:
         rows: images (rows, columns, 3, H, W) with values from 0 to 1.
     """
-    on_first(lambda: _save(context, name, rows))
+    on_rank0(lambda: _save(context, name, rows))
 
 
 def _save(context: Context, name: str, rows: Tensor) -> None:
@@ -37,9 +37,9 @@ def _save(context: Context, name: str, rows: Tensor) -> None:
     images = F.interpolate(images, scale_factor=factor, mode="nearest")
     grid = make_grid(images, nrow=columns, padding=2, pad_value=1.0)
     pixels = (grid.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    context.confirm()
+    context.check_ownership()
     try:
-        with written_whole(context.directory / name) as temporary:
+        with atomic_write(context.directory / name) as temporary:
             Image.fromarray(pixels).save(temporary, format="PNG")
     except OSError as error:
         log.warning("%s could not be written: %s", name, error)

@@ -18,10 +18,10 @@ from dyt_vision.config import Probing
 from dyt_vision.dino_model import Backbone
 from dyt_vision.evaluation import Accuracy
 from dyt_vision.models import replace_norms
+from matched.task import Context, Outcome
 from matched.training import Learner, fit, reseed
+from matched.training.artifacts import has_diverged
 from matched.training.distributed import process_group
-from matched.training.handover import diverged
-from matched.worker import Context, Outcome
 
 log = logging.getLogger("matched")
 
@@ -39,7 +39,7 @@ def train(context: Context, config: Probing) -> Outcome:
     if "pretrained" not in context.needs:
         raise ValueError('a probe needs a pretraining run under the name "pretrained"')
     start = context.needs["pretrained"]
-    if diverged(start):
+    if has_diverged(start):
         return weights.NOTHING_TO_START_FROM
     with process_group(context) as device:
         data = images.load(config, context.data.get(config.data), train=images.augment(config))
@@ -57,7 +57,7 @@ def train(context: Context, config: Probing) -> Outcome:
             dataset=data.train,
             loss=lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]),
             evaluate=Accuracy(data.held_out, config, context, device),
-            score=("top1", "higher"),
+            selection_metric=("top1", "higher"),
             norms=norms,
             inherited=inherited,
         )

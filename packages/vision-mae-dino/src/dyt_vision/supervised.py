@@ -21,9 +21,9 @@ from torch.utils.data import Dataset
 from dyt_vision import images, models
 from dyt_vision.config import Supervised
 from dyt_vision.evaluation import Accuracy
+from matched.task import Context, Outcome
 from matched.training import Learner, fit
 from matched.training.distributed import process_group
-from matched.worker import Context, Outcome
 
 log = logging.getLogger("matched")
 
@@ -64,10 +64,10 @@ def classifier(
         dataset=dataset,
         loss=_loss(config),
         evaluate=Accuracy(data.held_out, config, context, device),
-        score=("top1", "higher"),
+        selection_metric=("top1", "higher"),
         norms=norms,
         prepare=_prepare(config, data.classes),
-        average=_average(model, config),
+        ema=_ema(model, config),
     )
 
 
@@ -121,5 +121,5 @@ def _loss(config: Supervised) -> Any:
     return lambda model, batch: criterion(model(batch[0]), batch[1])
 
 
-def _average(model: nn.Module, config: Supervised) -> ModelEmaV3 | None:
+def _ema(model: nn.Module, config: Supervised) -> ModelEmaV3 | None:
     return None if config.ema_decay is None else ModelEmaV3(model, decay=config.ema_decay)

@@ -13,8 +13,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from matched.training.handover import checkpoint, differences, leave, whole
-from matched.worker import Outcome
+from matched.task import Outcome
+from matched.training.artifacts import (
+    gather_state_dict,
+    load_artifact,
+    save_artifact,
+    state_dict_mismatches,
+)
 
 FILE = "pretrained.pth"
 NEW = ("head.", "fc_norm.")
@@ -23,7 +28,7 @@ LEFT = ("head.", "norm.", "mask_token", "decoder")
 """Parts of a pretrained network that a classifier does not have: it normalises after pooling."""
 
 NOTHING_TO_START_FROM = Outcome(
-    metrics={}, diverged=True, steps=0, details={"why": "the pretraining diverged"}
+    metrics={}, diverged=True, steps=0, details={"reason": "the pretraining diverged"}
 )
 """What comes of a run whose pretraining left no weights worth the name."""
 
@@ -32,7 +37,9 @@ State = Mapping[str, Tensor]
 
 def export(directory: Path, **states: State) -> None:
     """Write the weights of a finished pretraining, whole or not at all; called by all processes."""
-    leave(directory / FILE, {part: whole(state) for part, state in states.items()})
+    save_artifact(
+        directory / FILE, {part: gather_state_dict(state) for part, state in states.items()}
+    )
 
 
 def exported(directory: Path, part: str | None = None) -> dict[str, Tensor]:
@@ -66,7 +73,7 @@ def read(file: Path, part: str | None = None) -> dict[str, Tensor]:
     Raises:
         ValueError: if the file is no such checkpoint.
     """
-    content = checkpoint(file)
+    content = load_artifact(file)
     parts = [part] if part else ["model", "teacher", "student"]
     found = next((content[p] for p in parts if isinstance(content, dict) and p in content), content)
     if part and found is content:
@@ -130,7 +137,7 @@ def _load(
 ) -> tuple[str, ...]:
     own = {name: tensor for name, tensor in model.state_dict().items() if needed(name)}
     theirs = {name: tensor for name, tensor in state.items() if used(name)}
-    if found := differences(own, theirs):
+    if found := state_dict_mismatches(own, theirs):
         raise ValueError(
             f"{source} is of another architecture than {type(model).__name__}: {len(found)} "
             f"keys differ, the first: {'; '.join(found[:3])}. Nothing was loaded"

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dyt_wav2vec import model, registration, upstream
 from dyt_wav2vec.config import Pretraining
-from matched.worker import Context
+from matched.task import Context
 
 
 def settings(config: Pretraining) -> dict[str, Any]:
@@ -64,10 +64,10 @@ def here(config: Pretraining, context: Context, lists: Path, device: torch.devic
     Raises:
         ValueError: if the micro-batches of an update do not divide over the processes.
     """
-    if config.shards % context.world:
+    if config.shards % context.world_size:
         raise ValueError(
             f"the {config.shards} micro-batches of an update cannot be divided over "
-            f"{context.world} processes; expected a number of processes that divides "
+            f"{context.world_size} processes; expected a number of processes that divides "
             f"{config.shards}"
         )
     on_cpu = device.type == "cpu"
@@ -76,18 +76,18 @@ def here(config: Pretraining, context: Context, lists: Path, device: torch.devic
         "common": {"cpu": on_cpu, "fp16_no_flatten_grads": on_cpu},
         "task": {"data": str(lists)},
         "dataset": {
-            "num_workers": context.loaders,
+            "num_workers": context.num_workers,
             # No thread of fairseq's, which reads ahead of the loading processes, as these do too:
             # where a run ends in the middle of an epoch it would wait, and they, for the job's end.
             "data_buffer_size": 0,
         },
         "distributed_training": {
-            "distributed_world_size": context.world,
+            "distributed_world_size": context.world_size,
             "distributed_rank": context.rank,
             "distributed_no_spawn": True,
             "device_id": device.index or 0,
         },
-        "optimization": {"update_freq": [config.shards // context.world]},
+        "optimization": {"update_freq": [config.shards // context.world_size]},
     }
 
 

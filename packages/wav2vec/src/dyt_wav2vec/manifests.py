@@ -29,9 +29,9 @@ from pathlib import Path
 import soundfile
 
 from dyt_wav2vec.sources import INSIDE, TRAIN, Split
-from matched import interruption
+from matched import signals
 from matched.files import write_text
-from matched.worker import Context, write_progress
+from matched.task import Context, write_progress
 
 log = logging.getLogger("matched")
 RATE = 16_000
@@ -302,8 +302,8 @@ def _looked_at(
     """
     with ThreadPoolExecutor(READERS) as readers:
         for start in range(0, len(names), BLOCK):
-            if interruption.requested() is not None:
-                raise interruption.Interrupted
+            if signals.stop_signal() is not None:
+                raise signals.Interrupted
             _tell(context, start, len(names))
             block = names[start : start + BLOCK]
             paths = (root / name for name in block)
@@ -313,7 +313,7 @@ def _looked_at(
 
 def _tell(context: Context | None, files: int, total: int) -> None:
     if context is not None:
-        context.confirm()
+        context.check_ownership()
         write_progress(context.directory, files, total)
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from dyt_wav2vec import manifests, speech
 from dyt_wav2vec.config import Preparation
 from dyt_wav2vec.manifests import RATE, Manifest
-from matched.training.distributed import on_first, process_group
-from matched.worker import Context, Outcome
+from matched.task import Context, Outcome
+from matched.training.distributed import on_rank0, process_group
 
 log = logging.getLogger("matched")
 SYNTHESISED = "speech"
@@ -28,7 +28,7 @@ def prepare(context: Context, config: Preparation) -> Outcome:
         ValueError: for files that cannot be used; see ``manifests``.
     """
     with process_group(context):
-        manifest = on_first(lambda: _prepared(context, config))
+        manifest = on_rank0(lambda: _prepared(context, config))
     hours = {name: sum(getattr(manifest, name).values()) / RATE / 3600 for name in manifests.NAMES}
     log.info("%.2f hours for training, %.2f for validation", hours["train"], hours["valid"])
     files = {f"{name}_files": len(getattr(manifest, name)) for name in manifests.NAMES}
@@ -50,7 +50,7 @@ def _prepared(context: Context, config: Preparation) -> Manifest:
         parts = {"train": config.train, "valid": config.valid, "voices": config.voices}
         speech.write(folder, speech.Corpus(seed=seed, **parts))
         manifest = manifests.of_parts(folder, context=context)
-    context.confirm()
+    context.check_ownership()
     manifests.write(manifest, context.directory / LISTS)
     return manifest
 

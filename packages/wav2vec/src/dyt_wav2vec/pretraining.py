@@ -24,13 +24,13 @@ from dyt_wav2vec.evaluation import evaluate
 from dyt_wav2vec.manifests import NAMES, RATE, write
 from dyt_wav2vec.preparation import LISTS, prepared
 from dyt_wav2vec.trainer import Trainer, stop_loading
-from matched import interruption
+from matched import signals
+from matched.task import Context, Outcome
 from matched.training import checkpoint
-from matched.training.distributed import gathered, on_first, process_group
+from matched.training.checkpoint_schedule import CheckpointSchedule
+from matched.training.distributed import all_gather_objects, on_rank0, process_group
 from matched.training.fingerprint import BATCHES, batch_digest, digest_of, weights_digest
-from matched.training.journal import Journal
-from matched.training.pauses import Pauses
-from matched.worker import Context, Outcome
+from matched.training.metrics_log import MetricsLog
 
 log = logging.getLogger("matched")
 EXPLODED = "Minimum loss scale reached"
@@ -64,14 +64,14 @@ def pretrain(context: Context, config: Pretraining) -> Outcome:
         OSError: if there is no room for a checkpoint or for a line of metrics.jsonl.
         Interrupted: if a process was asked to stop; what was reached is saved.
     """
-    with process_group(context) as device, fairseq_compat.one_run(context.world), _quiet():
-        speech = on_first(partial(_lay_out, context, config))
+    with process_group(context) as device, fairseq_compat.one_run(context.world_size), _quiet():
+        speech = on_rank0(partial(_lay_out, context, config))
         return _Pretraining(context, config, device, speech).run()
 
 
 def _lay_out(context: Context, config: Pretraining) -> str:
     """Write the lists that fairseq reads into the run's directory; their checksum."""
-    context.confirm()
+    context.check_ownership()
     path = context.data.get(config.data)
     manifest = prepared(context.needs["speech"], config.data, path, context)
     for name in NAMES:
@@ -114,11 +114,11 @@ class _Pretraining:
         self.cfg = fairseq_config.whole(
             fairseq_config.settings(config), fairseq_config.here(config, context, lists, device)
         )
-        self.micro_batches = config.shards // context.world
+        self.micro_batches = config.shards // context.world_size
         """Of an update, for this process."""
         self.saved: int | None = None
         """The update of the newest checkpoint."""
-        self.begun: dict[str, Any] | None = None
+        self.started: dict[str, Any] | None = None
         """Where the checkpoint had fairseq's iterator, which cannot say so before it moves on."""
 
     def run(self) -> Outcome:
@@ -128,13 +128,13 @@ class _Pretraining:
         steps = self.config.updates
         if self.config.epochs is not None:
             steps = min(steps, self.config.epochs * self.per_epoch)
-        self.journal = Journal(self.context, steps)
+        self.metrics_log = MetricsLog(self.context, steps)
         try:
-            self.journal.start(self.update)
+            self.metrics_log.start(self.update)
             self._train()
             self._save()
         finally:
-            self.journal.close()
+            self.metrics_log.close()
         metrics = self.at.last
         if self.at.diverged:
             metrics = {k: v for k, v in self.at.best.items() if k != "step"}
@@ -164,7 +164,7 @@ class _Pretraining:
 
     def _restore(self) -> None:
         """Take up the newest whole checkpoint; the batches go on where it left them."""
-        state = checkpoint.newest_file(
+        state = checkpoint.load_newest_file(
             self.checkpoints, self.context.signature, lambda s: s["extra_state"]["signature"]
         )
         if state is None:
@@ -185,17 +185,19 @@ class _Pretraining:
         begun["iterations_in_epoch"] *= self.micro_batches
         self.epochs = self.trainer.get_train_iterator(epoch=begun["epoch"])
         self.epochs.load_state_dict(begun)
-        self.begun = begun
+        self.started = begun
         log.info("resumed from update %d of %d", self.update, self.config.updates)
 
     def _train(self) -> None:
         """Update to the end, or to divergence, and validate then."""
         try:
-            with Pauses(self.context, self._save, self.journal.steps) as pauses:
+            with CheckpointSchedule(
+                self.context, self._save, self.metrics_log.steps
+            ) as checkpoint_schedule:
                 if self.update and self._is_due() and not self.at.diverged:
                     self._evaluate()  # in which the run was interrupted
                 while not self._over():
-                    self._epoch(pauses)
+                    self._epoch(checkpoint_schedule)
         finally:
             stop_loading(self.epochs)
         if self.at.window and not self.at.diverged:
@@ -208,16 +210,16 @@ class _Pretraining:
             return True
         return self.config.epochs is not None and self.epochs.next_epoch_idx > self.config.epochs
 
-    def _epoch(self, pauses: Pauses) -> None:
+    def _epoch(self, checkpoint_schedule: CheckpointSchedule) -> None:
         """What is left of a pass over the data, as fairseq's own loop goes through it."""
-        self.begun = None
+        self.started = None
         batches = self.epochs.next_epoch_itr(fix_batches_to_gpus=False, shuffle=True)
         self.trainer.begin_epoch(self.epochs.epoch)
         for samples in upstream.GroupedIterator(batches, self.micro_batches):
             self._advance(samples)
             if self.update >= self.config.updates or self.at.diverged:
                 return
-            pauses.between(self.update)
+            checkpoint_schedule.after_step(self.update)
         stop_loading(self.epochs)
         self.trainer.lr_step(self.epochs.epoch)
         self.epochs = self.trainer.get_train_iterator(
@@ -250,9 +252,9 @@ class _Pretraining:
         own = [batch_digest(sample) for sample in samples if sample]
         # Sorted, so that the division over processes leaves no trace. With the lists' checksum:
         # arms of a pair must not differ in batches that come later either.
-        seen = sorted(digest for digests in gathered(own) for digest in digests)
+        seen = sorted(digest for digests in all_gather_objects(own) for digest in digests)
         self.at.batches.append(digest_of([self.speech, *seen]))
-        self.journal.fingerprint(self.at.weights, self.at.batches)
+        self.metrics_log.fingerprint(self.at.weights, self.at.batches)
 
     def _count(self) -> None:
         """Add to the window what fairseq's meters, which round nothing, say of the last update."""
@@ -289,7 +291,7 @@ class _Pretraining:
         if alphas := self._alphas():
             more["alpha"] = alphas
         loss = window["loss"] / size
-        self.journal.step(self.update, self._epochs(), loss=loss, lr=self.at.rate, **more)
+        self.metrics_log.step(self.update, self._epochs(), loss=loss, lr=self.at.rate, **more)
 
     def _alphas(self) -> dict[str, float]:
         """Path of each norm that has a learnable α → its value."""
@@ -308,7 +310,7 @@ class _Pretraining:
         if self.at.evaluated == self.update:
             return
         metrics, passes = evaluate(self.trainer, self.config.eval_passes, self._between_passes)
-        self.journal.evaluation(self.update, self._epochs(), metrics)
+        self.metrics_log.evaluation(self.update, self._epochs(), metrics)
         if not all(map(math.isfinite, metrics.values())):
             log.info("diverged: validation gives %s", metrics)
             self.at.diverged = True
@@ -324,22 +326,22 @@ class _Pretraining:
         Raises:
             Interrupted: on all processes, if one was asked to stop; what was reached is saved.
         """
-        if any(gathered(interruption.requested() is not None)):
+        if any(all_gather_objects(signals.stop_signal() is not None)):
             self._save()
             log.info("interrupted in the validation after step %d, which is saved", self.update)
-            raise interruption.Interrupted
+            raise signals.Interrupted
 
     def _save(self) -> None:
         """Write a checkpoint unless there is one of this update."""
         if self.saved == self.update:
             return
         started = time.perf_counter()
-        on_first(self.context.confirm)
+        on_rank0(self.context.check_ownership)
         state = self.trainer.captured(
             signature=self.context.signature,
             speech=self.speech,
             position=vars(self.at),
-            train_iterator=self.begun or self.epochs.state_dict(),
+            train_iterator=self.started or self.epochs.state_dict(),
             micro_batches=self.micro_batches,
         )
         checkpoint.save_file(self.checkpoints, self.update, state)

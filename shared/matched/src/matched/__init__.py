@@ -6,9 +6,9 @@ only ``matched.training`` does.
 
 from matched.config import TrainConfig
 from matched.data import DataSource
-from matched.run import Run, matched
+from matched.run import Run, derive_run
 from matched.table import Arm, Metric, Resources, Scale, Table
-from matched.worker import Context, Outcome
+from matched.task import Context, Outcome
 
 __all__ = [
     "Arm",
@@ -21,5 +21,5 @@ __all__ = [
     "Scale",
     "Table",
     "TrainConfig",
-    "matched",
+    "derive_run",
 ]

@@ -13,11 +13,21 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from matched import gallery, jobs, launch, plans, recipes, render, reports, site
-from matched.launch import CLUSTERS
-from matched.plans import Item, Plan
-from matched.rundir import RunFiles, State
-from matched.summary import summary_table
+from matched import (
+    cli_output,
+    gallery,
+    job_status,
+    planning,
+    recipes,
+    site,
+    submission,
+    table_formats,
+)
+from matched.planning import Plan, PlannedRun
+from matched.run_directory import RunFiles
+from matched.status import State
+from matched.submission import CLUSTERS
+from matched.summary_table import summary_table
 from matched.table import SCALES, Cell
 from matched.watch import wait
 
@@ -107,9 +117,9 @@ def _load(given: argparse.Namespace) -> Plan:
     here = site.read(_site_file())
     scale = recipe.scale(given.scale)
     if given.do is not _run:
-        return plans.make(recipe, scale, here)
+        return planning.make_plan(recipe, scale, here)
     cell = _cell(given, list(recipe.table.cells(scale)))
-    return plans.make(recipe, scale, here, only=[cell])
+    return planning.make_plan(recipe, scale, here, only=[cell])
 
 
 def _site_file() -> Path:
@@ -148,7 +158,7 @@ def _list(given: argparse.Namespace) -> int:
 def _plan(given: argparse.Namespace) -> int:
     plan = _load(given)
     recipes.pick(given.cluster, CLUSTERS, "cluster")
-    reports.show_plan(plan, given.cluster, _console())
+    cli_output.show_plan(plan, given.cluster, _console())
     return 0
 
 
@@ -158,19 +168,19 @@ def _submit(given: argparse.Namespace) -> int:
 
 def _retry(given: argparse.Namespace) -> int:
     plan = _load(given)
-    launch.preflight(plan, given.cluster)
-    for item in plan.damaged:
-        for path in item.directory.set_aside():
+    submission.preflight(plan, given.cluster)
+    for planned in plan.damaged:
+        for path in planned.directory.set_aside():
             print(f"set aside: {path}")
     return _launch(given)
 
 
 def _launch(given: argparse.Namespace) -> int:
     console = _console()
-    plan, handed = launch.submit(lambda: _load(given), given.cluster, snapshot=given.snapshot)
+    plan, handed = submission.submit(lambda: _load(given), given.cluster, snapshot=given.snapshot)
     count = len(plan.missing)
     console.print(
-        f"{plan.recipe.name} at {plan.scale.name} scale: {count} of {len(plan.items)} runs "
+        f"{plan.recipe.name} at {plan.scale.name} scale: {count} of {len(plan.runs)} runs "
         f"submitted in {len(handed)} jobs ({given.cluster}); runs lie in {plan.site.runs_folder}",
         highlight=False,
         soft_wrap=True,
@@ -191,7 +201,7 @@ def _status(given: argparse.Namespace) -> int:
     plan, console = _load(given), _console()
     if given.watch:
         plan = wait(lambda: _load(given), [], console)
-    reports.show_status(plan, console)
+    cli_output.show_status(plan, console)
     return _verdict(plan)
 
 
@@ -203,8 +213,8 @@ def _show(plan: Plan, console: Console) -> int:
     stem = recipes.root() / "results" / f"{plan.recipe.name}.{plan.scale.name}"
     pictures = gallery.gather(plan, stem)
     table = summary_table(plan, pictures)
-    render.show(table, console)
-    paths = render.write(table, stem)
+    table_formats.show(table, console)
+    paths = table_formats.write(table, stem)
     names = ", ".join(path.suffix[1:] for path in paths)
     console.print(f"Written: {stem}.{{{names}}}", style="dim", highlight=False, soft_wrap=True)
     if pictures.lines:
@@ -217,7 +227,7 @@ def _show(plan: Plan, console: Console) -> int:
 
 def _verdict(plan: Plan) -> int:
     """2 with one line if something is damaged, 1 if a run has failed, else 0."""
-    return _damage(plan) or int(any(i.standing.state is State.FAILED for i in plan.items))
+    return _damage(plan) or int(any(i.status.state is State.FAILED for i in plan.runs))
 
 
 def _damage(plan: Plan) -> int:
@@ -227,14 +237,14 @@ def _damage(plan: Plan) -> int:
         return 0
     more = f" (and {len(damaged) - 1} more)" if len(damaged) > 1 else ""
     return _complain(
-        f"damaged: {damaged[0].standing.why}{more}; it is not used. "
+        f"damaged: {damaged[0].status.reason}{more}; it is not used. "
         f"`matched retry {plan.recipe.name} --scale {plan.scale.name}` sets it aside and "
         "runs it again"
     )
 
 
 def _audit(given: argparse.Namespace) -> int:
-    return reports.show_audit(_load(given), _console())
+    return cli_output.show_audit(_load(given), _console())
 
 
 def _logs(given: argparse.Namespace) -> int:
@@ -259,7 +269,7 @@ def _at_work(run: RunFiles) -> bool:
     job, failure = run.job(), run.failure()
     if job is not None and failure is not None and failure["token"] == job["token"]:
         return False
-    return any(seen.state for seen in jobs.look([run]).values())
+    return any(seen.state for seen in job_status.job_statuses([run]).values())
 
 
 def _found(signature: str) -> RunFiles:
@@ -280,33 +290,35 @@ def _found(signature: str) -> RunFiles:
 
 def _cancel(given: argparse.Namespace) -> int:
     plan = _load(given)
-    stopped = launch.cancel(plan, [item for item in plan.items if _is_meant(item, given)])
+    stopped = submission.cancel(
+        plan, [planned for planned in plan.runs if _is_meant(planned, given)]
+    )
     runs = sum(len(items) for items in stopped.values())
     print(f"{runs} runs asked to stop, in {len(stopped)} jobs; `matched submit` goes on with them")
     return 0
 
 
-def _is_meant(item: Item, given: argparse.Namespace) -> bool:
+def _is_meant(planned: PlannedRun, given: argparse.Namespace) -> bool:
     """Whether one of the run's cells is in the row, of the arm and of the seed asked for."""
     asked = {key: getattr(given, key) for key in ("row", "arm", "seed")}
     wanted = {key: value for key, value in asked.items() if value is not None}
     return not wanted or any(
-        all(getattr(cell, key) == value for key, value in wanted.items()) for cell in item.cells
+        all(getattr(cell, key) == value for key, value in wanted.items()) for cell in planned.cells
     )
 
 
 def _run(given: argparse.Namespace) -> int:
     plan = _load(given)
     if os.environ.get("RANK", "0") != "0":
-        launch.run_here(plan)
+        submission.run_here(plan)
         return 0
-    launch.preflight_here(plan)
+    submission.preflight_here(plan)
     console = _console()
     if plan.missing or os.environ.get("WORLD_SIZE", "1") != "1":  # others wait for this process
-        reports.run_shown(plan, console)
+        cli_output.run_shown(plan, console)
         plan = _load(given)
-    item = plan.items[-1]
-    if item.standing.state is State.FAILED:
-        return _complain(item.standing.why)
-    console.print(reports.line(item), highlight=False, markup=False, soft_wrap=True)
+    planned = plan.runs[-1]
+    if planned.status.state is State.FAILED:
+        return _complain(planned.status.reason)
+    console.print(cli_output.line(planned), highlight=False, markup=False, soft_wrap=True)
     return _verdict(plan)

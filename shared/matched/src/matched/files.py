@@ -13,12 +13,12 @@ CHECKSUM = ".sha256"
 """How the name of a file ends that stands beside another one and holds its checksum."""
 
 
-class Damaged(ValueError):
+class DamagedFileError(ValueError):
     """A file of a run directory that cannot be trusted; the message names it and says why."""
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A temporary name beside ``path`` to write to; renamed to ``path`` if the block succeeds."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -36,7 +36,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -56,9 +56,9 @@ def read_json(path: Path, keys: Collection[str] = ()) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, UnicodeDecodeError) as error:
-        raise Damaged(f"{path} is not whole JSON ({error})") from None
+        raise DamagedFileError(f"{path} is not whole JSON ({error})") from None
     if not isinstance(value, dict):
-        raise Damaged(f"{path} does not hold a JSON object")
+        raise DamagedFileError(f"{path} does not hold a JSON object")
     if missing := [key for key in keys if key not in value]:
-        raise Damaged(f"{path} lacks {', '.join(missing)}")
+        raise DamagedFileError(f"{path} lacks {', '.join(missing)}")
     return value

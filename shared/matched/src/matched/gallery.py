@@ -12,9 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from matched.files import written_whole
-from matched.plans import Item, Plan
-from matched.results import by_cell
+from matched.aggregation import by_cell
+from matched.files import atomic_write
+from matched.planning import Plan, PlannedRun
 from matched.table import Cell
 
 BEGIN, END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
@@ -57,9 +57,9 @@ def gather(plan: Plan, folder: Path) -> Gallery:
     """
     lines: dict[tuple[str, int], Line] = {}
     notes = []
-    for cell, item, name in _named(plan):
+    for cell, planned, name in _named(plan):
         try:
-            picture = _read(item)
+            picture = _read(planned)
         except ValueError as error:
             notes.append(f"Picture left out: {cell}: {error}")
             continue
@@ -79,15 +79,15 @@ def gather(plan: Plan, folder: Path) -> Gallery:
     )
 
 
-def _named(plan: Plan) -> Iterator[tuple[Cell, Item, str]]:
+def _named(plan: Plan) -> Iterator[tuple[Cell, PlannedRun, str]]:
     """Every cell's run and the name of its picture, by row and seed, as they are shown."""
     rows = _safe(plan.scale.runs)
     arms = _safe(arm.name for arm in plan.recipe.table.arms)
     runs = by_cell(plan)
     for row in rows:
         found = [pair for arm in arms for pair in runs.get((row, arm), [])]
-        for cell, item in sorted(found, key=lambda pair: plan.scale.seeds.index(pair[0].seed)):
-            yield cell, item, f"{rows[row]}.{arms[cell.arm]}.seed{cell.seed}.png"
+        for cell, planned in sorted(found, key=lambda pair: plan.scale.seeds.index(pair[0].seed)):
+            yield cell, planned, f"{rows[row]}.{arms[cell.arm]}.seed{cell.seed}.png"
 
 
 def _safe(names: Iterable[str]) -> dict[str, str]:
@@ -105,18 +105,18 @@ def _safe(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _read(item: Item) -> bytes | None:
+def _read(planned: PlannedRun) -> bytes | None:
     """The picture of a run; None where it has none, or has not finished.
 
     Raises:
         ValueError: if what the run names is no picture of its own.
     """
-    name = (item.standing.result or {}).get("details", {}).get("picture")
+    name = (planned.status.result or {}).get("details", {}).get("picture")
     if name is None:
         return None
     if not isinstance(name, str):
         raise ValueError(f"{name!r} is no file name")
-    given, home = Path(name), item.directory.path.resolve()
+    given, home = Path(name), planned.directory.path.resolve()
     try:
         path = (home / given).resolve()  # links may lead elsewhere too
         if given.is_absolute() or ".." in given.parts or not path.is_relative_to(home):
@@ -137,7 +137,7 @@ def _write(path: Path, picture: bytes) -> None:
         if path.read_bytes() == picture:
             return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(picture)
 
 

@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from matched.files import Damaged, read_json
+from matched.files import DamagedFileError, read_json
 
 FOLDER = "owners"
 BEAT = 5.0
@@ -29,11 +29,11 @@ PATIENCE = 60.0
 POLL = 0.5
 
 
-class Held(ValueError):
+class LeaseHeldError(ValueError):
     """Another process is at work on the run; the message names it."""
 
 
-class Lost(RuntimeError):
+class LeaseLostError(RuntimeError):
     """This process owned the run, and another has taken it over."""
 
 
@@ -51,7 +51,7 @@ class Lease:
             with suppress(OSError):
                 os.utime(self.path)
 
-    def confirm(self) -> None:
+    def check_ownership(self) -> None:
         """
         Raises:
             Lost: if another process has taken over.
@@ -59,7 +59,9 @@ class Lease:
         newest = _newest(self.path.parent)
         if newest != self.path:
             by = describe(_read(newest)) if newest is not None else "nobody: its files are gone"
-            raise Lost(f"{self.path.parent.parent} was taken over by {by}; this process stops")
+            raise LeaseLostError(
+                f"{self.path.parent.parent} was taken over by {by}; this process stops"
+            )
 
     def release(self) -> None:
         self._over.set()
@@ -96,7 +98,7 @@ def acquire(
         if newest is not None and not _free(newest, patience, pause):
             owner = _read(newest)
             if owner and not wait and owner["key"] != job["key"]:
-                raise Held(f"{folder} is at work: {describe(owner)}")
+                raise LeaseHeldError(f"{folder} is at work: {describe(owner)}")
             pause()
             continue
         taken = _take(owners, 1 if newest is None else int(newest.stem) + 1, job)
@@ -137,7 +139,7 @@ def _read(path: Path) -> dict[str, Any]:
     """The record in ``path``; empty if its writer has come no further, or has been replaced."""
     try:
         return read_json(path, ("key", "host", "place")) or {}
-    except Damaged:
+    except DamagedFileError:
         return {}
 
 

@@ -12,8 +12,8 @@ from datetime import timedelta
 from functools import cached_property
 from typing import Any
 
-from matched import interruption
-from matched.interruption import Interrupted
+from matched import signals
+from matched.signals import Interrupted
 
 LOSS = re.compile(r"gloo/|NCCL|Connection (closed|reset|refused)|Broken pipe|TCPStore")
 WORD = timedelta(seconds=5)
@@ -39,15 +39,15 @@ class Peers:
 
     def __init__(self) -> None:
         self.rank = int(os.environ.get("RANK", "0"))
-        self.world = int(os.environ.get("WORLD_SIZE", "1"))
+        self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
 
     @cached_property
     def _store(self) -> Any:
         import torch.distributed as dist
 
-        from matched.training.distributed import meeting_point
+        from matched.training.distributed import rendezvous_store
 
-        return dist.PrefixStore("peers", meeting_point())
+        return dist.PrefixStore("peers", rendezvous_store())
 
     def agree(self, topic: str, word: str | None) -> str:
         """What the first process says about ``topic``; the others' ``word`` is not looked at.
@@ -56,9 +56,9 @@ class Peers:
             Interrupted: if this process is asked to stop meanwhile.
             RuntimeError: if the first process is gone.
         """
-        if self.world == 1 or self.rank == 0:
+        if self.world_size == 1 or self.rank == 0:
             assert word is not None, "the first process has to have a word"
-            if self.world > 1:
+            if self.world_size > 1:
                 self._store.set(topic, word)
             return word
         import torch.distributed as dist
@@ -68,7 +68,7 @@ class Peers:
                 self._store.wait([topic], WORD)
                 return self._store.get(topic).decode()
             except dist.DistStoreError:
-                if interruption.requested():
+                if signals.stop_signal():
                     raise Interrupted from None
 
     def all_over(self, run: str, seconds: float) -> bool:
@@ -76,22 +76,22 @@ class Peers:
 
         One that hangs in a collective that another has left never is.
         """
-        if self.world == 1:
+        if self.world_size == 1:
             return True
         try:
             self._store.set(f"over/{run}/{self.rank}", "")
-            keys = [f"over/{run}/{rank}" for rank in range(self.world)]
+            keys = [f"over/{run}/{rank}" for rank in range(self.world_size)]
             self._store.wait(keys, timedelta(seconds=seconds))
         except RuntimeError:  # in vain, or the first process is gone
             return False
         return True
 
-    def part(self) -> None:
+    def close(self) -> None:
         """The first process keeps the meeting point: it leaves last."""
-        if self.world > 1 and "_store" in vars(self):
+        if self.world_size > 1 and "_store" in vars(self):
             deadline = time.monotonic() + 30
             self._store.add("parted", 1)
             while self.rank == 0 and time.monotonic() < deadline:
-                if self._store.add("parted", 0) >= self.world:
+                if self._store.add("parted", 0) >= self.world_size:
                     return
                 time.sleep(0.05)

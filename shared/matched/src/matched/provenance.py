@@ -15,7 +15,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from matched.files import write_json, written_whole
+from matched.files import atomic_write, write_json
 
 LARGEST = 10_000_000
 """Bytes of all new files that are kept; what is beyond is named: code is never that large."""
@@ -49,7 +49,7 @@ def submission(folder: Path, root: Path, *, snapshot: bool) -> dict[str, Any]:
         code["uncommitted"] = bool(difference)
         code["left_out"] = sorted(set(sizes) - set(kept))
         if difference:
-            with written_whole(made / "uncommitted.diff") as temporary:
+            with atomic_write(made / "uncommitted.diff") as temporary:
                 temporary.write_bytes(difference.encode(errors="surrogateescape"))
         if snapshot:
             code["snapshot"] = str(_copy(root, kept, made / "code"))

@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from matched.matching import check_matched
 from matched.run import Run
 from matched.table import Metric, Scale, Table
 
@@ -200,6 +201,6 @@ def _check(recipe: Recipe) -> None:
             for arm in () if isinstance(runs, Run) else runs:
                 _exact(arm, arms, f"arm of {recipe.name} in {recipe.path}")
         try:
-            recipe.table.check(scale)
+            check_matched(recipe.table, scale)
         except ValueError as error:
             raise ValueError(f"{recipe.name} at {scale.name} scale, {error}") from None

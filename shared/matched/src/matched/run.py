@@ -109,7 +109,7 @@ def _means_floats(annotation: object) -> bool:
     return "float" in words and "int" not in words
 
 
-def matched(run: Run, *, norm: Any, seed: int | None = None, **changes: Any) -> Run:
+def derive_run(run: Run, *, norm: Any, seed: int | None = None, **changes: Any) -> Run:
     """The run of another arm: ``run`` and all it needs with ``norm`` and ``seed`` in place.
 
     Where one of the two is None, every run keeps its own. A config without the field is left as it
@@ -149,35 +149,3 @@ def _fields(run: Run) -> set[str]:
 def _fields_of_all(run: Run) -> set[str]:
     """Of a run and all it needs."""
     return _fields(run).union(*(_fields_of_all(need) for need in run.needs.values()))
-
-
-def differences(one: Run, other: Run) -> dict[str, tuple[Any, Any]]:
-    """What differs between two runs: dotted path → (value in one, value in other)."""
-    found: dict[str, tuple[Any, Any]] = {}
-    _compare(_resolved(one), _resolved(other), "", found)
-    return found
-
-
-def _resolved(run: Run) -> dict[str, Any]:
-    needs = {name: _resolved(need) for name, need in run.needs.items()}
-    return {**run.description, "needs": needs}
-
-
-def _compare(a: Any, b: Any, path: str, found: dict[str, tuple[Any, Any]]) -> None:
-    if a == b:
-        return
-    if isinstance(a, dict) and isinstance(b, dict):
-        for key in [*a, *(key for key in b if key not in a)]:
-            below = f"{path}.{key}" if path else key
-            _compare(a.get(key), b.get(key), below, found)
-    else:
-        found[path] = (a, b)
-
-
-def field_of(path: str) -> str:
-    """The config field that a dotted path of ``differences`` lies in ("config.norm.alpha0" → norm).
-
-    Needs are transparent: "needs.pretrained.config.lr" is ``lr``.
-    """
-    inside = re.match(r"(?:needs\.[^.]+\.)*config\.([^.]+)", path)
-    return inside[1] if inside else path

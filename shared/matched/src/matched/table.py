@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from matched.run import Run, differences, field_of, matched
+from matched.run import Run, derive_run
 
 SCALES = ("smoke", "mini", "paper")
 
@@ -33,7 +33,7 @@ class Arm:
 
     name: str
     norm: Any = None
-    exceptions: Mapping[str, str] = field(default_factory=dict)
+    allowed_differences: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class Resources:
         return self.gpus or self.processes
 
     @property
-    def loaders(self) -> int:
+    def num_workers(self) -> int:
         """Data-loading workers of a process: its cores but one; on the CPU it loads by itself."""
         return self.cpus - 1 if self.gpus else 0
 
@@ -92,7 +92,7 @@ class Scale:
     runs: Mapping[str, Run | Mapping[str, Run]]
     seeds: tuple[int, ...]
     resources: Resources
-    others: Mapping[str, Resources] = field(default_factory=dict)
+    resource_overrides: Mapping[str, Resources] = field(default_factory=dict)
     note: str = ""
     metrics: tuple[Metric, ...] = ()
 
@@ -107,9 +107,9 @@ class Scale:
             for run in ([runs] if isinstance(runs, Run) else runs.values())
             for place, _ in with_needs(run, row)
         )
-        if unknown := [place for place in self.others if place not in known]:
+        if unknown := [place for place in self.resource_overrides if place not in known]:
             raise ValueError(
-                f"scale {self.name}: others names {', '.join(unknown)}, which is no row and no run "
+                f"scale {self.name}: resource_overrides names {', '.join(unknown)}, which is no row and no run "
                 f"that a row needs; known are {', '.join(known) or 'none'}"
             )
 
@@ -148,7 +148,7 @@ class Table:
 
     arms: tuple[Arm, ...]
     scales: tuple[Scale, ...]
-    exceptions: Mapping[str, str] = field(default_factory=dict)
+    allowed_differences: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for what, names in (
@@ -157,10 +157,10 @@ class Table:
         ):
             if not names or len(set(names)) != len(names):
                 raise ValueError(f"{what} {names} of a table must be distinct, one or more")
-        if self.baseline.exceptions:
+        if self.baseline.allowed_differences:
             raise ValueError(
                 f"the arm {self.baseline.name} is the baseline, which the others are compared "
-                f"with: move its exceptions ({', '.join(self.baseline.exceptions)}) to the arm "
+                f"with: move its exceptions ({', '.join(self.baseline.allowed_differences)}) to the arm "
                 "that differs, or to the table where all do"
             )
         for scale in self.scales:
@@ -181,16 +181,16 @@ class Table:
     def baseline(self) -> Arm:
         return self.arms[0]
 
-    def exceptions_of(self, arm: str) -> set[str]:
+    def allowed_differences_of(self, arm: str) -> set[str]:
         """What may differ, besides the norm, between the baseline's runs and this arm's."""
-        (own,) = (one.exceptions for one in self.arms if one.name == arm)
-        return {*self.exceptions, *own}
+        (own,) = (one.allowed_differences for one in self.arms if one.name == arm)
+        return {*self.allowed_differences, *own}
 
-    def reasons(self) -> Iterator[tuple[str, str]]:
+    def allowed_difference_reasons(self) -> Iterator[tuple[str, str]]:
         """Every exception as users read it, "lr" or of one arm "lr (DyT)", and its reason."""
-        yield from self.exceptions.items()
+        yield from self.allowed_differences.items()
         for arm in self.arms:
-            for name, why in arm.exceptions.items():
+            for name, why in arm.allowed_differences.items():
                 yield f"{name} ({arm.name})", why
 
     def cells(self, scale: Scale) -> Iterator[Cell]:
@@ -204,37 +204,4 @@ class Table:
     def _run(self, scale: Scale, row: str, arm: Arm, seed: int) -> Run | None:
         given = scale.runs[row]
         run = given if isinstance(given, Run) else given.get(arm.name)
-        return None if run is None else matched(run, norm=arm.norm, seed=seed)
-
-    def check(self, scale: Scale) -> None:
-        """Every arm's runs differ from the baseline's in the norm and the exceptions alone.
-
-        Raises:
-            ValueError: naming the first pair that is not matched, and what differs.
-        """
-        pairs = pairs_of(list(self.cells(scale)), self.baseline.name)
-        for one, other in pairs:
-            allowed = {"norm", *self.exceptions_of(other.arm)}
-            wrong = unmatched(differences(one.run, other.run), allowed)
-            if wrong:
-                shown = "; ".join(f"{path}: {a!r} / {b!r}" for path, (a, b) in wrong.items())
-                raise ValueError(
-                    f"row {one.row}: the arms {one.arm} and {other.arm} are not matched, "
-                    f"they differ in {shown}. Make them equal, or name the field with the reason "
-                    f"among the exceptions of the table or of the arm {other.arm}"
-                )
-
-
-def pairs_of(cells: list[Cell], baseline: str) -> list[tuple[Cell, Cell]]:
-    """Each cell of another arm with the baseline's cell of the same row and seed."""
-    bases = {(cell.row, cell.seed): cell for cell in cells if cell.arm == baseline}
-    return [
-        (bases[cell.row, cell.seed], cell)
-        for cell in cells
-        if cell.arm != baseline and (cell.row, cell.seed) in bases
-    ]
-
-
-def unmatched(found: dict[str, tuple[Any, Any]], allowed: set[str]) -> dict[str, tuple[Any, Any]]:
-    """The differences that lie in no allowed field."""
-    return {path: pair for path, pair in found.items() if field_of(path) not in allowed}
+        return None if run is None else derive_run(run, norm=arm.norm, seed=seed)

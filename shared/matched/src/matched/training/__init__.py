@@ -1,17 +1,17 @@
 """The one training loop that every domain without a trainer of its own shares; needs torch."""
 
-from matched.training.distributed import gathered, sum_over_ranks
+from matched.training.distributed import all_gather_objects, sum_over_ranks
 from matched.training.fingerprint import weights_digest
-from matched.training.learner import Hooks, Learner, Moment
+from matched.training.learner import Hooks, Learner, StepInfo
 from matched.training.loop import fit
 from matched.training.seeding import reseed
 
 __all__ = [
     "Hooks",
     "Learner",
-    "Moment",
+    "StepInfo",
     "fit",
-    "gathered",
+    "all_gather_objects",
     "reseed",
     "sum_over_ranks",
     "weights_digest",

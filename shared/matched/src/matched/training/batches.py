@@ -14,29 +14,29 @@ from matched.training.seeding import generator, reseed
 
 
 @dataclass(frozen=True, kw_only=True)
-class Division:
+class BatchLayout:
     """How the batch of an optimiser step is divided over processes and micro-batches."""
 
     batch: int
     rank: int
-    world: int
+    world_size: int
     accumulation: int
 
     @classmethod
-    def of(cls, config: TrainConfig, rank: int, world: int) -> Division:
+    def of(cls, config: TrainConfig, rank: int, world_size: int) -> BatchLayout:
         """
         Raises:
             ValueError: if the batch does not divide evenly.
         """
-        per_process, rest = divmod(config.batch, world)
+        per_process, rest = divmod(config.batch, world_size)
         accumulation = -(-per_process // config.micro_batch)
         if rest or per_process % accumulation:
             raise ValueError(
-                f"a batch of {config.batch} does not divide evenly over {world} processes and "
+                f"a batch of {config.batch} does not divide evenly over {world_size} processes and "
                 f"{accumulation} accumulation steps; choose batch and micro_batch "
                 f"({config.micro_batch}) so that it does"
             )
-        return cls(batch=config.batch, rank=rank, world=world, accumulation=accumulation)
+        return cls(batch=config.batch, rank=rank, world_size=world_size, accumulation=accumulation)
 
     def parts(self, indices: list[int]) -> list[list[int]]:
         """This process's micro-batches of a step's indices.
@@ -44,21 +44,25 @@ class Division:
         Micro-batches of one process and the processes' shares are laid out so that the same
         samples make up the step however it is divided.
         """
-        share = indices[self.rank * self.batch // self.world :][: self.batch // self.world]
+        share = indices[self.rank * self.batch // self.world_size :][
+            : self.batch // self.world_size
+        ]
         size = len(share) // self.accumulation
         return [share[i : i + size] for i in range(0, len(share), size)]
 
 
-class Order(Sampler):
+class EpochSampler(Sampler):
     """Micro-batches of (epoch, index) keys, from optimiser step ``start`` to the last.
 
     The permutation of an epoch is drawn from (seed, "order", epoch).
     """
 
-    def __init__(self, config: TrainConfig, samples: int, division: Division, start: int) -> None:
+    def __init__(
+        self, config: TrainConfig, samples: int, batch_layout: BatchLayout, start: int
+    ) -> None:
         self.seed = config.seed
         self.samples = samples
-        self.division = division
+        self.batch_layout = batch_layout
         self.start = start
         self.steps_per_epoch = samples // config.batch
         self.steps = self.steps_per_epoch * config.epochs
@@ -66,7 +70,7 @@ class Order(Sampler):
             raise ValueError(f"a batch of {config.batch} is more than the {samples} samples")
 
     def __len__(self) -> int:
-        return (self.steps - self.start) * self.division.accumulation
+        return (self.steps - self.start) * self.batch_layout.accumulation
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         permutation: list[int] = []
@@ -77,12 +81,14 @@ class Order(Sampler):
                 source = generator(self.seed, "order", epoch)
                 permutation = torch.randperm(self.samples, generator=source).tolist()
                 epoch_of_permutation = epoch
-            first = position * self.division.batch
-            for part in self.division.parts(permutation[first : first + self.division.batch]):
+            first = position * self.batch_layout.batch
+            for part in self.batch_layout.parts(
+                permutation[first : first + self.batch_layout.batch]
+            ):
                 yield [(epoch, index) for index in part]
 
 
-class Seeded(Dataset):
+class SeededDataset(Dataset):
     """A data set whose randomness is a function of (seed, epoch, index)."""
 
     def __init__(self, dataset: Dataset, seed: int) -> None:
@@ -95,12 +101,14 @@ class Seeded(Dataset):
         return self.dataset[index]
 
 
-def loader(dataset: Dataset, order: Order, *, loaders: int, pin: bool) -> DataLoader:
+def make_loader(
+    dataset: Dataset, order: EpochSampler, *, num_workers: int, pin: bool
+) -> DataLoader:
     """One loader for the whole run: its worker processes live through all epochs."""
     return DataLoader(
-        Seeded(dataset, order.seed),
+        SeededDataset(dataset, order.seed),
         batch_sampler=order,
-        num_workers=loaders,
+        num_workers=num_workers,
         pin_memory=pin,
     )
 

@@ -18,10 +18,10 @@ from typing import Any, TypeVar
 
 import torch
 
-from matched.files import written_whole
-from matched.training import pieces
-from matched.training.distributed import gathered, on_first
-from matched.training.state import Layout, State
+from matched.files import atomic_write
+from matched.training import sharded_checkpoint
+from matched.training.distributed import all_gather_objects, on_rank0
+from matched.training.training_state import TensorLayout, TrainingState
 
 T = TypeVar("T")
 log = logging.getLogger("matched")
@@ -29,7 +29,7 @@ KEPT = 2
 NAME = re.compile(r"step_\d{8}(\.pt)?")
 
 
-def save(folder: Path, step: int, state: State, *, sharded: bool) -> None:
+def save(folder: Path, step: int, state: TrainingState, *, sharded: bool) -> None:
     """Write the checkpoint of ``step`` and delete all but the newest; all processes call it.
 
     Raises:
@@ -40,7 +40,7 @@ def save(folder: Path, step: int, state: State, *, sharded: bool) -> None:
         return
     path = folder / f"step_{step:08d}"
     _write_folder(path, state)
-    on_first(lambda: _clear(path))
+    on_rank0(lambda: _clear(path))
 
 
 def save_file(folder: Path, step: int, content: Mapping[str, Any]) -> None:
@@ -50,11 +50,11 @@ def save_file(folder: Path, step: int, content: Mapping[str, Any]) -> None:
         content: of the first process, in tensors and plain values.
     """
     path = folder / f"step_{step:08d}.pt"
-    on_first(lambda: _write_file(path, content))
-    on_first(lambda: _clear(path))
+    on_rank0(lambda: _write_file(path, content))
+    on_rank0(lambda: _clear(path))
 
 
-def newest(folder: Path, signature: str, like: Layout) -> State | None:
+def load_newest(folder: Path, signature: str, like: TensorLayout) -> TrainingState | None:
     """The newest checkpoint that all processes find whole; the others are named in the log.
 
     Args:
@@ -70,7 +70,7 @@ def newest(folder: Path, signature: str, like: Layout) -> State | None:
     )
 
 
-def newest_file(
+def load_newest_file(
     folder: Path, signature: str, signature_of: Callable[[dict[str, Any]], str]
 ) -> dict[str, Any] | None:
     """As ``newest``, of what ``save_file`` has written; tensors are on the CPU.
@@ -84,7 +84,7 @@ def newest_file(
 def _newest_whole(
     folder: Path, signature: str, load: Callable[[Path], T], signature_of: Callable[[T], str]
 ) -> T | None:
-    for name in on_first(lambda: [path.name for path in _newest_first(folder)]):
+    for name in on_rank0(lambda: [path.name for path in _newest_first(folder)]):
         path = folder / name
         state, of, damage = None, None, None
         try:
@@ -92,7 +92,7 @@ def _newest_whole(
             of = signature_of(state)
         except Exception as error:
             damage = _one_line(error)
-        if found := [reason for reason in gathered(damage) if reason is not None]:
+        if found := [reason for reason in all_gather_objects(damage) if reason is not None]:
             log.warning("%s is damaged (%s); trying the one before", path, found[0])
             continue
         assert state is not None
@@ -105,12 +105,12 @@ def _newest_whole(
     return None
 
 
-def read(path: Path, like: Layout = lambda name: None) -> State:
+def read(path: Path, like: TensorLayout = lambda name: None) -> TrainingState:
     """What is in a checkpoint of either kind; tensors are on the CPU but for those in parts."""
     if path.is_dir():
-        return pieces.read(path, like)
+        return sharded_checkpoint.read(path, like)
     content = _read_file(path)
-    return State(tensors=content["tensors"], plain=content["plain"])
+    return TrainingState(tensors=content["tensors"], plain=content["plain"])
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -124,19 +124,19 @@ def _write_file(path: Path, content: Mapping[str, Any]) -> None:
     with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         # Opened here, as torch does not say why a write to a file of its own has failed.
-        with written_whole(path) as temporary, temporary.open("wb") as file:
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
             torch.save(dict(content), file)
 
 
-def _write_folder(path: Path, state: State) -> None:
-    temporary = path.with_name(on_first(lambda: f".{path.name}.{os.getpid()}.tmp"))
+def _write_folder(path: Path, state: TrainingState) -> None:
+    temporary = path.with_name(on_rank0(lambda: f".{path.name}.{os.getpid()}.tmp"))
     try:
-        on_first(lambda: _begin_folder(path, temporary))
+        on_rank0(lambda: _begin_folder(path, temporary))
         try:
-            pieces.write_part(temporary, state)
+            sharded_checkpoint.write_shard(temporary, state)
         except OSError as error:  # a RuntimeError here would be the loss of another process
             raise _explanation(path, error) from error
-        on_first(lambda: _finish_folder(path, temporary, state))
+        on_rank0(lambda: _finish_folder(path, temporary, state))
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -149,13 +149,13 @@ def _begin_folder(path: Path, temporary: Path) -> None:
         temporary.mkdir()
 
 
-def _finish_folder(path: Path, temporary: Path, state: State) -> None:
+def _finish_folder(path: Path, temporary: Path, state: TrainingState) -> None:
     with _explained(path):
-        pieces.write_rest(temporary, state)
+        sharded_checkpoint.write_plain_values(temporary, state)
         if path.exists():  # damaged, or this step would not have been made again
             shutil.rmtree(path)
         temporary.rename(path)
-        pieces.sync_folder(path.parent)
+        sharded_checkpoint.sync_folder(path.parent)
 
 
 @contextmanager
@@ -168,7 +168,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def _explanation(path: Path, error: OSError | RuntimeError) -> OSError:
-    reason = pieces.underlying(error)
+    reason = sharded_checkpoint.underlying(error)
     number = reason.errno if isinstance(reason, OSError) else None
     why = _one_line(error) if number is None else os.strerror(number)
     there = next(folder for folder in path.parents if folder.exists())

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from matched.worker import Context
+from matched.task import Context
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=1)
@@ -40,14 +40,14 @@ def process_group(context: Context) -> Iterator[torch.device]:
     else:
         device = torch.device("cpu")
         torch.set_num_threads(context.threads)
-    if context.world == 1:
+    if context.world_size == 1:
         yield device
         return
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
-        store=dist.PrefixStore(context.signature, meeting_point()),
+        store=dist.PrefixStore(context.signature, rendezvous_store()),
         rank=context.rank,
-        world_size=context.world,
+        world_size=context.world_size,
     )
     global _words
     _words = dist.new_group(backend="gloo", timeout=PATIENCE)
@@ -59,7 +59,7 @@ def process_group(context: Context) -> Iterator[torch.device]:
 
 
 @cache
-def meeting_point() -> dist.Store:
+def rendezvous_store() -> dist.Store:
     """Where the processes of a job find each other: one store for all its runs.
 
     With one each, on the same port, a process that is early for a run would wait at the store of
@@ -69,7 +69,7 @@ def meeting_point() -> dist.Store:
     return store
 
 
-def gathered(value: Any) -> list[Any]:
+def all_gather_objects(value: Any) -> list[Any]:
     """``value`` of every process, in the order of ranks."""
     if not dist.is_initialized():
         return [value]
@@ -78,7 +78,7 @@ def gathered(value: Any) -> list[Any]:
     return values
 
 
-def on_first(work: Callable[[], T]) -> T:
+def on_rank0(work: Callable[[], T]) -> T:
     """What ``work`` gives on the first process, which alone does it; its error is raised on all."""
     if not dist.is_initialized():
         return work()
@@ -99,7 +99,7 @@ def on_first(work: Callable[[], T]) -> T:
 
 
 @contextmanager
-def same_failure() -> Iterator[None]:
+def raise_on_all_ranks() -> Iterator[None]:
     """An exception in the block of one process is raised on all of them, which all have to come
     to its end."""
     own = None
@@ -107,7 +107,7 @@ def same_failure() -> Iterator[None]:
         yield
     except Exception as error:
         own = error
-    told = gathered(None if own is None else _sendable(own))
+    told = all_gather_objects(None if own is None else _sendable(own))
     if own is not None:
         raise own
     for error in told:
@@ -123,7 +123,7 @@ def _sendable(error: BaseException) -> BaseException:
         return RuntimeError(f"another process failed: {type(error).__name__}: {error}")
 
 
-def share_buffers(model: nn.Module) -> None:
+def broadcast_buffers(model: nn.Module) -> None:
     """Give every process the first one's buffers, such as the running statistics of BatchNorm."""
     work = [dist.broadcast(buffer, src=0, async_op=True) for buffer in model.buffers()]
     for broadcast in work:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 
-class Average(Protocol):
+class EmaModel(Protocol):
     """A moving average of a model's weights, such as timm's ModelEmaV3."""
 
     module: nn.Module
@@ -20,7 +20,7 @@ class Average(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Moment:
+class StepInfo:
     """Where training stands: optimiser step ``step`` (0-based) is the one at work."""
 
     step: int
@@ -44,13 +44,13 @@ class Hooks:
     checkpoint has it, or follow from the moment.
     """
 
-    def before_step(self, moment: Moment) -> None:
+    def before_step(self, step_info: StepInfo) -> None:
         """Before the step's first micro-batch; the learning rates have been set."""
 
-    def on_gradients(self, moment: Moment) -> None:
+    def on_gradients(self, step_info: StepInfo) -> None:
         """The gradients of the step are whole and not scaled; ``clip_norm`` comes after."""
 
-    def after_step(self, moment: Moment) -> None:
+    def after_step(self, step_info: StepInfo) -> None:
         """The weights and their average have been updated."""
 
 
@@ -80,11 +80,11 @@ class Learner:
     dataset: Dataset
     loss: Callable[[nn.Module, Any], torch.Tensor]
     evaluate: Callable[[nn.Module], dict[str, float]]
-    score: tuple[str, str]
+    selection_metric: tuple[str, str]
     norms: Sequence[str]
     inherited: Sequence[str] = ()
     prepare: Callable[[Any], Any] = lambda batch: batch
-    average: Average | None = None
+    ema: EmaModel | None = None
     hooks: Hooks = field(default_factory=Hooks)
 
     def parameter_names(self) -> dict[nn.Parameter, str]:

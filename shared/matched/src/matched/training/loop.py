@@ -20,22 +20,28 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from matched.config import TrainConfig
+from matched.task import Context, Outcome
 from matched.training import checkpoint, sharding
-from matched.training.batches import Division, Order, loader, on_device
-from matched.training.distributed import gathered, on_first, share_buffers, sum_over_ranks
+from matched.training.batches import BatchLayout, EpochSampler, make_loader, on_device
+from matched.training.checkpoint_schedule import CheckpointSchedule
+from matched.training.distributed import (
+    all_gather_objects,
+    broadcast_buffers,
+    on_rank0,
+    sum_over_ranks,
+)
 from matched.training.fingerprint import BATCHES, batch_digest, digest_of, weights_digest
-from matched.training.journal import Journal
-from matched.training.learner import Learner, Moment
-from matched.training.pauses import Pauses
+from matched.training.learner import Learner, StepInfo
+from matched.training.metrics_log import MetricsLog
+from matched.training.schedule import lr_factor
 from matched.training.seeding import reseed
-from matched.training.state import captured, layout, restore
-from matched.worker import Context, Outcome
+from matched.training.training_state import capture_state, restore_state, tensor_layout
 
 log = logging.getLogger("matched")
 
 
 @dataclass(kw_only=True)
-class Position:
+class LoopState:
     """Where training stands besides weights and optimiser: what a checkpoint restores."""
 
     step: int = 0
@@ -60,35 +66,18 @@ def fit(context: Context, config: TrainConfig, learner: Learner, device: torch.d
     return _Loop(context, config, learner, device).run()
 
 
-def rate_at(step: float, steps: int, steps_per_epoch: int, config: TrainConfig) -> float:
-    """Learning rate of optimiser step ``step`` (0-based) as a share of the peak.
-
-    Linear warm-up from 0, then half a cosine from the peak to ``min_lr``, steps, or constant.
-    """
-    warmup = round(config.warmup_epochs * steps_per_epoch)
-    if step < warmup:
-        return step / warmup
-    if config.schedule == "constant":
-        return 1.0
-    if config.schedule == "step":
-        return config.decay_factor ** (step // steps_per_epoch // config.decay_epochs)
-    floor = config.min_lr / config.lr
-    done = (step - warmup) / max(1, steps - warmup)
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done))
-
-
 class _Loop:
     def __init__(
         self, context: Context, config: TrainConfig, learner: Learner, device: torch.device
     ) -> None:
         self.context, self.config, self.learner, self.device = context, config, learner, device
-        self.division = Division.of(config, context.rank, context.world)
+        self.batch_layout = BatchLayout.of(config, context.rank, context.world_size)
         self.checkpoints = context.directory / "checkpoints"
-        self.at = Position()
+        self.at = LoopState()
         self.samples = len(learner.dataset)  # type: ignore[arg-type]
-        plan = Order(config, self.samples, self.division, 0)
+        plan = EpochSampler(config, self.samples, self.batch_layout, 0)
         self.steps, self.steps_per_epoch = plan.steps, plan.steps_per_epoch
-        self.journal = Journal(context, self.steps)
+        self.metrics_log = MetricsLog(context, self.steps)
         torch.backends.cuda.matmul.allow_tf32 = config.precision == "tf32"
         torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.precision)
@@ -100,7 +89,7 @@ class _Loop:
         self.window = torch.zeros(2, device=device)  # this process's of Position.windows
         self.peaks = [group["lr"] for group in learner.optimizer.param_groups]
         self.model: nn.Module = learner.model
-        self.sharded = context.shard and context.world > 1
+        self.sharded = context.shard and context.world_size > 1
         self.saved: int | None = None
         """The step of the newest checkpoint."""
 
@@ -110,7 +99,7 @@ class _Loop:
             self._train()
             self._save()
         finally:
-            self.journal.close()
+            self.metrics_log.close()
         metrics = self.at.last
         if self.at.diverged:
             metrics = {k: v for k, v in self.at.best.items() if k != "step"}
@@ -129,8 +118,8 @@ class _Loop:
         if self.at.step == 0:
             self.at.weights = weights
         self.parameters = [p for g in learner.optimizer.param_groups for p in g["params"]]
-        self.journal.start(self.at.step)
-        if self.context.world > 1 and not self.sharded:
+        self.metrics_log.start(self.at.step)
+        if self.context.world_size > 1 and not self.sharded:
             on_gpu = [self.device.index] if self.device.type == "cuda" else None
             # Buffers are shared after the update instead: evaluation, average and checkpoint read
             # them before the next forward pass, in which DDP would do it.
@@ -142,11 +131,11 @@ class _Loop:
         """Step to the end, or to divergence."""
         batches = self._batches()
         self.learner.model.train()
-        with Pauses(self.context, self._save, self.steps) as pauses:
+        with CheckpointSchedule(self.context, self._save, self.steps) as checkpoint_schedule:
             while not self._over():
                 self._advance(batches)
                 if not self._over():
-                    pauses.between(self.at.step)
+                    checkpoint_schedule.after_step(self.at.step)
 
     def _over(self) -> bool:
         return self.at.step == self.steps or self.at.diverged
@@ -164,15 +153,19 @@ class _Loop:
             self._evaluate()
 
     def _batches(self) -> Iterator[Any]:
-        order = Order(self.config, self.samples, self.division, self.at.step)
+        order = EpochSampler(self.config, self.samples, self.batch_layout, self.at.step)
         pin = self.device.type == "cuda"
-        return iter(loader(self.learner.dataset, order, loaders=self.context.loaders, pin=pin))
+        return iter(
+            make_loader(self.learner.dataset, order, num_workers=self.context.num_workers, pin=pin)
+        )
 
     def _step(self, batches: Iterator[Any]) -> torch.Tensor:
         """One optimiser step; returns this process's mean loss, still on the device."""
-        accumulation = self.division.accumulation
-        moment = Moment(step=self.at.step, steps=self.steps, steps_per_epoch=self.steps_per_epoch)
-        self.learner.hooks.before_step(moment)
+        accumulation = self.batch_layout.accumulation
+        step_info = StepInfo(
+            step=self.at.step, steps=self.steps, steps_per_epoch=self.steps_per_epoch
+        )
+        self.learner.hooks.before_step(step_info)
         total = torch.zeros((), device=self.device)
         seen = []
         for i in range(accumulation):
@@ -190,34 +183,34 @@ class _Loop:
             total += loss.detach()
         if seen:
             self._note(seen)
-        self._update(moment)
+        self._update(step_info)
         return total
 
     def _exchange(self, *, last: bool) -> AbstractContextManager[Any]:
         """Gradients are exchanged in the backward pass of a step's last micro-batch alone."""
         if self.sharded:
             self.model.set_requires_gradient_sync(last)
-        elif self.context.world > 1 and not last:
+        elif self.context.world_size > 1 and not last:
             return self.model.no_sync()
         return nullcontext()
 
-    def _update(self, moment: Moment) -> None:
+    def _update(self, step_info: StepInfo) -> None:
         optimizer = self.learner.optimizer
         self.scaler.unscale_(optimizer)
-        self.learner.hooks.on_gradients(moment)
+        self.learner.hooks.on_gradients(step_info)
         if self.config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
         self.scaler.step(optimizer)
         self.scaler.update()
         optimizer.zero_grad(set_to_none=True)
-        if self.context.world > 1 and not self.sharded:
-            share_buffers(self.learner.model)
-        if self.learner.average is not None:
-            self.learner.average.update(self.learner.model)
-        self.learner.hooks.after_step(moment)
+        if self.context.world_size > 1 and not self.sharded:
+            broadcast_buffers(self.learner.model)
+        if self.learner.ema is not None:
+            self.learner.ema.update(self.learner.model)
+        self.learner.hooks.after_step(step_info)
 
     def _set_rate(self) -> float:
-        share = rate_at(self.at.step, self.steps, self.steps_per_epoch, self.config)
+        share = lr_factor(self.at.step, self.steps, self.steps_per_epoch, self.config)
         for group, peak in zip(self.learner.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * share
         return self.config.lr * share
@@ -226,7 +219,7 @@ class _Loop:
         """Write the mean loss since the last line; all processes see the same divergence."""
         total, steps = sum_over_ranks(self.window).tolist()
         loss = total / steps
-        self.journal.step(self.at.step, self._epoch(), loss=loss, lr=rate)
+        self.metrics_log.step(self.at.step, self._epoch(), loss=loss, lr=rate)
         if not math.isfinite(loss):
             log.info("diverged at step %d: the loss is %s", self.at.step, loss)
             self.at.diverged = True
@@ -240,8 +233,8 @@ class _Loop:
         return epoch % self.config.eval_epochs == 0 or self.at.step == self.steps
 
     def _evaluate(self) -> None:
-        average = self.learner.average
-        model = self.learner.model if average is None else average.module
+        ema = self.learner.ema
+        model = self.learner.model if ema is None else ema.module
         model.eval()
         # Not inference_mode: a model may keep a tensor that it computes here for its training.
         with torch.no_grad(), self.autocast:
@@ -249,13 +242,13 @@ class _Loop:
         if self.sharded:
             sharding.reshard(model)
         self.learner.model.train()
-        self.journal.evaluation(self.at.step, self._epoch(), metrics)
+        self.metrics_log.evaluation(self.at.step, self._epoch(), metrics)
         if not all(map(math.isfinite, metrics.values())):
             log.info("diverged at step %d: evaluation gives %s", self.at.step, metrics)
             self.at.diverged = True
             return
         self.at.last = metrics
-        key, direction = self.learner.score
+        key, direction = self.learner.selection_metric
         sign = 1 if direction == "higher" else -1
         if not self.at.best or sign * metrics[key] > sign * self.at.best[key]:
             self.at.best = {**metrics, "step": self.at.step}
@@ -264,17 +257,19 @@ class _Loop:
         """Add a step's batches to the fingerprint and write it."""
         own = [batch_digest(batch) for batch in micro_batches]
         # In the order of their numbers, so that the division over processes leaves no trace.
-        self.at.batches.append(digest_of([d for digests in gathered(own) for d in digests]))
-        self.journal.fingerprint(self.at.weights, self.at.batches)
+        self.at.batches.append(
+            digest_of([d for digests in all_gather_objects(own) for d in digests])
+        )
+        self.metrics_log.fingerprint(self.at.weights, self.at.batches)
 
     def _save(self) -> None:
         """Write a checkpoint unless there is one of this step."""
         if self.saved == self.at.step:
             return
-        self.at.windows = gathered(self.window.tolist())
+        self.at.windows = all_gather_objects(self.window.tolist())
         started = time.perf_counter()
-        on_first(self.context.confirm)
-        state = captured(
+        on_rank0(self.context.check_ownership)
+        state = capture_state(
             self.learner,
             signature=self.context.signature,
             position=vars(self.at),
@@ -286,16 +281,18 @@ class _Loop:
             log.info("saved step %d in %.1f s", self.at.step, time.perf_counter() - started)
 
     def _restore(self) -> None:
-        state = checkpoint.newest(self.checkpoints, self.context.signature, layout(self.learner))
+        state = checkpoint.load_newest(
+            self.checkpoints, self.context.signature, tensor_layout(self.learner)
+        )
         if state is None:
             return
-        self.at = Position(**state.plain["position"])
+        self.at = LoopState(**state.plain["position"])
         self.saved = self.at.step
         windows = self.at.windows
-        if len(windows) == self.context.world:
+        if len(windows) == self.context.world_size:
             self.window += torch.tensor(windows[self.context.rank], device=self.device)
         else:
             self.window += torch.tensor(windows, device=self.device).mean(dim=0)
-        restore(self.learner, state)
+        restore_state(self.learner, state)
         self.scaler.load_state_dict(state.plain["scaler"])
         log.info("resumed from step %d of %d", self.at.step, self.steps)

@@ -31,8 +31,8 @@ def shard(learner: Learner, device: torch.device) -> None:
     ]
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     _shard(learner.model, mesh)
-    if learner.average is not None:
-        _shard(learner.average.module, mesh)
+    if learner.ema is not None:
+        _shard(learner.ema.module, mesh)
     parameters = dict(learner.model.named_parameters())
     for group, of_group in zip(learner.optimizer.param_groups, names, strict=True):
         group["params"] = [parameters[name] for name in of_group]
@@ -73,9 +73,9 @@ def _check(learner: Learner) -> None:
                 f"{name} is a batch norm, whose running statistics would differ from one process "
                 "to the next; use SyncBatchNorm, or train without shard"
             )
-    if learner.average is not None:
-        state = learner.average.module.state_dict()
-        weights = dict(learner.average.module.named_parameters())
+    if learner.ema is not None:
+        state = learner.ema.module.state_dict()
+        weights = dict(learner.ema.module.named_parameters())
         for name, tensor in state.items():
             if name not in weights and tensor.is_floating_point():
                 raise ValueError(

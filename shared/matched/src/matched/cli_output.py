@@ -1,0 +1,190 @@
+"""What ``plan``, ``status``, ``audit`` and ``run`` print."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table as Grid
+from rich.text import Text
+
+from matched import submission
+from matched.audit import fingerprint, pairs
+from matched.files import DamagedFileError, read_json
+from matched.job_packing import PackedJob, job_arrays, pack_jobs
+from matched.planning import Plan, PlannedRun
+from matched.summary_table import data_titles
+from matched.watch import STYLES
+
+LISTED = 200
+"""Of more runs than this, ``status`` and ``plan`` list only those that are not finished."""
+
+
+def _grid(*columns: str) -> Grid:
+    grid = Grid(box=box.SIMPLE_HEAD, padding=(0, 1))
+    for column in columns:
+        grid.add_column(column)
+    return grid
+
+
+def _listed(plan: Plan) -> list[PlannedRun]:
+    many = len(plan.runs) > LISTED
+    return [planned for planned in plan.runs if not (many and planned.status.state.finished)]
+
+
+def _state(planned: PlannedRun) -> Text:
+    return Text(str(planned.status.state), style=STYLES[planned.status.state])
+
+
+def show_plan(plan: Plan, cluster: str, console: Console) -> None:
+    """Every run with its signature and state, and what each job would be asked for."""
+    grid = _grid("run", "signature", "state", "task")
+    for planned in _listed(plan):
+        grid.add_row(planned.title, planned.run.signature, _state(planned), planned.run.task)
+    console.print(grid)
+    packed = pack_jobs(plan, cluster)
+    console.print(
+        f"{plan.recipe.name} at {plan.scale.name} scale, data {data_titles(plan)}: "
+        f"{len(plan.missing)} of {len(plan.runs)} runs to do, in {len(packed)} jobs ({cluster})",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if not packed:
+        return
+    if cluster != "slurm":
+        return
+    for wave in job_arrays(packed, plan.site.slurm.max_array):
+        console.print(f"Slurm is asked for {_array(packed, wave)}:", highlight=False)
+        for option in submission.sbatch_lines(plan, packed, wave):
+            console.print(f"  {option}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _array(packed: list[PackedJob], wave: list[int]) -> str:
+    """ "4 jobs of 8 runs, after 2 others", for the jobs of one Slurm array."""
+    runs = max(len(packed[i].runs) for i in wave)
+    first = packed[wave[0]]
+    after = (*first.after, *first.behind)
+    jobs = f"{len(wave)} job{'s' if len(wave) > 1 else ''}"
+    return (
+        f"{jobs} of {runs} run{'s' if runs > 1 else ''}"
+        f"{f', after {len(after)} others' if after else ''}"
+    )
+
+
+def line(planned: PlannedRun) -> str:
+    """A run's title, signature, state and numbers in one line."""
+    numbers = (planned.status.result or {}).get("metrics", {})
+    shown = "  ".join(f"{key} {value:.4g}" for key, value in numbers.items())
+    return f"{planned.title}  {planned.run.signature}  {planned.status.state}  {shown}".rstrip()
+
+
+def show_status(plan: Plan, console: Console) -> None:
+    """Every run with its state, its progress and, where something is wrong, the reason."""
+    grid = _grid("run", "signature", "state", "step", "numbers", "job")
+    listed = _listed(plan)
+    for planned in listed:
+        status = planned.status
+        progress = status.progress or {}
+        done = status.result or {}
+        step = f"{progress['step']}/{progress['steps']}" if progress.get("steps") else ""
+        shown = done.get("metrics") or progress.get("shown", {})
+        numbers = " ".join(f"{k} {v:.4g}" for k, v in shown.items() if v is not None)
+        grid.add_row(
+            planned.title,
+            planned.run.signature,
+            _state(planned),
+            step or str(done.get("steps", "")),
+            status.reason or numbers,
+            planned.status.job,
+        )
+    console.print(grid)
+    if more := len(plan.runs) - len(listed):
+        console.print(f"and {more} finished runs", highlight=False)
+    console.print(f"Runs lie in {plan.site.runs_folder}", highlight=False, soft_wrap=True)
+
+
+def show_audit(plan: Plan, console: Console) -> int:
+    """Each pair's config difference and fingerprints; returns 1 if a pair is not matched."""
+    table = plan.recipe.table
+    grid = _grid("pair", "differs in", "first weights", "first batches", "verdict")
+    found = pairs(plan)
+    for pair in found:
+        changed = "\n".join(f"{path}: {a!r} → {b!r}" for path, (a, b) in pair.changed.items())
+        prints = [_prints(pair.one), _prints(pair.other)]
+        style = {"matched": "green", "not matched": "bold red"}.get(pair.verdict, "dim")
+        verdict = f"{pair.verdict}: {pair.reason}" if pair.reason else pair.verdict
+        grid.add_row(
+            f"{pair.row}, seed {pair.seed}\n{table.baseline.name} / {pair.arm}",
+            Text(changed),
+            "\n".join(p["weights"] for p in prints),
+            "\n".join(p["batches"] for p in prints),
+            Text(verdict, style=style),
+        )
+    console.print(grid)
+    for what, reason in table.allowed_difference_reasons():
+        console.print(f"Allowed to differ: {what}, because {reason}", highlight=False)
+    return int(any(pair.verdict == "not matched" for pair in found))
+
+
+def _prints(planned: PlannedRun) -> dict[str, str]:
+    try:
+        found = fingerprint(planned)
+    except DamagedFileError:
+        return {"weights": "damaged", "batches": "damaged"}
+    if found is None:
+        return {"weights": "—", "batches": "—"}
+    return {"weights": found["weights"][:8], "batches": " ".join(b[:4] for b in found["batches"])}
+
+
+class _OneLine(logging.Formatter):
+    """Time and message; the traceback of a failure is for log.txt."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{self.formatTime(record)} {record.getMessage()}"
+
+
+def run_shown(plan: Plan, console: Console) -> dict[str, str]:
+    """``launch.run_here`` with a progress bar in a terminal, or log lines elsewhere."""
+    if not console.is_terminal:
+        handler = logging.StreamHandler()
+        handler.setFormatter(_OneLine())
+        logging.basicConfig(level=logging.INFO, handlers=[handler])
+        return submission.run_here(plan)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[shown]}"),
+        console=console,
+    )
+    over = threading.Event()
+    with bar:
+        watcher = threading.Thread(target=_follow, args=(plan.missing, bar, over), daemon=True)
+        watcher.start()
+        try:
+            return submission.run_here(plan)
+        finally:
+            over.set()
+            watcher.join()
+
+
+def _follow(planned_runs: list[PlannedRun], bar: Progress, over: threading.Event) -> None:
+    """Copy progress.json into the bar until ``over`` is set, and once more after it."""
+    tasks = {planned: bar.add_task(planned.title, total=None, shown="") for planned in planned_runs}
+    last = False
+    while not last:
+        last = over.is_set()
+        for planned, task in tasks.items():
+            progress = read_json(planned.directory / "progress.json") or {}
+            shown = " ".join(
+                f"{k} {v:.4g}" for k, v in progress.get("shown", {}).items() if v is not None
+            )
+            if progress.get("steps"):
+                bar.update(task, completed=progress["step"], total=progress["steps"], shown=shown)
+        if not last:
+            time.sleep(0.3)

@@ -1,0 +1,79 @@
+"""The contract between the harness and its tasks: context, outcome and progress.
+
+A task is a function ``(Context, config) -> Outcome``. Packages and ``matched.training`` import this
+module; they never import the code that executes runs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from matched.files import write_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What a task is told besides its config: where it runs. None of it may change a result.
+
+    Attributes:
+        directory: the run's directory.
+        signature: the run's signature; a checkpoint carries it and is refused by another run.
+        data: name → path of every data source of the config that has one.
+        needs: name → directory of every run that this one starts from.
+        rank, world: this process and the number of them; only rank 0 writes files.
+        local_rank: this process among those of its node: the index of its GPU.
+        threads: of this process, for arithmetic on the CPU.
+        num_workers: processes that load data for this process; 0 loads in this one.
+        checkpoint_steps, checkpoint_minutes: a checkpoint is due after so many optimiser steps,
+            and after so many minutes, whichever comes first.
+        shard: spread the weights and the optimizer's state over the processes (FSDP2) rather than
+            keep a copy on each (DDP).
+        confirm: raises if another process has taken this run over; asked before anything is
+            written that would stand beside what the other one writes.
+    """
+
+    directory: Path
+    signature: str
+    data: Mapping[str, Path] = field(default_factory=dict)
+    needs: Mapping[str, Path] = field(default_factory=dict)
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    threads: int = 1
+    num_workers: int = 0
+    checkpoint_steps: int = 500
+    checkpoint_minutes: float = 10.0
+    shard: bool = False
+    check_ownership: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a task returns.
+
+    Attributes:
+        metrics: key → value of the last evaluation; after a divergence, of the best one.
+        diverged: whether training diverged; a result, not a failure.
+        steps: optimiser steps done.
+        best: the evaluation with the best score, and its step.
+        details: anything else worth keeping, in plain values. "picture" is the name of a PNG in
+            the run's directory, which tables show, and "warnings" is a list of sentences, which
+            stand below them.
+    """
+
+    metrics: Mapping[str, float]
+    diverged: bool = False
+    steps: int
+    best: Mapping[str, float] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write_progress(directory: Path, step: int, steps: int, **more: Any) -> None:
+    """Tell ``status`` how far a run is: ``step`` of ``steps``, and anything worth showing."""
+    write_json(
+        directory / "progress.json", {"step": step, "steps": steps, "at": time.time(), **more}
+    )

@@ -1,0 +1,228 @@
+"""Whether a run is still at work on Slurm, as squeue tells it."""
+
+import os
+import socket
+import time
+
+import pytest
+
+from matched import job_status
+
+NAMES = ["small.LN.0", "small.DyT.0", "small.LN.1", "small.DyT.1", "large.LN.0"]
+
+
+def squeue(project, *lines):
+    """A squeue that answers as the format ``%F_%K|%A|%T|%r`` asks, and notes how it was asked."""
+    text = "".join(f"{line}\n" for line in lines)
+    project.program("squeue", f'echo "$@" >> "$HOME/asked"\ncat <<END\n{text}END')
+
+
+def test_states_of_single_jobs_and_of_array_tasks(project):
+    for name, job_id in zip(NAMES, ["41", "42_0", "42_1", "42_2", "43"], strict=True):
+        project.begun(name, "slurm", job_id)
+    squeue(
+        project,
+        "41_N/A|41|RUNNING|None",
+        "42_0|44|RUNNING|None",
+        "42_1|45|PENDING|Priority",
+        "999_0|999|RUNNING|None",
+    )
+    assert project.states() == {
+        "small.LN.0": "running",
+        "small.DyT.0": "running",
+        "small.LN.1": "queued",
+        "small.DyT.1": "failed",
+        "large.LN.0": "failed",
+        "large.DyT.0": "new",
+        "large.LN.1": "new",
+        "large.DyT.1": "new",
+    }
+    told = project.cli("status", "table1", code=1)
+    assert "slurm job 42_0" in told
+    assert "slurm job 43 ended without a result" in " ".join(told.split())
+
+
+def test_a_pack_that_runs_has_runs_that_wait(one_row):
+    """The job is at work, but on another of its runs."""
+    one_row.given("small.LN.0")
+    one_row.begun("small.DyT.0")
+    squeue(one_row, "41_N/A|41|RUNNING|None")
+    assert one_row.states() == {"small.LN.0": "queued", "small.DyT.0": "running"}
+
+
+@pytest.mark.parametrize(
+    ("word", "state"),
+    [
+        ("PENDING", "queued"),
+        ("REQUEUED", "queued"),
+        ("SUSPENDED", "queued"),
+        ("CONFIGURING", "running"),
+        ("COMPLETING", "running"),
+        ("RUNNING", "running"),
+        ("COMPLETED", "failed"),
+        ("CANCELLED", "failed"),
+        ("TIMEOUT", "failed"),
+        ("OUT_OF_MEMORY", "failed"),
+    ],
+)
+def test_words_of_squeue(one_row, word, state):
+    one_row.begun("small.LN.0")
+    squeue(one_row, f"41_N/A|41|{word}|None")
+    assert one_row.states()["small.LN.0"] == state
+
+
+def test_squeue_is_asked_once_and_only_if_there_is_something_to_ask(project):
+    squeue(project)
+    project.states()
+    assert not (project.root / "asked").exists()
+    for name in NAMES:
+        project.given(name)
+    project.plan()
+    (asked,) = (project.root / "asked").read_text(encoding="utf-8").splitlines()
+    assert asked == f"--user={os.getuid()} --noheader --array --states=all --format=%F_%K|%A|%T|%r"
+
+
+def test_finished_runs_need_no_squeue(one_row):
+    for name in ("small.LN.0", "small.DyT.0"):
+        one_row.given(name)
+        one_row.finish(name, top1=1.0)
+    assert set(one_row.states().values()) == {"done"}
+
+
+def test_without_squeue_the_states_cannot_be_told(one_row):
+    one_row.given("small.LN.0")
+    line = one_row.mistake("status", "table1")
+    assert "there is no squeue here; ask from a machine of the cluster" in line
+
+
+def test_a_squeue_that_fails_is_quoted(one_row):
+    one_row.given("small.LN.0")
+    one_row.program("squeue", "echo 'slurm_load_jobs error: Unable to contact' >&2; exit 1")
+    line = one_row.mistake("status", "table1")
+    assert line == "squeue failed: slurm_load_jobs error: Unable to contact"
+
+
+def test_a_squeue_that_never_answers(one_row, monkeypatch):
+    one_row.given("small.LN.0")
+    one_row.program("squeue", "exec sleep 60")
+    monkeypatch.setattr(job_status, "PATIENCE", 0.05)
+    assert one_row.mistake("status", "table1").startswith("squeue gave no answer in 0.05 s")
+
+
+def test_a_living_job_is_left_alone(one_row):
+    for name in ("small.LN.0", "small.DyT.0"):
+        one_row.given(name)
+    squeue(one_row, "41_N/A|41|PENDING|Priority")
+    before = one_row.snapshot()
+    assert "0 of 2 runs submitted in 0 jobs" in one_row.cli("submit", "table1")
+    assert one_row.snapshot() == before
+
+
+# --- in Slurm's own words
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ("PENDING|Priority", "slurm job 41 PENDING (Priority)"),
+        ("PENDING|None", "slurm job 41 PENDING"),
+        (
+            "PENDING|ReqNodeNotAvail, UnavailableNodes:n[1-2]",
+            "(ReqNodeNotAvail, UnavailableNodes:n[",
+        ),
+        ("RUNNING|None", "slurm job 41 RUNNING"),
+    ],
+)
+def test_status_says_what_squeue_says_of_a_job(one_row, answer, told):
+    one_row.given("small.LN.0")
+    squeue(one_row, f"41_N/A|41|{answer}")
+    shown = one_row.cli("status", "table1")
+    assert told in shown and "None" not in shown
+
+
+@pytest.mark.parametrize("word", ["OUT_OF_MEMORY", "TIMEOUT", "NODE_FAIL"])
+def test_a_job_that_is_over_ended_as_squeue_remembers(one_row, word):
+    one_row.begun("small.LN.0")
+    squeue(one_row, f"41_N/A|41|{word}|None")
+    told = one_row.cli("status", "table1", code=1)
+    assert f"slurm job 41 ended without a result ({word}); what it printed is in" in told
+
+
+def sacct(project, *lines, script=""):
+    text = "".join(f"{line}\n" for line in lines)
+    project.program("sacct", f'echo "$@" >> "$HOME/asked_sacct"\n{script}\ncat <<END\n{text}END')
+
+
+def test_what_squeue_has_forgotten_sacct_remembers(one_row):
+    one_row.begun("small.LN.0", "slurm", "41_0")
+    one_row.begun("small.DyT.0", "slurm", "42")
+    squeue(one_row, "42_N/A|42|RUNNING|None")
+    sacct(one_row, "41_0|CANCELLED by 1000")
+    told = one_row.cli("status", "table1", code=1)
+    assert "slurm job 41_0 ended without a result (CANCELLED by 1000)" in told
+    (asked,) = (one_row.root / "asked_sacct").read_text(encoding="utf-8").splitlines()
+    assert asked.endswith("-j 41_0"), "what squeue knows is not asked for again"
+
+
+def test_a_job_that_only_sacct_knows_may_still_be_at_work(one_row):
+    one_row.begun("small.LN.0")
+    squeue(one_row)
+    sacct(one_row, "41|RUNNING")
+    assert one_row.states()["small.LN.0"] == "running"
+
+
+@pytest.mark.parametrize("missing", ["there is none", "it has no database", "it knows nothing"])
+def test_without_accounting_the_end_is_told_without_its_reason(one_row, missing):
+    one_row.begun("small.LN.0")
+    squeue(one_row)
+    if missing == "it has no database":
+        sacct(one_row, script="echo 'Slurm accounting storage is disabled' >&2; exit 1")
+    elif missing == "it knows nothing":
+        sacct(one_row)
+    told = one_row.cli("status", "table1", code=1)
+    assert "ended without a result (killed, or the machine went away)" in told
+    assert "accounting storage" not in told
+
+
+def test_jobs_of_other_users_are_asked_for_too(one_row):
+    """People who share a runs folder see each other's runs."""
+    one_row.given("small.LN.0", user="1001")
+    one_row.given("small.DyT.0", job_id="42", user="1002")
+    squeue(one_row, "41_N/A|41|RUNNING|None", "42_N/A|42|PENDING|Priority")
+    assert set(one_row.states().values()) == {"queued"}
+    (asked,) = (one_row.root / "asked").read_text(encoding="utf-8").splitlines()
+    assert asked.startswith("--user=1001,1002 ")
+
+
+# --- processes of other machines
+
+
+def far(project, name, quiet, monkeypatch):
+    """A run that a machine has begun whose processes cannot be seen, and its last sign of life."""
+    with monkeypatch.context() as there:
+        there.setattr(socket, "gethostname", lambda: "far")
+        directory = project.begun(name, "local", "7")
+    project.leases[-1].release()
+    os.utime(project.leases[-1].path, (time.time() - quiet,) * 2)
+    return directory
+
+
+def test_a_run_elsewhere_that_gives_signs_of_life_is_at_work(one_row, monkeypatch):
+    far(one_row, "small.LN.0", quiet=10, monkeypatch=monkeypatch)
+    assert one_row.states()["small.LN.0"] == "running"
+
+
+def test_a_run_elsewhere_that_has_been_quiet_for_long_is_over(one_row, monkeypatch):
+    far(one_row, "small.LN.0", quiet=600, monkeypatch=monkeypatch)
+    told = one_row.cli("status", "table1", code=1)
+    assert "process 7 on far ended without a result (nothing heard of far for 10 min)" in told
+
+
+def test_a_run_elsewhere_that_never_began_is_over_some_minutes_after_its_submission(
+    one_row, monkeypatch
+):
+    with monkeypatch.context() as there:
+        there.setattr(socket, "gethostname", lambda: "far")
+        one_row.given("small.LN.0", "local", "7")
+        one_row.given("small.DyT.0", "local", "8", at=time.time() - 600)
+    assert one_row.states() == {"small.LN.0": "queued", "small.DyT.0": "failed"}

@@ -1,0 +1,239 @@
+"""What the files of a run directory say of its state, and what happens to damaged ones."""
+
+import os
+import socket
+import subprocess
+import time
+
+import pytest
+
+from matched import job_status
+from matched.files import DamagedFileError, write_json
+from matched.status import State
+from matched.task import write_progress
+
+HERE = socket.gethostname()
+
+
+@pytest.fixture
+def directory(one_row):
+    """The directory of small · LN · seed 0."""
+    directory = one_row.directory("small.LN.0")
+    directory.prepare()
+    return directory
+
+
+@pytest.fixture
+def given_to(one_row, directory):
+    """As if the run had been given to a process of this machine."""
+
+    def given_to(process, **more):
+        one_row.given("small.LN.0", "local", str(process), **more)
+
+    return given_to
+
+
+def status(directory):
+    return directory.status(job_status.job_statuses([directory]))
+
+
+@pytest.fixture
+def dead():
+    """The id of a process that is over."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+@pytest.fixture
+def alive():
+    process = subprocess.Popen(["sleep", "60"])
+    yield process.pid
+    process.kill()
+    process.wait()
+
+
+# --- states
+
+
+def test_nobody_has_asked_for_it_yet(one_row):
+    assert set(one_row.states().values()) == {"new"}
+    assert not (one_row.root / "runs").exists(), "looking writes nothing"
+
+
+def test_a_prepared_directory_is_still_new(directory):
+    assert status(directory).state is State.NEW
+
+
+def test_the_directory_is_named_by_task_and_signature(directory, one_row):
+    expected = one_row.root / "runs" / "tiny.train" / directory.run.signature
+    assert directory.path == expected and expected.is_dir()
+    config = one_row.json(directory / "config.json")
+    assert config["signature"] == directory.run.signature
+    assert config["config"]["norm"] == "LN"
+    assert config["config"]["betas"] == [0.9, 0.999], "defaults are written too"
+
+
+def test_a_living_process_that_has_not_come_to_it_is_queued(directory, given_to, alive):
+    given_to(alive)
+    assert status(directory).state is State.QUEUED
+
+
+def test_a_living_process_at_work_is_running(directory, one_row, alive):
+    one_row.begun("small.LN.0", "local", str(alive))
+    write_progress(directory.path, 3, 10)
+    found = status(directory)
+    assert (found.state, found.progress["step"]) == (State.RUNNING, 3)
+
+
+def test_progress_of_an_earlier_attempt_does_not_count(directory, given_to, alive):
+    write_json(directory / "progress.json", {"step": 9, "steps": 10, "at": time.time() - 100})
+    given_to(alive)
+    assert status(directory).state is State.QUEUED
+
+
+def test_a_dead_process_has_failed(directory, given_to, dead):
+    given_to(dead)
+    write_progress(directory.path, 3, 10)
+    found = status(directory)
+    assert found.state is State.FAILED
+    assert f"process {dead} on {HERE} ended without a result" in found.reason
+
+
+def test_another_process_under_the_same_number_is_not_it(directory, given_to, alive):
+    given_to(alive, at=time.time() - 7200)
+    assert status(directory).state is State.FAILED
+
+
+def test_a_zombie_is_dead(directory, given_to):
+    process = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    given_to(process.pid)
+    assert status(directory).state is State.FAILED
+    process.wait()
+
+
+def test_a_process_of_another_machine_is_taken_for_living(directory, given_to, dead, monkeypatch):
+    with monkeypatch.context() as there:
+        there.setattr(socket, "gethostname", lambda: "elsewhere")
+        given_to(dead)
+    assert status(directory).state is State.QUEUED
+
+
+def test_a_failure_says_why(directory, given_to, dead):
+    given_to(dead)
+    directory.write_failure("out of memory", "t1")
+    found = status(directory)
+    assert (found.state, found.reason) == (State.FAILED, "out of memory")
+
+
+def test_a_failure_counts_while_its_pack_goes_on(directory, given_to, alive):
+    given_to(alive)
+    directory.write_failure("out of memory", "t1")
+    assert status(directory).state is State.FAILED
+
+
+def test_a_new_attempt_is_not_failed_by_the_one_before(directory, given_to, alive):
+    write_json(directory / "failure.json", {"reason": "old", "at": time.time(), "token": "t0"})
+    given_to(alive)
+    assert status(directory).state is State.QUEUED
+
+
+@pytest.mark.parametrize("outcome", ["done", "diverged"])
+def test_a_result_ends_it_whatever_else_is_there(directory, one_row, alive, outcome):
+    one_row.begun("small.LN.0", "local", str(alive))
+    directory.write_failure("an earlier attempt", "t0")
+    write_progress(directory.path, 3, 10)
+    directory.write_result({"outcome": outcome, "metrics": {"top1": 1.0}})
+    found = status(directory)
+    assert (found.state, found.result["metrics"]) == (State(outcome), {"top1": 1.0})
+    assert found.state.finished and not found.state.live
+
+
+def test_a_result_that_cannot_be_written_is_not_there(directory):
+    with pytest.raises(TypeError):
+        directory.write_result({"outcome": "done", "metrics": {"top1": object()}})
+    assert status(directory).state is State.NEW
+    assert not list(directory.path.glob("*result*")) + list(directory.path.glob(".*tmp"))
+
+
+# --- damage
+
+WHOLE = '{"signature": "%s", "outcome": "done", "metrics": {"top1": 81.0}}'
+
+DAMAGES = {
+    "truncated result": ("result.json", WHOLE[:-20]),
+    "empty result": ("result.json", ""),
+    "result of another signature": ("result.json", WHOLE % "0123456789ab"),
+    "result without metrics": ("result.json", '{"signature": "%s", "outcome": "done"}'),
+    "result with another outcome": ("result.json", WHOLE.replace("done", "running")),
+    "truncated config": ("config.json", '{"signature": "012'),
+    "config of another signature": ("config.json", '{"signature": "0123456789ab"}'),
+    "truncated job": ("job.json", '{"key": "pro'),
+    "job without a key": ("job.json", "{}"),
+    "truncated failure": ("failure.json", '{"reason": '),
+    "truncated progress": ("progress.json", '{"step": 1, '),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_named_never_used_set_aside_and_computed_again(one_row, damage):
+    name, text = DAMAGES[damage]
+    if name in ("result.json", "config.json"):
+        one_row.finish("small.LN.0", top1=99.0)
+    directory = one_row.directory("small.LN.0")
+    directory.prepare()
+    if "%s" in text and "another signature" not in damage:
+        text %= directory.run.signature
+    (directory / name).write_text(text, encoding="utf-8")
+    one_row.finish("small.DyT.0", top1=80.0)
+
+    for command in ("status", "table", "submit"):
+        told = one_row.cli(command, "table1", code=2)
+        assert str(directory / name) in "".join(told.split("\n"))
+        assert "`matched retry table1 --scale smoke`" in told
+    table = (one_row.root / "results/table1.smoke.md").read_text(encoding="utf-8")
+    assert "| Small_1 | damaged | 80.0 | — |" in table
+    assert "99.0" not in table and "81.0" not in table
+
+    told = one_row.compute("retry", "table1", "--cluster", "debug")
+    assert f"set aside: {directory / name}.damaged-" in told
+    (kept,) = directory.path.glob(f"{name}.damaged-*")
+    assert kept.read_text(encoding="utf-8") == text, "nothing is deleted"
+    assert one_row.states() == {"small.LN.0": "done", "small.DyT.0": "done"}
+    assert one_row.computed() == ["small.LN.0"]
+
+
+def test_a_result_that_lost_its_config_is_damaged_and_can_be_retried(one_row):
+    directory = one_row.finish("small.LN.0", top1=81.0)
+    (directory / "config.json").unlink()
+    assert "no config.json beside it" in one_row.cli("status", "table1", code=2)
+    one_row.compute("retry", "table1", "--cluster", "debug")
+    assert set(one_row.states().values()) == {"done"}
+
+
+def test_only_damaged_files_are_set_aside(directory):
+    directory.write_result({"outcome": "done", "metrics": {}})
+    assert directory.set_aside() == []
+    assert status(directory).state is State.DONE
+
+
+def test_several_damaged_runs_are_counted(project):
+    for name in ("small.LN.0", "small.DyT.0", "large.LN.1"):
+        (project.finish(name, top1=1.0) / "result.json").write_text("{", encoding="utf-8")
+    assert "(and 2 more)" in project.cli("status", "table1", code=2)
+
+
+def test_run_refuses_a_damaged_run(one_row):
+    directory = one_row.finish("small.LN.0", top1=81.0)
+    (directory / "result.json").write_text("{", encoding="utf-8")
+    line = one_row.mistake("run", "table1", "--row", "small", "--arm", "LN")
+    assert str(directory / "result.json") in line and "matched retry table1" in line
+
+
+def test_a_worker_leaves_a_damaged_run_alone(one_row):
+    directory = one_row.finish("small.LN.0", top1=81.0)
+    (directory / "config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(DamagedFileError, match=r"config\.json is not whole JSON"):
+        directory.prepare()
+    assert (directory / "config.json").read_text(encoding="utf-8") == "{"

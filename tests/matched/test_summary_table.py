@@ -1,0 +1,327 @@
+"""The summary table: what is in its cells, beside which numbers of the paper, and what is said."""
+
+import csv
+import io
+import re
+
+import pytest
+
+from matched import table_formats
+from matched.summary_table import summary_table
+
+TWO_METRICS = """
+[first]
+venue = "Venue 2025"
+prefix = ""
+[first.table1]
+caption = "Two metrics"
+metrics = [
+    { key = "top1", label = "top-1", unit = "%", direction = "higher" },
+    { key = "fid", label = "FID", unit = "", direction = "lower" },
+]
+[first.table1.rows.small]
+label = "Small"
+LN = { top1 = 82.3, fid = 4.5 }
+DyT = { top1 = 82.5, fid = 4.4 }
+"""
+
+
+def show(project, *arguments):
+    """What `matched table` prints, with its exit code not looked at."""
+    table = summary_table(project.plan())
+    return [dict(zip(table.header, row, strict=True)) for row in table.rows], table
+
+
+def row(project, at=0):
+    return show(project)[0][at]
+
+
+def notes(project):
+    return show(project)[1].notes
+
+
+def finish(project, model, ln=(), dyt=(), metric="top1"):
+    for norm, values in (("LN", ln), ("DyT", dyt)):
+        for seed, value in enumerate(values):
+            if value is not None:
+                project.finish(f"{model}.{norm}.{seed}", **{metric: value})
+
+
+# --- numbers
+
+
+def test_mean_deviation_change_and_the_papers_numbers(project):
+    finish(project, "small", ln=(80.0, 81.0), dyt=(82.0, 84.0))
+    assert row(project) == {
+        "top-1 %": "Small_1",
+        "LN": "80.5 ± 0.7",
+        "DyT": "83.0 ± 1.4",
+        "Δ": "+2.5",
+        "paper LN": "82.3",
+        "paper DyT": "82.5",
+        "paper Δ": "+0.2",
+        "runs": "4/4",
+        "matched": "yes",
+    }
+
+
+def test_nothing_run_yet(project):
+    assert list(row(project).values()) == [
+        "Small_1", "—", "—", "—", "82.3", "82.5", "+0.2", "0/4", "—",
+    ]  # fmt: skip
+
+
+def test_one_seed_has_no_deviation(project):
+    finish(project, "small", ln=(80.04,), dyt=(79.0,))
+    assert (row(project)["LN"], row(project)["Δ"]) == ("80.0", "-1.0")
+    assert row(project)["runs"] == "2/4"
+
+
+@pytest.mark.parametrize(
+    ("ln", "dyt", "change"),
+    [(80.0, 80.04, "0.0"), (80.04, 80.0, "0.0"), (80.0, 80.0, "0.0"), (80.0, 80.06, "+0.1")],
+)
+def test_a_change_of_nothing_has_no_sign(project, ln, dyt, change):
+    finish(project, "small", ln=(ln,), dyt=(dyt,))
+    assert row(project)["Δ"] == change
+
+
+def test_a_run_that_lacks_the_metric_counts_as_run_but_gives_no_number(project):
+    project.finish("small.LN.0", loss=0.3)
+    assert (row(project)["LN"], row(project)["runs"]) == ("—", "1/4")
+
+
+@pytest.mark.parametrize(
+    ("state", "word"), [("failed", "failed"), ("damaged", "damaged"), ("new", "—")]
+)
+def test_a_cell_without_a_number_says_why(one_row, state, word):
+    directory = one_row.directory("small.LN.0")
+    directory.prepare()
+    if state == "failed":
+        directory.write_failure("out of memory", "t1")
+    elif state == "damaged":
+        (directory / "result.json").write_text("{", encoding="utf-8")
+    assert row(one_row)["LN"] == word
+    assert any("out of memory" in note for note in notes(one_row)) == (state == "failed")
+
+
+# --- divergence
+
+
+def test_a_diverged_cell_shows_its_best_number(one_row):
+    one_row.finish("small.LN.0", outcome="diverged", top1=58.5)
+    one_row.finish("small.DyT.0", top1=80.0)
+    assert (row(one_row)["LN"], row(one_row)["Δ"]) == ("58.5 → diverged", "+21.5")
+    assert row(one_row)["runs"] == "2/2", "a divergence is a result"
+
+
+def test_a_diverged_cell_without_a_number(one_row):
+    one_row.finish("small.LN.0", outcome="diverged")
+    assert (row(one_row)["LN"], row(one_row)["Δ"]) == ("diverged", "—")
+
+
+def test_some_seeds_diverged(project):
+    project.finish("small.LN.0", outcome="diverged", top1=60.0)
+    project.finish("small.LN.1", top1=80.0)
+    # A best value from before a divergence is no final one: it is told, not averaged in.
+    assert row(project)["LN"] == "80.0 (1 diverged)"
+
+
+def test_the_papers_divergences(project):
+    found = row(project, 1)
+    assert (found["paper LN"], found["paper DyT"]) == ("58.5 → diverged", "diverged")
+    assert found["paper Δ"] == "—"
+
+
+# --- several metrics, several arms, lower is better
+
+
+def test_several_metrics_are_rows(project):
+    project.write("recipes/paper.toml", TWO_METRICS)
+    project.recipe("TABLE = Table(arms=ARMS, scales=(scale(seeds=(0,), small=SMALL),))")
+    project.finish("small.LN.0", top1=80.0, fid=5.25)
+    project.finish("small.DyT.0", top1=81.0, fid=4.5)
+    found, _ = show(project)
+    assert [(r["model"], r["metric"], r["LN"], r["Δ"]) for r in found] == [
+        ("Small", "top-1", "80.0", "+1.0"),
+        ("Small", "FID", "5.25", "-0.75"),
+    ]
+    assert [r["paper Δ"] for r in found] == ["+0.2", "-0.10"]
+
+
+def test_a_change_is_the_arm_minus_the_baseline_whichever_direction_is_better(project):
+    project.write("recipes/paper.toml", TWO_METRICS)
+    project.recipe("TABLE = Table(arms=ARMS, scales=(scale(seeds=(0,), small=SMALL),))")
+    project.finish("small.LN.0", fid=64.9)
+    project.finish("small.DyT.0", fid=63.9)
+    found = {record["metric"]: record for record in records(project) if record["arm"] == "DyT"}
+    assert found["fid"]["direction"] == "lower"
+    assert float(found["fid"]["delta"]) == -1.0
+    assert float(found["fid"]["paper_delta"]) == -0.1
+
+
+def test_small_numbers_keep_their_digits(project):
+    project.write("recipes/paper.toml", TWO_METRICS)
+    project.recipe("TABLE = Table(arms=ARMS, scales=(scale(seeds=(0,), small=SMALL),))")
+    project.finish("small.LN.0", fid=0.6234)
+    project.finish("small.DyT.0", fid=0.6257)
+    assert (row(project, 1)["LN"], row(project, 1)["Δ"]) == ("0.623", "+0.002")
+
+
+def test_several_arms_are_each_compared_with_the_baseline_on_a_line_of_its_own(project):
+    project.recipe(
+        "TABLE = Table(arms=(*ARMS, Arm(name='RMS', norm='RMS')),"
+        " scales=(scale(seeds=(0,), small=SMALL),))"
+    )
+    finish(project, "small", ln=(80.0,), dyt=(81.0,))
+    project.finish("small.RMS.0", top1=79.0)
+    table = summary_table(project.plan())
+    assert table.header == (
+        "top-1 %", "arm", "ours", "Δ", "paper", "paper Δ", "runs", "matched"
+    )  # fmt: skip
+    assert table.rows == (
+        ("Small_1", "LN", "80.0", "", "82.3", "", "1/1", ""),
+        ("", "DyT", "81.0", "+1.0", "82.5", "+0.2", "1/1", "yes"),
+        ("", "RMS", "79.0", "-1.0", "—", "—", "1/1", "yes"),
+    )
+    assert "| :--- | :--- | ---: |" in table_formats.markdown(table)
+    assert r"\begin{tabular}{llrrrrrr}" in table_formats.latex(table)
+
+
+def test_a_scale_may_measure_something_else(project):
+    project.recipe(
+        "OTHER = Metric(key='loss', label='loss', direction='lower')\n"
+        "TABLE = Table(arms=ARMS, scales=("
+        "replace(scale(seeds=(0,), small=SMALL), metrics=(OTHER,)),))"
+    )
+    finish(project, "small", ln=(0.5,), metric="loss")
+    assert (row(project)["loss"], row(project)["LN"]) == ("Small_1", "0.500")
+    assert row(project)["paper LN"] == "—", "the paper's number is of another metric"
+
+
+# --- what is said below
+
+
+def test_scale_data_and_seeds_are_stated(project):
+    assert notes(project)[0] == "Scale: smoke. Data: none. Seeds: 2 per cell."
+    project.recipe(
+        "TABLE = Table(arms=ARMS, scales=("
+        "scale(small=Run(task='tiny:train', config=Config(data=('digits',)))),))"
+    )
+    assert "Data: scikit-learn digits" in notes(project)[0]
+
+
+def test_small_scales_say_that_they_are_no_reproduction(project):
+    project.recipe(
+        "TABLE = Table(arms=ARMS, scales=(scale(small=SMALL), scale('paper', small=LARGE)))"
+    )
+    words = "Numbers of smoke scale are not the paper's"
+    assert any(note.startswith(words) for note in notes(project))
+    table = summary_table(project.plan(scale="paper"))
+    assert not any("not the paper's" in note for note in table.notes)
+    assert table.title == "Venue 2025, Table 1 · paper scale"
+
+
+def test_exceptions_and_notes_are_printed(project):
+    project.recipe(
+        "TABLE = Table(arms=ARMS, allowed_differences={'lr': 'it is tuned'},"
+        " scales=(replace(scale(small=SMALL), note='Toys.'),))"
+    )
+    assert "Toys." in notes(project)
+    assert "Not matched in lr, on purpose: it is tuned" in notes(project)
+
+
+def test_results_of_one_scale_never_appear_at_another(project):
+    project.recipe(
+        "TABLE = Table(arms=ARMS, scales=(scale(seeds=(0,), small=SMALL),"
+        " scale('mini', seeds=(0,), small=Run(task='tiny:train', config=Config(epochs=2)))))"
+    )
+    finish(project, "small", ln=(80.0,), dyt=(81.0,))
+    project.cli("table", "table1")
+    project.cli("table", "table1", "--scale", "mini")
+    texts = {
+        name: (project.root / f"results/table1.{name}.md").read_text(encoding="utf-8")
+        for name in ("smoke", "mini")
+    }
+    assert "80.0" in texts["smoke"] and "80.0" not in texts["mini"]
+    assert "smoke" not in texts["mini"]
+
+
+# --- files
+
+
+def records(project):
+    text = table_formats.comma_separated(summary_table(project.plan()))
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_csv_has_a_line_for_each_row_metric_and_arm(project):
+    finish(project, "small", ln=(80.0, 81.0), dyt=(82.0, None))
+    found = records(project)
+    assert [(r["row"], r["arm"]) for r in found] == [
+        (row, arm) for row in ("small", "large") for arm in ("LN", "DyT")
+    ]
+    ln, dyt, *_ = found
+    assert (float(ln["mean"]), round(float(ln["std"]), 4), ln["delta"]) == (80.5, 0.7071, "")
+    # The baseline's second seed has no partner yet, so it is no part of the change.
+    assert (float(dyt["mean"]), dyt["std"], float(dyt["delta"])) == (82.0, "", 2.0)
+    assert (dyt["seeds_with_value"], dyt["seeds_planned"], dyt["states"]) == ("1", "2", "done new")
+    assert (float(dyt["paper"]), float(dyt["paper_delta"])) == (82.5, 0.2)
+    assert (ln["scale"], ln["data"], ln["table"], ln["unit"]) == ("smoke", "none", "table1", "%")
+    plan = project.plan()
+    assert set(ln["signatures"].split()) <= {planned.run.signature for planned in plan.runs}
+
+
+def test_markdown_is_a_table(project):
+    finish(project, "small", ln=(80.0, 81.0), dyt=(82.0, 84.0))
+    lines = table_formats.markdown(summary_table(project.plan())).splitlines()
+    assert lines[0] == "### Venue 2025, Table 1 · smoke scale"
+    grid = [line for line in lines if line.startswith("|")]
+    assert len(grid) == 4 and len({line.count("|") for line in grid}) == 1
+    assert lines[-1].startswith("- ")
+
+
+def test_latex_is_escaped_and_balanced(project):
+    for seed in (0, 1):
+        project.finish(f"small.LN.{seed}", outcome="diverged", top1=60.0)
+    failed = project.directory("small.DyT.0")
+    failed.prepare()
+    failed.write_failure(r"C:\data {x} costs 5$ & 3% of #1 ~ a_b^2", "t1")
+    text = table_formats.latex(summary_table(project.plan()))
+    assert r"Small\_1 & 60.0 $\pm$ 0.0 $\rightarrow$ diverged & failed & --- &" in text
+    assert r"Two models \& two norms." in text
+    assert r"C:\textbackslash{}data \{x\} costs 5\$ \& 3\% of \#1" in text
+    assert r"\textasciitilde{} a\_b\textasciicircum{}2" in text
+    bare = text.replace(r"\{", "").replace(r"\}", "")
+    assert bare.count("{") == bare.count("}")
+    assert len(re.findall(r"(?<!\\)\$", text)) % 2 == 0
+    for name in ("table", "tabular"):
+        assert text.count(rf"\begin{{{name}}}") == text.count(rf"\end{{{name}}}") == 1
+    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert len(rows) == 3
+    assert len({len(re.findall(r"(?<!\\)&", line)) for line in rows}) == 1
+
+
+def test_what_a_task_warns_of_stands_below_the_table(project):
+    finish(project, "small", ln=(80.0, 81.0), dyt=(82.0, 84.0))
+    directory = project.directory("small.DyT.1")
+    said = "10 images are too few to tell much"
+    result = {**directory.result(), "details": {"warnings": [said]}}
+    directory.write_result(result)
+    assert project.cli("table", "table1").count(said) == 1
+    text = (project.root / "results/table1.smoke.md").read_text(encoding="utf-8")
+    assert f"- Warning: small · DyT · seed 1: {said}\n" in text
+
+
+def test_the_command_writes_three_files_and_prints_the_table(project):
+    finish(project, "small", ln=(80.0, 81.0), dyt=(82.0, 84.0))
+    told = project.cli("table", "table1")
+    assert "80.5 ± 0.7" in told and "results/table1.smoke.{md, csv, tex}" in told
+    for suffix in ("md", "csv", "tex"):
+        path = project.root / f"results/table1.smoke.{suffix}"
+        assert "Small" in path.read_text(encoding="utf-8")
+    assert sorted(path.name for path in (project.root / "results").iterdir()) == [
+        "table1.smoke.csv",
+        "table1.smoke.md",
+        "table1.smoke.tex",
+    ]

@@ -1,0 +1,134 @@
+"""Which samples make up which step, and how they are augmented, follows from the seed alone."""
+
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from matched.training.batches import BatchLayout, EpochSampler, make_loader
+
+from .problem import CONFIG, Points
+
+DIVISIONS = [(1, 8), (1, 4), (1, 2), (2, 4), (2, 2), (4, 2), (4, 1), (8, 1)]
+
+
+def order(config=CONFIG, samples=26, rank=0, world_size=1, start=0):
+    return EpochSampler(config, samples, BatchLayout.of(config, rank, world_size), start)
+
+
+def joined(lists):
+    return list(itertools.chain.from_iterable(lists))
+
+
+def steps(config, world_size, samples=26):
+    """What all processes together take in every step: a list of (epoch, index)."""
+    parts = []
+    for rank in range(world_size):
+        mine = list(order(config, samples, rank, world_size))
+        each = BatchLayout.of(config, rank, world_size).accumulation
+        parts.append([joined(mine[i : i + each]) for i in range(0, len(mine), each)])
+    return [joined(shares) for shares in zip(*parts, strict=True)]
+
+
+def test_an_epoch_takes_every_sample_once_but_an_incomplete_last_batch():
+    taken = steps(CONFIG, world_size=1)
+    assert [len(step) for step in taken] == [8] * 12
+    for epoch in range(4):
+        keys = joined(taken[3 * epoch : 3 * epoch + 3])
+        assert {e for e, _ in keys} == {epoch}
+        assert len({i for _, i in keys} & set(range(26))) == 24
+
+
+def test_an_epoch_without_a_rest_is_a_permutation():
+    for epoch in (0, 1):
+        keys = joined(steps(CONFIG, world_size=1, samples=24)[3 * epoch : 3 * epoch + 3])
+        assert sorted(i for _, i in keys) == list(range(24))
+
+
+def test_every_epoch_and_every_seed_has_an_order_of_its_own():
+    def orders(seed):
+        taken = steps(replace(CONFIG, seed=seed), world_size=1)
+        return [tuple(i for _, i in joined(taken[n : n + 3])) for n in range(0, 12, 3)]
+
+    assert len({*orders(3), *orders(4)}) == 8
+    assert orders(3) == orders(3)
+
+
+@pytest.mark.parametrize("world, micro_batch", DIVISIONS)
+def test_a_step_takes_the_same_samples_however_it_is_divided(world, micro_batch):
+    config = replace(CONFIG, micro_batch=micro_batch)
+    assert steps(config, world) == steps(replace(CONFIG, micro_batch=8), world_size=1)
+    parts = list(order(config, world_size=world))
+    assert {len(part) for part in parts} == {micro_batch}
+    assert len(parts) == len(order(config, world_size=world))
+
+
+@pytest.mark.parametrize("start", [0, 1, 3, 5, 11, 12])
+def test_from_a_later_step_on_the_order_is_the_rest_of_the_whole(start):
+    assert list(order(start=start)) == list(order())[2 * start :]
+    assert len(order(start=start)) == len(list(order(start=start)))
+
+
+@pytest.mark.parametrize("batch, micro_batch, world", [(10, 4, 1), (8, 8, 3), (2, 1, 4)])
+def test_a_batch_that_does_not_divide_evenly_is_refused(batch, micro_batch, world):
+    config = replace(CONFIG, batch=batch, micro_batch=micro_batch)
+    with pytest.raises(ValueError, match=f"a batch of {batch} does not divide evenly over {world}"):
+        BatchLayout.of(config, 0, world)
+
+
+def test_micro_batches_are_as_large_as_they_may_and_equal():
+    config = replace(CONFIG, batch=12, micro_batch=4)
+    assert BatchLayout.of(config, 0, 2).accumulation == 2
+    assert {len(part) for part in order(config, world_size=2)} == {3}
+
+
+class Augmented(Dataset):
+    """The points, augmented, with what tells them apart: x (6,), index."""
+
+    def __init__(self):
+        self.points = Points()
+
+    def __len__(self):
+        return len(self.points)
+
+    def __getitem__(self, index):
+        return self.points[index][0], index
+
+
+def augmented(config=CONFIG, *, num_workers=0, **place):
+    """(epoch, index) → the augmented sample."""
+    plan = order(config, **place)
+    keys = [key for part in plan for key in part]
+    batches = make_loader(Augmented(), plan, num_workers=num_workers, pin=False)
+    samples = [sample for x, _ in batches for sample in x]
+    indices = [int(i) for _, index in batches for i in index]
+    assert indices == [index for _, index in keys]
+    return dict(zip(keys, samples, strict=True))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"num_workers": 2},
+        {"start": 5},
+        {"rank": 1, "world_size": 2},
+        {"config": replace(CONFIG, micro_batch=1)},
+        {"config": replace(CONFIG, batch=13, micro_batch=13)},
+    ],
+    ids=["other processes", "resumed", "two ranks", "micro-batches", "another batch size"],
+)
+def test_augmentation_follows_from_seed_epoch_and_index(other):
+    one, two = augmented(), augmented(**other)
+    common = one.keys() & two.keys()
+    assert len(common) > 20
+    assert all(torch.equal(one[key], two[key]) for key in common)
+
+
+def test_augmentation_differs_from_epoch_to_epoch_and_from_seed_to_seed():
+    one, other = augmented(), augmented(replace(CONFIG, seed=4))
+    assert not any(torch.equal(one[key], other[key]) for key in one.keys() & other.keys())
+    again = [(key, (key[0] + 1, key[1])) for key in one if (key[0] + 1, key[1]) in one]
+    assert len(again) > 20
+    assert not any(torch.equal(one[a], one[b]) for a, b in again)

@@ -1,0 +1,86 @@
+"""metrics.jsonl is one process's own, and what cannot be written to it is not lost in silence."""
+
+import json
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+
+from matched.training.metrics_log import MetricsLog
+
+from .problem import CONFIG, Cut, CutAt, context, square, trained
+
+
+def test_a_process_that_has_been_replaced_does_not_write_to_the_file_of_the_other(tmp_path):
+    metrics, count = tmp_path / "metrics.jsonl", iter(range(100))
+
+    def loss(model, batch):
+        if next(count) == 10:  # another process starts, as ``Journal.start`` does
+            (tmp_path / "other").write_text("the other's\n")
+            (tmp_path / "other").replace(metrics)
+        return square(model, batch)
+
+    trained(tmp_path, loss=loss)
+    assert metrics.read_text() == "the other's\n"
+
+
+def test_lines_are_there_as_soon_as_they_are_written(tmp_path):
+    seen = []
+
+    def loss(model, batch):
+        seen.append(len((tmp_path / "metrics.jsonl").read_text().splitlines()))
+        return square(model, batch)
+
+    trained(tmp_path, replace(CONFIG, log_steps=1, eval_epochs=4), loss=loss)
+    assert seen == [step for step in range(12) for _ in range(2)]
+
+
+@pytest.mark.parametrize("loss", [square, CutAt(4)], ids=["finished", "cut"])
+def test_the_file_is_closed_at_the_end(tmp_path, monkeypatch, loss):
+    start, files = MetricsLog.start, []
+
+    def recorded(self, step):
+        start(self, step)
+        files.append(self.file)
+
+    monkeypatch.setattr(MetricsLog, "start", recorded)
+    with suppress(Cut):
+        trained(tmp_path, loss=loss)
+    assert [file.closed for file in files] == [True]
+
+
+def test_a_line_has_what_else_a_trainer_tells_of_a_step(tmp_path):
+    metrics_log = MetricsLog(context(tmp_path), 12)
+    metrics_log.start(0)
+    metrics_log.step(1, 0.1, loss=1.0, lr=0.1, scale=128, alpha={"norm": 0.5})
+    metrics_log.step(2, 0.2, loss=float("nan"), lr=0.1)
+    metrics_log.close()
+    assert [json.loads(line) for line in metrics_log.metrics.read_text().splitlines()] == [
+        {"step": 1, "epoch": 0.1, "loss": 1.0, "lr": 0.1, "scale": 128, "alpha": {"norm": 0.5}},
+        {"step": 2, "epoch": 0.2, "loss": None, "lr": 0.1},
+    ]
+    other = MetricsLog(context(tmp_path / "other", rank=1, world_size=2), 12)
+    other.start(0)
+    other.step(1, 0.1, loss=1.0, lr=0.1, scale=128)
+    assert not other.metrics.exists()
+
+
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
+    metrics_log = MetricsLog(context(tmp_path), 12)
+    metrics_log.start(0)
+    metrics_log.file.close()
+    metrics_log.file = open("/dev/full", "a")  # noqa: SIM115
+    with pytest.raises(OSError, match=r"No space left on device: '.*metrics.jsonl'"):
+        metrics_log.step(1, 0.1, loss=1.0, lr=0.1)
+    with pytest.raises(OSError):  # what was not written is still in its buffer
+        metrics_log.close()
+
+
+@pytest.mark.parametrize("damage", ["\0" * 40, "{}", '{"step": "4"', "[1]"])
+def test_a_damaged_line_is_named(tmp_path, damage):
+    trained(tmp_path, replace(CONFIG, log_steps=1))
+    path = tmp_path / "metrics.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:2], damage, *lines[3:]]) + "\n")
+    with pytest.raises(ValueError, match=r"metrics.jsonl, line 3, is damaged; delete the line"):
+        trained(tmp_path, replace(CONFIG, log_steps=1))
