@@ -103,8 +103,8 @@ def test_a_place_that_is_none_is_refused(project, place):
     project.recipe(kinds(**{place: WIDE}))
     line = project.mistake("plan", "table1")
     assert (
-        f"scale smoke: resource_overrides names {place}, which is no row and no run that a row needs"
-        in line
+        f"scale smoke: resource_overrides names {place}, which is neither a row nor a run "
+        "that a row needs" in line
     )
     assert line.endswith("known are small/start, small, large")
 

@@ -131,11 +131,12 @@ def test_an_exception_of_an_arm_frees_its_own_field_only(project):
 def test_the_baseline_has_no_exceptions(project):
     """Of which pairs would they be?"""
     project.recipe(
-        "BASE = Arm(name='LN', norm='LN', allowed_differences={'lr': 'tuned', 'weights': 'other'})\n"
+        "BASE = Arm(name='LN', norm='LN', "
+        "allowed_differences={'lr': 'tuned', 'weights': 'other'})\n"
         "TABLE = Table(arms=(BASE, ARMS[1]), scales=(scale(small=SMALL),))"
     )
     line = project.mistake("plan", "table1")
-    assert "the arm LN is the baseline" in line and "its exceptions (lr, weights)" in line
+    assert "the arm LN is the baseline" in line and "its allowed_differences (lr, weights)" in line
     assert "to the arm that differs, or to the table" in line
 
 

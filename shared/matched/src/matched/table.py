@@ -109,8 +109,9 @@ class Scale:
         )
         if unknown := [place for place in self.resource_overrides if place not in known]:
             raise ValueError(
-                f"scale {self.name}: resource_overrides names {', '.join(unknown)}, which is no row and no run "
-                f"that a row needs; known are {', '.join(known) or 'none'}"
+                f"scale {self.name}: resource_overrides names {', '.join(unknown)}, "
+                "which is neither a row nor a run that a row needs; known are "
+                f"{', '.join(known) or 'none'}"
             )
 
 
@@ -157,11 +158,11 @@ class Table:
         ):
             if not names or len(set(names)) != len(names):
                 raise ValueError(f"{what} {names} of a table must be distinct, one or more")
-        if self.baseline.allowed_differences:
+        if names := ", ".join(self.baseline.allowed_differences):
             raise ValueError(
                 f"the arm {self.baseline.name} is the baseline, which the others are compared "
-                f"with: move its exceptions ({', '.join(self.baseline.allowed_differences)}) to the arm "
-                "that differs, or to the table where all do"
+                f"with: move its allowed_differences ({names}) "
+                "to the arm that differs, or to the table where all do"
             )
         for scale in self.scales:
             self._check_norms(scale)
