@@ -141,6 +141,41 @@ class TestBuildingOnAnother:
         assert line.startswith(f"{wrong}, line {number}: task 'nowhere' is not of the form")
 
 
+class TestScalePages:
+    """Scales of a table in a page of their own: recipes/<paper>/<scale>/tableNN.py."""
+
+    MINI = "SCALE = scale(name='mini', seeds=(0,), small=SMALL)"
+
+    def test_scale_page_joins_the_table(self, project):
+        project.recipe("TABLE = Table(arms=ARMS, scales=(scale(small=SMALL),))")
+        project.recipe(self.MINI, "first/mini/table01")
+        assert [scale.name for scale in recipes.load("table1").table.scales] == ["mini", "smoke"]
+
+    def test_scale_page_may_import_the_table(self, project):
+        project.recipe("BASE = SMALL\nTABLE = Table(arms=ARMS, scales=(scale(small=BASE),))")
+        page = f"from recipes.first.table01 import BASE\n{self.MINI.replace('=SMALL', '=BASE')}"
+        project.recipe(page, "first/mini/table01")
+        assert "small · DyT · seed 0" in project.cli("plan", "table1", "--scale", "mini")
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("OTHER = 1", "defines no SCALE; a recipe ends with SCALE = Scale(...)"),
+            ("SCALE = scale(small=SMALL)", "SCALE is the scale 'smoke'; expected 'mini'"),
+        ],
+    )
+    def test_scale_page_without_its_scale_is_refused(self, project, text, message):
+        project.recipe("TABLE = Table(arms=ARMS, scales=(scale(small=SMALL),))")
+        page = project.recipe(text, "first/mini/table01")
+        line = project.mistake("plan", "table1")
+        assert line.startswith(str(page)) and message in line
+
+    def test_scale_in_table_and_page_is_refused(self, project):
+        path = project.recipe("TABLE = Table(arms=ARMS, scales=(scale(small=SMALL),))")
+        project.recipe("SCALE = scale(small=SMALL)", "first/smoke/table01")
+        assert project.mistake("plan", "table1").startswith(f"{path}: scales ['smoke', 'smoke']")
+
+
 def test_a_paper_toml_that_is_no_toml(project):
     path = project.write("recipes/paper.toml", "[first\n")
     assert project.mistake("list").startswith(f"{path}: ")

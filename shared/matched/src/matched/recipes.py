@@ -5,8 +5,9 @@ A paper's tables are called by the prefix that paper.toml gives it: "table1", "i
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
-import importlib.util
+import importlib
 import os
 import re
 import sys
@@ -17,12 +18,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from matched.matching import check_matched
 from matched.run import Run
-from matched.table import Metric, Scale, Table
+from matched.table import SCALES, Metric, Scale, Table
 
+T = TypeVar("T")
 NUMBERS = "paper.toml"
 
 
@@ -130,26 +132,55 @@ def load(name: str) -> Recipe:
     """
     name = pick(name, available(), "table")
     path = available()[name]
-    module_name = f"recipe_{path.parent.name}_{path.stem}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    with _importable_recipes():
+        table = _attribute(path, "TABLE", Table)
+        scales = [*_scales_beside(path), *table.scales]
     try:
-        with _importing_each_other():
-            spec.loader.exec_module(module)
-    except Exception as error:
-        raise ValueError(_place(error, path)) from error
-    table = getattr(module, "TABLE", None)
-    if not isinstance(table, Table):
-        raise ValueError(f"{path} defines no TABLE; a recipe ends with TABLE = Table(...)")
+        table = dataclasses.replace(table, scales=tuple(scales))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     recipe = Recipe(name=name, path=path, table=table, paper=_paper_table(path))
     _check(recipe)
     return recipe
 
 
+def _scales_beside(path: Path) -> Iterator[Scale]:
+    """Scales of a table that have a page of their own: recipes/<paper>/smoke/table01.py.
+
+    Raises:
+        ValueError: for a page whose SCALE is not the scale that its folder is named after.
+    """
+    for name in SCALES:
+        page = path.parent / name / path.name
+        if page.is_file():
+            scale = _attribute(page, "SCALE", Scale)
+            if scale.name != name:
+                raise ValueError(f"{page}: SCALE is the scale {scale.name!r}; expected {name!r}")
+            yield scale
+
+
+def _attribute(path: Path, name: str, kind: type[T]) -> T:
+    """Import the recipe page ``path`` and return its attribute ``name``.
+
+    Raises:
+        ValueError: if the page cannot be imported, or the attribute is missing or of another type.
+    """
+    module_name = ".".join(path.relative_to(root()).with_suffix("").parts)
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise ValueError(_place(error, path)) from error
+    value = getattr(module, name, None)
+    if not isinstance(value, kind):
+        raise ValueError(
+            f"{path} defines no {name}; a recipe ends with {name} = {kind.__name__}(...)"
+        )
+    return value
+
+
 @contextmanager
-def _importing_each_other() -> Iterator[None]:
-    """Recipes may build on others, as ``from recipes.cvpr2025.table01 import VIT_B``."""
+def _importable_recipes() -> Iterator[None]:
+    """Make recipes importable, and by each other: ``from recipes.cvpr2025.table01 import VIT_B``."""
     folder = str(root())
     sys.path.insert(0, folder)
     try:
