@@ -180,7 +180,7 @@ def _attribute(path: Path, name: str, kind: type[T]) -> T:
 
 @contextmanager
 def _importable_recipes() -> Iterator[None]:
-    """Make recipes importable, and by each other: ``from recipes.cvpr2025.table01 import VIT_B``."""
+    """Make recipes importable, also by each other (``from recipes.cvpr2025 import table01``)."""
     folder = str(root())
     sys.path.insert(0, folder)
     try:
