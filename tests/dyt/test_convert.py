@@ -222,7 +222,7 @@ def test_tied_weights_stay_tied_and_are_offset_once():
 def test_a_shared_layer_cannot_have_two_alpha0():
     net = Net()
     net.blocks[1].attn_norm = net.blocks[0].attn_norm
-    with pytest.raises(ValueError, match=r"one shared layer, but alpha0_at gives it 0.5 and 0.8"):
+    with pytest.raises(ValueError, match=r"one shared layer, but alpha0_at assigns it 0.5 and 0.8"):
         convert(net, Norm.dyt(alpha0_at=(("blocks.1.attn_norm", 0.8),)))
 
 
@@ -264,7 +264,7 @@ def test_batch_and_group_norm_only_when_asked():
 
 def test_a_batch_norm_with_an_activation_does_not_lose_it():
     net = nn.Sequential(nn.Conv2d(3, 8, 3), BatchNormAct2d(8))
-    with pytest.raises(ValueError, match=r"'1' \(BatchNormAct2d\) cannot be replaced: it holds"):
+    with pytest.raises(ValueError, match=r"'1' \(BatchNormAct2d\) cannot be replaced: it contains"):
         convert(net, also=nn.BatchNorm2d)
 
 
@@ -292,7 +292,7 @@ def test_a_batch_norm_with_an_activation_does_not_lose_it():
         (
             Net,
             {"norm": Norm.dyt(alpha0_at=(("blocks", 0.8), ("blocks.1", 0.2)))},
-            "'blocks.1' sets the α0 of no layer: nothing matches it, or an earlier pattern",
+            "'blocks.1' sets the α0 of no layer: either nothing matches it or an earlier pattern",
         ),
     ],
 )

@@ -182,7 +182,7 @@ def test_a_layer_and_linears_called_twice_alike(example):
     ("change", "reason"),
     [
         (lambda net: setattr(net.fc, "weight", net.head.weight), "head shares its weight"),
-        (lambda net: parametrizations.weight_norm(net.head), "no ordinary weight"),
+        (lambda net: parametrizations.weight_norm(net.head), "no plain nn.Parameters as weight"),
         (lambda net: net.head.register_forward_hook(lambda *_: None), "head has hooks"),
         (lambda net: net.norm.register_forward_pre_hook(lambda *_: None), "it has hooks"),
     ],
@@ -403,8 +403,11 @@ def test_what_fx_cannot_follow_asks_for_an_example():
         ("model", "needs an nn.Module"),
         (DyT(8).eval(), "no Linear to fold into"),
         (nn.Linear(8, 8).eval(), "dyt.convert"),
-        (sequential(), r"call model.eval\(\) first"),
-        (nn.Sequential(sequential().eval(), nn.Dropout()).eval().append(nn.Dropout()), "here '2'"),
+        (sequential(), r"Call model.eval\(\) first"),
+        (
+            nn.Sequential(sequential().eval(), nn.Dropout()).eval().append(nn.Dropout()),
+            "for example '2'",
+        ),
     ],
 )
 def test_what_cannot_be_folded(model, message):

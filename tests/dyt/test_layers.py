@@ -237,7 +237,7 @@ def test_repr(layer, text):
         (((),), {}, r"normalized_shape = \(\) is not a width"),
         (((4, -1),), {}, "normalized_shape = "),
         ((None,), {}, "normalized_shape = None is not a width"),
-        ((4,), {"channel_axis": 2}, "channel_axis = 2 is not supported: use -1"),
+        ((4,), {"channel_axis": 2}, "channel_axis = 2 is not supported. Use -1"),
         ((4,), {"channel_axis": True}, "channel_axis = True is not supported"),
         (((4, 5),), {"channel_axis": 1}, "channel_axis = 1 takes one width"),
         ((4,), {"squash": "relu"}, "squash = 'relu' is unknown. Use one of 'tanh'"),

@@ -73,7 +73,7 @@ def compiled(tmp_path, monkeypatch) -> Callable:
         strides = (x.stride(),) * (2 if backward else 1)
         steps = triton_plan.STEPS_BACKWARD[method] if backward else triton_plan.STEPS
         programs = triton_plan.PROGRAMS_BACKWARD if backward else triton_plan.PROGRAMS
-        launch = triton_plan.plan(sizes, strides, 1, axis, size, steps, 132 * programs)
+        launch = triton_plan.plan_launch(sizes, strides, 1, axis, size, steps, 132 * programs)
         constants = {"METHOD": method, "BIAS": True, **launch.constants}
         if squash == "tanh":
             constants["shift"] = None
@@ -109,6 +109,6 @@ def test_the_final_sum_compiled_for_a_gpu(type, tmp_path, monkeypatch):
     rows, columns = gpu._FINAL_TILE
     names = ("dalpha", "dshift", "dweight", "dbias")
     types = {"sums": "fp32", **dict.fromkeys(names, type)}
-    _, code = build("finalise", types, {"ROWS": rows, "COLUMNS": columns})
+    _, code = build("add_partial_sums", types, {"ROWS": rows, "COLUMNS": columns})
     used = resources(code, tmp_path)
     assert used["STACK"] == used["LOCAL"] == 0

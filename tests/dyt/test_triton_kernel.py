@@ -172,7 +172,7 @@ def test_strided_input(run, name):
 def test_strided_input_is_copied_only_where_it_must_be(name):
     x, axis, readable = STRIDED[name]
     grad = torch.randn(x.shape)
-    found = triton_plan.arrange(x.shape, (x.stride(), grad.stride()), 1, axis)
+    found = triton_plan.find_layout(x.shape, (x.stride(), grad.stride()), 1, axis)
     assert (found is not None) == readable
 
 
@@ -276,15 +276,15 @@ def test_more_programs_than_the_final_sum_takes_at_once(interpreter):
 FAR = """
 import torch
 from dyt.backends import triton as gpu
-from dyt.backends.triton_plan import plan
+from dyt.backends.triton_plan import plan_launch
 apart = 2**30 + 8  # the third row begins past 2³¹, where a 32-bit offset is negative
 memory = torch.empty(2 * apart + 8, dtype=torch.bfloat16)  # of which three pages are touched
 far = memory.as_strided((3, 8), (apart, 1))
 far.copy_(torch.randn(3, 8))
 near = far.clone(memory_format=torch.contiguous_format)
 rest = (torch.ones(1), None, torch.rand(8), torch.rand(8), "tanh", -1, True)
-launch = plan(far.shape, (far.stride(),), 1, -1, 2, 4, 4)
-assert launch.constants["WIDE"] and not launch.constants["DENSE"]
+launch = plan_launch(far.shape, (far.stride(),), 1, -1, 2, 4, 4)
+assert launch.constants["INT64"] and not launch.constants["CONTIGUOUS"]
 assert torch.equal(gpu.forward(far, *rest), gpu.forward(near, *rest))
 for a, b in zip(gpu.backward(near, far, *rest), gpu.backward(near, near, *rest), strict=True):
     assert torch.equal(a, b)
@@ -303,8 +303,8 @@ def test_sizes_past_32_bits_are_counted_in_64():
         (-1, (4096, 4096), False),
     ):
         strides = torch.empty(sizes, device="meta").stride()
-        launch = triton_plan.plan(sizes, (strides,), 1, axis, 2, 4, 1000)
-        assert launch.constants["WIDE"] == wide
+        launch = triton_plan.plan_launch(sizes, (strides,), 1, axis, 2, 4, 1000)
+        assert launch.constants["INT64"] == wide
 
 
 def test_what_keeps_it_from_running(monkeypatch):

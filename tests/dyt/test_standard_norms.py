@@ -153,10 +153,10 @@ def test_compiles_as_one_graph(make, sizes):
     ("make", "message"),
     [
         (lambda: ChannelsFirstLayerNorm((2, 3)), r"num_channels = \(2, 3\) is not a number of"),
-        (lambda: ChannelsFirstLayerNorm(0), "num_channels = 0 is not a number of channels: pass a"),
+        (lambda: ChannelsFirstLayerNorm(0), "num_channels = 0 is not a number of channels. Pass a"),
         (lambda: BatchNorm(True), "num_features = True is not a number of channels"),
         (lambda: BatchNorm("4"), "num_features = '4' is not a number of channels"),
-        (lambda: BatchNorm(4, channel_axis=2), "channel_axis = 2 is not supported: use -1"),
+        (lambda: BatchNorm(4, channel_axis=2), "channel_axis = 2 is not supported. Use -1"),
         (
             lambda: ChannelsFirstLayerNorm(4)(torch.ones(2, 3, 4)),
             r"ChannelsFirstLayerNorm of width 4 got an input of shape \(2, 3, 4\), but expects"

@@ -300,15 +300,15 @@ def test_what_was_converted_converts_again(axis, sizes):
         (
             Norm.batch_norm(),
             lambda: nn.LayerNorm((2, 8)),
-            r"BN cannot take the place of '1' \(LayerNorm\): it has one channel axis, not"
+            r"BN cannot replace '1' \(LayerNorm\): BN needs one channel axis, but its shape is"
             r" \(2, 8\). Leave it alone with skip=\('1',\)",
         ),
         (
             Norm.batch_norm(),
             Llama4TextL2Norm,
-            r"BN cannot take the place of '1' \(Llama4TextL2Norm\): nothing tells the width",
+            r"BN cannot replace '1' \(Llama4TextL2Norm\): its width is unknown",
         ),
-        (Norm.layer_norm(), Llama4TextL2Norm, "LN cannot take the place of '1'.* the width"),
+        (Norm.layer_norm(), Llama4TextL2Norm, "LN cannot replace '1'.* width is unknown"),
     ],
 )
 def test_what_has_no_such_norm_is_explained_and_nothing_changes(norm, make, message):
