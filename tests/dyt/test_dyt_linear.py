@@ -93,10 +93,10 @@ def test_dyt_linear_with_frozen_parameters(frozen, x_wanted):
     x = torch.randn(3, 8, requires_grad=x_wanted)
     results = []
     for net in (joined, separate):
-        wanted = [t for t in (x, *net.parameters()) if t.requires_grad]
+        inputs = [t for t in (x, *net.parameters()) if t.requires_grad]
         y = net(x)
-        assert y.requires_grad == bool(wanted)
-        results.append([y, *(torch.autograd.grad(y.square().sum(), wanted) if wanted else ())])
+        assert y.requires_grad == bool(inputs)
+        results.append([y, *(torch.autograd.grad(y.square().sum(), inputs) if inputs else ())])
     assert_same(*results)
 
 
@@ -176,10 +176,10 @@ def test_dyt_linear_second_derivatives():
     results = []
     x = torch.randn(3, 8, dtype=torch.float64, requires_grad=True)
     for net in pair():
-        wanted = [x, *net.double().parameters()]
-        first = torch.autograd.grad(net(x).pow(3).sum(), wanted, create_graph=True)
+        inputs = [x, *net.double().parameters()]
+        first = torch.autograd.grad(net(x).pow(3).sum(), inputs, create_graph=True)
         penalty = sum(g.square().sum() for g in first)
-        results.append(torch.autograd.grad(penalty, wanted))
+        results.append(torch.autograd.grad(penalty, inputs))
     assert_same(*results)
 
 

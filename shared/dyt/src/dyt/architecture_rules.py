@@ -1,4 +1,4 @@
-"""Per-architecture changes of the papers besides the norm layer: LLaMA, DiT and wav2vec 2.0.
+"""Per-architecture changes of the papers other than the norm: LLaMA, DiT and wav2vec 2.0.
 
 LLaMA with DyT has a learnable embedding scale (`scale_embedding`), DiT with DyT has no zero
 initialization (`drop_zero_init`), and wav2vec 2.0 keeps the norms of its feature extractor

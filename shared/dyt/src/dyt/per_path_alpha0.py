@@ -1,11 +1,11 @@
 """Per-path α0: validation of `alpha0_at` patterns and their resolution for module paths.
 
-Independent of torch, so that `Norm` can be used in configurations.
+Independent of torch, because `Norm` is used in configurations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 from dyt.path_patterns import matches
 from dyt.validation import check_alpha0
@@ -36,14 +36,13 @@ def resolve_shared_alpha0(
     return values.pop()
 
 
-def check_patterns_used(patterns: Alpha0Patterns, layer_paths: Iterable[tuple[str, ...]]) -> None:
+def check_patterns_used(patterns: Alpha0Patterns, layer_paths: Sequence[tuple[str, ...]]) -> None:
     """Raise ValueError for a pattern that sets the α0 of no layer, most likely a typing error.
 
     Args:
         patterns: the `alpha0_at` of a `Norm`.
         layer_paths: for each layer, all paths that lead to it.
     """
-    layer_paths = tuple(layer_paths)
     unused = [pattern for pattern, _ in patterns]
     for path in (path for paths in layer_paths for path in paths):
         used = next((pattern for pattern, _ in patterns if matches(pattern, path)), None)

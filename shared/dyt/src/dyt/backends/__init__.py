@@ -1,1 +1,1 @@
-"""Backends of DyT: the plain formula, and the CPU and GPU kernels behind one torch operator."""
+"""Backends of DyT: the plain formula, and CPU and GPU kernels of one torch operator."""
