@@ -14,7 +14,7 @@ import numpy as np
 from torch import nn
 
 from dyt import Norm, convert
-from dyt.rules import WAV2VEC2_SKIP
+from dyt.architecture_rules import WAV2VEC2_SKIP
 from dyt_wav2vec import fairseq_compat
 from dyt_wav2vec.config import Network
 

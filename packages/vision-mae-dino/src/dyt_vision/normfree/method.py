@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from dyt.norm import check_choice
+from dyt.validation import check_choice
 
 Method = Literal["fixup", "skipinit", "sigma_reparam"]
 

@@ -1,4 +1,4 @@
-"""A Norm says what stands where the norm layers stood, and refuses what makes no sense."""
+"""Tests of `Norm`: defaults, equality, serialization, per-path α0, labels and validation."""
 
 import dataclasses
 import json
@@ -10,13 +10,13 @@ import pytest
 from dyt import Norm
 
 
-def test_defaults_are_the_papers():
+def test_norm_defaults_of_the_papers():
     assert Norm() == Norm.dyt() == Norm.dyt(0.5)
     assert (Norm().layer, Norm().squash, Norm().alpha) == ("dyt", "tanh", "learnable")
     assert (Norm.derf().squash, Norm.derf().alpha0, Norm.derf().shift0) == ("erf", 0.5, 0.0)
 
 
-def test_norms_that_mean_the_same_are_equal():
+def test_equivalent_norms_are_equal():
     assert Norm.own() == Norm(layer="own", alpha0=0.8, squash="erf", shift0=0.1)
     assert Norm.own() == dataclasses.replace(Norm.derf(0.3, 0.1), layer="own")
     for name, norm in (("layernorm", Norm.layer_norm()), ("batchnorm", Norm.batch_norm())):
@@ -33,7 +33,7 @@ def test_norms_that_mean_the_same_are_equal():
     assert Norm.dyt() != Norm.derf()
 
 
-def test_survives_pickle_json_and_replace():
+def test_norm_survives_pickle_json_and_replace():
     norm = Norm.dyt(0.2, alpha0_at=(("*.input_layernorm", 0.8),))
     assert pickle.loads(pickle.dumps(norm)) == norm
     assert Norm(**json.loads(json.dumps(dataclasses.asdict(norm)))) == norm
@@ -45,14 +45,14 @@ def test_survives_pickle_json_and_replace():
 @pytest.mark.parametrize(
     ("path", "alpha0"),
     [
-        ("layers.0.attn.norm", 0.8),  # both patterns match: the first wins
+        ("layers.0.attn.norm", 0.8),  # both patterns match: the first takes precedence
         ("layers.1.attn", 0.8),
         ("layers.0.mlp.norm", 0.1),  # by the parent "layers.0"
         ("layers.10.mlp.norm", 0.2),  # "layers.0" and "layers.1" are other modules
         ("norm", 0.2),
     ],
 )
-def test_alpha0_per_path(path, alpha0):
+def test_norm_per_path_alpha0(path, alpha0):
     norm = Norm.dyt(0.2, alpha0_at=(("*.attn*", 0.8), ("layers.0", 0.1)))
     assert norm.alpha0_for(path) == alpha0
 
@@ -71,7 +71,7 @@ def test_alpha0_per_path(path, alpha0):
         (Norm.derf(0.5, 0.1), "Derf(α0=0.5, s0=0.1)"),
     ],
 )
-def test_label(norm, label):
+def test_norm_label(norm, label):
     assert str(norm) == label
 
 
@@ -92,19 +92,19 @@ def test_label(norm, label):
         ({"alpha0": True}, "alpha0 = True is not a finite number"),
         ({"alpha0": "0.5"}, "alpha0 = '0.5' is not a finite number"),
         ({"layer": "own", "alpha0": -1}, "alpha0 = -1 is not positive"),
-        ({"shift0": 0.3}, "shift0 = 0.3 has no place in squash = 'tanh'"),
+        ({"shift0": 0.3}, "shift0 = 0.3 is not supported with squash = 'tanh'"),
         ({"squash": "erf", "shift0": "0"}, "shift0 = '0' is not a finite number"),
-        ({"alpha0_at": "attn"}, "alpha0_at = 'attn' is no list of"),
+        ({"alpha0_at": "attn"}, "alpha0_at = 'attn' is not a list of"),
         ({"alpha0_at": ("attn", 0.8)}, "alpha0_at has 'attn' where a"),
         ({"alpha0_at": ((0.8, "attn"),)}, "alpha0_at has 0.8 where a glob"),
         ({"alpha0_at": (("attn", 0),)}, r"alpha0_at\['attn'\] = 0 is not positive"),
     ],
 )
-def test_bad_values_are_refused(arguments, message):
+def test_norm_rejects_invalid_values(arguments, message):
     with pytest.raises(ValueError, match=message):
         Norm(**arguments)
 
 
-def test_fields_are_by_keyword():
+def test_norm_fields_are_keyword_only():
     with pytest.raises(TypeError):
         Norm("dyt", 0.5)

@@ -1,4 +1,4 @@
-"""Tells what a conversion did, layer by layer, so that no norm layer changes or stays unseen."""
+"""Report of a conversion: every norm layer, replaced or kept."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import overload
 
-from dyt.norm import Norm
+from dyt.norm_config import Norm
 
 
 @dataclass(frozen=True, kw_only=True)
 class Replacement:
-    """One norm layer and what stands in its place.
+    """One norm layer and its replacement.
 
     Fields:
         path: the module's path, such as "blocks.0.norm1".
-        old, new: the names of the two layer classes; equal where the layer stays.
-        alpha0: the initial α; None where the new layer has no α.
-        shape: the normalized shape; None where the old layer did not tell.
+        old, new: the names of the two layer classes; equal if the layer is kept.
+        alpha0: the initial α; None if the new layer has no α.
+        shape: the normalized shape; None if the old layer has no record of it.
         channel_axis: -1, or 1 as in NCHW.
-        affine, bias: whether the layer has γ, and β.
+        affine, bias: True if the layer has γ, and if it has β.
         aliases: further paths of the same, shared module.
-        replaced: False where the layer stays: under Norm.own(), and where it is of the kind that
-            was asked for.
+        replaced: False if the layer is kept: under Norm.own(), or because it already is of the
+            requested kind.
     """
 
     path: str
@@ -40,7 +40,7 @@ class Replacement:
 
 @dataclass(frozen=True)
 class Kept:
-    """A layer that was left as it is, by its path and the name of its class."""
+    """An unchanged layer: its path and the name of its class."""
 
     path: str
     layer: str
@@ -51,12 +51,12 @@ class Report(Sequence[Replacement]):
     """Every replacement of one conversion, in the order of the network's modules.
 
     Fields:
-        norm: the norm that was asked for.
-        replacements: what was replaced, or would be by another norm: the same layers whichever
-            norm was asked for. The report is a sequence of these.
+        norm: the requested norm.
+        replacements: the layers that were replaced or that another norm would replace; the same
+            layers for every requested norm. The report is a sequence of these.
         kept: norm layers that a `skip` pattern kept.
-        left: norm-like layers that the conversion is not for, such as BatchNorm, or a norm with
-            a gate of its own.
+        left: norm-like layers that `convert` does not handle by default, such as BatchNorm, or a
+            norm with a gate.
     """
 
     norm: Norm
@@ -66,7 +66,7 @@ class Report(Sequence[Replacement]):
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The path of every layer in `replacements`; a shared layer has all of its paths here."""
+        """The paths of all layers in `replacements`, including every path of a shared layer."""
         return tuple(path for r in self.replacements for path in (r.path, *r.aliases))
 
     @overload
@@ -90,14 +90,14 @@ class Report(Sequence[Replacement]):
         verb = "replaced" if changed == len(self) else f"found, {changed or 'none'} replaced"
         lines.append(f"{self.norm}: {len(self)} norm layers {verb}")
         if self.kept:
-            lines.append(f"kept by skip: {count(self.kept)}")
+            lines.append(f"kept by skip: {count_by_class(self.kept)}")
         if self.left:
-            lines.append(f"left alone: {count(self.left)}")
+            lines.append(f"left alone: {count_by_class(self.left)}")
         return "\n".join(lines)
 
 
-def count(layers: Sequence[Kept]) -> str:
-    """The layers by class, as in "53 × BatchNorm2d, 1 × GroupNorm"."""
+def count_by_class(layers: Sequence[Kept]) -> str:
+    """Return the number of layers of each class, as in "53 × BatchNorm2d, 1 × GroupNorm"."""
     classes = Counter(kept.layer for kept in layers)
     return ", ".join(f"{n} × {name}" for name, n in classes.most_common())
 

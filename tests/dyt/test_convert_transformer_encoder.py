@@ -1,4 +1,4 @@
-"""A converted nn.TransformerEncoder must not take PyTorch's fused path, which reads its LNs."""
+"""Tests that a converted nn.TransformerEncoder avoids PyTorch's fused path, which reads its LNs."""
 
 import copy
 
@@ -33,7 +33,7 @@ MASKS = {
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("norm_first", [False, True])
 @pytest.mark.filterwarnings("ignore:enable_nested_tensor is True")
-def test_eval_equals_training_without_dropout(mask, norm_first):
+def test_encoder_eval_equals_training_without_dropout(mask, norm_first):
     net = encoder(norm_first)
     report = convert(net)
     assert len(report) == 5
@@ -48,7 +48,7 @@ def test_eval_equals_training_without_dropout(mask, norm_first):
         torch.testing.assert_close(copy.deepcopy(net)(x, src_key_padding_mask=mask), expected)
 
 
-def test_single_layer_with_causal_mask():
+def test_encoder_layer_with_causal_mask():
     layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
     convert(layer)
     randomize(layer)
@@ -59,7 +59,7 @@ def test_single_layer_with_causal_mask():
         torch.testing.assert_close(layer.eval()(x, src_mask=mask, is_causal=True), expected)
 
 
-def test_one_converted_norm_is_enough_to_leave_the_fused_path():
+def test_one_converted_norm_disables_fused_path():
     net = encoder()
     convert(net, skip=("layers.*.norm1", "norm", "layers.0"))
     randomize(net)
@@ -74,7 +74,7 @@ def test_one_converted_norm_is_enough_to_leave_the_fused_path():
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("norm_first", [False, True])
 @pytest.mark.filterwarnings("ignore:enable_nested_tensor is True")
-def test_a_batch_norm_is_not_run_as_a_layer_norm(mask, norm_first):
+def test_batch_norm_is_not_run_by_fused_path(mask, norm_first):
     net = encoder(norm_first)
     assert {r.new for r in convert(net, Norm.batch_norm())} == {"BatchNorm"}
     randomize(net).eval()
@@ -83,12 +83,12 @@ def test_a_batch_norm_is_not_run_as_a_layer_norm(mask, norm_first):
             module.running_mean.normal_()
             module.running_var.uniform_(0.5, 2)
     x, mask = torch.randn(2, 4, 8), MASKS[mask]
-    expected = net(x, src_key_padding_mask=mask).detach()  # parameters want gradients: not fused
+    expected = net(x, src_key_padding_mask=mask).detach()  # not fused, as gradients are required
     with torch.no_grad():
         torch.testing.assert_close(net(x, src_key_padding_mask=mask), expected)
 
 
-def test_an_encoder_that_keeps_its_norms_keeps_the_fused_path():
+def test_encoder_with_unchanged_norms_keeps_fused_path():
     net = nn.ModuleDict({name: encoder() for name in ("kept", "new", "own", "ln")})
     convert(net, skip=("kept", "own", "ln"))
     convert(net["own"], Norm.own())
@@ -99,7 +99,7 @@ def test_an_encoder_that_keeps_its_norms_keeps_the_fused_path():
 
 
 @pytest.mark.filterwarnings("ignore:enable_nested_tensor is True")
-def test_an_encoder_built_from_a_converted_layer():
+def test_encoder_built_from_converted_layer():
     layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
     convert(layer)
     net = randomize(nn.TransformerEncoder(layer, 2))
@@ -110,7 +110,7 @@ def test_an_encoder_built_from_a_converted_layer():
 
 
 @pytest.mark.filterwarnings("ignore:enable_nested_tensor is True")
-def test_whole_transformer():
+def test_full_transformer():
     net = nn.Transformer(8, 2, 2, 2, 16, dropout=0.0, batch_first=True)
     assert len(convert(net)) == 2 * 2 + 1 + 3 * 2 + 1
     randomize(net)

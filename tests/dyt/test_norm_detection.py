@@ -1,7 +1,7 @@
-"""Norm layers of every library are known by what they compute, and nothing else is taken for one.
+"""Tests of norm detection: layers of every library, and similar layers that must be left alone.
 
-The classes that cannot be installed everywhere (fairseq, mamba_ssm) stand here in a few lines
-with the same bases, attributes and behaviour.
+Classes of libraries that cannot be installed everywhere (fairseq, mamba_ssm) are re-implemented
+here with the same base classes, attributes and behaviour.
 """
 
 import pytest
@@ -26,7 +26,7 @@ from dyt import DynamicTanh, convert
 
 
 class Fp32LayerNorm(nn.LayerNorm):
-    """As fairseq's: computes in float32 and returns the input's dtype."""
+    """Same as fairseq's: computes in float32 and returns the input's dtype."""
 
     def forward(self, x):
         weight = None if self.weight is None else self.weight.float()
@@ -35,7 +35,7 @@ class Fp32LayerNorm(nn.LayerNorm):
 
 
 class MambaRMSNorm(nn.Module):
-    """As mamba_ssm's: bias registered as None, and a kernel that refuses CPU tensors."""
+    """Same as mamba_ssm's: bias registered as None, and a kernel that rejects CPU tensors."""
 
     def __init__(self, hidden_size, eps=1e-5):
         super().__init__()
@@ -55,7 +55,7 @@ class GeluRMSNorm(nn.RMSNorm):
         return F.gelu(super().forward(x))
 
 
-# maker, channel axis, has a weight, has a bias, what is added to the weight
+# constructor, channel axis, has a weight, has a bias, offset of the weight
 KNOWN = {
     "torch LN": (lambda: nn.LayerNorm(8), -1, True, True, 0),
     "torch LN no affine": (lambda: nn.LayerNorm(8, elementwise_affine=False), -1, False, False, 0),
@@ -114,7 +114,7 @@ KNOWN = {
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 @pytest.mark.parametrize("name", KNOWN)
-def test_norm_is_found_and_understood(name, device):
+def test_convert_detects_norm_axis_affine_and_offset(name, device):
     make, channel_axis, weight, bias, offset = KNOWN[name]
     old = make()
     if weight:
@@ -154,7 +154,7 @@ def test_norm_is_found_and_understood(name, device):
     ],
     ids=lambda module: type(module).__name__,
 )
-def test_what_is_no_layer_or_rms_norm_stays(module):
+def test_convert_keeps_other_norms_and_layers(module):
     net = nn.ModuleDict({"other": module, "norm": nn.LayerNorm(8)})
     before = {id(p) for p in module.parameters()}
     report = convert(net)
@@ -168,7 +168,7 @@ def test_what_is_no_layer_or_rms_norm_stays(module):
         assert f"left alone: 1 × {type(module).__name__}" in str(report)
 
 
-def test_weight_and_spectral_normalization_stay():
+def test_convert_keeps_weight_and_spectral_normalization():
     net = nn.Sequential(
         nn.utils.parametrizations.weight_norm(nn.Linear(8, 8)),
         nn.utils.parametrizations.spectral_norm(nn.Linear(8, 8)),
@@ -188,7 +188,7 @@ def test_weight_and_spectral_normalization_stay():
     ],
     ids=lambda module: type(module).__name__,
 )
-def test_a_norm_that_holds_more_is_an_error_and_not_half_lost(module):
+def test_convert_rejects_norms_with_activation(module):
     net = nn.ModuleDict({"act": module, "norm": nn.LayerNorm(8)})
     kind = type(module).__name__
     with pytest.raises(ValueError, match=rf"'act' \({kind}\) cannot be replaced.*skip=\('act',\)"):
@@ -207,13 +207,13 @@ def test_a_norm_that_holds_more_is_an_error_and_not_half_lost(module):
         (lambda: CohereLayerNorm((3, 5)), "CohereLayerNorm", (2, 3, 5)),
     ],
 )
-def test_narrow_norms(make, kind, sizes):
+def test_detection_of_narrow_norms(make, kind, sizes):
     net = nn.Sequential(make())
     assert [r.old for r in convert(net)] == [kind]
     assert net(torch.randn(sizes)).shape == sizes
 
 
-def test_probing_leaves_no_trace():
+def test_detection_has_no_side_effects():
     class RandomRMSNorm(GemmaRMSNorm):
         def forward(self, x):
             return super().forward(x) + 0 * torch.rand(1)

@@ -1,4 +1,4 @@
-"""DyTLinear is the two layers, bit by bit, with one activation kept for backward."""
+"""Tests of `DyTLinear`: bit-identical to its two layers, with one activation saved for backward."""
 
 import copy
 from collections import OrderedDict
@@ -26,16 +26,17 @@ NORMS = {
 
 
 def pair(norm="DyT", **options) -> tuple[DyTLinear, nn.Sequential]:
-    """The module, and the two layers apart with parameters of the same values."""
+    """Return the module, and the two separate layers with equal parameters."""
     layer = NORMS[norm]()
     for p in layer.parameters():
         nn.init.normal_(p, 0.5, 0.3)
     joined = DyTLinear(layer, nn.Linear(8, 5, **options))
-    return joined, nn.Sequential(*copy.deepcopy(joined).children())
+    separate = nn.Sequential(*copy.deepcopy(joined).children())
+    return joined, separate
 
 
 def run(net, x, dtype=None):
-    """The output, and the gradients of x and of every parameter."""
+    """Return the output and the gradients of x and of every parameter."""
     x = x.detach().requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == "autocast"):
         y = net(x)
@@ -43,7 +44,7 @@ def run(net, x, dtype=None):
     return [y.detach(), x.grad, *(p.grad for p in net.parameters())]
 
 
-def same(found, expected):
+def assert_same(found, expected):
     assert len(found) == len(expected)
     for got, right in zip(found, expected, strict=True):
         assert (got is None) == (right is None)
@@ -52,28 +53,28 @@ def same(found, expected):
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("bias", [True, False])
-def test_output_and_gradients_are_the_two_layers(norm, bias):
-    joined, apart = pair(norm, bias=bias)
-    same(run(joined, x := torch.randn(2, 3, 8)), run(apart, x))
+def test_dyt_linear_equals_two_layers(norm, bias):
+    joined, separate = pair(norm, bias=bias)
+    assert_same(run(joined, x := torch.randn(2, 3, 8)), run(separate, x))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, "autocast"])
-def test_every_precision(dtype):
-    joined, apart = pair()
+def test_dyt_linear_in_other_precisions(dtype):
+    joined, separate = pair()
     x = torch.randn(4, 8)
     if dtype != "autocast":
-        joined, apart, x = joined.to(dtype), apart.to(dtype), x.to(dtype)
+        joined, separate, x = joined.to(dtype), separate.to(dtype), x.to(dtype)
     found = run(joined, x, dtype)
     assert found[0].dtype == (torch.bfloat16 if dtype == "autocast" else dtype)
-    same(found, run(apart, x, dtype))
+    assert_same(found, run(separate, x, dtype))
 
 
 @pytest.mark.parametrize(
     "x", [torch.randn(8), torch.randn(2, 3, 2, 8), torch.randn(8, 6).t(), torch.randn(0, 8)]
 )
-def test_any_leading_axes_and_strides(x):
-    joined, apart = pair()
-    same(run(joined, x), run(apart, x))
+def test_dyt_linear_leading_axes_and_strides(x):
+    joined, separate = pair()
+    assert_same(run(joined, x), run(separate, x))
 
 
 NAMES = ("norm.alpha", "norm.weight", "norm.bias", "linear.weight", "linear.bias")
@@ -83,24 +84,24 @@ NAMES = ("norm.alpha", "norm.weight", "norm.bias", "linear.weight", "linear.bias
     "frozen", [(), ("linear.weight",), NAMES[:3], NAMES, *((name,) for name in NAMES[:3])]
 )
 @pytest.mark.parametrize("x_wanted", [True, False])
-def test_frozen_parameters(frozen, x_wanted):
-    joined, apart = pair()
+def test_dyt_linear_with_frozen_parameters(frozen, x_wanted):
+    joined, separate = pair()
     for name in frozen:
         joined.get_parameter(name).requires_grad_(False)
-    for a, b in zip(joined.parameters(), apart.parameters(), strict=True):
+    for a, b in zip(joined.parameters(), separate.parameters(), strict=True):
         b.requires_grad_(a.requires_grad)
     x = torch.randn(3, 8, requires_grad=x_wanted)
     results = []
-    for net in (joined, apart):
-        wanted = [t for t in (x, *net.parameters()) if t.requires_grad]
+    for net in (joined, separate):
+        inputs = [t for t in (x, *net.parameters()) if t.requires_grad]
         y = net(x)
-        assert y.requires_grad == bool(wanted)
-        results.append([y, *(torch.autograd.grad(y.square().sum(), wanted) if wanted else ())])
-    same(*results)
+        assert y.requires_grad == bool(inputs)
+        results.append([y, *(torch.autograd.grad(y.square().sum(), inputs) if inputs else ())])
+    assert_same(*results)
 
 
-def kept(net, x) -> list:
-    """The tensors that the forward pass keeps, without those of no element."""
+def saved_tensors(net, x) -> list:
+    """Return the nonempty tensors that the forward pass saves for backward."""
     tensors = []
 
     def pack(t):
@@ -113,17 +114,17 @@ def kept(net, x) -> list:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_one_activation_is_kept(norm):
-    joined, apart = pair(norm)
+def test_dyt_linear_saves_one_activation(norm):
+    joined, separate = pair(norm)
     x = torch.randn(2, 3, 8, requires_grad=True)
-    own = {p.data_ptr() for p in (*joined.parameters(), *apart.parameters())}
-    activations = [t for t in kept(joined, x) if t.data_ptr() not in own]
+    own = {p.data_ptr() for p in (*joined.parameters(), *separate.parameters())}
+    activations = [t for t in saved_tensors(joined, x) if t.data_ptr() not in own]
     assert [t.data_ptr() for t in activations] == [x.data_ptr()]
-    assert len([t for t in kept(apart, x) if t.data_ptr() not in own]) > 1
+    assert len([t for t in saved_tensors(separate, x) if t.data_ptr() not in own]) > 1
 
 
 class Count(TorchDispatchMode):
-    """How often each operator is called."""
+    """Count the calls of each operator."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -142,28 +143,28 @@ def backward_calls(net, x) -> dict:
     return count.calls
 
 
-def test_backward_computes_again_no_more_than_it_needs():
-    joined, apart = pair()
+def test_dyt_linear_backward_recomputes_only_dyt():
+    joined, separate = pair()
     x = torch.randn(3, 8, requires_grad=True)
-    found, plain = backward_calls(joined, x), backward_calls(apart, x)
+    found, plain = backward_calls(joined, x), backward_calls(separate, x)
     assert (found["dyt::dyt"], "dyt::dyt" in plain) == (1, False)
-    assert (found["mm"], "addmm" in found) == (plain["mm"], False)  # no product of the forward
+    assert (found["mm"], "addmm" in found) == (plain["mm"], False)  # no forward matrix product
     joined.linear.weight.requires_grad_(False)
-    apart[1].weight.requires_grad_(False)
-    assert backward_calls(joined, x) == backward_calls(apart, x)
+    separate[1].weight.requires_grad_(False)
+    assert backward_calls(joined, x) == backward_calls(separate, x)
 
 
-def test_without_gradients_nothing_is_kept():
-    joined, apart = pair()
+def test_dyt_linear_saves_nothing_without_gradients():
+    joined, separate = pair()
     x = torch.randn(3, 8)
     with torch.no_grad():
-        assert kept(joined, x) == []
-        assert torch.equal(joined(x), apart(x))
+        assert saved_tensors(joined, x) == []
+        assert torch.equal(joined(x), separate(x))
 
 
-def test_compiles_as_one_graph_and_trains():
-    joined, apart = pair()
-    nets = [nn.Sequential(nn.Linear(8, 8), net, nn.GELU()) for net in (joined, apart)]
+def test_dyt_linear_compiles_as_one_graph_and_trains():
+    joined, separate = pair()
+    nets = [nn.Sequential(nn.Linear(8, 8), net, nn.GELU()) for net in (joined, separate)]
     nets[1][0].load_state_dict(nets[0][0].state_dict())
     nets[0] = torch.compile(nets[0], fullgraph=True, backend="aot_eager")
     x = torch.randn(2, 3, 8)
@@ -171,15 +172,15 @@ def test_compiles_as_one_graph_and_trains():
         torch.testing.assert_close(got, right)
 
 
-def test_second_derivatives():
+def test_dyt_linear_second_derivatives():
     results = []
     x = torch.randn(3, 8, dtype=torch.float64, requires_grad=True)
     for net in pair():
-        wanted = [x, *net.double().parameters()]
-        first = torch.autograd.grad(net(x).pow(3).sum(), wanted, create_graph=True)
+        inputs = [x, *net.double().parameters()]
+        first = torch.autograd.grad(net(x).pow(3).sum(), inputs, create_graph=True)
         penalty = sum(g.square().sum() for g in first)
-        results.append(torch.autograd.grad(penalty, wanted))
-    same(*results)
+        results.append(torch.autograd.grad(penalty, inputs))
+    assert_same(*results)
 
 
 class Checkpointed(nn.Module):
@@ -193,14 +194,14 @@ class Checkpointed(nn.Module):
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
-def test_inside_of_gradient_checkpointing(reentrant):
-    joined, apart = pair()
+def test_dyt_linear_inside_gradient_checkpointing(reentrant):
+    joined, separate = pair()
     x = torch.randn(3, 8)
-    same(run(Checkpointed(joined, reentrant), x), run(apart, x))
+    assert_same(run(Checkpointed(joined, reentrant), x), run(separate, x))
 
 
-def test_gradients_per_sample():
-    joined, apart = pair()
+def test_dyt_linear_per_sample_gradients():
+    joined, separate = pair()
     x = torch.randn(4, 8)
 
     def per_sample(net):
@@ -209,29 +210,29 @@ def test_gradients_per_sample():
 
         return vmap(grad(loss), (None, 0))(dict(net.named_parameters()), x)
 
-    found, expected = (list(per_sample(net).values()) for net in (joined, apart))
-    same(found, expected)
+    found, expected = (list(per_sample(net).values()) for net in (joined, separate))
+    assert_same(found, expected)
 
 
-def test_traced():
-    joined, apart = pair()
+def test_dyt_linear_under_jit_trace():
+    joined, separate = pair()
     x = torch.randn(3, 8)
-    traced = torch.jit.trace(joined, x)  # which traces twice, and compares
-    same(run(traced, 2 * x), run(apart, 2 * x))
+    traced = torch.jit.trace(joined, x)  # traces twice and compares the results
+    assert_same(run(traced, 2 * x), run(separate, 2 * x))
 
 
-def test_forward_mode_differentiation():
-    joined, apart = pair()
+def test_dyt_linear_forward_mode_differentiation():
+    joined, separate = pair()
     x = torch.randn(3, 8)
 
     def tangent(net):
         with forward_ad.dual_level():
             return forward_ad.unpack_dual(net(forward_ad.make_dual(x, 2 * x))).tangent
 
-    same([tangent(joined)], [tangent(apart)])
+    assert_same([tangent(joined)], [tangent(separate)])
 
 
-def test_changing_the_input_before_backward_is_an_error():
+def test_dyt_linear_rejects_input_modified_before_backward():
     joined, _ = pair()
     x = torch.randn(3, 8)
     y = joined(x)
@@ -240,16 +241,16 @@ def test_changing_the_input_before_backward_is_an_error():
         y.sum().backward()
 
 
-def test_state_dict_is_that_of_a_sequential_with_the_same_names():
+def test_dyt_linear_state_dict_equals_named_sequential():
     joined, _ = pair("Derf")
     assert set(joined.state_dict()) == {"norm.shift", *NAMES}
-    apart = nn.Sequential(OrderedDict(norm=Derf(8), linear=nn.Linear(8, 5)))
-    apart.load_state_dict(joined.state_dict())
+    separate = nn.Sequential(OrderedDict(norm=Derf(8), linear=nn.Linear(8, 5)))
+    separate.load_state_dict(joined.state_dict())
     x = torch.randn(3, 8)
-    assert torch.equal(joined(x), apart(x))
+    assert torch.equal(joined(x), separate(x))
 
 
-def test_the_layers_are_kept_themselves():
+def test_dyt_linear_keeps_the_given_layers():
     norm, linear = DyT(8), nn.Linear(8, 5)
     joined = DyTLinear(norm, linear)
     assert joined.norm is norm
@@ -265,6 +266,6 @@ def test_the_layers_are_kept_themselves():
         ((DyT(7), nn.Linear(8, 5)), "width 7, but linear takes 8"),
     ],
 )
-def test_layers_that_do_not_go_together(layers, message):
+def test_dyt_linear_rejects_incompatible_layers(layers, message):
     with pytest.raises(ValueError, match=message):
         DyTLinear(*layers)

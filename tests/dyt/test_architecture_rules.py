@@ -1,4 +1,4 @@
-"""The papers' changes besides the norm: LLaMA's embedding scale and DiT's initialization."""
+"""Tests of the architecture rules: LLaMA's embedding scale and DiT's initialization."""
 
 import copy
 import math
@@ -34,7 +34,7 @@ def lookup(model, tokens=TOKENS):
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_llama_embedding_is_scaled_by_the_root_of_its_width(tied):
+def test_scale_embedding_multiplies_by_root_of_width(tied):
     model = llama(tie_word_embeddings=tied)
     keys, plain = set(model.state_dict()), lookup(model)
     head = model.lm_head.weight.clone()
@@ -48,7 +48,7 @@ def test_llama_embedding_is_scaled_by_the_root_of_its_width(tied):
     assert torch.equal(model.lm_head.weight, head)
 
 
-def test_scale_is_learnt_and_changes_the_network():
+def test_embedding_scale_is_learnable():
     model = llama(tie_word_embeddings=True)
     before = model(TOKENS).logits
     convert(model, Norm.dyt(0.2))
@@ -78,7 +78,7 @@ def test_scaled_model_survives_deepcopy_pickle_state_dict_and_compile():
     assert torch.equal(compiled(TOKENS), expected)
 
 
-def test_scale_takes_dtype_and_device_of_the_embedding():
+def test_embedding_scale_takes_dtype_and_device():
     with torch.device("meta"):
         model = nn.Sequential(nn.Embedding(4, 9)).to(torch.bfloat16)
     assert scale_embedding(model, "0") == "0.scale"
@@ -86,7 +86,7 @@ def test_scale_takes_dtype_and_device_of_the_embedding():
     assert model[0].scale.dtype == torch.bfloat16
 
 
-def test_scale_by_path_for_any_network():
+def test_scale_embedding_by_path():
     model = nn.ModuleDict({"tokens": nn.Embedding(4, 9), "head": nn.Linear(9, 4)})
     plain = model["tokens"](torch.tensor([1]))
     assert scale_embedding(model, "tokens") == "tokens.scale"
@@ -114,16 +114,20 @@ def scaled():
 @pytest.mark.parametrize(
     ("make", "path", "message"),
     [
-        (lambda: nn.Sequential(nn.Embedding(4, 8)), None, "Sequential does not tell .* '0'"),
+        (
+            lambda: nn.Sequential(nn.Embedding(4, 8)),
+            None,
+            "Sequential has no get_input_embeddings.* '0'",
+        ),
         (lambda: nn.Linear(4, 8), None, "The model has no nn.Embedding"),
         (llama, "model.embed", "No module at 'model.embed'. Pass path= .*'model.embed_tokens'"),
         (llama, "model.norm", "'model.norm' is a LlamaRMSNorm, which has no weight of shape"),
         (scaled, None, "'model.embed_tokens' has a scale already"),
-        (gemma3, None, "does more than look up, and may scale by itself"),
+        (gemma3, None, "does more than a lookup and may already scale"),
         (t5, None, "'shared' shares its weight with encoder.embed_tokens, decoder.embed_tokens"),
     ],
 )
-def test_what_cannot_be_scaled_is_explained(make, path, message):
+def test_scale_embedding_errors_are_explained(make, path, message):
     with pytest.raises(ValueError, match=message):
         scale_embedding(make(), path)
 
@@ -132,7 +136,7 @@ ZEROED = [f"transformer_blocks.{i}.norm1.linear" for i in range(2)] + ["proj_out
 
 
 def dit():
-    """diffusers' DiT with the zero initialization of the original (which diffusers leaves out)."""
+    """Return diffusers' DiT with the original's zero initialization, which diffusers omits."""
     model = diffusers.DiTTransformer2DModel(
         num_attention_heads=2,
         attention_head_dim=8,
@@ -151,12 +155,12 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def test_dit_loses_its_zero_initialization_and_nothing_else():
+def test_drop_zero_init_changes_only_zero_weights():
     model = dit()
     before = {name: p.clone() for name, p in model.named_parameters()}
     state = torch.get_rng_state()
-    touched = drop_zero_init(model, generator=generator())
-    assert sorted(touched) == sorted(ZEROED)
+    changed = drop_zero_init(model, generator=generator())
+    assert sorted(changed) == sorted(ZEROED)
     assert torch.equal(torch.get_rng_state(), state)
     for name, p in model.named_parameters():
         path, _, kind = name.rpartition(".")
@@ -169,7 +173,7 @@ def test_dit_loses_its_zero_initialization_and_nothing_else():
     assert all(not model.get_submodule(path).bias.any() for path in ZEROED)
 
 
-def test_dit_with_dyt_runs_from_the_start():
+def test_drop_zero_init_gives_converted_dit_gradients():
     model = dit()
     convert(model)
 
@@ -183,7 +187,7 @@ def test_dit_with_dyt_runs_from_the_start():
     assert model.norm_out.alpha.grad.abs() > 0
 
 
-def test_same_generator_same_weights_in_any_dtype():
+def test_drop_zero_init_is_deterministic_in_any_dtype():
     models = [dit(), dit(), dit().to(torch.bfloat16)]
     for model, seed in zip(models, (1, 1, 1), strict=True):
         drop_zero_init(model, generator=generator(seed))
@@ -195,10 +199,10 @@ def test_same_generator_same_weights_in_any_dtype():
     assert not torch.equal(one, other.proj_out_2.weight)
 
 
-def test_only_some_layers():
+def test_drop_zero_init_only_selected_layers():
     model = dit()
-    touched = drop_zero_init(model, generator=generator(), only=("proj_out_*",))
-    assert touched == ("proj_out_1", "proj_out_2")
+    changed = drop_zero_init(model, generator=generator(), only=("proj_out_*",))
+    assert changed == ("proj_out_1", "proj_out_2")
     assert not model.transformer_blocks[0].norm1.linear.weight.any()
     assert drop_zero_init(model, generator=generator(), only="transformer_blocks") == tuple(
         ZEROED[:2]
@@ -208,13 +212,13 @@ def test_only_some_layers():
 @pytest.mark.parametrize(
     ("make", "options", "message"),
     [
-        (lambda: nn.Linear(2, 2), {}, r"'\*' matches no zero-init.* Linear, which has none at all"),
+        (lambda: nn.Linear(2, 2), {}, r"'\*' matches no zero-init.* Linear, which has none.$"),
         (dit, {"only": ("final*",)}, r"'final\*' matches no .*which has transformer_blocks.0"),
         (dit, {"only": ()}, "only is empty"),
         (dit, {"generator": None}, "generator = None is not a torch.Generator"),
         (lambda: nn.Linear(2, 2, device="meta"), {}, "meta device and has no values yet"),
     ],
 )
-def test_mistakes_are_explained(make, options, message):
+def test_drop_zero_init_errors_are_explained(make, options, message):
     with pytest.raises(ValueError, match=message):
         drop_zero_init(make(), **{"generator": generator(), **options})

@@ -1,7 +1,7 @@
-"""Whatever reads a layer's output in an example is seen, through views and past torch's operators.
+"""Tests of output consumers: reads through views and outside torch's operators are detected.
 
-Every network here computes fc(view(norm(x))), with something in the place of the view; what a fold
-must not change is checked by the network's output.
+Every network here computes fc(view(norm(x))) with different functions as `view`. The output of each
+network is compared before and after folding.
 """
 
 import numpy as np
@@ -26,7 +26,7 @@ class Net(nn.Module):
 
 
 def folds(net: nn.Module, x=X, example: bool = True) -> str | None:
-    """Fold with random γ and β, and compare outputs: None if the layer was folded, or why not."""
+    """Fold with random γ and β, compare outputs, and return the reason if not folded, else None."""
     for p in net.norm.parameters():
         nn.init.normal_(p, 0.7, 0.3)
     net.eval()
@@ -49,7 +49,7 @@ def folds(net: nn.Module, x=X, example: bool = True) -> str | None:
         lambda y: y.detach().contiguous(),
     ],
 )
-def test_a_view_of_whole_positions_is_folded(view):
+def test_fold_through_views_of_whole_positions(view):
     assert folds(Net(view)) is None
 
 
@@ -63,7 +63,7 @@ def test_a_view_of_whole_positions_is_folded(view):
         lambda y: y[:2].reshape(8, 8).T,
     ],
 )
-def test_a_view_that_moves_the_channels_is_left(view):
+def test_fold_leaves_views_that_move_channels(view):
     assert folds(Net(view)) is not None
 
 
@@ -78,15 +78,15 @@ def test_a_view_that_moves_the_channels_is_left(view):
         (lambda y: torch.from_numpy(y.numpy() + 1), "numpy"),
         (lambda y: torch.from_numpy(np.asarray(y) + 1), "numpy|__array__"),
         (lambda y: torch.from_dlpack(y.__dlpack__()), "__dlpack__"),
-        (lambda y: y if y.data_ptr() else None, "data_ptr"),  # as kernels in Triton take it
+        (lambda y: y if y.data_ptr() else None, "data_ptr"),  # used by Triton kernels
     ],
 )
-def test_a_reader_is_named(view, reason):
+def test_fold_reason_names_the_consumer(view, reason):
     found = folds(Net(view))
     assert any(word in found for word in reason.split("|"))
 
 
-def test_a_copy_in_inference_mode_is_no_view():
+def test_copy_in_inference_mode_is_a_consumer():
     class Copies(Net):
         def forward(self, x):
             y = self.norm(x)
@@ -97,7 +97,7 @@ def test_a_copy_in_inference_mode_is_no_view():
     assert "reads" in folds(Copies(lambda y: y.mT.reshape(3, 4, 8)))
 
 
-def test_a_function_with_its_own_gradient_is_seen():
+def test_autograd_function_is_a_consumer():
     class Double(torch.autograd.Function):
         @staticmethod
         def forward(ctx, y):
@@ -106,7 +106,7 @@ def test_a_function_with_its_own_gradient_is_seen():
     assert "aten.mul" in folds(Net(Double.apply))
 
 
-def test_an_output_that_a_cache_keeps_is_left():
+def test_fold_leaves_outputs_kept_in_a_cache():
     cache = []
 
     def keep(y):
@@ -116,13 +116,13 @@ def test_an_output_that_a_cache_keeps_is_left():
     assert "kept" in folds(Net(keep))
 
 
-def test_strides_of_the_input():
+def test_fold_with_strided_input():
     transposed = X.view(3, 8, 4).mT
     assert folds(Net(lambda y: y), transposed) is None
     assert folds(Net(lambda y: y.mT.reshape(12, 8)), transposed) is not None
 
 
-def test_numbers_read_as_another_dtype():
+def test_fold_leaves_views_of_another_dtype():
     net = Net(lambda y: y.view(torch.float16))
     net.norm.bfloat16()
     net.fc.half()
@@ -131,7 +131,7 @@ def test_numbers_read_as_another_dtype():
 
 @pytest.mark.parametrize("example", [True, False])
 @pytest.mark.parametrize("name", ["norm", "fc"])
-def test_a_forward_that_was_put_in_is_left(name, example):
+def test_fold_leaves_patched_forward(name, example):
     net = Net(lambda y: y)
     module = net.get_submodule(name)
     module.forward = lambda x: 2 * type(module).forward(module, x)
@@ -139,7 +139,7 @@ def test_a_forward_that_was_put_in_is_left(name, example):
 
 
 @pytest.mark.parametrize("example", [True, False])
-def test_a_linear_that_a_module_of_torch_calls_too(example):
+def test_fold_leaves_linear_shared_with_torch_module(example):
     class Shared(Net):
         def forward(self, x):
             return super().forward(self.encoder(x))
@@ -150,7 +150,7 @@ def test_a_linear_that_a_module_of_torch_calls_too(example):
     assert "fc has" in folds(net, example=example)
 
 
-def test_weights_in_one_storage_are_not_tied():
+def test_fold_with_weights_in_one_storage():
     net = Net(lambda y: y)
     flat = torch.cat([p.detach().flatten() for p in net.parameters()])
     for p in net.parameters():
@@ -159,7 +159,7 @@ def test_weights_in_one_storage_are_not_tied():
     assert folds(net) is None
 
 
-def test_compiled_networks_are_seen_through():
+def test_fold_compiled_network():
     net = torch.compile(Net(lambda y: y), backend="eager")
     net(X)
     assert folds(net) is None
@@ -167,7 +167,7 @@ def test_compiled_networks_are_seen_through():
 
 
 class Branches(Net):
-    """The layer's sum with the Linear, where no operator is seen on its own."""
+    """A sum of the layer and the Linear inside an operator that hides its parts."""
 
     def forward(self, x):
         def branch(x):
@@ -185,14 +185,14 @@ class Branches(Net):
     ],
     ids=["cond", "vmap"],
 )
-def test_a_layer_inside_of_a_transform_is_left(inside):
-    assert "not seen" in folds(Branches(inside))
+def test_fold_leaves_layers_inside_transforms(inside):
+    assert "hides its readers" in folds(Branches(inside))
 
 
 @pytest.mark.filterwarnings(
     "ignore:Dynamo does not know", "ignore:flex_attention called without torch.compile"
 )
-def test_operators_of_higher_order_around_are_allowed():
+def test_fold_next_to_higher_order_operators():
     class Attention(Net):
         def forward(self, x):
             y = super().forward(x)[:, None]
@@ -202,6 +202,6 @@ def test_operators_of_higher_order_around_are_allowed():
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
-def test_scripted_modules_around_are_allowed():
+def test_fold_next_to_scripted_modules():
     scripted = torch.jit.script(nn.Linear(8, 8))
     assert "aten.addmm" in folds(Net(scripted))

@@ -1,6 +1,6 @@
-"""The networks of the papers, from the libraries people take them from: every norm is found.
+"""Tests of `convert` on the networks of the papers, as implemented in the common libraries.
 
-Counts are written by hand from the architectures; widths are tiny and weights random.
+The expected numbers of norms follow from the architectures; widths are tiny and weights random.
 """
 
 import re
@@ -76,7 +76,7 @@ def dit():
     )
 
 
-# maker, call, number of norms, classes of the norms
+# constructor, call, number of norms, classes of the norms
 MODELS = {
     "timm ViT": (vit, lambda m: m(IMAGES), 2 * 3 + 1, {"LayerNorm"}),
     "timm DeiT": (
@@ -93,7 +93,7 @@ MODELS = {
     ),
     "timm MLP-Mixer": (
         lambda: timm.models.MlpMixer(img_size=32, patch_size=8, embed_dim=16, num_blocks=3),
-        lambda m: m.forward_features(IMAGES),  # its head starts at zero, and blocks gradients
+        lambda m: m.forward_features(IMAGES),  # the head is initially zero and blocks gradients
         2 * 3 + 1,
         {"LayerNorm"},
     ),
@@ -144,7 +144,7 @@ MODELS = {
     "HF wav2vec 2.0 Large": (
         lambda: wav2vec2("layer"),
         lambda m: m(torch.randn(2, 200)).last_hidden_state,
-        2 + 1 + 1 + 2 * 2,  # and two LNs in the extractor
+        2 + 1 + 1 + 2 * 2,  # additionally two LNs in the extractor
         {"LayerNorm"},
     ),
     "HF ConvNext": (
@@ -172,7 +172,7 @@ MODELS = {
 
 @pytest.fixture(scope="module")
 def converted():
-    """name → (model, report, state-dict keys before, parameters before), each made once."""
+    """Return a cached function from name to (model, report, old state-dict keys, old size)."""
     cache = {}
 
     def get(name):
@@ -186,7 +186,7 @@ def converted():
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_norm_is_replaced_and_reported(name, converted):
+def test_convert_replaces_and_reports_every_norm(name, converted):
     _, _, number, classes = MODELS[name]
     model, report, keys, parameters = converted(name)
     assert len(report) == number
@@ -195,14 +195,14 @@ def test_every_norm_is_replaced_and_reported(name, converted):
     remaining = [type(m).__name__ for m in model.modules() if not list(m.children())]
     remaining = [kind for kind in remaining if re.search(r"layer_?norm|rms_?norm", kind, re.I)]
     assert remaining == []
-    # Each layer adds its α and nothing else, under the names the norms had.
+    # Each layer adds only its α, below the path of the norm.
     assert set(model.state_dict()) - keys == {f"{path}.alpha" for path in report.paths}
     assert keys <= set(model.state_dict())
     assert sum(p.numel() for p in model.parameters()) == parameters + number
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_forward_and_backward_reach_every_layer(name, converted):
+def test_converted_models_train_every_layer(name, converted):
     call = MODELS[name][1]
     model, report, *_ = converted(name)
     y = call(model.train())
@@ -226,14 +226,14 @@ def test_forward_and_backward_reach_every_layer(name, converted):
         ("diffusers DiT", False, False),
     ],
 )
-def test_affine_and_bias_are_those_of_the_norm(name, affine, bias, converted):
+def test_converted_models_keep_affine_and_bias(name, affine, bias, converted):
     model, report, *_ = converted(name)
     assert {(r.affine, r.bias) for r in report} == {(affine, bias)}
     layers = [model.get_submodule(path) for path in report.paths]
     assert {(m.weight is not None, m.bias is not None) for m in layers} == {(affine, bias)}
 
 
-def test_channels_first_only_where_convnext_has_them(converted):
+def test_convnext_channel_axis_1_layers(converted):
     _, report, *_ = converted("timm ConvNeXt")
     first = {r.path for r in report if r.channel_axis == 1}
     assert first == {"stem.1", "head.norm", *(f"stages.{i}.downsample.0" for i in (1, 2, 3))}
@@ -241,7 +241,7 @@ def test_channels_first_only_where_convnext_has_them(converted):
     assert sum(r.channel_axis == 1 for r in report) == 1 + 3
 
 
-def test_gamma_of_gemma_is_one_plus_its_weight():
+def test_copy_affine_adds_one_to_gemma_weight():
     model = MODELS["HF Gemma"][0]()
     nn.init.constant_(model.model.norm.weight, 0.25)
     convert(model, copy_affine=True)
@@ -249,7 +249,7 @@ def test_gamma_of_gemma_is_one_plus_its_weight():
     assert set(model.model.layers[0].input_layernorm.weight.tolist()) == {1.0}
 
 
-def test_llama_with_another_alpha0_before_attention():
+def test_llama_per_path_alpha0_before_attention():
     model = MODELS["HF Llama"][0]()
     report = convert(model, Norm.dyt(0.2, alpha0_at=(("*.input_layernorm", 0.8),)))
     assert [r.alpha0 for r in report] == [0.8, 0.2] * 3 + [0.2]
@@ -258,7 +258,7 @@ def test_llama_with_another_alpha0_before_attention():
 
 
 @pytest.mark.parametrize(("extractor", "kept"), [("group", 0), ("layer", 2)])
-def test_wav2vec2_keeps_the_norms_of_its_feature_extractor(extractor, kept):
+def test_wav2vec2_skip_keeps_feature_extractor_norms(extractor, kept):
     for model in (wav2vec2(extractor), nn.ModuleDict({"wav2vec2": wav2vec2(extractor)})):
         report = convert(model, skip=WAV2VEC2_SKIP)
         assert len(report.kept) == kept
@@ -266,7 +266,7 @@ def test_wav2vec2_keeps_the_norms_of_its_feature_extractor(extractor, kept):
         assert not any("feature_extractor" in path for path in report.paths)
 
 
-def test_torchaudio_wav2vec2():
+def test_convert_torchaudio_wav2vec2():
     from torchaudio.models import wav2vec2_model
 
     model = wav2vec2_model(
@@ -303,7 +303,7 @@ def test_torchaudio_wav2vec2():
         ("vit_base_patch8_224", {"num_classes": 0}, 25, (150, 175), 85_807_872),
     ],
 )
-def test_official_sizes_of_mae_and_dino(name, options, norms, keys, parameters):
+def test_mae_and_dino_sizes_of_the_papers(name, options, norms, keys, parameters):
     with torch.device("meta"):
         model = timm.create_model(name, **options)
     assert len(model.state_dict()) == keys[0]
@@ -314,7 +314,7 @@ def test_official_sizes_of_mae_and_dino(name, options, norms, keys, parameters):
 
 
 @pytest.mark.parametrize(("depth", "width", "norms"), [(12, 12, 25), (24, 16, 49), (28, 16, 57)])
-def test_official_depths_of_dit(depth, width, norms):
+def test_dit_depths_of_the_papers(depth, width, norms):
     with torch.device("meta"):
         model = diffusers.DiTTransformer2DModel(
             num_layers=depth, num_attention_heads=width, attention_head_dim=8, sample_size=8

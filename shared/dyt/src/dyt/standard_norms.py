@@ -1,4 +1,4 @@
-"""Holds LN and BN for either place of the channels, where a comparison puts one for the other."""
+"""LN and BN for channels at axis 1 or last, for comparisons that replace one by the other."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from dyt.layers import check_axis, check_width
 
 
 class ChannelsFirstLayerNorm(nn.LayerNorm):
-    """LN of each position over its channels at axis 1: ConvNeXt's, for any number of positions.
+    """LN of each position over its channels at axis 1, as in ConvNeXt, for any number of axes.
 
-    Of the ways to normalize an image this is the one that does in a ConvNet what LN does in a
-    Transformer, where each token is normalized by itself ("A ConvNet for the 2020s", CVPR 2022;
-    LayerNorm2d in timm and torchvision). Channels last need no more than nn.LayerNorm.
+    In a ConvNet this is the counterpart of a Transformer's LN, which normalizes each token
+    separately ("A ConvNet for the 2020s", CVPR 2022; LayerNorm2d in timm and torchvision). For
+    channels last, use nn.LayerNorm.
 
     Shapes: input and output (B, C, …). Parameters `weight` and `bias` of shape (C,).
 
@@ -24,7 +24,7 @@ class ChannelsFirstLayerNorm(nn.LayerNorm):
         options: eps (1e-5), elementwise_affine, bias, device and dtype, as for nn.LayerNorm.
 
     Raises:
-        ValueError: `num_channels` is not a positive int; in forward, x has another width.
+        ValueError: `num_channels` is not a positive int; in forward, x has a different width.
     """
 
     def __init__(self, num_channels: int, **options: Any) -> None:
@@ -39,9 +39,9 @@ class ChannelsFirstLayerNorm(nn.LayerNorm):
 class BatchNorm(nn.modules.batchnorm._BatchNorm):
     """BN ("Batch Normalization", ICML 2015) of each channel over the batch and all positions.
 
-    What nn.BatchNorm1d, 2d and 3d compute, for any number of positions, and for channels last as
-    well; names and shapes in the state dict are theirs. nn.SyncBatchNorm has its channels at axis
-    1, so convert_sync_batchnorm is not for a network with channels last.
+    Computes the same as nn.BatchNorm1d, 2d and 3d, for any number of axes and also for channels
+    last; names and shapes in the state dict are the same. nn.SyncBatchNorm has its channels at
+    axis 1, so convert_sync_batchnorm does not support a network with channels last.
 
     Shapes: input and output (B, C, …), or (…, C) with channel_axis=-1. Parameters `weight` and
     `bias` and running statistics of shape (C,).
@@ -50,12 +50,12 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         num_features: the width C.
         channel_axis: 1, as in NCHW, or -1.
         eps, momentum: torch's defaults.
-        affine: False leaves out γ and β.
-        bias: False leaves out β.
+        affine: False omits γ and β.
+        bias: False omits β.
 
     Raises:
-        ValueError: an argument outside of the above; in forward, x has another width, or, while
-            training, a single value per channel.
+        ValueError: an argument is invalid; in forward, x has a different width or, in training
+            mode, a single value per channel.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         return super().forward(x.reshape(-1, self.num_features)).reshape(x.shape)
 
     def _check_input_dim(self, x: Tensor) -> None:
-        """Any number of axes will do: the width was checked in forward."""
+        """Accept any number of axes: forward has checked the width."""
 
     def extra_repr(self) -> str:
         notes = [super().extra_repr(), f"channel_axis={self.channel_axis}"]
@@ -102,5 +102,5 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
 
 def _check_channels(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} = {value!r} is not a number of channels: pass a positive int.")
+        raise ValueError(f"{name} = {value!r} is not a number of channels. Pass a positive int.")
     return value

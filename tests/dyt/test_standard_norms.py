@@ -1,4 +1,4 @@
-"""The layers that put LN and BN at either place of the channels compute what PyTorch's do."""
+"""Tests that `ChannelsFirstLayerNorm` and `BatchNorm` compute the same as PyTorch's layers."""
 
 import copy
 import io
@@ -23,7 +23,7 @@ def randomize(layer):
 
 
 def run(layer, x):
-    """Output, and gradients of the input and of the parameters."""
+    """Return the output and the gradients of the input and of the parameters."""
     x = x.clone().requires_grad_()
     y = layer(x)
     (y * torch.linspace(-1, 1, y.numel()).view(y.shape)).sum().backward()
@@ -31,7 +31,7 @@ def run(layer, x):
 
 
 @pytest.mark.parametrize("sizes", SIZES)
-def test_channels_first_layer_norm_normalizes_each_position_over_its_channels(sizes):
+def test_channels_first_layer_norm_equals_moved_layer_norm(sizes):
     layer = randomize(ChannelsFirstLayerNorm(4))
     x = 3 * torch.randn(sizes) + 1
     last = F.layer_norm(x.movedim(1, -1), (4,), layer.weight, layer.bias, 1e-5)
@@ -40,7 +40,7 @@ def test_channels_first_layer_norm_normalizes_each_position_over_its_channels(si
 
 
 @pytest.mark.parametrize("affine", [True, False])
-def test_channels_first_layer_norm_is_timms_for_images(affine):
+def test_channels_first_layer_norm_equals_timm_layer_norm_2d(affine):
     layer = randomize(ChannelsFirstLayerNorm(4, eps=1e-3, elementwise_affine=affine))
     timms = LayerNorm2d(4, eps=1e-3, affine=affine)
     timms.load_state_dict(layer.state_dict())
@@ -49,13 +49,13 @@ def test_channels_first_layer_norm_is_timms_for_images(affine):
         torch.testing.assert_close(mine, expected)
 
 
-def twins(ours, theirs):
+def with_equal_parameters(ours, theirs):
     theirs.load_state_dict(randomize(ours).state_dict(), strict=True)
     return ours, theirs
 
 
-def assert_alike(ours, theirs, x, reshaped):
-    """Two training steps and an evaluation: outputs, gradients and running statistics."""
+def assert_equivalent(ours, theirs, x, reshaped):
+    """Compare outputs, gradients and running statistics in two training steps and an evaluation."""
     for scale in (1, 3):
         mine, expected = run(ours, scale * x + 1), run(theirs, reshaped(scale * x + 1))
         torch.testing.assert_close(reshaped(mine[0]), expected[0])
@@ -73,20 +73,24 @@ def assert_alike(ours, theirs, x, reshaped):
 
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("sizes", SIZES)
-def test_batch_norm_is_torchs_whatever_the_number_of_axes(sizes, affine):
+def test_batch_norm_equals_torch_for_any_rank(sizes, affine):
     theirs = TORCH_BN[len(sizes)](4, affine=affine)
-    assert_alike(*twins(BatchNorm(4, affine=affine), theirs), torch.randn(sizes), lambda x: x)
+    assert_equivalent(
+        *with_equal_parameters(BatchNorm(4, affine=affine), theirs), torch.randn(sizes), lambda x: x
+    )
 
 
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("sizes", [(6, 4), (2, 3, 4), (2, 3, 5, 4)])
-def test_batch_norm_of_channels_last_takes_all_other_axes_for_the_batch(sizes, affine):
+def test_channels_last_batch_norm_reduces_all_other_axes(sizes, affine):
     ours = BatchNorm(4, channel_axis=-1, affine=affine)
     theirs = nn.BatchNorm1d(4, affine=affine)
-    assert_alike(*twins(ours, theirs), torch.randn(sizes), lambda x: x.reshape(-1, 4))
+    assert_equivalent(
+        *with_equal_parameters(ours, theirs), torch.randn(sizes), lambda x: x.reshape(-1, 4)
+    )
 
 
-def test_batch_norm_of_channels_last_when_the_input_is_a_transposed_view():
+def test_channels_last_batch_norm_of_transposed_view():
     layer, x = randomize(BatchNorm(4, channel_axis=-1)), torch.randn(2, 4, 5, 3)
     y = copy.deepcopy(layer)(x.permute(0, 2, 3, 1).contiguous())
     torch.testing.assert_close(layer(x.permute(0, 2, 3, 1)), y)
@@ -103,7 +107,7 @@ def test_batch_norm_without_bias_or_with_other_constants():
     assert layer.num_batches_tracked == 0
 
     ours, theirs = BatchNorm(4, eps=0.1, momentum=None), nn.BatchNorm1d(4, eps=0.1, momentum=None)
-    assert_alike(ours, theirs, x, lambda x: x)
+    assert_equivalent(ours, theirs, x, lambda x: x)
 
 
 LAYERS = {
@@ -115,9 +119,9 @@ EACH = pytest.mark.parametrize(("make", "sizes"), LAYERS.values(), ids=LAYERS)
 
 
 @EACH
-def test_survives_deepcopy_pickle_and_state_dict(make, sizes):
+def test_standard_norms_survive_deepcopy_pickle_and_state_dict(make, sizes):
     layer, x = randomize(make()), torch.randn(sizes)
-    layer(x)  # so that the running statistics are not their first values
+    layer(x)  # updates the running statistics
     layer.eval()
     expected = layer(x)
     file = io.BytesIO()
@@ -130,7 +134,7 @@ def test_survives_deepcopy_pickle_and_state_dict(make, sizes):
 
 
 @EACH
-def test_bfloat16(make, sizes):
+def test_standard_norms_in_bfloat16(make, sizes):
     x = torch.randn(sizes)
     expected = make()(x)
     y = make().to(torch.bfloat16)(x.to(torch.bfloat16))
@@ -141,7 +145,7 @@ def test_bfloat16(make, sizes):
 
 
 @EACH
-def test_compiles_as_one_graph(make, sizes):
+def test_standard_norms_compile_as_one_graph(make, sizes):
     layer, x = make(), torch.randn(sizes)
     compiled = torch.compile(copy.deepcopy(layer), fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(x), layer(x))
@@ -153,10 +157,10 @@ def test_compiles_as_one_graph(make, sizes):
     ("make", "message"),
     [
         (lambda: ChannelsFirstLayerNorm((2, 3)), r"num_channels = \(2, 3\) is not a number of"),
-        (lambda: ChannelsFirstLayerNorm(0), "num_channels = 0 is not a number of channels: pass a"),
+        (lambda: ChannelsFirstLayerNorm(0), "num_channels = 0 is not a number of channels. Pass a"),
         (lambda: BatchNorm(True), "num_features = True is not a number of channels"),
         (lambda: BatchNorm("4"), "num_features = '4' is not a number of channels"),
-        (lambda: BatchNorm(4, channel_axis=2), "channel_axis = 2 is not supported: use -1"),
+        (lambda: BatchNorm(4, channel_axis=2), "channel_axis = 2 is not supported. Use -1"),
         (
             lambda: ChannelsFirstLayerNorm(4)(torch.ones(2, 3, 4)),
             r"ChannelsFirstLayerNorm of width 4 got an input of shape \(2, 3, 4\), but expects"
@@ -164,7 +168,7 @@ def test_compiles_as_one_graph(make, sizes):
         ),
         (lambda: ChannelsFirstLayerNorm(4)(torch.ones(4)), r"got an input of shape \(4,\)"),
         (lambda: BatchNorm(4)(torch.ones(2, 3, 4)), r"BatchNorm of width 4 .* \(B, 4, …\)"),
-        # 48 values, which would flatten to rows of four.
+        # 48 values, which could be reshaped to rows of four without an error.
         (
             lambda: BatchNorm(4, channel_axis=-1)(torch.ones(2, 4, 6)),
             r"of shape \(2, 4, 6\), but expects \(…, 4\). For channels at axis 1",
@@ -172,12 +176,12 @@ def test_compiles_as_one_graph(make, sizes):
         (lambda: BatchNorm(4)(torch.ones(1, 4)), "Expected more than 1 value per channel"),
     ],
 )
-def test_mistakes_are_explained(make, message):
+def test_standard_norm_errors_are_explained(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_printed_layers_say_what_they_are():
+def test_standard_norm_repr():
     assert repr(ChannelsFirstLayerNorm(4)).startswith("ChannelsFirstLayerNorm((4,), eps=1e-05")
     text = repr(BatchNorm(4, channel_axis=-1, bias=False))
     assert text.startswith("BatchNorm(4, eps=1e-05, momentum=0.1, affine=True")

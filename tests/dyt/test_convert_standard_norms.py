@@ -1,4 +1,4 @@
-"""convert puts in LN and BN as it puts in DyT: ICLR 2025 submission, Table 11."""
+"""Tests of `convert` with LN and BN as new layers (ICLR 2025 submission, Table 11)."""
 
 import copy
 
@@ -44,7 +44,7 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_pair_differs_in_the_norms_alone_and_trains(name):
+def test_converted_arms_differ_only_in_norms_and_train(name):
     make, also, number = NETWORKS[name]
     start = make()
     reports, weights = [], []
@@ -80,21 +80,21 @@ def test_a_pair_differs_in_the_norms_alone_and_trains(name):
         ("ResNet", Norm.batch_norm(), {"BatchNorm2d"}),
     ],
 )
-def test_the_report_names_the_new_layers_and_those_that_stay(name, norm, new):
+def test_report_names_new_and_kept_layers(name, norm, new):
     make, also, number = NETWORKS[name]
     model = make()
     report = convert(model, norm, also=also)
     assert {r.new for r in report} == new
-    stay = (name == "ResNet") == (norm == Norm.batch_norm())
-    assert {r.replaced for r in report} == {not stay}
-    assert {r.old == r.new for r in report} == {stay}
+    unchanged = (name == "ResNet") == (norm == Norm.batch_norm())
+    assert {r.replaced for r in report} == {not unchanged}
+    assert {r.old == r.new for r in report} == {unchanged}
     assert {r.alpha0 for r in report} == {None}
-    verb = "found, none replaced" if stay else "replaced"
+    verb = "found, none replaced" if unchanged else "replaced"
     assert str(report).endswith(f"{norm}: {number} norm layers {verb}")
 
 
 class Sites(nn.Module):
-    """Every place of the channels, with and without γ and β."""
+    """Norms with channels last and at axis 1, with and without γ and β."""
 
     def __init__(self):
         super().__init__()
@@ -107,7 +107,7 @@ class Sites(nn.Module):
         self.bn = nn.BatchNorm1d(8, affine=False)
 
 
-# path → the layer and its channel axis, has γ, has β
+# path → class of the new layer, channel axis, has γ, has β
 EXPECTED = {
     Norm.layer_norm(): {
         "rms": (nn.LayerNorm, -1, True, False),
@@ -129,7 +129,7 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("norm", EXPECTED, ids=str)
-def test_layers_have_the_axis_the_affine_and_the_bias_of_the_old_ones(norm):
+def test_new_layers_keep_axis_affine_and_bias(norm):
     net = Sites()
     report = convert(net, norm, also=nn.BatchNorm1d)
     assert report.paths == tuple(EXPECTED[norm])
@@ -151,7 +151,7 @@ def test_layers_have_the_axis_the_affine_and_the_bias_of_the_old_ones(norm):
 
 
 @pytest.mark.parametrize("norm", EXPECTED, ids=str)
-def test_parameters_stay_the_same_objects_and_are_reset_or_copied(norm):
+def test_parameters_keep_identity_and_are_reset_or_copied(norm):
     for copy_affine, gamma, beta in ((False, 1.0, 0.0), (True, 0.25, 0.5)):
         net = nn.Sequential(nn.Linear(4, 4), tl.RmsNorm(4), nn.GroupNorm(1, 4)).double()
         net[1].weight._no_weight_decay = True
@@ -171,7 +171,7 @@ def test_parameters_stay_the_same_objects_and_are_reset_or_copied(norm):
         assert {v.dtype for v in net.state_dict().values()} <= {torch.float64, torch.int64}
 
 
-def test_device_and_dtype_of_running_statistics():
+def test_batch_norm_running_statistics_device_and_dtype():
     with torch.device("meta"):
         net = nn.Sequential(
             nn.Linear(8, 8, dtype=torch.bfloat16),
@@ -184,7 +184,7 @@ def test_device_and_dtype_of_running_statistics():
     assert net[2].running_var.dtype == torch.float32
 
 
-def test_gemma_keeps_its_gamma_when_asked():
+def test_copy_affine_keeps_gamma_of_gemma():
     net = nn.Sequential(GemmaRMSNorm(4))
     nn.init.constant_(net[0].weight, 0.25)
     convert(net, Norm.layer_norm(), copy_affine=True)
@@ -192,7 +192,7 @@ def test_gemma_keeps_its_gamma_when_asked():
     assert net[0].weight.tolist() == [1.25] * 4
 
 
-def test_a_shared_layer_stays_shared_and_skip_keeps_others():
+def test_shared_layer_stays_shared_and_skip_keeps_others():
     net = nn.ModuleDict({"a": nn.LayerNorm(4), "b": nn.LayerNorm(4), "c": nn.LayerNorm(4)})
     net["d"] = net["a"]
     report = convert(net, Norm.batch_norm(), skip="b")
@@ -217,7 +217,7 @@ LAYER_NORMS = {
 
 @pytest.mark.parametrize("listed", [False, True])
 @pytest.mark.parametrize("name", LAYER_NORMS)
-def test_a_layer_norm_stays_as_it_is_under_layer_norm(name, listed):
+def test_layer_norm_arm_keeps_layer_norms_unchanged(name, listed):
     net = nn.Sequential(LAYER_NORMS[name]())
     for p in net.parameters():
         nn.init.constant_(p, 0.3)
@@ -242,7 +242,7 @@ def test_a_layer_norm_stays_as_it_is_under_layer_norm(name, listed):
     ],
     ids=lambda module: f"{type(module).__name__} {tuple(module.weight.shape)}",
 )
-def test_an_rms_norm_is_replaced_whatever_its_name(module):
+def test_layer_norm_arm_replaces_rms_norms(module):
     net = nn.Sequential(module)
     shape = tuple(module.weight.shape)
     report = convert(net, Norm.layer_norm())
@@ -257,7 +257,7 @@ def test_an_rms_norm_is_replaced_whatever_its_name(module):
     [nn.BatchNorm2d(8, eps=0.1), nn.SyncBatchNorm(8), BatchNorm(8), BatchNorm(8, channel_axis=-1)],
     ids=lambda module: repr(module).split(", eps")[0],
 )
-def test_a_batch_norm_stays_as_it_is_under_batch_norm(module):
+def test_batch_norm_arm_keeps_batch_norms_unchanged(module):
     net = nn.Sequential(module)
     module.running_mean.fill_(0.25)
     report = convert(net, Norm.batch_norm(), also=type(module))
@@ -267,7 +267,7 @@ def test_a_batch_norm_stays_as_it_is_under_batch_norm(module):
     assert not report[0].replaced
 
 
-def test_batch_norms_that_nobody_lists_are_left_alone():
+def test_batch_norms_not_listed_in_also_are_left():
     net = nn.Sequential(nn.BatchNorm2d(8), nn.LayerNorm(4))
     for norm in KINDS:
         report = convert(copy.deepcopy(net), norm)
@@ -276,7 +276,7 @@ def test_batch_norms_that_nobody_lists_are_left_alone():
 
 
 @pytest.mark.parametrize(("axis", "sizes"), [(-1, (2, 5, 8)), (1, (2, 8, 5))])
-def test_what_was_converted_converts_again(axis, sizes):
+def test_converted_layers_can_be_converted_again(axis, sizes):
     net = nn.Sequential(nn.LayerNorm(8) if axis == -1 else ChannelsFirstLayerNorm(8))
     x = torch.randn(sizes)
     convert(net, Norm.batch_norm())
@@ -300,18 +300,18 @@ def test_what_was_converted_converts_again(axis, sizes):
         (
             Norm.batch_norm(),
             lambda: nn.LayerNorm((2, 8)),
-            r"BN cannot take the place of '1' \(LayerNorm\): it has one channel axis, not"
+            r"BN cannot replace '1' \(LayerNorm\): BN needs one channel axis, but its shape is"
             r" \(2, 8\). Leave it alone with skip=\('1',\)",
         ),
         (
             Norm.batch_norm(),
             Llama4TextL2Norm,
-            r"BN cannot take the place of '1' \(Llama4TextL2Norm\): nothing tells the width",
+            r"BN cannot replace '1' \(Llama4TextL2Norm\): its width is unknown",
         ),
-        (Norm.layer_norm(), Llama4TextL2Norm, "LN cannot take the place of '1'.* the width"),
+        (Norm.layer_norm(), Llama4TextL2Norm, "LN cannot replace '1'.* width is unknown"),
     ],
 )
-def test_what_has_no_such_norm_is_explained_and_nothing_changes(norm, make, message):
+def test_unsupported_layers_are_explained_and_nothing_changes(norm, make, message):
     net = nn.Sequential(nn.RMSNorm(8), make())
     nn.init.constant_(net[0].weight, 0.3)
     modules = list(net)
@@ -322,7 +322,7 @@ def test_what_has_no_such_norm_is_explained_and_nothing_changes(norm, make, mess
     assert convert(net, norm, skip="1").paths == ("0",)
 
 
-def test_a_report_of_both_tells_how_many_are_new():
+def test_report_counts_replaced_layers():
     net = nn.Sequential(nn.LayerNorm(4), nn.RMSNorm(4))
     report = convert(net, Norm.layer_norm())
     assert str(report).splitlines() == [
@@ -333,7 +333,7 @@ def test_a_report_of_both_tells_how_many_are_new():
     ]
 
 
-def test_official_resnet_and_vgg_have_the_norms_of_table_11():
+def test_resnet50_and_vgg16_norm_counts_of_table_11():
     for make, number in ((resnet50, 53), (vgg16_bn, 13)):
         for norm, kind in ((Norm.layer_norm(), nn.LayerNorm), (Norm.dyt(), DynamicTanh)):
             with torch.device("meta"):
