@@ -151,7 +151,7 @@ def mistakes(text, runs):
     """One line for each cell that differs from a run that it describes."""
     found = []
     for field, patterns, cell in read(text):
-        assert patterns, f"the row of {field} has neither a Runs: line above it nor runs in its header"
+        assert patterns, f"the row of {field} has neither a Runs: line nor runs in its header"
         for pattern in patterns:
             addresses = named(pattern, runs)
             assert addresses, f"{pattern} (row {field}) is not a run of this page at paper scale"
