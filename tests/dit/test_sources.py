@@ -45,7 +45,7 @@ def test_all_that_paper_scale_lacks_is_named_at_once():
         name
         for cell in recipe.table.cells(recipe.scale("paper"))
         for run in chain(cell.run)
-        for name in data.names_read(run.config)
+        for name in data.source_names(run.config)
     }
     assert names == {"imagenet", "sd-vae", "inception", "imagenet-reference"}
     with pytest.raises(
