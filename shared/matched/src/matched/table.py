@@ -147,7 +147,7 @@ class Table:
     Attributes:
         arms: the columns.
         scales: the sizes at which the table can be run.
-        allowed_differences: what may differ between all arms besides the norm, each with its
+        allowed_differences: what may differ between all arms in addition to the norm, each with its
             reason: a config field, or "weights" or "batches" if the fingerprints must differ.
             What differs in one arm only belongs in ``Arm.allowed_differences``.
     """
