@@ -24,7 +24,7 @@ def test_damaged_runs_are_neither_computed_nor_written_to(one_row, pack):
         path.write_text("{", encoding="utf-8")
     before = one_row.snapshot()
     told = pack().compute("here", "1")
-    assert all("result.json is not whole JSON" in why for why in told.values())
+    assert all("result.json is not valid JSON" in why for why in told.values())
     assert one_row.computed() == []
     assert one_row.snapshot() == before
 

@@ -138,16 +138,18 @@ def sources(monkeypatch):
         "here": DataSource(title="Embedded"),
         "there": DataSource(title="X", check=some_source),
     }
-    monkeypatch.setattr(data, "source", known.__getitem__)
+    monkeypatch.setattr(data, "load_source", known.__getitem__)
 
 
 def test_embedded_data_has_no_path(sources, tmp_path):
-    assert data.resolve(("here",), {}, tmp_path / "site.toml") == {}
+    assert data.resolve_paths(("here",), {}, tmp_path / "site.toml") == {}
 
 
 def test_a_path_is_checked_and_given(sources, tmp_path):
     paths = {"there": tmp_path, "more": tmp_path / "unused"}
-    assert data.resolve(("here", "there"), paths, tmp_path / "site.toml") == {"there": tmp_path}
+    assert data.resolve_paths(("here", "there"), paths, tmp_path / "site.toml") == {
+        "there": tmp_path
+    }
 
 
 @pytest.mark.parametrize(
@@ -160,4 +162,4 @@ def test_the_names_that_a_config_reads(value, names):
     class Nothing:
         pass
 
-    assert data.names_read(Nothing() if value is None else Config()) == names
+    assert data.source_names(Nothing() if value is None else Config()) == names

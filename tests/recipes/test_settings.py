@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from matched import recipes
-from matched.table import with_needs
+from matched.table import runs_with_needs
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,14 +37,14 @@ each_page = pytest.mark.parametrize("package", PAGES)
 @cache
 def every_run():
     """Address → (config, resources) of every run of the recipes, at paper scale."""
-    for cached in (recipes.root, recipes.numbers, recipes.available):
+    for cached in (recipes.root, recipes.paper_numbers, recipes.available):
         cached.cache_clear()  # they may hold another test's project
     found = {}
     for name in recipes.available():
         recipe = recipes.load(name)
         scale = recipe.scale("paper")
         for cell in recipe.table.cells(scale):
-            for place, run in with_needs(cell.run, cell.row):
+            for place, run in runs_with_needs(cell.run, cell.row):
                 row, *needs = place.split("/")
                 address = "/".join([name, *needs, row, cell.arm])
                 found[address] = (run.config, scale.resource_overrides.get(place, scale.resources))

@@ -151,17 +151,17 @@ def truncated(folder, trap):
 
 
 DAMAGES = {
-    "description is code": (replaced(".metadata", pickle.dumps), "Refused: it wants posix.mkdir"),
+    "description is code": (replaced(".metadata", pickle.dumps), "it wants posix.mkdir"),
     "code in it": (
         edited(lambda found, trap: setattr(found, "planner_data", trap)),
-        "Refused: it wants posix.mkdir",
+        "it wants posix.mkdir",
     ),
-    "no tensor": (edited(no_tensor), "Refused: it wants torch.distributed.checkpoint.metadata.Byt"),
+    "no tensor": (edited(no_tensor), "it wants torch.distributed.checkpoint.metadata.Byt"),
     "number for a tensor": (
         edited(lambda found, trap: found.state_dict_metadata.update(it=3)),
-        "Refused: it is no tensor but a int",
+        "it is no tensor but a int",
     ),
-    "no description": (replaced(".metadata", lambda trap: pickle.dumps(3)), "Refused: it holds a "),
+    "no description": (replaced(".metadata", lambda trap: pickle.dumps(3)), "it holds a "),
     "files elsewhere": (edited(elsewhere), "outside of the folder"),
     "transformed": (edited(transformed), r"is transformed by \['stream.zstd'\]"),
     "pieces not listed": (

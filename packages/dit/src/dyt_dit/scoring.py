@@ -35,7 +35,7 @@ from matched.files import write_json
 from matched.task import Context, Outcome
 from matched.training.artifacts import has_diverged
 from matched.training.distributed import on_rank0, process_group, raise_on_all_ranks
-from matched.training.file_tasks import CHECKSUM, digest, make_files
+from matched.training.file_tasks import CHECKSUM_SUFFIX, digest, make_files
 from matched.training.fingerprint import digest_of
 
 SAMPLES = "samples.npz"
@@ -126,7 +126,7 @@ class Scorer:
 
     def _samples_checksum(self) -> str:
         path = self.sets[GENERATED].path
-        told = path.with_name(path.name + CHECKSUM)
+        told = path.with_name(path.name + CHECKSUM_SUFFIX)
         found = digest(path)
         if not told.is_file() or told.read_text(encoding="utf-8").strip() != found:
             raise ValueError(

@@ -8,7 +8,7 @@ from typing import Literal
 from dyt import Norm
 from dyt_vision.normfree import NormFree
 from matched import TrainConfig
-from matched.checks import check_choice, check_counts, check_divides, check_shares
+from matched.checks import check_choice, check_counts, check_divides, check_fractions
 
 Arguments = tuple[tuple[str, int | float | str | bool | tuple[int, ...]], ...]
 """Arguments by keyword, as (name, value) pairs: plain values that can be hashed."""
@@ -48,7 +48,7 @@ class Vision(TrainConfig):
         if not isinstance(self.norm, (Norm, NormFree)):
             raise ValueError(f"norm is {self.norm!r}; expected a dyt.Norm, such as Norm.dyt()")
         check_counts(self, "image_size", "eval_batch")
-        check_shares(self, "flip")
+        check_fractions(self, "flip")
         check_crop("crop_scale", self.crop_scale)
         check_crop("crop_aspect", self.crop_aspect, most=float("inf"))
         if not 0 < self.crop_ratio <= 1:
@@ -95,7 +95,7 @@ class Supervised(Vision):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_shares(self, "mixup_prob", "mixup_switch", "erasing", "label_smoothing")
+        check_fractions(self, "mixup_prob", "mixup_switch", "erasing", "label_smoothing")
         if self.labels_per_class is not None:
             check_counts(self, "labels_per_class")
         check_choice(self, "optimizer", ("adamw", "sgd"))
@@ -252,8 +252,8 @@ class DINO(Transformer):
         check_counts(
             self, "local_size", "outputs", "head_width", "bottleneck", "neighbours", "bank"
         )
-        check_shares(self, "jitter", "greyscale", "solarize", "teacher_momentum")
-        check_shares(self, "center_momentum")
+        check_fractions(self, "jitter", "greyscale", "solarize", "teacher_momentum")
+        check_fractions(self, "center_momentum")
         for name in ("local_crops", "freeze_last_layer", "warmup_teacher_temperature_epochs"):
             if type(getattr(self, name)) is not int or getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected 0 or more")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from dyt import Norm
-from matched.checks import check_choice, check_counts, check_divides, check_shares
+from matched.checks import check_choice, check_counts, check_divides, check_fractions
 
 SOURCES = ("librispeech", "speech-folder", "synthetic-speech")
 CONVOLUTIONS = ((512, 10, 5), *[(512, 3, 2)] * 4, *[(512, 2, 2)] * 2)
@@ -74,7 +74,7 @@ class Network:
             *("encoder_attention_heads", "final_dim", "latent_vars", "latent_groups"),
             *("conv_pos", "conv_pos_groups", "mask_length", "num_negatives"),
         )
-        check_shares(
+        check_fractions(
             self,
             *("mask_prob", "dropout", "attention_dropout", "activation_dropout"),
             *("dropout_input", "dropout_features", "encoder_layerdrop", "feature_grad_mult"),

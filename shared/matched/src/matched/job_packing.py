@@ -48,7 +48,9 @@ def _here(plan: Plan, cluster: str) -> list[PackedJob]:
     A run's result does not depend on the number of its processes.
     """
     missing = plan.missing
-    resources = max((planned.resources for planned in missing), key=lambda r: (r.gpus, r.tasks))
+    resources = max(
+        (planned.resources for planned in missing), key=lambda r: (r.gpus, r.world_size)
+    )
     workers = min(_workers(resources, plan.site, cluster), len(missing))
     bins: list[list[PlannedRun]] = [[] for _ in range(workers)]
     for chains in _turns(missing, workers):
@@ -151,7 +153,7 @@ def _workers(resources: Resources, site: Site, cluster: str) -> int:
         return 1
     if resources.gpus:
         return max(1, site.local.gpus // resources.gpus)
-    return max(1, site.local.workers_or_cores() // resources.processes)
+    return max(1, site.local.worker_count() // resources.processes)
 
 
 def _levels(items: Sequence[PlannedRun]) -> list[list[PlannedRun]]:

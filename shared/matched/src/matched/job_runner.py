@@ -18,7 +18,7 @@ import submitit.helpers
 from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 
 from matched import job_status, signals
-from matched.files import CHECKSUM
+from matched.files import CHECKSUM_SUFFIX
 from matched.peers import PeerLost, Peers
 from matched.run import Run
 from matched.run_directory import RunDirectory
@@ -252,4 +252,4 @@ class _Attempt:
     def _saved(self, run: Run) -> set[Path]:
         """Its checkpoints, and the files of ``training.file_tasks`` that are whole."""
         folder = RunDirectory(self.pack.site.runs_folder, run).path
-        return {*folder.glob("checkpoints/step_*"), *folder.glob(f"**/*{CHECKSUM}")}
+        return {*folder.glob("checkpoints/step_*"), *folder.glob(f"**/*{CHECKSUM_SUFFIX}")}

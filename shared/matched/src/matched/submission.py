@@ -23,7 +23,7 @@ from matched import data, job_status, lease, provenance
 from matched.job_packing import PackedJob, job_arrays, pack_jobs
 from matched.job_runner import JobRunner
 from matched.planning import Plan, PlannedRun
-from matched.recipes import pick, root
+from matched.recipes import match_name, root
 from matched.signals import PREEMPTION_SIGNAL
 from matched.site import Site
 from matched.table import Resources
@@ -41,17 +41,17 @@ def request(resources: Resources, site: Site, cluster: str, runs: int) -> dict[s
     """
     if cluster != "slurm":
         # submitit's local executor kills a job at its time limit; runs here have none.
-        return {"timeout_min": 60 * 24 * 365, "nodes": 1, "tasks_per_node": resources.tasks}
+        return {"timeout_min": 60 * 24 * 365, "nodes": 1, "tasks_per_node": resources.world_size}
     here = site.slurm
-    per_node = min(resources.tasks, here.gpus_per_node)
-    if resources.tasks % per_node:
+    per_node = min(resources.world_size, here.gpus_per_node)
+    if resources.world_size % per_node:
         raise ValueError(
-            f"{resources.tasks} processes do not fill nodes of {per_node}; "
+            f"{resources.world_size} processes do not fill nodes of {per_node}; "
             f"set gpus_per_node under [slurm] in {site.file} to a divisor"
         )
     asked = {
         "name": "matched",
-        "nodes": resources.tasks // per_node,
+        "nodes": resources.world_size // per_node,
         "tasks_per_node": per_node,
         "cpus_per_task": resources.cpus,
         "mem_gb": resources.memory_gb * per_node,
@@ -61,7 +61,7 @@ def request(resources: Resources, site: Site, cluster: str, runs: int) -> dict[s
     }
     if resources.gpus:
         asked["gpus_per_node"] = per_node
-    if resources.tasks > 1:
+    if resources.world_size > 1:
         # Processes wait for each other: when one fails, Slurm has to end the others.
         asked["slurm_srun_args"] = ["--kill-on-bad-exit=1"]
     for name in ("partition", "account", "qos", "constraint"):
@@ -100,7 +100,7 @@ def preflight(plan: Plan, cluster: str) -> None:
         ValueError: for data that is not there, a cluster that is not there, a machine too small,
             GPUs that do not fill whole nodes; every kind of missing run is looked at.
     """
-    pick(cluster, CLUSTERS, "cluster")
+    match_name(cluster, CLUSTERS, "cluster")
     _check_data(plan)
     if cluster == "slurm" and shutil.which("sbatch") is None:
         raise ValueError(
@@ -139,8 +139,8 @@ def preflight_here(plan: Plan) -> None:
 
 
 def _check_data(plan: Plan) -> None:
-    names = {name for planned in plan.missing for name in data.names_read(planned.run.config)}
-    data.resolve(tuple(sorted(names)), plan.site.data, plan.site.file)
+    names = {name for planned in plan.missing for name in data.source_names(planned.run.config)}
+    data.resolve_paths(tuple(sorted(names)), plan.site.data, plan.site.file)
 
 
 def submit(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from dyt.validation import check_choice
+from matched.checks import check_choice
 
 Method = Literal["fixup", "skipinit", "sigma_reparam"]
 
@@ -30,7 +30,7 @@ class NormFree:
     method: Method
 
     def __post_init__(self) -> None:
-        check_choice("method", self.method, get_args(Method))
+        check_choice(self, "method", get_args(Method))
 
     def __str__(self) -> str:
         return _TITLES[self.method]

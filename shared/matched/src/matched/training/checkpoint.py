@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from matched.errors import one_line
 from matched.files import atomic_write
 from matched.training import sharded_checkpoint
 from matched.training.distributed import all_gather_objects, on_rank0
@@ -91,7 +92,7 @@ def _newest_whole(
             state = load(path)
             of = signature_of(state)
         except Exception as error:
-            damage = _one_line(error)
+            damage = one_line(error)
         if found := [reason for reason in all_gather_objects(damage) if reason is not None]:
             log.warning("%s is damaged (%s); trying the one before", path, found[0])
             continue
@@ -170,7 +171,7 @@ def _explained(path: Path) -> Iterator[None]:
 def _explanation(path: Path, error: OSError | RuntimeError) -> OSError:
     reason = sharded_checkpoint.underlying(error)
     number = reason.errno if isinstance(reason, OSError) else None
-    why = _one_line(error) if number is None else os.strerror(number)
+    why = one_line(error) if number is None else os.strerror(number)
     there = next(folder for folder in path.parents if folder.exists())
     message = (
         f"the checkpoint {path.name} could not be written to {path.parent}: {why} "
@@ -196,8 +197,3 @@ def _clear(written: Path) -> None:
 def _newest_first(folder: Path) -> list[Path]:
     found = [path for path in folder.glob("step_*") if NAME.fullmatch(path.name)]
     return sorted(found, key=lambda path: path.stem, reverse=True)
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from matched import signals
-from matched.files import CHECKSUM, atomic_write, write_text
+from matched.files import CHECKSUM_SUFFIX, atomic_write, write_text
 from matched.task import Context, write_progress
 from matched.training.distributed import all_gather_objects, on_rank0, raise_on_all_ranks
 
@@ -104,7 +104,7 @@ def _whole(path: Path) -> str | None:
 
 
 def _beside(path: Path) -> Path:
-    return path.with_name(path.name + CHECKSUM)
+    return path.with_name(path.name + CHECKSUM_SUFFIX)
 
 
 def digest(path: Path) -> str:
