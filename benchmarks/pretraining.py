@@ -58,11 +58,11 @@ def accuracies(run: Run, folder: Path, seeds: range) -> Mapping[str, list[float]
     pretrained, before = folder / "pretrained", folder / "before"
     task = mae.pretrain if isinstance(config, MAE) else dino.pretrain
     task(context(pretrained), config)
-    context(before)
+    untrained = context(before)
     if isinstance(config, MAE):
-        weights.export(before, model=mae.build(config)[0].state_dict())
+        weights.export(untrained, model=mae.build(config)[0].state_dict())
     else:
-        weights.export(before, teacher=dino.build(config)[0].teacher.state_dict())
+        weights.export(untrained, teacher=dino.build(config)[0].teacher.state_dict())
     found: dict[str, list[float]] = {start: [] for start in STARTS}
     for seed in seeds:
         for start, source in zip(STARTS, (pretrained, before, None), strict=True):

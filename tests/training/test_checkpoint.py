@@ -12,6 +12,7 @@ import torch
 from torch.distributed.checkpoint import metadata as dcp
 
 from matched.training import checkpoint
+from matched.training.fingerprint import BATCHES
 
 from .problem import Trained, assert_same_run, same, square, trained
 
@@ -281,7 +282,7 @@ class TestOfAnotherForm:
 
 
 class TestConfirm:
-    def test_it_is_asked_before_each_checkpoint(self, tmp_path):
+    def test_check_ownership_before_each_guarded_write(self, tmp_path):
         there = []
         folder = tmp_path / "checkpoints"
 
@@ -289,10 +290,18 @@ class TestConfirm:
             there.append(sorted(path.stem[-2:] for path in folder.glob("*")))
 
         trained(tmp_path, where={"check_ownership": confirm})
-        assert there == [[], ["05"], ["05", "10"]]
+        fingerprint = [[]] * BATCHES
+        assert there == [*fingerprint, [], ["05"], ["05", "10"]]
 
-    def test_who_has_lost_the_run_writes_no_more(self, tmp_path):
-        answers = iter([None, RuntimeError("taken over")])
+    @pytest.mark.parametrize(
+        "writes, fingerprint, checkpoints",
+        [(1, 1, []), (BATCHES + 1, BATCHES, ["step_00000005.pt"])],
+        ids=["fingerprint", "checkpoint"],
+    )
+    def test_a_run_that_lost_its_lease_writes_nothing(
+        self, tmp_path, writes, fingerprint, checkpoints
+    ):
+        answers = iter([*[None] * writes, RuntimeError("taken over")])
 
         def confirm():
             if (error := next(answers)) is not None:
@@ -300,7 +309,9 @@ class TestConfirm:
 
         with pytest.raises(RuntimeError, match="taken over"):
             trained(tmp_path, where={"check_ownership": confirm})
-        assert Trained(directory=tmp_path).checkpoints == ["step_00000005.pt"]
+        written = Trained(directory=tmp_path).json("fingerprint.json")["batches"]
+        assert len(written) == fingerprint
+        assert [path.name for path in tmp_path.glob("checkpoints/*")] == checkpoints
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from dyt_vision import dino, finetuning, mae, pictures, probing, weights
 from dyt_vision.normfree import NormFree
 from matched.training import weights_digest
 
-from .tiny import TINY_DINO, TINY_MAE, TINY_PROBING, TINY_TUNING, run
+from .tiny import TINY_DINO, TINY_MAE, TINY_PROBING, TINY_TUNING, context, run
 
 ONE_EPOCH = replace(TINY_DINO, epochs=1)
 SIGMA, FIXUP = NormFree(method="sigma_reparam"), NormFree(method="fixup")
@@ -62,8 +62,9 @@ def test_so_is_one_that_was_inherited(tmp_path):
     digests = []
     for norm in (Norm.own(), SIGMA):
         start = tmp_path / str(norm)
-        start.mkdir()
-        weights.export(start, model=mae.build(replace(TINY_MAE, norm=norm, seed=1))[0].state_dict())
+        weights.export(
+            context(start), model=mae.build(replace(TINY_MAE, norm=norm, seed=1))[0].state_dict()
+        )
         model, paths = finetuning.build(replace(TINY_TUNING, norm=norm), 10)
         inherited = weights.start_from(model, weights.exported(start))
         digests.append(weights_digest(model, paths, inherited))

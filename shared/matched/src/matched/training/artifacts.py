@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from matched.files import atomic_write, read_json
+from matched.files import read_json
+from matched.task import Context
 from matched.training.distributed import on_rank0
 
 
@@ -22,12 +23,18 @@ def gather_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().clone() for name, tensor in put_together.items()}
 
 
-def save_artifact(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a file of torch's, whole or not at all, on the first process; called by all."""
+def save_artifact(context: Context, name: str, content: Mapping[str, Any]) -> None:
+    """Write ``content`` to ``name`` in the run directory with ``torch.save``, atomically on rank 0.
+
+    All processes call it.
+
+    Raises:
+        LeaseLostError: on all of them, if another process has taken this run over.
+    """
 
     def write() -> None:
-        # Given a path, torch would write its temporary name into the file.
-        with atomic_write(path) as temporary, temporary.open("wb") as file:
+        # torch.save stores the name of a path that it is given: here, the temporary name.
+        with context.atomic_write(name) as temporary, temporary.open("wb") as file:
             torch.save(dict(content), file)
 
     on_rank0(write)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from matched import signals
 from matched.files import CHECKSUM, atomic_write, write_text
-from matched.task import Context, write_progress
+from matched.task import Context
 from matched.training.distributed import all_gather_objects, on_rank0, raise_on_all_ranks
 
 log = logging.getLogger("matched")
@@ -48,13 +48,13 @@ def make_files(
     for start in range(0, len(missing), world_size):
         if any(all_gather_objects(signals.stop_signal() is not None)):
             raise signals.Interrupted
-        on_rank0(partial(_confirm, context, len(names) - len(missing) + start, len(names)))
+        on_rank0(partial(context.write_progress, len(names) - len(missing) + start, len(names)))
         own = missing[start + context.rank : start + context.rank + 1]
         with raise_on_all_ranks():
             made = {name: _make(folder / name, make) for name in own}
         for found in all_gather_objects(made):
             sums.update(found)
-    on_rank0(lambda: _confirm(context, len(names), len(names)))
+    on_rank0(lambda: context.write_progress(len(names), len(names)))
     return {name: str(sums[name]) for name in names}
 
 
@@ -66,12 +66,6 @@ def verified_checksums(
         own = {name: _whole(folder / name) for name in names[context.rank :: context.world_size]}
     found = {name: value for values in all_gather_objects(own) for name, value in values.items()}
     return {name: found[name] for name in names}
-
-
-def _confirm(context: Context, done: int, files: int) -> None:
-    """See that the run is still this job's, and tell how far it is."""
-    context.check_ownership()
-    write_progress(context.directory, done, files)
 
 
 def _prepare(folder: Path) -> None:

@@ -13,8 +13,9 @@ import math
 import time
 from typing import Any, TextIO
 
-from matched.files import write_json, write_text
+from matched.files import write_text
 from matched.task import Context, write_progress
+from matched.training.distributed import on_rank0
 
 log = logging.getLogger("matched")
 SECONDS_BETWEEN_PROGRESS = 0.5
@@ -64,9 +65,12 @@ class MetricsLog:
         log.info("epoch %g: %s", epoch, {k: round(v, 4) for k, v in metrics.items()})
 
     def fingerprint(self, weights: str, batches: list[str]) -> None:
-        if self.context.rank == 0:
-            path = self.context.directory / "fingerprint.json"
-            write_json(path, {"weights": weights, "batches": batches})
+        """Write fingerprint.json on rank 0; all processes call it.
+
+        Raises:
+            LeaseLostError: on all of them, if another process has taken this run over.
+        """
+        on_rank0(lambda: self.context.write_fingerprint(weights=weights, batches=batches))
 
     def _lines_up_to(self, step: int) -> list[str]:
         if not self.metrics.exists():
