@@ -10,6 +10,7 @@ from torch import nn
 from dyt import Norm
 from dyt_vision import dino, finetuning, mae, pictures, probing, weights
 from dyt_vision.normfree import NormFree
+from matched.task import Context
 from matched.training import weights_digest
 
 from .tiny import TINY_DINO, TINY_MAE, TINY_PROBING, TINY_TUNING, context, run
@@ -124,7 +125,7 @@ def test_a_disk_without_room_costs_the_picture_and_not_the_run(
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(pictures, "atomic_write", full)
+    monkeypatch.setattr(Context, "atomic_write", full)
     outcome, _ = run(mae.pretrain, tmp_path, replace(TINY_MAE, epochs=1), images=small)
     assert outcome.metrics["loss"] > 0
     assert "reconstructions.png could not be written: " in caplog.text
