@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dyt import Norm
-from dyt_vision import dino, finetuning, mae, pictures, probing, weights
+from dyt_vision import dino, finetuning, mae, probing, weights
 from dyt_vision.normfree import NormFree
 from matched.task import Context
 from matched.training import weights_digest
