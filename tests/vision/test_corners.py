@@ -122,8 +122,12 @@ def test_a_file_of_something_else_that_a_teacher_is_asked_of(tmp_path):
 def test_a_disk_without_room_costs_the_picture_and_not_the_run(
     small, tmp_path, monkeypatch, caplog
 ):
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
+    atomic_write = Context.atomic_write
+
+    def full(self, name):
+        if name == mae.PICTURE:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return atomic_write(self, name)
 
     monkeypatch.setattr(Context, "atomic_write", full)
     outcome, _ = run(mae.pretrain, tmp_path, replace(TINY_MAE, epochs=1), images=small)

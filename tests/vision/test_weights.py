@@ -19,6 +19,7 @@ from .tiny import (
     TINY_MAE,
     TINY_TUNING,
     assert_same,
+    context,
     run,
     weights,
 )
@@ -118,7 +119,7 @@ class TestExport:
         assert not torch.equal(model.student.head.mlp[0].weight, model.teacher.head.mlp[0].weight)
 
     def test_nothing_but_the_file_is_left(self, autoencoder, tmp_path):
-        pretrained.export(tmp_path, model=autoencoder.state_dict())
+        pretrained.export(context(tmp_path), model=autoencoder.state_dict())
         assert [path.name for path in tmp_path.iterdir()] == ["pretrained.pth"]
         assert_same(pretrained.exported(tmp_path), weights(autoencoder))
 
