@@ -1,13 +1,13 @@
-"""Times pretraining of wav2vec 2.0 with LN against fairseq's own command, and compares losses.
+"""Benchmark of wav2vec 2.0 pretraining with LN against fairseq's own command, in time and losses.
 
     python benchmarks/speech.py [--updates 40] [--rounds 5]      # about ten minutes
 
 Each round starts three processes, one after the other: our run, fairseq's command, and fairseq's
-command with our task, whose random numbers are ours and whose losses have to be, too. The time of
-an update is that from its start to the start of the next one; the first ten are left out. The
-figures are the median over rounds of the ratio of mean times, and the ratio of undisturbed times:
-update by update the shortest of all rounds, for the same update does the same work in each. Bound:
-1.03.
+command with our task, which has our random numbers and therefore has to give our losses. The time
+of an update is measured from its start to the start of the next one; the first ten updates are left
+out. The results are the median over rounds of the ratio of mean times, and the ratio of best times:
+the mean over updates of the shortest time in any round, as an update does the same work in each.
+Bound: 1.03.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ SIZES = {
         conv_pos_groups=8,
     ),
 }
-"""Layers × width of the Transformer."""
+"""Layers × width of the Transformer → its settings."""
 SPEECH = Preparation(data="synthetic-speech", train=64, valid=2, voices=8)
 LOG = "updates.jsonl"
 
@@ -90,7 +90,7 @@ def ours(folder: Path, speech: Path, config: Pretraining) -> None:
 
 
 def stock(folder: Path, speech: Path, config: Pretraining, plugged: bool) -> None:
-    """fairseq's command with the settings that our run is given."""
+    """Run fairseq's command with the settings of our run; ``plugged`` uses our task."""
     from dyt_wav2vec import fairseq_compat
 
     recipes = Path(fairseq_compat.load().__file__).parent / "examples/wav2vec/config/pretraining"
@@ -126,8 +126,8 @@ def stock(folder: Path, speech: Path, config: Pretraining, plugged: bool) -> Non
     cli_main()
 
 
-def measured(way: str, folder: Path, speech: Path, config: Pretraining) -> None:
-    """Train in this process, and write when each update began and the loss it gave."""
+def record_updates(way: str, folder: Path, speech: Path, config: Pretraining) -> None:
+    """Train in this process, and write the start time and the loss of each update."""
     from dyt_wav2vec import fairseq_compat
 
     fairseq_compat.load()
@@ -137,10 +137,10 @@ def measured(way: str, folder: Path, speech: Path, config: Pretraining) -> None:
     step, updates = Trainer.train_step, []
 
     def stepped(self, *args, **options):
-        began = time.perf_counter()
-        told = step(self, *args, **options)
-        updates.append((began, metrics.get_meter("train", "loss").val))
-        return told
+        start = time.perf_counter()
+        output = step(self, *args, **options)
+        updates.append((start, metrics.get_meter("train", "loss").val))
+        return output
 
     with mock.patch.object(Trainer, "train_step", stepped):
         if way == "ours":
@@ -150,91 +150,98 @@ def measured(way: str, folder: Path, speech: Path, config: Pretraining) -> None:
     (folder / LOG).write_text("".join(json.dumps(update) + "\n" for update in updates))
 
 
-def started(way: str, size: str, updates: int, folder: Path, speech: Path) -> list[list[float]]:
-    """When each update began, and its loss, of a process of its own."""
+def train_in_process(
+    way: str, size: str, updates: int, folder: Path, speech: Path
+) -> list[list[float]]:
+    """Train in a new process, and return the start time and the loss of each update."""
     folder.mkdir(parents=True)
-    given = {"--way": way, "--size": size, "--updates": updates, "--folder": folder}
-    command = [sys.executable, __file__, "--speech", speech, *(w for p in given.items() for w in p)]
+    options = {"--way": way, "--size": size, "--updates": updates, "--folder": folder}
+    words = [word for option in options.items() for word in option]
+    command = [sys.executable, __file__, "--speech", speech, *words]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    answer = subprocess.run(
+    process = subprocess.run(
         list(map(str, command)), capture_output=True, text=True, env=environment
     )
-    if answer.returncode:
-        sys.exit(answer.stdout + answer.stderr)
+    if process.returncode:
+        sys.exit(process.stdout + process.stderr)
     return [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
 
 
-def gaps(updates: list[list[float]]) -> list[float]:
-    """Seconds from each start to the next, but for the first ones."""
-    began = [when for when, _ in updates[WARMUP:]]
-    return [after - before for before, after in pairwise(began)]
+def update_times(updates: list[list[float]]) -> list[float]:
+    """Return the seconds from each start to the next, without the first ``WARMUP`` updates."""
+    starts = [start for start, _ in updates[WARMUP:]]
+    return [after - before for before, after in pairwise(starts)]
 
 
 @dataclass(kw_only=True)
-class Measured:
-    """What the rounds of one network have given, per way of training."""
+class Measurements:
+    """Measurements of one network.
+
+    Attributes:
+        times: way of training → seconds per update, of each round.
+        differences: relative, between the losses of our run and of fairseq's command with our task.
+    """
 
     times: dict[str, list[list[float]]]
-    """Of the updates of each round."""
     differences: list[float]
-    """Relative, between the losses of our run and of fairseq's command with our task."""
 
     def ratios(self) -> list[float]:
-        """Our mean time over fairseq's, of each round."""
+        """Return our mean time over fairseq's, for each round."""
         pairs = zip(self.times["ours"], self.times["stock"], strict=True)
         return [statistics.mean(a) / statistics.mean(b) for a, b in pairs]
 
-    def undisturbed(self, way: str) -> float:
-        """Mean time of an update, each as in the round in which it was fastest."""
+    def best_time(self, way: str) -> float:
+        """Return the mean time of an update, each taken from the round in which it was fastest."""
         return statistics.mean(map(min, zip(*self.times[way], strict=True)))
 
 
-def measure(size: str, updates: int, rounds: int, scratch: Path, done: Callable) -> Measured:
-    found = Measured(times={way: [] for way in WAYS}, differences=[])
+def measure(size: str, updates: int, rounds: int, scratch: Path, done: Callable) -> Measurements:
+    measurements = Measurements(times={way: [] for way in WAYS}, differences=[])
     for turn in range(rounds + 1):
-        # The first of a round is another one each time.
+        # Each round starts with another way.
         ways = WAYS[turn % 3 :] + WAYS[: turn % 3]
         runs = {}
         for way in ways:
-            folder = scratch / f"{list(SIZES).index(size)}-{turn}-{way}"  # hydra's names are plain
-            runs[way] = started(way, size, updates, folder, scratch / "speech")
+            # A number instead of the size: hydra accepts only plain names.
+            folder = scratch / f"{list(SIZES).index(size)}-{turn}-{way}"
+            runs[way] = train_in_process(way, size, updates, folder, scratch / "speech")
             done()
-        if turn:  # round 0 has warmed up the machine
+        if turn:  # round 0 is a warm-up of the machine
             for way, run in runs.items():
-                found.times[way].append(gaps(run))
+                measurements.times[way].append(update_times(run))
         pairs = zip(runs["ours"], runs["plugged"], strict=True)
-        found.differences += [abs(a - b) / abs(b) for (_, a), (_, b) in pairs]
-    return found
+        measurements.differences += [abs(a - b) / abs(b) for (_, a), (_, b) in pairs]
+    return measurements
 
 
 def compare(updates: int, rounds: int) -> None:
     from dyt_wav2vec.preparation import prepare
 
     grid = Grid(title=f"Pretraining with LN, {rounds} rounds of {updates} updates, 1 thread")
-    heads = ("network", "ms, fairseq", "ours / fairseq", "undisturbed", "losses", "differ by")
+    heads = ("network", "ms, fairseq", "ours / fairseq", "best times", "losses", "differ by")
     for name in heads:
         grid.add_column(name, justify="right")
-    told = {}
+    results = {}
     with Progress() as bar, tempfile.TemporaryDirectory() as scratch:
         speech = Path(scratch) / "speech"
         speech.mkdir()
         prepare(Context(directory=speech, signature="benchmark"), SPEECH)
         task = bar.add_task("processes", total=len(SIZES) * (rounds + 1) * len(WAYS))
         for size in SIZES:
-            found = measure(size, updates, rounds, Path(scratch), lambda: bar.advance(task))
-            ratios, stock_time = found.ratios(), found.undisturbed("stock")
-            least, most = min(ratios), max(ratios)
+            measurements = measure(size, updates, rounds, Path(scratch), lambda: bar.advance(task))
+            ratios, stock_time = measurements.ratios(), measurements.best_time("stock")
+            best_ratio = measurements.best_time("ours") / stock_time
             grid.add_row(
                 size,
                 f"{1e3 * stock_time:.0f}",
-                f"{statistics.median(ratios):.3f} ({least:.3f} to {most:.3f})",
-                f"{found.undisturbed('ours') / stock_time:.3f}",
-                f"{len(found.differences)}",
-                f"{max(found.differences):.1g}",
+                f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})",
+                f"{best_ratio:.3f}",
+                f"{len(measurements.differences)}",
+                f"{max(measurements.differences):.1g}",
             )
-            told[size] = {"ratios": ratios, "undisturbed": found.undisturbed("ours") / stock_time}
+            results[size] = {"ratios": ratios, "best_times": best_ratio}
     Console().print(grid)
-    print(json.dumps({"benchmark": "speech", **told}))
+    print(json.dumps({"benchmark": "speech", **results}))
 
 
 def main() -> None:
@@ -245,12 +252,12 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, help=argparse.SUPPRESS)
     for name in ("--folder", "--speech"):
         parser.add_argument(name, type=Path, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.way is None:
-        compare(given.updates, given.rounds)
+    args = parser.parse_args()
+    if args.way is None:
+        compare(args.updates, args.rounds)
     else:
-        config = settings(given.size, given.updates)
-        measured(given.way, given.folder, given.speech, config)
+        config = settings(args.size, args.updates)
+        record_updates(args.way, args.folder, args.speech, config)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 from dyt import Norm
-from dyt_vision import dino, finetuning, mae, pictures, probing, weights
+from dyt_vision import dino, finetuning, mae, probing, weights
 from dyt_vision.normfree import NormFree
+from matched.task import Context
 from matched.training import weights_digest
 
-from .tiny import TINY_DINO, TINY_MAE, TINY_PROBING, TINY_TUNING, run
+from .tiny import TINY_DINO, TINY_MAE, TINY_PROBING, TINY_TUNING, context, run
 
 ONE_EPOCH = replace(TINY_DINO, epochs=1)
 SIGMA, FIXUP = NormFree(method="sigma_reparam"), NormFree(method="fixup")
@@ -62,8 +63,9 @@ def test_so_is_one_that_was_inherited(tmp_path):
     digests = []
     for norm in (Norm.own(), SIGMA):
         start = tmp_path / str(norm)
-        start.mkdir()
-        weights.export(start, model=mae.build(replace(TINY_MAE, norm=norm, seed=1))[0].state_dict())
+        weights.export(
+            context(start), model=mae.build(replace(TINY_MAE, norm=norm, seed=1))[0].state_dict()
+        )
         model, paths = finetuning.build(replace(TINY_TUNING, norm=norm), 10)
         inherited = weights.start_from(model, weights.exported(start))
         digests.append(weights_digest(model, paths, inherited))
@@ -120,10 +122,14 @@ def test_a_file_of_something_else_that_a_teacher_is_asked_of(tmp_path):
 def test_a_disk_without_room_costs_the_picture_and_not_the_run(
     small, tmp_path, monkeypatch, caplog
 ):
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
+    atomic_write = Context.atomic_write
 
-    monkeypatch.setattr(pictures, "atomic_write", full)
+    def full(self, name):
+        if name == mae.PICTURE:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return atomic_write(self, name)
+
+    monkeypatch.setattr(Context, "atomic_write", full)
     outcome, _ = run(mae.pretrain, tmp_path, replace(TINY_MAE, epochs=1), images=small)
     assert outcome.metrics["loss"] > 0
     assert "reconstructions.png could not be written: " in caplog.text

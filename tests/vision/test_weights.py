@@ -19,6 +19,7 @@ from .tiny import (
     TINY_MAE,
     TINY_TUNING,
     assert_same,
+    context,
     run,
     weights,
 )
@@ -118,7 +119,7 @@ class TestExport:
         assert not torch.equal(model.student.head.mlp[0].weight, model.teacher.head.mlp[0].weight)
 
     def test_nothing_but_the_file_is_left(self, autoencoder, tmp_path):
-        pretrained.export(tmp_path, model=autoencoder.state_dict())
+        pretrained.export(context(tmp_path), model=autoencoder.state_dict())
         assert [path.name for path in tmp_path.iterdir()] == ["pretrained.pth"]
         assert_same(pretrained.exported(tmp_path), weights(autoencoder))
 
@@ -198,12 +199,12 @@ class TestNotACheckpoint:
     def test_a_text_file(self, tmp_path):
         file = tmp_path / "notes.pth"
         file.write_text("the weights are on the other disk\n")
-        self.refused(file, "cannot be read as a checkpoint of torch: ")
+        self.refused(file, "cannot be read as a torch checkpoint: ")
 
     def test_half_a_file(self, autoencoder, tmp_path):
         file = saved(tmp_path, autoencoder.state_dict())
         file.write_bytes(file.read_bytes()[:1000])
-        self.refused(file, "cannot be read as a checkpoint of torch: ")
+        self.refused(file, "cannot be read as a torch checkpoint: ")
 
     @pytest.mark.parametrize("content", [{"model": {"epoch": 3}}, [1, 2], {"lr": 0.1}, 7])
     def test_something_else_that_torch_has_saved(self, tmp_path, content):
@@ -215,7 +216,7 @@ class TestNotACheckpoint:
             argparse.Namespace(x=Malicious(tmp_path / "made")),
         ):
             file = saved(tmp_path, {"model": autoencoder.state_dict(), "args": smuggled})
-            self.refused(file, "cannot be read as a checkpoint of torch: ")
+            self.refused(file, "cannot be read as a torch checkpoint: ")
         assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pth"]
 
 

@@ -31,7 +31,6 @@ from dyt_dit.features import (
 )
 from dyt_dit.image_sets import ImageFile
 from dyt_dit.statistics import ARRAYS, Measured, Moments, Statistics
-from matched.files import write_json
 from matched.task import Context, Outcome
 from matched.training.artifacts import has_diverged
 from matched.training.distributed import on_rank0, process_group, raise_on_all_ranks
@@ -117,11 +116,7 @@ class Scorer:
             ValueError: if the images are damaged, or the reference is of another extractor.
         """
         samples, compared = self._samples_checksum(), self._reference_checksum()
-        self.context.check_ownership()
-        write_json(
-            self.context.directory / "fingerprint.json",
-            {"weights": self.extractor.checksum, "batches": [compared]},
-        )
+        self.context.write_fingerprint(weights=self.extractor.checksum, batches=[compared])
         return digest_of([self.extractor.checksum, samples, compared])
 
     def _samples_checksum(self) -> str:
@@ -184,8 +179,7 @@ class Scorer:
         metrics["precision"], metrics["recall"] = statistics.precision_recall(
             pool, real.kept, neighbours=self.config.neighbours, device=self.device
         )
-        self.context.check_ownership()
-        pictures.draw(self.context.directory / PICTURE, self.sets[GENERATED])
+        pictures.draw(self.context.owned_path(PICTURE), self.sets[GENERATED])
         details = {"picture": PICTURE, "warnings": warnings, "extractor": self.extractor.checksum}
         return Outcome(metrics=metrics, steps=len(self.parts), details=details)
 

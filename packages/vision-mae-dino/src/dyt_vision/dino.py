@@ -32,7 +32,7 @@ from matched.training import (
     reseed,
     sum_over_ranks,
 )
-from matched.training.distributed import on_rank0, process_group
+from matched.training.distributed import process_group
 from matched.training.seeding import generator
 
 log = logging.getLogger("matched")
@@ -64,9 +64,8 @@ def pretrain(context: Context, config: DINO) -> Outcome:
             hooks=schedule,
         )
         outcome = fit(context, config, learner, device)
-        on_rank0(context.check_ownership)
         weights.export(
-            context.directory,
+            context,
             student=model.student.state_dict(),
             teacher=model.teacher.state_dict(),
         )

@@ -19,7 +19,7 @@ from dyt_vision.evaluation import Share
 from dyt_vision.mae_model import EPSILON, MaskedAutoencoder
 from matched.task import Context, Outcome
 from matched.training import Learner, fit, reseed, sum_over_ranks
-from matched.training.distributed import on_rank0, process_group
+from matched.training.distributed import process_group
 from matched.training.seeding import generator
 
 log = logging.getLogger("matched")
@@ -46,8 +46,7 @@ def pretrain(context: Context, config: MAE) -> Outcome:
             prepare=with_noise(config),
         )
         outcome = fit(context, config, learner, device)
-        on_rank0(context.check_ownership)
-        weights.export(context.directory, model=model.state_dict())
+        weights.export(context, model=model.state_dict())
         return outcome
 
 

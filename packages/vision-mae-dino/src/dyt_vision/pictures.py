@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.utils import make_grid
 
-from matched.files import atomic_write
 from matched.task import Context
 from matched.training.distributed import on_rank0
 
@@ -37,9 +36,8 @@ def _save(context: Context, name: str, rows: Tensor) -> None:
     images = F.interpolate(images, scale_factor=factor, mode="nearest")
     grid = make_grid(images, nrow=columns, padding=2, pad_value=1.0)
     pixels = (grid.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    context.check_ownership()
     try:
-        with atomic_write(context.directory / name) as temporary:
+        with context.atomic_write(name) as temporary:
             Image.fromarray(pixels).save(temporary, format="PNG")
     except OSError as error:
         log.warning("%s could not be written: %s", name, error)

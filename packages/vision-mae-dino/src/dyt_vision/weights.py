@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from matched.task import Outcome
+from matched.task import Context, Outcome
 from matched.training.artifacts import (
     gather_state_dict,
     load_artifact,
@@ -35,11 +35,9 @@ NOTHING_TO_START_FROM = Outcome(
 State = Mapping[str, Tensor]
 
 
-def export(directory: Path, **states: State) -> None:
+def export(context: Context, **states: State) -> None:
     """Write the weights of a finished pretraining, whole or not at all; called by all processes."""
-    save_artifact(
-        directory / FILE, {part: gather_state_dict(state) for part, state in states.items()}
-    )
+    save_artifact(context, FILE, {part: gather_state_dict(state) for part, state in states.items()})
 
 
 def exported(directory: Path, part: str | None = None) -> dict[str, Tensor]:

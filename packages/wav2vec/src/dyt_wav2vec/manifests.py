@@ -31,7 +31,7 @@ import soundfile
 from dyt_wav2vec.sources import INSIDE, TRAIN, Split
 from matched import signals
 from matched.files import write_text
-from matched.task import Context, write_progress
+from matched.task import Context
 
 log = logging.getLogger("matched")
 RATE = 16_000
@@ -313,8 +313,7 @@ def _looked_at(
 
 def _tell(context: Context | None, files: int, total: int) -> None:
     if context is not None:
-        context.check_ownership()
-        write_progress(context.directory, files, total)
+        context.write_progress(files, total)
 
 
 def _lines(files: Mapping[str, int]) -> str:

@@ -50,8 +50,7 @@ def _prepared(context: Context, config: Preparation) -> Manifest:
         parts = {"train": config.train, "valid": config.valid, "voices": config.voices}
         speech.write(folder, speech.Corpus(seed=seed, **parts))
         manifest = manifests.of_parts(folder, context=context)
-    context.check_ownership()
-    manifests.write(manifest, context.directory / LISTS)
+    manifests.write(manifest, context.owned_path(LISTS))
     return manifest
 
 

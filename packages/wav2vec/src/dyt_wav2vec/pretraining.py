@@ -71,7 +71,6 @@ def pretrain(context: Context, config: Pretraining) -> Outcome:
 
 def _lay_out(context: Context, config: Pretraining) -> str:
     """Write the lists that fairseq reads into the run's directory; their checksum."""
-    context.check_ownership()
     path = context.data.get(config.data)
     manifest = prepared(context.needs["speech"], config.data, path, context)
     for name in NAMES:
@@ -81,7 +80,7 @@ def _lay_out(context: Context, config: Pretraining) -> str:
                 f"({config.min_sample_size / RATE:g} s) that min_sample_size asks for; add longer "
                 "ones, or lower it"
             )
-    write(manifest, context.directory / LISTS)
+    write(manifest, context.owned_path(LISTS))
     return manifest.checksum
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from dyt import Norm
 from dyt_wav2vec import upstream
 from dyt_wav2vec.model import replace_norms
-from matched.training.seeding import derived, reseed
+from matched.training.seeding import derive_seed, reseed
 
 MODEL, TASK = "dyt_wav2vec2", "dyt_audio_pretraining"
 
@@ -127,6 +127,8 @@ class Cropped(upstream.BaseWrapperDataset):
         return super().collater(cropped)
 
     def _crop(self, index: int, source: Tensor, size: int) -> Tensor:
-        source_of_numbers = np.random.default_rng(derived(*self.place, "crop", self.epoch, index))
+        source_of_numbers = np.random.default_rng(
+            derive_seed(*self.place, "crop", self.epoch, index)
+        )
         start = source_of_numbers.integers(len(source) - size + 1)
         return source[start : start + size]
