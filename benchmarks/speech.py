@@ -73,7 +73,7 @@ def settings(size: str, updates: int) -> Pretraining:
         data="synthetic-speech",
         network=SIZES[size],
         updates=updates,
-        shards=1,
+        micro_batches_per_update=1,
         max_tokens=150_000,
         max_sample_size=48_000,
         lr=5e-4,
@@ -117,9 +117,9 @@ def stock(folder: Path, speech: Path, config: Pretraining, plugged: bool) -> Non
         **{f"model.{name}": value for name, value in network.items()},
     }
     if plugged:
-        from dyt_wav2vec.hydra_train import PLUGIN
+        from dyt_wav2vec.hydra_train import USER_DIR
 
-        overrides |= {"common.user_dir": PLUGIN, "task._name": "dyt_audio_pretraining"}
+        overrides |= {"common.user_dir": USER_DIR, "task._name": "dyt_audio_pretraining"}
     chosen = ["--config-dir", str(recipes), "--config-name", "wav2vec2_base_librispeech"]
     changed = [f"++{name}={value}" for name, value in overrides.items()]
     sys.argv = ["fairseq-hydra-train", *chosen, f"hydra.run.dir={folder}/hydra", *changed]

@@ -27,7 +27,7 @@ PRETRAIN = "dyt_wav2vec.pretraining:pretrain"
 BASE_RUN = Pretraining(
     network=BASE,
     updates=400_000,
-    shards=64,
+    micro_batches_per_update=64,
     max_tokens=1_400_000,
     max_sample_size=250_000,
     lr=5e-4,
@@ -36,7 +36,7 @@ BASE_RUN = Pretraining(
 LARGE_RUN = Pretraining(
     network=LARGE,
     updates=250_000,
-    shards=128,
+    micro_batches_per_update=128,
     max_tokens=1_200_000,
     max_sample_size=320_000,
     lr=3e-4,
@@ -99,7 +99,7 @@ TINY_RUN = Pretraining(
     network=TINY,
     data="synthetic-speech",
     updates=400,
-    shards=1,
+    micro_batches_per_update=1,
     max_tokens=256_000,
     max_sample_size=32_000,
     lr=5e-3,
@@ -127,7 +127,7 @@ SMOKE = Scale(
     note=(
         "Post-norm (Base, 2 blocks of width 64) and pre-norm (Large, 3 blocks) learn to tell a "
         "masked step of synthetic speech from 50 others of its utterance, in 400 updates of 8 "
-        "crops of 2 s. Who guesses has 5.67 in the contrastive part of the loss; at most 32 codes "
+        "crops of 2 s. Chance level is 5.67 in the contrastive part of the loss; at most 32 codes "
         "can be in use."
     ),
     metrics=METRICS,
