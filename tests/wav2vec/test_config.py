@@ -72,7 +72,7 @@ ERRORS = {
     "crops larger than a batch": (
         CONFIG,
         {"max_tokens": 11_999},
-        "min_sample_size is 8000, max_sample_size 12000 and max_tokens 11999; expected ascending",
+        "min_sample_size is 8000, max_sample_size 12000 and max_tokens 11999; expected non-decr",
     ),
     "minimum above maximum": (CONFIG, {"min_sample_size": 12_001}, "min_sample_size is 12001, m"),
     "heads": (

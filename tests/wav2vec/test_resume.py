@@ -132,7 +132,7 @@ class TestLoadingProcesses:
         return threading.active_count(), set(multiprocessing.active_children())
 
     def check(self, threads, processes):
-        """Check that no thread or process remains besides the earlier ones."""
+        """Check that no thread or process remains other than the earlier ones."""
         assert set(multiprocessing.active_children()) <= processes
         deadline = time.monotonic() + 30  # threads of closed queues end with a delay
         while threading.active_count() > threads and time.monotonic() < deadline:

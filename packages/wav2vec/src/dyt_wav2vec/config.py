@@ -228,6 +228,6 @@ class Pretraining:
         if not self.min_sample_size <= self.max_sample_size <= self.max_tokens:
             raise ValueError(
                 f"min_sample_size is {self.min_sample_size}, max_sample_size "
-                f"{self.max_sample_size} and max_tokens {self.max_tokens}; expected ascending "
-                "values, because a micro-batch holds at least one utterance"
+                f"{self.max_sample_size} and max_tokens {self.max_tokens}; expected "
+                "non-decreasing values, because a micro-batch holds at least one utterance"
             )

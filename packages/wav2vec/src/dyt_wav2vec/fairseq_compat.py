@@ -20,7 +20,7 @@ from typing import Any
 
 VERSION = "0.12.2"
 GATHER_BUFFER_BYTES = 1 << 14
-"""Most bytes that a process sends to the others after an update: common.all_gather_list_size."""
+"""Maximum bytes that a process sends to the others after an update: common.all_gather_list_size."""
 
 
 def load() -> ModuleType:

@@ -86,7 +86,7 @@ class CroppedUtterances(fairseq_api.BaseWrapperDataset):
 
     Args:
         dataset: fairseq's data set of audio files.
-        crop_seed: values that the crops depend on besides epoch and utterance.
+        crop_seed: values that the crops depend on, in addition to epoch and utterance.
     """
 
     def __init__(self, dataset: Any, crop_seed: tuple[int | str, ...]) -> None:

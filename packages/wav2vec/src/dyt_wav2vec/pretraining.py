@@ -236,7 +236,7 @@ class _PretrainingRun:
         batches = self.epochs.next_epoch_itr(fix_batches_to_gpus=False, shuffle=True)
         self.trainer.begin_epoch(self.epochs.epoch)
         for samples in fairseq_api.GroupedIterator(batches, self.micro_batches):
-            self._update(samples)
+            self._train_step(samples)
             if self.update >= self.config.updates or self.progress.diverged:
                 return
             checkpoint_schedule.after_step(self.update)
@@ -246,7 +246,7 @@ class _PretrainingRun:
             self.epochs.next_epoch_idx, load_dataset=False
         )
 
-    def _update(self, samples: list[dict[str, Any]]) -> None:
+    def _train_step(self, samples: list[dict[str, Any]]) -> None:
         """Do one update, then log and validate if due."""
         if len(self.progress.batches) < BATCHES:
             self._add_to_fingerprint(samples)
@@ -254,9 +254,8 @@ class _PretrainingRun:
         try:
             logged = self.trainer.train_step(samples, raise_oom=True)
         except FloatingPointError as error:
-            if math.isfinite(
-                self.trainer.gradient_norm or 0.0
-            ) and MIN_LOSS_SCALE_MESSAGE not in str(error):
+            finite = math.isfinite(self.trainer.gradient_norm or 0.0)
+            if finite and MIN_LOSS_SCALE_MESSAGE not in str(error):
                 raise
             log.info("diverged after update %d: %s", self.update, str(error).partition("\n")[0])
             self.progress.diverged = True
@@ -339,17 +338,14 @@ class _PretrainingRun:
             log.info("diverged: validation gives %s", metrics)
             self.progress.diverged = True
             return
-        self.progress.evaluated, self.progress.last, self.progress.passes = (
-            self.update,
-            metrics,
-            passes,
-        )
+        self.progress.evaluated = self.update
+        self.progress.last, self.progress.passes = metrics, passes
         self.saved = None  # a checkpoint saved before this validation lacks its result
         if not self.progress.best or metrics["loss"] < self.progress.best["loss"]:
             self.progress.best = {**metrics, "step": self.update}
 
     def _check_for_stop(self) -> None:
-        """Before each pass of a validation, stop the run if requested; it then restarts validation.
+        """Stop the run between validation passes if requested; a resumed run validates again.
 
         Raises:
             Interrupted: on all processes, if one was asked to stop; a checkpoint has been saved.
