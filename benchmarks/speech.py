@@ -1,13 +1,13 @@
-"""Benchmark of wav2vec 2.0 pretraining with LN against fairseq's own command, in time and losses.
+"""Benchmark of wav2vec 2.0 pretraining with LN against fairseq's own command: time and losses.
 
     python benchmarks/speech.py [--updates 40] [--rounds 5]      # about ten minutes
 
 Each round starts three processes, one after the other: our run, fairseq's command, and fairseq's
-command with our task, which has our random numbers and therefore has to give our losses. The time
-of an update is measured from its start to the start of the next one; the first ten updates are left
-out. The results are the median over rounds of the ratio of mean times, and the ratio of best times:
-the mean over updates of the shortest time in any round, as an update does the same work in each.
-Bound: 1.03.
+command with our task, which has the same random numbers and therefore must give the same losses.
+The time of an update is measured from its start to the start of the next one; the first ten are
+excluded. Reported are the median over rounds of the ratio of mean times, and the ratio of best
+times: for each update the shortest time of all rounds, since the same update does the same work in
+each round. Bound: 1.03.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from dyt_wav2vec.config import Network, Preparation, Pretraining
 from matched.task import Context
 
 WARMUP = 10
-"""Updates of a process that are not timed."""
-WAYS = ("ours", "stock", "plugged")
+"""Updates at the start of a process that are not timed."""
+VARIANTS = ("ours", "stock", "plugged")
 SIZES = {
     "2 × 64": Network(
         conv_feature_layers=((64, 10, 5), *[(64, 3, 2)] * 4, *[(64, 2, 2)] * 2),
@@ -62,18 +62,18 @@ SIZES = {
         conv_pos_groups=8,
     ),
 }
-"""Layers × width of the Transformer → its settings."""
+"""Networks by layers × width of the Transformer."""
 SPEECH = Preparation(data="synthetic-speech", train=64, valid=2, voices=8)
 LOG = "updates.jsonl"
 
 
-def settings(size: str, updates: int) -> Pretraining:
+def make_config(size: str, updates: int) -> Pretraining:
     return Pretraining(
         norm=Norm.own(),
         data="synthetic-speech",
         network=SIZES[size],
         updates=updates,
-        shards=1,
+        micro_batches_per_update=1,
         max_tokens=150_000,
         max_sample_size=48_000,
         lr=5e-4,
@@ -83,14 +83,14 @@ def settings(size: str, updates: int) -> Pretraining:
     )
 
 
-def ours(folder: Path, speech: Path, config: Pretraining) -> None:
+def run_ours(folder: Path, speech: Path, config: Pretraining) -> None:
     from dyt_wav2vec.pretraining import pretrain
 
     pretrain(Context(directory=folder, signature="benchmark", needs={"speech": speech}), config)
 
 
-def stock(folder: Path, speech: Path, config: Pretraining, plugged: bool) -> None:
-    """Run fairseq's command with the settings of our run; ``plugged`` uses our task."""
+def run_fairseq(folder: Path, speech: Path, config: Pretraining, our_task: bool) -> None:
+    """Run fairseq's command with the settings of our run."""
     from dyt_wav2vec import fairseq_compat
 
     recipes = Path(fairseq_compat.load().__file__).parent / "examples/wav2vec/config/pretraining"
@@ -116,18 +116,18 @@ def stock(folder: Path, speech: Path, config: Pretraining, plugged: bool) -> Non
         "lr_scheduler.warmup_updates": config.warmup_updates,
         **{f"model.{name}": value for name, value in network.items()},
     }
-    if plugged:
-        from dyt_wav2vec.hydra_train import PLUGIN
+    if our_task:
+        from dyt_wav2vec.hydra_train import USER_DIR
 
-        overrides |= {"common.user_dir": PLUGIN, "task._name": "dyt_audio_pretraining"}
+        overrides |= {"common.user_dir": USER_DIR, "task._name": "dyt_audio_pretraining"}
     chosen = ["--config-dir", str(recipes), "--config-name", "wav2vec2_base_librispeech"]
     changed = [f"++{name}={value}" for name, value in overrides.items()]
     sys.argv = ["fairseq-hydra-train", *chosen, f"hydra.run.dir={folder}/hydra", *changed]
     cli_main()
 
 
-def record_updates(way: str, folder: Path, speech: Path, config: Pretraining) -> None:
-    """Train in this process, and write the start time and the loss of each update."""
+def record_updates(variant: str, folder: Path, speech: Path, config: Pretraining) -> None:
+    """Train in this process, and write the start time and loss of each update."""
     from dyt_wav2vec import fairseq_compat
 
     fairseq_compat.load()
@@ -138,24 +138,24 @@ def record_updates(way: str, folder: Path, speech: Path, config: Pretraining) ->
 
     def stepped(self, *args, **options):
         start = time.perf_counter()
-        output = step(self, *args, **options)
+        logged = step(self, *args, **options)
         updates.append((start, metrics.get_meter("train", "loss").val))
-        return output
+        return logged
 
     with mock.patch.object(Trainer, "train_step", stepped):
-        if way == "ours":
-            ours(folder, speech, config)
+        if variant == "ours":
+            run_ours(folder, speech, config)
         else:
-            stock(folder, speech, config, way == "plugged")
+            run_fairseq(folder, speech, config, variant == "plugged")
     (folder / LOG).write_text("".join(json.dumps(update) + "\n" for update in updates))
 
 
-def train_in_process(
-    way: str, size: str, updates: int, folder: Path, speech: Path
+def run_in_subprocess(
+    variant: str, size: str, updates: int, folder: Path, speech: Path
 ) -> list[list[float]]:
-    """Train in a new process, and return the start time and the loss of each update."""
+    """Return the start time and loss of each update of a separate process."""
     folder.mkdir(parents=True)
-    options = {"--way": way, "--size": size, "--updates": updates, "--folder": folder}
+    options = {"--variant": variant, "--size": size, "--updates": updates, "--folder": folder}
     words = [word for option in options.items() for word in option]
     command = [sys.executable, __file__, "--speech", speech, *words]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -168,78 +168,80 @@ def train_in_process(
 
 
 def update_times(updates: list[list[float]]) -> list[float]:
-    """Return the seconds from each start to the next, without the first ``WARMUP`` updates."""
+    """Return the seconds of each update, without the first ones."""
     starts = [start for start, _ in updates[WARMUP:]]
     return [after - before for before, after in pairwise(starts)]
 
 
 @dataclass(kw_only=True)
-class Measurements:
-    """Measurements of one network.
+class Measurement:
+    """Results of all rounds of one network.
 
     Attributes:
-        times: way of training → seconds per update, of each round.
-        differences: relative, between the losses of our run and of fairseq's command with our task.
+        times: variant → update times of each round, in seconds.
+        differences: relative differences between the losses of our run and of fairseq's command
+            with our task.
     """
 
     times: dict[str, list[list[float]]]
     differences: list[float]
 
     def ratios(self) -> list[float]:
-        """Return our mean time over fairseq's, for each round."""
+        """Return our mean time over fairseq's for each round."""
         pairs = zip(self.times["ours"], self.times["stock"], strict=True)
         return [statistics.mean(a) / statistics.mean(b) for a, b in pairs]
 
-    def best_time(self, way: str) -> float:
-        """Return the mean time of an update, each taken from the round in which it was fastest."""
-        return statistics.mean(map(min, zip(*self.times[way], strict=True)))
+    def best_time(self, variant: str) -> float:
+        """Return the mean over updates of the shortest time in all rounds."""
+        return statistics.mean(map(min, zip(*self.times[variant], strict=True)))
 
 
-def measure(size: str, updates: int, rounds: int, scratch: Path, done: Callable) -> Measurements:
-    measurements = Measurements(times={way: [] for way in WAYS}, differences=[])
-    for turn in range(rounds + 1):
-        # Each round starts with another way.
-        ways = WAYS[turn % 3 :] + WAYS[: turn % 3]
+def measure(size: str, updates: int, rounds: int, scratch: Path, done: Callable) -> Measurement:
+    measurement = Measurement(times={variant: [] for variant in VARIANTS}, differences=[])
+    for number in range(rounds + 1):
+        # Each round starts with another variant.
+        variants = VARIANTS[number % 3 :] + VARIANTS[: number % 3]
         runs = {}
-        for way in ways:
-            # A number instead of the size: hydra accepts only plain names.
-            folder = scratch / f"{list(SIZES).index(size)}-{turn}-{way}"
-            runs[way] = train_in_process(way, size, updates, folder, scratch / "speech")
+        for variant in variants:
+            # hydra accepts only plain folder names.
+            folder = scratch / f"{list(SIZES).index(size)}-{number}-{variant}"
+            runs[variant] = run_in_subprocess(variant, size, updates, folder, scratch / "speech")
             done()
-        if turn:  # round 0 is a warm-up of the machine
-            for way, run in runs.items():
-                measurements.times[way].append(update_times(run))
+        if number:  # round 0 is a warm-up
+            for variant, run in runs.items():
+                measurement.times[variant].append(update_times(run))
         pairs = zip(runs["ours"], runs["plugged"], strict=True)
-        measurements.differences += [abs(a - b) / abs(b) for (_, a), (_, b) in pairs]
-    return measurements
+        measurement.differences += [abs(a - b) / abs(b) for (_, a), (_, b) in pairs]
+    return measurement
 
 
 def compare(updates: int, rounds: int) -> None:
     from dyt_wav2vec.preparation import prepare
 
     grid = Grid(title=f"Pretraining with LN, {rounds} rounds of {updates} updates, 1 thread")
-    heads = ("network", "ms, fairseq", "ours / fairseq", "best times", "losses", "differ by")
-    for name in heads:
+    headers = ("network", "ms, fairseq", "ours / fairseq", "best times", "losses", "max difference")
+    for name in headers:
         grid.add_column(name, justify="right")
     results = {}
     with Progress() as bar, tempfile.TemporaryDirectory() as scratch:
         speech = Path(scratch) / "speech"
         speech.mkdir()
         prepare(Context(directory=speech, signature="benchmark"), SPEECH)
-        task = bar.add_task("processes", total=len(SIZES) * (rounds + 1) * len(WAYS))
+        task = bar.add_task("processes", total=len(SIZES) * (rounds + 1) * len(VARIANTS))
         for size in SIZES:
-            measurements = measure(size, updates, rounds, Path(scratch), lambda: bar.advance(task))
-            ratios, stock_time = measurements.ratios(), measurements.best_time("stock")
-            best_ratio = measurements.best_time("ours") / stock_time
+            measurement = measure(size, updates, rounds, Path(scratch), lambda: bar.advance(task))
+            ratios, stock_time = measurement.ratios(), measurement.best_time("stock")
+            least, most = min(ratios), max(ratios)
             grid.add_row(
                 size,
                 f"{1e3 * stock_time:.0f}",
-                f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})",
-                f"{best_ratio:.3f}",
-                f"{len(measurements.differences)}",
-                f"{max(measurements.differences):.1g}",
+                f"{statistics.median(ratios):.3f} ({least:.3f} to {most:.3f})",
+                f"{measurement.best_time('ours') / stock_time:.3f}",
+                f"{len(measurement.differences)}",
+                f"{max(measurement.differences):.1g}",
             )
-            results[size] = {"ratios": ratios, "best_times": best_ratio}
+            best = measurement.best_time("ours") / stock_time
+            results[size] = {"ratios": ratios, "best_times": best}
     Console().print(grid)
     print(json.dumps({"benchmark": "speech", **results}))
 
@@ -248,16 +250,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--updates", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
     parser.add_argument("--size", choices=SIZES, help=argparse.SUPPRESS)
     for name in ("--folder", "--speech"):
         parser.add_argument(name, type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.way is None:
+    if args.variant is None:
         compare(args.updates, args.rounds)
     else:
-        config = settings(args.size, args.updates)
-        record_updates(args.way, args.folder, args.speech, config)
+        config = make_config(args.size, args.updates)
+        record_updates(args.variant, args.folder, args.speech, config)
 
 
 if __name__ == "__main__":

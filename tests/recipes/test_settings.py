@@ -273,7 +273,12 @@ def test_wrong_value_in_settings_page_is_found(run, row):
         ("dyt_vision", "table1/vit_l/LN", {"lr": 5e-3}, "lr of {}: 4e-3 in the text, 0.005"),
         ("dyt_dit", TRAINED, {"lr": 1e-4}, "lr of {}: 4e-4 in the text, 0.0001"),
         ("dyt_dit", "table3/dit_l4/DyT", {"neighbours": 5}, "neighbours of {}: 3 in the text, 5"),
-        ("dyt_wav2vec", SPEECH, {"shards": 64}, "shards of {}: 128 in the text, 64"),
+        (
+            "dyt_wav2vec",
+            SPEECH,
+            {"micro_batches_per_update": 64},
+            "micro_batches_per_update of {}: 128 in the text, 64",
+        ),
     ],
 )
 def test_changed_recipe_value_is_found(package, address, change, told):
@@ -306,7 +311,7 @@ def changed(package, address, **change):
         ("dyt_dit", "cfg_scale"),
         ("dyt_dit", "neighbours"),
         ("dyt_dit", "autoencoder"),
-        ("dyt_wav2vec", "shards"),
+        ("dyt_wav2vec", "micro_batches_per_update"),
         ("dyt_wav2vec", "shuffle_seed"),
         ("dyt_wav2vec", "network.conv_feature_layers"),
     ],

@@ -1,4 +1,4 @@
-"""What of fairseq is used here, imported in one place: the order of the imports matters."""
+"""The parts of fairseq in use, imported in one place because the order of the imports matters."""
 
 from dyt_wav2vec import fairseq_compat
 
