@@ -36,6 +36,8 @@ ALLOWED = {
     "dyt": set(),
     "matched": set(),
     **{package: {"dyt", "matched"} for package in PACKAGES},
+    # Two domains that read the same data share one home: dyt_vision.image_data.
+    "dyt_dit": {"dyt", "matched", "dyt_vision"},
     "recipes": {"dyt", "matched", *PACKAGES},
 }
 
