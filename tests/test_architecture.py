@@ -1,6 +1,6 @@
 """Who may import whom, and what every module has to be: the arrows of docs/ARCHITECTURE.md.
 
-recipes → packages → shared/matched → nothing of ours; packages → shared/dyt.
+recipes → packages → shared/matched → nothing of ours; packages → shared/dyt; dyt_dit → dyt_vision.
 """
 
 import ast

@@ -124,7 +124,7 @@ def test_imagenet_items_are_224_pixel_images_and_labels(original):
 
 
 def test_posterize_to_0_bits_is_supported():
-    """Magnitude 9 ± 0.5 posterizes one image in 700 to 0 bits, which newer Pillows refuse."""
+    """Magnitude 9 ± 0.5 posterizes one image in 700 to 0 bits, which Pillow 13 refuses."""
     transform = transforms.training_transform(CONFIG, rand_augment=CONFIG.rand_augment)
     augment = next(t for t in transform.transforms if type(t).__name__ == "RandAugment")
     image = Image.fromarray(np.full((8, 8, 3), 200, dtype=np.uint8))

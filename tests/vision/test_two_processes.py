@@ -24,7 +24,7 @@ def pair(small, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def alone(small, tmp_path_factory):
+def single(small, tmp_path_factory):
     """Return the folder of the same runs, trained by this process."""
     folder = tmp_path_factory.mktemp("one")
     run(mae.pretrain, folder / "mae", TINY_MAE, images=small)
@@ -33,16 +33,16 @@ def alone(small, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["mae", "dino"])
-def test_two_processes_match_fingerprint_and_losses_of_one(pair, alone, name):
-    assert fingerprint(pair / name) == fingerprint(alone / name)
-    losses = [[x["loss"] for x in lines(f / name) if "loss" in x] for f in (pair, alone)]
+def test_two_processes_match_fingerprint_and_losses_of_one(pair, single, name):
+    assert fingerprint(pair / name) == fingerprint(single / name)
+    losses = [[x["loss"] for x in lines(f / name) if "loss" in x] for f in (pair, single)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
-def test_two_processes_compute_the_same_center(pair, alone):
+def test_two_processes_compute_the_same_center(pair, single):
     last = Path("dino") / "checkpoints" / "step_00000004.pt"
     one, other = (
-        checkpoint.read(folder / last).tensors["model.center"] for folder in (pair, alone)
+        checkpoint.read(folder / last).tensors["model.center"] for folder in (pair, single)
     )
     assert one.any()
     torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)

@@ -184,7 +184,7 @@ class Reader:
     def __init__(self, images: ImageSet, *, batch: int, num_workers: int) -> None:
         self.batch = batch
         self.ranges: list[range] = []
-        # The loader iterates over this list anew for every range that is read.
+        # The loader iterates over this list again for every range that is read.
         self.loader = DataLoader(
             _CatchUnreadable(images),
             batch_sampler=self.ranges,

@@ -1,7 +1,7 @@
 """Pretraining by self-distillation, DINO (CVPR 2025, Table 2; ICLR, Table 2).
 
 The task ``dyt_vision.dino:pretrain``. The metric is the accuracy of a k-NN classifier on the
-teacher's features; the run leaves pictures of the teacher's attention and the weights of both
+teacher's features; the run writes pictures of the teacher's attention and the weights of both
 networks. The loss is in ``dino_loss``, the teacher's update in ``dino_teacher``.
 """
 
@@ -90,10 +90,10 @@ def make_optimizer(model: SelfDistillation, config: DINO) -> torch.optim.AdamW:
 
 
 class Schedules(Hooks):
-    """DINO's schedules besides the learning rate (Caron et al. 2021, Section 3.2).
+    """DINO's schedules, except for the learning rate (Caron et al. 2021, Section 3.2).
 
-    The teacher's temperature, weight decay, teacher momentum and the frozen last layer; gradient
-    clipping, too, as it is per parameter here.
+    They are the teacher's temperature and momentum, the weight decay and the frozen last layer. The
+    class also clips the gradients, because DINO clips each parameter on its own.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Image data sets shared by the image domains: digits, ImageNet folders, unreadable files.
 
-Besides this package, ``dyt_dit`` reads its images through this module, so that both domains agree
-on the held-out split and on when an unreadable file stops a run.
+``dyt_dit`` reads its images through this module as well, which keeps the held-out split and the
+limit of unreadable files equal in both domains.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Pretraining of masked autoencoders, MAE (CVPR 2025, Table 2; ICLR, Table 2).
 
 The task ``dyt_vision.mae:pretrain``. The metric is the reconstruction loss of held-out images
-under fixed masks; the run leaves pictures of reconstructions and the weights for fine-tuning. The
+under fixed masks; the run writes pictures of reconstructions and the weights for fine-tuning. The
 network and its loss are in ``mae_model``.
 """
 
