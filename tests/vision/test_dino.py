@@ -102,14 +102,17 @@ class TestRun:
 class TestSchedules:
     def at(self, step, config=PAPER, steps=400):
         """Return the schedules' values at a step, with one step in each epoch."""
-        momenta = []
-        model = SimpleNamespace(update_teacher=momenta.append, update_center=lambda: None)
+        momenta, center_updates = [], []
+        model = SimpleNamespace(
+            update_teacher=momenta.append, update_center=lambda: center_updates.append(step)
+        )
         groups = [{"weight_decay": None}, {"weight_decay": 0.0}]
         schedules = dino.Schedules(model, SimpleNamespace(param_groups=groups), config)
         step_info = StepInfo(step=step, steps=steps, steps_per_epoch=1)
         schedules.before_step(step_info)
         schedules.after_step(step_info)
         assert groups[1] == {"weight_decay": 0.0}
+        assert center_updates == [step]
         return SimpleNamespace(
             decay=groups[0]["weight_decay"],
             momentum=momenta[0],
