@@ -24,8 +24,9 @@ import torch
 from dyt_dit.autoencoder import open_autoencoder
 from dyt_dit.config import Encoding
 from dyt_dit.exactness import exact
-from dyt_dit.images import SPLITS, UNREADABLE, Batch, Reader, Split, open_split
+from dyt_dit.images import SPLITS, Batch, Reader, Split, open_split
 from dyt_dit.latent_cache import FOLDER, MANIFEST, VERSION, File, Manifest, Part
+from dyt_vision.image_data import max_unreadable
 from matched.files import DamagedFileError, read_json, write_json
 from matched.task import Context, Outcome
 from matched.training.distributed import on_rank0, process_group, raise_on_all_ranks
@@ -157,7 +158,7 @@ class Encoder:
 
     def _check_left_out(self, split: Split, left_out: list[int]) -> None:
         images = self.images[split]
-        most = max(1, int(UNREADABLE * len(images)))
+        most = max_unreadable(len(images))
         if len(left_out) > most:
             named = ", ".join(images.name(index) for index in sorted(left_out)[:NAMED])
             raise ValueError(

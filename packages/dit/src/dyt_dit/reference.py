@@ -23,8 +23,9 @@ from dyt_dit.features import (
     read_shards,
     write_shard,
 )
-from dyt_dit.images import UNREADABLE, Reader, open_split
+from dyt_dit.images import Reader, open_split
 from dyt_dit.statistics import ARRAYS, Measured, Moments
+from dyt_vision.image_data import max_unreadable
 from matched.files import DamagedFileError
 from matched.task import Context, Outcome
 from matched.training.distributed import on_rank0, process_group, raise_on_all_ranks
@@ -87,7 +88,7 @@ class Measurement:
         (data,) = (name for name in config.data if name != "inception")
         self.images = open_split(data, context.data.get(data), "train", config.image_size)
         self.reader = Reader(self.images, batch=config.batch, num_workers=context.num_workers)
-        self.most = max(1, int(UNREADABLE * len(self.images)))
+        self.most = max_unreadable(len(self.images))
         starts = range(0, len(self.images), config.shard)
         self.parts = {
             f"{i:05d}.npz": range(start, min(start + config.shard, len(self.images)))

@@ -1,4 +1,4 @@
-"""Supervised runs from end to end, shrunk to seconds: a pair is matched, a run is repeatable."""
+"""Tiny supervised runs from end to end: matched pairs, repeatability, loss and accuracy."""
 
 from dataclasses import replace
 
@@ -9,17 +9,17 @@ from torch import nn
 
 from dyt_vision.evaluation import Accuracy
 
-from .tiny import DYT, OWN, TABLE1, TINY_MIXER, TINY_VIT, context, learner, lines, train
+from .tiny import DYT, OWN, SMOKE, TINY_MIXER, TINY_VIT, context, learner, lines, train
 
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory):
-    """Directory, outcome and fingerprint of the LN arm."""
+    """Return directory, outcome and fingerprint of the LN arm."""
     directory = tmp_path_factory.mktemp("own")
     return directory, *train(directory, replace(TINY_VIT, norm=OWN))
 
 
-def test_a_pair_has_one_fingerprint_mixup_and_all(tmp_path, own):
+def test_arms_of_a_pair_have_equal_fingerprints(tmp_path, own):
     outcome, fingerprint = train(tmp_path, replace(TINY_VIT, norm=DYT))
     assert fingerprint == own[2]
     assert len(set(fingerprint["batches"])) == 4
@@ -31,7 +31,7 @@ SHORT = replace(TINY_VIT, norm=OWN, labels_per_class=26)  # four steps
 
 @pytest.fixture(scope="module")
 def short(tmp_path_factory):
-    """The fingerprint of the LN arm on few images."""
+    """Return the fingerprint of the LN arm on few images."""
     return train(tmp_path_factory.mktemp("short"), SHORT)[1]
 
 
@@ -46,20 +46,20 @@ def short(tmp_path_factory):
         ({"labels_per_class": 27}, "batches"),
     ],
 )
-def test_a_run_that_differs_has_another(tmp_path, own, short, changes, part):
+def test_fingerprint_changes_with_the_config(tmp_path, own, short, changes, part):
     other = train(tmp_path, replace(SHORT, **changes))[1]
     assert short["weights"] == own[2]["weights"]
     assert short[part] != other[part]
 
 
-def test_two_runs_of_the_same_are_the_same_to_the_last_bit(tmp_path, own):
+def test_repeated_runs_are_bit_identical(tmp_path, own):
     directory, outcome, _ = own
     again, _ = train(tmp_path, replace(TINY_VIT, norm=OWN), num_workers=1)
     assert again == outcome
     assert lines(tmp_path) == lines(directory)
 
 
-def test_the_loss_is_that_of_soft_or_smoothed_or_whole_labels(monkeypatch, tmp_path):
+def test_loss_for_soft_smoothed_and_hard_labels(monkeypatch, tmp_path):
     model = nn.Sequential(nn.Flatten(), nn.Linear(3, 10))
     x, labels = torch.randn(4, 3), torch.tensor([1, 2, 3, 4])
     logits = model(x)
@@ -79,7 +79,7 @@ def test_the_loss_is_that_of_soft_or_smoothed_or_whole_labels(monkeypatch, tmp_p
     )
 
 
-def test_mixer_with_clipped_gradients_takes_its_steps(original, tmp_path):
+def test_mixer_trains_with_gradient_clipping(original, tmp_path):
     config = replace(TINY_MIXER, data="imagenet", batch=4, micro_batch=2, norm=DYT)
     assert config.clip_norm == 1.0
     outcome, _ = train(tmp_path, config, data={"imagenet": original})
@@ -89,18 +89,18 @@ def test_mixer_with_clipped_gradients_takes_its_steps(original, tmp_path):
 @pytest.mark.parametrize(
     "row, epochs, top1, top5", [("vit_b", 3, 20, 65), ("convnext_b", 2, 40, 85)]
 )
-def test_dyt_learns_to_read_digits(tmp_path, row, epochs, top1, top5):
-    config = replace(TABLE1.SMOKE.runs[row].config, norm=DYT, epochs=epochs, warmup_epochs=0.5)
+def test_dyt_learns_digits(tmp_path, row, epochs, top1, top5):
+    config = replace(SMOKE[row].config, norm=DYT, epochs=epochs, warmup_epochs=0.5)
     outcome, _ = train(tmp_path, replace(config, mixup=0.0, ema_decay=0.9))
     assert not outcome.diverged
-    assert outcome.metrics["top1"] > top1  # 10 by chance
-    assert outcome.metrics["top5"] > top5  # 50 by chance
+    assert outcome.metrics["top1"] > top1  # chance level is 10
+    assert outcome.metrics["top5"] > top5  # chance level is 50
     losses = [line["loss"] for line in lines(tmp_path) if "loss" in line]
     assert losses[-1] < losses[0]
 
 
 class Logits(nn.Module):
-    """Takes an image for its logits, and counts its calls."""
+    """A model whose input is its logits, and which counts its calls."""
 
     calls = 0
 
@@ -125,7 +125,7 @@ class TestAccuracy:
             logits[i, labels[i]] = 9.0
         return [(row[None, None], label) for row, label in zip(logits, labels, strict=True)]
 
-    def test_it_is_what_one_computes_by_hand(self, tmp_path):
+    def test_accuracy_matches_a_direct_computation(self, tmp_path):
         top1 = top5 = loss = 0.0
         for image, label in self.items():
             row = image.flatten().tolist()
@@ -140,7 +140,7 @@ class TestAccuracy:
         assert metrics["loss"] == pytest.approx(loss / self.COUNT, rel=1e-5)
 
     @pytest.mark.parametrize("world", [2, 3, 4])
-    def test_the_shares_of_the_processes_add_up(self, tmp_path, world):
+    def test_accuracy_over_several_processes_adds_up(self, tmp_path, world):
         counts = [len(range(rank, self.COUNT, world)) for rank in range(world)]
         shares = [self.metrics(tmp_path, rank, world) for rank in range(world)]
         assert sum(counts) == self.COUNT
@@ -157,7 +157,7 @@ class TestAccuracy:
         share = -(-self.COUNT // world)
         assert [model.calls for model in models] == [-(-share // eval_batch)] * world
 
-    def test_the_size_of_its_batches_does_not_matter(self, tmp_path):
+    def test_accuracy_does_not_depend_on_the_batch_size(self, tmp_path):
         one, other = (self.metrics(tmp_path, eval_batch=size) for size in (1, 100))
         assert one == pytest.approx(other, rel=1e-6)
 
@@ -174,11 +174,11 @@ class TestAccuracy:
         ({"epochs": 0}, "epochs is 0; expected a whole number"),
     ],
 )
-def test_a_setting_out_of_range(changes, message):
+def test_supervised_refuses_a_setting_out_of_range(changes, message):
     with pytest.raises(ValueError, match=message):
         replace(TINY_VIT, **changes)
 
 
-def test_a_batch_larger_than_the_data_set(tmp_path):
+def test_batch_larger_than_the_data_set_is_refused(tmp_path):
     with pytest.raises(ValueError, match="a batch of 2048 is more than the 1437 samples"):
         train(tmp_path, replace(TINY_VIT, batch=2048))

@@ -1,4 +1,4 @@
-"""A setting out of range is refused where the config is written, in words that say what fits."""
+"""Settings out of range, refused by the configs with what is expected; models that do not exist."""
 
 import math
 import subprocess
@@ -15,7 +15,7 @@ from dyt_vision import models
 from .tiny import DYT, TINY_DINO, TINY_MAE, TINY_PROBING, TINY_TUNING, TINY_VIT
 
 CASES = [
-    # All of them
+    # Vision
     (TINY_MAE, {"norm": "dyt"}, "norm is 'dyt'; expected a dyt.Norm, such as Norm.dyt()"),
     (TINY_MAE, {"image_size": 0}, "image_size is 0; expected a whole number of 1 or more"),
     (TINY_MAE, {"image_size": 16.0}, "image_size is 16.0; expected a whole number of 1 or more"),
@@ -31,7 +31,7 @@ CASES = [
         "interpolation is 'box'; expected 'bicubic' or 'bilinear'",
     ),
     (TINY_MAE, {"eval_interpolation": ""}, "eval_interpolation is ''; expected 'bicubic' or"),
-    # The size of a ViT
+    # ViT
     (TINY_MAE, {"patch_size": 5}, "patch_size 5 does not divide image_size 16: 1 would be left"),
     (TINY_MAE, {"heads": 3}, "heads 3 does not divide width 32: 2 would be left over"),
     (TINY_DINO, {"depth": 0}, "depth is 0; expected a whole number of 1 or more"),
@@ -40,16 +40,16 @@ CASES = [
     (
         TINY_MAE,
         {"mask_ratio": 0.0},
-        "mask_ratio is 0.0; expected a share between 0 and 1 that hides",
+        "mask_ratio is 0.0; expected a share between 0 and 1 that leaves",
     ),
     (TINY_MAE, {"mask_ratio": 1.0}, "mask_ratio is 1.0; expected a share between 0 and 1"),
     (TINY_MAE, {"mask_ratio": -0.5}, "mask_ratio is -0.5; expected a share"),
     (TINY_MAE, {"mask_ratio": math.nan}, "mask_ratio is nan; expected a share"),
-    (TINY_MAE, {"mask_ratio": 0.95}, "hides some of the 16 patches and shows some"),
+    (TINY_MAE, {"mask_ratio": 0.95}, "leaves some of the 16 patches hidden and some visible"),
     (TINY_MAE, {"mask_ratio": 1e-18}, "mask_ratio is 1e-18; expected a share between 0 and 1"),
     (TINY_MAE, {"decoder_heads": 3}, "decoder_heads 3 does not divide decoder_width 16"),
-    (TINY_MAE, {"decoder_width": 10}, "decoder_width is 10; 2-D sine-cosine positions take a mult"),
-    (TINY_MAE, {"width": 30}, "width is 30; 2-D sine-cosine positions take a multiple of 4"),
+    (TINY_MAE, {"decoder_width": 10}, "decoder_width is 10; expected a multiple of 4, which 2-D"),
+    (TINY_MAE, {"width": 30}, "width is 30; expected a multiple of 4, which 2-D sine-cosine"),
     (TINY_MAE, {"decoder_depth": 0}, "decoder_depth is 0; expected a whole number of 1 or more"),
     # DINO
     (TINY_DINO, {"local_size": 10}, "patch_size 4 does not divide local_size 10: 2 would be left"),
@@ -79,7 +79,7 @@ CASES = [
     (TINY_TUNING, {"optimizer": "lamb"}, "optimizer is 'lamb'; expected 'adamw' or 'sgd'"),
     (TINY_TUNING, {"momentum": 1.0}, "momentum is 1.0; expected 0 or more, below 1"),
     (TINY_PROBING, {"blocks": 0}, "blocks is 0; expected a whole number of 1 or more"),
-    (TINY_PROBING, {"blocks": 3}, "blocks is 3; the network has 2"),
+    (TINY_PROBING, {"blocks": 3}, "blocks is 3; expected at most depth (2)"),
     (TINY_PROBING, {"momentum": -0.1}, "momentum is -0.1; expected 0 or more, below 1"),
 ]
 
@@ -89,7 +89,7 @@ CASES = [
     CASES,
     ids=[f"{type(config).__name__}-{next(iter(changes.items()))}" for config, changes, _ in CASES],
 )
-def test_a_setting_out_of_range(config, changes, message):
+def test_config_refuses_a_setting_out_of_range(config, changes, message):
     with pytest.raises(ValueError) as refusal:
         replace(config, **changes)
     assert message in str(refusal.value)
@@ -98,34 +98,36 @@ def test_a_setting_out_of_range(config, changes, message):
 @pytest.mark.parametrize(
     "config, changes",
     [
-        (TINY_MAE, {"mask_ratio": 0.9375}),  # shows one patch
-        (TINY_MAE, {"mask_ratio": 0.01}),  # hides one
+        (TINY_MAE, {"mask_ratio": 0.9375}),  # one visible patch
+        (TINY_MAE, {"mask_ratio": 0.01}),  # one hidden patch
         (TINY_MAE, {"crop_scale": (1.0, 1.0)}),
         (TINY_DINO, {"local_crops": 0, "clip_each": None}),
         (TINY_DINO, {"blur": (0, 0, 0), "warmup_teacher_temperature_epochs": 0}),
         (TINY_TUNING, {"layer_decay": 1.0, "labels_per_class": 1}),
     ],
 )
-def test_the_last_that_fits(config, changes):
+def test_config_accepts_boundary_values(config, changes):
     assert replace(config, **changes) != config
 
 
 class TestModels:
     @pytest.mark.parametrize(
-        "name, why",
+        "name, reason",
         [
             ("torchvision.models:resnet5", "has no attribute 'resnet5'"),
             ("torchvsion.models:resnet50", "No module named 'torchvsion'"),
         ],
     )
-    def test_one_that_cannot_be_imported(self, name, why):
+    def test_model_that_cannot_be_imported_is_refused(self, name, reason):
         with pytest.raises(ValueError) as refusal:
             models.build(replace(TINY_VIT, model=name, model_args=()), 10)
-        told = str(refusal.value)
-        assert told.startswith(f"model '{name}' cannot be imported (") and why in told
-        assert "expected 'package.module:function', such as 'torchvision.models:resnet50'" in told
+        message = str(refusal.value)
+        assert message.startswith(f"model '{name}' cannot be imported (") and reason in message
+        assert (
+            "expected 'package.module:function', such as 'torchvision.models:resnet50'" in message
+        )
 
-    def test_one_of_another_package_and_its_batch_norms(self):
+    def test_convert_batch_norm_of_a_torchvision_model(self):
         config = replace(
             TINY_VIT,
             model="torchvision.models:resnet18",
@@ -146,7 +148,9 @@ HEAVY = ("torch", "numpy", "timm", "torchvision", "PIL", "sklearn")
 
 
 @pytest.mark.parametrize("module", ["dyt_vision.config", "dyt_vision.sources"])
-def test_naming_settings_loads_nothing_heavy(module):
+def test_config_and_sources_import_nothing_heavy(module):
     code = f"import sys, {module}; print([m for m in {HEAVY} if m in sys.modules])"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert process.stdout.strip() == "[]"
