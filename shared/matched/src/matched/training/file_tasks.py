@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -105,6 +106,15 @@ def _whole(path: Path) -> str | None:
 
 def _beside(path: Path) -> Path:
     return path.with_name(path.name + CHECKSUM)
+
+
+def remove_stale_files(paths: Iterable[Path]) -> None:
+    """Delete files and folders that are out of date or no longer needed; call on rank 0 only."""
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def digest(path: Path) -> str:
