@@ -68,7 +68,7 @@ HEAD = '''
 
 from dataclasses import replace
 
-from matched import Arm, Metric, Resources, Run, Scale, Table
+from matched import Arm, ArmNorms, Metric, Resources, Run, Scale, Table
 from tiny import Config
 
 SMALL = Run(task="tiny:train", config=Config(model="small"))

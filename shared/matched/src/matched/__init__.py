@@ -7,11 +7,12 @@ Importing this package, planning, showing states and printing tables do not impo
 from matched.config import TrainConfig
 from matched.data import DataSource
 from matched.run import Run, derive_run
-from matched.table import Arm, Metric, Resources, Scale, Table
+from matched.table import Arm, ArmNorms, Metric, Resources, Scale, Table
 from matched.task import Context, Outcome
 
 __all__ = [
     "Arm",
+    "ArmNorms",
     "Context",
     "DataSource",
     "Metric",
