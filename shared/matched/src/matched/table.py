@@ -188,7 +188,7 @@ class Table:
             self._check_norms(scale)
 
     def _check_norms(self, scale: Scale) -> None:
-        """Refuse unknown arms in arm_norms, and arms without a norm in a row that all arms share."""
+        """Refuse unknown arms in arm_norms, and arms without a norm in a row shared by all."""
         names = [arm.name for arm in self.arms]
         norms = scale.arm_norms.norms if scale.arm_norms else {}
         if unknown := [name for name in norms if name not in names]:
