@@ -71,7 +71,8 @@ def test_runs_on_gpus_share_those_of_the_machine(project, gpus, jobs):
     found = job_packing.pack_jobs(plan, "local")
     assert len(found) == jobs
     used = [
-        submission._callable(plan, job, "local", i, token="t1").gpus for i, job in enumerate(found)
+        submission._job_runner(plan, job, "local", i, token="t1").gpus
+        for i, job in enumerate(found)
     ]
     flat = list(chain(*used))
     assert len(flat) == len(set(flat)) == jobs * gpus, "no GPU is given to two jobs"
@@ -249,7 +250,7 @@ def test_what_a_job_of_an_earlier_submission_computes_is_waited_for(project):
             )
     project.program("squeue", "echo '41_0|41|RUNNING|None'; echo '41_1|42|PENDING|Priority'")
     found = job_packing.pack_jobs(project.plan(), "slurm")
-    assert [(job.after, job.behind) for job in found] == [
+    assert [(job.after, job.after_ids) for job in found] == [
         ((), ("41_0",)),
         ((), ("41_1",)),
         ((0,), ()),
@@ -267,7 +268,7 @@ def test_what_this_machine_computes_is_no_dependency_of_slurm(project):
                 planned.directory, project.job("local", str(os.getpid())), submission="none"
             )
     found = job_packing.pack_jobs(project.plan(), "slurm")
-    assert len(found) == 4 and not any(job.behind for job in found)
+    assert len(found) == 4 and not any(job.after_ids for job in found)
 
 
 # --- arrays

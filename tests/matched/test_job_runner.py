@@ -4,8 +4,8 @@ import os
 
 import cloudpickle
 
-from matched.job_runner import _Attempt
 from matched.peers import Peers
+from matched.requeue import Requeuer
 
 
 def test_finished_runs_are_skipped(one_row, pack):
@@ -58,7 +58,7 @@ def test_a_job_that_has_to_end_is_queued_again_unless_it_was_at_its_last_run(
     ended = []
     monkeypatch.setattr(Peers, "all_over", lambda *_: False)  # another process hangs
     monkeypatch.setattr(
-        _Attempt, "_abandon", lambda self, why, requeue: ended.append((why, requeue))
+        Requeuer, "abort", lambda self, reason, *, requeue: ended.append((reason, requeue))
     )
     one_row.finish("small.LN.0", top1=1.0)
     one_row.finish("small.DyT.0", outcome="diverged")

@@ -140,8 +140,8 @@ def test_without_a_commit_null_is_written_down_and_a_snapshot_refused(repository
     project = repository.project
     lacking(project)
     line = project.mistake("submit", "table1", "--snapshot")
-    assert line.startswith("a snapshot copies the files that git tracks, and ")
-    assert f"{project.root} is no git repository with a commit (or there is no git)" in line
+    assert line.startswith("a snapshot copies the files that git tracks, but ")
+    assert f"{project.root} is not a git repository with a commit" in line
     assert set(project.states().values()) == {"new"}
     assert not list(project.root.glob("runs/.jobs/submissions/*"))
     debug(project)
@@ -150,7 +150,10 @@ def test_without_a_commit_null_is_written_down_and_a_snapshot_refused(repository
 
 def test_a_snapshot_makes_no_sense_in_the_process_that_submits(repository):
     line = repository.project.mistake("submit", "table1", "--cluster", "debug", "--snapshot")
-    assert line == "a snapshot is for jobs of their own, and `debug` runs in this process"
+    assert line == (
+        "--snapshot needs jobs of their own, and --cluster debug runs in this process; "
+        "use --cluster local or slurm"
+    )
     assert not list(repository.project.root.glob("runs/.jobs/submissions/*"))
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from matched import Resources, submission
+from matched import Resources, slurm_request
 from matched.site import Local, Site, Slurm
 
 PAPER = Resources(gpus=64, cpus=10, memory_gb=48, minutes=48 * 60)
@@ -10,7 +10,7 @@ PAPER = Resources(gpus=64, cpus=10, memory_gb=48, minutes=48 * 60)
 
 def asked(resources=PAPER, runs=1, cluster="slurm", **slurm):
     site = Site(file="site.toml", slurm=Slurm(**slurm), local=Local())
-    return submission.request(resources, site, cluster, runs)
+    return slurm_request.executor_parameters(resources, site, cluster, runs)
 
 
 def test_paper_scale_on_nodes_of_eight():

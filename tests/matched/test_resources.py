@@ -4,7 +4,16 @@ import re
 
 import pytest
 
-from matched import Resources, Run, Scale, TrainConfig, job_packing, submission
+from matched import (
+    Resources,
+    Run,
+    Scale,
+    TrainConfig,
+    job_packing,
+    preflight,
+    slurm_request,
+    submission,
+)
 
 BIG = "Resources(gpus=16, cpus=4, memory_gb=10, minutes=60, shard=True)"
 WIDE = "Resources(gpus=4, cpus=10, memory_gb=48, minutes=30, runs_per_job=2)"
@@ -154,7 +163,7 @@ def test_a_slurm_job_is_given_what_its_runs_ask_for(project):
     project.recipe(THREE_KINDS)
     plan = project.plan()
     packs = [
-        submission._callable(plan, job, "slurm", i, token="t1")
+        submission._job_runner(plan, job, "slurm", i, token="t1")
         for i, job in enumerate(job_packing.pack_jobs(plan, "slurm"))
     ]
     assert [pack.threads for pack in packs] == [4, 4, 10, 10, 10]
@@ -222,7 +231,7 @@ def test_here_all_runs_are_given_what_the_largest_asks_for(project):
     packed = job_packing.pack_jobs(plan, "local")
     assert [(len(job.runs), job.resources.gpus) for job in packed] == [(3, 16), (3, 16)]
     packs = [
-        submission._callable(plan, job, "local", i, token="t1") for i, job in enumerate(packed)
+        submission._job_runner(plan, job, "local", i, token="t1") for i, job in enumerate(packed)
     ]
     assert [pack.gpus for pack in packs] == [tuple(range(16)), tuple(range(16, 32))]
     assert [[r.gpus for r in pack.resources] for pack in packs] == [[16] * 3] * 2
@@ -242,7 +251,7 @@ def test_on_the_cpu_the_largest_has_the_most_processes(project):
     project.recipe(kinds(large=three).replace("gpus=2", "gpus=0"))
     packed = job_packing.pack_jobs(project.plan(), "local")
     assert [job.resources.processes for job in packed] == [3, 3]
-    asked = submission._asked(project.plan(), "local", packed, [0, 1], {})
+    asked = slurm_request.array_parameters(packed, [0, 1], project.plan().site, "local")
     assert (asked["nodes"], asked["tasks_per_node"]) == (1, 3)
 
 
@@ -265,7 +274,7 @@ def test_what_is_finished_asks_for_nothing(project):
     project.site("[local]\ngpus = 2\n")
     project.recipe(THREE_KINDS)
     finish(project, 16, 4)
-    submission.preflight(project.plan(), "local")
+    preflight.check_submission(project.plan(), "local")
 
 
 def with_loaders(project):

@@ -5,8 +5,7 @@ import signal
 
 import pytest
 
-from matched import job_runner as module
-from matched import signals
+from matched import requeue, signals
 from matched.signals import PREEMPTION_SIGNAL
 
 FIRST, SECOND = "small.LN.0", "small.DyT.0"
@@ -110,7 +109,7 @@ class Slurm:
 @pytest.fixture
 def on_slurm(one_row, pack, monkeypatch):
     """Computes the job there: how often it was queued again, and its exit code."""
-    monkeypatch.setattr(module, "UNTIL_KILLED", 0.3)
+    monkeypatch.setattr(requeue, "KILL_TIMEOUT", 0.3)
     one_row.program("squeue", "")
 
     def compute(**more):
@@ -144,7 +143,7 @@ def test_a_run_that_saves_nothing_in_the_whole_time_of_a_job_has_failed(one_row,
     """Or it would be queued again for ever. The others of the job still get their turn."""
     one_row.trouble("gets SIGUSR2", FIRST)
     assert on_slurm(minutes=USED_UP) == 1
-    assert why(one_row).startswith("not one step was saved in the whole time of a job, 1 min:")
+    assert why(one_row).startswith("no step was saved in the whole time of a job, 1 min:")
     assert "max_hours under [slurm]" in why(one_row)
     one_row.trouble("gets SIGUSR2 saving", SECOND)
     assert on_slurm(minutes=USED_UP) == 1
@@ -156,7 +155,7 @@ def test_a_job_of_one_such_run_is_not_queued_again(one_row, on_slurm):
     one_row.recipe("TABLE = Table(arms=ARMS[:1], scales=(scale(seeds=(0,), small=SMALL),))")
     one_row.trouble("gets SIGUSR2", FIRST)
     assert on_slurm(minutes=USED_UP) == 0
-    assert "not one step was saved" in why(one_row)
+    assert "no step was saved" in why(one_row)
 
 
 @pytest.mark.parametrize(
@@ -171,8 +170,8 @@ def test_a_run_that_had_less_than_the_whole_time_is_not_blamed(one_row, on_slurm
 def test_a_run_that_was_begun_late_is_not_blamed(one_row, on_slurm, monkeypatch):
     """The runs before it had most of the time."""
     clock = iter([0.0, 100.0])
-    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock, 100.0))
-    monkeypatch.setattr(module, "UNTIL_KILLED", 0)
+    monkeypatch.setattr(requeue.time, "monotonic", lambda: next(clock, 100.0))
+    monkeypatch.setattr(requeue, "KILL_TIMEOUT", 0)
     one_row.trouble("gets SIGUSR2", FIRST)
     assert on_slurm(minutes=USED_UP) == 1
     assert why(one_row) is None

@@ -54,9 +54,9 @@ def execute(
     Only the first process looks at the directory and owns it, the others do as it says.
 
     Args:
-        job: what owns the run's directory meanwhile: see ``jobs.identity``.
+        job: what owns the run's directory meanwhile: see ``job_status.identity``.
         peers: this process among those of the job.
-        code: what ``provenance.submission`` says of the code.
+        code: what ``provenance.record_submission`` says of the code.
 
     Returns:
         "done", "diverged" or, in one line, why the run failed or was not begun.
