@@ -56,7 +56,7 @@ def test_a_job_that_has_to_end_is_queued_again_unless_it_was_at_its_last_run(
     one_row, pack, monkeypatch
 ):
     ended = []
-    monkeypatch.setattr(Peers, "all_over", lambda *_: False)  # another process hangs
+    monkeypatch.setattr(Peers, "barrier", lambda *_: False)  # another process hangs
     monkeypatch.setattr(
         Requeuer, "abort", lambda self, reason, *, requeue: ended.append((reason, requeue))
     )

@@ -16,7 +16,7 @@ RUNS = ["small.LN.0", "small.DyT.0", "large.LN.0", "large.DyT.0"]
 @pytest.fixture
 def two(project):
     """One job of four runs, each of two processes."""
-    project.meeting({"job_runner.FAILURE_TIMEOUT": 1.0, "peers.WORD": 1.0})
+    project.meeting({"job_runner.FAILURE_TIMEOUT": 1.0, "peers.POLL_SECONDS": 1.0})
     project.recipe(TWO_PROCESSES)
     project.site("[local]\nworkers = 2\n[slurm]\ngrace_seconds = 1\n")
     return project

@@ -187,7 +187,7 @@ def test_signals_are_whoevers_they_were_before(one_row, on_slurm):
     def mine(number, frame):
         """A handler that somebody else has set."""
 
-    before = {number: signal.signal(number, mine) for number in signals.SIGNALS}
+    before = {number: signal.signal(number, mine) for number in signals.STOP_SIGNALS}
     one_row.trouble("gets SIGUSR2 saving", FIRST)
     on_slurm(minutes=LONG)
     after = [signal.signal(number, handler) for number, handler in before.items()]

@@ -14,7 +14,7 @@ import submitit
 import submitit.helpers
 
 from matched import job_status, signals
-from matched.peers import PeerLost, Peers
+from matched.peers import PeerLostError, Peers
 from matched.requeue import Requeuer
 from matched.run import Run
 from matched.run_execution import execute
@@ -139,15 +139,15 @@ class _JobStart:
                 shard=resources.shard,
                 code=self.runner.code,
             )
-        except PeerLost as error:
+        except PeerLostError as error:
             if signals.stop_signal():
                 raise Interrupted from error
             # A process that merely failed still comes to the barrier; a killed one does not.
-            if not self.peers.all_over(run.signature, FAILURE_TIMEOUT):
+            if not self.peers.barrier(run.signature, FAILURE_TIMEOUT):
                 self.requeuer.abort_after_lost_process(str(error))
             return str(error)
         timeout = SUCCESS_TIMEOUT if outcome in ("done", "diverged") else FAILURE_TIMEOUT
-        if not self.peers.all_over(run.signature, timeout):
+        if not self.peers.barrier(run.signature, timeout):
             # Another process hangs in a collective, which only the end of the job can end.
             self.requeuer.abort(outcome, requeue=not is_last)
         return outcome

@@ -6,13 +6,13 @@ import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import cache
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
+from matched.rendezvous import rendezvous_store
 from matched.task import Context
 
 T = TypeVar("T")
@@ -56,17 +56,6 @@ def process_group(context: Context) -> Iterator[torch.device]:
     finally:
         _words = None
         dist.destroy_process_group()
-
-
-@cache
-def rendezvous_store() -> dist.Store:
-    """Where the processes of a job find each other: one store for all its runs.
-
-    With one each, on the same port, a process that is early for a run would wait at the store of
-    the run before.
-    """
-    store, _, _ = next(dist.rendezvous("env://"))
-    return store
 
 
 def all_gather_objects(value: Any) -> list[Any]:
