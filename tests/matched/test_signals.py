@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from matched import requeue, signals
+from matched import requeue, signals, submitit_internals
 from matched.signals import PREEMPTION_SIGNAL
 
 FIRST, SECOND = "small.LN.0", "small.DyT.0"
@@ -93,31 +93,27 @@ def test_a_run_in_the_foreground_that_is_terminated_can_be_gone_on_with(one_row)
 # --- jobs of Slurm, which is played by an object
 
 
-class Slurm:
-    """Slurm's side of a job: it ends a start that has been queued again, as Slurm does."""
-
-    num_tasks = 1
-
-    def __init__(self):
-        self.requeued = 0
-
-    def _requeue(self, countdown):
-        self.requeued += 1
-        os.kill(os.getpid(), signal.SIGTERM)
-
-
 @pytest.fixture
 def on_slurm(one_row, pack, monkeypatch):
-    """Computes the job there: how often it was queued again, and its exit code."""
+    """Compute the job as on Slurm; return how often it requeued itself."""
+    requeued = []
+
+    def requeue_on_slurm(environment):
+        requeued.append(environment)
+        os.kill(os.getpid(), signal.SIGTERM)  # Slurm ends a start of a job that is requeued
+
+    monkeypatch.setattr(submitit_internals, "requeue_on_slurm", requeue_on_slurm)
     monkeypatch.setattr(requeue, "KILL_TIMEOUT", 0.3)
     one_row.program("squeue", "")
 
     def compute(**more):
-        slurm = Slurm()
+        requeued.clear()
+        environment = object()
         with pytest.raises(SystemExit) as exit:
-            pack(**more).compute("slurm", "41", slurm)
+            pack(**more).compute("slurm", "41", environment)
         assert exit.value.code == 128 + signal.SIGTERM
-        return slurm.requeued
+        assert set(requeued) <= {environment}
+        return len(requeued)
 
     return compute
 

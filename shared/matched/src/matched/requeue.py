@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import NoReturn
 
 import submitit
-from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 
-from matched import signals
+from matched import signals, submitit_internals
 from matched.files import CHECKSUM
 from matched.run import Run
 from matched.run_directory import RunDirectory
@@ -83,7 +82,7 @@ class Requeuer:
                 self._requeue_on_slurm()
             self._wait_until_killed()
         if number == PREEMPTION_SIGNAL and self.cluster == "local":
-            raise SystemExit(LOCAL_REQUEUE_RETURN_CODE)
+            raise SystemExit(submitit_internals.local_requeue_exit_code())
         raise SystemExit(EXIT_STOPPED)
 
     def stop_overdue(self, number: signal.Signals) -> None:
@@ -94,7 +93,7 @@ class Requeuer:
         log.warning("no step has ended since %s; going back to the last checkpoint", number.name)
         if self.cluster != "slurm":
             requeue = number == PREEMPTION_SIGNAL and self.cluster == "local"
-            os._exit(LOCAL_REQUEUE_RETURN_CODE if requeue else EXIT_STOPPED)
+            os._exit(submitit_internals.local_requeue_exit_code() if requeue else EXIT_STOPPED)
         if number == PREEMPTION_SIGNAL and self.rank == 0 and self._is_worth_restart():
             self._requeue_on_slurm()
 
@@ -110,7 +109,7 @@ class Requeuer:
         if self.cluster == "slurm" and requeue:
             self._requeue_on_slurm()
         elif self.cluster == "local" and self.environment is not None:
-            code = LOCAL_REQUEUE_RETURN_CODE if requeue else 1
+            code = submitit_internals.local_requeue_exit_code() if requeue else 1
             # submitit's controller passes the signal on to the other processes.
             os.kill(int(self.environment.job_id), signal.SIGTERM)
         print(f"matched: error: {reason}", file=sys.stderr)
@@ -124,7 +123,7 @@ class Requeuer:
     def _requeue_on_slurm(self) -> NoReturn:
         assert self.environment is not None
         try:
-            self.environment._requeue(countdown=0)
+            submitit_internals.requeue_on_slurm(self.environment)
         except (OSError, subprocess.SubprocessError) as error:
             # Slurm may have requeued the job already, in which case the error does not matter.
             log.warning("the job could not be queued again: %s", error)

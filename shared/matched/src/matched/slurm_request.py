@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from submitit.slurm import slurm
-
 from matched.job_packing import PackedJob
 from matched.planning import Plan
 from matched.site import Site
+from matched.submitit_internals import sbatch_script
 from matched.table import Resources
 
 MIN_MINUTES = 5
@@ -90,13 +89,6 @@ def sbatch_lines(plan: Plan, packed: Sequence[PackedJob], array: Sequence[int]) 
     Dependencies are left out: their job ids are unknown before the submission.
     """
     parameters = array_parameters(packed, array, plan.site, "slurm")
-    names = slurm.SlurmExecutor._equivalence_dict() or {}
-    options = {names.get(k, k.removeprefix("slurm_")): value for k, value in parameters.items()}
-    options["mem"] = f"{options['mem']}GB"
-    script = slurm._make_sbatch_string(
-        command="",
-        folder=plan.site.runs_folder / ".jobs" / "%j",
-        map_count=len(array) if len(array) > 1 else None,
-        **options,
-    )
+    folder = plan.site.runs_folder / ".jobs" / "%j"
+    script = sbatch_script(parameters, folder, len(array) if len(array) > 1 else None)
     return [line for line in script.splitlines() if line.startswith("#SBATCH")]

@@ -6,7 +6,6 @@ import io
 import os
 import secrets
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from typing import Any
 
 import submitit
 
-from matched import job_status, lease, provenance
+from matched import job_status, lease, provenance, submitit_internals
 from matched.job_packing import PackedJob, job_arrays, pack_jobs
 from matched.job_runner import JobRunner
 from matched.planning import Plan
@@ -92,7 +91,7 @@ def _submit(plan: Plan, cluster: str, folder: Path, snapshot: bool) -> list[subm
                     executor.submit(_job_runner(plan, packed[i], cluster, i, **runner_options))
                     for i in array
                 ]
-        except (submitit.core.utils.FailedJobError, subprocess.CalledProcessError) as error:
+        except submitit_internals.submission_errors() as error:
             raise ValueError(f"Slurm refused the job: {_last_line(error)}") from None
         for i, job in zip(array, jobs, strict=True):
             submitted[i] = job
