@@ -52,7 +52,7 @@ def test_job_runner_sets_omp_num_threads(one_row, pack):
     assert os.environ["OMP_NUM_THREADS"] == "3"
 
 
-def test_job_with_a_hanging_process_is_requeued_before_its_last_run(one_row, pack, monkeypatch):
+def test_hanging_process_requeues_the_job_before_its_last_run(one_row, pack, monkeypatch):
     ended = []
     monkeypatch.setattr(Peers, "barrier", lambda *_: False)  # another process hangs
     monkeypatch.setattr(

@@ -156,7 +156,7 @@ def test_job_whose_only_run_saves_nothing_is_not_requeued(one_row, on_slurm):
 
 
 @pytest.mark.parametrize("minutes", [LONG, None], ids=["preempted early", "no limit"])
-def test_run_that_had_less_than_a_whole_job_has_not_failed(one_row, on_slurm, minutes):
+def test_preempted_run_that_saved_nothing_has_not_failed(one_row, on_slurm, minutes):
     one_row.trouble("gets SIGUSR2", FIRST)
     assert on_slurm(minutes=minutes) == 1
     assert failure_reason(one_row) is None

@@ -42,7 +42,7 @@ def test_small_runs_request_part_of_a_node(gpus, nodes):
 
 
 @pytest.mark.parametrize(("gpus", "per_node"), [(64, 7), (12, 8), (3, 2)])
-def test_gpus_that_do_not_fill_nodes_are_refused(gpus, per_node):
+def test_executor_parameters_refuse_partly_filled_nodes(gpus, per_node):
     with pytest.raises(ValueError, match=rf"{gpus} .* do not fill nodes of {per_node}.*\[slurm\]"):
         parameters(Resources(gpus=gpus, minutes=60), gpus_per_node=per_node)
 

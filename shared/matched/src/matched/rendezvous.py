@@ -10,7 +10,7 @@ from typing import Any
 def rendezvous_store() -> Any:
     """Return the job's ``torch.distributed.Store``, at torchrun's MASTER_ADDR and MASTER_PORT.
 
-    All runs of a job share it, each under a prefix of its own. With one store per run on the same
+    All runs of a job share it, each under its own prefix. With one store per run on the same
     port, a process that is early for a run would connect to the store of the previous run.
     """
     import torch.distributed as dist

@@ -126,7 +126,7 @@ class Requeuer:
             submitit_internals.requeue_on_slurm(self.environment)
         except (OSError, subprocess.SubprocessError) as error:
             # Slurm may have requeued the job already, in which case the error does not matter.
-            log.warning("the job could not be queued again: %s", error)
+            log.warning("the job could not be requeued: %s", error)
         self._wait_until_killed()
 
     def _wait_until_killed(self) -> NoReturn:
