@@ -1,4 +1,4 @@
-"""fairseq's trainer in two processes on a real Slurm, under the harness as every other domain."""
+"""fairseq's trainer in two processes on a real Slurm: preemption, resume and matching."""
 
 import pytest
 
@@ -8,7 +8,7 @@ pytestmark = pytest.mark.slurm
 LN, DYT = "wav2vec2_base.LN.0", "wav2vec2_base.DyT.0"
 
 RECIPE = """
-'''Table 5 at smoke scale, made short: one row, a smaller model, fewer updates, less speech.'''
+'''Table 5 at smoke scale, shortened: one row, a smaller model, fewer updates, less speech.'''
 
 import runpy
 from dataclasses import replace
@@ -41,16 +41,16 @@ class Speech(Project):
         self.write("recipes/cvpr2025/table05.py", text.lstrip())
 
 
-def last_step(project, name):
+def num_logged_updates(project, name):
     path = project.directory(name) / "metrics.jsonl"
     return path.read_text(encoding="utf-8").count("gradient_norm") if path.exists() else 0
 
 
-def test_fairseq_in_two_processes_is_interrupted_goes_on_and_is_matched(tmp_path, cluster):
+def test_fairseq_run_of_two_processes_resumes_and_is_matched(tmp_path, cluster):
     project = Speech(tmp_path, cluster)
-    project.site(checkpoint_steps=100_000)  # all that is saved is saved on the signal
+    project.site(checkpoint_steps=100_000)  # so that only the signal saves
     project.submit()
-    project._wait_until(lambda: last_step(project, LN) > 0, 120)
+    project.wait_until(lambda: num_logged_updates(project, LN) > 0, 120)
     job = project.job(LN)
     assert cluster.job(job)["NumTasks"] == "2"
     cluster.run("scancel", "--signal=USR2", job)  # as before a time limit
