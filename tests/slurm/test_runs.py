@@ -1,5 +1,6 @@
 """Training runs on a real Slurm: disturbed jobs give the results of undisturbed ones."""
 
+import os
 import time
 
 import pytest
@@ -240,7 +241,8 @@ TABLE = Table(arms=TABLE.arms, scales=(SCALE,))
 def test_snapshot_jobs_ignore_later_edits(project, cluster):
     code = project.root / "shared" / "late" / "src" / "late.py"
     project.write("shared/late/src/late.py", LATE)
-    project.environment["PYTHONPATH"] = str(code.parent)
+    inherited = filter(None, [project.environment.get("PYTHONPATH")])
+    project.environment["PYTHONPATH"] = os.pathsep.join([str(code.parent), *inherited])
     recipe = project.root / "recipes" / "cvpr2025" / "table01.py"
     recipe.write_text(recipe.read_text(encoding="utf-8") + LATE_TABLE, encoding="utf-8")
     user = ("-c", "user.name=a", "-c", "user.email=a@b")
