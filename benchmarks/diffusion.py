@@ -1,7 +1,7 @@
-"""Does training teach? Fréchet distances of Table 3 at smoke scale beside untrained networks'.
+"""Benefit of diffusion training: Fréchet distances of Table 3 at smoke scale before and after.
 
-Run `make table3` first: its results are taken. Each cell's network is then sampled as it was before
-its first step, from the same noise and for the same classes, and scored in the same way.
+Run `make table3` first; this script reads its results. It samples each cell's network with its
+initial weights, from the same noise and for the same classes, and scores it in the same way.
 
     .venv/bin/python benchmarks/diffusion.py             # about a minute and a half
 """
@@ -44,14 +44,14 @@ def main() -> None:
         for cell, result in zip(cells, results, strict=True):
             before = untrained(cell.run, Path(folder) / cell.row / cell.arm, runs_folder)
             after = result["metrics"][KEY]
-            shown = (f"{before:.1f}", f"{after:.2f}", f"{before / after:.0f}")
-            grid.add_row(recipe.paper.label(cell.row), cell.arm, *shown)
+            values = (f"{before:.1f}", f"{after:.2f}", f"{before / after:.0f}")
+            grid.add_row(recipe.paper.label(cell.row), cell.arm, *values)
             bar.advance(task)
     Console().print(grid)
 
 
 def untrained(run: Run, folder: Path, runs_folder: Path) -> float:
-    """The distance of a cell whose network has its first weights."""
+    """Return the distance of a cell whose network has its initial weights."""
     samples = run.needs["samples"]
     config = samples.needs["trained"].config
     model, _ = build(config)
@@ -59,16 +59,16 @@ def untrained(run: Run, folder: Path, runs_folder: Path) -> float:
     directories = {name: folder / name for name in ("trained", "samples", "score")}
     for directory in directories.values():
         directory.mkdir(parents=True)
-    left = (state, state, asdict(config.network), config.diffusion_steps, "pixels")
-    torch.save(dict(zip(LEFT, left, strict=True)), directories["trained"] / WEIGHTS)
+    content = (state, state, asdict(config.network), config.diffusion_steps, "pixels")
+    torch.save(dict(zip(LEFT, content, strict=True)), directories["trained"] / WEIGHTS)
     sampling.generate(context(directories, "samples", "trained"), samples.config)
-    others = {n: RunDirectory(runs_folder, r).path for n, r in run.needs.items() if n != "samples"}
-    place = context(directories, "score", "samples", **others)
-    return scoring.score(place, run.config).metrics[KEY]
+    needs = {n: RunDirectory(runs_folder, r).path for n, r in run.needs.items() if n != "samples"}
+    where = context(directories, "score", "samples", **needs)
+    return scoring.score(where, run.config).metrics[KEY]
 
 
-def context(directories: dict[str, Path], name: str, need: str, **others: Path) -> Context:
-    needs = {need: directories[need], **others}
+def context(directories: dict[str, Path], name: str, need: str, **more: Path) -> Context:
+    needs = {need: directories[need], **more}
     return Context(directory=directories[name], signature="benchmark", needs=needs)
 
 

@@ -1,23 +1,22 @@
-"""Times DyT and Derf beside the norm layers they replace, the formula, and a copy of the bytes.
+"""Layer benchmark: time and memory of DyT, Derf, LayerNorm, RMSNorm, the formula and a plain copy.
 
     python benchmarks/layers.py                     # three to four minutes on a CPU
-    python benchmarks/layers.py --sweep             # rows from few to many, at width 4096
+    python benchmarks/layers.py --sweep             # numbers of rows at width 4096
     python benchmarks/layers.py --device cuda [--sweep]
     python benchmarks/layers.py --report            # results/layers.md and .svg from the CSV
 
-Everything is built and compiled first, and the contenders then take turns in one process, in an
-order drawn for each round, so that a busy machine slows them alike; a ratio is the median over
-rounds of the ratio to nn.LayerNorm in the same round. Each measurement is a row of
-results/layers.csv.
+All layers are built and compiled first and then timed in turn in one process, in a random order for
+each round, so a busy machine slows them equally. A ratio is the median over rounds of the ratio to
+nn.LayerNorm in the same round. Each measurement is a row of results/layers.csv.
 
-- The copy is the floor: a forward pass reads the input and writes the output, and a backward pass
-  reads the input and the output's gradient and writes the input's.
-- On a CPU, glibc is told to keep the memory that tensors give back.
-- On a GPU, what the cache holds is replaced before each call, and the GPU waits for a millisecond
-  before it, so that the calls of a pass are queued by then: the time is the GPU's, not Python's.
-- Memory is that of one forward and backward pass: the bytes kept in between, parameters apart, and
-  the most that was allocated at a time beside the input and the output's gradient.
-- With Liger-Kernel installed (it is none of the requirements), a GPU times its layers as well.
+- The copy is a lower bound: a forward pass reads the input and writes the output, and a backward
+  pass reads the input and the output's gradient and writes the input's gradient.
+- On a CPU, glibc is configured to reuse the memory of freed tensors.
+- On a GPU, the cache is overwritten before each call. The GPU then waits for a millisecond, in
+  which the calls of a pass are queued: the measured time is the GPU's, not Python's.
+- Memory is that of one forward and backward pass: the bytes saved in between, without parameters,
+  and the peak allocation in addition to the input and the output's gradient.
+- If Liger-Kernel is installed (it is not a requirement), its layers are timed on a GPU as well.
 """
 
 from __future__ import annotations
@@ -48,14 +47,15 @@ PASSES = {
     "cpu": ("forward", "forward+backward"),
     "cuda": ("forward", "backward", "forward+backward"),
 }
-FEWEST, MOST, ON_GPU = 41, 121, 101  # rounds: on a CPU, the more the smaller the input is
-WARM_UP = 3  # rounds that are not counted, in the first of which compilers run
+# On a CPU, smaller inputs are measured in more rounds.
+MIN_CPU_ROUNDS, MAX_CPU_ROUNDS, GPU_ROUNDS = 41, 121, 101
+WARM_UP = 3  # rounds that are not counted; compilers run in the first
 KERNELS = {"cpu": cpu, "cuda": triton}
 BASE, COPY = layers_report.BASE, layers_report.COPY
 
 
-class Function(nn.Module):
-    """DyT or Derf by one backend, with parameters of its own."""
+class BackendLayer(nn.Module):
+    """DyT or Derf computed by a given backend."""
 
     def __init__(self, width: int, backend: str, squash: str = "tanh") -> None:
         super().__init__()
@@ -71,41 +71,41 @@ class Function(nn.Module):
         return derf(x, self.alpha, self.shift, self.weight, self.bias, backend=self.backend)
 
 
-def contenders(
+def build_layers(
     width: int, dtype: torch.dtype, device: str, compiled: bool = True
 ) -> dict[str, nn.Module]:
-    """The layers to time, by name; nn.LayerNorm comes first."""
+    """Return the layers to time by name, nn.LayerNorm first."""
     kernel = "triton" if device == "cuda" else "cpu"
     layers: dict[str, nn.Module] = {
         BASE: nn.LayerNorm(width),
         "nn.RMSNorm": nn.RMSNorm(width),
-        layers_report.EAGER: Function(width, "reference"),
-        layers_report.KERNEL: Function(width, kernel),
-        "Derf, kernel": Function(width, kernel, "erf"),
+        layers_report.EAGER: BackendLayer(width, "reference"),
+        layers_report.KERNEL: BackendLayer(width, kernel),
+        "Derf, kernel": BackendLayer(width, kernel, "erf"),
     }
     if compiled:
-        torch.compiler.reset()  # else a new width is compiled for widths of any size
+        torch.compiler.reset()  # otherwise a second width triggers compilation for dynamic widths
         to_compile = {
             "nn.LayerNorm, compiled": nn.LayerNorm(width),
             "nn.RMSNorm, compiled": nn.RMSNorm(width),
-            "DyT, formula compiled": Function(width, "reference"),
-            "DyT, kernel in a compiled graph": Function(width, kernel),
+            "DyT, formula compiled": BackendLayer(width, "reference"),
+            "DyT, kernel in a compiled graph": BackendLayer(width, kernel),
         }
         for name, layer in to_compile.items():
             layers[name] = torch.compile(layer.to(device, dtype))
     if device == "cuda":
-        layers |= liger(width)
+        layers |= liger_layers(width)
     return {name: layer.to(device, dtype) for name, layer in layers.items()}
 
 
-def liger(width: int) -> dict[str, nn.Module]:
-    """Liger-Kernel's layers, where it is installed."""
+def liger_layers(width: int) -> dict[str, nn.Module]:
+    """Return Liger-Kernel's layers, or an empty dict if it is not installed."""
     try:
         from liger_kernel.transformers import LigerRMSNorm
         from liger_kernel.transformers.dyt import LigerDyT
     except ImportError:
         return {}
-    # In place, its backward pass would write into the gradient that every contender is given.
+    # In place, its backward pass would overwrite the gradient that all layers share.
     return {
         "Liger DyT": LigerDyT(width),
         "Liger RMSNorm": LigerRMSNorm(width, in_place=False),
@@ -113,19 +113,19 @@ def liger(width: int) -> dict[str, nn.Module]:
 
 
 @dataclass(frozen=True)
-class Call:
-    """What is timed: `run`, given what `prepare` made before the clock started."""
+class TimedCall:
+    """`run` is timed; its argument is the result of `prepare`, which is not timed."""
 
     prepare: Callable[[], Any]
     run: Callable[[Any], None]
 
 
-def nothing() -> None:
+def no_preparation() -> None:
     pass
 
 
-def call(layer: nn.Module, x: Tensor, grad: Tensor, which: str) -> Call:
-    """One pass of a layer; it allocates its results, as in a network."""
+def layer_call(layer: nn.Module, x: Tensor, grad: Tensor, pass_: str) -> TimedCall:
+    """Return one pass of a layer, which allocates its results, as in a network."""
     inputs = [x, *layer.parameters()]
 
     def forward(_: None) -> None:
@@ -138,25 +138,26 @@ def call(layer: nn.Module, x: Tensor, grad: Tensor, which: str) -> Call:
     def both(_: None) -> None:
         torch.autograd.grad(layer(x), inputs, grad)
 
-    if which == "backward":
-        return Call(lambda: layer(x), backward)
-    return Call(nothing, forward if which == "forward" else both)
+    if pass_ == "backward":
+        return TimedCall(lambda: layer(x), backward)
+    return TimedCall(no_preparation, forward if pass_ == "forward" else both)
 
 
-def copy(x: Tensor, grad: Tensor, which: str) -> Call:
-    """The floor: the reads and writes that a pass cannot do without."""
+def copy_call(x: Tensor, grad: Tensor, pass_: str) -> TimedCall:
+    """Return the reads and writes that a pass requires at least, as a lower bound."""
 
     def run(_: None) -> None:
         with torch.no_grad():
-            if which != "backward":
+            if pass_ != "backward":
                 x.clone()
-            if which != "forward":
+            if pass_ != "forward":
                 torch.add(x, grad)
 
-    return Call(nothing, run)
+    return TimedCall(no_preparation, run)
 
 
-def cpu_seconds(call: Call) -> float:
+def cpu_seconds(call: TimedCall) -> float:
+    """Return the wall-clock seconds of a call."""
     prepared = call.prepare()
     started = time.perf_counter()
     call.run(prepared)
@@ -164,19 +165,19 @@ def cpu_seconds(call: Call) -> float:
 
 
 class CudaClock:
-    """Seconds of a call on the GPU, with nothing of its data in the cache."""
+    """Timer of a call on the GPU, with a cache that contains none of its data."""
 
-    BYTES = 2**28  # more than a cache of level 2 holds
-    CYCLES = 2_000_000  # about a millisecond, in which Python queues the call
+    FLUSH_BYTES = 2**28  # larger than the L2 cache
+    WAIT_CYCLES = 2_000_000  # about a millisecond, in which Python queues the call
 
     def __init__(self) -> None:
-        self.flush = torch.empty(self.BYTES, dtype=torch.int8, device="cuda")
+        self.flush_buffer = torch.empty(self.FLUSH_BYTES, dtype=torch.int8, device="cuda")
 
-    def __call__(self, call: Call) -> float:
+    def __call__(self, call: TimedCall) -> float:
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         prepared = call.prepare()
-        self.flush.zero_()
-        torch.cuda._sleep(self.CYCLES)
+        self.flush_buffer.zero_()
+        torch.cuda._sleep(self.WAIT_CYCLES)
         start.record()
         call.run(prepared)
         end.record()
@@ -185,11 +186,11 @@ class CudaClock:
 
 
 def measure(
-    calls: dict[str, Call], rounds: int, seconds: Callable[[Call], float]
+    calls: dict[str, TimedCall], rounds: int, seconds: Callable[[TimedCall], float]
 ) -> dict[str, list[float]]:
-    """Seconds of each call in each round; each round has an order of its own.
+    """Return the seconds of each call in each round; each round has a different random order.
 
-    In a fixed order, a call always finds the cache as one and the same other has left it.
+    In a fixed order, the same predecessor would always determine the state of the cache.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     shuffle = random.Random(0).shuffle
@@ -201,152 +202,158 @@ def measure(
     return {name: values[WARM_UP:] for name, values in times.items()}
 
 
-def kept_bytes(layer: nn.Module, x: Tensor) -> int:
-    """Of tensors that the forward pass keeps for the backward pass, parameters apart."""
-    own = {p.untyped_storage().data_ptr() for p in layer.parameters()}
-    kept: dict[int, Tensor] = {}  # the tensors as well, so that no address is used again
+def saved_bytes(layer: nn.Module, x: Tensor) -> int:
+    """Return the bytes that the forward pass saves for the backward pass, without parameters."""
+    parameter_addresses = {p.untyped_storage().data_ptr() for p in layer.parameters()}
+    saved: dict[int, Tensor] = {}  # the values keep the tensors alive, as addresses may be reused
 
     def pack(tensor: Tensor) -> Tensor:
         address = tensor.untyped_storage().data_ptr()
-        if address not in own:
-            kept[address] = tensor
+        if address not in parameter_addresses:
+            saved[address] = tensor
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         layer(x)
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
 
 
-def peak_bytes(once: Call, device: str) -> int:
-    """The most that a call allocated at a time; it has been warmed up before."""
+def peak_bytes(call: TimedCall, device: str) -> int:
+    """Return the peak allocation of a call, which must have been warmed up before."""
     if device == "cuda":
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        once.run(once.prepare())
+        call.run(call.prepare())
         return torch.cuda.max_memory_allocated() - before
-    on = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=on, profile_memory=True, acc_events=True) as seen:
-        once.run(once.prepare())
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(
+        activities=activities, profile_memory=True, acc_events=True
+    ) as profile:
+        call.run(call.prepare())
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "trace.json"
-        seen.export_chrome_trace(str(file))
+        profile.export_chrome_trace(str(file))
         events = json.loads(file.read_text(encoding="utf-8"))["traceEvents"]
-    now = most = 0
+    allocated = peak = 0
     for event in sorted((e for e in events if e.get("name") == "[memory]"), key=lambda e: e["ts"]):
-        now += event["args"]["Bytes"]
-        most = max(most, now)
-    return most
+        allocated += event["args"]["Bytes"]
+        peak = max(peak, allocated)
+    return peak
 
 
 def rows(
     shape: tuple[int, ...],
     dtype: str,
-    given: argparse.Namespace,
-    where: dict[str, Any],
-    seconds: Callable[[Call], float],
+    args: argparse.Namespace,
+    environment: dict[str, Any],
+    seconds: Callable[[TimedCall], float],
 ) -> list[dict]:
-    """A row for each layer and pass at one shape and dtype."""
-    x = torch.randn(shape).to(given.device, DTYPES[dtype]).requires_grad_()
-    grad = torch.randn(shape).to(given.device, DTYPES[dtype])
-    layers = contenders(shape[-1], DTYPES[dtype], given.device, given.compiled)
-    rounds = given.rounds or default_rounds(given.device, x.numel())
-    found = []
-    for which in given.passes:
-        calls = {name: call(layer, x, grad, which) for name, layer in layers.items()}
-        times = measure({**calls, COPY: copy(x, grad, which)}, rounds, seconds)
+    """Return a CSV row for each layer and pass at one shape and dtype."""
+    x = torch.randn(shape).to(args.device, DTYPES[dtype]).requires_grad_()
+    grad = torch.randn(shape).to(args.device, DTYPES[dtype])
+    layers = build_layers(shape[-1], DTYPES[dtype], args.device, args.compiled)
+    rounds = args.rounds or default_rounds(args.device, x.numel())
+    result = []
+    for pass_ in args.passes:
+        calls = {name: layer_call(layer, x, grad, pass_) for name, layer in layers.items()}
+        times = measure({**calls, COPY: copy_call(x, grad, pass_)}, rounds, seconds)
         for name, values in times.items():
             memory = {"kept_bytes": "", "peak_bytes": ""}
-            if which == "forward+backward" and name != COPY:
-                memory["kept_bytes"] = kept_bytes(layers[name], x)
-                memory["peak_bytes"] = peak_bytes(calls[name], given.device)
+            if pass_ == "forward+backward" and name != COPY:
+                memory["kept_bytes"] = saved_bytes(layers[name], x)
+                memory["peak_bytes"] = peak_bytes(calls[name], args.device)
             ratios = [a / b for a, b in zip(values, times[BASE], strict=True)]
-            head = {"layer": name, "pass": which, "dtype": dtype, "shape": text(shape)}
-            found.append(
+            head = {"layer": name, "pass": pass_, "dtype": dtype, "shape": format_shape(shape)}
+            result.append(
                 {
                     **head,
                     "rounds": rounds,
-                    **columns("ms", [1e3 * v for v in values], "{:.4f}"),
-                    **columns("ratio", ratios, "{:.3f}"),
+                    **percentile_columns("ms", [1e3 * v for v in values], "{:.4f}"),
+                    **percentile_columns("ratio", ratios, "{:.3f}"),
                     **memory,
-                    **where,
+                    **environment,
                 }
             )
-    return found
+    return result
 
 
 def default_rounds(device: str, elements: int) -> int:
-    """Enough that a busy second does not cover them all, and few enough to wait for."""
+    """Return enough rounds to span more than one busy second, but few enough to wait for."""
     if device == "cuda":
-        return ON_GPU
-    return max(FEWEST, min(MOST, FEWEST * 2**24 // elements))
+        return GPU_ROUNDS
+    return max(MIN_CPU_ROUNDS, min(MAX_CPU_ROUNDS, MIN_CPU_ROUNDS * 2**24 // elements))
 
 
-def columns(name: str, values: list[float], form: str) -> dict[str, str]:
+def percentile_columns(name: str, values: list[float], form: str) -> dict[str, str]:
     names = (f"{name}_p10", f"{name}_median", f"{name}_p90")
-    return {n: form.format(v) for n, v in zip(names, measuring.spread(values), strict=True)}
+    return {n: form.format(v) for n, v in zip(names, measuring.percentiles(values), strict=True)}
 
 
-def text(shape: tuple[int, ...]) -> str:
+def format_shape(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
 
 
-def shape_of(argument: str) -> tuple[int, ...]:
+def parse_shape(argument: str) -> tuple[int, ...]:
     try:
-        return tuple(measuring.positive(size) for size in argument.split("x"))
+        return tuple(measuring.positive_int(size) for size in argument.split("x"))
     except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"{argument!r} is no shape such as 8x197x768") from None
+        message = f"{argument!r} is not a shape such as 8x197x768"
+        raise argparse.ArgumentTypeError(message) from None
 
 
-def parse() -> argparse.Namespace:
+def parse_args() -> argparse.Namespace:
+    positive_int = measuring.positive_int
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--report", action="store_true", help="make layers.md and layers.svg")
+    parser.add_argument("--report", action="store_true", help="write layers.md and layers.svg")
     parser.add_argument("--device", choices=KERNELS, default="cpu")
     parser.add_argument(
-        "--rounds", type=measuring.positive, help="(default: 41 to 121 on a CPU, 101 on a GPU)"
+        "--rounds", type=positive_int, help="(default: 41 to 121 on a CPU, 101 on a GPU)"
     )
-    parser.add_argument("--threads", type=measuring.positive, default=1)
-    parser.add_argument("--shape", nargs="+", type=shape_of, help="such as 8x197x768")
-    parser.add_argument("--sweep", action="store_true", help=f"other shapes: rows of {WIDTH}")
+    parser.add_argument("--threads", type=positive_int, default=1)
+    parser.add_argument("--shape", nargs="+", type=parse_shape, help="for example 8x197x768")
+    parser.add_argument(
+        "--sweep", action="store_true", help=f"measure several numbers of rows of {WIDTH} instead"
+    )
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--passes", nargs="+", choices=PASSES["cuda"], help="(default: all)")
     parser.add_argument(
-        "--no-compile", action="store_false", dest="compiled", help="leave out torch.compile"
+        "--no-compile", action="store_false", dest="compiled", help="omit torch.compile"
     )
-    given = parser.parse_args()
-    if given.report:
-        return given
-    if given.sweep and given.shape:
-        parser.error("--sweep and --shape both say which shapes: pass one of them")
-    if given.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda needs a GPU, and torch finds none here")
-    kernel = KERNELS[given.device]
+    args = parser.parse_args()
+    if args.report:
+        return args
+    if args.sweep and args.shape:
+        parser.error("--sweep and --shape both select the shapes; pass only one of them")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda needs a GPU, but torch finds none on this machine")
+    kernel = KERNELS[args.device]
     if kernel.PROBLEM is not None:
         parser.error(f"the kernel is missing: {kernel.PROBLEM}. {kernel.REMEDY}")
-    sweep = [(n, WIDTH) for n in ROWS[given.device]]
-    given.shapes = sweep if given.sweep else given.shape or SHAPES
-    given.passes = given.passes or PASSES[given.device]
-    return given
+    sweep = [(n, WIDTH) for n in ROWS[args.device]]
+    args.shapes = sweep if args.sweep else args.shape or SHAPES
+    args.passes = args.passes or PASSES[args.device]
+    return args
 
 
 def main() -> None:
-    given = parse()
-    if given.report:
+    args = parse_args()
+    if args.report:
         layers_report.write()
         return
-    measuring.keep_memory()
+    measuring.reuse_freed_memory()
     torch.manual_seed(0)
-    torch.set_num_threads(given.threads)
-    where = measuring.place(given.device)
-    seconds = CudaClock() if given.device == "cuda" else cpu_seconds
-    found = []
-    for shape in given.shapes:
-        for dtype in given.dtype:
-            print(f"{text(shape)}, {dtype} …", flush=True)
-            found += rows(shape, dtype, given, where, seconds)
+    torch.set_num_threads(args.threads)
+    environment = measuring.environment(args.device)
+    seconds = CudaClock() if args.device == "cuda" else cpu_seconds
+    measured = []
+    for shape in args.shapes:
+        for dtype in args.dtype:
+            print(f"{format_shape(shape)}, {dtype} …", flush=True)
+            measured += rows(shape, dtype, args, environment, seconds)
             torch.cuda.empty_cache()
-    measuring.append(layers_report.CSV, found)
-    print(layers_report.markdown(found))
+    measuring.append(layers_report.CSV, measured)
+    print(layers_report.markdown(measured))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Times the shared training loop against a bare PyTorch loop on the same small model.
+"""Benchmark of the shared training loop against a bare PyTorch loop on the same small model.
 
     python benchmarks/loop.py [--steps 300] [--rounds 5]
 
-Both train the smoke-scale ViT of Table 1 on the same tensors with AdamW; the two alternate in one
-process, and the figure is the median over rounds of the ratio of their times. The shared loop's
-time includes its seeding, fingerprint, metrics, progress and last checkpoint. Bound: 1.03.
+Both train the smoke-scale ViT of Table 1 on the same tensors with AdamW. They alternate in one
+process; the result is the median over rounds of the ratio of their times. The time of the shared
+loop includes its seeding, fingerprint, metrics, progress and last checkpoint. Bound: 1.03.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def build() -> tuple[nn.Module, torch.optim.Optimizer, tuple[str, ...]]:
 
 
 def bare(dataset: TensorDataset, steps: int) -> float:
-    """Seconds of a loop as one writes it in a notebook: no more than it takes."""
+    """Return the seconds that a minimal loop takes, as written in a notebook."""
     model, optimizer, _ = build()
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     model.train()
@@ -55,7 +55,7 @@ def bare(dataset: TensorDataset, steps: int) -> float:
 
 
 def shared(dataset: TensorDataset, steps: int) -> float:
-    """Seconds of ``matched.training.fit`` for the same steps."""
+    """Return the seconds that ``matched.training.fit`` takes for the same steps."""
     model, optimizer, norms = build()
     config = TrainConfig(epochs=1, batch=BATCH, micro_batch=BATCH, lr=1e-3, log_steps=50)
     learner = Learner(
@@ -77,14 +77,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=5)
-    given = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    images = torch.randn(given.steps * BATCH, 3, 16, 16)
+    images = torch.randn(args.steps * BATCH, 3, 16, 16)
     dataset = TensorDataset(images, torch.randint(10, (len(images),)))
-    rounds = given.rounds + 1  # the first warms up
-    pairs = [(shared(dataset, given.steps), bare(dataset, given.steps)) for _ in range(rounds)][1:]
+    rounds = args.rounds + 1  # the first warms up
+    pairs = [(shared(dataset, args.steps), bare(dataset, args.steps)) for _ in range(rounds)][1:]
     ratios = sorted(a / b for a, b in pairs)
-    step = statistics.median(b for _, b in pairs) / given.steps * 1e3
+    step = statistics.median(b for _, b in pairs) / args.steps * 1e3
     ratio = statistics.median(ratios)
     print(
         f"shared loop / bare loop: {ratio:.3f} (min {ratios[0]:.3f}, max {ratios[-1]:.3f}, "

@@ -1,4 +1,4 @@
-"""Holds what the benchmarks of layers and of training steps share, so that both measure alike."""
+"""Shared parts of the layer and training-step benchmarks: statistics, environment, CSV files."""
 
 from __future__ import annotations
 
@@ -16,50 +16,50 @@ from pathlib import Path
 import torch
 
 RESULTS = Path(__file__).parent / "results"
-# glibc maps large tensors one by one and gives them back at once: most of what is timed is then
-# the system handing out fresh pages, which a long-running program seldom sees.
-KEEP_MEMORY = {
+# By default glibc maps each large tensor separately and returns its memory when freed. Most of the
+# measured time would then be the allocation of new pages, which is rare in a long-running program.
+REUSE_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**34),
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # in large pages, where the system has them
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # use large pages if the system supports them
 }
 
 
-def keep_memory() -> None:
-    """Start this process again if need be, with a memory allocator that keeps what it gets back."""
-    if any(os.environ.get(name) != value for name, value in KEEP_MEMORY.items()):
-        # glibc reads them when a process starts.
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEP_MEMORY})
+def reuse_freed_memory() -> None:
+    """Restart this process, if necessary, with a memory allocator that reuses freed memory."""
+    if any(os.environ.get(name) != value for name, value in REUSE_MEMORY.items()):
+        # glibc reads these variables only when a process starts.
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **REUSE_MEMORY})
 
 
-def positive(text: str) -> int:
-    """An argument of a command that is a whole number from 1."""
+def positive_int(text: str) -> int:
+    """Parse a positive integer from a command-line argument."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
     return int(text)
 
 
-def spread(values: Sequence[float]) -> tuple[float, float, float]:
-    """The value at 10 % of the rounds, the median, and the value at 90 %."""
+def percentiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return the 10th percentile, the median and the 90th percentile."""
     if len(values) == 1:
         return values[0], values[0], values[0]
     p10, *_, p90 = statistics.quantiles(values, n=10, method="inclusive")
     return p10, statistics.median(values), p90
 
 
-def place(device: str) -> dict[str, str | int | float]:
-    """Where and when something was measured, as columns of a row."""
+def environment(device: str) -> dict[str, str | int | float]:
+    """Return hardware, software versions and time of a measurement, as columns of a row."""
     if device == "cuda":
         hardware = torch.cuda.get_device_name()
         instructions = "sm_{}{}".format(*torch.cuda.get_device_capability())
     else:
-        hardware, instructions = processor(), torch.backends.cpu.get_cpu_capability()
+        hardware, instructions = processor_name(), torch.backends.cpu.get_cpu_capability()
     return {
         "device": device,
         "threads": torch.get_num_threads(),
         "hardware": hardware,
         "instructions": instructions,
-        "load": f"{os.getloadavg()[0]:.2f}",  # processes that others ran, as it starts
+        "load": f"{os.getloadavg()[0]:.2f}",  # other running processes when the benchmark starts
         "torch": torch.__version__,
         "python": platform.python_version(),
         "triton": version("triton"),
@@ -68,8 +68,8 @@ def place(device: str) -> dict[str, str | int | float]:
     }
 
 
-def processor() -> str:
-    """The processor's name, where Linux tells it."""
+def processor_name() -> str:
+    """Return the processor's name from Linux, or the machine type elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -79,7 +79,7 @@ def processor() -> str:
 
 
 def version(package: str) -> str:
-    """Of an installed package, or nothing."""
+    """Return the version of a package, or an empty string if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -87,25 +87,25 @@ def version(package: str) -> str:
 
 
 def append(path: Path, rows: list[dict]) -> None:
-    """Add rows to a file of CSV, or begin one.
+    """Append rows to a CSV file, which is created if necessary.
 
     Raises:
         ValueError: the file has other columns.
     """
     columns = list(rows[0])
     path.parent.mkdir(parents=True, exist_ok=True)
-    found = read(path)
-    if found and list(found[0]) != columns:
-        raise ValueError(f"{path} has other columns than these rows: move it elsewhere first")
+    existing = read(path)
+    if existing and list(existing[0]) != columns:
+        raise ValueError(f"{path} has other columns than the new rows. Move it elsewhere first.")
     with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
-        if not found:
+        if not existing:
             writer.writeheader()
         writer.writerows(rows)
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    """The rows of a file of CSV; none where there is no file."""
+    """Return the rows of a CSV file; an empty list if it does not exist."""
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:

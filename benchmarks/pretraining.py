@@ -1,8 +1,8 @@
-"""Does pretraining teach? Fine-tuned MAE and DINO against the same networks without it.
+"""Benefit of pretraining: fine-tuned MAE and DINO against the same networks without pretraining.
 
-Takes the rows of Table 2 at smoke scale with both arms: fine-tunes, on ten labelled digits of each
-class and for the same number of steps, the pretrained network, the network as it was before its
-first step of pretraining, and a classifier with timm's own initial weights. Held-out top-1, mean
+For the rows and both arms of Table 2 at smoke scale, fine-tunes on ten labelled digits of each
+class, for the same number of steps: the pretrained network, the network with its initial weights
+before pretraining, and a classifier with timm's initial weights. Prints the held-out top-1, mean
 and standard deviation over seeds.
 
     .venv/bin/python benchmarks/pretraining.py           # about ten minutes on two cores
@@ -34,43 +34,43 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=2, help="seeds of fine-tuning (default 2)")
     parser.add_argument("--rows", nargs="*", help="rows of table2 (default: all)")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
     recipe = recipes.load("table2")
     scale = recipe.scale("smoke")
-    cells = [c for c in recipe.table.cells(scale) if not asked.rows or c.row in asked.rows]
+    cells = [c for c in recipe.table.cells(scale) if not args.rows or c.row in args.rows]
     grid = Grid(title="held-out top-1 after fine-tuning on 100 labelled digits, %")
     for name in ("model", "arm", *STARTS):
         grid.add_column(name, justify="left" if name in ("model", "arm") else "right")
     with Progress() as bar, tempfile.TemporaryDirectory() as folder:
         task = bar.add_task("cells", total=len(cells))
         for cell in cells:
-            found = accuracies(cell.run, Path(folder) / cell.row / cell.arm, range(asked.seeds))
-            shown = [text(found[start]) for start in STARTS]
-            grid.add_row(recipe.paper.label(cell.row), cell.arm, *shown)
+            top1 = accuracies(cell.run, Path(folder) / cell.row / cell.arm, range(args.seeds))
+            values = [text(top1[start]) for start in STARTS]
+            grid.add_row(recipe.paper.label(cell.row), cell.arm, *values)
             bar.advance(task)
     Console().print(grid)
 
 
 def accuracies(run: Run, folder: Path, seeds: range) -> Mapping[str, list[float]]:
-    """Top-1 of each seed's fine-tuning, from each of ``STARTS``."""
+    """Return the top-1 of each seed's fine-tuning, for each of ``STARTS``."""
     config = run.needs["pretrained"].config
     pretrained, before = folder / "pretrained", folder / "before"
     task = mae.pretrain if isinstance(config, MAE) else dino.pretrain
     task(context(pretrained), config)
-    context(before)
+    untrained = context(before)
     if isinstance(config, MAE):
-        weights.export(before, model=mae.build(config)[0].state_dict())
+        weights.export(untrained, model=mae.build(config)[0].state_dict())
     else:
-        weights.export(before, teacher=dino.build(config)[0].teacher.state_dict())
-    found: dict[str, list[float]] = {start: [] for start in STARTS}
+        weights.export(untrained, teacher=dino.build(config)[0].teacher.state_dict())
+    top1: dict[str, list[float]] = {start: [] for start in STARTS}
     for seed in seeds:
         for start, source in zip(STARTS, (pretrained, before, None), strict=True):
             needs = {} if source is None else {"pretrained": source}
             where = context(folder / f"{start} {seed}", needs)
             outcome = finetuning.train(where, replace(run.config, seed=seed))
-            found[start].append(outcome.metrics["top1"])
-    return found
+            top1[start].append(outcome.metrics["top1"])
+    return top1
 
 
 def context(folder: Path, needs: Mapping[str, Path] | None = None) -> Context:

@@ -1,13 +1,13 @@
-"""Times pretraining of wav2vec 2.0 with LN against fairseq's own command, and compares losses.
+"""Benchmark of wav2vec 2.0 pretraining with LN against fairseq's own command: time and losses.
 
     python benchmarks/speech.py [--updates 40] [--rounds 5]      # about ten minutes
 
 Each round starts three processes, one after the other: our run, fairseq's command, and fairseq's
-command with our task, whose random numbers are ours and whose losses have to be, too. The time of
-an update is that from its start to the start of the next one; the first ten are left out. The
-figures are the median over rounds of the ratio of mean times, and the ratio of undisturbed times:
-update by update the shortest of all rounds, for the same update does the same work in each. Bound:
-1.03.
+command with our task, which has the same random numbers and therefore must give the same losses.
+The time of an update is measured from its start to the start of the next one; the first ten are
+excluded. Reported are the median over rounds of the ratio of mean times, and the ratio of best
+times: for each update the shortest time of all rounds, since the same update does the same work in
+each round. Bound: 1.03.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from dyt_wav2vec.config import Network, Preparation, Pretraining
 from matched.task import Context
 
 WARMUP = 10
-"""Updates of a process that are not timed."""
-WAYS = ("ours", "stock", "plugged")
+"""Updates at the start of a process that are not timed."""
+VARIANTS = ("ours", "stock", "plugged")
 SIZES = {
     "2 × 64": Network(
         conv_feature_layers=((64, 10, 5), *[(64, 3, 2)] * 4, *[(64, 2, 2)] * 2),
@@ -62,18 +62,18 @@ SIZES = {
         conv_pos_groups=8,
     ),
 }
-"""Layers × width of the Transformer."""
+"""Networks by layers × width of the Transformer."""
 SPEECH = Preparation(data="synthetic-speech", train=64, valid=2, voices=8)
 LOG = "updates.jsonl"
 
 
-def settings(size: str, updates: int) -> Pretraining:
+def make_config(size: str, updates: int) -> Pretraining:
     return Pretraining(
         norm=Norm.own(),
         data="synthetic-speech",
         network=SIZES[size],
         updates=updates,
-        shards=1,
+        micro_batches_per_update=1,
         max_tokens=150_000,
         max_sample_size=48_000,
         lr=5e-4,
@@ -83,14 +83,14 @@ def settings(size: str, updates: int) -> Pretraining:
     )
 
 
-def ours(folder: Path, speech: Path, config: Pretraining) -> None:
+def run_ours(folder: Path, speech: Path, config: Pretraining) -> None:
     from dyt_wav2vec.pretraining import pretrain
 
     pretrain(Context(directory=folder, signature="benchmark", needs={"speech": speech}), config)
 
 
-def stock(folder: Path, speech: Path, config: Pretraining, plugged: bool) -> None:
-    """fairseq's command with the settings that our run is given."""
+def run_fairseq(folder: Path, speech: Path, config: Pretraining, our_task: bool) -> None:
+    """Run fairseq's command with the settings of our run."""
     from dyt_wav2vec import fairseq_compat
 
     recipes = Path(fairseq_compat.load().__file__).parent / "examples/wav2vec/config/pretraining"
@@ -116,18 +116,18 @@ def stock(folder: Path, speech: Path, config: Pretraining, plugged: bool) -> Non
         "lr_scheduler.warmup_updates": config.warmup_updates,
         **{f"model.{name}": value for name, value in network.items()},
     }
-    if plugged:
-        from dyt_wav2vec.hydra_train import PLUGIN
+    if our_task:
+        from dyt_wav2vec.hydra_train import USER_DIR
 
-        overrides |= {"common.user_dir": PLUGIN, "task._name": "dyt_audio_pretraining"}
+        overrides |= {"common.user_dir": USER_DIR, "task._name": "dyt_audio_pretraining"}
     chosen = ["--config-dir", str(recipes), "--config-name", "wav2vec2_base_librispeech"]
     changed = [f"++{name}={value}" for name, value in overrides.items()]
     sys.argv = ["fairseq-hydra-train", *chosen, f"hydra.run.dir={folder}/hydra", *changed]
     cli_main()
 
 
-def measured(way: str, folder: Path, speech: Path, config: Pretraining) -> None:
-    """Train in this process, and write when each update began and the loss it gave."""
+def record_updates(variant: str, folder: Path, speech: Path, config: Pretraining) -> None:
+    """Train in this process, and write the start time and loss of each update."""
     from dyt_wav2vec import fairseq_compat
 
     fairseq_compat.load()
@@ -137,120 +137,129 @@ def measured(way: str, folder: Path, speech: Path, config: Pretraining) -> None:
     step, updates = Trainer.train_step, []
 
     def stepped(self, *args, **options):
-        began = time.perf_counter()
-        told = step(self, *args, **options)
-        updates.append((began, metrics.get_meter("train", "loss").val))
-        return told
+        start = time.perf_counter()
+        logged = step(self, *args, **options)
+        updates.append((start, metrics.get_meter("train", "loss").val))
+        return logged
 
     with mock.patch.object(Trainer, "train_step", stepped):
-        if way == "ours":
-            ours(folder, speech, config)
+        if variant == "ours":
+            run_ours(folder, speech, config)
         else:
-            stock(folder, speech, config, way == "plugged")
+            run_fairseq(folder, speech, config, variant == "plugged")
     (folder / LOG).write_text("".join(json.dumps(update) + "\n" for update in updates))
 
 
-def started(way: str, size: str, updates: int, folder: Path, speech: Path) -> list[list[float]]:
-    """When each update began, and its loss, of a process of its own."""
+def run_in_subprocess(
+    variant: str, size: str, updates: int, folder: Path, speech: Path
+) -> list[list[float]]:
+    """Return the start time and loss of each update of a separate process."""
     folder.mkdir(parents=True)
-    given = {"--way": way, "--size": size, "--updates": updates, "--folder": folder}
-    command = [sys.executable, __file__, "--speech", speech, *(w for p in given.items() for w in p)]
+    options = {"--variant": variant, "--size": size, "--updates": updates, "--folder": folder}
+    words = [word for option in options.items() for word in option]
+    command = [sys.executable, __file__, "--speech", speech, *words]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    answer = subprocess.run(
+    process = subprocess.run(
         list(map(str, command)), capture_output=True, text=True, env=environment
     )
-    if answer.returncode:
-        sys.exit(answer.stdout + answer.stderr)
+    if process.returncode:
+        sys.exit(process.stdout + process.stderr)
     return [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
 
 
-def gaps(updates: list[list[float]]) -> list[float]:
-    """Seconds from each start to the next, but for the first ones."""
-    began = [when for when, _ in updates[WARMUP:]]
-    return [after - before for before, after in pairwise(began)]
+def update_times(updates: list[list[float]]) -> list[float]:
+    """Return the seconds of each update, without the first ones."""
+    starts = [start for start, _ in updates[WARMUP:]]
+    return [after - before for before, after in pairwise(starts)]
 
 
 @dataclass(kw_only=True)
-class Measured:
-    """What the rounds of one network have given, per way of training."""
+class Measurement:
+    """Results of all rounds of one network.
+
+    Attributes:
+        times: variant → update times of each round, in seconds.
+        differences: relative differences between the losses of our run and of fairseq's command
+            with our task.
+    """
 
     times: dict[str, list[list[float]]]
-    """Of the updates of each round."""
     differences: list[float]
-    """Relative, between the losses of our run and of fairseq's command with our task."""
 
     def ratios(self) -> list[float]:
-        """Our mean time over fairseq's, of each round."""
+        """Return our mean time over fairseq's for each round."""
         pairs = zip(self.times["ours"], self.times["stock"], strict=True)
         return [statistics.mean(a) / statistics.mean(b) for a, b in pairs]
 
-    def undisturbed(self, way: str) -> float:
-        """Mean time of an update, each as in the round in which it was fastest."""
-        return statistics.mean(map(min, zip(*self.times[way], strict=True)))
+    def best_time(self, variant: str) -> float:
+        """Return the mean over updates of the shortest time in all rounds."""
+        return statistics.mean(map(min, zip(*self.times[variant], strict=True)))
 
 
-def measure(size: str, updates: int, rounds: int, scratch: Path, done: Callable) -> Measured:
-    found = Measured(times={way: [] for way in WAYS}, differences=[])
-    for turn in range(rounds + 1):
-        # The first of a round is another one each time.
-        ways = WAYS[turn % 3 :] + WAYS[: turn % 3]
+def measure(size: str, updates: int, rounds: int, scratch: Path, done: Callable) -> Measurement:
+    measurement = Measurement(times={variant: [] for variant in VARIANTS}, differences=[])
+    for number in range(rounds + 1):
+        # Each round starts with another variant.
+        variants = VARIANTS[number % 3 :] + VARIANTS[: number % 3]
         runs = {}
-        for way in ways:
-            folder = scratch / f"{list(SIZES).index(size)}-{turn}-{way}"  # hydra's names are plain
-            runs[way] = started(way, size, updates, folder, scratch / "speech")
+        for variant in variants:
+            # hydra accepts only plain folder names.
+            folder = scratch / f"{list(SIZES).index(size)}-{number}-{variant}"
+            runs[variant] = run_in_subprocess(variant, size, updates, folder, scratch / "speech")
             done()
-        if turn:  # round 0 has warmed up the machine
-            for way, run in runs.items():
-                found.times[way].append(gaps(run))
+        if number:  # round 0 is a warm-up
+            for variant, run in runs.items():
+                measurement.times[variant].append(update_times(run))
         pairs = zip(runs["ours"], runs["plugged"], strict=True)
-        found.differences += [abs(a - b) / abs(b) for (_, a), (_, b) in pairs]
-    return found
+        measurement.differences += [abs(a - b) / abs(b) for (_, a), (_, b) in pairs]
+    return measurement
 
 
 def compare(updates: int, rounds: int) -> None:
     from dyt_wav2vec.preparation import prepare
 
     grid = Grid(title=f"Pretraining with LN, {rounds} rounds of {updates} updates, 1 thread")
-    heads = ("network", "ms, fairseq", "ours / fairseq", "undisturbed", "losses", "differ by")
-    for name in heads:
+    headers = ("network", "ms, fairseq", "ours / fairseq", "best times", "losses", "max difference")
+    for name in headers:
         grid.add_column(name, justify="right")
-    told = {}
+    results = {}
     with Progress() as bar, tempfile.TemporaryDirectory() as scratch:
         speech = Path(scratch) / "speech"
         speech.mkdir()
         prepare(Context(directory=speech, signature="benchmark"), SPEECH)
-        task = bar.add_task("processes", total=len(SIZES) * (rounds + 1) * len(WAYS))
+        task = bar.add_task("processes", total=len(SIZES) * (rounds + 1) * len(VARIANTS))
         for size in SIZES:
-            found = measure(size, updates, rounds, Path(scratch), lambda: bar.advance(task))
-            ratios, stock_time = found.ratios(), found.undisturbed("stock")
+            measurement = measure(size, updates, rounds, Path(scratch), lambda: bar.advance(task))
+            ratios, stock_time = measurement.ratios(), measurement.best_time("stock")
             least, most = min(ratios), max(ratios)
             grid.add_row(
                 size,
                 f"{1e3 * stock_time:.0f}",
                 f"{statistics.median(ratios):.3f} ({least:.3f} to {most:.3f})",
-                f"{found.undisturbed('ours') / stock_time:.3f}",
-                f"{len(found.differences)}",
-                f"{max(found.differences):.1g}",
+                f"{measurement.best_time('ours') / stock_time:.3f}",
+                f"{len(measurement.differences)}",
+                f"{max(measurement.differences):.1g}",
             )
-            told[size] = {"ratios": ratios, "undisturbed": found.undisturbed("ours") / stock_time}
+            best = measurement.best_time("ours") / stock_time
+            results[size] = {"ratios": ratios, "best_times": best}
     Console().print(grid)
-    print(json.dumps({"benchmark": "speech", **told}))
+    print(json.dumps({"benchmark": "speech", **results}))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--updates", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
     parser.add_argument("--size", choices=SIZES, help=argparse.SUPPRESS)
     for name in ("--folder", "--speech"):
         parser.add_argument(name, type=Path, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.way is None:
-        compare(given.updates, given.rounds)
+    args = parser.parse_args()
+    if args.variant is None:
+        compare(args.updates, args.rounds)
     else:
-        config = settings(given.size, given.updates)
-        measured(given.way, given.folder, given.speech, config)
+        config = make_config(args.size, args.updates)
+        record_updates(args.variant, args.folder, args.speech, config)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
-"""Times a training step of ViT-S on a CPU with LayerNorm, with DyT's kernel and with its formula.
+"""Training-step benchmark: ViT-S on a CPU with LayerNorm, DyT's kernel and DyT's formula.
 
     python benchmarks/training_step.py [--rounds 25] [--threads 1] [--dtype bfloat16]
 
-Forward pass, loss, backward pass and AdamW on one batch of random images. The networks take turns
-in one process, in an order drawn for each round, so that a busy machine slows them alike. All but
-the norm layers is the same memory in each of them: that weights lie elsewhere changes the time of a
-step by 1 or 2 %, which is more than what all norms take. A ratio is one of medians, its range that
-of 80 % of the rounds. The one with LayerNorm is there twice: how far the second is from 1 is what
-such ratios are uncertain by. With bfloat16, forward pass and loss run under autocast. Each network
-is a row of results/training_step.csv.
+A step is forward pass, loss, backward pass and AdamW on one batch of random images. The networks
+are timed in turn in one process, in a random order for each round, so a busy machine slows them
+equally. All parameters except those of the norm layers are shared between the networks, because a
+different memory location of the weights alone changes the time of a step by 1 or 2 %, more than all
+norms take. A ratio is a ratio of medians, and its range covers 80 % of the rounds. The network with
+LayerNorm is measured twice: the distance of the second from 1 is the uncertainty of such ratios.
+With bfloat16, forward pass and loss run under autocast. Each network is a row of
+results/training_step.csv.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ from dyt.functional import dyt
 
 CSV = measuring.RESULTS / "training_step.csv"
 MODEL, SIZE, CLASSES = "vit_small_patch16_224", 224, 1000
-BASE, CONTROL, FORMULA = "LayerNorm", "LayerNorm, once more", "DyT, eager formula"
+BASE, CONTROL, FORMULA = "LayerNorm", "LayerNorm, repeated", "DyT, eager formula"
 ARMS = (BASE, CONTROL, "DyT, kernel", FORMULA)
 WARM_UP = 2  # rounds that are not counted
 DTYPES = ("float32", "bfloat16")
 
 
-class Formula(DynamicTanh):
-    """DyT as one writes it in PyTorch, where the layer would use the kernel."""
+class FormulaDyT(DynamicTanh):
+    """DyT in plain PyTorch operations, where the layer would use the kernel."""
 
     def forward(self, x: Tensor) -> Tensor:
         return dyt(x, self.alpha, self.weight, self.bias, backend="reference")
@@ -52,12 +53,12 @@ def build(arm: str, model: str = MODEL) -> nn.Module:
     if arm == FORMULA:
         for layer in network.modules():
             if isinstance(layer, DynamicTanh):
-                layer.__class__ = Formula
+                layer.__class__ = FormulaDyT
     return network.train()
 
 
-def share(network: nn.Module, base: nn.Module) -> None:
-    """Give a network the very parameters of another, but for those of the norm layers."""
+def share_parameters(network: nn.Module, base: nn.Module) -> None:
+    """Replace a network's parameters, except those of the norm layers, by those of another."""
     for name, parameter in base.named_parameters():
         owner, _, leaf = name.rpartition(".")
         module = network.get_submodule(owner)
@@ -65,13 +66,13 @@ def share(network: nn.Module, base: nn.Module) -> None:
             setattr(module, leaf, parameter)
 
 
-def steppers(model: str, images: Tensor, labels: Tensor, dtype: str) -> dict[str, Callable]:
-    """For each arm a function that takes one training step."""
+def build_steps(model: str, images: Tensor, labels: Tensor, dtype: str) -> dict[str, Callable]:
+    """Return a function for each arm that runs one training step."""
     networks = {arm: build(arm, model) for arm in ARMS}
     for network in networks.values():
-        share(network, networks[BASE])
-    every = {id(p): p for network in networks.values() for p in network.parameters()}
-    optimizer = torch.optim.AdamW(every.values(), lr=1e-4)  # passes over what has no gradient
+        share_parameters(network, networks[BASE])
+    unique = {id(p): p for network in networks.values() for p in network.parameters()}
+    optimizer = torch.optim.AdamW(unique.values(), lr=1e-4)  # skips parameters without gradient
 
     def step(network: nn.Module) -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
@@ -84,7 +85,7 @@ def steppers(model: str, images: Tensor, labels: Tensor, dtype: str) -> dict[str
 
 
 def measure(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each network's step in each round."""
+    """Return the seconds of each network's step in each round."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     names = list(steps)
     shuffle = random.Random(0).shuffle
@@ -98,15 +99,16 @@ def measure(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, list
 
 
 def rows(dtype: str, rounds: int, batch: int, model: str = MODEL, size: int = SIZE) -> list[dict]:
-    where = measuring.place("cpu")
+    """Return a CSV row for each arm."""
+    environment = measuring.environment("cpu")
     images, labels = torch.randn(batch, 3, size, size), torch.randint(CLASSES, (batch,))
-    times = measure(steppers(model, images, labels, dtype), rounds)
-    _, base, _ = measuring.spread(times[BASE])
-    found = []
+    times = measure(build_steps(model, images, labels, dtype), rounds)
+    _, base, _ = measuring.percentiles(times[BASE])
+    result = []
     for arm, values in times.items():
-        p10, median, p90 = (1e3 * value for value in measuring.spread(values))
+        p10, median, p90 = (1e3 * value for value in measuring.percentiles(values))
         ratios = [a / b for a, b in zip(values, times[BASE], strict=True)]
-        low, _, high = measuring.spread(ratios)
+        low, _, high = measuring.percentiles(ratios)
         head = {"model": model, "norm": arm, "batch": batch, "dtype": dtype, "rounds": rounds}
         ms = {"ms_p10": f"{p10:.1f}", "ms_median": f"{median:.1f}", "ms_p90": f"{p90:.1f}"}
         ratio = {
@@ -114,18 +116,19 @@ def rows(dtype: str, rounds: int, batch: int, model: str = MODEL, size: int = SI
             "ratio_of_medians": f"{median / 1e3 / base:.3f}",
             "ratio_p90": f"{high:.3f}",
         }
-        found.append({**head, **ms, **ratio, **where})
-    return found
+        result.append({**head, **ms, **ratio, **environment})
+    return result
 
 
-def table(found: list[dict]) -> str:
-    first = found[0]
+def table(measured: list[dict]) -> str:
+    """Return the measurements as a Markdown table."""
+    first = measured[0]
     lines = [
         f"| {first['model']}, batch {first['batch']}, {first['dtype']}, threads:"
-        f" {first['threads']} | a step | over LayerNorm's (10–90 %) |",
+        f" {first['threads']} | step | relative to LayerNorm (10–90 %) |",
         "|---|---|---|",
     ]
-    for row in found:
+    for row in measured:
         ratio = f"{row['ratio_of_medians']} ({row['ratio_p10']}–{row['ratio_p90']})"
         lines.append(f"| {row['norm']} | {float(row['ms_median']):.0f} ms | {ratio} |")
     return "\n".join(lines)
@@ -133,18 +136,18 @@ def table(found: list[dict]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=measuring.positive, default=25)
-    parser.add_argument("--batch", type=measuring.positive, default=8)
-    parser.add_argument("--threads", type=measuring.positive, default=1)
+    parser.add_argument("--rounds", type=measuring.positive_int, default=25)
+    parser.add_argument("--batch", type=measuring.positive_int, default=8)
+    parser.add_argument("--threads", type=measuring.positive_int, default=1)
     parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0])
-    given = parser.parse_args()
+    args = parser.parse_args()
     if cpu.PROBLEM is not None:
         parser.error(f"the kernel is missing: {cpu.PROBLEM}. {cpu.REMEDY}")
-    measuring.keep_memory()
-    torch.set_num_threads(given.threads)
-    found = rows(given.dtype, given.rounds, given.batch)
-    measuring.append(CSV, found)
-    print(table(found))
+    measuring.reuse_freed_memory()
+    torch.set_num_threads(args.threads)
+    measured = rows(args.dtype, args.rounds, args.batch)
+    measuring.append(CSV, measured)
+    print(table(measured))
 
 
 if __name__ == "__main__":

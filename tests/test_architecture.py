@@ -1,6 +1,6 @@
 """Who may import whom, and what every module has to be: the arrows of docs/ARCHITECTURE.md.
 
-recipes → packages → shared/matched → nothing of ours; packages → shared/dyt.
+recipes → packages → shared/matched → nothing of ours; packages → shared/dyt; dyt_dit → dyt_vision.
 """
 
 import ast
@@ -36,6 +36,8 @@ ALLOWED = {
     "dyt": set(),
     "matched": set(),
     **{package: {"dyt", "matched"} for package in PACKAGES},
+    # Two domains that read the same data share one home: dyt_vision.image_data.
+    "dyt_dit": {"dyt", "matched", "dyt_vision"},
     "recipes": {"dyt", "matched", *PACKAGES},
 }
 

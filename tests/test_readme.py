@@ -1,4 +1,4 @@
-"""The README is the product's front door: its code has to run and its commands have to exist."""
+"""README: its Python code runs, and its make targets, commands and site keys exist."""
 
 import re
 import subprocess
@@ -14,23 +14,23 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.S)
 
 
-def test_python_code_runs():
+def test_readme_python_code_runs():
     code = blocks("python")
     assert code
     for block in code:
         exec(compile(block, "README.md", "exec"), {})
 
 
-def test_make_targets_exist():
+def test_readme_make_targets_exist():
     targets = set(re.findall(r"make ([a-z][a-z0-9-]*)", README))
     assert {"demo", "test", "table1", "status"} <= targets
     for target in sorted(targets):
-        # -n prints what would be run and fails for a target that does not exist.
-        asked = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
-        assert asked.returncode == 0, asked.stderr
+        # -n prints the commands without running them, and fails if the target does not exist.
+        answer = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
+        assert answer.returncode == 0, answer.stderr
 
 
-def test_site_keys_shown_are_those_of_the_example(tmp_path):
+def test_readme_site_example_is_accepted(tmp_path):
     from matched import site
 
     (tmp_path / "site.toml").write_text(blocks("toml")[0], encoding="utf-8")
@@ -38,7 +38,7 @@ def test_site_keys_shown_are_those_of_the_example(tmp_path):
 
 
 @pytest.mark.parametrize("command", re.findall(r"^\| `matched (\w+)", README, flags=re.M))
-def test_commands_exist(command):
+def test_readme_commands_exist(command):
     from matched.cli import main
 
     with pytest.raises(SystemExit) as stop:

@@ -1,23 +1,22 @@
-"""CVPR 2025, Table 1: supervised classification of ImageNet-1K, LayerNorm against DyT.
+"""CVPR 2025, Table 1: supervised ImageNet-1K classification, LayerNorm against DyT.
 
-ViT-B and -L and ConvNeXt-B and -L, trained from scratch with one recipe; DyT takes the place of
-every LayerNorm, with α0 = 0.5, and nothing else changes. The recipe is that of the authors'
-release and of the earlier paper's Table 9, which follows ConvNeXt's.
+    Hardware   64 GPUs: 8 nodes of 8, with 64 images on each GPU; TF32
+    Time       3.5 hours for ViT-B and ConvNeXt-B, 7 for ConvNeXt-L, 12 for ViT-L on 64 A100s
+               (estimated from operation counts at a third of the peak rate, not measured)
+    Command    make table1 SCALE=paper CLUSTER=slurm        DRY=1 prints the plan only
+    Smoke      make table1                                  smoke/table01.py
 
-Paper scale: 300 epochs at batch 4096 on 8 nodes of 8 GPUs with 64 images each, in TF32 as in
-the authors' release. At a third of the peak of 64 A100s that comes to about 3.5 hours for the B
-models, 7 for ConvNeXt-L and 12 for ViT-L: counted from the models' operations, not measured.
-
-    make table1                                   # smoke scale, on this machine, minutes
-    make table1 SCALE=paper CLUSTER=slurm DRY=1   # what the real one would submit
-    make table1 SCALE=paper CLUSTER=slurm
+ViT-B, ViT-L, ConvNeXt-B and ConvNeXt-L are trained from scratch for 300 epochs at batch 4096. DyT
+with α0 = 0.5 replaces every LayerNorm; nothing else changes. The settings are those of the authors'
+release and of the ICLR submission's Table 9, which follows ConvNeXt's recipe. docs/SETTINGS.md
+gives the source of each value.
 """
 
 from dataclasses import replace
 
-from dyt import Norm
 from dyt_vision.config import Supervised
-from matched import Arm, Resources, Run, Scale, Table
+from matched import Resources, Run, Scale, Table
+from recipes.cvpr2025.arms import LN_VS_DYT
 
 TASK = "dyt_vision.supervised:train"
 
@@ -61,64 +60,4 @@ PAPER = Scale(
     resources=Resources(gpus=64, cpus=10, memory_gb=48, minutes=24 * 60),
 )
 
-
-def tiny(config: Supervised, **changes: object) -> Supervised:
-    """The same recipe for a model and a data set that two CPU cores train in seconds.
-
-    The augmentation that hides a digit or turns it into another one is off.
-    """
-    return replace(
-        config,
-        data="digits",
-        image_size=16,
-        epochs=20,
-        warmup_epochs=2,
-        batch=32,
-        micro_batch=32,
-        precision="fp32",
-        ema_decay=0.98,
-        crop_scale=(0.7, 1.0),
-        crop_ratio=1.0,
-        flip=0.0,
-        rand_augment="",
-        mixup=0.2,
-        cutmix=0.0,
-        erasing=0.1,
-        drop_path=config.drop_path / 5,
-        eval_epochs=4,
-        eval_batch=360,
-        log_steps=44,
-        **changes,
-    )
-
-
-def tiny_vit(config: Supervised, **size: int) -> Supervised:
-    arguments = (*config.model_args, ("img_size", 16), ("patch_size", 4), *size.items())
-    return tiny(config, lr=3e-3, model_args=arguments)
-
-
-def tiny_convnext(config: Supervised, dims: tuple[int, ...]) -> Supervised:
-    arguments = (("ls_init_value", 0.1), ("patch_size", 2), ("output_stride", 8))
-    return tiny(config, lr=4e-3, model_args=(*arguments, ("depths", (1, 1, 2, 1)), ("dims", dims)))
-
-
-SMOKE = Scale(
-    name="smoke",
-    seeds=(0, 1),
-    runs={
-        "vit_b": Run(task=TASK, config=tiny_vit(VIT_B, embed_dim=64, depth=4, num_heads=4)),
-        "vit_l": Run(task=TASK, config=tiny_vit(VIT_L, embed_dim=64, depth=6, num_heads=4)),
-        "convnext_b": Run(task=TASK, config=tiny_convnext(CONVNEXT_B, (16, 32, 64, 64))),
-        "convnext_l": Run(task=TASK, config=tiny_convnext(CONVNEXT_L, (24, 48, 96, 96))),
-    },
-    resources=Resources(cpus=1, memory_gb=4, minutes=2, runs_per_job=8),
-    note=(
-        "Each model stands for its family at toy size (ViT: 4 and 6 blocks of width 64; ConvNeXt: "
-        "5 blocks of width 16 to 64 and 24 to 96), on images of 16 × 16 pixels."
-    ),
-)
-
-TABLE = Table(
-    arms=(Arm(name="LN", norm=Norm.own()), Arm(name="DyT", norm=Norm.dyt(alpha0=0.5))),
-    scales=(SMOKE, PAPER),
-)
+TABLE = Table(arms=LN_VS_DYT, scales=(PAPER,))

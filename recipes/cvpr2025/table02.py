@@ -1,24 +1,24 @@
 """CVPR 2025, Table 2: self-supervised pretraining with MAE and DINO, then fine-tuning.
 
-Each cell is two runs: ViT-B or -L is pretrained on ImageNet-1K without labels, then fine-tuned on
-it. DyT takes the place of every LayerNorm in both, decoder included, with α0 = 0.5. All settings
-are those of the official releases; DINO brings no fine-tuning, so that MAE's for ViT-B is used, as
-the authors' release says. docs/SETTINGS.md tells where each number comes from.
+    Hardware   pretraining: 64 GPUs (MAE), 32 (DINO, patch size 16), 176 (DINO, patch size 8);
+               fine-tuning: 32 GPUs
+    Time       MAE ViT-L: 42 hours of pretraining on 64 V100s, 9 of fine-tuning on 32; MAE ViT-B:
+               7 of fine-tuning (the official releases' figures). DINO: the release states no time,
+               so the hours requested here are a guess
+    Command    make table2 SCALE=paper CLUSTER=slurm        DRY=1 prints the plan only
+    Smoke      make table2                                  smoke/table02.py
 
-Paper scale, by what the official releases report for V100s: MAE ViT-L 42 hours on 64 (800 epochs),
-its fine-tuning 9 hours on 32, that of ViT-B 7. For DINO they name the GPUs (32 for patches of 16,
-176 for patches of 8) and no time; the hours in this recipe are a guess.
-
-    make table2                                   # smoke scale, on this machine, minutes
-    make table2 SCALE=paper CLUSTER=slurm DRY=1   # what the real one would submit
-    make table2 SCALE=paper CLUSTER=slurm
+Each cell is two runs: a ViT is pretrained on ImageNet-1K without labels, then fine-tuned on it. DyT
+with α0 = 0.5 replaces every LayerNorm in both, MAE's decoder included. All settings are those of
+the official releases. DINO has no fine-tuning recipe, so MAE's recipe for ViT-B is used, as the
+authors' release says. docs/SETTINGS.md gives the source of each value.
 """
 
 from dataclasses import replace
 
-from dyt import Norm
 from dyt_vision.config import DINO, MAE, FineTuning
-from matched import Arm, Resources, Run, Scale, Table
+from matched import Resources, Run, Scale, Table
+from recipes.cvpr2025.arms import LN_VS_DYT
 
 PRETRAIN_MAE = "dyt_vision.mae:pretrain"
 PRETRAIN_DINO = "dyt_vision.dino:pretrain"
@@ -26,7 +26,7 @@ FINE_TUNE = "dyt_vision.finetuning:train"
 
 
 def rate(base: float, batch: int) -> float:
-    """Learning rate of a batch: ``base`` is for 256 images, as both releases give it."""
+    """Scale ``base``, the learning rate per 256 images that both releases state, to ``batch``."""
     return base * batch / 256
 
 
@@ -95,12 +95,13 @@ FINE_TUNE_B8 = replace(FINE_TUNE_B, model="vit_base_patch8_224")
 
 
 def mae(pretraining: MAE, tuning: FineTuning) -> Run:
-    """Fine-tuning, and the pretraining that it needs."""
+    """Fine-tuning of an encoder that MAE pretrains."""
     need = Run(task=PRETRAIN_MAE, config=pretraining)
     return Run(task=FINE_TUNE, config=tuning, needs={"pretrained": need})
 
 
 def dino(pretraining: DINO, tuning: FineTuning) -> Run:
+    """Fine-tuning of an encoder that DINO pretrains."""
     need = Run(task=PRETRAIN_DINO, config=pretraining)
     return Run(task=FINE_TUNE, config=tuning, needs={"pretrained": need})
 
@@ -124,120 +125,4 @@ PAPER = Scale(
     },
 )
 
-TINY = {
-    "data": "digits",
-    "image_size": 16,
-    "crop_ratio": 1.0,
-    "flip": 0.0,
-    "precision": "fp32",
-    "batch": 32,
-    "micro_batch": 32,
-    "eval_batch": 360,
-    "log_steps": 44,
-}
-"""What changes in every run at smoke scale: digits are not to be mirrored."""
-
-
-def tiny_mae(config: MAE, *, depth: int) -> MAE:
-    return replace(
-        config,
-        **TINY,
-        patch_size=4,
-        width=64,
-        depth=depth,
-        heads=4,
-        decoder_width=32,
-        decoder_depth=2,
-        decoder_heads=4,
-        epochs=15,
-        warmup_epochs=2,
-        lr=3e-3,
-        crop_scale=(0.5, 1.0),
-        eval_epochs=5,
-    )
-
-
-def tiny_dino(config: DINO, **size: int) -> DINO:
-    return replace(
-        config,
-        **{**TINY, "batch": 16, "micro_batch": 16, **size},
-        width=64,
-        heads=4,
-        epochs=7,
-        warmup_epochs=1,
-        lr=3e-4,
-        min_lr=1e-6,
-        final_weight_decay=0.04,
-        init_std=0.12,
-        crop_scale=(0.6, 1.0),
-        crop_aspect=(0.9, 1.1),
-        local_crops=2,
-        local_scale=(0.4, 0.8),
-        greyscale=0.0,
-        blur=(0.0, 0.0, 0.0),
-        solarize=0.0,
-        drop_path=0.0,
-        outputs=256,
-        head_width=128,
-        bottleneck=32,
-        freeze_last_layer=1,
-        teacher_momentum=0.99,
-        teacher_temperature=0.02,
-        warmup_teacher_temperature=0.02,
-        bank=1437,
-        eval_epochs=4,
-    )
-
-
-B16 = {"depth": 4, "image_size": 16, "patch_size": 4}
-B8 = {"depth": 2, "image_size": 12, "patch_size": 2}
-"""The sizes that stand for DINO's two at smoke scale."""
-
-
-def tiny_tuning(
-    config: FineTuning, *, depth: int, image_size: int = 16, patch_size: int = 4
-) -> FineTuning:
-    """Of ten labelled digits of each class, so that it matters where one starts from."""
-    size = {"img_size": image_size, "patch_size": patch_size, "embed_dim": 64, "num_heads": 4}
-    return replace(
-        config,
-        **{**TINY, "batch": 20, "micro_batch": 20, "image_size": image_size},
-        model_args=(*config.model_args, *size.items(), ("depth", depth)),
-        labels_per_class=10,
-        epochs=30,
-        warmup_epochs=3,
-        lr=2e-3,
-        layer_decay=0.75,
-        crop_scale=(0.7, 1.0),
-        rand_augment="",
-        mixup=0.0,
-        cutmix=0.0,
-        erasing=0.0,
-        drop_path=config.drop_path / 2,
-        eval_epochs=10,
-    )
-
-
-SMOKE = Scale(
-    name="smoke",
-    seeds=(0,),
-    runs={
-        "mae_vit_b": mae(tiny_mae(MAE_B, depth=4), tiny_tuning(FINE_TUNE_B, depth=4)),
-        "mae_vit_l": mae(tiny_mae(MAE_L, depth=6), tiny_tuning(FINE_TUNE_L, depth=6)),
-        "dino_b16": dino(
-            tiny_dino(DINO_B16, **B16, local_size=12), tiny_tuning(FINE_TUNE_B, **B16)
-        ),
-        "dino_b8": dino(tiny_dino(DINO_B8, **B8, local_size=8), tiny_tuning(FINE_TUNE_B8, **B8)),
-    },
-    resources=Resources(cpus=1, memory_gb=4, minutes=2, runs_per_job=4),
-    note=(
-        "Blocks of width 64 (4, and 6 for ViT-L) on images of 16 × 16 pixels in patches of 4; for "
-        "DINO with patches of 8, 2 blocks on images of 12 × 12 in patches of 2. Pretrained on all "
-        "digits without labels, fine-tuned on ten labelled digits of each class."
-    ),
-)
-
-TABLE = Table(
-    arms=(Arm(name="LN", norm=Norm.own()), Arm(name="DyT", norm=Norm.dyt(alpha0=0.5))),
-    scales=(SMOKE, PAPER),
-)
+TABLE = Table(arms=LN_VS_DYT, scales=(PAPER,))

@@ -1,25 +1,25 @@
-"""CVPR 2025, Table 5: validation loss of wav2vec 2.0 pretrained on LibriSpeech, Base and Large.
+"""CVPR 2025, Table 5: validation loss of wav2vec 2.0 Base and Large pretrained on LibriSpeech.
 
-fairseq's own trainer pretrains; DyT with α0 = 0.5 takes the place of the Transformer's LayerNorms
-and of the one of the features, and the convolutional feature extractor keeps its own. Base has the
-settings of fairseq's wav2vec2_base_librispeech, Large those that the authors' release brings;
-docs/SETTINGS-WAV2VEC.md tells where each number comes from. The validation loss is a mean over 8
-passes that draw the same masks and crops for all runs, with its standard error beside it: one pass
-of fairseq's has a noise as large as the paper's differences.
+    Hardware   64 GPUs for Base, 128 for Large; with fewer GPUs, each computes several of an
+               update's micro-batches
+    Time       1.6 days on 64 V100s for Base, 2.3 days on 128 for Large (wav2vec 2.0 paper,
+               Section 4.2)
+    Command    make table5 SCALE=paper CLUSTER=slurm        DRY=1 prints the plan only
+    Smoke      make table5                                  smoke/table05.py
 
-Paper scale: wav2vec 2.0 took 1.6 days on 64 V100 (Base) and 2.3 days on 128 (Large) in its own
-paper (Section 4.2). On fewer GPUs, each computes several of an update's micro-batches in turn.
-
-    make table5                                   # smoke scale, on this machine, minutes
-    make table5 SCALE=paper CLUSTER=slurm DRY=1   # what the real one would submit
-    make table5 SCALE=paper CLUSTER=slurm
+fairseq's own trainer does the pretraining. DyT with α0 = 0.5 replaces the Transformer's LayerNorms
+and the one after the feature extractor; the convolutional feature extractor keeps its norms. Base
+uses the settings of fairseq's wav2vec2_base_librispeech, Large those of the authors' release;
+docs/SETTINGS-WAV2VEC.md gives the source of each value. The validation loss is the mean over 8
+passes, which use the same masks and crops in all runs, with its standard error: a single pass of
+fairseq's validation has noise as large as the paper's differences.
 """
 
 from dataclasses import replace
 
-from dyt import Norm
-from dyt_wav2vec.config import BASE, LARGE, Network, Preparation, Pretraining
-from matched import Arm, Metric, Resources, Run, Scale, Table
+from dyt_wav2vec.config import BASE, LARGE, Preparation, Pretraining
+from matched import Metric, Resources, Run, Scale, Table
+from recipes.cvpr2025.arms import LN_VS_DYT
 
 PREPARE = "dyt_wav2vec.preparation:prepare"
 PRETRAIN = "dyt_wav2vec.pretraining:pretrain"
@@ -27,7 +27,7 @@ PRETRAIN = "dyt_wav2vec.pretraining:pretrain"
 BASE_RUN = Pretraining(
     network=BASE,
     updates=400_000,
-    shards=64,
+    micro_batches_per_update=64,
     max_tokens=1_400_000,
     max_sample_size=250_000,
     lr=5e-4,
@@ -36,7 +36,7 @@ BASE_RUN = Pretraining(
 LARGE_RUN = Pretraining(
     network=LARGE,
     updates=250_000,
-    shards=128,
+    micro_batches_per_update=128,
     max_tokens=1_200_000,
     max_sample_size=320_000,
     lr=3e-4,
@@ -46,6 +46,7 @@ LIBRISPEECH = Run(task=PREPARE, config=Preparation(data="librispeech"))
 
 
 def pretrained(config: Pretraining, speech: Run = LIBRISPEECH) -> Run:
+    """Pretraining on the files that the run ``speech`` lists."""
     return Run(task=PRETRAIN, config=config, needs={"speech": speech})
 
 
@@ -56,10 +57,10 @@ METRICS = (
     Metric(key="code_perplexity", label="code perplexity", direction="none"),
 )
 
-# Six loading processes for each GPU, as in fairseq's settings.
+# Six data-loading workers per GPU, as in fairseq's settings.
 GPUS = Resources(gpus=64, cpus=7, memory_gb=40, minutes=40 * 60)
-LOOKING = Resources(cpus=4, memory_gb=8, minutes=3 * 60)
-"""Of a preparation, which opens every file once."""
+LISTING = Resources(cpus=4, memory_gb=8, minutes=3 * 60)
+"""Resources of the preparation, which opens every file once."""
 
 PAPER = Scale(
     name="paper",
@@ -68,72 +69,10 @@ PAPER = Scale(
     resources=GPUS,
     resource_overrides={
         "wav2vec2_large": replace(GPUS, gpus=128, minutes=56 * 60),
-        "wav2vec2_base/speech": LOOKING,
-        "wav2vec2_large/speech": LOOKING,
+        "wav2vec2_base/speech": LISTING,
+        "wav2vec2_large/speech": LISTING,
     },
     metrics=METRICS,
 )
 
-SYNTHETIC = Run(task=PREPARE, config=Preparation(data="synthetic-speech"))
-TINY = Network(
-    # One frame in 20 ms, as in the real ones.
-    conv_feature_layers=((64, 40, 20), (512, 16, 16)),
-    encoder_layers=2,
-    encoder_embed_dim=64,
-    encoder_ffn_embed_dim=256,
-    encoder_attention_heads=4,
-    final_dim=32,
-    latent_vars=16,
-    latent_temp=(0.5, 0.5, 1.0),
-    conv_pos=32,
-    conv_pos_groups=4,
-    mask_length=5,
-    num_negatives=50,
-    dropout=0.0,
-    attention_dropout=0.0,
-    dropout_input=0.0,
-    dropout_features=0.0,
-    encoder_layerdrop=0.0,
-)
-TINY_RUN = Pretraining(
-    network=TINY,
-    data="synthetic-speech",
-    updates=400,
-    shards=1,
-    max_tokens=256_000,
-    max_sample_size=32_000,
-    lr=5e-3,
-    warmup_updates=40,
-    precision="fp32",
-    eval_updates=200,
-    log_updates=20,
-)
-
-
-def tiny(*, depth: int = 2, first: bool) -> Run:
-    """Pretraining on synthetic speech; ``first``: with pre-norm blocks."""
-    network = replace(TINY, encoder_layers=depth, layer_norm_first=first)
-    return pretrained(replace(TINY_RUN, network=network), SYNTHETIC)
-
-
-SMOKE = Scale(
-    name="smoke",
-    seeds=(0,),
-    runs={
-        "wav2vec2_base": tiny(first=False),
-        "wav2vec2_large": tiny(depth=3, first=True),
-    },
-    resources=Resources(cpus=1, memory_gb=4, minutes=2, runs_per_job=8),
-    note=(
-        "Post-norm (Base, 2 blocks of width 64) and pre-norm (Large, 3 blocks) learn to tell a "
-        "masked step of synthetic speech from 50 others of its utterance, in 400 updates of 8 "
-        "crops of 2 s. Who guesses has 5.67 in the contrastive part of the loss; at most 32 codes "
-        "can be in use."
-    ),
-    metrics=METRICS,
-)
-
-TABLE = Table(
-    arms=(Arm(name="LN", norm=Norm.own()), Arm(name="DyT", norm=Norm.dyt(alpha0=0.5))),
-    scales=(SMOKE, PAPER),
-)
+TABLE = Table(arms=LN_VS_DYT, scales=(PAPER,))

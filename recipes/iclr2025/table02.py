@@ -1,28 +1,23 @@
 """ICLR 2025 submission, Table 2: MAE encoders fine-tuned, DINO encoders linearly probed.
 
-Pretraining is that of CVPR's Table 2 (with LN the same runs), with α0 = 1 (Section 2.2). Appendix
-A.3 lists for MAE's fine-tuning 50 epochs and a base learning rate of 1e-3 for both sizes, and a
-batch size of 16: the release's commands for large models, with 16 images on each of 64 GPUs, whose
-layer decay of 0.75 is taken with them. DINO is probed as its release does: SGD, 100 epochs, class
-token and mean patch of the last block.
+    Hardware   pretraining as CVPR's Table 2; fine-tuning: 32 GPUs; probing: 8 GPUs
+    Time       fine-tuning: 7 to 9 hours on 32 V100s (MAE's release); probing: a guess
+    Command    make iclr-table2 SCALE=paper CLUSTER=slurm   DRY=1 prints the plan only
+    Smoke      make iclr-table2                             smoke/table02.py
 
-Paper scale: after the pretraining, fine-tuning takes 7 to 9 hours on 32 V100s by MAE's release;
-the time of probing is a guess.
-
-    make iclr-table2                                   # smoke scale, on this machine, minutes
-    make iclr-table2 SCALE=paper CLUSTER=slurm DRY=1   # what the real one would submit
-    make iclr-table2 SCALE=paper CLUSTER=slurm
+Pretraining is that of CVPR's Table 2, with α0 = 1 (Section 2.2); the LN runs are shared with it.
+For MAE's fine-tuning, Appendix A.3 lists 50 epochs and a base learning rate of 1e-3 for both sizes,
+and a batch size of 16: those are the release's commands for large models, with 16 images on each of
+64 GPUs, so the release's layer decay of 0.75 is used with them. DINO is probed as in its release:
+SGD, 100 epochs, class token and mean patch token of the last block.
 """
 
 from dataclasses import replace
 
-from dyt import Norm
 from dyt_vision.config import DINO, Probing
-from matched import Arm, Resources, Run, Scale, Table
+from matched import Resources, Run, Scale, Table
 from recipes.cvpr2025 import table02
 from recipes.cvpr2025.table02 import (
-    B8,
-    B16,
     DINO_B8,
     DINO_B16,
     FINE_TUNE_B,
@@ -30,13 +25,10 @@ from recipes.cvpr2025.table02 import (
     MAE_B,
     MAE_L,
     PRETRAIN_DINO,
-    TINY,
     mae,
     rate,
-    tiny_dino,
-    tiny_mae,
-    tiny_tuning,
 )
+from recipes.iclr2025.arms import LN_VS_DYT
 
 PROBE = "dyt_vision.probing:train"
 
@@ -55,7 +47,7 @@ PROBE_B8 = replace(PROBE_B16, patch_size=8)
 
 
 def probe(pretraining: DINO, probing: Probing) -> Run:
-    """Probing, and the pretraining that it needs."""
+    """Linear probing of an encoder that DINO pretrains."""
     need = Run(task=PRETRAIN_DINO, config=pretraining)
     return Run(task=PROBE, config=probing, needs={"pretrained": need})
 
@@ -78,34 +70,4 @@ PAPER = Scale(
     },
 )
 
-
-def tiny_probe(config: Probing, **size: int) -> Probing:
-    return replace(
-        config,
-        **{**TINY, **size},
-        width=64,
-        heads=4,
-        epochs=10,
-        lr=0.05,
-        crop_scale=(0.7, 1.0),
-        eval_epochs=5,
-    )
-
-
-SMOKE = Scale(
-    name="smoke",
-    seeds=(0,),
-    runs={
-        "mae_vit_b": mae(tiny_mae(MAE_B, depth=4), tiny_tuning(TUNE_B, depth=4)),
-        "mae_vit_l": mae(tiny_mae(MAE_L, depth=6), tiny_tuning(FINE_TUNE_L, depth=6)),
-        "dino_b16": probe(tiny_dino(DINO_B16, **B16, local_size=12), tiny_probe(PROBE_B16, **B16)),
-        "dino_b8": probe(tiny_dino(DINO_B8, **B8, local_size=8), tiny_probe(PROBE_B8, **B8)),
-    },
-    resources=table02.SMOKE.resources,
-    note=f"{table02.SMOKE.note} Probes see all labels.",
-)
-
-TABLE = Table(
-    arms=(Arm(name="LN", norm=Norm.own()), Arm(name="DyT", norm=Norm.dyt(alpha0=1.0))),
-    scales=(SMOKE, PAPER),
-)
+TABLE = Table(arms=LN_VS_DYT, scales=(PAPER,))

@@ -1,4 +1,4 @@
-"""Builds the CPU kernel where torch and a C++ compiler are there; the package needs neither."""
+"""Build of the optional CPU kernel, which requires torch and a C++ compiler."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from setuptools import setup
 
-# As torch builds its own kernels: the widest that the machine has is chosen when first called.
+# The same variants as torch's own kernels; the first call selects the widest the machine supports.
 X86_FLAGS = {
     "AVX2": ["-mavx2", "-mfma", "-mf16c"],
     "AVX512": [
@@ -23,19 +23,19 @@ KERNEL = "csrc/kernel.cpp"
 HEADERS = ["csrc/kernel.h", "csrc/vectors.h"]
 
 
-def without(reason: object) -> None:
-    """Say once, in one line, that there is no kernel. Only building says it, not `egg_info`."""
+def report_missing_kernel(reason: object) -> None:
+    """Print one line that no kernel is built; only in build commands, not in `egg_info`."""
     if {"bdist_wheel", "editable_wheel", "build_ext", "install", "develop"} & set(sys.argv):
         line = " ".join(str(reason).split())
-        print(f"dyt: no CPU kernel ({line}); the plain formula is used", file=sys.stderr)
+        print(f"dyt: CPU kernel not built ({line}); the plain formula is used", file=sys.stderr)
 
 
-def extension() -> dict:
-    """The arguments of `setup` that build the kernel; none where torch is missing."""
+def extension_arguments() -> dict:
+    """Return the arguments of `setup` that build the kernel, or none if torch is missing."""
     try:
         from torch.utils.cpp_extension import BuildExtension, CppExtension
-    except Exception as error:  # a torch that is there and broken is as good as none
-        without(f"torch is not importable where dyt is built: {error}")
+    except Exception as error:  # treat a broken torch like a missing one
+        report_missing_kernel(f"torch cannot be imported in the build environment: {error}")
         return {}
 
     linux = platform.system() == "Linux"
@@ -48,27 +48,27 @@ def extension() -> dict:
                 super().run()
             except Exception as error:
                 self.extensions = []
-                without(error)
+                report_missing_kernel(error)
 
         def build_extension(self, extension) -> None:
-            def compiled(name: str, machine: list[str]) -> list[str]:
+            def compile_variant(name: str, machine_flags: list[str]) -> list[str]:
                 return self.compiler.compile(
                     [KERNEL],
                     output_dir=str(Path(self.build_temp) / name),
                     macros=[("CPU_CAPABILITY", name), (f"CPU_CAPABILITY_{name}", None)],
                     include_dirs=extension.include_dirs,
-                    extra_postargs=[*flags, *machine],
+                    extra_postargs=[*flags, *machine_flags],
                     depends=extension.depends,
                 )
 
             variants = {"DEFAULT": [], **(X86_FLAGS if x86 else {})}
             with ThreadPoolExecutor(os.cpu_count()) as pool:
-                for objects in pool.map(compiled, variants, variants.values()):
+                for objects in pool.map(compile_variant, variants, variants.values()):
                     extension.extra_objects += objects
             super().build_extension(extension)
 
-    # The name is dyt.backends.cpu.MODULE, which says what it means.
-    # Linked without -fopenmp: the threads have to be those of torch, whatever its library is.
+    # The name must be dyt.backends.cpu.MODULE, where it is explained.
+    # Linked without -fopenmp, to use the thread pool of torch, whichever OpenMP library it has.
     kernel = CppExtension(
         "_dyt_cpu_2",
         ["csrc/dyt_cpu.cpp"],
@@ -82,4 +82,4 @@ def extension() -> dict:
     }
 
 
-setup(**extension())
+setup(**extension_arguments())

@@ -1,4 +1,4 @@
-"""The image sets: which pictures, cropped how, and what of files that are no images."""
+"""Image sets of the diffusion runs: digits, ImageNet folders, centre crop, batched reading."""
 
 import pickle
 import shutil
@@ -10,12 +10,13 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision.transforms.v2 import functional as tv
 
-from dyt_dit.images import Reader, Unreadable, as_tensor, centre_crop, open_split
+from dyt_dit.images import Reader, as_tensor, center_crop, open_split
+from dyt_vision.image_data import UnreadableImageError
 
 
 @pytest.fixture
 def folder(images, tmp_path):
-    """A copy to break."""
+    """Return a copy of the images to damage."""
     return shutil.copytree(images, tmp_path / "images")
 
 
@@ -25,7 +26,7 @@ def noise(height, width):
 
 
 class TestDigits:
-    def test_the_last_360_are_held_out(self):
+    def test_digits_hold_out_the_last_360(self):
         train, held_out = (open_split("digits", None, s, 8) for s in ("train", "held_out"))
         assert (len(train), len(held_out), train.classes) == (1437, 360, 10)
         digits = load_digits()
@@ -40,45 +41,45 @@ class TestDigits:
         assert all(torch.allclose(channel.double(), expected, atol=0.5) for channel in picture)
         assert held_out.name(5) == "digit 1442"
 
-    def test_they_are_resized_if_another_size_is_asked_for(self):
+    def test_digits_are_resized_with_bicubic_interpolation(self):
         small, large = (open_split("digits", None, "train", size)[0][0] for size in (8, 32))
         assert large.shape == (3, 32, 32)
         enlarged = tv.resize(small, [32, 32], interpolation=tv.InterpolationMode.BICUBIC)
         assert (large.int() - enlarged.int()).abs().max() <= 1
 
 
-class TestCrop:
-    def test_an_image_of_twice_the_size_is_averaged_not_filtered(self):
+class TestCenterCrop:
+    def test_image_of_twice_the_size_is_averaged(self):
         image = noise(16, 16)
         blocks = as_tensor(image).double().reshape(3, 8, 2, 8, 2).mean((2, 4))
         # PIL rounds after the rows and after the columns.
-        assert (as_tensor(centre_crop(image, 8)) - blocks).abs().max() <= 1
+        assert (as_tensor(center_crop(image, 8)) - blocks).abs().max() <= 1
 
-    def test_it_is_halved_as_often_as_it_goes(self):
+    def test_image_is_halved_as_often_as_possible(self):
         image = noise(35, 70)
         once = image.resize((35, 17), Image.Resampling.BOX)
-        assert centre_crop(image, 16).tobytes() == centre_crop(once, 16).tobytes()
+        assert center_crop(image, 16).tobytes() == center_crop(once, 16).tobytes()
         assert (
-            centre_crop(image, 4).tobytes()
-            == centre_crop(once.resize((17, 8), Image.Resampling.BOX), 4).tobytes()
+            center_crop(image, 4).tobytes()
+            == center_crop(once.resize((17, 8), Image.Resampling.BOX), 4).tobytes()
         )
 
     @pytest.mark.parametrize("height, width", [(12, 18), (18, 12), (15, 15), (4, 8)])
-    def test_below_that_it_is_scaled_and_cropped(self, height, width):
+    def test_smaller_image_is_scaled_bicubically_and_cropped(self, height, width):
         image = noise(height, width)
         short = min(height, width)
         size = [height * 10 // short, width * 10 // short]
         scaled = tv.resize(image, size, interpolation=tv.InterpolationMode.BICUBIC)
         expected = tv.center_crop(scaled, [10, 10])
-        assert centre_crop(image, 10).tobytes() == expected.tobytes()
+        assert center_crop(image, 10).tobytes() == expected.tobytes()
 
-    def test_where_the_middle_is_between_two_pixels_the_first_is_taken(self):
+    def test_odd_margin_is_rounded_down_at_the_left(self):
         image = noise(10, 13)
-        assert centre_crop(image, 10).tobytes() == image.crop((1, 0, 11, 10)).tobytes()
+        assert center_crop(image, 10).tobytes() == image.crop((1, 0, 11, 10)).tobytes()
 
 
-class TestFolder:
-    def test_it_is_an_image_folder(self, images):
+class TestImageNet:
+    def test_imagenet_is_a_center_cropped_image_folder(self, images):
         train, held_out = (open_split("imagenet", images, s, 16) for s in ("train", "held_out"))
         assert (len(train), len(held_out), train.classes) == (14, 5, 2)
         assert train.targets == [0] * 8 + [1] * 6
@@ -86,15 +87,15 @@ class TestFolder:
         picture, label = train[9]
         assert (picture.shape, picture.dtype, label) == ((3, 16, 16), torch.uint8, 1)
         original = Image.open(images / "train" / "n02" / "1.JPEG")
-        assert torch.equal(picture, as_tensor(centre_crop(original, 16)))
+        assert torch.equal(picture, as_tensor(center_crop(original, 16)))
 
     @pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "P"])
-    def test_every_mode_becomes_rgb(self, folder, mode):
+    def test_every_image_mode_becomes_rgb(self, folder, mode):
         path = folder / "train" / "n01" / "0.png"
         noise(20, 20).convert(mode).save(path, format="TIFF")
         assert open_split("imagenet", folder, "train", 16)[0][0].shape == (3, 16, 16)
 
-    def test_the_digest_tells_names_and_sizes(self, images, folder):
+    def test_digest_covers_names_and_sizes(self, images, folder):
         def digests():
             train = open_split("imagenet", folder, "train", 16)
             return train.digest(), train.digest(0, 4), train.digest(4, 8)
@@ -109,29 +110,29 @@ class TestFolder:
         (folder / "train" / "n01" / "5.JPEG").rename(folder / "train" / "n01" / "5.jpeg")
         assert digests()[0] != grown[0]
 
-    def test_what_is_no_image_is_named(self, folder):
+    def test_unreadable_image_error_names_the_file(self, folder):
         path = folder / "train" / "n01" / "3.JPEG"
         path.write_bytes(path.read_bytes()[:-200])
         images = open_split("imagenet", folder, "train", 16)
-        with pytest.raises(Unreadable) as refusal:
+        with pytest.raises(UnreadableImageError) as refusal:
             images[3]
         assert str(refusal.value).startswith(f"{path} cannot be read as an image: ")
         assert str(pickle.loads(pickle.dumps(refusal.value))) == str(refusal.value)
 
-    def test_what_the_system_cannot_give_is_an_error_of_its_own(self, folder):
+    def test_missing_file_is_not_an_unreadable_image(self, folder):
         images = open_split("imagenet", folder, "train", 16)
         (folder / "train" / "n01" / "3.JPEG").unlink()
         with pytest.raises(FileNotFoundError, match=r"3\.JPEG"):
             images[3]
 
 
-def test_other_data_is_refused():
-    with pytest.raises(ValueError, match=r"data 'cifar' is no image set.* digits or imagenet"):
+def test_open_split_refuses_other_data():
+    with pytest.raises(ValueError, match=r"data is 'cifar'; expected 'digits' or 'imagenet'"):
         open_split("cifar", None, "train", 8)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_reader_gives_parts_in_batches(folder, num_workers):
+def test_reader_reads_ranges_in_batches(folder, num_workers):
     broken = folder / "train" / "n01" / "2.png"
     broken.write_text("<html>404 Not Found</html>")
     images = open_split("imagenet", folder, "train", 16)
@@ -141,5 +142,5 @@ def test_a_reader_gives_parts_in_batches(folder, num_workers):
     assert [batch.indices for batch in second] == [[8, 9, 10], [11, 12, 13]]
     for batch in first + second:
         assert torch.equal(batch.images, torch.stack([images[i][0] for i in batch.indices]))
-    ((index, why),) = first[0].unreadable.items()
-    assert index == 2 and why.startswith(f"{broken} cannot be read")
+    ((index, reason),) = first[0].unreadable.items()
+    assert index == 2 and reason.startswith(f"{broken} cannot be read")

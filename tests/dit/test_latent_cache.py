@@ -135,7 +135,7 @@ class TestOpening:
     def test_a_truncated_manifest(self, copy, images, vae, keep):
         path = copy / "latents" / "manifest.json"
         path.write_text(path.read_text()[:keep])
-        with pytest.raises(ValueError, match=r"manifest\.json is not whole JSON.*result\.json"):
+        with pytest.raises(ValueError, match=r"manifest\.json is not valid JSON.*result\.json"):
             opened(copy, vae)
         encoded(copy, images, vae)
         opened(copy, vae)

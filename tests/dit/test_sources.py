@@ -31,12 +31,12 @@ def weights(tmp_path):
 
 def refused(paths, message):
     with pytest.raises(ValueError, match=message) as told:
-        data.resolve(tuple(paths), paths, SITE)
+        data.resolve_paths(tuple(paths), paths, SITE)
     assert "\n" not in str(told.value)
 
 
 def test_what_is_there_is_found(weights):
-    assert data.resolve(tuple(weights), weights, SITE) == weights
+    assert data.resolve_paths(tuple(weights), weights, SITE) == weights
 
 
 def test_all_that_paper_scale_lacks_is_named_at_once():
@@ -45,13 +45,13 @@ def test_all_that_paper_scale_lacks_is_named_at_once():
         name
         for cell in recipe.table.cells(recipe.scale("paper"))
         for run in chain(cell.run)
-        for name in data.names_read(run.config)
+        for name in data.source_names(run.config)
     }
     assert names == {"imagenet", "sd-vae", "inception", "imagenet-reference"}
     with pytest.raises(
         ValueError, match=r"^no path for .*Inception v3.*: set .* in site\.toml"
     ) as told:
-        data.resolve(tuple(sorted(names)), {}, SITE)
+        data.resolve_paths(tuple(sorted(names)), {}, SITE)
     assert all(f"`{name}`" in str(told.value) for name in names)
 
 
@@ -62,7 +62,7 @@ def chain(run):
 def test_one_that_lacks_and_one_that_is_wrong_are_told_together(weights):
     paths = {"inception": Path("/nowhere/x.pth")}
     with pytest.raises(ValueError) as told:
-        data.resolve(("inception", "sd-vae"), paths, SITE)
+        data.resolve_paths(("inception", "sd-vae"), paths, SITE)
     said = str(told.value)
     assert "set `sd-vae` under [data]" in said and "[data] inception in site.toml" in said
     assert "there is no file /nowhere/x.pth; expected the weights of torch-fidelity" in said

@@ -166,7 +166,7 @@ class TestFile:
         with pytest.raises(DamagedFileError, match=r"there is no .*x\.npz"):
             statistics.facts(file)
         file.with_suffix(".json").write_text("{")
-        with pytest.raises(DamagedFileError, match=r"x\.json is not whole JSON"):
+        with pytest.raises(DamagedFileError, match=r"x\.json is not valid JSON"):
             statistics.facts(file)
         file.with_suffix(".json").unlink()
         with pytest.raises(DamagedFileError, match=r"there is no .*x\.json"):

@@ -1,4 +1,4 @@
-"""Keeps the tests of dyt to one thread, so that they run alike on any machine."""
+"""Fixtures of the dyt tests: one thread and a fixed seed, for the same results on any machine."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The benchmarks of layers and training steps run, and their report shows the CSV and no more."""
+"""Tests of the layer and training-step benchmarks, and of the report generated from the CSV."""
 
 import importlib
 import sys
@@ -21,7 +21,7 @@ COMMON = (
 
 @pytest.fixture
 def load(monkeypatch):
-    """A function that imports a benchmark as running it as a script does."""
+    """Return a function that imports a benchmark with its folder on the path, as for a script."""
     monkeypatch.syspath_prepend(str(FOLDER))
     yield importlib.import_module
     for name in NAMES:
@@ -48,43 +48,43 @@ def write(report, *lines: str) -> None:
     report.write()
 
 
-def test_the_report_is_made_of_the_csv(report):
+def test_layers_report_shows_the_csv(report):
     names = (report.BASE, report.EAGER, report.KERNEL, report.COPY)
     write(report, *map(line, names, (2.0, 12.0, 1.5, 0.5), (1.0, 6.0, 0.75, 0.25)))
-    made = report.CSV.with_suffix(".md").read_text(encoding="utf-8")
-    assert "| nn.LayerNorm | 2 ms |" in made
-    assert "| DyT, kernel | 0.75 (0.75–0.75) |" in made
-    assert "| DyT, kernel | 1.00 / 2.00 |" in made  # memory, of 1024 float32
-    assert "| forward | float32 | ≤ 0.85 × LayerNorm | 0.75 |" in made
-    assert "| forward | float32 | ≥ 5× faster than the formula | 8.0× |" in made
-    assert "| forward | bfloat16 | ≤ 0.90 × LayerNorm | not measured |" in made
-    assert "## GPU\n\nnot measured" in made
+    markdown = report.CSV.with_suffix(".md").read_text(encoding="utf-8")
+    assert "| nn.LayerNorm | 2 ms |" in markdown
+    assert "| DyT, kernel | 0.75 (0.75–0.75) |" in markdown
+    assert "| DyT, kernel | 1.00 / 2.00 |" in markdown  # memory, of 1024 float32
+    assert "| forward | float32 | ≤ 0.85 × LayerNorm | 0.75 |" in markdown
+    assert "| forward | float32 | ≥ 5× faster than the formula | 8.0× |" in markdown
+    assert "| forward | bfloat16 | ≤ 0.90 × LayerNorm | not measured |" in markdown
+    assert "## GPU\n\nnot measured" in markdown
     plot = ElementTree.fromstring(report.CSV.with_suffix(".svg").read_text(encoding="utf-8"))
     written = [element.text for element in plot.iter() if element.text]
     assert report.KERNEL in written
     assert "GPU: not measured" in written
 
 
-def test_a_bound_that_is_missed_is_bold(report):
+def test_layers_report_marks_missed_bounds(report):
     write(report, line(report.BASE, 2, 1), line(report.KERNEL, 2.2, 1.1))
-    made = report.CSV.with_suffix(".md").read_text(encoding="utf-8")
-    assert "≤ 0.85 × LayerNorm | **1.10** |" in made
+    markdown = report.CSV.with_suffix(".md").read_text(encoding="utf-8")
+    assert "≤ 0.85 × LayerNorm | **1.10** |" in markdown
 
 
-def test_the_newest_run_of_a_shape_counts(report):
+def test_layers_report_uses_newest_run_of_a_shape(report):
     old, other = (line(report.KERNEL, 1, r, s) for r, s in ((0.51, "2x8x64"), (0.52, "1x8x64")))
     write(report, old, other, line(report.KERNEL, 1, 0.53, time="2026-01-03"))
-    made = report.CSV.with_suffix(".md").read_text(encoding="utf-8")
-    assert "| DyT, kernel | 0.52 (0.52–0.52) | 0.53 (0.53–0.53) |" in made
-    assert "0.51" not in made
+    markdown = report.CSV.with_suffix(".md").read_text(encoding="utf-8")
+    assert "| DyT, kernel | 0.52 (0.52–0.52) | 0.53 (0.53–0.53) |" in markdown
+    assert "0.51" not in markdown
 
 
-def test_a_report_of_nothing_says_what_to_run(report):
-    with pytest.raises(SystemExit, match=r"run `python benchmarks/layers.py` first"):
+def test_layers_report_without_csv_names_the_command(report):
+    with pytest.raises(SystemExit, match=r"Run `python benchmarks/layers.py` first"):
         report.write()
 
 
-def test_rows_of_other_columns_are_not_mixed(load, tmp_path):
+def test_append_rejects_rows_with_other_columns(load, tmp_path):
     append, file = load("measuring").append, tmp_path / "a.csv"
     append(file, [{"a": 1}])
     append(file, [{"a": 2}])
@@ -93,11 +93,11 @@ def test_rows_of_other_columns_are_not_mixed(load, tmp_path):
         append(file, [{"b": 3}])
 
 
-def test_layers_are_measured(load, report):
+def test_layers_benchmark_measures_time_and_memory(load, report):
     layers, passes = load("layers"), ["forward", "backward", "forward+backward"]
-    given = Namespace(device="cpu", compiled=False, passes=passes, rounds=2)
-    where = load("measuring").place("cpu")
-    found = layers.rows((2, 8, 64), "float32", given, where, layers.cpu_seconds)
+    args = Namespace(device="cpu", compiled=False, passes=passes, rounds=2)
+    environment = load("measuring").environment("cpu")
+    found = layers.rows((2, 8, 64), "float32", args, environment, layers.cpu_seconds)
     assert len(found) == 6 * len(passes)
     load("measuring").append(report.CSV, found)
     assert list(load("measuring").read(report.CSV)[0]) == COMMON.split(",")
@@ -105,13 +105,13 @@ def test_layers_are_measured(load, report):
     size = 2 * 8 * 64 * 4
     kept = {row["layer"]: row["kept_bytes"] for row in found if row["kept_bytes"] != ""}
     peak = {row["layer"]: row["peak_bytes"] for row in found if row["peak_bytes"] != ""}
-    assert kept[report.KERNEL] == size  # the input alone
-    assert kept[report.EAGER] == 2 * size  # and what tanh gave
-    # The result, the input's gradient, and the parameters' gradients with what they are summed in.
+    assert kept[report.KERNEL] == size  # only the input
+    assert kept[report.EAGER] == 2 * size  # additionally the output of tanh
+    # The result, the input's gradient, and the parameters' gradients with their accumulators.
     assert 2 * size <= peak[report.KERNEL] < 3 * size < peak[report.EAGER]
 
 
-def test_training_steps_are_measured(load):
+def test_training_step_benchmark_measures_all_arms(load):
     step = load("training_step")
     found = step.rows("float32", 1, 2, model="vit_tiny_patch16_224", size=224)
     assert [row["norm"] for row in found] == list(step.ARMS)
@@ -119,7 +119,7 @@ def test_training_steps_are_measured(load):
     assert all(name in step.table(found) for name in step.ARMS)
 
 
-def test_the_arms_of_a_training_step_differ_in_the_norm_alone(load):
+def test_training_step_arms_differ_only_in_the_norm(load):
     step = load("training_step")
     networks = {arm: step.build(arm, "vit_tiny_patch16_224").eval() for arm in step.ARMS}
     weights = [network.patch_embed.proj.weight for network in networks.values()]
@@ -132,27 +132,27 @@ def test_the_arms_of_a_training_step_differ_in_the_norm_alone(load):
     assert not torch.allclose(norm, formula, atol=1e-2)
 
 
-def test_the_networks_of_a_training_step_are_the_same_memory(load):
+def test_training_step_networks_share_non_norm_parameters(load):
     step = load("training_step")
     base, network = (step.build(arm, "vit_tiny_patch16_224") for arm in (step.BASE, step.ARMS[2]))
-    step.share(network, base)
+    step.share_parameters(network, base)
     norms = [path for path, module in network.named_modules() if isinstance(module, DynamicTanh)]
-    own = {f"{path}.{name}" for path in norms for name in ("alpha", "weight", "bias")}
-    others = dict(base.named_parameters())
+    expected = {f"{path}.{name}" for path in norms for name in ("alpha", "weight", "bias")}
+    base_parameters = dict(base.named_parameters())
     assert len(norms) == 25
-    assert own == {n for n, p in network.named_parameters() if p is not others.get(n)}
+    assert expected == {n for n, p in network.named_parameters() if p is not base_parameters.get(n)}
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        (["--shape", "8x"], "'8x' is no shape such as 8x197x768"),
-        (["--rounds", "0"], "'0' is not a whole number from 1"),
-        (["--shape", "2x8", "--sweep"], "--sweep and --shape both say which shapes"),
+        (["--shape", "8x"], "'8x' is not a shape such as 8x197x768"),
+        (["--rounds", "0"], "'0' is not a positive integer"),
+        (["--shape", "2x8", "--sweep"], "--sweep and --shape both select the shapes"),
     ],
 )
-def test_mistaken_arguments_are_named(load, monkeypatch, capsys, arguments, said):
+def test_layers_benchmark_rejects_invalid_arguments(load, monkeypatch, capsys, arguments, message):
     monkeypatch.setattr(sys, "argv", ["layers.py", *arguments])
     with pytest.raises(SystemExit):
-        load("layers").parse()
-    assert said in capsys.readouterr().err
+        load("layers").parse_args()
+    assert message in capsys.readouterr().err

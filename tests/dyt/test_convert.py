@@ -1,4 +1,4 @@
-"""convert swaps the norm layers in place and touches nothing else."""
+"""Tests of `convert`: replacement of norm layers, everything it preserves, and its errors."""
 
 import copy
 import pickle
@@ -27,7 +27,7 @@ class Block(nn.Module):
 
 
 class Net(nn.Module):
-    """x (B, T, 8) → (B, T, 8), with five LNs."""
+    """Map x (B, T, 8) to (B, T, 8), with five LNs."""
 
     def __init__(self):
         super().__init__()
@@ -54,7 +54,7 @@ def norms(net):
     return [m for m in net.modules() if isinstance(m, (DynamicTanh, DynamicErf))]
 
 
-def test_every_norm_and_nothing_else_in_place():
+def test_convert_replaces_only_norms_in_place():
     net = Net()
     others = {name: p for name, p in net.named_parameters() if "norm" not in name}
     report = convert(net, Norm.dyt(0.8))
@@ -69,13 +69,13 @@ def test_every_norm_and_nothing_else_in_place():
     assert all(p.grad is not None for p in net.parameters())
 
 
-def test_default_is_dyt_at_one_half():
+def test_convert_default_is_dyt_with_alpha0_one_half():
     net = Net()
     assert convert(net).norm == Norm.dyt(0.5)
     assert {type(layer) for layer in norms(net)} == {DynamicTanh}
 
 
-def test_options_of_the_norm_reach_the_layers():
+def test_convert_passes_norm_options_to_layers():
     net = convert_fresh(Norm.derf(0.7, 0.2))
     assert {type(layer) for layer in norms(net)} == {DynamicErf}
     assert net.stem[1].alpha.item() == pytest.approx(0.7)
@@ -92,7 +92,7 @@ def convert_fresh(norm, **options):
     return net
 
 
-def test_own_touches_nothing_and_names_the_same_paths():
+def test_convert_own_changes_nothing_and_reports_same_paths():
     net = Net()
     before = {name: (module, id(module)) for name, module in net.named_modules()}
     report = convert(net, Norm.own(), skip="blocks.1")
@@ -102,7 +102,7 @@ def test_own_touches_nothing_and_names_the_same_paths():
     assert "own: 3 norm layers found, none replaced" in str(report)
 
 
-def test_alpha0_per_path():
+def test_convert_per_path_alpha0():
     norm = Norm.dyt(0.2, alpha0_at=(("*.attn_norm", 0.8), ("stem", 0.4)))
     net = Net()
     report = convert(net, norm)
@@ -111,7 +111,7 @@ def test_alpha0_per_path():
     assert [layer.alpha.item() for layer in norms(net)] == pytest.approx(expected)
 
 
-def test_gamma_and_beta_start_fresh_or_are_copied():
+def test_convert_resets_or_copies_gamma_and_beta():
     net = Net()
     for p in net.stem[1].parameters():
         nn.init.constant_(p, 0.3)
@@ -125,17 +125,17 @@ def test_gamma_and_beta_start_fresh_or_are_copied():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_dtype_also_around_a_norm_without_parameters(dtype):
+def test_convert_parameterless_norm_takes_enclosing_dtype(dtype):
     net = nn.Sequential(
         nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8, elementwise_affine=False)),
         nn.LayerNorm(8),
     ).to(dtype)
-    net.append(nn.Linear(8, 8))  # float32, and further away
+    net.append(nn.Linear(8, 8))  # float32, but not the nearest enclosing module
     convert(net)
     assert {p.dtype for layer in norms(net) for p in layer.parameters()} == {dtype}
 
 
-def test_a_norm_unlike_its_surroundings_is_followed():
+def test_convert_keeps_dtype_and_requires_grad_of_each_norm():
     net = Net().to(torch.bfloat16)
     net.stem[1].float().requires_grad_(False)
     convert(net)
@@ -145,14 +145,14 @@ def test_a_norm_unlike_its_surroundings_is_followed():
     assert all(p.requires_grad for p in net.blocks.parameters())
 
 
-def test_meta_device():
+def test_convert_on_meta_device():
     with torch.device("meta"):
         net = nn.Sequential(Net(), nn.Linear(8, 8), nn.LayerNorm(8, elementwise_affine=False))
     assert len(convert(net)) == 6
     assert all(p.is_meta for p in net.parameters())
 
 
-def test_training_mode_and_requires_grad():
+def test_convert_keeps_training_mode_and_requires_grad():
     net = nn.Sequential(Net(), nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8, 1e-6, False)))
     net[0].blocks[0].eval()
     net[0].blocks[0].requires_grad_(False)
@@ -166,7 +166,7 @@ def test_training_mode_and_requires_grad():
     assert not any(p.requires_grad for p in net[1].parameters())
 
 
-def test_attributes_of_parameters():
+def test_convert_keeps_parameter_attributes():
     net = Net()
     net.stem[1].weight._optim = {"lr": 0.1}
     net.stem[1].weight._no_weight_decay = True
@@ -179,7 +179,7 @@ def test_attributes_of_parameters():
     assert not hasattr(net.blocks[0].mlp_norm.alpha, "_optim")
 
 
-def test_an_optimizer_made_before_still_trains_gamma_and_beta():
+def test_optimizer_created_before_convert_trains_gamma_and_beta():
     net = Net()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     convert(net)
@@ -189,14 +189,14 @@ def test_an_optimizer_made_before_still_trains_gamma_and_beta():
     assert not torch.equal(net.stem[1].bias, torch.zeros(8))
 
 
-def test_no_random_number_is_drawn():
+def test_convert_draws_no_random_numbers():
     net = Net()
     before = torch.get_rng_state()
     convert(net)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_shared_module_stays_shared():
+def test_convert_keeps_shared_modules_shared():
     net = Net()
     net.blocks[1].attn_norm = net.blocks[0].attn_norm
     net.tail = net.blocks[1]
@@ -208,7 +208,7 @@ def test_a_shared_module_stays_shared():
     assert "blocks.0.attn_norm = blocks.1.attn_norm = tail.attn_norm" in str(report)
 
 
-def test_tied_weights_stay_tied_and_are_offset_once():
+def test_convert_keeps_tied_weights_and_offsets_them_once():
     from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 
     net = nn.Sequential(GemmaRMSNorm(4), GemmaRMSNorm(4))
@@ -219,14 +219,14 @@ def test_tied_weights_stay_tied_and_are_offset_once():
     assert net[0].weight.tolist() == [1.5] * 4
 
 
-def test_a_shared_layer_cannot_have_two_alpha0():
+def test_convert_rejects_two_alpha0_for_a_shared_layer():
     net = Net()
     net.blocks[1].attn_norm = net.blocks[0].attn_norm
-    with pytest.raises(ValueError, match=r"one shared layer, but alpha0_at gives it 0.5 and 0.8"):
+    with pytest.raises(ValueError, match=r"one shared layer, but alpha0_at assigns it 0.5 and 0.8"):
         convert(net, Norm.dyt(alpha0_at=(("blocks.1.attn_norm", 0.8),)))
 
 
-def test_skip_by_glob_or_by_the_module_that_holds():
+def test_convert_skip_by_glob_or_parent_path():
     for pattern in ("blocks.0", "blocks.0.*", "*.0"):
         net = Net()
         report = convert(net, skip=[pattern])
@@ -242,7 +242,7 @@ def conv_net():
     )
 
 
-def test_batch_and_group_norm_only_when_asked():
+def test_convert_keeps_batchnorm_and_groupnorm_unless_listed_in_also():
     net = conv_net()
     net.append(nn.LayerNorm(4))
     report = convert(net)
@@ -262,9 +262,9 @@ def test_batch_and_group_norm_only_when_asked():
     assert net(torch.randn(2, 3, 6)).shape == (2, 8, 4)
 
 
-def test_a_batch_norm_with_an_activation_does_not_lose_it():
+def test_convert_rejects_batchnorm_with_activation():
     net = nn.Sequential(nn.Conv2d(3, 8, 3), BatchNormAct2d(8))
-    with pytest.raises(ValueError, match=r"'1' \(BatchNormAct2d\) cannot be replaced: it holds"):
+    with pytest.raises(ValueError, match=r"'1' \(BatchNormAct2d\) cannot be replaced: it contains"):
         convert(net, also=nn.BatchNorm2d)
 
 
@@ -292,11 +292,11 @@ def test_a_batch_norm_with_an_activation_does_not_lose_it():
         (
             Net,
             {"norm": Norm.dyt(alpha0_at=(("blocks", 0.8), ("blocks.1", 0.2)))},
-            "'blocks.1' sets the α0 of no layer: nothing matches it, or an earlier pattern",
+            "'blocks.1' sets the α0 of no layer: either nothing matches it or an earlier pattern",
         ),
     ],
 )
-def test_mistakes_are_explained_and_change_nothing(make, options, message):
+def test_convert_errors_are_explained_and_change_nothing(make, options, message):
     net = make()
     kinds = [type(m) for m in net.modules()] if isinstance(net, nn.Module) else []
     with pytest.raises(ValueError, match=message):
@@ -305,14 +305,14 @@ def test_mistakes_are_explained_and_change_nothing(make, options, message):
         assert [type(m) for m in net.modules()] == kinds
 
 
-def test_own_finds_the_same_mistakes():
+def test_convert_own_raises_the_same_errors():
     with pytest.raises(ValueError, match="no LN or RMSNorm"):
         convert(conv_net(), Norm.own())
     with pytest.raises(ValueError, match="matches no module"):
         convert(Net(), Norm.own(), skip="blocks.7")
 
 
-def test_report_reads_as_an_aligned_table():
+def test_convert_report_prints_aligned_table():
     net = nn.ModuleDict({"a": nn.LayerNorm(8), "long_name": nn.RMSNorm((2, 4))})
     report = convert(net, Norm.dyt(0.2, alpha0_at=(("a", 0.8),)))
     assert str(report).splitlines() == [
@@ -327,7 +327,7 @@ def test_report_reads_as_an_aligned_table():
     assert pickle.loads(pickle.dumps(report)) == report
 
 
-def test_survives_deepcopy_pickle_and_state_dict():
+def test_converted_network_survives_deepcopy_pickle_and_state_dict():
     net = convert_fresh(Norm.derf())
     x = torch.randn(2, 3, 8)
     expected = net(x)
@@ -341,7 +341,7 @@ def test_survives_deepcopy_pickle_and_state_dict():
     assert torch.equal(net(x), expected)
 
 
-def test_compiles_as_one_graph():
+def test_converted_network_compiles_as_one_graph():
     net = convert_fresh(Norm.dyt())
     x = torch.randn(2, 3, 8)
     compiled = torch.compile(net, fullgraph=True, backend="eager")
@@ -349,7 +349,7 @@ def test_compiles_as_one_graph():
 
 
 @pytest.mark.slow
-def test_trains_compiled():
+def test_converted_network_trains_compiled():
     net = convert_fresh(Norm.dyt())
     x = torch.randn(2, 3, 8)
     net(x).square().sum().backward()
@@ -360,7 +360,7 @@ def test_trains_compiled():
         torch.testing.assert_close(p.grad, expected[name], msg=name)
 
 
-def test_trains_under_ddp():
+def test_converted_network_trains_under_ddp():
     net = convert_fresh(Norm.dyt())
     x = torch.randn(2, 3, 8)
     net(x).square().sum().backward()

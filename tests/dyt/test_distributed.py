@@ -1,4 +1,4 @@
-"""DyT's operator where tensors are split: data parallel, fully sharded, and DTensor."""
+"""Tests of DyT's operator with DDP, FSDP and DTensor."""
 
 import copy
 
@@ -14,7 +14,7 @@ from dyt import DynamicErf, DynamicTanh
 
 @pytest.fixture
 def mesh(tmp_path):
-    """One process, which is a group."""
+    """A device mesh of one process."""
     distributed.init_process_group(
         "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
     )
@@ -37,30 +37,30 @@ def gradients(model: nn.Module, x: Tensor) -> list[Tensor]:
 
 
 def assert_same(model: nn.Module, plain: nn.Module, x: Tensor) -> None:
-    for got, right in zip(gradients(model, x), gradients(plain, x), strict=True):
-        torch.testing.assert_close(got, right)
+    for found, expected in zip(gradients(model, x), gradients(plain, x), strict=True):
+        torch.testing.assert_close(found, expected)
 
 
-def test_data_parallel(mesh):
+def test_ddp_gradients_equal_single_process(mesh):
     plain, x = net(), torch.randn(5, 6)
     model = nn.parallel.DistributedDataParallel(copy.deepcopy(plain))
     assert_same(model, plain, x)
 
 
-def test_fully_sharded(mesh):
+def test_fsdp_gradients_equal_single_process(mesh):
     plain, x = net(), torch.randn(5, 6)
     model = copy.deepcopy(plain)
     for layer in model:
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
     assert all(isinstance(p, DTensor) for p in model.parameters())
-    with torch.profiler.profile() as seen:
+    with torch.profiler.profile() as profile:
         assert_same(model, plain, x)
-    assert "dyt::dyt_backward" in {event.key for event in seen.key_averages()}
+    assert "dyt::dyt_backward" in {event.key for event in profile.key_averages()}
 
 
 @pytest.mark.parametrize("placement", [Shard(0), Shard(1), Replicate()])
-def test_dtensor_is_computed_by_plain_operations_which_it_knows(mesh, placement):
+def test_dtensor_uses_formula_and_keeps_placement(mesh, placement):
     plain, x = net()[1:2], torch.randn(4, 8)
     model = distribute_module(copy.deepcopy(plain), mesh)
     y = model(distribute_tensor(x, mesh, [placement]))

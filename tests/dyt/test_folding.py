@@ -1,4 +1,4 @@
-"""fold puts γ and β into the Linears behind, where it is safe, and tells where it is not."""
+"""Tests of `fold`: γ and β merged into the following Linears, and the layers left unchanged."""
 
 import copy
 import re
@@ -17,8 +17,8 @@ from dyt import Derf, DyT, DyTLinear, Norm, convert, fold
 X = torch.linspace(-2, 2, 3 * 4 * 8).view(3, 4, 8)
 
 
-def drawn(net: nn.Module) -> nn.Module:
-    """The network with random γ, β, α and s, ready for inference."""
+def randomized(net: nn.Module) -> nn.Module:
+    """Return the network with random γ, β, α and s, in evaluation mode."""
     for module in net.modules():
         if isinstance(module, (DyT, Derf)):
             for p in module.parameters():
@@ -26,8 +26,8 @@ def drawn(net: nn.Module) -> nn.Module:
     return net.eval()
 
 
-def same_output(net, *args, folded: int, tolerance=1e-5, example=True, **kwargs):
-    """Fold the network, with an example and without it, and compare; the report."""
+def fold_and_compare(net, *args, folded: int, tolerance=1e-5, example=True, **kwargs):
+    """Fold the network, with or without an example, compare its outputs, and return the report."""
     with torch.no_grad():
         before = net(*args, **kwargs)
         report = fold(net, *args, **kwargs) if example else fold(net)
@@ -54,10 +54,10 @@ def sequential(norm=None, **options) -> nn.Sequential:
     [DyT(8), Derf(8), DyT(8, bias=False), *(DyT(8, squash=s) for s in ("hardtanh", "sigmoid"))],
 )
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_linear_behind_a_layer(norm, bias, example):
-    net = drawn(sequential(copy.deepcopy(norm), bias=bias))
+def test_fold_into_one_linear(norm, bias, example):
+    net = randomized(sequential(copy.deepcopy(norm), bias=bias))
     head = net.head.weight
-    report = same_output(net, X, folded=1, example=example)
+    report = fold_and_compare(net, X, folded=1, example=example)
     assert (net.norm.weight, net.norm.bias) == (None, None)
     assert "affine=False" in repr(net.norm)
     assert net.head.weight is head
@@ -68,8 +68,8 @@ def test_a_linear_behind_a_layer(norm, bias, example):
 
 
 @EXAMPLE
-def test_second_call_finds_nothing_left(example):
-    net = drawn(sequential())
+def test_second_fold_changes_nothing(example):
+    net = randomized(sequential())
     arguments = (X,) if example else ()
     fold(net, *arguments)
     after = copy.deepcopy(net.state_dict())
@@ -77,8 +77,8 @@ def test_second_call_finds_nothing_left(example):
     assert all(torch.equal(value, after[key]) for key, value in net.state_dict().items())
 
 
-def test_state_dict_of_a_folded_network():
-    net = drawn(sequential(bias=False))
+def test_fold_state_dict():
+    net = randomized(sequential(bias=False))
     fold(net)
     assert list(net.state_dict()) == [
         "fc.weight",
@@ -87,23 +87,23 @@ def test_state_dict_of_a_folded_network():
         "head.weight",
         "head.bias",
     ]
-    other = drawn(sequential(bias=False))
+    other = randomized(sequential(bias=False))
     fold(other)
     other.load_state_dict(net.state_dict())
     assert torch.equal(other(X), net(X))
 
 
-def test_dtype_and_requires_grad_stay():
-    net = drawn(sequential(bias=False)).to(torch.bfloat16)
+def test_fold_keeps_dtype_and_requires_grad():
+    net = randomized(sequential(bias=False)).to(torch.bfloat16)
     net.head.requires_grad_(False)
-    same_output(net, X.bfloat16(), folded=1, tolerance=2**-5)
+    fold_and_compare(net, X.bfloat16(), folded=1, tolerance=2**-5)
     assert {p.dtype for p in net.parameters()} == {torch.bfloat16}
     assert not net.head.bias.requires_grad
     assert net.norm.alpha.requires_grad
 
 
-def test_weights_are_rounded_once():
-    net = drawn(sequential())
+def test_fold_rounds_weights_once():
+    net = randomized(sequential())
     exact = copy.deepcopy(net).double()
     expected = (
         exact.head.weight * exact.norm.weight,
@@ -115,7 +115,7 @@ def test_weights_are_rounded_once():
 
 
 class Attention(nn.Module):
-    """q, k and v read one layer; the value of `also` says what else does."""
+    """q, k and v read one layer; the function `also` adds further consumers."""
 
     def __init__(self, also=None) -> None:
         super().__init__()
@@ -132,13 +132,13 @@ class Attention(nn.Module):
 
 
 @EXAMPLE
-def test_several_linears_behind_one_layer(example):
-    net = drawn(Attention())
-    report = same_output(net, X, folded=1, example=example)
+def test_fold_into_several_linears(example):
+    net = randomized(Attention())
+    report = fold_and_compare(net, X, folded=1, example=example)
     assert report[0].into == report[0].new_bias == ("q", "k", "v")
 
 
-# What else a network does with the layer's output y, or with its Linears, and a word of the reason.
+# Other uses of the layer's output y or of its Linears, and a pattern of the reported reason.
 OTHERS = {
     "residual": (lambda net, x, y, out: out + y, "add"),
     "view that is read": (lambda net, x, y, out: out + y.view(12, 8).mean(0), "mean|view"),
@@ -156,9 +156,9 @@ OTHERS = {
 
 @EXAMPLE
 @pytest.mark.parametrize("other", OTHERS)
-def test_a_layer_that_something_else_reads_is_left(other, example):
+def test_fold_leaves_layers_with_other_consumers(other, example):
     also, reason = OTHERS[other]
-    net = drawn(Attention(also))
+    net = randomized(Attention(also))
     before = copy.deepcopy(net.state_dict())
     report = fold(net, X) if example else fold(net)
     assert len(report.left) == 1
@@ -172,9 +172,9 @@ def assert_reason(report, reason):
 
 
 @EXAMPLE
-def test_a_layer_and_linears_called_twice_alike(example):
-    net = drawn(Attention(lambda net, x, y, out: net.k(net.norm(out))))
-    same_output(net, X, folded=1, example=example)
+def test_fold_of_layer_and_linears_called_twice(example):
+    net = randomized(Attention(lambda net, x, y, out: net.k(net.norm(out))))
+    fold_and_compare(net, X, folded=1, example=example)
 
 
 @EXAMPLE
@@ -182,13 +182,13 @@ def test_a_layer_and_linears_called_twice_alike(example):
     ("change", "reason"),
     [
         (lambda net: setattr(net.fc, "weight", net.head.weight), "head shares its weight"),
-        (lambda net: parametrizations.weight_norm(net.head), "no ordinary weight"),
+        (lambda net: parametrizations.weight_norm(net.head), "no plain nn.Parameters as weight"),
         (lambda net: net.head.register_forward_hook(lambda *_: None), "head has hooks"),
         (lambda net: net.norm.register_forward_pre_hook(lambda *_: None), "it has hooks"),
     ],
 )
-def test_a_linear_that_is_more_than_one_is_left(change, reason, example):
-    net = drawn(sequential())
+def test_fold_leaves_tied_parametrized_or_hooked_linears(change, reason, example):
+    net = randomized(sequential())
     net.head = nn.Linear(8, 8)
     change(net)
     net.eval()
@@ -208,7 +208,7 @@ def test_a_linear_that_is_more_than_one_is_left(change, reason, example):
         (DyT(8), X, nn.Bilinear(8, 8, 2)),
     ],
 )
-def test_other_layouts_and_readers_are_left(norm, x, reader, example):
+def test_fold_leaves_other_layouts_and_consumers(norm, x, reader, example):
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
@@ -218,35 +218,35 @@ def test_other_layouts_and_readers_are_left(norm, x, reader, example):
             y = self.norm(x)
             return self.reader(y, y) if isinstance(self.reader, nn.Bilinear) else self.reader(y)
 
-    same_output(drawn(Net()), x, folded=0, example=example)
+    fold_and_compare(randomized(Net()), x, folded=0, example=example)
 
 
 @EXAMPLE
-def test_dropout_in_between_is_passed(example):
+def test_fold_through_dropout_and_identity(example):
     net = nn.Sequential(DyT(8), nn.Dropout(0.5), nn.Identity(), nn.Linear(8, 5))
-    same_output(drawn(net), X, folded=1, example=example)
+    fold_and_compare(randomized(net), X, folded=1, example=example)
 
 
 @EXAMPLE
-def test_a_subclass_with_a_forward_of_its_own_is_left(example):
+def test_fold_leaves_subclass_with_custom_forward(example):
     class Twice(DyT):
         def forward(self, x):
             return 2 * super().forward(x)
 
     net = nn.Sequential(Twice(8), nn.Linear(8, 5))
-    report = same_output(drawn(net), X, folded=0, example=example)
+    report = fold_and_compare(randomized(net), X, folded=0, example=example)
     assert "more than its class" in report[0].reason
 
 
 @EXAMPLE
-def test_two_layers_that_share_gamma(example):
+def test_fold_two_layers_with_shared_gamma(example):
     net = nn.Sequential(DyT(8), nn.Linear(8, 8), DyT(8), nn.Linear(8, 5))
     net[2].weight = net[0].weight
-    same_output(drawn(net), X, folded=2, example=example)
+    fold_and_compare(randomized(net), X, folded=2, example=example)
 
 
 @EXAMPLE
-def test_inputs_by_name_and_defaults(example):
+def test_fold_with_keyword_inputs_and_defaults(example):
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
@@ -256,11 +256,11 @@ def test_inputs_by_name_and_defaults(example):
             y = self.norm(x)
             return self.fc(input=y if scale is None else y * scale)
 
-    same_output(drawn(Net()), x=X, folded=1, example=example)
+    fold_and_compare(randomized(Net()), x=X, folded=1, example=example)
 
 
 @EXAMPLE
-def test_multihead_attention_is_no_linear(example):
+def test_fold_leaves_multihead_attention(example):
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
@@ -270,36 +270,36 @@ def test_multihead_attention_is_no_linear(example):
             y = self.norm(x)
             return self.attn(y, y, y)[0]
 
-    report = same_output(drawn(Net()), X, folded=0, example=example)
+    report = fold_and_compare(randomized(Net()), X, folded=0, example=example)
     assert "attn" in report[0].reason
 
 
 @EXAMPLE
-def test_hooks_and_attributes_stay_as_they_were(example):
+def test_fold_leaves_no_hooks_or_proxies(example):
     def remember(net, x, y, out):
         net.last = out
         return out
 
-    net = drawn(Attention(remember))
+    net = randomized(Attention(remember))
     net.last = None
     fold(net, X) if example else fold(net)
-    assert net.last is None or isinstance(net.last, torch.Tensor)  # no symbol of the trace
+    assert net.last is None or isinstance(net.last, torch.Tensor)  # no proxy of the trace
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
 
 
-def test_hooks_are_removed_when_the_example_does_not_fit():
-    net = drawn(sequential())
+def test_fold_removes_hooks_after_failing_example():
+    net = randomized(sequential())
     with pytest.raises(RuntimeError):
         fold(net, torch.randn(3, 7))
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
 
 
 @EXAMPLE
-def test_dyt_linear(example):
-    net = drawn(DyTLinear(DyT(8), nn.Linear(8, 5)))
-    same_output(net, X, folded=1, example=example)
-    net = drawn(nn.Sequential(nn.Linear(8, 8), DyTLinear(Derf(8), nn.Linear(8, 5))))
-    same_output(net, X, folded=1, example=example)
+def test_fold_dyt_linear(example):
+    net = randomized(DyTLinear(DyT(8), nn.Linear(8, 5)))
+    fold_and_compare(net, X, folded=1, example=example)
+    net = randomized(nn.Sequential(nn.Linear(8, 8), DyTLinear(Derf(8), nn.Linear(8, 5))))
+    fold_and_compare(net, X, folded=1, example=example)
 
 
 def vit():
@@ -310,12 +310,12 @@ def vit():
 
 @EXAMPLE
 @pytest.mark.parametrize("norm", [Norm.dyt(), Norm.derf()], ids=str)
-def test_vit(norm, example):
+def test_fold_vit(norm, example):
     net = vit()
     convert(net, norm)
     images = torch.linspace(-1, 1, 2 * 3 * 32 * 32).view(2, 3, 32, 32)
-    # The trace does not follow the class token's view from the last layer to the head.
-    report = same_output(drawn(net), images, folded=7 if example else 6, example=example)
+    # The trace does not follow the view of the class token, between the last layer and the head.
+    report = fold_and_compare(randomized(net), images, folded=7 if example else 6, example=example)
     assert report[0].into == ("blocks.0.attn.qkv",)
     assert report[1].into == ("blocks.0.mlp.fc1",)
     assert report[6].into == (("head",) if example else ())
@@ -333,17 +333,17 @@ def llama(**options):
     )
     net = hf.LlamaForCausalLM(config)
     convert(net)
-    return drawn(net)
+    return randomized(net)
 
 
 TOKENS = torch.arange(2 * 6).view(2, 6)
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_llama(tied):
+def test_fold_llama(tied):
     net = llama(tie_word_embeddings=tied)
     biases = [name for name, _ in net.named_parameters() if name.endswith("bias")]
-    report = same_output(net, input_ids=TOKENS, folded=4 if tied else 5)
+    report = fold_and_compare(net, input_ids=TOKENS, folded=4 if tied else 5)
     assert report[0].into == tuple(f"model.layers.0.self_attn.{name}_proj" for name in "qkv")
     assert report[1].into == tuple(f"model.layers.0.mlp.{name}_proj" for name in ("gate", "up"))
     assert [name for name, _ in net.named_parameters() if name.endswith("bias")] == biases == []
@@ -351,11 +351,11 @@ def test_llama(tied):
         assert_reason(report, "lm_head shares its weight")
 
 
-def test_transformer_encoder():
+def test_fold_transformer_encoder():
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True)
     net = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
     convert(net)
-    report = same_output(drawn(net), X, folded=2)
+    report = fold_and_compare(randomized(net), X, folded=2)
     assert [f.into for f in report] == [
         (),
         ("layers.0.linear1",),
@@ -364,14 +364,14 @@ def test_transformer_encoder():
     ]
 
 
-def test_autocast():
-    net = drawn(sequential())
+def test_fold_under_autocast():
+    net = randomized(sequential())
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        same_output(net, X, folded=1, tolerance=2**-5)
+        fold_and_compare(net, X, folded=1, tolerance=2**-5)
 
 
-def test_report_prints_as_a_table():
-    net = drawn(Attention(lambda net, x, y, out: net.last(out)))
+def test_fold_report_prints_table():
+    net = randomized(Attention(lambda net, x, y, out: net.last(out)))
     net.last = nn.Sequential(DyT(8), nn.GELU()).eval()
     assert str(fold(net)).splitlines() == [
         "path    layer        folded into",
@@ -390,11 +390,11 @@ class Untraceable(nn.Module):
         return self.fc(self.norm(x)) if x.sum() < 100 else x
 
 
-def test_what_fx_cannot_follow_asks_for_an_example():
-    net = drawn(Untraceable())
+def test_fold_asks_for_example_if_untraceable():
+    net = randomized(Untraceable())
     with pytest.raises(ValueError, match=r"Pass an example of the inputs.*fold\(model, images\)"):
         fold(net)
-    same_output(net, X, folded=1)
+    fold_and_compare(net, X, folded=1)
 
 
 @pytest.mark.parametrize(
@@ -403,10 +403,13 @@ def test_what_fx_cannot_follow_asks_for_an_example():
         ("model", "needs an nn.Module"),
         (DyT(8).eval(), "no Linear to fold into"),
         (nn.Linear(8, 8).eval(), "dyt.convert"),
-        (sequential(), r"call model.eval\(\) first"),
-        (nn.Sequential(sequential().eval(), nn.Dropout()).eval().append(nn.Dropout()), "here '2'"),
+        (sequential(), r"Call model.eval\(\) first"),
+        (
+            nn.Sequential(sequential().eval(), nn.Dropout()).eval().append(nn.Dropout()),
+            "for example '2'",
+        ),
     ],
 )
-def test_what_cannot_be_folded(model, message):
+def test_fold_errors_are_explained(model, message):
     with pytest.raises(ValueError, match=message):
         fold(model)

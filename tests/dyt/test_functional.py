@@ -1,4 +1,4 @@
-"""DyT as a function: one result whatever computes it, and an operator that torch's tools accept."""
+"""Tests of DyT as a function: all backends agree, and the operator supports torch's tools."""
 
 import importlib.util
 import os
@@ -18,7 +18,7 @@ from dyt.backends import cpu, triton
 from dyt.backends.reference import gradients
 from dyt.functional import derf, dyt
 
-BACKENDS = ("reference", "cpu")  # what there is on every test machine
+BACKENDS = ("reference", "cpu")  # available on every test machine
 FUNCTIONS = {"tanh": dyt, "erf": derf}
 LAYOUTS = {  # sizes of x, of γ and β, and the channel axis
     "last": ((3, 5, 7), (7,), -1),
@@ -31,7 +31,7 @@ LAYOUTS = {  # sizes of x, of γ and β, and the channel axis
 
 
 def case(layout: str = "last", x_type=torch.float32, type=None, name="tanh") -> tuple[list, int]:
-    """Random x, α, for erf s, γ and β that want gradients, and the channel axis."""
+    """Return random x, α, s (for erf), γ and β that require gradients, and the channel axis."""
     sizes, width, axis = LAYOUTS[layout]
     type = type or x_type
     x = 2 * torch.randn(sizes)
@@ -47,7 +47,7 @@ def case(layout: str = "last", x_type=torch.float32, type=None, name="tanh") -> 
 
 
 def operands(tensors: list, name: str = "tanh") -> list:
-    """x, α, s, γ and β, as the operator takes them."""
+    """Return x, α, s, γ and β as the operator takes them."""
     return tensors if name == "erf" else [*tensors[:2], None, *tensors[2:]]
 
 
@@ -56,15 +56,15 @@ def given(tensors: list) -> list:
 
 
 def exact(tensors: list, axis: int, grad: Tensor, function=dyt) -> list[Tensor]:
-    """Output and gradients in float64, from the same numbers."""
+    """Return output and gradients in float64, from the same numbers."""
     wide = [None if t is None else t.detach().double().requires_grad_() for t in tensors]
     y = function(*wide, channel_axis=axis, backend="reference")
     return [y.detach(), *torch.autograd.grad(y, given(wide), grad.double())]
 
 
-# float32: 8 ulp (5e-7) of tanh, and 1 − tanh² on top of that; sums of a hundred products of size 1
-# to 10. The narrow types round each result once (half an ulp: 2⁻⁹ and 2⁻¹²), the formula in them
-# every intermediate one; the sums' terms then err by that times their size.
+# float32: 8 ulp (5e-7) of tanh, and additionally 1 − tanh²; sums of a hundred products of size 1
+# to 10. In 16-bit types each result is rounded once (half an ulp: 2⁻⁹ and 2⁻¹²), and in the formula
+# every intermediate result; the terms of the sums have that error times their size.
 TOLERANCE = {
     ("cpu", torch.float32): (2e-6, 1e-5),
     ("cpu", torch.bfloat16): (2**-8, 1e-3),
@@ -78,20 +78,20 @@ TOLERANCE = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("backend", "dtype"), TOLERANCE)
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_output_and_gradients_are_those_of_float64(name, backend, dtype, layout):
+def test_output_and_gradients_match_float64(name, backend, dtype, layout):
     tensors, axis = case(layout, dtype, name=name)
     y = FUNCTIONS[name](*tensors, channel_axis=axis, backend=backend)
     grad = torch.randn(y.shape).to(dtype)
     found = [y, *torch.autograd.grad(y, given(tensors), grad)]
     rtol, atol = TOLERANCE[backend, dtype]
-    for got, expected in zip(found, exact(tensors, axis, grad, FUNCTIONS[name]), strict=True):
-        assert got.dtype == dtype
-        torch.testing.assert_close(got.detach().double(), expected, rtol=rtol, atol=atol)
+    for value, expected in zip(found, exact(tensors, axis, grad, FUNCTIONS[name]), strict=True):
+        assert value.dtype == dtype
+        torch.testing.assert_close(value.detach().double(), expected, rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize("layout", ["last", "first", "none"])
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_formula_of_gradients_agrees_with_finite_differences(name, layout):
+def test_reference_gradients_match_finite_differences(name, layout):
     tensors, axis = case(layout, torch.float64, name=name)
 
     def reference(*tensors):
@@ -107,7 +107,7 @@ def test_formula_of_gradients_agrees_with_finite_differences(name, layout):
 @pytest.mark.parametrize("x_type", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("type", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("autocast", [False, True])
-def test_dtype_is_the_formulas(x_type, type, autocast):
+def test_kernel_dtype_equals_formula_dtype(x_type, type, autocast):
     tensors, _ = case("last", x_type, type)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
         kernel = dyt(*tensors, backend="cpu")
@@ -118,20 +118,20 @@ def test_dtype_is_the_formulas(x_type, type, autocast):
     assert [t.grad.dtype for t in tensors] == [t.dtype for t in tensors]
 
 
-def test_alpha_without_dimensions_does_not_widen():
+def test_zero_dimensional_alpha_does_not_widen_dtype():
     x, alpha = torch.randn(2, 3, dtype=torch.bfloat16), torch.tensor(0.5)
     assert dyt(x, alpha, backend="cpu").dtype == dyt(x, alpha, backend="reference").dtype
     assert dyt(x, alpha).dtype == torch.bfloat16
     assert dyt(x, alpha.view(1, 1, 1)).shape == x.shape
 
 
-def test_float64_is_computed_by_the_formula():
+def test_float64_uses_formula():
     tensors, _ = case("last", torch.float64)
     assert torch.equal(dyt(*tensors, backend="cpu"), dyt(*tensors, backend="reference"))
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_nothing_but_the_input_is_kept_for_backward(name):
+def test_kernel_saves_only_inputs_for_backward(name):
     tensors, _ = case("wide", name=name)
     kept = []
     with saved_tensors_hooks(lambda t: kept.append(t.data_ptr()), lambda t: t):
@@ -164,7 +164,7 @@ class Layer(nn.Module):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_compiles_as_one_graph_and_trains(backend):
+def test_dyt_compiles_as_one_graph_and_trains(backend):
     layer, x = Layer(backend=backend), torch.randn(3, 5, 7, requires_grad=True)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=True)
     inputs = (x, *layer.parameters())
@@ -179,12 +179,12 @@ def test_compiles_as_one_graph_and_trains(backend):
 
 
 @pytest.mark.slow
-def test_inductor_computes_the_same():
+def test_dyt_under_inductor():
     layer, x = Layer(), torch.randn(3, 5, 7)
     torch.testing.assert_close(torch.compile(layer, fullgraph=True)(x), layer(x))
 
 
-def test_exports():
+def test_torch_export_contains_dyt_operator():
     layer, x = Layer(), torch.randn(3, 5, 7)
     program = torch.export.export(layer, (x,))
     assert torch.ops.dyt.dyt.default in [node.target for node in program.graph.nodes]
@@ -215,7 +215,7 @@ def test_vmap(batched):
         torch.testing.assert_close(found[i], dyt(x.select(batched[0], i), *one))
 
 
-def test_gradients_of_each_example_by_vmap():
+def test_per_sample_gradients_by_vmap():
     (x, *parameters), _ = case("last")
     parameters = [p.detach() for p in parameters]
 
@@ -229,7 +229,7 @@ def test_gradients_of_each_example_by_vmap():
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_second_derivatives_are_the_formulas(name):
+def test_second_derivatives_equal_formula(name):
     tensors, axis = case("last", name=name)
     found = []
     for backend in BACKENDS:
@@ -241,8 +241,8 @@ def test_second_derivatives_are_the_formulas(name):
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_third_derivatives_are_the_formulas(name):
-    """The loss has some without those of the operator, so that a lack of these raises no error."""
+def test_third_derivatives_equal_formula(name):
+    """The loss has third derivatives even if the operator has none, so no error would be raised."""
     tensors, axis = case("last", name=name)
     found = []
     for backend in BACKENDS:
@@ -284,27 +284,35 @@ X, ONE, C3 = torch.randn(2, 3), torch.ones(1), torch.ones(3)
         ((X + 0j, ONE), {}, "x has dtype torch.complex64"),
         ((X, ONE.int()), {}, "alpha has dtype torch.int32"),
         ((X, ONE, C3.bool()), {}, "weight has dtype torch.bool"),
-        ((X, C3), {}, r"alpha has 3 elements, shape \(3,\), but there is one α"),
+        ((X, C3), {}, r"alpha has 3 elements and shape \(3,\), but α is a single number"),
         ((X, torch.ones(0)), {}, "alpha has 0 elements"),
-        ((X, ONE, torch.ones(2)), {}, r"weight has shape \(2,\), which are not the channels, last"),
+        (
+            (X, ONE, torch.ones(2)),
+            {},
+            r"weight has shape \(2,\), which does not match the channels \(last\)",
+        ),
         ((X, ONE, ONE), {}, r"weight has shape \(1,\)"),
         ((X, ONE, None, torch.ones(4)), {}, r"bias has shape \(4,\)"),
         ((X, ONE, torch.ones(1, 2, 3)), {}, r"weight has shape \(1, 2, 3\)"),
         ((X, ONE, torch.tensor(1.0)), {}, r"weight has shape \(\)"),
-        ((X, ONE, torch.ones(2)), {"channel_axis": 1}, "not the channels, at axis 1"),
-        ((C3, ONE, C3), {"channel_axis": 1}, "not the channels, at axis 1"),
+        (
+            (X, ONE, torch.ones(2)),
+            {"channel_axis": 1},
+            r"does not match the channels \(at axis 1\)",
+        ),
+        ((C3, ONE, C3), {"channel_axis": 1}, r"does not match the channels \(at axis 1\)"),
         ((X, ONE.to("meta")), {}, "alpha is on meta, but x is on cpu"),
         ((X, ONE, C3.to("meta")), {}, "weight is on meta"),
         ((X, ONE, C3, C3.to("meta")), {}, "bias is on meta"),
         ((X, ONE), {"channel_axis": 2}, "channel_axis = 2 is not supported"),
     ],
 )
-def test_bad_input(arguments, options, message, backend):
+def test_invalid_tensors_are_rejected(arguments, options, message, backend):
     with pytest.raises(ValueError, match=message):
         dyt(*arguments, **options, backend=backend)
 
 
-def test_backend_that_is_unknown_or_cannot_run(monkeypatch):
+def test_unknown_or_unavailable_backend_is_rejected(monkeypatch):
     with pytest.raises(ValueError, match="backend = 'gpu' is unknown"):
         dyt(X, ONE, backend="gpu")
     monkeypatch.setattr(triton, "PROBLEM", None)
@@ -320,14 +328,14 @@ def test_backend_that_is_unknown_or_cannot_run(monkeypatch):
 
 
 def fresh(module: ModuleType) -> ModuleType:
-    """A second copy of a module, imported as if for the first time."""
+    """Return a second copy of a module, executed as on its first import."""
     spec = importlib.util.spec_from_file_location("fresh", module.__file__)
     copy = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(copy)
     return copy
 
 
-def test_environment_chooses_the_backend(monkeypatch):
+def test_dyt_backend_environment_variable(monkeypatch):
     x = torch.randn(2, 3, requires_grad=True)
     assert "Tanh" not in type(fresh(functional).dyt(x, ONE).grad_fn).__name__
     monkeypatch.setenv("DYT_BACKEND", "reference")
@@ -361,8 +369,8 @@ except ValueError as error:
 """
 
 
-def test_gpu_kernel_stands_in_for_the_layers_under_tritons_interpreter():
-    """What runs on a GPU besides the kernels: choice, operator, autograd, layers."""
+def test_layers_use_gpu_kernel_under_triton_interpreter():
+    """Covers the code around the kernels that runs on a GPU: choice, operator, autograd, layers."""
     found = subprocess.run(
         [sys.executable, "-c", SCRIPT],
         env={**os.environ, "DYT_BACKEND": "triton", "TRITON_INTERPRET": "1"},
@@ -373,7 +381,7 @@ def test_gpu_kernel_stands_in_for_the_layers_under_tritons_interpreter():
     assert "backend = 'cpu' cannot run: DYT_BACKEND=triton" in found.stdout
 
 
-def test_environment_chooses_accuracy(monkeypatch):
+def test_dyt_accurate_environment_variable(monkeypatch):
     x = torch.linspace(-5, 5, 1000)
     monkeypatch.setenv("DYT_ACCURATE", "1")
     accurate = fresh(functional).dyt(x, ONE)
@@ -381,7 +389,7 @@ def test_environment_chooses_accuracy(monkeypatch):
     assert not torch.equal(accurate, dyt(x, ONE, accurate=False))
 
 
-def test_a_missing_extension_is_noted_in_silence(monkeypatch, capfd):
+def test_missing_cpu_kernel_prints_nothing(monkeypatch, capfd):
     monkeypatch.setitem(sys.modules, "_dyt_cpu_2", None)
     assert fresh(cpu).PROBLEM == "it was not built when dyt was installed"
     assert capfd.readouterr() == ("", "")

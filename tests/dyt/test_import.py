@@ -1,4 +1,7 @@
-"""`from dyt import Norm` must stay cheap: plans and tables are made where torch is not wanted."""
+"""Tests of importing dyt: public names, and no torch for `from dyt import Norm`.
+
+Plans and tables import `Norm` on machines where importing torch is slow or not needed.
+"""
 
 import subprocess
 import sys
@@ -14,30 +17,30 @@ def run(code: str) -> str:
     ).stdout.strip()
 
 
-def test_norm_needs_no_torch():
+def test_importing_norm_imports_no_torch():
     heavy = "[m for m in ('torch', 'numpy', 'timm', 'transformers') if m in sys.modules]"
     code = f"import sys, dyt; from dyt import Norm; print(Norm.dyt(0.8), dir(dyt) != [], {heavy})"
     assert run(code) == "DyT(α0=0.8) True []"
 
 
-def test_layers_and_convert_pull_torch_and_nothing_heavier():
+def test_importing_layers_imports_only_torch():
     heavy = "[m for m in ('torch', 'timm', 'transformers', 'diffusers') if m in sys.modules]"
     code = f"import sys; from dyt import convert, DyT, scale_embedding; print({heavy})"
     assert run(code) == "['torch']"
 
 
-def test_every_public_name_is_there_and_listed():
+def test_public_names_exist_and_are_listed():
     assert {"Norm", "convert", "DynamicTanh", "DynamicErf", "Report"} <= set(dyt.__all__)
     for name in dyt.__all__:
         assert getattr(dyt, name) is not None
         assert name in dir(dyt)
 
 
-def test_convert_is_a_function_whatever_was_imported_before():
+def test_convert_is_a_function_after_submodule_imports():
     code = "import dyt.conversion, dyt.layers; from dyt import convert; print(convert.__name__)"
     assert run(code) == "convert"
 
 
-def test_unknown_name():
+def test_unknown_name_raises_attribute_error():
     with pytest.raises(AttributeError, match="module 'dyt' has no attribute 'Dyt'"):
         _ = dyt.Dyt

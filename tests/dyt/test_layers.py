@@ -1,4 +1,4 @@
-"""The layers compute γ·squash(αx + s) + β, and stand wherever a norm layer stood."""
+"""Tests of the layers: γ·squash(αx + s) + β, checkpoints, dtypes, compilation and errors."""
 
 import copy
 import io
@@ -29,7 +29,7 @@ SQUASHES = {
 
 @pytest.mark.parametrize("squash", SQUASHES)
 @pytest.mark.parametrize("alpha", ["learnable", "absent"])
-def test_output_is_the_formula_in_float64(squash, alpha):
+def test_dynamic_tanh_output_matches_formula(squash, alpha):
     layer = randomize(DynamicTanh(4, squash=squash, alpha=alpha))
     x = 3 * torch.randn(2, 3, 4)
     a = 1.0 if layer.alpha is None else layer.alpha.item()
@@ -44,7 +44,7 @@ def test_output_is_the_formula_in_float64(squash, alpha):
     torch.testing.assert_close(layer(x).double(), expected.view(2, 3, 4), rtol=1e-6, atol=1e-6)
 
 
-def test_derf_is_the_formula_with_its_shift():
+def test_derf_output_matches_formula_with_shift():
     layer = randomize(Derf(4, alpha0=0.5, shift0=0.1))
     x = torch.randn(2, 4)
     a, s = layer.alpha.item(), layer.shift.item()
@@ -58,7 +58,7 @@ def test_derf_is_the_formula_with_its_shift():
 
 @pytest.mark.parametrize("squash", ["tanh", "sigmoid", "erf"])
 @pytest.mark.parametrize("channel_axis", [-1, 1])
-def test_gradients_of_every_parameter_and_of_x(squash, channel_axis):
+def test_gradcheck_of_input_and_parameters(squash, channel_axis):
     options = {"channel_axis": channel_axis, "dtype": torch.float64}
     layer = DynamicErf(3, **options) if squash == "erf" else DyT(3, squash=squash, **options)
     randomize(layer)
@@ -72,7 +72,7 @@ def test_gradients_of_every_parameter_and_of_x(squash, channel_axis):
     assert torch.autograd.gradcheck(call, (x, *layer.parameters()))
 
 
-def test_starts_as_the_paper_says():
+def test_initial_values_and_reset_parameters():
     layer = DynamicTanh(3, alpha0=0.8)
     assert layer.alpha.tolist() == pytest.approx([0.8])
     assert layer.weight.tolist() == [1, 1, 1]
@@ -84,14 +84,14 @@ def test_starts_as_the_paper_says():
     assert DynamicErf(3, shift0=0.1).shift.tolist() == pytest.approx([0.1])
 
 
-def test_names_and_shapes_of_the_authors_checkpoints():
-    theirs = {"alpha": torch.full((1,), 0.7), "weight": torch.rand(5), "bias": torch.rand(5)}
+def test_authors_checkpoints_load_strictly():
+    checkpoint = {"alpha": torch.full((1,), 0.7), "weight": torch.rand(5), "bias": torch.rand(5)}
     layer = DynamicTanh(5)
-    layer.load_state_dict(theirs, strict=True)
-    assert torch.equal(layer.state_dict()["bias"], theirs["bias"])
+    layer.load_state_dict(checkpoint, strict=True)
+    assert torch.equal(layer.state_dict()["bias"], checkpoint["bias"])
     derf = DynamicErf(5)
-    derf.load_state_dict({**theirs, "shift": torch.zeros(1)}, strict=True)
-    # Their DiT keeps alpha alone, their LLaMA alpha and weight; and no parameter is 0-d (FSDP).
+    derf.load_state_dict({**checkpoint, "shift": torch.zeros(1)}, strict=True)
+    # The authors' DiT has only alpha, their LLaMA alpha and weight; no parameter is 0-d (FSDP).
     assert {k: tuple(v.shape) for k, v in DyT(5, affine=False).state_dict().items()} == {
         "alpha": (1,)
     }
@@ -101,14 +101,14 @@ def test_names_and_shapes_of_the_authors_checkpoints():
     }
 
 
-def test_layer_draws_no_random_number():
+def test_layer_draws_no_random_numbers():
     before = torch.get_rng_state()
     DynamicErf(5)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("sizes", [(2, 4), (2, 4, 5), (2, 4, 5, 6), (2, 4, 5, 6, 7)])
-def test_axis_one_equals_channels_last_moved(sizes):
+def test_channel_axis_1_equals_moved_channels_last(sizes):
     first = randomize(DynamicTanh(4, channel_axis=1))
     last = DynamicTanh(4)
     last.load_state_dict(first.state_dict())
@@ -116,7 +116,7 @@ def test_axis_one_equals_channels_last_moved(sizes):
     torch.testing.assert_close(first(x), last(x.movedim(1, -1)).movedim(-1, 1))
 
 
-def test_several_trailing_sizes_as_for_layer_norm():
+def test_trailing_sizes_as_in_layer_norm():
     layer = randomize(DynamicTanh((2, 3)))
     assert layer.weight.shape == nn.LayerNorm((2, 3)).weight.shape
     x = torch.randn(5, 2, 3)
@@ -128,7 +128,7 @@ def test_several_trailing_sizes_as_for_layer_norm():
     )
 
 
-def test_no_affine_and_any_width():
+def test_layer_without_affine_takes_any_width():
     layer = DynamicTanh(None, affine=False)
     for width in (3, 7):
         x = torch.randn(2, width)
@@ -137,14 +137,14 @@ def test_no_affine_and_any_width():
 
 @pytest.mark.parametrize("x_type", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("parameter_type", [torch.float32, torch.bfloat16])
-def test_dtype_is_promoted(x_type, parameter_type):
+def test_output_dtype_is_promoted(x_type, parameter_type):
     for options in ({}, {"affine": False}):
         layer = DynamicTanh(4, dtype=parameter_type, **options)
         y = layer(torch.randn(2, 4, dtype=x_type))
         assert y.dtype == torch.promote_types(x_type, parameter_type)
 
 
-def test_autocast_trains_between_linear_layers():
+def test_training_under_autocast_between_linears():
     net = nn.Sequential(nn.Linear(4, 4), DynamicTanh(4), nn.Linear(4, 4))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = net(torch.randn(2, 4))
@@ -155,7 +155,7 @@ def test_autocast_trains_between_linear_layers():
 
 
 @pytest.mark.parametrize("layer", [DynamicTanh(4), DynamicErf(4, affine=False, channel_axis=1)])
-def test_survives_deepcopy_pickle_and_state_dict(layer):
+def test_layers_survive_deepcopy_pickle_and_state_dict(layer):
     file = io.BytesIO()
     torch.save(layer, file)
     file.seek(0)
@@ -176,14 +176,14 @@ def test_survives_deepcopy_pickle_and_state_dict(layer):
     ],
     ids=repr,
 )
-def test_compiles_as_one_graph(layer):
+def test_layers_compile_as_one_graph(layer):
     x = torch.randn(2, 4, 4)
     compiled = torch.compile(layer, fullgraph=True, backend="eager")
     assert torch.equal(compiled(x), layer(x))
 
 
 @pytest.mark.slow
-def test_compiled_kernel_computes_the_same():
+def test_compiled_layer_matches_eager():
     layer = randomize(DynamicTanh(64))
     x = torch.randn(8, 64, requires_grad=True)
     plain = layer(x)
@@ -196,12 +196,12 @@ def test_compiled_kernel_computes_the_same():
 
 
 @pytest.mark.parametrize("layer", [DyT(None, affine=False), Derf(None, affine=False)])
-def test_a_layer_of_any_width_is_traced_by_fx(layer):
+def test_fx_traces_layer_of_any_width(layer):
     x = torch.randn(2, 8)
     torch.testing.assert_close(torch.fx.symbolic_trace(layer)(x), layer(x))
 
 
-def test_meta_device_then_real():
+def test_meta_device_then_to_empty():
     layer = DynamicTanh(4, device="meta")
     assert layer.alpha.is_meta
     layer.to_empty(device="cpu").reset_parameters()
@@ -224,7 +224,7 @@ def test_meta_device_then_real():
         (DynamicTanh(None, affine=False), "DynamicTanh(any width, alpha0=0.5, affine=False)"),
     ],
 )
-def test_repr(layer, text):
+def test_layer_repr(layer, text):
     assert repr(layer) == text
 
 
@@ -237,7 +237,7 @@ def test_repr(layer, text):
         (((),), {}, r"normalized_shape = \(\) is not a width"),
         (((4, -1),), {}, "normalized_shape = "),
         ((None,), {}, "normalized_shape = None is not a width"),
-        ((4,), {"channel_axis": 2}, "channel_axis = 2 is not supported: use -1"),
+        ((4,), {"channel_axis": 2}, "channel_axis = 2 is not supported. Use -1"),
         ((4,), {"channel_axis": True}, "channel_axis = True is not supported"),
         (((4, 5),), {"channel_axis": 1}, "channel_axis = 1 takes one width"),
         ((4,), {"squash": "relu"}, "squash = 'relu' is unknown. Use one of 'tanh'"),
@@ -246,7 +246,7 @@ def test_repr(layer, text):
         ((4, float("nan")), {}, "alpha0 = nan is not a finite number"),
     ],
 )
-def test_bad_arguments(arguments, options, message):
+def test_invalid_layer_arguments_are_rejected(arguments, options, message):
     with pytest.raises(ValueError, match=message):
         DynamicTanh(*arguments, **options)
 
@@ -262,6 +262,6 @@ def test_bad_arguments(arguments, options, message):
         (DynamicErf(4), (2, 5), "DynamicErf of width 4 got"),
     ],
 )
-def test_wrong_width(layer, sizes, message):
+def test_input_of_wrong_width_is_rejected(layer, sizes, message):
     with pytest.raises(ValueError, match=message):
         layer(torch.randn(sizes))

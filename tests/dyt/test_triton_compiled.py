@@ -1,4 +1,4 @@
-"""The GPU kernel as an H100 would run it: compiled without one, by the ptxas that Triton ships."""
+"""Tests of the GPU kernels compiled for an H100, without a GPU, by the ptxas included in Triton."""
 
 import math
 import re
@@ -15,7 +15,7 @@ from dyt.backends.reference import result_dtype
 triton = pytest.importorskip("triton")
 
 FLOAT, BFLOAT, HALF = torch.float32, torch.bfloat16, torch.float16
-# Sizes of x, the channel axis, the types of x and of the parameters; what the papers' models have.
+# Sizes of x, channel axis, dtypes of x and of the parameters; cases of the papers' models.
 COMPILED = {
     "bf16 4096": ((4096, 4096), -1, BFLOAT, BFLOAT),
     "fp32 4096": ((4096, 4096), -1, FLOAT, FLOAT),
@@ -28,7 +28,7 @@ NAMES = {FLOAT: "fp32", BFLOAT: "bf16", HALF: "fp16"}
 
 
 def build(name: str, types: dict[str, str], constants: dict) -> tuple[str, bytes]:
-    """PTX and machine code for an H100 of a kernel as it is launched, at aligned addresses."""
+    """Return PTX and machine code for an H100, specialized as in a launch at aligned addresses."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
@@ -42,14 +42,14 @@ def build(name: str, types: dict[str, str], constants: dict) -> tuple[str, bytes
         else:
             signature[argument] = "i32"
     source = ASTSource(kernel, signature, values, hints)
-    made = triton.compile(
+    compiled = triton.compile(
         source, target=GPUTarget("cuda", 90, 32), options={"num_warps": triton_plan.THREADS // 32}
     )
-    return made.asm["ptx"], made.asm["cubin"]
+    return compiled.asm["ptx"], compiled.asm["cubin"]
 
 
 def resources(code: bytes, directory) -> dict[str, int]:
-    """Registers and bytes of memory that each thread needs."""
+    """Return the registers and bytes of memory that each thread needs."""
     file = directory / "kernel.cubin"
     file.write_bytes(code)
     tool = triton.knobs.nvidia.cuobjdump.path
@@ -62,7 +62,7 @@ def compiled(tmp_path, monkeypatch) -> Callable:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
 
     def compile(direction: str, model: str, squash: str) -> tuple[str, dict[str, int], int, int]:
-        """PTX, resources, loads of a thread in a round, and programs to a processor."""
+        """Return PTX, resources, loads per thread in a loop, and programs per multiprocessor."""
         sizes, axis, x_type, type = COMPILED[model]
         x = torch.empty(sizes, dtype=x_type, device="meta")
         parameter = torch.empty(sizes[axis], dtype=type, device="meta")
@@ -73,7 +73,7 @@ def compiled(tmp_path, monkeypatch) -> Callable:
         strides = (x.stride(),) * (2 if backward else 1)
         steps = triton_plan.STEPS_BACKWARD[method] if backward else triton_plan.STEPS
         programs = triton_plan.PROGRAMS_BACKWARD if backward else triton_plan.PROGRAMS
-        launch = triton_plan.plan(sizes, strides, 1, axis, size, steps, 132 * programs)
+        launch = triton_plan.plan_launch(sizes, strides, 1, axis, size, steps, 132 * programs)
         constants = {"METHOD": method, "BIAS": True, **launch.constants}
         if squash == "tanh":
             constants["shift"] = None
@@ -89,12 +89,12 @@ def compiled(tmp_path, monkeypatch) -> Callable:
 @pytest.mark.parametrize("squash", ["tanh", "erf"])
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 @pytest.mark.parametrize("model", COMPILED)
-def test_compiled_for_a_gpu(compiled, model, direction, squash):
+def test_kernels_compile_without_spills_for_h100(compiled, model, direction, squash):
     ptx, used, loads, programs = compiled(direction, model, squash)
-    quick = squash == "tanh" and model.startswith("bf16")
-    assert ("tanh.approx.f32" in ptx) == quick
-    assert used["STACK"] == used["LOCAL"] == 0  # no register is spilt
-    # The registers of all programs that are to share a processor fit there.
+    fast = squash == "tanh" and model.startswith("bf16")
+    assert ("tanh.approx.f32" in ptx) == fast
+    assert used["STACK"] == used["LOCAL"] == 0  # no register is spilled
+    # The multiprocessor has enough registers for all programs that are planned to share it.
     assert used["REG"] * triton_plan.THREADS * programs <= 2**16
     width = "[24]" if model == "autocast 4096" else "4"  # 8 bytes of x for 16 of y
     assert len(re.findall(rf"ld\.global\.v{width}\.b32", ptx)) >= loads
@@ -104,11 +104,11 @@ def test_compiled_for_a_gpu(compiled, model, direction, squash):
 
 
 @pytest.mark.parametrize("type", ["bf16", "fp32"])
-def test_the_final_sum_compiled_for_a_gpu(type, tmp_path, monkeypatch):
+def test_add_partial_sums_compiles_without_spills_for_h100(type, tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     rows, columns = gpu._FINAL_TILE
     names = ("dalpha", "dshift", "dweight", "dbias")
     types = {"sums": "fp32", **dict.fromkeys(names, type)}
-    _, code = build("finalise", types, {"ROWS": rows, "COLUMNS": columns})
+    _, code = build("add_partial_sums", types, {"ROWS": rows, "COLUMNS": columns})
     used = resources(code, tmp_path)
     assert used["STACK"] == used["LOCAL"] == 0

@@ -1,7 +1,7 @@
-"""The GPU kernel's results, by Triton's interpreter and on a GPU where there is one.
+"""Tests of the GPU kernels' results, with Triton's interpreter and on a GPU if there is one.
 
-Triton decides when it is imported whether it interprets, so that one process of its own runs the
-kernels here; it takes milliseconds a call for small tensors and seconds for large ones.
+Triton selects the interpreter when it is imported, so a separate process runs the kernels here. A
+call takes milliseconds for small tensors and seconds for large ones.
 """
 
 import os
@@ -33,11 +33,11 @@ LAYOUTS = {  # sizes of x, of γ and β, and the channel axis
     "none": ((4, 6), None, -1),
     "none first": ((4, 6, 3), None, 1),
 }
-# One rounding of each result, as in test_functional.py, and what a fraction's 8 ulp add up to. The
-# interpreter does not round to bfloat16 but cuts off, which may lose twice as much.
+# One rounding of each result, as in test_functional.py, and sums of the 8 ulp of the rational
+# function. The interpreter truncates to bfloat16 instead of rounding, with up to twice the error.
 TOLERANCE = {FLOAT: (2e-6, 1e-5), BFLOAT: (2**-7, 1e-3), HALF: (2**-11, 2e-4)}
-# tanh.approx and the short polynomial: 2⁻¹¹ of numbers to 4, in sums of 15, before the rounding.
-QUICK = (2**-7, 15 * 4 * 2**-11)
+# tanh.approx and the polynomial: 2⁻¹¹ of numbers up to 4, in sums of 15, before the rounding.
+FAST = (2**-7, 15 * 4 * 2**-11)
 
 Run = Callable[..., Tensor | tuple[Tensor, ...]]
 
@@ -53,13 +53,13 @@ def interpreter() -> Iterator[Run]:
 
 
 def on_gpu(function: Callable, *arguments) -> Tensor | tuple[Tensor, ...]:
-    def place(t):
+    def to_gpu(t):
         if not isinstance(t, Tensor):
             return t
-        whole = t if t._base is None else t._base
-        return whole.cuda().as_strided(t.shape, t.stride(), t.storage_offset())
+        base = t if t._base is None else t._base
+        return base.cuda().as_strided(t.shape, t.stride(), t.storage_offset())
 
-    found = function(*map(place, arguments))
+    found = function(*map(to_gpu, arguments))
     return found.cpu() if isinstance(found, Tensor) else tuple(f.cpu() for f in found)
 
 
@@ -69,7 +69,7 @@ def run(request) -> Run:
 
 
 def parameters(width, squash: str = "tanh", dtype=FLOAT) -> tuple[Tensor | None, ...]:
-    """Random α, s, γ and β."""
+    """Return random α, s, γ and β."""
     shift = torch.tensor([0.2]) if squash == "erf" else None
     weight, bias = (
         (None, None) if width is None else (1 + 0.3 * torch.randn(width), torch.randn(width))
@@ -88,7 +88,7 @@ def compare(
     accurate: bool = True,
     tolerance: tuple[float, float] | None = None,
 ) -> None:
-    """Output and all gradients against the formula's in float64, from the same numbers."""
+    """Compare output and all gradients with the formula's in float64, from the same numbers."""
     dtype = result_dtype(x, *given)
     grad = torch.randn(x.shape).to(dtype)
     options = (squash, axis, accurate)
@@ -96,19 +96,19 @@ def compare(
     found = run(gpu.backward, grad, x, *given, *options)
     wide = [None if t is None else t.double() for t in (grad, x, *given)]
     exact = [formula(*wide[1:], squash, axis), *gradients(*wide, squash, axis)]
-    wanted = [(dtype, x.shape)] + [
+    dtypes_and_shapes = [(dtype, x.shape)] + [
         (FLOAT, (0,)) if t is None else (t.dtype, t.shape) for t in (x, *given)
     ]
-    for got, right, (type, shape) in zip((y, *found), exact, wanted, strict=True):
-        assert got.dtype == type and got.shape == shape and got.is_contiguous()
+    for value, expected, (type, shape) in zip((y, *found), exact, dtypes_and_shapes, strict=True):
+        assert value.dtype == type and value.shape == shape and value.is_contiguous()
         rtol, atol = tolerance or TOLERANCE[type]
-        atol = atol * max(1, right.abs().max()) if right.numel() else 0
-        torch.testing.assert_close(got.double(), right.view(shape), rtol=rtol, atol=atol)
+        atol = atol * max(1, expected.abs().max()) if expected.numel() else 0
+        torch.testing.assert_close(value.double(), expected.view(shape), rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_output_and_gradients_are_those_of_float64(run, dtype, layout):
+def test_output_and_gradients_match_float64(run, dtype, layout):
     sizes, width, axis = LAYOUTS[layout]
     compare(run, (2 * torch.randn(sizes)).to(dtype), parameters(width, dtype=dtype), axis)
 
@@ -116,14 +116,14 @@ def test_output_and_gradients_are_those_of_float64(run, dtype, layout):
 @pytest.mark.parametrize("squash", ["tanh", "erf"])
 @pytest.mark.parametrize("accurate", [False, True])
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_both_functions_quick_and_accurate(run, dtype, accurate, squash):
+def test_fast_and_accurate_tanh_and_erf(run, dtype, accurate, squash):
     x, given = 2 * torch.randn(15, 33), parameters(33, squash, dtype)
-    quick = QUICK if dtype == BFLOAT and not accurate else None
-    compare(run, x.to(dtype), given, -1, squash, accurate, quick)
+    tolerance = FAST if dtype == BFLOAT and not accurate else None
+    compare(run, x.to(dtype), given, -1, squash, accurate, tolerance)
 
 
 @pytest.mark.parametrize("axis", [-1, 1])
-def test_erf_of_other_layouts_and_without_a_shift(run, axis):
+def test_erf_in_both_layouts_and_without_shift(run, axis):
     x = torch.randn(4, 5, 6)
     alpha, shift, weight, bias = parameters(6 if axis == -1 else 5, "erf")
     compare(run, x, (alpha, shift, weight, bias), axis, "erf")
@@ -133,7 +133,7 @@ def test_erf_of_other_layouts_and_without_a_shift(run, axis):
 
 @pytest.mark.parametrize("width", [1, 2, 15, 16, 17, 63, 65, 100, 192, 513, 1028])
 @pytest.mark.parametrize("rows", [1, 7])
-def test_widths_that_are_no_power_of_two_or_multiple_of_a_vector(run, width, rows):
+def test_widths_not_power_of_two_or_vector_multiple(run, width, rows):
     compare(run, torch.randn(rows, width), parameters(width))
 
 
@@ -143,7 +143,7 @@ def test_channels_first(run, inner, batch):
     compare(run, torch.randn(batch, 5, *inner), parameters(5), 1)
 
 
-STRIDED = {  # x, the channel axis, and whether the kernels read it as it is
+STRIDED = {  # x, the channel axis, and True if the kernels read it without a copy
     "columns": (torch.randn(6, 9)[:, 1:], -1, True),
     "aligned columns": (torch.randn(6, 64)[:, 16:24], -1, True),
     "tokens": (torch.randn(4, 9, 8)[:, 1:], -1, True),
@@ -169,14 +169,14 @@ def test_strided_input(run, name):
 
 
 @pytest.mark.parametrize("name", STRIDED)
-def test_strided_input_is_copied_only_where_it_must_be(name):
+def test_strided_input_is_copied_only_if_unsupported(name):
     x, axis, readable = STRIDED[name]
     grad = torch.randn(x.shape)
-    found = triton_plan.arrange(x.shape, (x.stride(), grad.stride()), 1, axis)
+    found = triton_plan.find_layout(x.shape, (x.stride(), grad.stride()), 1, axis)
     assert (found is not None) == readable
 
 
-def test_gradient_that_is_one_number_for_all(run):
+def test_expanded_scalar_gradient(run):
     x, given = torch.randn(3, 5), parameters(5)
     ones = torch.ones(())
     options = ("tanh", -1, True)
@@ -187,23 +187,23 @@ def test_gradient_that_is_one_number_for_all(run):
 
 @pytest.mark.parametrize("x_type", TOLERANCE)
 @pytest.mark.parametrize("type", TOLERANCE)
-def test_mixed_types(run, x_type, type):
+def test_mixed_dtypes(run, x_type, type):
     compare(run, torch.randn(5, 40).to(x_type), parameters(40, "erf", type), -1, "erf")
 
 
-def test_alpha_without_dimensions_or_in_another_type(run):
+def test_alpha_without_dimensions_or_in_another_dtype(run):
     x, (_, _, weight, bias) = torch.randn(3, 8).to(BFLOAT), parameters(8, dtype=BFLOAT)
     compare(run, x, (torch.tensor(0.7), None, weight, bias))
     compare(run, x.float(), (torch.tensor([0.7]).to(BFLOAT), None, weight, bias.float()))
 
 
-def test_only_some_parameters(run):
+def test_weight_or_bias_alone(run):
     x, (alpha, _, weight, bias) = torch.randn(3, 40), parameters(40)
     compare(run, x, (alpha, None, weight, None))
     compare(run, x, (alpha, None, None, bias))
 
 
-def test_a_weight_that_is_not_contiguous(run):
+def test_noncontiguous_weight(run):
     weight = torch.randn(7, 5).t()
     compare(run, torch.randn(3, 5, 7), (torch.ones(1), None, weight, weight.flip(0)))
 
@@ -219,7 +219,7 @@ def test_empty_input(run, sizes, width, axis):
 @pytest.mark.parametrize("squash", ["tanh", "erf"])
 @pytest.mark.parametrize("accurate", [False, True])
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_the_ends(run, dtype, accurate, squash):
+def test_infinities_zeros_and_nan(run, dtype, accurate, squash):
     infinite = float("inf")
     x = torch.tensor([infinite, -infinite, 0.0, -0.0, float("nan"), 1e4, -1e4, 9.6, -9.6])
     y = run(gpu.forward, x.to(dtype), torch.ones(1), None, None, None, squash, -1, accurate)
@@ -234,7 +234,7 @@ def test_the_ends(run, dtype, accurate, squash):
     ("dtype", "smallest", "rtol"),
     [(FLOAT, -100, 8 * 2**-23), (BFLOAT, -100, 2**-7 + 2**-10), (HALF, -12, 2**-11 + 2**-20)],
 )
-def test_small_numbers_are_as_accurate_as_large_ones(run, dtype, smallest, rtol, squash):
+def test_relative_error_of_small_and_large_numbers(run, dtype, smallest, rtol, squash):
     x = torch.cat([torch.logspace(smallest, 3, 1500, base=2), torch.linspace(0.01, 10, 1500)])
     x = torch.cat([x, -x]).to(dtype)
     y = run(gpu.forward, x, torch.ones(1, dtype=dtype), None, None, None, squash, -1, False)
@@ -244,7 +244,7 @@ def test_small_numbers_are_as_accurate_as_large_ones(run, dtype, smallest, rtol,
 
 
 @pytest.mark.parametrize("axis", [-1, 1])
-def test_sums_over_more_positions_than_the_programs_tiles_hold_are_the_same_bits(run, axis):
+def test_sums_over_many_tiles_are_bitwise_reproducible(run, axis):
     sizes, width = ((3000, 9), 9) if axis == -1 else ((2, 3, 6000), 3)
     x, given = torch.randn(sizes), parameters(width)
     arguments = (torch.randn(sizes), x, *given, "tanh", axis, False)
@@ -259,55 +259,55 @@ from dyt.backends import triton as gpu
 x, grad = torch.randn(2, 600, 3)
 rest = (torch.ones(1), torch.zeros(1), torch.rand(3), torch.rand(3), "erf", -1, True)
 expected = gpu.backward(grad, x, *rest)
-whole, gpu._FINAL_TILE = gpu._FINAL_TILE, (2, 1)  # takes four programs' sums in two rounds
+tile, gpu._FINAL_TILE = gpu._FINAL_TILE, (2, 1)  # adds four programs' sums in two rounds
 try:
     found = gpu.backward(grad, x, *rest)
 finally:
-    gpu._FINAL_TILE = whole
+    gpu._FINAL_TILE = tile
 for a, b in zip(found, expected, strict=True):
     torch.testing.assert_close(a, b)
 """
 
 
-def test_more_programs_than_the_final_sum_takes_at_once(interpreter):
+def test_add_partial_sums_over_several_rounds(interpreter):
     interpreter(exec, FINAL, {})
 
 
 FAR = """
 import torch
 from dyt.backends import triton as gpu
-from dyt.backends.triton_plan import plan
-apart = 2**30 + 8  # the third row begins past 2³¹, where a 32-bit offset is negative
-memory = torch.empty(2 * apart + 8, dtype=torch.bfloat16)  # of which three pages are touched
-far = memory.as_strided((3, 8), (apart, 1))
+from dyt.backends.triton_plan import plan_launch
+stride = 2**30 + 8  # the third row begins beyond 2³¹, where a 32-bit offset is negative
+memory = torch.empty(2 * stride + 8, dtype=torch.bfloat16)  # only three pages are touched
+far = memory.as_strided((3, 8), (stride, 1))
 far.copy_(torch.randn(3, 8))
 near = far.clone(memory_format=torch.contiguous_format)
 rest = (torch.ones(1), None, torch.rand(8), torch.rand(8), "tanh", -1, True)
-launch = plan(far.shape, (far.stride(),), 1, -1, 2, 4, 4)
-assert launch.constants["WIDE"] and not launch.constants["DENSE"]
+launch = plan_launch(far.shape, (far.stride(),), 1, -1, 2, 4, 4)
+assert launch.constants["INT64"] and not launch.constants["CONTIGUOUS"]
 assert torch.equal(gpu.forward(far, *rest), gpu.forward(near, *rest))
 for a, b in zip(gpu.backward(near, far, *rest), gpu.backward(near, near, *rest), strict=True):
     assert torch.equal(a, b)
 """
 
 
-def test_offsets_past_32_bits(interpreter):
+def test_offsets_beyond_32_bits(interpreter):
     interpreter(exec, FAR, {})
 
 
-def test_sizes_past_32_bits_are_counted_in_64():
-    """On a GPU with the memory for it; here what the kernels are compiled for."""
-    for axis, sizes, wide in (
+def test_plan_uses_64_bit_offsets_for_large_sizes():
+    """Check only the constant that the kernels are compiled with; a run needs a large GPU."""
+    for axis, sizes, int64 in (
         (-1, (2**19, 4096), True),
         (1, (2**12, 8, 2**16), True),
         (-1, (4096, 4096), False),
     ):
         strides = torch.empty(sizes, device="meta").stride()
-        launch = triton_plan.plan(sizes, (strides,), 1, axis, 2, 4, 1000)
-        assert launch.constants["WIDE"] == wide
+        launch = triton_plan.plan_launch(sizes, (strides,), 1, axis, 2, 4, 1000)
+        assert launch.constants["INT64"] == int64
 
 
-def test_what_keeps_it_from_running(monkeypatch):
+def test_triton_problem_messages(monkeypatch):
     monkeypatch.setattr(gpu, "INTERPRETED", False)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)

@@ -20,7 +20,7 @@ from matched.cli import main
 from matched.files import write_json
 from matched.job_runner import JobRunner
 from matched.run_directory import RunDirectory
-from matched.table import with_needs
+from matched.table import runs_with_needs
 from matched.task import write_progress
 
 STAND_INS = Path(__file__).parent / "stand_ins"
@@ -224,7 +224,7 @@ class Project:
         """The directory of the run "<model>.<norm>.<seed>" of table1 at smoke scale."""
         recipe = recipes.load("table1")
         for cell in recipe.table.cells(recipe.scale("smoke")):
-            for _, run in with_needs(cell.run, cell.row):
+            for _, run in runs_with_needs(cell.run, cell.row):
                 if _name(run) == name:
                     return RunDirectory(site.read(self.root / site.FILE).runs_folder, run)
         raise AssertionError(f"no run {name}")
@@ -332,7 +332,7 @@ def project(tmp_path, monkeypatch, capsys):
 
 
 def _forget() -> None:
-    for cached in (recipes.root, recipes.numbers, recipes.available, data.registered):
+    for cached in (recipes.root, recipes.paper_numbers, recipes.available, data.registered_sources):
         cached.cache_clear()
 
 

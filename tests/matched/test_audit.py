@@ -1,4 +1,7 @@
-"""Whether a pair is matched: by its configs before it runs, by its fingerprints after."""
+"""Audit: verdicts on pairs from the fingerprints of their runs, and of the runs they need.
+
+The comparison of configs is in test_matching.py.
+"""
 
 import pytest
 
@@ -6,96 +9,96 @@ from matched import audit
 from matched.files import write_json
 from matched.summary_table import summary_table
 
-PRINT = {"weights": "aaaa", "batches": ["b1", "b2", "b3", "b4"]}
+FINGERPRINT = {"weights": "aaaa", "batches": ["b1", "b2", "b3", "b4"]}
 
 
-def finish(project, dyt, ln=PRINT, models=("small",)):
-    """One finished pair per model, with these fingerprints."""
+def finish(project, dyt, ln=FINGERPRINT, models=("small",)):
+    """Write one finished pair per model with these fingerprints."""
     for model in models:
-        for norm, found in (("LN", ln), ("DyT", dyt)):
+        for norm, fingerprint in (("LN", ln), ("DyT", dyt)):
             directory = project.finish(f"{model}.{norm}.0", prints=False, top1=80.0)
-            if found is not None:
-                write_json(directory / "fingerprint.json", found)
+            if fingerprint is not None:
+                write_json(directory / "fingerprint.json", fingerprint)
 
 
-def judged(project):
-    (pair,) = audit.pairs(project.plan())
+def verdict_and_reason(project):
+    (pair,) = audit.audit_pairs(project.plan())
     return pair.verdict, pair.reason
 
 
-def test_equal_fingerprints_match(one_row):
-    finish(one_row, dyt=dict(PRINT))
-    assert judged(one_row) == ("matched", "")
+def test_audit_matches_equal_fingerprints(one_row):
+    finish(one_row, dyt=dict(FINGERPRINT))
+    assert verdict_and_reason(one_row) == ("matched", "")
 
 
 @pytest.mark.parametrize(
-    ("changes", "why"),
+    ("changes", "reason"),
     [
-        ({"weights": "cccc"}, "fingerprint: weights"),
-        ({"batches": ["b1", "b2", "b3", "x"]}, "fingerprint: batches"),
-        ({"weights": "cccc", "batches": ["x"]}, "fingerprint: weights, batches"),
+        ({"weights": "cccc"}, "fingerprints differ in weights"),
+        ({"batches": ["b1", "b2", "b3", "x"]}, "fingerprints differ in batches"),
+        ({"weights": "cccc", "batches": ["x"]}, "fingerprints differ in weights, batches"),
     ],
     ids=str,
 )
-def test_other_fingerprints_do_not(one_row, changes, why):
-    finish(one_row, dyt={**PRINT, **changes})
-    assert judged(one_row) == ("not matched", why)
+def test_audit_and_table_report_different_fingerprints(one_row, changes, reason):
+    finish(one_row, dyt={**FINGERPRINT, **changes})
+    assert verdict_and_reason(one_row) == ("not matched", reason)
     table = summary_table(one_row.plan())
     assert table.rows[0][-1] == "no"
-    one = dict(zip(table.header, table.rows[0], strict=True))
-    assert (one["LN"], one["DyT"], one["Δ"]) == ("80.0", "80.0", "—")
+    row = dict(zip(table.header, table.rows[0], strict=True))
+    assert (row["LN"], row["DyT"], row["Δ"]) == ("80.0", "80.0", "—")
     assert table.records[1]["delta"] is None
     one_row.cli("table", "table1", code=1)
-    assert f"NOT MATCHED: small, DyT, seed 0: {why}." in table.notes
-    told = one_row.cli("audit", "table1", code=1)
-    assert "not matched" in told and "weights" in told + why
+    assert f"NOT MATCHED: small, DyT, seed 0: {reason}." in table.notes
+    output = one_row.cli("audit", "table1", code=1)
+    assert "not matched" in output and "weights" in output + reason
 
 
-def test_a_run_that_has_seen_fewer_batches_is_compared_by_those(one_row):
-    """It is at work still, or diverged in its first steps."""
-    finish(one_row, dyt={**PRINT, "batches": ["b1", "b2"]})
-    assert judged(one_row) == ("matched", "")
+def test_audit_compares_the_batches_that_both_runs_hashed(one_row):
+    """The other run is still running, or diverged in its first steps."""
+    finish(one_row, dyt={**FINGERPRINT, "batches": ["b1", "b2"]})
+    assert verdict_and_reason(one_row) == ("matched", "")
 
 
-def test_a_missing_fingerprint_is_no_match_and_no_mismatch(one_row):
+def test_audit_verdict_is_unknown_without_a_fingerprint(one_row):
     finish(one_row, dyt=None)
-    assert judged(one_row) == ("unknown", "ended without a fingerprint")
+    assert verdict_and_reason(one_row) == ("unknown", "ended without a fingerprint")
     table = summary_table(one_row.plan())
-    one = dict(zip(table.header, table.rows[0], strict=True))
-    assert (one["LN"], one["DyT"], one["Δ"], one["matched"]) == ("80.0", "80.0", "—", "—")
+    row = dict(zip(table.header, table.rows[0], strict=True))
+    assert (row["LN"], row["DyT"], row["Δ"], row["matched"]) == ("80.0", "80.0", "—", "—")
 
 
-def test_a_run_that_is_to_come_has_no_fingerprint_yet(one_row):
+def test_audit_verdict_is_unknown_before_a_run_starts(one_row):
     one_row.finish("small.LN.0", top1=80.0)
-    assert judged(one_row) == ("unknown", "no fingerprint yet")
+    assert verdict_and_reason(one_row) == ("unknown", "no fingerprint yet")
 
 
-def test_fingerprints_of_no_batch_prove_nothing(one_row):
-    finish(one_row, ln={**PRINT, "batches": []}, dyt={**PRINT, "batches": []})
-    assert judged(one_row)[0] == "unknown"
+def test_audit_verdict_is_unknown_without_a_batch(one_row):
+    finish(one_row, ln={**FINGERPRINT, "batches": []}, dyt={**FINGERPRINT, "batches": []})
+    assert verdict_and_reason(one_row)[0] == "unknown"
 
 
 @pytest.mark.parametrize("text", ["{", "{}", '{"weights": "aaaa"}'])
-def test_a_damaged_fingerprint_is_named(one_row, text):
-    finish(one_row, dyt=PRINT)
+def test_audit_names_a_damaged_fingerprint(one_row, text):
+    finish(one_row, dyt=FINGERPRINT)
     path = one_row.directory("small.DyT.0") / "fingerprint.json"
     path.write_text(text, encoding="utf-8")
-    verdict, reason = judged(one_row)
+    verdict, reason = verdict_and_reason(one_row)
     assert verdict == "not matched" and str(path) in reason
     assert "damaged" in one_row.cli("audit", "table1", code=1)
 
 
 @pytest.mark.parametrize("part", ["weights", "batches"])
-def test_an_exception_frees_a_part_of_the_fingerprint(project, part):
+def test_allowed_differences_may_name_a_part_of_the_fingerprint(project, part):
     project.recipe(
         f"TABLE = Table(arms=ARMS, allowed_differences={{'{part}': 'for a reason'}},"
         " scales=(scale(seeds=(0,), small=SMALL),))"
     )
-    finish(project, dyt={**PRINT, part: ["x"]})
-    assert judged(project) == ("matched", "")
+    finish(project, dyt={**FINGERPRINT, part: ["x"]})
+    assert verdict_and_reason(project) == ("matched", "")
     other = {"weights": "batches", "batches": "weights"}[part]
-    finish(project, dyt={**PRINT, other: ["x"]})
-    assert judged(project) == ("not matched", f"fingerprint: {other}")
+    finish(project, dyt={**FINGERPRINT, other: ["x"]})
+    assert verdict_and_reason(project) == ("not matched", f"fingerprints differ in {other}")
 
 
 FIXUP = (
@@ -111,27 +114,25 @@ FIXUP = (
         ({"weights": "x"}, {"weights": "x"}, {"DyT": "not matched", "Fixup": "matched"}),
         ({}, {"weights": "x", "batches": ["x"]}, {"DyT": "matched", "Fixup": "not matched"}),
     ],
-    ids=["as it should be", "another arm", "another part"],
+    ids=["allowed", "another arm", "another part"],
 )
-def test_an_exception_of_an_arm_frees_a_part_of_its_fingerprints_alone(
-    project, dyt, fixup, verdicts
-):
+def test_an_arm_may_allow_differences_in_its_own_fingerprints(project, dyt, fixup, verdicts):
     project.recipe(FIXUP)
-    finish(project, dyt={**PRINT, **dyt})
+    finish(project, dyt={**FINGERPRINT, **dyt})
     directory = project.finish("small.own.0", prints=False, top1=80.0)
-    write_json(directory / "fingerprint.json", {**PRINT, **fixup})
-    assert {pair.arm: pair.verdict for pair in audit.pairs(project.plan())} == verdicts
+    write_json(directory / "fingerprint.json", {**FINGERPRINT, **fixup})
+    assert {pair.arm: pair.verdict for pair in audit.audit_pairs(project.plan())} == verdicts
 
 
-def test_an_exception_of_an_arm_is_said_with_its_name(project):
+def test_allowed_differences_of_an_arm_are_shown_with_its_name(project):
     project.recipe(FIXUP)
     notes = summary_table(project.plan()).notes
-    assert "Not matched in weights (Fixup), on purpose: it changes them." in notes
-    told = project.cli("audit", "table1")
-    assert "Allowed to differ: weights (Fixup), because it changes them." in told
+    assert "Allowed to differ: weights (Fixup), because it changes them." in notes
+    output = project.cli("audit", "table1")
+    assert "Allowed to differ: weights (Fixup), because it changes them." in output
 
 
-NEEDY = (
+WITH_NEEDS = (
     "START = Run(task='tiny:train', config=Config(model='start'))\n"
     "MIDDLE = Run(task='tiny:train', config=Config(model='middle'), needs={'start': START})\n"
     "TOP = Run(task='tiny:train', config=SMALL.config, needs={'middle': MIDDLE})\n"
@@ -140,25 +141,37 @@ NEEDY = (
 
 
 @pytest.mark.parametrize(
-    ("model", "found", "verdict"),
+    ("model", "fingerprint", "verdict"),
     [
-        ("start", PRINT, ("matched", "")),
-        ("start", {**PRINT, "weights": "x"}, ("not matched", "start: fingerprint: weights")),
-        ("middle", {**PRINT, "batches": ["x"]}, ("not matched", "middle: fingerprint: batches")),
-        ("small", {**PRINT, "weights": "x"}, ("not matched", "fingerprint: weights")),
+        ("start", FINGERPRINT, ("matched", "")),
+        (
+            "start",
+            {**FINGERPRINT, "weights": "x"},
+            ("not matched", "start: fingerprints differ in weights"),
+        ),
+        (
+            "middle",
+            {**FINGERPRINT, "batches": ["x"]},
+            ("not matched", "middle: fingerprints differ in batches"),
+        ),
+        (
+            "small",
+            {**FINGERPRINT, "weights": "x"},
+            ("not matched", "fingerprints differ in weights"),
+        ),
         ("middle", None, ("unknown", "middle: ended without a fingerprint")),
     ],
 )
-def test_a_pair_is_matched_when_what_it_needs_is_matched_too(project, model, found, verdict):
-    project.recipe(NEEDY)
-    finish(project, dyt=PRINT, models=("start", "middle", "small"))
+def test_audit_requires_the_needs_of_a_pair_to_match(project, model, fingerprint, verdict):
+    project.recipe(WITH_NEEDS)
+    finish(project, dyt=FINGERPRINT, models=("start", "middle", "small"))
     path = project.directory(f"{model}.DyT.0") / "fingerprint.json"
-    path.unlink() if found is None else write_json(path, found)
-    assert judged(project) == verdict
+    path.unlink() if fingerprint is None else write_json(path, fingerprint)
+    assert verdict_and_reason(project) == verdict
 
 
-def test_a_run_that_others_need_is_called_by_the_cell_that_needs_it(project):
-    project.recipe(NEEDY)
+def test_a_need_is_titled_by_the_cell_that_needs_it(project):
+    project.recipe(WITH_NEEDS)
     assert [planned.title for planned in project.plan().runs][:3] == [
         "small · LN · seed 0 · middle · start",
         "small · LN · seed 0 · middle",
@@ -166,39 +179,41 @@ def test_a_run_that_others_need_is_called_by_the_cell_that_needs_it(project):
     ]
 
 
-def test_one_bad_seed_spoils_the_row_and_no_other(project):
+def test_an_unmatched_seed_marks_its_row_only(project):
     for model in ("small", "large"):
         for norm in ("LN", "DyT"):
             for seed in (0, 1):
                 directory = project.finish(f"{model}.{norm}.{seed}", prints=False, top1=80.0)
-                odd = (model, norm, seed) == ("small", "DyT", 1)
-                write_json(directory / "fingerprint.json", {**PRINT, "weights": f"w{odd}"})
+                differs = (model, norm, seed) == ("small", "DyT", 1)
+                write_json(
+                    directory / "fingerprint.json", {**FINGERPRINT, "weights": f"w{differs}"}
+                )
     table = summary_table(project.plan())
     assert [row[-1] for row in table.rows] == ["no", "yes"]
     (note,) = (note for note in table.notes if note.startswith("NOT MATCHED"))
-    assert note == "NOT MATCHED: small, DyT, seed 1: fingerprint: weights."
+    assert note == "NOT MATCHED: small, DyT, seed 1: fingerprints differ in weights."
 
 
-def test_the_fingerprints_of_computed_runs_are_compared(one_row):
+def test_audit_compares_fingerprints_of_computed_runs(one_row):
     one_row.trouble("other weights", "small.DyT.0")
     one_row.compute("submit", "table1", "--cluster", "debug")
-    assert judged(one_row) == ("not matched", "fingerprint: weights")
+    assert verdict_and_reason(one_row) == ("not matched", "fingerprints differ in weights")
 
 
-def test_audit_shows_what_differs(one_row):
-    finish(one_row, dyt=PRINT)
-    told = one_row.cli("audit", "table1")
-    assert "small, seed 0" in told and "LN / DyT" in told
-    assert "config.norm: 'LN' → 'DyT'" in told
-    assert told.count("aaaa") == 2 and "b1 b2 b3 b4" in told
+def test_audit_prints_differences_and_fingerprints(one_row):
+    finish(one_row, dyt=FINGERPRINT)
+    output = one_row.cli("audit", "table1")
+    assert "small, seed 0" in output and "LN / DyT" in output
+    assert "config.norm: 'LN' → 'DyT'" in output
+    assert output.count("aaaa") == 2 and "b1 b2 b3 b4" in output
 
 
-def test_audit_names_the_exceptions(project):
+def test_audit_prints_the_allowed_differences(project):
     project.recipe(
         "OTHER = Run(task=SMALL.task, config=replace(SMALL.config, lr=0.2))\n"
         "TABLE = Table(arms=ARMS, allowed_differences={'lr': 'tuned for each'},"
         " scales=(scale(seeds=(0,), small={'LN': SMALL, 'DyT': OTHER}),))"
     )
-    told = project.cli("audit", "table1")
-    assert "config.lr: 0.1 → 0.2" in told
-    assert "Allowed to differ: lr, because tuned for each" in told
+    output = project.cli("audit", "table1")
+    assert "config.lr: 0.1 → 0.2" in output
+    assert "Allowed to differ: lr, because tuned for each" in output

@@ -89,9 +89,10 @@ def test_what_is_not_alike_deep_in_a_chain_is_found(chains):
     trained = planned(chains, "large · DyT · seed 1 · samples · trained").directory
     (trained / "fingerprint.json").write_text('{"weights": "x", "batches": ["b"]}', "utf-8")
     told = chains.cli("audit", "table1", code=1)
-    assert told.count("not matched: trained: fingerprint: weights") == 1
-    assert "NOT MATCHED: large, DyT, seed 1: trained: fingerprint: weights." in chains.cli(
-        "table", "table1", code=1
+    assert told.count("not matched: trained: fingerprints differ in weights") == 1
+    assert (
+        "NOT MATCHED: large, DyT, seed 1: trained: fingerprints differ in weights."
+        in chains.cli("table", "table1", code=1)
     )
 
 

@@ -1,4 +1,4 @@
-"""Pictures of runs: beside which table they are shown, and what never becomes of a wrong one."""
+"""Gallery: pictures of runs in the Markdown of a table, and the folder of their copies."""
 
 import os
 import re
@@ -15,7 +15,7 @@ ARMS = (
 
 
 def png(shade):
-    """A picture of one pixel."""
+    """Return a PNG of one pixel."""
 
     def chunk(kind, data):
         check = struct.pack(">I", zlib.crc32(kind + data))
@@ -27,7 +27,7 @@ def png(shade):
 
 
 def finish(project, name, shade=None, picture="samples.png", outcome="done"):
-    """A finished run that names its picture, and has one of that shade."""
+    """Write a finished run that names its picture, of this shade if one is given."""
     directory = project.finish(name, top1=80.0)
     details = {} if picture is None else {"picture": picture}
     result = {"outcome": outcome, "metrics": {"top1": 80.0}, "details": details}
@@ -40,40 +40,40 @@ def finish(project, name, shade=None, picture="samples.png", outcome="done"):
 
 
 def table(project):
-    """What `matched table` says, and the Markdown from the pictures on."""
-    told = project.cli("table", "table1")
+    """Return the output of `matched table`, and the lines of the Markdown's pictures."""
+    output = project.cli("table", "table1")
     text = (project.root / "results/table1.smoke.md").read_text(encoding="utf-8")
-    return told, text.partition("\n#### Pictures\n\n")[2].splitlines()
+    return output, text.partition("\n#### Pictures\n\n")[2].splitlines()
 
 
 def folder(project):
     return project.root / "results" / "table1.smoke"
 
 
-def shown(project):
-    """Name → content of every file in the folder of pictures."""
+def copies(project):
+    """Return name → content of every file in the folder of pictures."""
     return {path.name: path.read_bytes() for path in folder(project).iterdir()}
 
 
-# --- what is shown
+# --- pictures that are shown
 
 
-def test_the_pictures_of_both_arms_stand_side_by_side(one_row):
+def test_gallery_shows_both_arms_side_by_side(one_row):
     finish(one_row, "small.LN.0", 1)
     finish(one_row, DYT, 2, picture="more/grid 1.png", outcome="diverged")
-    told, lines = table(one_row)
+    output, lines = table(one_row)
     assert lines == [
         "| model | LN | DyT |",
         "| :--- | :---: | :---: |",
         "| Small_1 | ![Small_1, LN](table1.smoke/small.LN.seed0.png) "
         "| ![Small_1, DyT](table1.smoke/small.DyT.seed0.png) |",
     ]
-    assert shown(one_row) == {"small.LN.seed0.png": png(1), "small.DyT.seed0.png": png(2)}
-    (line,) = (line for line in told.splitlines() if "Pictures" in line)
+    assert copies(one_row) == {"small.LN.seed0.png": png(1), "small.DyT.seed0.png": png(2)}
+    (line,) = (line for line in output.splitlines() if "Pictures" in line)
     assert f"{folder(one_row)}/ (2;" in line
 
 
-def test_of_several_rows_and_seeds_each_has_a_line_if_there_is_a_picture(project):
+def test_gallery_has_a_row_per_seed_with_pictures(project):
     finish(project, "small.LN.1", 1)
     finish(project, "large.DyT.0", 2)
     finish(project, "large.DyT.1", 3)
@@ -86,7 +86,7 @@ def test_of_several_rows_and_seeds_each_has_a_line_if_there_is_a_picture(project
     ]
 
 
-def test_names_of_arms_are_made_safe_for_files_and_addresses(project):
+def test_gallery_file_names_are_safe_and_distinct(project):
     project.recipe(f"TABLE = Table(arms={ARMS}, scales=(scale(seeds=(0,), small=SMALL),))")
     for shade, norm in enumerate(("LN", "DyT", "own")):
         finish(project, f"small.{norm}.0", shade)
@@ -97,48 +97,48 @@ def test_names_of_arms_are_made_safe_for_files_and_addresses(project):
         "table1.smoke/small.DyT-tuned.seed0.png",
         "table1.smoke/small.DyT-tuned-2.seed0.png",
     ]
-    assert shown(project)["small.DyT-tuned-2.seed0.png"] == png(2)
+    assert copies(project)["small.DyT-tuned-2.seed0.png"] == png(2)
 
 
-def test_a_table_without_pictures_is_as_it_was(one_row):
+def test_a_table_without_pictures_has_no_gallery(one_row):
     finish(one_row, "small.LN.0", picture=None)
-    told, lines = table(one_row)
-    assert lines == [] and "Picture" not in told
+    output, lines = table(one_row)
+    assert lines == [] and "Picture" not in output
     assert not folder(one_row).exists()
 
 
-def test_what_waits_for_its_runs_shows_their_pictures_too(one_row):
+def test_submit_wait_copies_pictures(one_row):
     finish(one_row, "small.LN.0", 1)
     finish(one_row, DYT, 2)
-    told = one_row.compute("submit", "table1", "--cluster", "debug", "--wait")
-    assert f"Pictures: {folder(one_row)}/ (2;" in told
+    output = one_row.compute("submit", "table1", "--cluster", "debug", "--wait")
+    assert f"Pictures: {folder(one_row)}/ (2;" in output
 
 
-# --- what cannot be shown
+# --- pictures that cannot be shown
 
 
 @pytest.mark.parametrize(
     ("picture", "reason"),
     [
-        ("gone.png", "'gone.png' is not there"),
-        ("checkpoints", "'checkpoints' is not there"),
-        ("", "'' is not there"),
-        ("pipe.png", "'pipe.png' is not there"),
+        ("gone.png", "'gone.png' is missing or not a file"),
+        ("checkpoints", "'checkpoints' is missing or not a file"),
+        ("", "'' is missing or not a file"),
+        ("pipe.png", "'pipe.png' is missing or not a file"),
         ("../other/samples.png", "is not in the run's directory"),
         ("checkpoints/../whole.png", "is not in the run's directory"),
         ("/@/whole.png", "is not in the run's directory"),
         ("elsewhere.png", "'elsewhere.png' is not in the run's directory"),
         ("circle.png", "circle.png"),
-        ("cut.png", "'cut.png' is no whole PNG"),
-        ("config.json", "'config.json' is no whole PNG"),
+        ("cut.png", "'cut.png' is not a complete PNG"),
+        ("config.json", "'config.json' is not a complete PNG"),
         ("x" * 300, "cannot be read: File name too long"),
         ("a\0b.png", "null byte"),
-        (7, "7 is no file name"),
-        ({}, "{} is no file name"),
+        (7, "7 is not a file name"),
+        ({}, "{} is not a file name"),
     ],
     ids=str,
 )
-def test_a_picture_that_cannot_be_shown_is_named_below_the_table(one_row, picture, reason):
+def test_an_unusable_picture_is_named_in_the_notes(one_row, picture, reason):
     finish(one_row, "small.LN.0", 1)
     directory = one_row.directory(DYT)
     if isinstance(picture, str):
@@ -152,26 +152,26 @@ def test_a_picture_that_cannot_be_shown_is_named_below_the_table(one_row, pictur
     (directory / "elsewhere.png").symlink_to(other)
     (directory / "circle.png").symlink_to("circle.png")
     os.mkfifo(directory / "pipe.png")
-    told, lines = table(one_row)
-    assert set(shown(one_row)) == {"small.LN.seed0.png"}
+    output, lines = table(one_row)
+    assert set(copies(one_row)) == {"small.LN.seed0.png"}
     assert lines[-1].endswith("| — |")
     note = r"Picture left out: small · DyT · seed 0: .*" + re.escape(reason)
-    assert re.search(note, told)
+    assert re.search(note, output)
     text = (one_row.root / "results/table1.smoke.md").read_text(encoding="utf-8")
     assert re.search("^- " + note, text, re.MULTILINE)
 
 
-def test_only_wrong_pictures_are_no_gallery(one_row):
+def test_unusable_pictures_alone_make_no_gallery(one_row):
     finish(one_row, DYT)
-    told, lines = table(one_row)
-    assert "Picture left out" in told and "Pictures:" not in told
+    output, lines = table(one_row)
+    assert "Picture left out" in output and "Pictures:" not in output
     assert lines == [] and not folder(one_row).exists()
 
 
-# --- the folder shows what the table shows
+# --- the folder of copies
 
 
-def test_a_picture_that_has_not_changed_is_not_written_again(one_row):
+def test_an_unchanged_picture_is_not_written_again(one_row):
     directory = finish(one_row, DYT, 1)
     table(one_row)
     path = folder(one_row) / "small.DyT.seed0.png"
@@ -180,30 +180,36 @@ def test_a_picture_that_has_not_changed_is_not_written_again(one_row):
     assert path.stat().st_ino == before
     (directory / "samples.png").write_bytes(png(2))
     table(one_row)
-    assert shown(one_row) == {path.name: png(2)}
+    assert copies(one_row) == {path.name: png(2)}
 
 
-def test_pictures_of_earlier_runs_go_and_what_others_put_there_stays(project):
+def test_stale_copies_are_deleted_and_other_files_kept(project):
     for name in ("small.LN.0", "small.LN.1", "large.DyT.0"):
         finish(project, name, 1)
     table(project)
-    theirs = ["notes.txt", "poster.png", "small.LN.seed9.jpg", "a b.LN.seed0.png", "x.LN.seed1.png"]
-    for name in theirs[:-1]:
-        (folder(project) / name).write_text("theirs", encoding="utf-8")
-    (folder(project) / theirs[-1]).symlink_to("notes.txt")
+    other_files = [
+        "notes.txt",
+        "poster.png",
+        "small.LN.seed9.jpg",
+        "a b.LN.seed0.png",
+        "x.LN.seed1.png",
+    ]
+    for name in other_files[:-1]:
+        (folder(project) / name).write_text("kept", encoding="utf-8")
+    (folder(project) / other_files[-1]).symlink_to("notes.txt")
     (folder(project) / "y.LN.seed0.png").mkdir()
-    # Other runs: they have other signatures, and no result yet.
+    # Runs with other signatures, and without results.
     project.recipe(
         "SMALL = replace(SMALL, config=Config(lr=0.2))\n"
         "TABLE = Table(arms=ARMS, scales=(scale(small=SMALL, large=LARGE),))"
     )
     _, lines = table(project)
     assert len(lines) == 3 and "large.DyT.seed0.png" in lines[-1]
-    found = {path.name for path in folder(project).iterdir()}
-    assert found == {*theirs, "y.LN.seed0.png", "large.DyT.seed0.png"}
+    remaining = {path.name for path in folder(project).iterdir()}
+    assert remaining == {*other_files, "y.LN.seed0.png", "large.DyT.seed0.png"}
 
 
-def test_without_pictures_any_more_the_folder_goes(one_row):
+def test_the_folder_is_deleted_with_its_last_picture(one_row):
     finish(one_row, DYT, 1)
     table(one_row)
     finish(one_row, DYT, picture=None)

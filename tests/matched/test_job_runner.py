@@ -24,7 +24,7 @@ def test_job_runner_leaves_damaged_runs_alone(one_row, pack):
         path.write_text("{", encoding="utf-8")
     before = one_row.snapshot()
     outcomes = pack().compute("here", "1")
-    assert all("result.json is not whole JSON" in reason for reason in outcomes.values())
+    assert all("result.json is not valid JSON" in reason for reason in outcomes.values())
     assert one_row.computed() == []
     assert one_row.snapshot() == before
 

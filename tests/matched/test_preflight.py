@@ -138,16 +138,16 @@ def sources(monkeypatch):
         "embedded": DataSource(title="Embedded"),
         "on_disk": DataSource(title="X", check=check_folder),
     }
-    monkeypatch.setattr(data, "source", known.__getitem__)
+    monkeypatch.setattr(data, "load_source", known.__getitem__)
 
 
-def test_data_resolve_gives_embedded_data_no_path(sources, tmp_path):
-    assert data.resolve(("embedded",), {}, tmp_path / "site.toml") == {}
+def test_resolve_paths_gives_embedded_data_no_path(sources, tmp_path):
+    assert data.resolve_paths(("embedded",), {}, tmp_path / "site.toml") == {}
 
 
-def test_data_resolve_returns_the_paths_asked_for(sources, tmp_path):
+def test_resolve_paths_returns_the_paths_asked_for(sources, tmp_path):
     paths = {"on_disk": tmp_path, "other": tmp_path / "unused"}
-    assert data.resolve(("embedded", "on_disk"), paths, tmp_path / "site.toml") == {
+    assert data.resolve_paths(("embedded", "on_disk"), paths, tmp_path / "site.toml") == {
         "on_disk": tmp_path
     }
 
@@ -155,11 +155,11 @@ def test_data_resolve_returns_the_paths_asked_for(sources, tmp_path):
 @pytest.mark.parametrize(
     ("value", "names"), [("a", ("a",)), (("a", "b"), ("a", "b")), ((), ()), (None, ())], ids=str
 )
-def test_names_read_of_configs(value, names):
+def test_source_names_of_configs(value, names):
     class Config:
         data = value
 
     class Nothing:
         pass
 
-    assert data.names_read(Nothing() if value is None else Config()) == names
+    assert data.source_names(Nothing() if value is None else Config()) == names

@@ -1,4 +1,4 @@
-"""Finding recipes by the names that users give, and the recipes that are committed."""
+"""Recipes: lookup by name, loading and error messages; and the recipes of this repository."""
 
 import re
 from pathlib import Path
@@ -10,24 +10,24 @@ from matched import recipes
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_paper_without_a_prefix_and_one_with(project):
+def test_recipe_names_start_with_the_papers_prefix(project):
     project.recipe("TABLE = Table(arms=ARMS, scales=(scale(small=SMALL),))", "second/table01")
     assert project.cli("list").split() == ["table1", "early-table1"]
     assert project.plan("early-table1").recipe.paper.title == "Earlier 2025, Table 1"
     assert project.plan("table1").recipe.paper.title == "Venue 2025, Table 1"
 
 
-def test_names_are_taken_in_any_case(project):
+def test_names_of_recipes_scales_and_clusters_ignore_case(project):
     assert "of 8 runs" in project.cli("plan", "TABLE1", "--scale", "Smoke", "--cluster", "LOCAL")
 
 
-def test_files_that_are_no_tables_are_no_recipes(project):
+def test_available_lists_only_numbered_table_files(project):
     project.write("recipes/first/tables.py", "")
     project.write("recipes/first/table_shared.py", "")
     assert project.cli("list").split() == ["table1"]
 
 
-def test_no_recipes_at_all(project):
+def test_unknown_table_in_a_project_without_recipes(project):
     (project.root / "recipes/first/table01.py").unlink()
     line = project.mistake("plan", "table1")
     assert line == "unknown table: 'table1'; known, nearest first: none"
@@ -52,7 +52,7 @@ def cell(row="small", arm="LN", seed="0"):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_an_unknown_name_gets_the_known_ones(project, arguments, message):
+def test_an_unknown_name_lists_the_known_names(project, arguments, message):
     project.recipe("TABLE = Table(arms=ARMS, scales=(scale(small=SMALL),))", "second/table02")
     project.write("recipes/paper.toml", PAPER_WITH_TWO.replace("@", "table2"))
     assert message in project.mistake(*arguments)
@@ -81,14 +81,14 @@ label = "Small"
 """
 
 
-def test_a_recipe_without_a_table(project):
+def test_load_refuses_a_recipe_without_a_table(project):
     path = project.recipe("LIST = []")
     line = project.mistake("plan", "table1")
     assert line == f"{path} defines no TABLE; a recipe ends with TABLE = Table(...)"
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("X = Config(lrr=1)", "TypeError: Config.__init__() got an unexpected keyword argument"),
         ("X = (", "SyntaxError: '(' was never closed"),
@@ -97,27 +97,27 @@ def test_a_recipe_without_a_table(project):
     ],
     ids=str,
 )
-def test_a_recipe_that_cannot_be_loaded_is_named_with_the_line(project, text, said):
+def test_load_names_the_line_of_an_import_error(project, text, message):
     path = project.recipe(f"{text}\nTABLE = None")
     lines = path.read_text(encoding="utf-8").splitlines()
     line = project.mistake("plan", "table1")
-    assert line.startswith(f"{path}, line {lines.index(text) + 1}: {said}")
+    assert line.startswith(f"{path}, line {lines.index(text) + 1}: {message}")
 
 
 @pytest.mark.parametrize("row", ["middle", "SMALL"])
-def test_a_row_that_the_paper_lacks(project, row):
+def test_load_refuses_a_row_that_paper_toml_lacks(project, row):
     project.recipe(f"TABLE = Table(arms=ARMS, scales=(scale({row}=SMALL),))")
     line = project.mistake("plan", "table1")
     assert f"unknown row of table1 in {project.root}/recipes/first/table01.py: '{row}'" in line
     assert "small" in line
 
 
-def test_a_table_that_the_paper_lacks(project):
+def test_load_refuses_a_table_that_paper_toml_lacks(project):
     path = project.recipe("TABLE = Table(arms=ARMS, scales=(scale(small=SMALL),))", "first/table07")
     assert project.mistake("plan", "table7") == f"paper.toml has no [first.table7] for {path}"
 
 
-class TestBuildingOnAnother:
+class TestImportOfAnotherRecipe:
     TABLE = "TABLE = Table(arms=ARMS, scales=(scale(seeds=(0,), small=BASE),))"
 
     def test_a_recipe_may_import_another(self, project):
@@ -125,7 +125,7 @@ class TestBuildingOnAnother:
         project.recipe(f"from recipes.first.shared import BASE\n{self.TABLE}")
         assert "small · DyT · seed 0" in project.cli("plan", "table1")
 
-    def test_what_was_imported_before_is_not_kept(self, project):
+    def test_the_import_is_repeated_at_every_load(self, project):
         project.recipe("BASE = SMALL", name="first/shared")
         path = project.recipe(f"from recipes.first.shared import BASE\n{self.TABLE}")
         recipes.load("table1")
@@ -133,7 +133,7 @@ class TestBuildingOnAnother:
         with pytest.raises(ValueError, match="cannot import name 'BASE'"):
             recipes.load("table1")
 
-    def test_a_mistake_in_the_other_is_found_there(self, project):
+    def test_an_error_in_the_other_recipe_names_its_line(self, project):
         wrong = project.recipe("BASE = Run(task='nowhere', config=SMALL.config)", "first/shared")
         project.recipe(f"from recipes.first.shared import BASE\n{self.TABLE}")
         line = project.mistake("plan", "table1")
@@ -141,12 +141,47 @@ class TestBuildingOnAnother:
         assert line.startswith(f"{wrong}, line {number}: task 'nowhere' is not of the form")
 
 
-def test_a_paper_toml_that_is_no_toml(project):
+class TestScalePages:
+    """Scales of a table in a page of their own: recipes/<paper>/<scale>/tableNN.py."""
+
+    MINI = "SCALE = scale(name='mini', seeds=(0,), small=SMALL)"
+
+    def test_scale_page_joins_the_table(self, project):
+        project.recipe("TABLE = Table(arms=ARMS, scales=(scale(small=SMALL),))")
+        project.recipe(self.MINI, "first/mini/table01")
+        assert [scale.name for scale in recipes.load("table1").table.scales] == ["mini", "smoke"]
+
+    def test_scale_page_may_import_the_table(self, project):
+        project.recipe("BASE = SMALL\nTABLE = Table(arms=ARMS, scales=(scale(small=BASE),))")
+        page = f"from recipes.first.table01 import BASE\n{self.MINI.replace('=SMALL', '=BASE')}"
+        project.recipe(page, "first/mini/table01")
+        assert "small · DyT · seed 0" in project.cli("plan", "table1", "--scale", "mini")
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("OTHER = 1", "defines no SCALE; a recipe ends with SCALE = Scale(...)"),
+            ("SCALE = scale(small=SMALL)", "SCALE is the scale 'smoke'; expected 'mini'"),
+        ],
+    )
+    def test_scale_page_without_its_scale_is_refused(self, project, text, message):
+        project.recipe("TABLE = Table(arms=ARMS, scales=(scale(small=SMALL),))")
+        page = project.recipe(text, "first/mini/table01")
+        line = project.mistake("plan", "table1")
+        assert line.startswith(str(page)) and message in line
+
+    def test_scale_in_table_and_page_is_refused(self, project):
+        path = project.recipe("TABLE = Table(arms=ARMS, scales=(scale(small=SMALL),))")
+        project.recipe("SCALE = scale(small=SMALL)", "first/smoke/table01")
+        assert project.mistake("plan", "table1").startswith(f"{path}: scales ['smoke', 'smoke']")
+
+
+def test_an_invalid_paper_toml_is_refused_by_name(project):
     path = project.write("recipes/paper.toml", "[first\n")
     assert project.mistake("list").startswith(f"{path}: ")
 
 
-def test_outside_of_a_project(project, monkeypatch, tmp_path_factory):
+def test_root_is_not_found_outside_of_a_project(project, monkeypatch, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     monkeypatch.setenv("MATCHED_ROOT", str(elsewhere))
     line = project.mistake("list")
@@ -154,18 +189,18 @@ def test_outside_of_a_project(project, monkeypatch, tmp_path_factory):
     assert "MATCHED_ROOT" in line
 
 
-def test_a_folder_below_the_project_will_do(project, monkeypatch):
+def test_root_is_found_from_a_subfolder(project, monkeypatch):
     below = project.root / "recipes" / "first"
     monkeypatch.delenv("MATCHED_ROOT")
     monkeypatch.chdir(below)
     assert project.cli("list").split() == ["table1"]
 
 
-# --- the committed recipes
+# --- the recipes of this repository
 
 
 @pytest.fixture
-def committed(project, monkeypatch):
+def repository(project, monkeypatch):
     monkeypatch.setenv("MATCHED_ROOT", str(ROOT))
     recipes.root.cache_clear()
 
@@ -173,13 +208,13 @@ def committed(project, monkeypatch):
 FILES = sorted((ROOT / "recipes").glob("*/table*.py"))
 
 
-def test_there_are_recipes():
+def test_the_repository_has_recipes():
     assert FILES
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_a_committed_recipe(committed, path):
-    """It loads, which checks its arms at every scale, and every run has a signature."""
+def test_every_recipe_loads_at_every_scale(repository, path):
+    """Loading checks that the arms are matched, and the sets below need every signature."""
     (name,) = [name for name, file in recipes.available().items() if file == path]
     recipe = recipes.load(name)
     scales = {scale.name for scale in recipe.table.scales}
@@ -192,15 +227,15 @@ def test_a_committed_recipe(committed, path):
     smoke, paper = (
         {c.run for c in recipe.table.cells(recipe.scale(name))} for name in ("smoke", "paper")
     )
-    assert not smoke & paper, "a run of one scale would stand in the table of the other"
+    assert not smoke & paper, "a run of one scale would appear in the table of the other"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_a_committed_recipe_says_how_to_run_it_and_holds_no_paper_number(committed, path):
+def test_every_recipe_names_its_make_target_and_no_paper_number(repository, path):
     text = path.read_text(encoding="utf-8")
     number = int(path.stem.removeprefix("table"))
-    assert f"make {recipes.numbers()[path.parent.name]['prefix']}table{number}" in text
-    printed = recipes.numbers()[path.parent.name][f"table{number}"]
+    assert f"make {recipes.paper_numbers()[path.parent.name]['prefix']}table{number}" in text
+    printed = recipes.paper_numbers()[path.parent.name][f"table{number}"]
     code = re.sub(r'""".*?"""', "", text, flags=re.DOTALL)
     for row in printed["rows"].values():
         for arm in printed["arms"]:
@@ -241,7 +276,7 @@ COMMON = {
         ("convnext_l", {"model": "convnext_large", "drop_path": 0.5}),
     ],
 )
-def test_table_1_at_paper_scale_is_the_papers_recipe(committed, row, settings):
+def test_table_1_at_paper_scale_has_the_papers_settings(repository, row, settings):
     recipe = recipes.load("table1")
     paper = recipe.scale("paper")
     runs = [cell for cell in recipe.table.cells(paper) if cell.row == row]
@@ -253,7 +288,7 @@ def test_table_1_at_paper_scale_is_the_papers_recipe(committed, row, settings):
     assert runs[1].run.config.norm.alpha0 == 0.5
 
 
-def test_table_1_at_paper_scale_fills_its_batch_without_accumulation(committed):
+def test_table_1_at_paper_scale_needs_no_accumulation(repository):
     recipe = recipes.load("table1")
     paper = recipe.scale("paper")
     assert paper.resources.gpus == 64

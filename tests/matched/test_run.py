@@ -1,4 +1,4 @@
-"""What makes two runs one run, and what tells them apart."""
+"""Run signatures, refusal of values that JSON cannot store, and derive_run."""
 
 import dataclasses
 import json
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from matched import Run, TrainConfig, derive_run
-from matched.matching import differences, field_of
+from matched import Run, derive_run
+from matched.matching import run_differences
 from matched.run import SIGNATURE_LENGTH
 
 
@@ -41,8 +41,8 @@ def test_signature_is_short_and_hexadecimal():
     int(run().signature, 16)
 
 
-def test_another_process_gives_the_same_signature(project):
-    """Hashes of strings differ from process to process; signatures must not."""
+def test_signature_is_equal_in_another_process(project):
+    """Python's own hashes of strings differ between processes; signatures must not."""
     project.recipe("TABLE = Table(arms=ARMS, scales=(scale(small=SMALL, large=LARGE),))")
     here = [planned.run.signature for planned in project.plan().runs]
     code = (
@@ -76,20 +76,20 @@ def test_another_process_gives_the_same_signature(project):
     ],
     ids=str,
 )
-def test_every_field_counts(changes):
+def test_signature_depends_on_every_config_field(changes):
     assert run(**changes).signature != run().signature
     assert run(**changes) != run()
 
 
-def test_nested_fields_count():
+def test_signature_depends_on_nested_fields():
     assert run(norm=Inner()).signature != run(norm=Inner(alpha0=0.8)).signature
 
 
-def test_task_counts():
+def test_signature_depends_on_the_task():
     assert Run(task="package.module:test", config=Config()).signature != run().signature
 
 
-def test_a_changed_default_is_a_new_run():
+def test_signature_changes_with_a_default():
     before, after = (
         dataclasses.make_dataclass("C", [("depth", int, default)], frozen=True, kw_only=True)
         for default in (12, 24)
@@ -99,7 +99,7 @@ def test_a_changed_default_is_a_new_run():
     assert Run(task="m:f", config=after(depth=12)).signature == one.signature
 
 
-def test_a_field_of_a_needed_run_counts_and_so_does_its_name():
+def test_signature_depends_on_needs_and_their_names():
     def with_need(name, **changes):
         return Run(task="m:f", config=Config(), needs={name: run(**changes)})
 
@@ -110,7 +110,7 @@ def test_a_field_of_a_needed_run_counts_and_so_does_its_name():
 
 
 @pytest.mark.parametrize(
-    ("whole", "broken"),
+    ("ints", "floats"),
     [
         ({"lr": 1}, {"lr": 1.0}),
         ({"clip_norm": 1}, {"clip_norm": 1.0}),
@@ -120,24 +120,24 @@ def test_a_field_of_a_needed_run_counts_and_so_does_its_name():
     ],
     ids=str,
 )
-def test_whole_numbers_in_float_fields_are_floats(whole, broken):
-    assert run(**whole).signature == run(**broken).signature
-    assert not differences(run(**whole), run(**broken))
+def test_signature_is_equal_for_int_and_float(ints, floats):
+    assert run(**ints).signature == run(**floats).signature
+    assert not run_differences(run(**ints), run(**floats))
 
 
-def test_whole_numbers_stay_whole_where_both_are_allowed():
+def test_signature_keeps_ints_in_int_or_float_fields():
     assert run(sizes=(1, 2)).signature != run(sizes=(1.0, 2.0)).signature
 
 
-def test_true_is_not_one():
+def test_signature_differs_for_true_and_one():
     assert run(options=True).signature != run(options=1).signature
 
 
-def test_equal_runs_are_one_key():
+def test_runs_with_equal_signatures_are_one_dict_key():
     assert len({run(): 1, run(lr=0.1): 2, run(lr=0.2): 3}) == 2
 
 
-def test_where_a_run_runs_is_not_part_of_it(project):
+def test_signature_ignores_site_and_resources(project):
     def signatures():
         return [planned.run.signature for planned in project.plan().runs]
 
@@ -149,16 +149,16 @@ def test_where_a_run_runs_is_not_part_of_it(project):
     assert signatures() == before
 
 
-def test_the_description_survives_json():
+def test_run_description_survives_json():
     described = run(norm=Inner(), betas=(0.9, 0.95), options={"a": [None, True]}).description
     assert json.loads(json.dumps(described)) == described
 
 
-# --- what a run refuses
+# --- refused values
 
 
 @pytest.mark.parametrize(
-    ("value", "where"),
+    ("value", "path"),
     [
         (Path("/data"), "config.options"),
         (float("nan"), "config.options"),
@@ -171,62 +171,62 @@ def test_the_description_survives_json():
     ],
     ids=str,
 )
-def test_values_without_a_plain_form_are_refused_by_name(value, where):
+def test_run_refuses_values_without_a_json_form(value, path):
     with pytest.raises(ValueError) as refused:
         _ = run(options=value).signature
-    assert str(refused.value).startswith(f"{where} is ")
+    assert str(refused.value).startswith(f"{path} is ")
 
 
 @pytest.mark.parametrize("task", ["module", "module:", ":function", ""])
-def test_a_task_is_a_module_and_a_function(task):
+def test_run_refuses_a_malformed_task(task):
     with pytest.raises(ValueError, match=r"not of the form 'package\.module:function'"):
         Run(task=task, config=Config())
 
 
 @pytest.mark.parametrize("config", [{"seed": 0}, Config])
-def test_a_config_is_a_dataclass_instance(config):
+def test_run_refuses_a_config_that_is_no_dataclass_instance(config):
     with pytest.raises(ValueError, match="config of m:f must be a dataclass instance"):
         Run(task="m:f", config=config)
 
 
-# --- derive_run()
+# --- derive_run
 
 
-def test_matched_changes_the_norm_and_nothing_else():
+def test_derive_run_changes_only_the_norm():
     other = derive_run(run(lr=0.3), norm="DyT")
     assert other.config == Config(lr=0.3, norm="DyT")
-    assert differences(run(lr=0.3), other) == {"config.norm": ("LN", "DyT")}
+    assert run_differences(run(lr=0.3), other) == {"config.norm": ("LN", "DyT")}
 
 
-def test_matched_goes_through_needs():
+def test_derive_run_changes_needs():
     deep = run(lr=0.3)
     middle = Run(task="m:middle", config=Config(), needs={"pretrained": deep})
     top = Run(task="m:top", config=Config(), needs={"pretrained": middle})
     other = derive_run(top, norm="DyT", seed=5, lr=0.7)
     assert other.config == Config(norm="DyT", seed=5, lr=0.7)
     below = other.needs["pretrained"]
-    assert below.config == Config(norm="DyT", seed=5), "lr is a change of the top run alone"
+    assert below.config == Config(norm="DyT", seed=5), "lr changes in the top run only"
     assert below.needs["pretrained"].config == Config(norm="DyT", seed=5, lr=0.3)
-    assert set(differences(top, derive_run(top, norm="DyT"))) == {
+    assert set(run_differences(top, derive_run(top, norm="DyT"))) == {
         "config.norm",
         "needs.pretrained.config.norm",
         "needs.pretrained.needs.pretrained.config.norm",
     }
 
 
-def test_matched_refuses_a_field_that_the_config_lacks():
+def test_derive_run_refuses_an_unknown_field():
     with pytest.raises(ValueError, match=r"has no field lrr; it has .*lr, norm"):
         derive_run(run(), norm="DyT", lrr=0.1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cache:
-    """A config that knows neither norm nor seed: one run for all arms."""
+    """A config without norm and seed: one run for all arms."""
 
     size: int = 8
 
 
-def test_matched_leaves_alone_what_knows_neither_norm_nor_seed():
+def test_derive_run_keeps_needs_without_norm_and_seed():
     cache = Run(task="m:cache", config=Cache())
     trained = Run(task="m:train", config=Config(), needs={"data": cache})
     top = Run(task="m:score", config=Cache(), needs={"trained": trained, "data": cache})
@@ -234,74 +234,11 @@ def test_matched_leaves_alone_what_knows_neither_norm_nor_seed():
     assert other.config == Cache()
     assert other.needs["data"] == cache == other.needs["trained"].needs["data"]
     assert other.needs["trained"].config == Config(norm="DyT", seed=1)
-    assert set(differences(top, derive_run(top, norm="DyT"))) == {"needs.trained.config.norm"}
+    assert set(run_differences(top, derive_run(top, norm="DyT"))) == {"needs.trained.config.norm"}
 
 
-def test_matched_refuses_a_norm_that_no_run_has():
+def test_derive_run_refuses_a_norm_that_no_run_has():
     cache = Run(task="m:cache", config=Cache())
     top = Run(task="m:score", config=Cache(), needs={"data": cache})
     with pytest.raises(ValueError, match="Cache of m:score has no field norm; it has size"):
         derive_run(top, norm="DyT")
-
-
-# --- differences
-
-
-def test_differences_name_the_innermost_field():
-    found = differences(run(norm=Inner(), lr=0.1), run(norm=Inner(alpha0=0.8), lr=0.2))
-    assert found == {"config.norm.alpha0": (0.5, 0.8), "config.lr": (0.1, 0.2)}
-
-
-def test_a_need_that_only_one_run_has_is_a_difference():
-    with_need = Run(task=run().task, config=Config(), needs={"pretrained": run()})
-    (path,) = differences(run(), with_need)
-    assert path == "needs.pretrained"
-
-
-@pytest.mark.parametrize(
-    ("path", "field"),
-    [
-        ("config.lr", "lr"),
-        ("config.norm.alpha0", "norm"),
-        ("needs.pretrained.config.lr", "lr"),
-        ("needs.pretrained.needs.teacher.config.norm.alpha0", "norm"),
-        ("config.model_config.norm", "model_config"),
-        ("config.config.lr", "config"),
-        ("needs.config.config.lr", "lr"),
-        ("task", "task"),
-        ("needs.pretrained", "needs.pretrained"),
-        ("needs.pretrained.task", "needs.pretrained.task"),
-    ],
-)
-def test_field_of(path, field):
-    assert field_of(path) == field
-
-
-# --- TrainConfig
-
-
-def train_config(**changes):
-    return TrainConfig(**{"epochs": 2, "batch": 4, "micro_batch": 2, "lr": 0.1, **changes})
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"epochs": 0}, "epochs is 0; expected a whole number of 1 or more"),
-        ({"batch": 2.5}, "batch is 2.5; expected a whole number"),
-        ({"eval_epochs": True}, "eval_epochs is True"),
-        ({"lr": 0.0}, "expected 0 <= min_lr <= lr"),
-        ({"lr": float("nan")}, "expected 0 <= min_lr <= lr"),
-        ({"min_lr": 0.2}, "lr 0.1 and min_lr 0.2"),
-        ({"warmup_epochs": 3}, r"warmup_epochs is 3; expected 0 to epochs \(2\)"),
-        ({"schedule": "linear"}, "schedule is 'linear'; expected 'cosine', 'constant' or 'step'"),
-        ({"precision": "int8"}, "precision is 'int8'; expected 'fp32', 'tf32', 'bf16' or 'fp16'"),
-        ({"clip_norm": 0.0}, "clip_norm is 0.0; expected a positive number or None"),
-        ({"ema_decay": 1.0}, "ema_decay is 1.0; expected a number between 0 and 1"),
-    ],
-    ids=str,
-)
-def test_train_config_refuses(changes, message):
-    with pytest.raises(ValueError, match=message):
-        train_config(**changes)
-    assert train_config().epochs == 2

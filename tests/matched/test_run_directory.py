@@ -234,6 +234,6 @@ def test_run_refuses_a_damaged_run(one_row):
 def test_a_worker_leaves_a_damaged_run_alone(one_row):
     directory = one_row.finish("small.LN.0", top1=81.0)
     (directory / "config.json").write_text("{", encoding="utf-8")
-    with pytest.raises(DamagedFileError, match=r"config\.json is not whole JSON"):
+    with pytest.raises(DamagedFileError, match=r"config\.json is not valid JSON"):
         directory.prepare()
     assert (directory / "config.json").read_text(encoding="utf-8") == "{"

@@ -1,11 +1,11 @@
-"""site.toml: every mistake in it is named with its line, and nothing in it is ignored."""
+"""site.toml: defaults, every key, and error messages with the line of a mistake."""
 
 from pathlib import Path
 
 import pytest
 
 from matched import site
-from matched.data import registered, source
+from matched.data import load_source, registered_sources
 from matched.site import Local, Runs, Slurm
 
 EXAMPLE = Path(__file__).parents[2] / "site.example.toml"
@@ -17,25 +17,25 @@ def read(tmp_path, text):
     return site.read(path)
 
 
-def refusal(tmp_path, text):
+def error_message(tmp_path, text):
     with pytest.raises(ValueError) as refused:
         read(tmp_path, text)
     return str(refused.value)
 
 
-def test_without_a_file_there_are_defaults(tmp_path):
-    found = site.read(tmp_path / "site.toml")
-    assert (found.local, found.slurm, found.runs) == (Local(), Slurm(), Runs())
-    assert found.data == {}
-    assert found.runs_folder == tmp_path / "runs"
+def test_site_without_a_file_has_the_defaults(tmp_path):
+    settings = site.read(tmp_path / "site.toml")
+    assert (settings.local, settings.slurm, settings.runs) == (Local(), Slurm(), Runs())
+    assert settings.data == {}
+    assert settings.runs_folder == tmp_path / "runs"
 
 
-def test_an_empty_file_is_no_file(tmp_path):
+def test_site_from_an_empty_file_has_the_defaults(tmp_path):
     assert read(tmp_path, "") == site.read(tmp_path / "site.toml")
 
 
-def test_every_key(tmp_path):
-    found = read(
+def test_site_reads_every_key(tmp_path):
+    settings = read(
         tmp_path,
         '[data]\nimagenet = "/data/in1k"\n'
         '[runs]\nfolder = "/scratch/runs"\ncheckpoint_steps = 100\ncheckpoint_minutes = 5\n'
@@ -44,11 +44,11 @@ def test_every_key(tmp_path):
         "gpus_per_node = 4\nmax_hours = 12\ngrace_seconds = 60\nparallel = 8\nmax_array = 100\n"
         'setup = ["module load cuda", "ulimit -n 4096"]\n[slurm.options]\nexclude = "node7"\n',
     )
-    assert found.data == {"imagenet": Path("/data/in1k")}
-    assert found.runs == Runs(folder="/scratch/runs", checkpoint_steps=100, checkpoint_minutes=5)
-    assert found.runs_folder == Path("/scratch/runs")
-    assert found.local == Local(workers=3, threads=2, gpus=1)
-    assert found.slurm == Slurm(
+    assert settings.data == {"imagenet": Path("/data/in1k")}
+    assert settings.runs == Runs(folder="/scratch/runs", checkpoint_steps=100, checkpoint_minutes=5)
+    assert settings.runs_folder == Path("/scratch/runs")
+    assert settings.local == Local(workers=3, threads=2, gpus=1)
+    assert settings.slurm == Slurm(
         partition="gpu",
         account="a1",
         qos="q",
@@ -67,13 +67,13 @@ def test_every_key(tmp_path):
     ("given", "expected"),
     [("in1k", "{here}/in1k"), ("../in1k", "{here}/../in1k"), ("~/in1k", "{home}/in1k")],
 )
-def test_paths_are_relative_to_the_file_or_to_home(tmp_path, monkeypatch, given, expected):
+def test_site_paths_are_relative_to_the_file_or_home(tmp_path, monkeypatch, given, expected):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir("/")
-    found = read(tmp_path, f'[data]\nimagenet = "{given}"\n[runs]\nfolder = "{given}"\n')
+    settings = read(tmp_path, f'[data]\nimagenet = "{given}"\n[runs]\nfolder = "{given}"\n')
     path = Path(expected.format(here=tmp_path, home=tmp_path / "home"))
-    assert found.data["imagenet"] == path
-    assert found.runs_folder == path
+    assert settings.data["imagenet"] == path
+    assert settings.runs_folder == path
 
 
 @pytest.mark.parametrize(
@@ -109,8 +109,8 @@ def test_paths_are_relative_to_the_file_or_to_home(tmp_path, monkeypatch, given,
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_misspelt_key_is_named_with_its_line_and_what_is_allowed(tmp_path, text, line, words):
-    message = refusal(tmp_path, text)
+def test_an_unknown_key_is_refused_with_line_and_suggestion(tmp_path, text, line, words):
+    message = error_message(tmp_path, text)
     assert message.startswith(f"{tmp_path / 'site.toml'}, line {line}: ")
     for word in words:
         assert word in message
@@ -136,56 +136,56 @@ def test_a_misspelt_key_is_named_with_its_line_and_what_is_allowed(tmp_path, tex
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_value_of_the_wrong_kind(tmp_path, text, line, expected):
-    message = refusal(tmp_path, text)
+def test_a_value_of_the_wrong_type_is_refused_with_line(tmp_path, text, line, expected):
+    message = error_message(tmp_path, text)
     assert message.startswith(f"{tmp_path / 'site.toml'}, line {line}: ")
     assert expected in message
 
 
-def test_zero_workers_is_one_per_core(tmp_path):
-    assert read(tmp_path, "[local]\nworkers = 0\n").local.workers_or_cores() >= 1
-    assert read(tmp_path, "[local]\nworkers = 5\n").local.workers_or_cores() == 5
-    assert read(tmp_path, "[local]\nthreads = 100000\n").local.workers_or_cores() == 1
+def test_worker_count_zero_means_one_per_core(tmp_path):
+    assert read(tmp_path, "[local]\nworkers = 0\n").local.worker_count() >= 1
+    assert read(tmp_path, "[local]\nworkers = 5\n").local.worker_count() == 5
+    assert read(tmp_path, "[local]\nthreads = 100000\n").local.worker_count() == 1
 
 
-def test_what_is_no_toml_is_refused_with_its_place(tmp_path):
-    message = refusal(tmp_path, "[local]\nworkers = \n")
+def test_invalid_toml_is_refused_with_line(tmp_path):
+    message = error_message(tmp_path, "[local]\nworkers = \n")
     assert message.startswith(str(tmp_path / "site.toml")) and "line 2" in message
 
 
 @pytest.mark.parametrize("command", ["plan", "submit", "status", "table", "logs", "cancel"])
-def test_every_command_refuses_a_wrong_site(project, command):
+def test_every_command_refuses_an_unknown_site_key(project, command):
     project.site('[slurm]\npartitoin = "gpu"\n')
-    asked = "0123456789ab" if command == "logs" else "table1"
-    assert "did you mean partition?" in project.mistake(command, asked)
+    argument = "0123456789ab" if command == "logs" else "table1"
+    assert "did you mean partition?" in project.mistake(command, argument)
 
 
-def test_another_site_can_be_named(project, monkeypatch):
+def test_matched_site_names_another_file(project, monkeypatch):
     project.write("else/where.toml", '[runs]\nfolder = "mine"\n')
     monkeypatch.chdir(project.root)
     monkeypatch.setenv("MATCHED_SITE", "else/where.toml")
     assert str(project.root / "else/mine") in project.cli("status", "table1")
 
 
-def test_a_site_that_is_named_has_to_be_there(project, monkeypatch):
+def test_matched_site_must_name_an_existing_file(project, monkeypatch):
     monkeypatch.setenv("MATCHED_SITE", "/no/site.toml")
     assert "MATCHED_SITE is /no/site.toml" in project.mistake("plan", "table1")
 
 
-# --- the committed example
+# --- site.example.toml
 
 
-def test_the_example_is_a_whole_and_right_site():
-    bring = {name for name in registered() if not source(name).embedded}
-    assert set(site.read(EXAMPLE).data) == bring, "what a user has to bring"
+def test_the_example_has_all_data_sources():
+    needed = {name for name in registered_sources() if not load_source(name).embedded}
+    assert set(site.read(EXAMPLE).data) == needed, "the sources that a user provides"
 
 
-def test_the_example_shows_every_key_with_its_default():
-    """All that a user can set stands in it; the values are the defaults but for the partition."""
+def test_the_example_has_every_key_with_its_default():
+    """Values are the defaults, except for the partition."""
     text = EXAMPLE.read_text(encoding="utf-8")
     for kind in (Runs, Local, Slurm):
         for key in kind.__dataclass_fields__:
             assert key in text
-    found = site.read(EXAMPLE)
-    assert (found.runs, found.local) == (Runs(), Local())
-    assert found.slurm == Slurm(partition=found.slurm.partition)
+    settings = site.read(EXAMPLE)
+    assert (settings.runs, settings.local) == (Runs(), Local())
+    assert settings.slurm == Slurm(partition=settings.slurm.partition)

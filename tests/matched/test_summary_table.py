@@ -1,4 +1,4 @@
-"""The summary table: what is in its cells, beside which numbers of the paper, and what is said."""
+"""Summary table: aggregation over seeds, the paper's numbers, notes, and the output formats."""
 
 import csv
 import io
@@ -26,18 +26,18 @@ DyT = { top1 = 82.5, fid = 4.4 }
 """
 
 
-def show(project, *arguments):
-    """What `matched table` prints, with its exit code not looked at."""
+def rows(project):
+    """Return the rows of the table, each as column name → text."""
     table = summary_table(project.plan())
-    return [dict(zip(table.header, row, strict=True)) for row in table.rows], table
+    return [dict(zip(table.header, row, strict=True)) for row in table.rows]
 
 
-def row(project, at=0):
-    return show(project)[0][at]
+def row(project, index=0):
+    return rows(project)[index]
 
 
 def notes(project):
-    return show(project)[1].notes
+    return summary_table(project.plan()).notes
 
 
 def finish(project, model, ln=(), dyt=(), metric="top1"):
@@ -50,7 +50,7 @@ def finish(project, model, ln=(), dyt=(), metric="top1"):
 # --- numbers
 
 
-def test_mean_deviation_change_and_the_papers_numbers(project):
+def test_summary_table_has_means_deltas_and_paper_numbers(project):
     finish(project, "small", ln=(80.0, 81.0), dyt=(82.0, 84.0))
     assert row(project) == {
         "top-1 %": "Small_1",
@@ -65,28 +65,28 @@ def test_mean_deviation_change_and_the_papers_numbers(project):
     }
 
 
-def test_nothing_run_yet(project):
+def test_summary_table_before_any_run(project):
     assert list(row(project).values()) == [
         "Small_1", "—", "—", "—", "82.3", "82.5", "+0.2", "0/4", "—",
     ]  # fmt: skip
 
 
-def test_one_seed_has_no_deviation(project):
+def test_one_seed_has_no_standard_deviation(project):
     finish(project, "small", ln=(80.04,), dyt=(79.0,))
     assert (row(project)["LN"], row(project)["Δ"]) == ("80.0", "-1.0")
     assert row(project)["runs"] == "2/4"
 
 
 @pytest.mark.parametrize(
-    ("ln", "dyt", "change"),
+    ("ln", "dyt", "delta"),
     [(80.0, 80.04, "0.0"), (80.04, 80.0, "0.0"), (80.0, 80.0, "0.0"), (80.0, 80.06, "+0.1")],
 )
-def test_a_change_of_nothing_has_no_sign(project, ln, dyt, change):
+def test_delta_of_zero_has_no_sign(project, ln, dyt, delta):
     finish(project, "small", ln=(ln,), dyt=(dyt,))
-    assert row(project)["Δ"] == change
+    assert row(project)["Δ"] == delta
 
 
-def test_a_run_that_lacks_the_metric_counts_as_run_but_gives_no_number(project):
+def test_a_finished_run_without_the_metric_has_no_number(project):
     project.finish("small.LN.0", loss=0.3)
     assert (row(project)["LN"], row(project)["runs"]) == ("—", "1/4")
 
@@ -94,7 +94,7 @@ def test_a_run_that_lacks_the_metric_counts_as_run_but_gives_no_number(project):
 @pytest.mark.parametrize(
     ("state", "word"), [("failed", "failed"), ("damaged", "damaged"), ("new", "—")]
 )
-def test_a_cell_without_a_number_says_why(one_row, state, word):
+def test_a_cell_without_a_number_shows_its_state(one_row, state, word):
     directory = one_row.directory("small.LN.0")
     directory.prepare()
     if state == "failed":
@@ -120,47 +120,47 @@ def test_a_diverged_cell_without_a_number(one_row):
     assert (row(one_row)["LN"], row(one_row)["Δ"]) == ("diverged", "—")
 
 
-def test_some_seeds_diverged(project):
+def test_diverged_seeds_are_counted_but_not_averaged(project):
     project.finish("small.LN.0", outcome="diverged", top1=60.0)
     project.finish("small.LN.1", top1=80.0)
-    # A best value from before a divergence is no final one: it is told, not averaged in.
+    # The best value before a divergence is not a final value and is left out of the mean.
     assert row(project)["LN"] == "80.0 (1 diverged)"
 
 
-def test_the_papers_divergences(project):
-    found = row(project, 1)
-    assert (found["paper LN"], found["paper DyT"]) == ("58.5 → diverged", "diverged")
-    assert found["paper Δ"] == "—"
+def test_divergences_printed_in_the_paper(project):
+    large = row(project, 1)
+    assert (large["paper LN"], large["paper DyT"]) == ("58.5 → diverged", "diverged")
+    assert large["paper Δ"] == "—"
 
 
 # --- several metrics, several arms, lower is better
 
 
-def test_several_metrics_are_rows(project):
+def test_each_metric_has_a_row(project):
     project.write("recipes/paper.toml", TWO_METRICS)
     project.recipe("TABLE = Table(arms=ARMS, scales=(scale(seeds=(0,), small=SMALL),))")
     project.finish("small.LN.0", top1=80.0, fid=5.25)
     project.finish("small.DyT.0", top1=81.0, fid=4.5)
-    found, _ = show(project)
-    assert [(r["model"], r["metric"], r["LN"], r["Δ"]) for r in found] == [
+    shown = rows(project)
+    assert [(r["model"], r["metric"], r["LN"], r["Δ"]) for r in shown] == [
         ("Small", "top-1", "80.0", "+1.0"),
         ("Small", "FID", "5.25", "-0.75"),
     ]
-    assert [r["paper Δ"] for r in found] == ["+0.2", "-0.10"]
+    assert [r["paper Δ"] for r in shown] == ["+0.2", "-0.10"]
 
 
-def test_a_change_is_the_arm_minus_the_baseline_whichever_direction_is_better(project):
+def test_delta_is_arm_minus_baseline_in_either_direction(project):
     project.write("recipes/paper.toml", TWO_METRICS)
     project.recipe("TABLE = Table(arms=ARMS, scales=(scale(seeds=(0,), small=SMALL),))")
     project.finish("small.LN.0", fid=64.9)
     project.finish("small.DyT.0", fid=63.9)
-    found = {record["metric"]: record for record in records(project) if record["arm"] == "DyT"}
-    assert found["fid"]["direction"] == "lower"
-    assert float(found["fid"]["delta"]) == -1.0
-    assert float(found["fid"]["paper_delta"]) == -0.1
+    dyt = {record["metric"]: record for record in records(project) if record["arm"] == "DyT"}
+    assert dyt["fid"]["direction"] == "lower"
+    assert float(dyt["fid"]["delta"]) == -1.0
+    assert float(dyt["fid"]["paper_delta"]) == -0.1
 
 
-def test_small_numbers_keep_their_digits(project):
+def test_small_numbers_have_three_decimals(project):
     project.write("recipes/paper.toml", TWO_METRICS)
     project.recipe("TABLE = Table(arms=ARMS, scales=(scale(seeds=(0,), small=SMALL),))")
     project.finish("small.LN.0", fid=0.6234)
@@ -168,7 +168,7 @@ def test_small_numbers_keep_their_digits(project):
     assert (row(project, 1)["LN"], row(project, 1)["Δ"]) == ("0.623", "+0.002")
 
 
-def test_several_arms_are_each_compared_with_the_baseline_on_a_line_of_its_own(project):
+def test_with_three_arms_each_arm_has_a_row(project):
     project.recipe(
         "TABLE = Table(arms=(*ARMS, Arm(name='RMS', norm='RMS')),"
         " scales=(scale(seeds=(0,), small=SMALL),))"
@@ -184,11 +184,11 @@ def test_several_arms_are_each_compared_with_the_baseline_on_a_line_of_its_own(p
         ("", "DyT", "81.0", "+1.0", "82.5", "+0.2", "1/1", "yes"),
         ("", "RMS", "79.0", "-1.0", "—", "—", "1/1", "yes"),
     )
-    assert "| :--- | :--- | ---: |" in table_formats.markdown(table)
-    assert r"\begin{tabular}{llrrrrrr}" in table_formats.latex(table)
+    assert "| :--- | :--- | ---: |" in table_formats.to_markdown(table)
+    assert r"\begin{tabular}{llrrrrrr}" in table_formats.to_latex(table)
 
 
-def test_a_scale_may_measure_something_else(project):
+def test_scale_metrics_replace_the_papers(project):
     project.recipe(
         "OTHER = Metric(key='loss', label='loss', direction='lower')\n"
         "TABLE = Table(arms=ARMS, scales=("
@@ -199,10 +199,10 @@ def test_a_scale_may_measure_something_else(project):
     assert row(project)["paper LN"] == "—", "the paper's number is of another metric"
 
 
-# --- what is said below
+# --- notes
 
 
-def test_scale_data_and_seeds_are_stated(project):
+def test_notes_name_scale_data_and_seeds(project):
     assert notes(project)[0] == "Scale: smoke. Data: none. Seeds: 2 per cell."
     project.recipe(
         "TABLE = Table(arms=ARMS, scales=("
@@ -211,24 +211,24 @@ def test_scale_data_and_seeds_are_stated(project):
     assert "Data: scikit-learn digits" in notes(project)[0]
 
 
-def test_small_scales_say_that_they_are_no_reproduction(project):
+def test_notes_of_small_scales_deny_a_reproduction(project):
     project.recipe(
         "TABLE = Table(arms=ARMS, scales=(scale(small=SMALL), scale('paper', small=LARGE)))"
     )
-    words = "Numbers of smoke scale are not the paper's"
+    words = "Not a reproduction of the paper: smoke scale uses other models"
     assert any(note.startswith(words) for note in notes(project))
     table = summary_table(project.plan(scale="paper"))
-    assert not any("not the paper's" in note for note in table.notes)
+    assert not any("reproduction" in note for note in table.notes)
     assert table.title == "Venue 2025, Table 1 · paper scale"
 
 
-def test_exceptions_and_notes_are_printed(project):
+def test_notes_include_allowed_differences_and_the_scales_note(project):
     project.recipe(
         "TABLE = Table(arms=ARMS, allowed_differences={'lr': 'it is tuned'},"
         " scales=(replace(scale(small=SMALL), note='Toys.'),))"
     )
     assert "Toys." in notes(project)
-    assert "Not matched in lr, on purpose: it is tuned" in notes(project)
+    assert "Allowed to differ: lr, because it is tuned" in notes(project)
 
 
 def test_results_of_one_scale_never_appear_at_another(project):
@@ -247,23 +247,23 @@ def test_results_of_one_scale_never_appear_at_another(project):
     assert "smoke" not in texts["mini"]
 
 
-# --- files
+# --- output formats
 
 
 def records(project):
-    text = table_formats.comma_separated(summary_table(project.plan()))
+    text = table_formats.to_csv(summary_table(project.plan()))
     return list(csv.DictReader(io.StringIO(text)))
 
 
-def test_csv_has_a_line_for_each_row_metric_and_arm(project):
+def test_csv_has_a_line_per_row_metric_and_arm(project):
     finish(project, "small", ln=(80.0, 81.0), dyt=(82.0, None))
-    found = records(project)
-    assert [(r["row"], r["arm"]) for r in found] == [
-        (row, arm) for row in ("small", "large") for arm in ("LN", "DyT")
+    lines = records(project)
+    assert [(r["row"], r["arm"]) for r in lines] == [
+        (key, arm) for key in ("small", "large") for arm in ("LN", "DyT")
     ]
-    ln, dyt, *_ = found
+    ln, dyt, *_ = lines
     assert (float(ln["mean"]), round(float(ln["std"]), 4), ln["delta"]) == (80.5, 0.7071, "")
-    # The baseline's second seed has no partner yet, so it is no part of the change.
+    # The baseline's second seed has no partner yet and does not count in the delta.
     assert (float(dyt["mean"]), dyt["std"], float(dyt["delta"])) == (82.0, "", 2.0)
     assert (dyt["seeds_with_value"], dyt["seeds_planned"], dyt["states"]) == ("1", "2", "done new")
     assert (float(dyt["paper"]), float(dyt["paper_delta"])) == (82.5, 0.2)
@@ -274,7 +274,7 @@ def test_csv_has_a_line_for_each_row_metric_and_arm(project):
 
 def test_markdown_is_a_table(project):
     finish(project, "small", ln=(80.0, 81.0), dyt=(82.0, 84.0))
-    lines = table_formats.markdown(summary_table(project.plan())).splitlines()
+    lines = table_formats.to_markdown(summary_table(project.plan())).splitlines()
     assert lines[0] == "### Venue 2025, Table 1 · smoke scale"
     grid = [line for line in lines if line.startswith("|")]
     assert len(grid) == 4 and len({line.count("|") for line in grid}) == 1
@@ -287,7 +287,7 @@ def test_latex_is_escaped_and_balanced(project):
     failed = project.directory("small.DyT.0")
     failed.prepare()
     failed.write_failure(r"C:\data {x} costs 5$ & 3% of #1 ~ a_b^2", "t1")
-    text = table_formats.latex(summary_table(project.plan()))
+    text = table_formats.to_latex(summary_table(project.plan()))
     assert r"Small\_1 & 60.0 $\pm$ 0.0 $\rightarrow$ diverged & failed & --- &" in text
     assert r"Two models \& two norms." in text
     assert r"C:\textbackslash{}data \{x\} costs 5\$ \& 3\% of \#1" in text
@@ -302,21 +302,21 @@ def test_latex_is_escaped_and_balanced(project):
     assert len({len(re.findall(r"(?<!\\)&", line)) for line in rows}) == 1
 
 
-def test_what_a_task_warns_of_stands_below_the_table(project):
+def test_warnings_of_a_task_are_notes(project):
     finish(project, "small", ln=(80.0, 81.0), dyt=(82.0, 84.0))
     directory = project.directory("small.DyT.1")
-    said = "10 images are too few to tell much"
-    result = {**directory.result(), "details": {"warnings": [said]}}
+    warning = "10 images are too few to tell much"
+    result = {**directory.result(), "details": {"warnings": [warning]}}
     directory.write_result(result)
-    assert project.cli("table", "table1").count(said) == 1
+    assert project.cli("table", "table1").count(warning) == 1
     text = (project.root / "results/table1.smoke.md").read_text(encoding="utf-8")
-    assert f"- Warning: small · DyT · seed 1: {said}\n" in text
+    assert f"- Warning: small · DyT · seed 1: {warning}\n" in text
 
 
-def test_the_command_writes_three_files_and_prints_the_table(project):
+def test_table_command_prints_the_table_and_writes_three_files(project):
     finish(project, "small", ln=(80.0, 81.0), dyt=(82.0, 84.0))
-    told = project.cli("table", "table1")
-    assert "80.5 ± 0.7" in told and "results/table1.smoke.{md, csv, tex}" in told
+    output = project.cli("table", "table1")
+    assert "80.5 ± 0.7" in output and "results/table1.smoke.{md, csv, tex}" in output
     for suffix in ("md", "csv", "tex"):
         path = project.root / f"results/table1.smoke.{suffix}"
         assert "Small" in path.read_text(encoding="utf-8")

@@ -1,6 +1,7 @@
-"""The papers' numbers are typed by hand, so a slip must not survive: form, range, agreement.
+"""Consistency of recipes/paper.toml, which is typed by hand: form, range and agreement of numbers.
 
-The file is read with decimals, not floats: the printed digits stay, and differences are exact.
+The file is read with decimals instead of floats, which keeps the printed digits and makes
+differences exact.
 """
 
 import itertools
@@ -21,14 +22,14 @@ ROWS = {
 }
 # Tables whose last column is the change from the first arm to the second.
 TABLES_WITH_CHANGES = {(paper, n) for paper in ROWS for n in range(1, 7)}
-# Metrics of those tables that the change column is silent about.
+# Metrics of those tables that have no printed change.
 CHANGE_NOT_PRINTED = {("iclr2025", 4, "loss")}
 
 TABLE_KEYS = {"caption", "metrics", "arms", "rows", "axes", "printed_reduction"}
 ROW_KEYS = {"label", "printed_change", "unchanged_printed", "width", "depth", "head_dim", "seq_len"}
 CELL_KEYS = {"lr", "alpha0", "diverged", "no_gain"}
 
-# For each metric: unit, direction, digits after the point (None: they vary), plausible range.
+# Metric: unit, direction, digits after the decimal point (None: variable), plausible range.
 METRICS = {
     "top1": ("%", "higher", 1, 55, 90),
     "accuracy": ("%", "higher", 1, 40, 99),
@@ -70,7 +71,7 @@ def cells(paper, number):
 
 
 @pytest.mark.parametrize("paper", ROWS)
-def test_every_table_stands_in_the_file_and_no_other(paper):
+def test_paper_toml_has_every_table_and_no_other(paper):
     assert set(PAPERS) == set(ROWS)
     expected = {f"table{n}" for n in ROWS[paper]} | {"title", "venue", "prefix"}
     assert set(PAPERS[paper]) == expected
@@ -78,7 +79,7 @@ def test_every_table_stands_in_the_file_and_no_other(paper):
 
 
 @EVERY_TABLE
-def test_table_head(paper, number):
+def test_table_has_caption_arms_and_known_metrics(paper, number):
     head = table(paper, number)
     assert set(head) <= TABLE_KEYS
     assert head["caption"] and "\n" not in head["caption"]
@@ -93,7 +94,7 @@ def test_table_head(paper, number):
 
 
 @EVERY_TABLE
-def test_rows_have_a_label_and_a_cell_for_every_arm(paper, number):
+def test_rows_have_label_and_cell_for_every_arm(paper, number):
     arms = set(table(paper, number)["arms"])
     rows = table(paper, number)["rows"]
     assert len(rows) == ROWS[paper][number]
@@ -105,7 +106,7 @@ def test_rows_have_a_label_and_a_cell_for_every_arm(paper, number):
 
 
 @EVERY_TABLE
-def test_cells_hold_values_or_say_why_not(paper, number):
+def test_cells_have_values_or_a_reason_for_their_absence(paper, number):
     keys = metric_keys(paper, number)
     for name, arm, cell in cells(paper, number):
         assert set(cell) <= set(keys) | CELL_KEYS, name
@@ -118,20 +119,20 @@ def test_cells_hold_values_or_say_why_not(paper, number):
 
 
 @EVERY_TABLE
-def test_the_cells_of_a_row_report_the_same_metrics(paper, number):
+def test_cells_of_a_row_report_the_same_metrics(paper, number):
     keys = metric_keys(paper, number)
     for key, row in table(paper, number)["rows"].items():
         reported = [set(values(row[arm], keys)) for arm in table(paper, number)["arms"]]
         reported = [metrics for metrics in reported if metrics]
         assert all(metrics == reported[0] for metrics in reported), key
-        if (paper, number) in {("cvpr2025", 13), ("cvpr2025", 14)}:  # one metric for each domain
+        if (paper, number) in {("cvpr2025", 13), ("cvpr2025", 14)}:  # one metric per domain
             assert len(reported[0]) == 1, key
         else:
             assert reported[0] == set(keys), key
 
 
 @EVERY_TABLE
-def test_values_have_the_printed_digits_and_a_plausible_size(paper, number):
+def test_values_have_printed_digits_and_plausible_range(paper, number):
     keys = metric_keys(paper, number)
     for name, _, cell in cells(paper, number):
         for key, value in values(cell, keys).items():
@@ -140,7 +141,7 @@ def test_values_have_the_printed_digits_and_a_plausible_size(paper, number):
             assert low <= value <= high, f"{name}: {key} = {value}"
             assert digits in (None, -value.as_tuple().exponent), f"{name}: {key} = {value}"
             if paper == "iclr2025" and key == "alpha0":
-                assert value in ICLR_ALPHA0_GRID, f"{name}: {value} was not among those searched"
+                assert value in ICLR_ALPHA0_GRID, f"{name}: {value} is not in the searched grid"
 
 
 @pytest.mark.parametrize(
@@ -150,7 +151,7 @@ def test_values_have_the_printed_digits_and_a_plausible_size(paper, number):
         ("alpha0", 14, {"DyT (original)", "DyT (tuned)"}),
     ],
 )
-def test_tuning_tables_say_at_which_setting(note, number, arms):
+def test_tuning_tables_give_the_tuned_setting(note, number, arms):
     plausible = {"lr": (Decimal("1e-4"), Decimal("1e-2")), "alpha0": (Decimal("0.1"), 2)}[note]
     for name, arm, cell in cells("cvpr2025", number):
         assert (note in cell) == (arm in arms and "no_gain" not in cell), name
@@ -159,8 +160,8 @@ def test_tuning_tables_say_at_which_setting(note, number, arms):
 
 
 @EVERY_TABLE
-def test_printed_changes_are_the_difference_of_the_printed_values(paper, number):
-    """No exception is known: every printed change holds to the last printed digit."""
+def test_printed_changes_equal_differences_of_printed_values(paper, number):
+    """Every printed change is exact to the last printed digit; there is no known exception."""
     keys, arms = metric_keys(paper, number), table(paper, number)["arms"]
     for row_key, row in table(paper, number)["rows"].items():
         changes = row.get("printed_change", {})
@@ -168,17 +169,17 @@ def test_printed_changes_are_the_difference_of_the_printed_values(paper, number)
             assert not changes and "unchanged_printed" not in row, row_key
             continue
         assert set(changes) <= set(keys), row_key
-        silent = set()
+        unchanged = set()
         for key in keys:
             if key in changes:
                 assert row[arms[1]][key] - row[arms[0]][key] == changes[key], (row_key, key)
             elif (paper, number, key) not in CHANGE_NOT_PRINTED:
-                silent.add(key)
+                unchanged.add(key)
                 assert row[arms[1]][key] == row[arms[0]][key], (row_key, key)
-        assert bool(silent) == row.get("unchanged_printed", False), row_key
+        assert bool(unchanged) == row.get("unchanged_printed", False), row_key
 
 
-def test_printed_reductions_follow_from_the_latencies():
+def test_printed_reductions_follow_from_latencies():
     row = table("cvpr2025", 7)["rows"]["llama_7b"]
     printed = table("cvpr2025", 7)["printed_reduction"]
     assert list(printed) == metric_keys("cvpr2025", 7)
@@ -188,12 +189,12 @@ def test_printed_reductions_follow_from_the_latencies():
 
 
 def main_results():
-    """CVPR tables 1, 2, 3, 5, 6 by row: the results that tables 10, 13 and 14 repeat."""
+    """Rows of CVPR Tables 1, 2, 3, 5 and 6, whose results Tables 10, 13 and 14 repeat."""
     return {k: row for n in (1, 2, 3, 5, 6) for k, row in table("cvpr2025", n)["rows"].items()}
 
 
 @pytest.mark.parametrize("number, baseline", [(13, "LN (original)"), (14, "LN")])
-def test_tuning_tables_start_from_the_main_results(number, baseline):
+def test_tuning_tables_repeat_main_results(number, baseline):
     keys, rows = metric_keys("cvpr2025", number), table("cvpr2025", number)["rows"]
     assert list(rows) == list(main_results())
     for key, main in main_results().items():
@@ -202,7 +203,7 @@ def test_tuning_tables_start_from_the_main_results(number, baseline):
 
 
 @pytest.mark.parametrize("number", [13, 14])
-def test_a_tuned_result_beats_the_original_at_another_setting(number):
+def test_tuned_results_beat_original_at_another_setting(number):
     note = {13: "lr", 14: "alpha0"}[number]
     direction = {m["key"]: m["direction"] for m in table("cvpr2025", number)["metrics"]}
     tuned_cells = 0
@@ -219,12 +220,12 @@ def test_a_tuned_result_beats_the_original_at_another_setting(number):
     assert tuned_cells == {13: 5, 14: 3}[number]
 
 
-def test_table_14_has_one_default_alpha():
+def test_cvpr_table14_has_one_default_alpha0():
     rows = table("cvpr2025", 14)["rows"].values()
     assert len({row["DyT (original)"]["alpha0"] for row in rows}) == 1
 
 
-def test_table_10_repeats_ln_and_the_best_dyt():
+def test_cvpr_table10_repeats_ln_and_best_dyt():
     tuning = table("cvpr2025", 13)["rows"]
     for key, row in table("cvpr2025", 10)["rows"].items():
         assert row["LN"] == main_results()[key]["LN"], key
@@ -234,21 +235,21 @@ def test_table_10_repeats_ln_and_the_best_dyt():
         assert all(row["DyT"]["top1"] >= row[arm]["top1"] for arm in table("cvpr2025", 10)["arms"])
 
 
-def test_the_ablations_repeat_vit_b():
+def test_cvpr_ablations_repeat_vit_b():
     squashing, alpha = table("cvpr2025", 8)["rows"], table("cvpr2025", 9)["rows"]
     for function in table("cvpr2025", 9)["arms"]:
         assert squashing["vit_b"][function] == alpha["with_alpha"][function], function
     assert squashing["vit_b"]["tanh"] == main_results()["vit_b"]["DyT"]
 
 
-def test_llama_7b_has_the_alpha_of_its_width_and_depth():
+def test_llama_7b_alpha0_matches_width_and_depth():
     llama = table("cvpr2025", 11)["rows"]["llama_7b"]
     assert llama["DyT"] == table("cvpr2025", 12)["rows"][f"width_{llama['width']}"]["32"]
     assert llama["depth"] == 32
 
 
 @pytest.mark.parametrize("paper, number", [("cvpr2025", 12), ("iclr2025", 7)])
-def test_alpha_does_not_grow_with_width(paper, number):
+def test_alpha0_does_not_increase_with_width(paper, number):
     rows = sorted(table(paper, number)["rows"].values(), key=lambda row: row["width"])
     for narrow, wide in itertools.pairwise(rows):
         for arm in table(paper, number)["arms"]:
@@ -256,12 +257,12 @@ def test_alpha_does_not_grow_with_width(paper, number):
                 assert wide[arm][key] <= narrow[arm][key], (wide["label"], arm, key)
 
 
-def test_alpha_in_cvpr_table_12_is_the_same_at_every_depth():
+def test_cvpr_table12_alpha0_does_not_depend_on_depth():
     for key, row in table("cvpr2025", 12)["rows"].items():
         assert all(row[arm] == row["8"] for arm in table("cvpr2025", 12)["arms"]), key
 
 
-def test_iclr_table_10_has_widths_for_arms_and_alpha_does_not_grow_with_them():
+def test_iclr_table10_alpha0_does_not_increase_with_width():
     widths = table("iclr2025", 10)["arms"]
     assert widths == sorted(widths, key=int)
     for key, row in table("iclr2025", 10)["rows"].items():
@@ -269,13 +270,13 @@ def test_iclr_table_10_has_widths_for_arms_and_alpha_does_not_grow_with_them():
         assert alphas == sorted(alphas, reverse=True), key
 
 
-def test_iclr_table_11_repeats_vit_base():
-    again = table("iclr2025", 11)["rows"]["vit_b"]
+def test_iclr_table11_repeats_vit_base():
+    repeated = table("iclr2025", 11)["rows"]["vit_b"]
     first = table("iclr2025", 1)["rows"]["vit_b"]
-    assert (again["LN"], again["DyT"]) == (first["LN"], first["DyT"])
+    assert (repeated["LN"], repeated["DyT"]) == (first["LN"], first["DyT"])
 
 
-def test_iclr_table_10_prints_one_configuration_twice():
+def test_iclr_table10_prints_one_configuration_twice():
     rows = table("iclr2025", 10)["rows"]
     assert rows["head_dim_128"] == rows["seq_len_4096"]
 

@@ -1,9 +1,9 @@
-"""The pages of settings and the recipes at paper scale say the same, setting by setting.
+"""Agreement of docs/SETTINGS*.md with the recipes at paper scale, setting by setting.
 
-A row whose first column is a config field in backticks is checked, for all runs that its column
-stands for: those that the column's header names in backticks, else those of the "Runs:" line above
-the table. A run is called ``table/row/arm``; one that it needs ``table/need/row/arm``, and so on:
-``table/need/need/row/arm``. A field of a config's part is named with it: ``network.width``.
+A row whose first column is a config field in backticks is checked for all runs of its column: those
+that the column's header names in backticks, otherwise those of the "Runs:" line above the table. A
+run is named ``table/row/arm``, a run that it needs ``table/need/row/arm``, and so on. A field of a
+nested config is named with its path: ``network.width``.
 """
 
 import ast
@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from matched import recipes
-from matched.table import with_needs
+from matched.table import runs_with_needs
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,10 +26,10 @@ PAGES = {
     "dyt_dit": ROOT / "docs" / "SETTINGS-DIT.md",
     "dyt_wav2vec": ROOT / "docs" / "SETTINGS-WAV2VEC.md",
 }
-"""Package whose configs the runs have → the page of these runs."""
+"""Package of the configs → page of their runs."""
 
-ELSEWHERE = {"gpus"}
-"""What rows may name besides fields of the config: what the recipe asks of the machine."""
+RESOURCE_FIELDS = {"gpus"}
+"""Resources that rows may name in addition to config fields."""
 
 each_page = pytest.mark.parametrize("package", PAGES)
 
@@ -37,14 +37,14 @@ each_page = pytest.mark.parametrize("package", PAGES)
 @cache
 def every_run():
     """Address → (config, resources) of every run of the recipes, at paper scale."""
-    for cached in (recipes.root, recipes.numbers, recipes.available):
-        cached.cache_clear()  # another test's project may be in them
+    for cached in (recipes.root, recipes.paper_numbers, recipes.available):
+        cached.cache_clear()  # they may hold another test's project
     found = {}
     for name in recipes.available():
         recipe = recipes.load(name)
         scale = recipe.scale("paper")
         for cell in recipe.table.cells(scale):
-            for place, run in with_needs(cell.run, cell.row):
+            for place, run in runs_with_needs(cell.run, cell.row):
                 row, *needs = place.split("/")
                 address = "/".join([name, *needs, row, cell.arm])
                 found[address] = (run.config, scale.resource_overrides.get(place, scale.resources))
@@ -52,7 +52,7 @@ def every_run():
 
 
 def runs_of(package):
-    """Those of ``every_run`` whose configs are the package's."""
+    """The runs of ``every_run`` whose configs belong to the package."""
     module = f"{package}.config"
     return {a: run for a, run in every_run().items() if type(run[0]).__module__ == module}
 
@@ -63,12 +63,12 @@ def here(monkeypatch):
 
 
 def named(pattern, runs):
-    """The addresses that a pattern stands for; arms and rows may be left out."""
+    """The addresses that match a pattern; rows and arms may be omitted."""
     return [a for a in runs if fnmatchcase(a, pattern) or fnmatchcase(a, f"{pattern}/*")]
 
 
 def read(text):
-    """[(field, patterns, cell)] of all rows that are to be checked."""
+    """[(field, patterns, cell)] of all rows to check."""
     found, above, header = [], [], None
     for line in text.splitlines():
         if line.startswith("Runs:"):
@@ -90,7 +90,7 @@ def read(text):
 
 
 def value(field, cell):
-    """What a cell says, as a config would hold it; the rule after " = " has to give the same."""
+    """The value of a cell as a config holds it; a rule after " = " must give the same value."""
     cell, _, rule = cell.partition(" = ")
     if field == "model_args":
         pairs = [] if cell == "none" else [pair.partition(": ") for pair in cell.split(", ")]
@@ -102,14 +102,14 @@ def value(field, cell):
 
 
 def literal(text):
-    """A number, one of the words for what is no number, else the text; "(a, b)" is a tuple."""
+    """A number, a keyword (none, yes, no, empty), a tuple "(a, b)", or the text itself."""
     known = {"none": None, "yes": True, "no": False, "empty": ""}
     if text in known:
         return known[text]
-    if fraction := re.fullmatch(r"(\d+)/(\d+)", text):  # the crops' aspects are fractions
+    if fraction := re.fullmatch(r"(\d+)/(\d+)", text):  # crop aspects are fractions
         return int(fraction[1]) / int(fraction[2])
     try:
-        return ast.literal_eval(text)  # of tuples too, in one another
+        return ast.literal_eval(text)  # including nested tuples
     except (SyntaxError, ValueError):
         if text.startswith("("):
             return tuple(literal(part) for part in text.strip("()").split(", "))
@@ -125,7 +125,7 @@ def same(written, actual):
 
 
 def settings(config):
-    """Name → value of all that a config says."""
+    """Name → value of every field of a config, nested ones included."""
     found = {}
     for field in fields(config):
         value = getattr(config, field.name)
@@ -140,21 +140,21 @@ def settings(config):
 
 def held(field, address, runs):
     config, resources = runs[address]
-    if field in ELSEWHERE:
+    if field in RESOURCE_FIELDS:
         return getattr(resources, field)
-    there = settings(config)
-    assert field in there, f"{address} has no setting {field!r}"
-    return there[field]
+    values = settings(config)
+    assert field in values, f"{address} has no setting {field!r}"
+    return values[field]
 
 
 def mistakes(text, runs):
-    """One line for each cell that says something else than a run that it stands for."""
+    """One line for each cell that differs from a run that it describes."""
     found = []
     for field, patterns, cell in read(text):
-        assert patterns, f"the row of {field} stands below no line of runs and no header with them"
+        assert patterns, f"the row of {field} has neither a Runs: line nor runs in its header"
         for pattern in patterns:
             addresses = named(pattern, runs)
-            assert addresses, f"{pattern} (row {field}) is no run of this page at paper scale"
+            assert addresses, f"{pattern} (row {field}) is not a run of this page at paper scale"
             found += [
                 f"{field} of {a}: {cell} in the text, {held(field, a, runs)} in the recipe"
                 for a in addresses
@@ -164,12 +164,12 @@ def mistakes(text, runs):
 
 
 def page(row, run):
-    """A page of one row."""
+    """A page with one row."""
     return f"Runs: `{run}`\n\n| setting | value here | source |\n|---|---|---|\n{row}"
 
 
-def idle(config):
-    """Fields that mean nothing, given the others: the page need not name them."""
+def unused_fields(config):
+    """Fields without effect given the other fields, which the page need not list."""
     schedule = getattr(config, "schedule", None)
     off = set() if schedule == "cosine" else {"min_lr"}
     off |= set() if schedule == "step" else {"decay_epochs", "decay_factor"}
@@ -183,27 +183,27 @@ def idle(config):
 
 
 def unwritten(text, runs):
-    """One line for each setting of a run that no row gives."""
+    """One line for each setting of a run that no row describes."""
     written = {(f, a) for f, patterns, _ in read(text) for p in patterns for a in named(p, runs)}
     return [
         f"{name} of {address}"
         for address, (config, _) in runs.items()
         for name in settings(config)
-        if name not in idle(config) and (name, address) not in written
+        if name not in unused_fields(config) and (name, address) not in written
     ]
 
 
 @each_page
-def test_every_number_is_the_recipes(package):
+def test_settings_page_agrees_with_recipes(package):
     assert not mistakes(PAGES[package].read_text(), runs_of(package))
 
 
 @each_page
-def test_every_setting_of_every_run_is_written_down(package):
+def test_settings_page_lists_every_setting_of_every_run(package):
     assert not unwritten(PAGES[package].read_text(), runs_of(package))
 
 
-def test_the_runs_are_those_of_the_tables_with_all_that_they_need():
+def test_every_run_includes_tables_and_their_needs():
     vision, dit, wav2vec = map(runs_of, PAGES)
     assert len({a.split("/")[0] for a in vision}) >= 10
     assert {"table1/vit_b/LN", "table2/pretrained/mae_vit_b/DyT"} <= set(vision)
@@ -263,7 +263,7 @@ SPEECH = "table5/wav2vec2_large/LN"
         ("iclr-table5/wav2vec2_base_prenorm/DyT", "| `norm` | DyT(α0=0.5) | |"),
     ],
 )
-def test_another_value_is_a_mistake(run, row):
+def test_wrong_value_in_settings_page_is_found(run, row):
     assert len(mistakes(page(row, run), every_run())) == 1
 
 
@@ -273,16 +273,21 @@ def test_another_value_is_a_mistake(run, row):
         ("dyt_vision", "table1/vit_l/LN", {"lr": 5e-3}, "lr of {}: 4e-3 in the text, 0.005"),
         ("dyt_dit", TRAINED, {"lr": 1e-4}, "lr of {}: 4e-4 in the text, 0.0001"),
         ("dyt_dit", "table3/dit_l4/DyT", {"neighbours": 5}, "neighbours of {}: 3 in the text, 5"),
-        ("dyt_wav2vec", SPEECH, {"shards": 64}, "shards of {}: 128 in the text, 64"),
+        (
+            "dyt_wav2vec",
+            SPEECH,
+            {"micro_batches_per_update": 64},
+            "micro_batches_per_update of {}: 128 in the text, 64",
+        ),
     ],
 )
-def test_another_number_in_a_recipe_is_a_mistake(package, address, change, told):
-    """A row is compared with what the recipe resolves to, not with the defaults."""
+def test_changed_recipe_value_is_found(package, address, change, told):
+    """A row is compared with the recipe's resolved value, not with the default."""
     found = mistakes(PAGES[package].read_text(), changed(package, address, **change))
     assert found == [f"{told.format(address)} in the recipe"]
 
 
-def test_another_size_of_a_network_in_a_recipe_is_a_mistake():
+def test_changed_network_size_in_recipe_is_found():
     network = replace(runs_of("dyt_dit")[TRAINED][0].network, depth=13)
     runs = changed("dyt_dit", TRAINED, network=network)
     found = mistakes(PAGES["dyt_dit"].read_text(), runs)
@@ -290,7 +295,7 @@ def test_another_size_of_a_network_in_a_recipe_is_a_mistake():
 
 
 def changed(package, address, **change):
-    """The runs of a page, one of them with other settings."""
+    """The runs of a page, one of them with changed settings."""
     runs = runs_of(package)
     config, resources = runs[address]
     return {**runs, address: (replace(config, **change), resources)}
@@ -306,32 +311,32 @@ def changed(package, address, **change):
         ("dyt_dit", "cfg_scale"),
         ("dyt_dit", "neighbours"),
         ("dyt_dit", "autoencoder"),
-        ("dyt_wav2vec", "shards"),
+        ("dyt_wav2vec", "micro_batches_per_update"),
         ("dyt_wav2vec", "shuffle_seed"),
         ("dyt_wav2vec", "network.conv_feature_layers"),
     ],
 )
-def test_a_setting_without_a_row_is_found(package, field):
+def test_setting_without_a_row_is_found(package, field):
     lines = PAGES[package].read_text().splitlines()
-    others = "\n".join(line for line in lines if not line.startswith(f"| `{field}` |"))
+    other_rows = "\n".join(line for line in lines if not line.startswith(f"| `{field}` |"))
     runs = runs_of(package)
     having = [a for a, (config, _) in runs.items() if field in settings(config)]
-    assert having and unwritten(others, runs) == [f"{field} of {a}" for a in having]
+    assert having and unwritten(other_rows, runs) == [f"{field} of {a}" for a in having]
 
 
-def test_what_only_synthetic_speech_reads_needs_no_row():
+def test_settings_of_synthetic_speech_need_no_row():
     runs = {a: run for a, run in runs_of("dyt_wav2vec").items() if "/speech/" in a}
     assert runs and sorted(unwritten("", runs)) == sorted(
         f"{field} of {a}" for a in runs for field in ("data", "shuffle_seed")
     )
     address, (config, resources) = next(iter(runs.items()))
-    made = {address: (replace(config, data="synthetic-speech"), resources)}
+    synthetic = {address: (replace(config, data="synthetic-speech"), resources)}
     for field in ("train", "valid", "voices"):
-        assert f"{field} of {address}" in unwritten("", made)
+        assert f"{field} of {address}" in unwritten("", synthetic)
 
 
 @each_page
-def test_a_run_without_rows_is_found(package):
+def test_run_without_rows_is_found(package):
     runs = runs_of(package)
     config, resources = next(iter(runs.values()))
     found = unwritten(PAGES[package].read_text(), runs | {"new/row/LN": (config, resources)})
@@ -339,7 +344,7 @@ def test_a_run_without_rows_is_found(package):
     assert found and set(found) <= named_by_all
 
 
-def test_what_a_constant_schedule_never_reads_needs_no_row():
+def test_fields_unused_by_constant_schedule_need_no_row():
     missing = unwritten("", {TRAINED: runs_of("dyt_dit")[TRAINED]})
     assert f"warmup_epochs of {TRAINED}" in missing
     for field in ("min_lr", "decay_epochs", "decay_factor", "momentum", "network"):
@@ -349,16 +354,16 @@ def test_what_a_constant_schedule_never_reads_needs_no_row():
 @pytest.mark.parametrize(
     "text, reason",
     [
-        (page("| `lr` | 1 | |", run="table1/vit_x"), "is no run of this page"),
+        (page("| `lr` | 1 | |", run="table1/vit_x"), "is not a run of this page"),
         (page("| `rate` | 1 | |", VIT), "no setting 'rate'"),
         (page("| `network` | 1 | |", TRAINED), "no setting 'network'"),
         (page("| `network.size` | 1 | |", TRAINED), "no setting 'network.size'"),
         (page("| `lr` | 1 | 2 | |", VIT), "cells"),
         (page("| `lr` | 4e-3 = 2e-3 × 3 | |", VIT), "4e-3 = 2e-3 × 3 is"),
-        (page("| `lr` | 1 | |", VIT).partition("\n")[2], "below no line of runs"),
+        (page("| `lr` | 1 | |", VIT).partition("\n")[2], "neither a Runs: line"),
     ],
 )
-def test_a_row_that_cannot_be_checked_is_refused(text, reason):
+def test_row_that_cannot_be_checked_is_refused(text, reason):
     with pytest.raises(AssertionError, match=reason):
         mistakes(text, every_run())
 
@@ -366,11 +371,11 @@ def test_a_row_that_cannot_be_checked_is_refused(text, reason):
 @pytest.mark.parametrize(
     ("package", "other"), [("dyt_vision", TRAINED), ("dyt_dit", SPEECH), ("dyt_wav2vec", VIT)]
 )
-def test_a_page_speaks_of_no_other_package(package, other):
-    with pytest.raises(AssertionError, match="is no run of this page"):
+def test_settings_page_describes_only_its_package(package, other):
+    with pytest.raises(AssertionError, match="is not a run of this page"):
         mistakes(page("| `epochs` | 1 | |", other), runs_of(package))
 
 
 @each_page
-def test_the_page_names_no_place_on_a_machine(package):
+def test_settings_page_contains_no_machine_paths(package):
     assert not re.search(r"/(tmp|work|home)/", PAGES[package].read_text())

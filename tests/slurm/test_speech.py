@@ -17,7 +17,8 @@ real = runpy.run_path({path!r})
 (smoke,) = (scale for scale in real["TABLE"].scales if scale.name == "smoke")
 run = smoke.runs["wav2vec2_base"]
 network = replace(run.config.network, conv_feature_layers=((16, 40, 20), (64, 16, 16)))
-short = dict(updates=24, warmup_updates=6, eval_updates=24, eval_passes=2, log_updates=4, shards=2)
+short = dict(updates=24, warmup_updates=6, eval_updates=24, eval_passes=2, log_updates=4)
+short |= dict(micro_batches_per_update=2)
 speech = run.needs["speech"]
 speech = replace(speech, config=replace(speech.config, train=24, valid=4, voices=4))
 run = replace(

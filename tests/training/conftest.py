@@ -1,4 +1,4 @@
-"""Fixtures of the training tests: one thread, runs to compare with, runs of two processes."""
+"""Fixtures of the training tests: reference runs in one process and in two."""
 
 import pickle
 import shutil
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from .problem import Cut, CutAt, Trained, trained
+from .problem import Crash, CrashAt, TrainedRun, train
 from .processes import run
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
@@ -19,50 +19,47 @@ def _one_thread():
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory):
-    """The run of ``CONFIG`` from the first step to the last without a break."""
-    return trained(tmp_path_factory.mktemp("undisturbed"))
+def uninterrupted(tmp_path_factory):
+    """The run of ``CONFIG`` from the first step to the last without an interruption."""
+    return train(tmp_path_factory.mktemp("uninterrupted"))
 
 
 @pytest.fixture(scope="session")
-def pair(tmp_path_factory):
-    """A folder of runs that two processes have trained, one after the other, as in one job."""
+def two_processes(tmp_path_factory):
+    """A folder of runs trained by two processes, one after the other, as in one job."""
     folder = tmp_path_factory.mktemp("two")
     run(
         SCRIPT,
         folder,
         "train",
-        *["own", "dyt", "early", "late", "cut", "timed", "asked", "lost", "normed", "scaled"],
-        "fp16",
-        *["sharded", "sharded-dyt", "sharded-cut", "sharded-asked", "sharded-full"],
-        *["sharded-normed", "sharded-scaled", "sharded-fp16", "left-alone"],
+        *["own", "dyt", "early", "late", "crashed", "timed", "preempted", "lost", "batchnorm"],
+        *["scaled", "fp16"],
+        *["sharded", "sharded-dyt", "sharded-crashed", "sharded-preempted", "sharded-full"],
+        *["sharded-batchnorm", "sharded-scaled", "sharded-fp16", "left-alone"],
     )
     return folder
 
 
 @pytest.fixture(scope="session")
-def resumed(pair, tmp_path_factory):
-    """A folder of runs that two processes went on with, from copies of what others had left."""
+def resumed(two_processes, tmp_path_factory):
+    """A folder of runs that two processes resumed, from copies of interrupted ones."""
     folder = tmp_path_factory.mktemp("resumed")
-    shutil.copytree(pair / "cut", folder / "cut")
-    shutil.copytree(pair / "asked", folder / "asked")
-    shutil.copytree(pair / "sharded-cut", folder / "sharded-cut")
-    shutil.copytree(pair / "sharded-asked", folder / "sharded-asked")
-    shutil.copytree(pair / "sharded-full", folder / "sharded-full")
-    damaged = Trained(directory=shutil.copytree(pair / "sharded", folder / "sharded-damaged"))
-    _spoil_a_piece_of_the_second(damaged.newest)
-    with pytest.raises(Cut):
-        trained(folder / "sharded-from-file", loss=CutAt(7))
-    with pytest.raises(Cut):
-        trained(folder / "sharded-foreign", where={"signature": "another"}, loss=CutAt(7))
+    for name in ("crashed", "preempted", "sharded-crashed", "sharded-preempted", "sharded-full"):
+        shutil.copytree(two_processes / name, folder / name)
+    damaged = shutil.copytree(two_processes / "sharded", folder / "sharded-damaged")
+    _damage_part_of_rank1(TrainedRun(directory=damaged).newest)
+    with pytest.raises(Crash):
+        train(folder / "sharded-from-file", loss=CrashAt(7))
+    with pytest.raises(Crash):
+        train(folder / "sharded-foreign", where={"signature": "another"}, loss=CrashAt(7))
     run(SCRIPT, folder, "resume", *[path.name for path in folder.iterdir()])
     return folder
 
 
-def _spoil_a_piece_of_the_second(checkpoint):
-    """Overwrite something that the first of two processes has no need to read."""
-    places = pickle.loads((checkpoint / ".metadata").read_bytes()).storage_data
-    place = next(p for index, p in places.items() if index.fqn == "model.0.weight" and index.index)
-    with (checkpoint / place.relative_path).open("r+b") as file:
-        file.seek(place.offset)
-        file.write(b"0" * place.length)
+def _damage_part_of_rank1(checkpoint):
+    """Overwrite a part of a tensor that rank 0 does not read."""
+    storage = pickle.loads((checkpoint / ".metadata").read_bytes()).storage_data
+    part = next(s for index, s in storage.items() if index.fqn == "model.0.weight" and index.index)
+    with (checkpoint / part.relative_path).open("r+b") as file:
+        file.seek(part.offset)
+        file.write(b"0" * part.length)

@@ -1,4 +1,4 @@
-"""A problem small enough to train in a blink that still draws from every kind of randomness."""
+"""Toy problem that trains in milliseconds and draws from every kind of randomness."""
 
 import json
 import os
@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from timm.utils import ModelEmaV3
 from torch import nn
@@ -23,7 +24,7 @@ FEATURES, SAMPLES = 6, 26
 SIGNATURE = "abcdef012345"
 OWN, DYT = Norm.own(), Norm.dyt()
 
-# 3 steps of 8 samples an epoch (2 samples are left over), 12 steps, 2 micro-batches a step.
+# 3 steps of 8 samples per epoch (2 samples are dropped), 12 steps, 2 micro-batches per step.
 CONFIG = TrainConfig(
     seed=3,
     epochs=4,
@@ -36,14 +37,15 @@ CONFIG = TrainConfig(
     ema_decay=0.9,
     log_steps=2,
 )
+PLAIN = replace(CONFIG, log_steps=1, warmup_epochs=0, clip_norm=None, ema_decay=None)
 
 
-class Cut(Exception):
+class Crash(Exception):
     """Stands for whatever ends a process in the middle of a run."""
 
 
 class Points(Dataset):
-    """Points with noise of torch's, NumPy's and Python's generators: x (6,) → y (1,)."""
+    """Points with noise from the generators of torch, NumPy and Python: x (6,) → y (1,)."""
 
     def __init__(self, samples=SAMPLES, noise=0.1):
         source = torch.Generator().manual_seed(0)
@@ -65,58 +67,58 @@ def network(dropout=0.2):
     )
 
 
-def mixed(batch):
-    """What mixup does: a batch and its reverse, in a share drawn from NumPy's generator."""
+def mixup(batch):
+    """Mix a batch with its reverse, in a ratio drawn from NumPy's generator."""
     x, y = batch
-    share = float(np.random.beta(0.8, 0.8))
-    return share * x + (1 - share) * x.flip(0), share * y + (1 - share) * y.flip(0)
+    ratio = float(np.random.beta(0.8, 0.8))
+    return ratio * x + (1 - ratio) * x.flip(0), ratio * y + (1 - ratio) * y.flip(0)
 
 
-def square(model, batch):
+def mse(model, batch):
     return nn.functional.mse_loss(model(batch[0]), batch[1])
 
 
-class CutAt:
-    """A loss that raises in the middle of optimiser step ``step`` (0-based)."""
+class CrashAt:
+    """Loss that raises ``Crash`` in the middle of optimizer step ``step`` (0-based)."""
 
-    def __init__(self, step, loss=square):
-        self.left, self.loss = 2 * step + 1, loss
+    def __init__(self, step, loss=mse):
+        self.calls_left, self.loss = 2 * step + 1, loss
 
     def __call__(self, model, batch):
-        if self.left == 0:
-            raise Cut
-        self.left -= 1
+        if self.calls_left == 0:
+            raise Crash
+        self.calls_left -= 1
         return self.loss(model, batch)
 
 
-class AskedAt:
-    """A loss that has this process asked to stop in optimiser step ``step`` (0-based)."""
+class PreemptAt:
+    """Loss that sends this process the preemption signal in optimizer step ``step`` (0-based)."""
 
     def __init__(self, step, micro_batches=1):
-        self.left = step * micro_batches
+        self.calls_left = step * micro_batches
 
     def __call__(self, model, batch):
-        if self.left == 0:
+        if self.calls_left == 0:
             os.kill(os.getpid(), signals.PREEMPTION_SIGNAL)
             while signals.stop_signal() is None:
                 time.sleep(0.001)
-        self.left -= 1
-        return square(model, batch)
+        self.calls_left -= 1
+        return mse(model, batch)
 
 
 class NaNFrom:
-    """``square``, and from optimiser step ``step`` (0-based) on, another number instead."""
+    """``mse``, multiplied by ``value`` from optimizer step ``step`` (0-based) on."""
 
     def __init__(self, step, value=float("nan")):
-        self.left, self.value = 2 * step, value
+        self.calls_left, self.value = 2 * step, value
 
     def __call__(self, model, batch):
-        self.left -= 1
-        return square(model, batch) * (1.0 if self.left >= 0 else self.value)
+        self.calls_left -= 1
+        return mse(model, batch) * (1.0 if self.calls_left >= 0 else self.value)
 
 
 class Scaled(nn.Module):
-    """A network in whose blocks not all of its parameters are."""
+    """A network with parameters outside of its blocks."""
 
     def __init__(self):
         super().__init__()
@@ -130,59 +132,77 @@ class Scaled(nn.Module):
 
 
 def grouped(model):
-    """Changes of a learner to this model, with parameters of one dimension in another group."""
+    """Changes of a learner to this model, with vectors and matrices in separate groups."""
     groups = [[], []]
     for parameter in model.parameters():
         groups[parameter.ndim > 1].append(parameter)
-    few, many = groups
-    groups = [{"params": few, "weight_decay": 0.0, "lr": 0.01}, {"params": many}]
+    vectors, matrices = groups
+    groups = [{"params": vectors, "weight_decay": 0.0, "lr": 0.01}, {"params": matrices}]
     optimizer = torch.optim.AdamW(groups, lr=CONFIG.lr)
-    # The other way that this average has of going through a model: by its parameters.
-    average = ModelEmaV3(model, 0.9, exclude_buffers=True)
-    return {"model": model, "optimizer": optimizer, "ema": average, "norms": ()}
+    # Covers the other code path of ModelEmaV3, which goes through parameters only.
+    ema = ModelEmaV3(model, 0.9, exclude_buffers=True)
+    return {"model": model, "optimizer": optimizer, "ema": ema, "norms": ()}
+
+
+def sgd(lr, seed=CONFIG.seed):
+    """Changes of a learner to plain gradient descent, with no randomness but the samples."""
+    reseed(seed, "weights")
+    model = network(dropout=0.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    return {"model": model, "optimizer": optimizer, "ema": None, "prepare": lambda batch: batch}
+
+
+class Malicious:
+    """Creates a folder when it is unpickled."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
 
 
 def learner(config=CONFIG, *, weights=None, norm=OWN, dropout=0.2, **changes):
-    """A learner whose weights follow from the config's seed, or from ``weights``."""
+    """A learner whose initial weights follow from the config's seed, or from ``weights``."""
     reseed(config.seed if weights is None else weights, "weights")
     model = network(dropout)
     norms = convert(model, norm).paths
     held_out = Points(samples=10, noise=0.0)
 
     def evaluate(model):
-        error = square(model, (held_out.x, held_out.y)).item()
+        error = mse(model, (held_out.x, held_out.y)).item()
         return {"error": error, "double": 2 * error}
 
-    usual = {
+    defaults = {
         "model": model,
         "optimizer": torch.optim.AdamW(model.parameters(), lr=config.lr, betas=config.betas),
         "dataset": Points(),
-        "loss": square,
+        "loss": mse,
         "evaluate": evaluate,
         "selection_metric": ("error", "lower"),
         "norms": norms,
-        "prepare": mixed,
+        "prepare": mixup,
         "ema": None if config.ema_decay is None else ModelEmaV3(model, config.ema_decay),
     }
-    return Learner(**{**usual, **changes})
+    return Learner(**{**defaults, **changes})
 
 
 def context(directory, **changes):
     directory.mkdir(parents=True, exist_ok=True)
-    usual = Context(directory=directory, signature=SIGNATURE, checkpoint_steps=5)
-    return replace(usual, **changes)
+    default = Context(directory=directory, signature=SIGNATURE, checkpoint_steps=5)
+    return replace(default, **changes)
 
 
 @dataclass(kw_only=True)
-class Trained:
-    """What a run left behind."""
+class TrainedRun:
+    """The run directory of a training run, and its outcome."""
 
     directory: Path
     outcome: object = None
 
     @property
     def lines(self):
-        """The lines of metrics.jsonl, read as strictly as JSON is defined."""
+        """The lines of metrics.jsonl, parsed as strict JSON."""
 
         def refuse(word):
             raise AssertionError(f"{word} is not JSON")
@@ -195,7 +215,7 @@ class Trained:
         return [line["loss"] for line in self.lines if "loss" in line]
 
     @property
-    def rates(self):
+    def lrs(self):
         return [line["lr"] for line in self.lines if "lr" in line]
 
     @property
@@ -209,7 +229,7 @@ class Trained:
 
     @property
     def state(self):
-        """What is in it: name → tensor of "model", "ema" and "optimizer", and the rest."""
+        """Its content: name → tensor of "model", "ema" and "optimizer", and the plain values."""
         state = checkpoint.read(self.newest)
         parts = {"model": {}, "ema": {}, "optimizer": {}}
         for name, tensor in state.tensors.items():
@@ -221,21 +241,21 @@ class Trained:
         return json.loads((self.directory / name).read_text())
 
 
-def trained(directory, config=CONFIG, *, where=None, **changes):
+def train(directory, config=CONFIG, *, where=None, **changes):
     """Train in ``directory``; ``where`` changes the context, ``changes`` the learner."""
     where = context(directory, **(where or {}))
     outcome = fit(where, config, learner(config, **changes), CPU)
-    return Trained(directory=directory, outcome=outcome)
+    return TrainedRun(directory=directory, outcome=outcome)
 
 
-def same(one, other):
-    """Whether two nested states are equal to the last bit."""
+def identical(one, other):
+    """True if two nested states are equal bit by bit."""
     if isinstance(one, torch.Tensor):
         return one.dtype == other.dtype and torch.equal(_bits(one), _bits(other))
     if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+        return one.keys() == other.keys() and all(identical(one[key], other[key]) for key in one)
     if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(map(same, one, other))
+        return len(one) == len(other) and all(map(identical, one, other))
     return one == other
 
 
@@ -244,8 +264,19 @@ def _bits(tensor):
 
 
 def assert_same_run(one, other):
-    """Two runs that nothing in their directories tells apart."""
+    """Check that outcome, metrics.jsonl, fingerprint and checkpoint are bit-identical."""
     assert one.outcome == other.outcome
     assert one.lines == other.lines
     assert one.json("fingerprint.json") == other.json("fingerprint.json")
-    assert same(one.state, other.state)
+    assert identical(one.state, other.state)
+
+
+def assert_close_runs(one, other):
+    """Check that two runs agree to float tolerance, and their fingerprints exactly."""
+    assert one.losses == pytest.approx(other.losses, rel=1e-4)
+    assert one.json("fingerprint.json") == other.json("fingerprint.json")
+    first, second = one.state, other.state
+    for part in ("model", "ema", "optimizer"):
+        assert first[part].keys() == second[part].keys()
+        for name, tensor in first[part].items():
+            torch.testing.assert_close(tensor, second[part][name], rtol=1e-3, atol=1e-4)

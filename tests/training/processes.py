@@ -1,4 +1,4 @@
-"""Has two processes run a script that trains, together, as the processes of a job do."""
+"""Runs of a script in two processes that train together, as the processes of a job do."""
 
 import os
 import socket
@@ -13,7 +13,7 @@ def free_port():
 
 
 def run(script, *arguments):
-    """Run a script in two processes, and see both end well."""
+    """Run a script in two processes, and check that both exit with 0."""
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
     processes = [
         subprocess.Popen(
@@ -26,8 +26,8 @@ def run(script, *arguments):
         for rank in range(2)
     ]
     try:
-        said = [process.communicate(timeout=120)[0] for process in processes]
+        outputs = [process.communicate(timeout=120)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)

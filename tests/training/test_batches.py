@@ -1,4 +1,4 @@
-"""Which samples make up which step, and how they are augmented, follows from the seed alone."""
+"""Batches: samples of each step and their augmentation, determined by the seed alone."""
 
 import itertools
 from dataclasses import replace
@@ -14,78 +14,79 @@ from .problem import CONFIG, Points
 DIVISIONS = [(1, 8), (1, 4), (1, 2), (2, 4), (2, 2), (4, 2), (4, 1), (8, 1)]
 
 
-def order(config=CONFIG, samples=26, rank=0, world_size=1, start=0):
+def sampler(config=CONFIG, samples=26, rank=0, world_size=1, start=0):
     return EpochSampler(config, samples, BatchLayout.of(config, rank, world_size), start)
 
 
-def joined(lists):
+def concatenated(lists):
     return list(itertools.chain.from_iterable(lists))
 
 
 def steps(config, world_size, samples=26):
-    """What all processes together take in every step: a list of (epoch, index)."""
-    parts = []
+    """For every step, the (epoch, index) keys of all processes together."""
+    keys = []
     for rank in range(world_size):
-        mine = list(order(config, samples, rank, world_size))
+        micro_batches = list(sampler(config, samples, rank, world_size))
         each = BatchLayout.of(config, rank, world_size).accumulation
-        parts.append([joined(mine[i : i + each]) for i in range(0, len(mine), each)])
-    return [joined(shares) for shares in zip(*parts, strict=True)]
+        starts = range(0, len(micro_batches), each)
+        keys.append([concatenated(micro_batches[i : i + each]) for i in starts])
+    return [concatenated(shares) for shares in zip(*keys, strict=True)]
 
 
-def test_an_epoch_takes_every_sample_once_but_an_incomplete_last_batch():
+def test_epoch_drops_only_the_incomplete_last_batch():
     taken = steps(CONFIG, world_size=1)
     assert [len(step) for step in taken] == [8] * 12
     for epoch in range(4):
-        keys = joined(taken[3 * epoch : 3 * epoch + 3])
+        keys = concatenated(taken[3 * epoch : 3 * epoch + 3])
         assert {e for e, _ in keys} == {epoch}
         assert len({i for _, i in keys} & set(range(26))) == 24
 
 
-def test_an_epoch_without_a_rest_is_a_permutation():
+def test_epoch_without_a_remainder_is_a_permutation():
     for epoch in (0, 1):
-        keys = joined(steps(CONFIG, world_size=1, samples=24)[3 * epoch : 3 * epoch + 3])
+        keys = concatenated(steps(CONFIG, world_size=1, samples=24)[3 * epoch : 3 * epoch + 3])
         assert sorted(i for _, i in keys) == list(range(24))
 
 
-def test_every_epoch_and_every_seed_has_an_order_of_its_own():
+def test_order_differs_between_epochs_and_seeds():
     def orders(seed):
         taken = steps(replace(CONFIG, seed=seed), world_size=1)
-        return [tuple(i for _, i in joined(taken[n : n + 3])) for n in range(0, 12, 3)]
+        return [tuple(i for _, i in concatenated(taken[n : n + 3])) for n in range(0, 12, 3)]
 
     assert len({*orders(3), *orders(4)}) == 8
     assert orders(3) == orders(3)
 
 
 @pytest.mark.parametrize("world, micro_batch", DIVISIONS)
-def test_a_step_takes_the_same_samples_however_it_is_divided(world, micro_batch):
+def test_step_has_the_same_samples_however_it_is_divided(world, micro_batch):
     config = replace(CONFIG, micro_batch=micro_batch)
     assert steps(config, world) == steps(replace(CONFIG, micro_batch=8), world_size=1)
-    parts = list(order(config, world_size=world))
-    assert {len(part) for part in parts} == {micro_batch}
-    assert len(parts) == len(order(config, world_size=world))
+    micro_batches = list(sampler(config, world_size=world))
+    assert {len(keys) for keys in micro_batches} == {micro_batch}
+    assert len(micro_batches) == len(sampler(config, world_size=world))
 
 
 @pytest.mark.parametrize("start", [0, 1, 3, 5, 11, 12])
-def test_from_a_later_step_on_the_order_is_the_rest_of_the_whole(start):
-    assert list(order(start=start)) == list(order())[2 * start :]
-    assert len(order(start=start)) == len(list(order(start=start)))
+def test_sampler_from_a_later_step_continues_the_same_order(start):
+    assert list(sampler(start=start)) == list(sampler())[2 * start :]
+    assert len(sampler(start=start)) == len(list(sampler(start=start)))
 
 
 @pytest.mark.parametrize("batch, micro_batch, world", [(10, 4, 1), (8, 8, 3), (2, 1, 4)])
-def test_a_batch_that_does_not_divide_evenly_is_refused(batch, micro_batch, world):
+def test_batch_layout_refuses_a_batch_that_does_not_divide(batch, micro_batch, world):
     config = replace(CONFIG, batch=batch, micro_batch=micro_batch)
     with pytest.raises(ValueError, match=f"a batch of {batch} does not divide evenly over {world}"):
         BatchLayout.of(config, 0, world)
 
 
-def test_micro_batches_are_as_large_as_they_may_and_equal():
+def test_micro_batches_are_equal_and_as_large_as_allowed():
     config = replace(CONFIG, batch=12, micro_batch=4)
     assert BatchLayout.of(config, 0, 2).accumulation == 2
-    assert {len(part) for part in order(config, world_size=2)} == {3}
+    assert {len(keys) for keys in sampler(config, world_size=2)} == {3}
 
 
 class Augmented(Dataset):
-    """The points, augmented, with what tells them apart: x (6,), index."""
+    """The augmented points with their index: x (6,), index."""
 
     def __init__(self):
         self.points = Points()
@@ -99,9 +100,9 @@ class Augmented(Dataset):
 
 def augmented(config=CONFIG, *, num_workers=0, **place):
     """(epoch, index) → the augmented sample."""
-    plan = order(config, **place)
-    keys = [key for part in plan for key in part]
-    batches = make_loader(Augmented(), plan, num_workers=num_workers, pin=False)
+    batch_sampler = sampler(config, **place)
+    keys = concatenated(batch_sampler)
+    batches = make_loader(Augmented(), batch_sampler, num_workers=num_workers, pin=False)
     samples = [sample for x, _ in batches for sample in x]
     indices = [int(i) for _, index in batches for i in index]
     assert indices == [index for _, index in keys]
@@ -126,7 +127,7 @@ def test_augmentation_follows_from_seed_epoch_and_index(other):
     assert all(torch.equal(one[key], two[key]) for key in common)
 
 
-def test_augmentation_differs_from_epoch_to_epoch_and_from_seed_to_seed():
+def test_augmentation_differs_between_epochs_and_seeds():
     one, other = augmented(), augmented(replace(CONFIG, seed=4))
     assert not any(torch.equal(one[key], other[key]) for key in one.keys() & other.keys())
     again = [(key, (key[0] + 1, key[1])) for key in one if (key[0] + 1, key[1]) in one]

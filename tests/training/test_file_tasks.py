@@ -1,4 +1,4 @@
-"""Work that is many files: each is made once, whatever happens in between."""
+"""File tasks: every file is made once, through errors, damage, kills and preemption."""
 
 import errno
 import hashlib
@@ -21,11 +21,11 @@ SCRIPT = Path(__file__).with_name("two_processes_file_tasks.py")
 NAMES = ["a.txt", "b.txt", "c.txt", "d.txt"]
 
 
-class Made:
-    """Writes files and keeps their names in the order in which it was asked for them.
+class Maker:
+    """Writes files and records their names in order.
 
     Args:
-        at: the name of the file that is written half when ``then`` is called.
+        at: name of the file at which ``then`` is called, when it is half written.
     """
 
     def __init__(self, at=None, then=None):
@@ -57,15 +57,15 @@ def raising(error):
     return raise_it
 
 
-def ask():
-    """As Slurm does; another thread notes it."""
+def preempt():
+    """Send this process the preemption signal, as Slurm does; another thread handles it."""
     os.kill(os.getpid(), signals.PREEMPTION_SIGNAL)
     while not signals.stop_signal():
         time.sleep(0.001)
 
 
 def contents(folder):
-    """Name → text of what is in a folder, but for the checksums."""
+    """Name → text of the files in a folder except the checksums."""
     paths = [path for path in folder.iterdir() if path.suffix != ".sha256"]
     return {path.name: path.read_text() for path in sorted(paths)}
 
@@ -73,120 +73,118 @@ def contents(folder):
 WHOLE = {name: f"content of {name}" for name in NAMES}
 
 
-class TestFilling:
-    def test_all_files_are_made_in_order_with_their_checksums(self, context, folder):
-        made = Made()
-        sums = make_files(context, folder, NAMES, made)
-        assert made.names == NAMES and contents(folder) == WHOLE
+class TestMakeFiles:
+    def test_make_files_makes_all_in_order_with_checksums(self, context, folder):
+        maker = Maker()
+        sums = make_files(context, folder, NAMES, maker)
+        assert maker.names == NAMES and contents(folder) == WHOLE
         assert list(sums.items()) == [
             (name, hashlib.sha256(text.encode()).hexdigest()) for name, text in WHOLE.items()
         ]
         assert verified_checksums(context, folder, NAMES) == sums
 
-    def test_what_is_there_is_not_made_again(self, context, folder):
-        sums = make_files(context, folder, NAMES[:2], Made())
-        made = Made()
-        assert make_files(context, folder, NAMES, made).items() >= sums.items()
-        assert made.names == ["c.txt", "d.txt"]
+    def test_make_files_keeps_existing_files(self, context, folder):
+        sums = make_files(context, folder, NAMES[:2], Maker())
+        maker = Maker()
+        assert make_files(context, folder, NAMES, maker).items() >= sums.items()
+        assert maker.names == ["c.txt", "d.txt"]
 
-    def test_nothing_to_do_is_done(self, context, folder):
-        assert make_files(context, folder, [], Made()) == {}
+    def test_make_files_accepts_an_empty_list(self, context, folder):
+        assert make_files(context, folder, [], Maker()) == {}
 
-    def test_status_is_told_how_far_it_is(self, context, folder, caplog):
-        make_files(context, folder, NAMES[:1], Made())
-        told = []
-        made = Made("c.txt", lambda: told.append(progress(context)))
-        make_files(context, folder, NAMES, made)
-        assert [*told, progress(context)] == [(2, 4), (4, 4)]
+    def test_make_files_writes_progress(self, context, folder, caplog):
+        make_files(context, folder, NAMES[:1], Maker())
+        during = []
+        maker = Maker("c.txt", lambda: during.append(progress(context)))
+        make_files(context, folder, NAMES, maker)
+        assert [*during, progress(context)] == [(2, 4), (4, 4)]
 
-    def test_who_has_lost_the_run_makes_nothing_more(self, tmp_path, folder):
-        asked = []
+    def test_make_files_stops_after_the_lease_is_lost(self, tmp_path, folder):
+        checks = []
 
-        def confirm():
-            asked.append(len(asked))
-            if len(asked) == 3:
+        def check_ownership():
+            checks.append(1)
+            if len(checks) == 3:
                 raise RuntimeError("another process is at work")
 
-        made = Made()
+        maker = Maker()
         with pytest.raises(RuntimeError, match="another process is at work"):
             make_files(
-                Context(directory=tmp_path, signature="x", check_ownership=confirm),
+                Context(directory=tmp_path, signature="x", check_ownership=check_ownership),
                 folder,
                 NAMES,
-                made,
+                maker,
             )
-        assert made.names == ["a.txt", "b.txt"]
+        assert maker.names == ["a.txt", "b.txt"]
 
 
 def progress(context):
-    told = json.loads((context.directory / "progress.json").read_text())
-    return told["step"], told["steps"]
+    written = json.loads((context.directory / "progress.json").read_text())
+    return written["step"], written["steps"]
 
 
 class TestDamage:
     @pytest.mark.parametrize("text", ["", "content of b", "content of b.txt.", "Content of b.txt"])
-    def test_a_damaged_file_is_named_and_made_anew(self, context, folder, caplog, text):
-        sums = make_files(context, folder, NAMES, Made())
+    def test_damaged_file_is_reported_and_recreated(self, context, folder, caplog, text):
+        sums = make_files(context, folder, NAMES, Maker())
         (folder / "b.txt").write_text(text)
         assert verified_checksums(context, folder, NAMES) == sums | {"b.txt": None}
         assert f"{folder / 'b.txt'} is damaged" in caplog.text
-        made = Made()
-        assert make_files(context, folder, NAMES, made) == sums
-        assert made.names == ["b.txt"] and contents(folder) == WHOLE
+        maker = Maker()
+        assert make_files(context, folder, NAMES, maker) == sums
+        assert maker.names == ["b.txt"] and contents(folder) == WHOLE
 
     @pytest.mark.parametrize("checksum", [None, b"", b"0" * 64, b"\xff\xfe"])
-    def test_so_is_a_file_without_its_checksum(self, context, folder, checksum):
-        sums = make_files(context, folder, NAMES, Made())
-        beside = folder / "b.txt.sha256"
-        beside.unlink() if checksum is None else beside.write_bytes(checksum)
-        made = Made()
-        assert make_files(context, folder, NAMES, made) == sums
-        assert made.names == ["b.txt"]
+    def test_file_without_its_checksum_is_recreated(self, context, folder, checksum):
+        sums = make_files(context, folder, NAMES, Maker())
+        path = folder / "b.txt.sha256"
+        path.unlink() if checksum is None else path.write_bytes(checksum)
+        maker = Maker()
+        assert make_files(context, folder, NAMES, maker) == sums
+        assert maker.names == ["b.txt"]
 
-    def test_a_lost_file_is_made_anew(self, context, folder):
-        make_files(context, folder, NAMES, Made())
+    def test_missing_file_is_recreated(self, context, folder):
+        make_files(context, folder, NAMES, Maker())
         (folder / "b.txt").unlink()
-        made = Made()
-        make_files(context, folder, NAMES, made)
-        assert made.names == ["b.txt"]
+        maker = Maker()
+        make_files(context, folder, NAMES, maker)
+        assert maker.names == ["b.txt"]
 
-    def test_a_file_that_cannot_be_read_is_not_taken_for_damaged(
-        self, context, folder, monkeypatch
-    ):
-        make_files(context, folder, NAMES, Made())
+    def test_unreadable_file_is_an_error_and_not_recreated(self, context, folder, monkeypatch):
+        make_files(context, folder, NAMES, Maker())
 
         def digest(path):
             raise OSError(errno.EIO, "Input/output error", str(path))
 
         monkeypatch.setattr("matched.training.file_tasks.digest", digest)
         with pytest.raises(OSError, match="Input/output error"):
-            make_files(context, folder, NAMES, Made())
+            make_files(context, folder, NAMES, Maker())
 
 
 class TestInterruption:
-    def test_an_error_leaves_what_is_whole_and_nothing_else(self, context, folder):
+    def test_error_keeps_only_finished_files(self, context, folder):
         with pytest.raises(ValueError, match="wrong"):
-            make_files(context, folder, NAMES, Made("c.txt", raising(ValueError("wrong"))))
+            make_files(context, folder, NAMES, Maker("c.txt", raising(ValueError("wrong"))))
         assert list(contents(folder)) == ["a.txt", "b.txt"]
-        made = Made()
-        make_files(context, folder, NAMES, made)
-        assert made.names == ["c.txt", "d.txt"] and contents(folder) == WHOLE
+        maker = Maker()
+        make_files(context, folder, NAMES, maker)
+        assert maker.names == ["c.txt", "d.txt"] and contents(folder) == WHOLE
 
-    def test_an_error_does_not_cost_the_file_that_was_there(self, context, folder):
-        make_files(context, folder, NAMES, Made())
+    def test_error_keeps_the_previous_file(self, context, folder):
+        make_files(context, folder, NAMES, Maker())
         (folder / "c.txt").write_text("damaged")
         with pytest.raises(ValueError, match="wrong"):
-            make_files(context, folder, NAMES, Made("c.txt", raising(ValueError("wrong"))))
+            make_files(context, folder, NAMES, Maker("c.txt", raising(ValueError("wrong"))))
         assert contents(folder) == WHOLE | {"c.txt": "damaged"}
 
-    @pytest.mark.parametrize("replaced", [False, True], ids=["half a file", "no name yet"])
-    def test_killed_it_goes_on(self, context, folder, monkeypatch, replaced):
+    @pytest.mark.parametrize("replaced", [False, True], ids=["while writing", "before the rename"])
+    def test_killed_make_files_resumes(self, context, folder, monkeypatch, replaced):
         def kill(*_):
             os.kill(os.getpid(), signal.SIGKILL)
 
-        made = Made(None if replaced else "c.txt", kill)
+        maker = Maker(None if replaced else "c.txt", kill)
         with monkeypatch.context() as patched:
-            if replaced:  # it is written, and so is its checksum
+            if replaced:  # after the file and its checksum are written
                 replace = Path.replace
                 patched.setattr(
                     Path,
@@ -194,55 +192,55 @@ class TestInterruption:
                     lambda path, to: kill() if to.name == "c.txt" else replace(path, to),
                 )
             process = multiprocessing.get_context("fork").Process(
-                target=make_files, args=(context, folder, NAMES, made)
+                target=make_files, args=(context, folder, NAMES, maker)
             )
             process.start()
             process.join()
         assert process.exitcode == -signal.SIGKILL
-        left = [path.name for path in folder.iterdir() if path.name.endswith(".tmp")]
-        assert len(left) == 1 and left[0].startswith(".c.txt.")
+        temporaries = [path.name for path in folder.iterdir() if path.name.endswith(".tmp")]
+        assert len(temporaries) == 1 and temporaries[0].startswith(".c.txt.")
         before = {name: (folder / name).stat().st_mtime_ns for name in ("a.txt", "b.txt")}
-        made = Made()
-        make_files(context, folder, NAMES, made)
-        assert made.names == ["c.txt", "d.txt"] and contents(folder) == WHOLE
+        maker = Maker()
+        make_files(context, folder, NAMES, maker)
+        assert maker.names == ["c.txt", "d.txt"] and contents(folder) == WHOLE
         assert before == {name: (folder / name).stat().st_mtime_ns for name in before}
 
-    def test_asked_to_stop_it_ends_the_file_at_hand(self, context, folder):
-        made = Made("b.txt", ask)
+    def test_preempted_make_files_finishes_the_current_file(self, context, folder):
+        maker = Maker("b.txt", preempt)
         with signals.watch_signals(600, print), pytest.raises(signals.Interrupted):
-            make_files(context, folder, NAMES, made)
-        assert made.names == ["a.txt", "b.txt"]
-        made = Made()
-        make_files(context, folder, NAMES, made)
-        assert made.names == ["c.txt", "d.txt"] and contents(folder) == WHOLE
+            make_files(context, folder, NAMES, maker)
+        assert maker.names == ["a.txt", "b.txt"]
+        maker = Maker()
+        make_files(context, folder, NAMES, maker)
+        assert maker.names == ["c.txt", "d.txt"] and contents(folder) == WHOLE
 
-    def test_asked_to_stop_in_the_last_file_it_is_done(self, context, folder):
-        made = Made("d.txt", ask)
+    def test_preemption_in_the_last_file_finishes_the_task(self, context, folder):
+        maker = Maker("d.txt", preempt)
         with signals.watch_signals(600, print):
-            make_files(context, folder, NAMES, made)
+            make_files(context, folder, NAMES, maker)
         assert contents(folder) == WHOLE
 
-    def test_a_full_disk_is_told_with_the_name_of_the_file(self, context, folder):
+    def test_full_disk_error_names_the_file(self, context, folder):
         full = OSError(errno.ENOSPC, "No space left on device")
         with pytest.raises(OSError, match=r"No space left on device.*c\.txt"):
-            make_files(context, folder, NAMES, Made("c.txt", raising(full)))
+            make_files(context, folder, NAMES, Maker("c.txt", raising(full)))
         assert list(contents(folder)) == ["a.txt", "b.txt"]
 
 
 @pytest.mark.slow
-def test_two_processes_share_the_work_and_what_becomes_of_it(tmp_path):
+def test_two_processes_share_files_errors_and_preemption(tmp_path):
     together(SCRIPT, tmp_path)
-    said = [(tmp_path / f"said-{rank}.txt").read_text().splitlines() for rank in range(2)]
+    endings = [(tmp_path / f"endings-{rank}.txt").read_text().splitlines() for rank in range(2)]
     both = {0: "5 files", 1: "ValueError: 3.txt is wrong", 2: "5 files", 5: "5 files", 7: "5 files"}
     both |= {4: "Interrupted: ", 6: "RuntimeError: another process is at work"}
-    for lines in said:
-        assert {place: lines[place] for place in both} == both
-    assert [lines[3] for lines in said] == [
-        "RuntimeError: another process failed: Unsendable: very odd",
-        "Unsendable: very odd",
+    for lines in endings:
+        assert {i: lines[i] for i in both} == both
+    assert [lines[3] for lines in endings] == [
+        "RuntimeError: another process failed: Unpicklable: very odd",
+        "Unpicklable: very odd",
     ]
     whole = {f"{i}.txt": f"content of {i}.txt" for i in range(5)}
-    for name in ("whole", "wrong", "asked", "slow"):
+    for name in ("whole", "wrong", "preempted", "slow"):
         assert contents(tmp_path / name / "files") == whole
-    assert list(contents(tmp_path / "odd" / "files")) == ["0.txt", "1.txt", "2.txt"]
+    assert list(contents(tmp_path / "unpicklable" / "files")) == ["0.txt", "1.txt", "2.txt"]
     assert not list(contents(tmp_path / "lost" / "files"))

@@ -1,4 +1,4 @@
-"""The fingerprint is equal for a matched pair and differs where a pair is not matched."""
+"""Fingerprints: equal for both arms of a matched pair, different otherwise."""
 
 from dataclasses import replace
 
@@ -9,40 +9,40 @@ from torch import nn
 from dyt import DynamicTanh
 from matched.training import weights_digest
 
-from .problem import CONFIG, DYT, FEATURES, Points, mixed, trained
+from .problem import CONFIG, DYT, FEATURES, Points, mixup, train
 
 
 def fingerprint(directory, config=CONFIG, **changes):
-    return trained(directory, config, **changes).json("fingerprint.json")
+    return train(directory, config, **changes).json("fingerprint.json")
 
 
 @pytest.fixture(scope="module")
-def own(undisturbed):
-    return undisturbed.json("fingerprint.json")
+def own(uninterrupted):
+    return uninterrupted.json("fingerprint.json")
 
 
-def test_the_arms_of_a_pair_have_the_same(tmp_path, own):
-    run = trained(tmp_path, norm=DYT)
+def test_fingerprint_is_equal_for_both_arms(tmp_path, own):
+    run = train(tmp_path, norm=DYT)
     assert "1.alpha" in run.state["model"]
     assert run.json("fingerprint.json") == own
 
 
-def test_it_holds_the_weights_and_the_batches_of_four_steps(own):
+def test_fingerprint_has_weights_and_four_steps_of_batches(own):
     assert set(own) == {"weights", "batches"}
     assert len(own["weights"]) == 16
     assert len(own["batches"]) == len(set(own["batches"])) == 4
 
 
-def test_other_first_weights_change_its_weights_alone(tmp_path, own):
+def test_other_initial_weights_change_only_the_weights_hash(tmp_path, own):
     other = fingerprint(tmp_path, weights=99)
     assert other["weights"] != own["weights"]
     assert other["batches"] == own["batches"]
 
 
-def drop(batch):
-    """Another draw of what mixup draws first."""
+def other_mixup(batch):
+    """Draw a number before mixup does."""
     torch.rand(1)
-    return mixed((batch[0].flip(0), batch[1]))
+    return mixup((batch[0].flip(0), batch[1]))
 
 
 @pytest.mark.parametrize(
@@ -50,28 +50,28 @@ def drop(batch):
     [
         {"dataset": Points(noise=0.2)},
         {"prepare": lambda batch: batch},
-        {"prepare": drop},
+        {"prepare": other_mixup},
         {"config": replace(CONFIG, micro_batch=8)},
     ],
     ids=["augmentation", "without mixup", "other mixup", "micro-batch"],
 )
-def test_other_batches_change_its_batches_alone(tmp_path, own, changes):
+def test_other_batches_change_only_the_batch_hashes(tmp_path, own, changes):
     other = fingerprint(tmp_path, **changes)
     assert other["weights"] == own["weights"]
     assert all(a != b for a, b in zip(other["batches"], own["batches"], strict=True))
 
 
-def test_a_labels_change_is_seen(tmp_path, own):
+def test_changed_labels_change_the_batch_hashes(tmp_path, own):
     points = Points()
     points.y = points.y + 1e-3
     assert fingerprint(tmp_path, dataset=points)["batches"] != own["batches"]
 
 
-def test_a_dropout_rate_is_none_of_its_business(tmp_path, own):
+def test_dropout_rate_does_not_change_the_fingerprint(tmp_path, own):
     assert fingerprint(tmp_path, dropout=0.0) == own
 
 
-class TestWeights:
+class TestWeightsDigest:
     def digest(self, norms=("norm1",), **changes):
         torch.manual_seed(0)
         model = nn.ModuleDict(
@@ -85,7 +85,7 @@ class TestWeights:
             change(model[name])
         return weights_digest(model, norms)
 
-    def test_norms_are_left_out_whatever_is_in_them(self):
+    def test_weights_digest_leaves_out_norm_layers(self):
         assert self.digest() == self.digest(norm1=lambda norm: norm.weight.data.fill_(3))
 
         one = nn.ModuleDict({"norm1": nn.LayerNorm(FEATURES)})
@@ -93,7 +93,7 @@ class TestWeights:
         assert weights_digest(one, ["norm1"]) == weights_digest(two, ["norm1"])
         assert weights_digest(one, []) != weights_digest(two, [])
 
-    def test_a_path_is_left_out_exactly_not_all_that_begin_with_it(self):
+    def test_weights_digest_matches_norm_paths_exactly(self):
         change = {"norm10": lambda norm: norm.weight.data.fill_(3)}
         assert self.digest() != self.digest(**change)
         assert self.digest(["norm1", "norm10"]) == self.digest(["norm1", "norm10"], **change)
@@ -109,10 +109,10 @@ class TestWeights:
         ],
         ids=["one bit", "sign", "dtype", "shape", "buffer"],
     )
-    def test_any_change_of_another_weight_is_seen(self, change):
+    def test_weights_digest_detects_changes_outside_norm_layers(self, change):
         assert self.digest() != self.digest(proj=change)
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
-    def test_equal_weights_have_equal_digests_in_every_dtype(self, dtype):
+    def test_weights_digest_is_reproducible_in_every_dtype(self, dtype):
         one, two = (self.digest(proj=lambda proj: proj.to(dtype)) for _ in range(2))
         assert one == two != self.digest()

@@ -1,4 +1,4 @@
-"""An error of a data-loading process is told in its own words, without torch's around them."""
+"""Failure reasons of errors in data-loading processes: the original message without torch's."""
 
 import gc
 import sys
@@ -18,21 +18,21 @@ class Unreadable(OSError):
 
 
 class Broken(Dataset):
-    """Its samples cannot be read, each for another reason."""
+    """A data set that raises an error for every sample."""
 
-    def __init__(self, why):
-        self.why = why
+    def __init__(self, error):
+        self.error = error
 
     def __len__(self):
         return 4
 
     def __getitem__(self, index):
-        if self.why == "chained":
+        if self.error == "chained":
             try:
                 int("x")
             except ValueError as error:
                 raise ValueError("the label is no number") from error
-        raise self.why
+        raise self.error
 
 
 CASES = {
@@ -53,16 +53,16 @@ CASES = {
 
 @pytest.fixture(autouse=True, scope="module")
 def _no_waiting():
-    """Torch waits so long for a data-loading process that may have ended already."""
+    """Shorten the interval at which torch checks whether a data-loading process has ended."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_utils, "MP_STATUS_CHECK_INTERVAL", 0.1)
         yield
-        gc.collect()  # loaders that their errors' tracebacks have kept
+        gc.collect()  # loaders kept alive by the tracebacks of their errors
 
 
 @pytest.fixture
 def fails(tmp_path, monkeypatch):
-    """Computes a run that reads a data set, and returns why it failed."""
+    """Execute a run that reads a data set, and return the reason of its failure."""
 
     def fails(dataset, num_workers):
         def train(context, config):
@@ -75,20 +75,20 @@ def fails(tmp_path, monkeypatch):
         here = site.Site(file=tmp_path / "site.toml", runs=site.Runs(folder=str(tmp_path)))
         run = Run(task="reads:train", config=TrainConfig(epochs=1, batch=1, micro_batch=1, lr=0.1))
         job = identity("here", "1", "t1") | {"folder": "", "at": 0}
-        told = run_execution.execute(run, here, job, Peers(), threads=1, num_workers=num_workers)
-        assert run_execution.RunDirectory(here.runs_folder, run).failure()["reason"] == told
-        return told
+        reason = run_execution.execute(run, here, job, Peers(), threads=1, num_workers=num_workers)
+        assert run_execution.RunDirectory(here.runs_folder, run).failure()["reason"] == reason
+        return reason
 
     return fails
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-@pytest.mark.parametrize(("why", "told"), CASES.values(), ids=CASES)
-def test_the_reason_is_the_same_whichever_process_reads(fails, why, told, num_workers):
-    assert fails(Broken(why), num_workers) == told
+@pytest.mark.parametrize(("error", "reason"), CASES.values(), ids=CASES)
+def test_failure_reason_does_not_depend_on_num_workers(fails, error, reason, num_workers):
+    assert fails(Broken(error), num_workers) == reason
 
 
-def test_the_log_has_the_traceback_of_the_data_loading_process(fails, tmp_path):
+def test_log_has_the_traceback_of_the_data_loading_process(fails, tmp_path):
     fails(Broken("chained"), 1)
     (log,) = tmp_path.glob("reads.train/*/log.txt")
     text = log.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""metrics.jsonl is one process's own, and what cannot be written to it is not lost in silence."""
+"""Metrics log: lines, ownership of metrics.jsonl, write errors, damaged lines."""
 
 import json
 from contextlib import suppress
@@ -8,35 +8,35 @@ import pytest
 
 from matched.training.metrics_log import MetricsLog
 
-from .problem import CONFIG, Cut, CutAt, context, square, trained
+from .problem import CONFIG, Crash, CrashAt, context, mse, train
 
 
-def test_a_process_that_has_been_replaced_does_not_write_to_the_file_of_the_other(tmp_path):
-    metrics, count = tmp_path / "metrics.jsonl", iter(range(100))
+def test_replaced_process_does_not_write_to_the_new_metrics_file(tmp_path):
+    metrics, calls = tmp_path / "metrics.jsonl", iter(range(100))
 
     def loss(model, batch):
-        if next(count) == 10:  # another process starts, as ``Journal.start`` does
-            (tmp_path / "other").write_text("the other's\n")
+        if next(calls) == 10:  # another process starts, as ``MetricsLog.start`` does
+            (tmp_path / "other").write_text("line of the other process\n")
             (tmp_path / "other").replace(metrics)
-        return square(model, batch)
+        return mse(model, batch)
 
-    trained(tmp_path, loss=loss)
-    assert metrics.read_text() == "the other's\n"
+    train(tmp_path, loss=loss)
+    assert metrics.read_text() == "line of the other process\n"
 
 
-def test_lines_are_there_as_soon_as_they_are_written(tmp_path):
-    seen = []
+def test_metrics_lines_are_flushed_immediately(tmp_path):
+    counts = []
 
     def loss(model, batch):
-        seen.append(len((tmp_path / "metrics.jsonl").read_text().splitlines()))
-        return square(model, batch)
+        counts.append(len((tmp_path / "metrics.jsonl").read_text().splitlines()))
+        return mse(model, batch)
 
-    trained(tmp_path, replace(CONFIG, log_steps=1, eval_epochs=4), loss=loss)
-    assert seen == [step for step in range(12) for _ in range(2)]
+    train(tmp_path, replace(CONFIG, log_steps=1, eval_epochs=4), loss=loss)
+    assert counts == [step for step in range(12) for _ in range(2)]
 
 
-@pytest.mark.parametrize("loss", [square, CutAt(4)], ids=["finished", "cut"])
-def test_the_file_is_closed_at_the_end(tmp_path, monkeypatch, loss):
+@pytest.mark.parametrize("loss", [mse, CrashAt(4)], ids=["finished", "crashed"])
+def test_metrics_file_is_closed_at_the_end(tmp_path, monkeypatch, loss):
     start, files = MetricsLog.start, []
 
     def recorded(self, step):
@@ -44,12 +44,12 @@ def test_the_file_is_closed_at_the_end(tmp_path, monkeypatch, loss):
         files.append(self.file)
 
     monkeypatch.setattr(MetricsLog, "start", recorded)
-    with suppress(Cut):
-        trained(tmp_path, loss=loss)
+    with suppress(Crash):
+        train(tmp_path, loss=loss)
     assert [file.closed for file in files] == [True]
 
 
-def test_a_line_has_what_else_a_trainer_tells_of_a_step(tmp_path):
+def test_metrics_log_step_writes_further_values(tmp_path):
     metrics_log = MetricsLog(context(tmp_path), 12)
     metrics_log.start(0)
     metrics_log.step(1, 0.1, loss=1.0, lr=0.1, scale=128, alpha={"norm": 0.5})
@@ -65,7 +65,7 @@ def test_a_line_has_what_else_a_trainer_tells_of_a_step(tmp_path):
     assert not other.metrics.exists()
 
 
-def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
+def test_full_disk_error_names_the_metrics_file(tmp_path):
     metrics_log = MetricsLog(context(tmp_path), 12)
     metrics_log.start(0)
     metrics_log.file.close()
@@ -77,10 +77,10 @@ def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["\0" * 40, "{}", '{"step": "4"', "[1]"])
-def test_a_damaged_line_is_named(tmp_path, damage):
-    trained(tmp_path, replace(CONFIG, log_steps=1))
+def test_damaged_metrics_line_is_reported_with_its_number(tmp_path, damage):
+    train(tmp_path, replace(CONFIG, log_steps=1))
     path = tmp_path / "metrics.jsonl"
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines[:2], damage, *lines[3:]]) + "\n")
     with pytest.raises(ValueError, match=r"metrics.jsonl, line 3, is damaged; delete the line"):
-        trained(tmp_path, replace(CONFIG, log_steps=1))
+        train(tmp_path, replace(CONFIG, log_steps=1))

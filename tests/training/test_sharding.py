@@ -1,4 +1,4 @@
-"""A model of which each process holds a part learns what one learns that is whole."""
+"""Sharding: sharded runs are the same as unsharded ones, and what cannot be sharded is refused."""
 
 import pytest
 import torch
@@ -6,20 +6,24 @@ from torch import nn
 
 from matched.training import sharding
 
-from .problem import Trained, grouped, learner, network
+from .problem import TrainedRun, grouped, learner, network
 
 
-@pytest.mark.parametrize("kind, whole", [("", "own-0"), ("-dyt", "dyt-0"), ("-scaled", "scaled")])
-def test_it_is_the_same_run(pair, kind, whole):
-    """With clipped gradients, an average that is evaluated, dropout, mixup, groups of parameters.
+@pytest.mark.parametrize(
+    "suffix, unsharded", [("", "own-0"), ("-dyt", "dyt-0"), ("-scaled", "scaled")]
+)
+def test_sharded_run_equals_unsharded_run(two_processes, suffix, unsharded):
+    """With clipped gradients, an evaluated EMA, dropout, mixup and parameter groups.
 
-    DyT's α is one number, of which one process has all and the other nothing.
+    DyT's alpha is a single number, of which one process has everything and the other nothing.
     """
-    sharded, whole = Trained(directory=pair / f"sharded{kind}"), Trained(directory=pair / whole)
-    assert sharded.json("fingerprint.json") == whole.json("fingerprint.json")
-    assert sharded.losses == pytest.approx(whole.losses, rel=1e-5)
-    assert sharded.lines[-1]["evaluation"] == pytest.approx(whole.lines[-1]["evaluation"], rel=1e-5)
-    one, other = sharded.state, whole.state
+    sharded = TrainedRun(directory=two_processes / f"sharded{suffix}")
+    unsharded = TrainedRun(directory=two_processes / unsharded)
+    assert sharded.json("fingerprint.json") == unsharded.json("fingerprint.json")
+    assert sharded.losses == pytest.approx(unsharded.losses, rel=1e-5)
+    metrics, expected = (run.lines[-1]["evaluation"] for run in (sharded, unsharded))
+    assert metrics == pytest.approx(expected, rel=1e-5)
+    one, other = sharded.state, unsharded.state
     for part in ("model", "ema", "optimizer"):
         assert one[part].keys() == other[part].keys() and one[part]
         for name, tensor in one[part].items():
@@ -27,66 +31,61 @@ def test_it_is_the_same_run(pair, kind, whole):
     assert one["groups"] == other["groups"]
 
 
-def test_it_is_the_run_of_one_process_that_accumulates(pair, undisturbed):
-    sharded = Trained(directory=pair / "sharded")
-    assert sharded.losses == pytest.approx(undisturbed.losses, rel=1e-4)
-    assert sharded.json("fingerprint.json") == undisturbed.json("fingerprint.json")
+def test_sharded_run_equals_one_process_that_accumulates(two_processes, uninterrupted):
+    sharded = TrainedRun(directory=two_processes / "sharded")
+    assert sharded.losses == pytest.approx(uninterrupted.losses, rel=1e-4)
+    assert sharded.json("fingerprint.json") == uninterrupted.json("fingerprint.json")
 
 
-def test_with_fp16_all_processes_skip_the_step_that_overflows_on_one(pair):
-    sharded, whole = Trained(directory=pair / "sharded-fp16"), Trained(directory=pair / "fp16")
-    assert sharded.state["scaler"] == whole.state["scaler"]
-    assert whole.state["scaler"]["scale"] < 2**16
-    assert sharded.losses == pytest.approx(whole.losses, rel=1e-2)
-    for steps in (run.state["optimizer"]["0.weight.step"] for run in (sharded, whole)):
+def test_fp16_overflow_on_one_process_skips_the_step_everywhere(two_processes):
+    sharded = TrainedRun(directory=two_processes / "sharded-fp16")
+    unsharded = TrainedRun(directory=two_processes / "fp16")
+    assert sharded.state["scaler"] == unsharded.state["scaler"]
+    assert unsharded.state["scaler"]["scale"] < 2**16
+    assert sharded.losses == pytest.approx(unsharded.losses, rel=1e-2)
+    for steps in (run.state["optimizer"]["0.weight.step"] for run in (sharded, unsharded)):
         assert 0 < steps < 12
 
 
-def test_a_batch_norm_is_refused(pair):
+def test_shard_refuses_batch_norm(two_processes):
     for rank in range(2):
-        said = (pair / "said" / f"sharded-normed-{rank}.txt").read_text()
-        assert "ended by ValueError: 1 is a batch norm, whose running statistics would" in said
+        log = (two_processes / "logs" / f"sharded-batchnorm-{rank}.txt").read_text()
+        assert "ended by ValueError: 1 is a batch norm, whose running statistics would" in log
 
 
-def test_an_average_of_a_number_that_is_no_parameter_is_refused():
+def test_shard_refuses_an_ema_with_floating_point_buffers():
     model = network()
     model.register_buffer("mean", torch.zeros(3))
-    with pytest.raises(ValueError, match="the model keeps mean, which is no parameter"):
+    with pytest.raises(ValueError, match="mean is a floating-point buffer, which an EMA of shard"):
         sharding.shard(learner(**grouped(model)), torch.device("cpu"))
 
 
-def test_an_optimizer_over_other_parameters_is_refused():
-    strange = torch.optim.SGD(nn.Linear(2, 3).parameters(), lr=0.1)
-    with pytest.raises(ValueError, match=r"not the model's, of shapes \[\(3, 2\), \(3,\)\]"):
-        learner(optimizer=strange).parameter_names()
-
-
-class TestUnits:
+class TestBlocks:
     def block(self):
         return nn.ModuleDict({"proj": nn.Linear(2, 2), "mlp": network()})
 
     def names(self, model):
         paths = {module: path for path, module in model.named_modules()}
-        return [paths[unit] for unit in sharding.units(model)]
+        return [paths[block] for block in sharding.blocks(model)]
 
-    def test_blocks_of_a_transformer_and_not_what_is_in_them(self):
+    def test_blocks_of_a_transformer(self):
         blocks = nn.Sequential(*[self.block() for _ in range(3)])
         model = nn.ModuleDict({"stem": nn.Conv2d(3, 2, 1), "blocks": blocks, "head": network()[:2]})
         assert self.names(model) == ["blocks.0", "blocks.1", "blocks.2"]
 
-    def test_blocks_of_an_encoder_and_of_a_decoder(self):
+    def test_blocks_of_encoder_and_decoder(self):
         lists = [nn.ModuleList([self.block() for _ in range(2)]) for _ in range(2)]
         model = nn.ModuleDict({"encoder": lists[0], "decoder": nn.ModuleDict({"layers": lists[1]})})
         expected = ["encoder.0", "encoder.1", "decoder.layers.0", "decoder.layers.1"]
         assert self.names(model) == expected
 
-    def test_lists_of_lists(self):
+    def test_blocks_of_nested_lists(self):
         lists = nn.ModuleList([nn.ModuleList([self.block() for _ in range(2)]) for _ in range(2)])
         assert self.names(nn.ModuleDict({"stages": lists})) == [
             "stages.0.0", "stages.0.1", "stages.1.0", "stages.1.1",
         ]  # fmt: skip
 
-    def test_what_has_no_parameters_is_no_unit(self):
+    def test_blocks_have_parameters(self):
         assert self.names(network()) == ["0", "1", "4"]
         activations = nn.Sequential(nn.Tanh(), nn.Tanh(), nn.Linear(2, 2))
         assert self.names(activations) == []

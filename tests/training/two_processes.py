@@ -1,4 +1,4 @@
-"""What each of two processes does for the tests; started by processes.py.
+"""Training runs of the tests with two processes; started twice by processes.py.
 
 python two_processes.py FOLDER train|resume RUN...
 """
@@ -16,14 +16,14 @@ from problem import (
     CONFIG,
     DYT,
     FEATURES,
-    AskedAt,
-    Cut,
-    CutAt,
+    Crash,
+    CrashAt,
+    PreemptAt,
     Scaled,
     context,
     grouped,
     learner,
-    square,
+    mse,
 )
 from torch import nn
 from torch.distributed.checkpoint import FileSystemWriter
@@ -34,23 +34,23 @@ from matched.training.distributed import process_group
 
 RANK = int(os.environ["RANK"])
 FP16 = replace(CONFIG, precision="fp16")
-HALVES = replace(CONFIG, micro_batch=2)  # two micro-batches a step
+TWO_MICRO_BATCHES = replace(CONFIG, micro_batch=2)
 
 
-def train(directory, name, *, config=CONFIG, linger=0.0, changes=dict, **where):
-    """Train a run; said/NAME-RANK.txt gets its log, and how it ended if it did not end well."""
+def train(directory, name, *, config=CONFIG, delay=0.0, changes=dict, **where):
+    """Train a run; logs/NAME-RANK.txt gets its log, and the error that ended it, if any."""
     where = context(directory, rank=RANK, local_rank=RANK, world_size=2, **where)
-    said = directory.parent / "said"
-    said.mkdir(exist_ok=True)
-    handler = logging.FileHandler(said / f"{name}-{RANK}.txt")
+    logs = directory.parent / "logs"
+    logs.mkdir(exist_ok=True)
+    handler = logging.FileHandler(logs / f"{name}-{RANK}.txt")
     logging.getLogger("matched").addHandler(handler)
     try:
-        # The runs of a job meet under their signatures; those of the tests share one. Nobody but
-        # the process itself asks it to stop.
+        # process_group tells the runs of a job apart by signature, and all runs of these tests have
+        # the same one. No other process sends stop signals.
         with watch_signals(600, print), process_group(replace(where, signature=name)) as device:
             fit(where, config, learner(config, **changes()), device)
             if RANK == 0:
-                time.sleep(linger)  # as if writing the last checkpoint took long
+                time.sleep(delay)  # as if writing the last checkpoint took long
     except (Interrupted, OSError, RuntimeError, ValueError) as error:
         logging.getLogger("matched").info("ended by %s: %s", type(error).__name__, error)
     finally:
@@ -58,53 +58,53 @@ def train(directory, name, *, config=CONFIG, linger=0.0, changes=dict, **where):
 
 
 class LeaseLostError(RuntimeError):
-    """As ``matched.lease`` raises it."""
+    """Stands for ``matched.lease.LeaseLostError``."""
 
 
 def lose():
-    """Only the first process owns a run, and can lose it."""
+    """Only rank 0 owns a run, and can lose it."""
     if RANK == 0:
         raise LeaseLostError("another process is at work")
 
 
 def overflowing():
-    """A loss whose gradients overflow fp16 in step 1, and in step 7 on one process alone."""
-    seen = []
+    """A loss whose gradients overflow fp16 in step 1, and in step 7 on rank 1 only."""
+    batches = []
 
     def loss(model, batch):
-        seen.append(batch)
-        large = len(seen) == 1 or (len(seen) == 7 and RANK == 1)
-        return square(model, batch) * (2**12 if large else 1)
+        batches.append(batch)
+        large = len(batches) == 1 or (len(batches) == 7 and RANK == 1)
+        return mse(model, batch) * (2**12 if large else 1)
 
     return {"loss": loss}
 
 
-def batch_normed():
+def batch_norm():
     return grouped(nn.Sequential(nn.Linear(FEATURES, 1), nn.BatchNorm1d(1)))
 
 
-def told_buffers():
-    """Batch norm, whose running statistics are evaluated in the average of the weights."""
+def logged_buffers():
+    """Batch norm; the evaluation logs the running statistics of the EMA."""
 
     def evaluate(model):
-        told = [buffer.double().sum().item() for buffer in model.buffers()]
-        logging.getLogger("matched").info("buffers %s", told)
+        values = [buffer.double().sum().item() for buffer in model.buffers()]
+        logging.getLogger("matched").info("buffers %s", values)
         return {"error": 1.0}
 
-    return batch_normed() | {"evaluate": evaluate}
+    return batch_norm() | {"evaluate": evaluate}
 
 
 def scaled():
     return grouped(Scaled())
 
 
-def asked():
-    """One process is asked to stop, in step 7."""
-    return {"loss": AskedAt(6)} if RANK == 1 else {}
+def preempted():
+    """Rank 1 receives the preemption signal in step 7."""
+    return {"loss": PreemptAt(6)} if RANK == 1 else {}
 
 
 def full_disk():
-    """The second part of a checkpoint does not fit on the disk when step 10 is saved."""
+    """Rank 1's part of a checkpoint does not fit on the disk when step 10 is saved."""
     write, calls = FileSystemWriter.write_data, []
 
     def write_data(self, *args):
@@ -123,46 +123,47 @@ def full_disk():
 
 
 def run(**settings):
-    """A run in a folder of its name, which both processes see."""
+    """A run in the folder NAME, which both processes share."""
     return lambda folder, name: train(folder / name, name, **settings)
 
 
-def apart(**settings):
-    """A run in folders of their own, which show who writes."""
+def run_separately(**settings):
+    """A run in the folders NAME-RANK, one for each process, to see which process writes."""
     return lambda folder, name: train(folder / f"{name}-{RANK}", name, **settings)
 
 
-def cut():
-    """One micro-batch a step: in step 8, after the checkpoint of step 5."""
-    return {"loss": CutAt(3)}
+def crashed():
+    """One micro-batch per step: in step 8, after the checkpoint of step 5."""
+    return {"loss": CrashAt(3)}
 
 
 def dyt():
     return {"norm": DYT}
 
 
-def others():
-    """Other first weights, so that whatever a checkpoint fails to restore shows."""
+def other_weights():
+    """Other initial weights, to detect anything that the checkpoint does not restore."""
     return {"weights": 99}
 
 
 def left_alone(folder, name):
-    """The first process fails in step 4, and has to end while the other is still in step 3."""
-    first = folder / "pid"
+    """Rank 0 fails in step 4, and has to exit while rank 1 is still in step 3."""
+    pid_file = folder / "pid"
     if RANK == 0:
-        first.write_text(str(os.getpid()))
+        pid_file.write_text(str(os.getpid()))
 
     def evaluate(model):
         if RANK == 1:
-            (folder / "said" / name).write_text(f"ended first: {gone(int(first.read_text()))}")
+            exited = has_exited(int(pid_file.read_text()))
+            (folder / "logs" / name).write_text(f"rank 0 exited first: {exited}")
         return {"error": 1.0}
 
-    loss = CutAt(1) if RANK == 0 else square  # after 3 micro-batches, one a step
+    loss = CrashAt(1) if RANK == 0 else mse  # after 3 micro-batches, one per step
     train(folder / name, name, changes=lambda: {"evaluate": evaluate, "loss": loss})
 
 
-def gone(pid, seconds=15):
-    """Whether that process ends within so many seconds; its parent may not have noticed."""
+def has_exited(pid, seconds=15):
+    """True if the process exits within ``seconds``; its parent may not have reaped it yet."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
@@ -175,23 +176,23 @@ def gone(pid, seconds=15):
 
 
 RUNS = {
-    "own": apart(),
-    "dyt": apart(changes=dyt),
-    "early": apart(linger=0.5),
-    "late": apart(changes=others),
-    "cut": run(changes=cut),
+    "own": run_separately(),
+    "dyt": run_separately(changes=dyt),
+    "early": run_separately(delay=0.5),
+    "late": run_separately(changes=other_weights),
+    "crashed": run(changes=crashed),
     "timed": run(checkpoint_steps=99, checkpoint_minutes=0.0),
-    "asked": run(changes=asked),
+    "preempted": run(changes=preempted),
     "lost": run(check_ownership=lose),
-    "normed": run(changes=told_buffers),
+    "batchnorm": run(changes=logged_buffers),
     "sharded": run(shard=True),
     "sharded-dyt": run(shard=True, changes=dyt),
-    "sharded-cut": run(shard=True, changes=cut),
-    "sharded-asked": run(shard=True, changes=asked),
+    "sharded-crashed": run(shard=True, changes=crashed),
+    "sharded-preempted": run(shard=True, changes=preempted),
     "sharded-full": run(shard=True, changes=full_disk),
-    "sharded-normed": run(shard=True, changes=batch_normed),
-    "scaled": run(config=HALVES, changes=scaled),
-    "sharded-scaled": run(config=HALVES, shard=True, changes=scaled),
+    "sharded-batchnorm": run(shard=True, changes=batch_norm),
+    "scaled": run(config=TWO_MICRO_BATCHES, changes=scaled),
+    "sharded-scaled": run(config=TWO_MICRO_BATCHES, shard=True, changes=scaled),
     "fp16": run(config=FP16, changes=overflowing),
     "sharded-fp16": run(config=FP16, shard=True, changes=overflowing),
     "left-alone": left_alone,
@@ -199,16 +200,17 @@ RUNS = {
 
 
 def resume(folder, name):
-    """Go on with a run that somebody has left in a folder of this name."""
-    train(folder / name, name, shard=name.startswith("sharded"), changes=others)
+    """Resume the run in the folder NAME."""
+    train(folder / name, name, shard=name.startswith("sharded"), changes=other_weights)
 
 
 if __name__ == "__main__":
     logging.getLogger("matched").setLevel("INFO")
-    folder, verb, *names = sys.argv[1:]
+    folder, command, *names = sys.argv[1:]
     for name in names:
-        with suppress(Cut):
-            (resume if verb == "resume" else RUNS[name])(Path(folder), name)
+        with suppress(Crash):
+            (resume if command == "resume" else RUNS[name])(Path(folder), name)
     sys.stdout.flush()
-    # As a job ends whose runs have failed: a collective that another has left may be under way.
+    # A job whose runs have failed exits in this way: a collective that another process has left
+    # may be pending.
     os._exit(0)

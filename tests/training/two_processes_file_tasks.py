@@ -1,4 +1,4 @@
-"""What each of two processes does for test_shards.py, which starts it.
+"""File tasks of test_file_tasks.py with two processes; started twice by processes.py.
 
 python two_processes_file_tasks.py FOLDER
 """
@@ -22,8 +22,8 @@ RANK = int(os.environ["RANK"])
 NAMES = [f"{i}.txt" for i in range(5)]
 
 
-class Unsendable(Exception):
-    """An error that another process cannot be given as it is."""
+class Unpicklable(Exception):
+    """An error that cannot be pickled."""
 
     def __init__(self, one, two):
         super().__init__(f"{one} {two}")
@@ -34,42 +34,42 @@ def write(name, path):
 
 
 def wrong(name, path):
-    """The second process fails in the second round."""
+    """Rank 1 fails in the second round."""
     write(name, path)
     if name == "3.txt":
         raise ValueError(f"{name} is wrong")
 
 
-def odd(name, path):
+def unpicklable(name, path):
     write(name, path)
     if name == "3.txt":
-        raise Unsendable("very", "odd")
+        raise Unpicklable("very", "odd")
 
 
-def asked(name, path):
-    """The second process is asked to stop, in the first round."""
+def preempted(name, path):
+    """Rank 1 receives the preemption signal in the first round."""
     write(name, path)
     if name == "1.txt":
         os.kill(os.getpid(), PREEMPTION_SIGNAL)
-        while not stop_signal():  # another thread notes it
+        while not stop_signal():  # another thread handles it
             time.sleep(0.001)
 
 
 def slow(name, path):
-    """The second process waits longer for the first than tensors are waited for."""
+    """Rank 1 waits longer for rank 0 than the timeout of the process group of tensors."""
     write(name, path)
     if name == "4.txt":
         time.sleep(2)
 
 
 def lose():
-    """Only the first process owns a run, and can lose it."""
+    """Only rank 0 owns a run, and can lose it."""
     if RANK == 0:
         raise RuntimeError("another process is at work")
 
 
 def attempt(folder, make=write, **where):
-    """How it ended."""
+    """Make the files and return how it ended."""
     folder.mkdir(exist_ok=True)
     name = f"{folder.name}-{make.__name__}-{len(where)}"
     context = Context(directory=folder, signature=name, rank=RANK, world_size=2, **where)
@@ -77,24 +77,24 @@ def attempt(folder, make=write, **where):
         with watch_signals(600, print), process_group(context):
             sums = make_files(context, folder / "files", NAMES, make)
             return f"{len(set(sums.values()))} files"
-    except (Interrupted, RuntimeError, Unsendable, ValueError) as error:
+    except (Interrupted, RuntimeError, Unpicklable, ValueError) as error:
         return f"{type(error).__name__}: {error}"
 
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    said = [
+    endings = [
         attempt(folder / "whole"),
         attempt(folder / "wrong", wrong),
         attempt(folder / "wrong"),
-        attempt(folder / "odd", odd),
-        attempt(folder / "asked", asked),
-        attempt(folder / "asked"),
+        attempt(folder / "unpicklable", unpicklable),
+        attempt(folder / "preempted", preempted),
+        attempt(folder / "preempted"),
         attempt(folder / "lost", check_ownership=lose),
     ]
-    hasty = functools.partial(dist.init_process_group, timeout=timedelta(seconds=1))
-    with mock.patch.object(dist, "init_process_group", hasty):
-        said.append(attempt(folder / "slow", slow))
-    (folder / f"said-{RANK}.txt").write_text("\n".join(said))
+    short_timeout = functools.partial(dist.init_process_group, timeout=timedelta(seconds=1))
+    with mock.patch.object(dist, "init_process_group", short_timeout):
+        endings.append(attempt(folder / "slow", slow))
+    (folder / f"endings-{RANK}.txt").write_text("\n".join(endings))
     sys.stdout.flush()
     os._exit(0)

@@ -1,4 +1,4 @@
-"""Fixtures of the vision tests: one thread, and folders laid out as ImageNet is."""
+"""Fixtures of the vision tests: one thread, and image folders in ImageNet's layout."""
 
 import numpy as np
 import pytest
@@ -13,18 +13,18 @@ def _one_thread():
 
 @pytest.fixture(scope="session")
 def original(tmp_path_factory):
-    """Two classes with four images to train on and two held out."""
+    """Return a folder of two classes, each with four training and two held-out images."""
     return pictures(tmp_path_factory.mktemp("imagenet"), 4, 2, (300, 420))
 
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory):
-    """Two classes with eight small images to train on and five held out."""
+    """Return a folder of two classes, each with eight small training and five held-out images."""
     return pictures(tmp_path_factory.mktemp("small"), 8, 5, (24, 20))
 
 
 def pictures(folder, trained, held_out, size):
-    """Noise, laid out as ImageNet is."""
+    """Write images of noise into ``folder`` in ImageNet's layout."""
     noise = np.random.default_rng(0)
     for split, count in (("train", trained), ("val", held_out)):
         for label in ("n01", "n02"):

@@ -1,4 +1,4 @@
-"""The embedded digits: the right images under the right labels, split, scaled and repeatable."""
+"""The embedded digits: images and labels, split, normalisation, augmentation."""
 
 from dataclasses import replace
 
@@ -7,11 +7,11 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from dyt_vision import images
-from dyt_vision.images import Digits
+from dyt_vision import transforms
+from dyt_vision.image_data import Digits
 from matched.training import reseed
 
-from .tiny import TABLE1, TINY_VIT, loaded
+from .tiny import SMOKE, TINY_VIT, loaded
 
 
 @pytest.fixture(scope="module")
@@ -19,18 +19,18 @@ def data():
     return loaded(TINY_VIT)
 
 
-def test_1437_are_trained_on_and_360_held_out(data):
+def test_digits_split_is_1437_train_360_held_out(data):
     assert (len(data.train), len(data.held_out), data.classes) == (1437, 360, 10)
 
 
-def test_an_item_is_an_rgb_image_and_its_label(data):
+def test_digits_items_are_rgb_image_and_label(data):
     for part in (data.train, data.held_out):
         image, label = part[0]
         assert image.shape == (3, 16, 16) and image.dtype == torch.float32
         assert isinstance(label, int)
 
 
-def test_every_image_is_under_its_own_label():
+def test_digits_keep_scikit_learns_images_and_labels():
     digits = load_digits()
     parts = [Digits(train=train, size=8, transform=np.asarray) for train in (True, False)]
     items = [part[i] for part in parts for i in range(len(part))]
@@ -39,17 +39,17 @@ def test_every_image_is_under_its_own_label():
         assert np.abs(image - original[..., None] * 255 / 16).max() <= 0.5
 
 
-# Enlarging smooths, which takes a little from the deviation.
+# Enlarging smooths, which reduces the deviation a little.
 @pytest.mark.parametrize("size, tolerance", [(8, 0.001), (16, 0.1)])
-def test_the_images_are_normalised_to_mean_0_and_deviation_1(size, tolerance):
+def test_digits_are_normalised_to_mean_0_and_deviation_1(size, tolerance):
     config = replace(TINY_VIT, image_size=size)
-    part = Digits(train=True, size=size, transform=images.centre(config))
+    part = Digits(train=True, size=size, transform=transforms.evaluation_transform(config))
     pixels = torch.stack([part[i][0] for i in range(len(part))])
     assert pixels.mean().item() == pytest.approx(0, abs=tolerance)
     assert pixels.std().item() == pytest.approx(1, abs=tolerance)
 
 
-def test_held_out_images_are_as_they_are(data):
+def test_held_out_digits_are_not_augmented(data):
     first = data.held_out[5][0]
     reseed(1)
     assert torch.equal(first, data.held_out[5][0])
@@ -57,7 +57,7 @@ def test_held_out_images_are_as_they_are(data):
     assert torch.equal(first[0], first[1]) and torch.equal(first[0], first[2])  # grey
 
 
-def test_training_images_are_augmented_by_the_seed_alone(data):
+def test_training_augmentation_depends_only_on_the_seed(data):
     def item(*place):
         reseed(*place)
         return data.train[5][0]
@@ -66,8 +66,8 @@ def test_training_images_are_augmented_by_the_seed_alone(data):
     assert len({item(n).sum().item() for n in range(20)}) > 15
 
 
-def test_the_smoke_recipe_neither_flips_nor_hides_a_digit():
-    for run in TABLE1.SMOKE.runs.values():
+def test_smoke_recipe_neither_flips_nor_cuts_digits():
+    for run in SMOKE.values():
         config = run.config
         assert (config.flip, config.rand_augment, config.cutmix) == (0.0, "", 0.0)
         transform = loaded(config).train.transform
@@ -79,6 +79,6 @@ def test_the_smoke_recipe_neither_flips_nor_hides_a_digit():
         ]
 
 
-def test_a_data_set_that_is_not_known():
-    with pytest.raises(ValueError, match=r"data 'cifar' is not known.*digits or imagenet"):
+def test_load_refuses_an_unknown_data_set():
+    with pytest.raises(ValueError, match=r"data is 'cifar'; expected 'digits' or 'imagenet'"):
         loaded(replace(TINY_VIT, data="cifar"))

@@ -1,4 +1,4 @@
-"""The views that DINO compares: how many, how large, and what is done to each."""
+"""DINO's multi-crop augmentation: number, size and transforms of the views."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from PIL.ImageFilter import GaussianBlur
 from torchvision.transforms import InterpolationMode
 
 from dyt_vision.config import DINO
-from dyt_vision.dino_crops import Blur, Crops
+from dyt_vision.dino_crops import MultiCropTransform, RandomGaussianBlur
 from matched.training import reseed
 
 from .tiny import TINY_DINO
@@ -29,58 +29,58 @@ def steps(view):
 
 
 @pytest.mark.parametrize("local", [0, 2, 10])
-def test_two_global_crops_come_first_and_then_the_local_ones(picture, local):
-    found = Crops(replace(TINY_DINO, local_crops=local))(picture)
-    assert [tuple(crop.shape) for crop in found] == [(3, 16, 16)] * 2 + [(3, 8, 8)] * local
+def test_multi_crop_returns_global_crops_before_local_ones(picture, local):
+    crops = MultiCropTransform(replace(TINY_DINO, local_crops=local))(picture)
+    assert [tuple(crop.shape) for crop in crops] == [(3, 16, 16)] * 2 + [(3, 8, 8)] * local
 
 
 class TestPaper:
-    def test_the_steps_of_every_view(self):
-        views = Crops(PAPER).views
+    def test_every_view_has_the_papers_transforms(self):
+        views = MultiCropTransform(PAPER).views
         assert len(views) == 12
         for view in views:
-            found = steps(view)
-            assert list(found) == [
+            by_name = steps(view)
+            assert list(by_name) == [
                 "RandomResizedCrop",
                 "RandomHorizontalFlip",
                 "RandomApply",
                 "RandomGrayscale",
-                "Blur",
+                "RandomGaussianBlur",
                 "RandomSolarize",
                 "ToTensor",
                 "Normalize",
             ]
-            assert found["RandomHorizontalFlip"].p == 0.5
-            (jitter,) = found["RandomApply"].transforms
-            assert found["RandomApply"].p == 0.8
+            assert by_name["RandomHorizontalFlip"].p == 0.5
+            (jitter,) = by_name["RandomApply"].transforms
+            assert by_name["RandomApply"].p == 0.8
             assert (jitter.brightness, jitter.contrast) == ((0.6, 1.4), (0.6, 1.4))
             assert (jitter.saturation, jitter.hue) == ((0.8, 1.2), (-0.1, 0.1))
-            assert found["RandomGrayscale"].p == 0.2
-            assert found["RandomResizedCrop"].interpolation == InterpolationMode.BICUBIC
-            assert found["RandomResizedCrop"].ratio == pytest.approx((3 / 4, 4 / 3))
-            assert list(found["Normalize"].mean) == pytest.approx([0.485, 0.456, 0.406])
+            assert by_name["RandomGrayscale"].p == 0.2
+            assert by_name["RandomResizedCrop"].interpolation == InterpolationMode.BICUBIC
+            assert by_name["RandomResizedCrop"].ratio == pytest.approx((3 / 4, 4 / 3))
+            assert list(by_name["Normalize"].mean) == pytest.approx([0.485, 0.456, 0.406])
 
-    def test_sizes_and_shares_of_the_image(self):
-        crops = [steps(view)["RandomResizedCrop"] for view in Crops(PAPER).views]
+    def test_crop_sizes_and_scales(self):
+        crops = [steps(view)["RandomResizedCrop"] for view in MultiCropTransform(PAPER).views]
         assert [(c.size, c.scale) for c in crops[:2]] == [((224, 224), (0.25, 1.0))] * 2
         assert [(c.size, c.scale) for c in crops[2:]] == [((96, 96), (0.05, 0.25))] * 10
 
-    def test_the_first_is_blurred_the_second_solarized_the_local_ones_half_blurred(self):
-        found = [steps(view) for view in Crops(PAPER).views]
-        assert [view["Blur"].probability for view in found] == [1.0, 0.1] + [0.5] * 10
-        assert [view["RandomSolarize"].p for view in found] == [0.0, 0.2] + [0.0] * 10
-        assert {view["RandomSolarize"].threshold for view in found} == {128}
+    def test_blur_and_solarization_probabilities_of_each_view(self):
+        views = [steps(view) for view in MultiCropTransform(PAPER).views]
+        assert [view["RandomGaussianBlur"].probability for view in views] == [1.0, 0.1] + [0.5] * 10
+        assert [view["RandomSolarize"].p for view in views] == [0.0, 0.2] + [0.0] * 10
+        assert {view["RandomSolarize"].threshold for view in views} == {128}
 
 
 class TestBlur:
-    def test_it_is_done_as_often_as_its_probability_says(self, picture):
+    def test_blur_is_applied_with_its_probability(self, picture):
         reseed(0)
         for probability, least, most in ((0.0, 0, 0), (0.5, 60, 140), (1.0, 200, 200)):
-            blur = Blur(probability)
+            blur = RandomGaussianBlur(probability)
             changed = sum(blur(picture) is not picture for _ in range(200))
             assert least <= changed <= most
 
-    def test_its_radius_is_between_a_tenth_and_two_pixels(self, picture, monkeypatch):
+    def test_blur_radius_is_between_0_1_and_2_pixels(self, picture, monkeypatch):
         radii = []
         monkeypatch.setattr(
             "dyt_vision.dino_crops.ImageFilter.GaussianBlur",
@@ -88,16 +88,16 @@ class TestBlur:
         )
         reseed(0)
         for _ in range(200):
-            Blur(1.0)(picture.crop((0, 0, 4, 4)))
+            RandomGaussianBlur(1.0)(picture.crop((0, 0, 4, 4)))
         assert 0.1 <= min(radii) < 0.2 and 1.9 < max(radii) <= 2.0
 
-    def test_it_smooths(self, picture):
+    def test_blur_smooths_the_image(self, picture):
         reseed(0)
-        assert np.asarray(Blur(1.0)(picture)).std() < 0.9 * np.asarray(picture).std()
+        assert np.asarray(RandomGaussianBlur(1.0)(picture)).std() < 0.9 * np.asarray(picture).std()
 
 
-def test_the_views_follow_from_the_place_of_the_sample(picture):
-    crops = Crops(TINY_DINO)
+def test_views_depend_only_on_the_samples_seed(picture):
+    crops = MultiCropTransform(TINY_DINO)
     drawn = []
     for place in ((0, "sample", 1, 2), (0, "sample", 1, 2), (0, "sample", 1, 3)):
         reseed(*place)

@@ -1,4 +1,4 @@
-"""Fine-tuning: weights from the pretraining, a new head, and a rate for every layer."""
+"""Fine-tuning: pretrained weights, the new head, layer-wise learning rates, few labels."""
 
 import json
 from dataclasses import replace
@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dyt_vision import dino, finetuning, images, mae
+from dyt_vision import dino, finetuning, image_data, mae
 from dyt_vision import weights as pretrained
 from dyt_vision.normfree import NormFree
 from matched.training import weights_digest
@@ -17,8 +17,8 @@ from .tiny import (
     TINY_DINO,
     TINY_MAE,
     TINY_TUNING,
+    assert_resume_is_bit_identical,
     assert_same,
-    cut_and_resumed,
     fingerprint,
     learner,
     run,
@@ -30,7 +30,7 @@ NEW = ("fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias")
 
 @pytest.fixture(scope="module")
 def started(small, tmp_path_factory):
-    """Directories of pretraining runs: MAE's two arms, and DINO's."""
+    """Return the directories of pretraining runs: MAE's two arms, and DINO's."""
     runs = {
         "LN": (mae.pretrain, TINY_MAE),
         "DyT": (mae.pretrain, replace(TINY_MAE, norm=DYT)),
@@ -50,29 +50,29 @@ def tuned(directory, small, start=None, **changes):
 
 
 def made(monkeypatch, directory, small, start=None, **changes):
-    """The learner of a run."""
+    """Return the learner of a run."""
     needs = {} if start is None else {"pretrained": start}
     where = {"data": {"imagenet": small}, "needs": needs}
     config = replace(TINY_TUNING, **changes)
     return learner(monkeypatch, directory, config, finetuning, **where)
 
 
-class TestStart:
+class TestPretrainedWeights:
     @pytest.mark.parametrize("start", ["LN", "DINO"])
-    def test_the_encoder_is_the_pretrained_one(self, monkeypatch, tmp_path, small, started, start):
+    def test_encoder_has_the_pretrained_weights(self, monkeypatch, tmp_path, small, started, start):
         content = torch.load(started[start] / "pretrained.pth", weights_only=True)
         if start == "LN":
-            theirs = content["model"]
+            expected = content["model"]
         else:
             teacher = content["teacher"].items()
-            theirs = {n.removeprefix("backbone."): t for n, t in teacher if "backbone." in n}
-        ours = weights(made(monkeypatch, tmp_path, small, started[start]).model)
-        for name, tensor in ours.items():
+            expected = {n.removeprefix("backbone."): t for n, t in teacher if "backbone." in n}
+        actual = weights(made(monkeypatch, tmp_path, small, started[start]).model)
+        for name, tensor in actual.items():
             if name not in NEW:
-                assert torch.equal(tensor, theirs[name]), name
-        assert set(NEW) == set(ours) - set(theirs)
+                assert torch.equal(tensor, expected[name]), name
+        assert set(NEW) == set(actual) - set(expected)
 
-    def test_head_and_last_norm_are_new(self, monkeypatch, tmp_path, small, started):
+    def test_head_and_last_norm_are_newly_initialised(self, monkeypatch, tmp_path, small, started):
         for start in (None, started["LN"]):
             model = made(monkeypatch, tmp_path, small, start).model
             assert (model.fc_norm.weight == 1).all() and not model.fc_norm.bias.any()
@@ -80,26 +80,26 @@ class TestStart:
             assert model.head.weight.std().item() == pytest.approx(2e-5, rel=0.02)
             assert model.head.weight.shape == (1000, 32)
 
-    def test_dyt_starts_from_its_own_alphas(self, monkeypatch, tmp_path, small, started):
+    def test_dyt_starts_from_the_pretrained_alphas(self, monkeypatch, tmp_path, small, started):
         content = torch.load(started["DyT"] / "pretrained.pth", weights_only=True)["model"]
         model = made(monkeypatch, tmp_path, small, started["DyT"], norm=DYT).model
         alpha = model.blocks[1].norm2.alpha
         assert torch.equal(alpha, content["blocks.1.norm2.alpha"]) and alpha.item() != 0.5
         assert model.fc_norm.alpha.tolist() == [0.5]
 
-    def test_without_a_pretraining_it_trains_from_scratch(self, monkeypatch, tmp_path, small):
+    def test_trains_from_scratch_without_a_pretraining(self, monkeypatch, tmp_path, small):
         made_here = made(monkeypatch, tmp_path, small)
         assert made_here.inherited == ()
         assert_same(weights(made_here.model), weights(finetuning.build(TINY_TUNING, 1000)[0]))
         outcome, _ = tuned(tmp_path, small)
         assert (outcome.steps, outcome.metrics.keys()) == (4, {"top1", "top5", "loss"})
 
-    def test_one_of_another_architecture_is_refused(self, tmp_path, small, started):
+    def test_pretrained_weights_of_another_architecture_are_refused(self, tmp_path, small, started):
         message = "the pretrained network is of another architecture than VisionTransformer: 4 keys"
         with pytest.raises(ValueError, match=message):
             tuned(tmp_path, small, started["LN"], norm=DYT)
 
-    def test_one_that_diverged_leaves_nothing_to_train(self, tmp_path, small):
+    def test_diverged_pretraining_gives_a_diverged_outcome(self, tmp_path, small):
         need = tmp_path / "need"
         need.mkdir()
         (need / "result.json").write_text(json.dumps({"outcome": "diverged"}))
@@ -110,16 +110,20 @@ class TestStart:
 
 
 class TestFingerprint:
-    def test_a_pair_has_one_although_its_pretrained_weights_differ(self, tmp_path, small, started):
-        own, dyt = (pretrained.exported(started[arm]) for arm in ARMS)
+    def test_arms_have_equal_fingerprints_despite_different_pretrained_weights(
+        self, tmp_path, small, started
+    ):
+        own, dyt = (pretrained.read_exported(started[arm]) for arm in ARMS)
         assert not torch.equal(own["blocks.0.attn.qkv.weight"], dyt["blocks.0.attn.qkv.weight"])
-        found = [
+        fingerprints = [
             fingerprint(tuned(tmp_path / arm, small, started[arm], norm=norm)[1])
             for arm, norm in ARMS.items()
         ]
-        assert found[0] == found[1]
+        assert fingerprints[0] == fingerprints[1]
 
-    def test_what_is_new_is_part_of_it(self, monkeypatch, tmp_path, small, started):
+    def test_fingerprint_covers_only_newly_initialised_weights(
+        self, monkeypatch, tmp_path, small, started
+    ):
         made_here = made(monkeypatch, tmp_path, small, started["LN"])
         names = weights(made_here.model).keys()
         assert set(made_here.inherited) == names - set(NEW)
@@ -133,26 +137,34 @@ class TestFingerprint:
         made_here.model.head.weight.data.add_(1)
         assert digest() != before
 
-    def test_a_cut_run_ends_bit_identical(self, tmp_path, small, started, monkeypatch):
+    def test_resume_is_bit_identical(self, tmp_path, small, started, monkeypatch):
         where = {"images": small, "needs": {"pretrained": started["LN"]}}
-        whole = run(finetuning.train, tmp_path / "whole", TINY_TUNING, **where)
-        cut_and_resumed(
-            monkeypatch, finetuning, tmp_path / "cut", TINY_TUNING, whole, task="train", **where
+        uninterrupted = run(finetuning.train, tmp_path / "uninterrupted", TINY_TUNING, **where)
+        assert_resume_is_bit_identical(
+            monkeypatch,
+            finetuning,
+            tmp_path / "resumed",
+            TINY_TUNING,
+            uninterrupted,
+            task="train",
+            **where,
         )
 
 
-class TestRates:
-    def groups(self, config):
-        """Rate and decay of every parameter by its name."""
+class TestLayerwiseOptimizer:
+    def rates(self, config):
+        """Return (learning rate, weight decay) of every parameter by name, and the model."""
         model, _ = finetuning.build(config, 10)
         names = {id(p): name for name, p in model.named_parameters()}
-        groups = finetuning.layer_wise(model, config).param_groups
-        found = {names[id(p)]: (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
-        assert found.keys() == set(names.values())
-        return found, model
+        param_groups = finetuning.layerwise_optimizer(model, config).param_groups
+        rates = {
+            names[id(p)]: (g["lr"], g["weight_decay"]) for g in param_groups for p in g["params"]
+        }
+        assert rates.keys() == set(names.values())
+        return rates, model
 
     def layer(self, name, depth):
-        """How many layers lie between this one and the head."""
+        """Return the number of layers from a parameter's layer to the head."""
         if name in ("cls_token", "pos_embed") or name.startswith("patch_embed."):
             return depth + 1
         if name.startswith("blocks."):
@@ -161,38 +173,40 @@ class TestRates:
         return 0
 
     @pytest.mark.parametrize("norm", ARMS.values(), ids=ARMS)
-    def test_each_layer_has_a_share_of_the_next_ones(self, norm):
+    def test_learning_rate_decays_from_layer_to_layer(self, norm):
         config = replace(TINY_TUNING, norm=norm, lr=0.01, layer_decay=0.75, weight_decay=0.05)
-        found, model = self.groups(config)
+        rates, model = self.rates(config)
         for name, parameter in model.named_parameters():
             free = parameter.ndim == 1 or name in ("cls_token", "pos_embed")
             rate = 0.01 * 0.75 ** self.layer(name, depth=2)
-            assert found[name] == (pytest.approx(rate), 0.0 if free else 0.05), name
+            assert rates[name] == (pytest.approx(rate), 0.0 if free else 0.05), name
         if norm == DYT:
-            assert found["blocks.0.norm1.alpha"] == (pytest.approx(0.01 * 0.75**2), 0.0)
-            assert found["fc_norm.alpha"] == (0.01, 0.0)
+            assert rates["blocks.0.norm1.alpha"] == (pytest.approx(0.01 * 0.75**2), 0.0)
+            assert rates["fc_norm.alpha"] == (0.01, 0.0)
 
-    def test_at_full_depth(self):
+    def test_learning_rates_at_full_depth(self):
         name = "vit_base_patch16_224"
         config = replace(TINY_TUNING, model=name, model_args=(("global_pool", "avg"),))
         with torch.device("meta"):
-            found, _ = self.groups(replace(config, lr=1.0, layer_decay=0.65))
-        assert found["patch_embed.proj.weight"][0] == pytest.approx(0.65**13)
-        assert found["blocks.0.attn.qkv.weight"][0] == pytest.approx(0.65**12)
-        assert found["blocks.11.attn.qkv.weight"][0] == pytest.approx(0.65)
-        assert found["head.weight"][0] == 1.0
+            rates, _ = self.rates(replace(config, lr=1.0, layer_decay=0.65))
+        assert rates["patch_embed.proj.weight"][0] == pytest.approx(0.65**13)
+        assert rates["blocks.0.attn.qkv.weight"][0] == pytest.approx(0.65**12)
+        assert rates["blocks.11.attn.qkv.weight"][0] == pytest.approx(0.65)
+        assert rates["head.weight"][0] == 1.0
 
-    def test_a_share_of_1_is_one_rate_for_all(self):
-        found, _ = self.groups(replace(TINY_TUNING, layer_decay=1.0))
-        assert {rate for rate, _ in found.values()} == {TINY_TUNING.lr}
+    def test_layer_decay_1_gives_equal_learning_rates(self):
+        rates, _ = self.rates(replace(TINY_TUNING, layer_decay=1.0))
+        assert {rate for rate, _ in rates.values()} == {TINY_TUNING.lr}
 
-    def test_the_run_uses_them(self, monkeypatch, tmp_path, small):
+    def test_train_uses_the_layerwise_optimizer(self, monkeypatch, tmp_path, small):
         adamw = made(monkeypatch, tmp_path, small, betas=(0.9, 0.95)).optimizer
         assert len({group["lr"] for group in adamw.param_groups}) == 4
         assert {group["betas"] for group in adamw.param_groups} == {(0.9, 0.95)}
 
 
 class Labels:
+    """A data set of labels only."""
+
     def __init__(self, targets):
         self.targets = targets
 
@@ -203,21 +217,21 @@ class Labels:
         return len(self.targets)
 
 
-class TestFewLabels:
+class TestFirstOfEachClass:
     LABELS = Labels([1, 0, 1, 1, 0, 2, 2, 0, 2, 2])
 
-    def test_the_first_of_each_class_are_taken(self):
-        chosen = images.first_of_each_class(self.LABELS, 2)
+    def test_first_of_each_class_keeps_the_first_images(self):
+        chosen = image_data.first_of_each_class(self.LABELS, 2)
         assert [chosen[i] for i in range(len(chosen))] == [0, 1, 2, 4, 5, 6]
 
-    def test_all_of_the_smallest_class(self):
-        assert len(images.first_of_each_class(self.LABELS, 3)) == 9
+    def test_first_of_each_class_can_use_a_whole_class(self):
+        assert len(image_data.first_of_each_class(self.LABELS, 3)) == 9
 
-    def test_a_class_with_too_few(self):
+    def test_first_of_each_class_refuses_too_small_classes(self):
         with pytest.raises(ValueError, match="labels_per_class is 4, but class 0 has 3 images"):
-            images.first_of_each_class(self.LABELS, 4)
+            image_data.first_of_each_class(self.LABELS, 4)
 
-    def test_a_run_trains_on_these(self, monkeypatch, tmp_path, small):
+    def test_labels_per_class_limits_the_training_set(self, monkeypatch, tmp_path, small):
         dataset = made(monkeypatch, tmp_path, small, labels_per_class=3).dataset
         assert [label for _, label in (dataset[i] for i in range(6))] == [0, 0, 0, 1, 1, 1]
         assert dataset.indices == [0, 1, 2, 8, 9, 10]
@@ -226,8 +240,8 @@ class TestFewLabels:
 
 
 @pytest.mark.parametrize("method", ["fixup", "skipinit", "sigma_reparam"])
-class TestWithoutNorms:
-    def test_forward_and_backward(self, method):
+class TestNormFree:
+    def test_norm_free_classifier_has_finite_gradients(self, method):
         model, paths = finetuning.build(replace(TINY_TUNING, norm=NormFree(method=method)), 10)
         assert {"fc_norm", "blocks.0.norm1", "blocks.1.norm2"} <= set(paths)
         largest = torch.linalg.matrix_norm(model.head.weight, 2).item()
@@ -235,7 +249,7 @@ class TestWithoutNorms:
             assert largest == 0
         elif method == "skipinit":
             assert 0 < largest < 20 * 2e-5
-        else:  # which sets every matrix's
+        else:  # σReparam sets the spectral norm of every matrix to 1
             assert largest == pytest.approx(1, rel=0.1)
         logits = model(torch.randn(4, 3, 16, 16))
         assert logits.shape == (4, 10)
@@ -244,7 +258,7 @@ class TestWithoutNorms:
         assert not [name for name, g in gradients.items() if g is None or not g.isfinite().all()]
         assert any(gradient.any() for gradient in gradients.values())
 
-    def test_from_pretraining_to_fine_tuning(self, tmp_path, small, method):
+    def test_norm_free_pretraining_can_be_fine_tuned(self, tmp_path, small, method):
         norm = NormFree(method=method)
         _, start = run(
             mae.pretrain, tmp_path / "mae", replace(TINY_MAE, norm=norm, epochs=1), images=small

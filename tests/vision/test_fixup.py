@@ -1,4 +1,4 @@
-"""Fixup: weights scaled by depth, zeros and scalars in their places, steps bounded at any depth."""
+"""Fixup: scaled and zero weights, positions of the scalars, step size at any depth."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ class TestWeights:
         "build, stack, branches",
         [(vit, "blocks", 4), (autoencoder, "blocks", 6), (autoencoder, "decoder_blocks", 2)],
     )
-    def test_a_branch_is_scaled_by_the_depth_of_its_own_stack(self, build, stack, branches):
+    def test_branches_are_scaled_by_the_depth_of_their_stack(self, build, stack, branches):
         model, _ = applied("fixup", build)
         for block, own in zip(
             model.get_submodule(stack), build().get_submodule(stack), strict=True
@@ -31,7 +31,7 @@ class TestWeights:
             for layer in (block.attn.proj, block.mlp.fc2):
                 assert not layer.weight.any() and not layer.bias.any()
 
-    def test_no_weight_outside_the_branches_changes_but_the_classifier(self):
+    def test_outside_the_branches_only_the_classifier_changes(self):
         for build, head in ((vit, "head"), (autoencoder, "decoder_pred")):
             model, own = applied("fixup", build)[0].state_dict(), build().state_dict()
             for name in (n for n in model if "blocks." not in n and not n.endswith(".scalar")):
@@ -40,11 +40,11 @@ class TestWeights:
                 else:
                     assert torch.equal(model[name], own[name]), name
 
-    def test_a_model_without_a_classifier(self):
+    def test_fixup_of_a_model_without_a_classifier(self):
         model, paths = applied("fixup", num_classes=0)
         assert isinstance(model.head, nn.Identity) and "fc_norm" in paths
 
-    def test_layers_without_bias(self):
+    def test_fixup_of_layers_without_bias(self):
         model, _ = applied("fixup", qkv_bias=False, proj_bias=False)
         assert not model.blocks[0].attn.proj.weight.any()
 
@@ -59,7 +59,7 @@ class TestScalars:
         ],
         ids=["average", "token", "autoencoder"],
     )
-    def test_they_are_in_every_branch_and_before_the_last_layer(self, build, final):
+    def test_scalars_are_in_every_branch_and_before_the_head(self, build, final):
         model, paths = applied("fixup", build)
         blocks = [name for name, _ in model.named_modules() if name.endswith(("s.0", "s.1", "s.2"))]
         expected = {f"{block}.{slot}": 0 for block in blocks for slot in BIASES}
@@ -69,12 +69,12 @@ class TestScalars:
         assert found == {f"{path}.scalar": value for path, value in expected.items()}
         assert set(paths) == set(expected)
 
-    def test_a_norm_before_the_blocks_leaves_no_scalar(self):
+    def test_norm_before_the_blocks_gets_no_scalar(self):
         model, paths = applied("fixup", pre_norm=True)
         assert isinstance(model.norm_pre, nn.Identity) and "norm_pre" in paths
 
-    def test_they_act_where_the_paper_has_them(self):
-        """A block against its branches written out."""
+    def test_scalars_act_where_the_paper_has_them(self):
+        """Compare a block with its branches written out."""
         block = applied("fixup")[0].blocks[0]
         with torch.no_grad():
             for parameter in block.parameters():
@@ -94,16 +94,16 @@ class TestScalars:
 
 
 class TestOneStep:
-    """How much one step of SGD on the blocks' matrices changes the network's function.
+    """Change of the network's function by one step of SGD on the blocks' matrices.
 
-    The paper's theorem is about weight matrices alone. The head is given its weights back: at
-    zero it would be all that learns in the first step, and hide what the blocks do.
+    The paper's theorem is about weight matrices only. The head gets its original weights back: at
+    zero it alone would learn in the first step, which would hide the effect of the blocks.
     """
 
     @staticmethod
     def change(model, lr=1e-2):
         model.head.load_state_dict(vit().head.state_dict())
-        model.double()  # what changes is small beside what stays
+        model.double()  # the change is small compared to the outputs
         before = model(images().double())
         F.cross_entropy(before, torch.arange(8)).backward()
         with torch.no_grad():
@@ -114,7 +114,7 @@ class TestOneStep:
 
     @staticmethod
     def bare(depth):
-        """The same network with its norm layers removed and nothing in their place."""
+        """Return the same network with its norm layers removed, without compensation."""
         model = vit(depth=depth)
         for path in convert(model, Norm.own()).paths:
             parent, _, name = path.rpartition(".")
@@ -123,7 +123,7 @@ class TestOneStep:
 
     @staticmethod
     def unscaled(depth):
-        """Fixup without its second rule."""
+        """Return a network with Fixup but without its second rule."""
         model, _ = applied("fixup", depth=depth)
         with torch.no_grad():
             for block in model.blocks:
@@ -131,12 +131,12 @@ class TestOneStep:
                 block.mlp.fc1.weight *= (2 * depth) ** 0.5
         return model
 
-    def test_it_is_of_the_order_of_lr_at_any_depth(self):
+    def test_fixup_step_size_does_not_grow_with_depth(self):
         shallow, deep = (self.change(applied("fixup", depth=depth)[0]) for depth in (4, 32))
         assert 0 < deep < 1.5 * shallow
         tenth = self.change(applied("fixup", depth=32)[0], lr=1e-3)
         assert tenth == pytest.approx(deep, rel=0.1)
 
     @pytest.mark.parametrize("build", [bare, unscaled])
-    def test_it_grows_with_depth_otherwise(self, build):
+    def test_step_size_grows_with_depth_without_fixup(self, build):
         assert self.change(build(32)) > 4 * self.change(build(4))

@@ -1,4 +1,4 @@
-"""ImageNet comes from a folder: its layout is checked, its images are augmented as in the paper."""
+"""ImageNet folders: check of the layout, the paper's augmentation, mixup."""
 
 import shutil
 from dataclasses import replace
@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode
 
-from dyt_vision import images
+from dyt_vision import transforms
 from dyt_vision.sources import DIGITS, IMAGENET, check_image_folder
 from matched.training import reseed
 
@@ -20,40 +20,40 @@ CONFIG = PAPER["vit_b"]
 
 @pytest.fixture
 def folder(original, tmp_path):
-    """A copy to break."""
+    """Return a copy of the images to change."""
     return shutil.copytree(original, tmp_path / "imagenet")
 
 
-class TestLayout:
-    def test_a_whole_folder_is_accepted(self, original):
+class TestCheckImageFolder:
+    def test_complete_folder_is_accepted(self, original):
         check_image_folder(original, classes=2)
 
     @pytest.mark.parametrize("split", ["train", "val"])
-    def test_a_split_that_is_missing(self, folder, split):
+    def test_missing_split_is_refused(self, folder, split):
         shutil.rmtree(folder / split)
         self.refused(folder, f"{folder} has no folder {split}/")
 
-    def test_a_path_that_is_not_there(self, tmp_path):
+    def test_missing_path_is_refused(self, tmp_path):
         self.refused(tmp_path / "nowhere", "nowhere has no folder train/")
 
-    def test_another_number_of_classes(self, original):
+    def test_wrong_number_of_classes_is_refused(self, original):
         message = f"{original / 'train'} has 2 class folders, not 1000"
         self.refused(original, message, classes=1000)
 
-    def test_a_class_in_one_split_only(self, folder):
+    def test_class_in_only_one_split_is_refused(self, folder):
         (folder / "val" / "n02").rename(folder / "val" / "n03")
         self.refused(folder, "class n02 is in only one of train/ and val/")
 
-    def test_a_class_without_images(self, folder):
+    def test_class_without_images_is_refused(self, folder):
         for image in (folder / "train" / "n02").iterdir():
             image.unlink()
-        self.refused(folder, f"{folder / 'train' / 'n02'} holds no file")
+        self.refused(folder, f"{folder / 'train' / 'n02'} is empty")
 
-    def test_a_file_beside_the_classes_does_not_matter(self, folder):
+    def test_other_files_in_a_split_are_ignored(self, folder):
         (folder / "train" / "README").write_text("")
         check_image_folder(folder, classes=2)
 
-    def test_the_registered_sources(self, original):
+    def test_registered_data_sources(self, original):
         assert DIGITS.embedded and not IMAGENET.embedded
         with pytest.raises(ValueError, match="has 2 class folders, not 1000"):
             IMAGENET.check(original)
@@ -69,7 +69,7 @@ class TestTransforms:
     def steps(self, transform):
         return {type(step).__name__: step for step in transform.transforms}
 
-    def test_training_is_augmented_as_in_the_authors_release(self, original):
+    def test_training_transform_is_the_authors_release(self, original):
         steps = self.steps(loaded(CONFIG, original).train.transform)
         assert list(steps) == [
             "RandomResizedCropAndInterpolation",
@@ -92,21 +92,21 @@ class TestTransforms:
         assert (erasing.probability, erasing.max_count) == (0.25, 1)
         assert erasing.rand_color is False and erasing.per_pixel is True
 
-    def test_evaluation_cuts_224_pixels_from_256(self, original):
+    def test_evaluation_transform_crops_224_of_256_pixels(self, original):
         steps = self.steps(loaded(CONFIG, original).held_out.transform)
         assert list(steps) == ["Resize", "CenterCrop", "MaybeToTensor", "Normalize"]
         assert steps["Resize"].size == 256
         assert steps["Resize"].interpolation == InterpolationMode.BICUBIC
         assert steps["CenterCrop"].size == (224, 224)
 
-    def test_both_normalise_by_imagenets_mean_and_deviation(self, original):
+    def test_transforms_normalise_by_imagenet_statistics(self, original):
         data = loaded(CONFIG, original)
         for part in (data.train, data.held_out):
             normal = self.steps(part.transform)["Normalize"]
             assert normal.mean.tolist() == pytest.approx([0.485, 0.456, 0.406])
             assert normal.std.tolist() == pytest.approx([0.229, 0.224, 0.225])
 
-    def test_without_a_policy_colours_stay(self, original):
+    def test_no_rand_augment_means_no_colour_change(self, original):
         config = replace(CONFIG, rand_augment="", erasing=0.0, flip=0.0)
         assert list(self.steps(loaded(config, original).train.transform)) == [
             "RandomResizedCropAndInterpolation",
@@ -115,7 +115,7 @@ class TestTransforms:
         ]
 
 
-def test_items_are_images_of_224_pixels_with_the_number_of_their_class(original):
+def test_imagenet_items_are_224_pixel_images_and_labels(original):
     data = loaded(CONFIG, original)
     assert (len(data.train), len(data.held_out), data.classes) == (8, 4, 1000)
     assert [data.held_out[i][1] for i in range(4)] == [0, 0, 1, 1]
@@ -123,9 +123,9 @@ def test_items_are_images_of_224_pixels_with_the_number_of_their_class(original)
         assert part[0][0].shape == (3, 224, 224)
 
 
-def test_the_strongest_augmentations_are_within_bounds():
-    """At magnitude 9 ± 0.5, posterizing keeps 0 bits in one image of 700."""
-    transform = images.augment(CONFIG, rand_augment=CONFIG.rand_augment)
+def test_posterize_to_0_bits_is_supported():
+    """Magnitude 9 ± 0.5 posterizes one image in 700 to 0 bits, which Pillow 13 refuses."""
+    transform = transforms.training_transform(CONFIG, rand_augment=CONFIG.rand_augment)
     augment = next(t for t in transform.transforms if type(t).__name__ == "RandAugment")
     image = Image.fromarray(np.full((8, 8, 3), 200, dtype=np.uint8))
     black = 0
@@ -136,7 +136,7 @@ def test_the_strongest_augmentations_are_within_bounds():
     assert black > 0
 
 
-def test_augmentation_follows_from_the_seed(original):
+def test_augmentation_depends_only_on_the_seed(original):
     data = loaded(CONFIG, original)
 
     def item(*place):
@@ -147,7 +147,7 @@ def test_augmentation_follows_from_the_seed(original):
     assert not torch.equal(item(1), item(2))
 
 
-def test_a_run_trains_and_evaluates_on_the_folder(original, tmp_path):
+def test_supervised_run_on_an_image_folder(original, tmp_path):
     config = replace(TINY_VIT, data="imagenet", norm=DYT, image_size=16, batch=4, micro_batch=2)
     outcome, _ = train(tmp_path, config, data={"imagenet": original})
     assert outcome.steps == 2
@@ -155,9 +155,9 @@ def test_a_run_trains_and_evaluates_on_the_folder(original, tmp_path):
     assert 0 <= outcome.metrics["top1"] <= outcome.metrics["top5"] <= 100
 
 
-class TestMixing:
+class TestMixup:
     def mixed(self, monkeypatch, directory, images=8, **changes):
-        """What becomes of a batch of ``images`` images, each of its own grey and label."""
+        """Return the prepared batch of ``images`` images, each with its own grey and label."""
         config = replace(TINY_VIT, **changes)
         prepare = learner(monkeypatch, directory, config).prepare
         labels = torch.arange(images)
@@ -166,14 +166,14 @@ class TestMixing:
         return prepare([greys, labels])
 
     @pytest.mark.parametrize("mixup, cutmix", [(0.8, 0.0), (0.0, 1.0), (0.8, 1.0)])
-    def test_targets_are_soft_and_sum_to_1(self, monkeypatch, tmp_path, mixup, cutmix):
+    def test_mixup_targets_are_soft_and_sum_to_1(self, monkeypatch, tmp_path, mixup, cutmix):
         x, y = self.mixed(monkeypatch, tmp_path, mixup=mixup, cutmix=cutmix)
         assert x.shape == (8, 3, 16, 16) and y.shape == (8, 10)
         assert y.sum(dim=1).tolist() == pytest.approx([1] * 8)
-        assert y.min().item() == pytest.approx(0.01)  # 0.1 of smoothing over 10 classes
+        assert y.min().item() == pytest.approx(0.01)  # label smoothing 0.1 over 10 classes
 
     @pytest.mark.parametrize("mixup, cutmix", [(0.8, 0.0), (0.0, 1.0)])
-    def test_an_image_is_mixed_as_its_label_is(self, monkeypatch, tmp_path, mixup, cutmix):
+    def test_mixup_mixes_images_and_labels_alike(self, monkeypatch, tmp_path, mixup, cutmix):
         x, y = self.mixed(monkeypatch, tmp_path, mixup=mixup, cutmix=cutmix, label_smoothing=0.0)
         share = y[torch.arange(8), torch.arange(8)]
         expected = share * torch.arange(8) + (1 - share) * torch.arange(8).flip(0)
@@ -181,11 +181,13 @@ class TestMixing:
         torch.testing.assert_close(x.mean(dim=(1, 2, 3)), expected)
         assert (x[0].unique().numel() == 1) == (cutmix == 0)
 
-    def test_without_either_labels_stay_whole(self, monkeypatch, tmp_path):
+    def test_labels_stay_hard_without_mixup_and_cutmix(self, monkeypatch, tmp_path):
         x, y = self.mixed(monkeypatch, tmp_path, mixup=0.0, cutmix=0.0)
         assert y.tolist() == list(range(8))
         assert x[3].unique().tolist() == [3]
 
-    def test_a_micro_batch_without_pairs_is_refused(self, monkeypatch, tmp_path):
-        with pytest.raises(ValueError, match="a micro-batch has 7 images; choose batch and micro"):
+    def test_mixup_refuses_an_odd_micro_batch(self, monkeypatch, tmp_path):
+        with pytest.raises(
+            ValueError, match="a micro-batch has 7 images, but mixup and CutMix need an even"
+        ):
             self.mixed(monkeypatch, tmp_path, images=7)

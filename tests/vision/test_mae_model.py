@@ -1,4 +1,4 @@
-"""The masked autoencoder against a second derivation of it: loops over patches and pixels."""
+"""The masked autoencoder, compared with a second derivation that loops over patches and pixels."""
 
 import math
 from dataclasses import replace
@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from dyt_vision.mae import build, optimizer, with_noise
-from dyt_vision.mae_model import positions
+from dyt_vision.mae import build, draw_mask_noise, make_optimizer
+from dyt_vision.mae_model import sincos_positions
 from dyt_vision.normfree import NormFree
 from matched.training import reseed
 
 from .tiny import ARMS, DYT, TINY_MAE
 
-SIDE, PATCH, WIDTH, SHOWN = 4, 4, 32, 4  # of TINY_MAE: 16 patches, a quarter of which is shown
+SIDE, PATCH, WIDTH, VISIBLE = 4, 4, 32, 4  # of TINY_MAE: 16 patches, a quarter of them visible
 PATCHES = SIDE**2
 
 
@@ -34,7 +34,7 @@ def noise():
 
 
 def pixels_of(image, patch):
-    """A patch's pixels, row by row, the colours of a pixel side by side."""
+    """Return a patch's pixels in row-major order, channels last."""
     top, left = divmod(patch, SIDE)
     return [
         image[colour, top * PATCH + y, left * PATCH + x].item()
@@ -53,7 +53,7 @@ def target_of(image, patch, norm_pix):
 
 
 def position_of(row, column, width):
-    """Column before row, sines before cosines."""
+    """Return the position embedding: column before row, sines before cosines."""
     quarter = width // 4
     return [
         wave(place / 10000 ** (i / quarter))
@@ -64,12 +64,12 @@ def position_of(row, column, width):
 
 
 def derived(model, image, noise, norm_pix):
-    """Prediction (N, 48), the hidden patches and the sum of their errors, of one image."""
+    """Return one image's prediction (N, 48), hidden patches and sum of their errors."""
     ranked = sorted(range(PATCHES), key=lambda patch: noise[patch].item())
-    shown = ranked[:SHOWN]
+    visible = ranked[:VISIBLE]
     weight, bias = model.patch_embed.proj.weight, model.patch_embed.proj.bias
     tokens = [model.cls_token[0, 0]]
-    for patch in shown:
+    for patch in visible:
         top, left = (PATCH * place for place in divmod(patch, SIDE))
         part = image[:, top : top + PATCH, left : left + PATCH]
         token = (weight * part).sum(dim=(1, 2, 3)) + bias
@@ -81,13 +81,13 @@ def derived(model, image, noise, norm_pix):
     width = x.shape[-1]
     places = [x[0]]
     for patch in range(PATCHES):
-        token = x[1 + shown.index(patch)] if patch in shown else model.mask_token[0, 0]
+        token = x[1 + visible.index(patch)] if patch in visible else model.mask_token[0, 0]
         places.append(token + torch.tensor(position_of(*divmod(patch, SIDE), width)))
     x = torch.stack(places)[None]
     for block in model.decoder_blocks:
         x = block(x)
     prediction = model.decoder_pred(model.decoder_norm(x))[0, 1:].detach().double().numpy()
-    hidden = [patch for patch in range(PATCHES) if patch not in shown]
+    hidden = [patch for patch in range(PATCHES) if patch not in visible]
     errors = [
         np.mean((prediction[patch] - target_of(image, patch, norm_pix)) ** 2) for patch in hidden
     ]
@@ -96,7 +96,7 @@ def derived(model, image, noise, norm_pix):
 
 @pytest.mark.parametrize("norm", ARMS.values(), ids=ARMS)
 @pytest.mark.parametrize("norm_pix", [True, False])
-def test_the_forward_pass_is_what_one_derives_patch_by_patch(norm, norm_pix, images, noise):
+def test_forward_matches_a_patch_by_patch_derivation(norm, norm_pix, images, noise):
     model, _ = build(replace(TINY_MAE, norm=norm, norm_pix=norm_pix))
     loss, predictions, masks = model.eval()(images, noise)
     total = 0.0
@@ -105,10 +105,10 @@ def test_the_forward_pass_is_what_one_derives_patch_by_patch(norm, norm_pix, ima
         np.testing.assert_allclose(predictions[i].detach(), prediction, atol=2e-5)
         assert masks[i].tolist() == [float(patch in hidden) for patch in range(PATCHES)]
         total += error
-    assert loss.item() == pytest.approx(total / (3 * (PATCHES - SHOWN)), rel=1e-5)
+    assert loss.item() == pytest.approx(total / (3 * (PATCHES - VISIBLE)), rel=1e-5)
 
 
-def test_patches_are_cut_row_by_row_with_the_colours_of_a_pixel_together(model, images):
+def test_patchify_is_row_major_with_channels_last(model, images):
     patches = model.patchify(images)
     assert patches.shape == (3, PATCHES, 3 * PATCH**2)
     for i in range(3):
@@ -117,7 +117,7 @@ def test_patches_are_cut_row_by_row_with_the_colours_of_a_pixel_together(model, 
     assert torch.equal(model.unpatchify(patches), images)
 
 
-def test_the_target_is_normalised_by_each_patchs_own_statistics(model, images):
+def test_target_is_normalised_by_each_patchs_statistics(model, images):
     target = model.target(images)
     for patch in range(PATCHES):
         expected = target_of(images[2], patch, norm_pix=True)
@@ -126,53 +126,51 @@ def test_the_target_is_normalised_by_each_patchs_own_statistics(model, images):
     torch.testing.assert_close(target.var(-1), torch.ones(3, PATCHES), rtol=1e-4, atol=1e-4)
 
 
-def test_a_patch_of_one_colour_has_a_finite_target(model):
+def test_target_of_a_uniform_patch_is_finite(model):
     assert torch.equal(model.target(torch.ones(1, 3, 16, 16)), torch.zeros(1, PATCHES, 48))
 
 
 @pytest.mark.parametrize("width, side", [(768, 14), (512, 14), (16, 3)])
-def test_positions_are_sines_and_cosines_of_column_and_row(width, side):
-    found = positions(width, side)
-    assert found.shape == (1, 1 + side**2, width)
-    assert not found[0, 0].any()
+def test_sincos_positions_encode_column_and_row(width, side):
+    positions = sincos_positions(width, side)
+    assert positions.shape == (1, 1 + side**2, width)
+    assert not positions[0, 0].any()
     for place in (0, 1, side, side**2 - 2):
         expected = position_of(*divmod(place, side), width)
-        assert found[0, 1 + place].tolist() == pytest.approx(expected, abs=1e-6)
+        assert positions[0, 1 + place].tolist() == pytest.approx(expected, abs=1e-6)
 
 
 class TestMask:
-    @pytest.mark.parametrize("ratio, shown", [(0.75, 4), (0.6, 6), (0.9, 1), (0.01, 15)])
-    def test_the_patches_with_the_smallest_noise_are_shown(self, images, noise, ratio, shown):
+    @pytest.mark.parametrize("ratio, visible", [(0.75, 4), (0.6, 6), (0.9, 1), (0.01, 15)])
+    def test_patches_with_the_smallest_noise_are_visible(self, images, noise, ratio, visible):
         model, _ = build(replace(TINY_MAE, mask_ratio=ratio))
         mask = model(images, noise)[2]
         for row, numbers in zip(mask, noise, strict=True):
-            seen = {i for i, hidden in enumerate(row.tolist()) if not hidden}
-            assert seen == set(numbers.argsort()[:shown].tolist())
+            unmasked = {i for i, hidden in enumerate(row.tolist()) if not hidden}
+            assert unmasked == set(numbers.argsort()[:visible].tolist())
 
-    def test_nothing_of_a_hidden_patch_reaches_the_prediction(self, model, images, noise):
+    def test_prediction_does_not_depend_on_hidden_patches(self, model, images, noise):
         _, before, mask = model(images, noise)
         hidden = model.unpatchify(mask[:, :, None].expand(-1, -1, 48))
         changed = model(torch.where(hidden == 1, images + 7, images), noise)[1]
         assert torch.equal(changed, before)
-        seen = model(torch.where(hidden == 0, images + 7, images), noise)[1]
-        assert not torch.isclose(seen, before).all(-1).any()
+        changed = model(torch.where(hidden == 0, images + 7, images), noise)[1]
+        assert not torch.isclose(changed, before).all(-1).any()
 
-    def test_the_loss_sends_nothing_back_through_what_is_predicted_of_shown_patches(
-        self, model, images, noise
-    ):
-        kept = []
-        handle = model.decoder_pred.register_forward_hook(lambda *call: kept.append(call[-1]))
+    def test_loss_has_no_gradient_for_visible_patches(self, model, images, noise):
+        outputs = []
+        handle = model.decoder_pred.register_forward_hook(lambda *call: outputs.append(call[-1]))
         loss, _, mask = model(images, noise)
         handle.remove()
-        (gradient,) = torch.autograd.grad(loss, kept)
-        assert not gradient[:, 0].any()  # the class token's
+        (gradient,) = torch.autograd.grad(loss, outputs)
+        assert not gradient[:, 0].any()  # of the class token
         assert torch.equal(gradient[:, 1:].abs().amax(-1) > 0, mask == 1)
 
-    def test_a_micro_batch_gets_its_noise_from_the_place_of_the_step(self, images):
+    def test_draw_mask_noise_depends_only_on_the_steps_seed(self, images):
         drawn = []
         for place in ((1,), (1,), (2,)):
             reseed(*place)
-            image, noise = with_noise(TINY_MAE)([images, torch.zeros(3)])
+            image, noise = draw_mask_noise(TINY_MAE)([images, torch.zeros(3)])
             assert image is images and noise.shape == (3, PATCHES)
             drawn.append(noise)
         assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
@@ -182,36 +180,36 @@ class TestMask:
 
 @pytest.fixture(scope="module")
 def wide():
-    """As wide as the real one: wide enough to see how its weights are distributed."""
+    """Return a model as wide as the real one, wide enough to see the weights' distribution."""
     return build(replace(TINY_MAE, width=768, depth=1, decoder_width=512))[0]
 
 
-class TestFirstWeights:
-    def test_matrices_are_uniform_within_xaviers_bound_and_biases_zero(self, wide):
+class TestInitialization:
+    def test_matrices_are_xavier_uniform_and_biases_zero(self, wide):
         for name, parameter in wide.named_parameters():
-            if name == "patch_embed.proj.bias":  # the release leaves it as torch draws it
+            if name == "patch_embed.proj.bias":  # torch's default, as in the release
                 assert 0.9 * 48**-0.5 < parameter.abs().max() <= 48**-0.5
             elif name.endswith(".bias"):
                 assert not parameter.any(), name
             elif parameter.ndim in (2, 4):
-                outputs, inputs = parameter.flatten(1).shape  # the patch embedding as a matrix too
+                outputs, inputs = parameter.flatten(1).shape  # also of the patch embedding
                 bound = math.sqrt(6 / (inputs + outputs))
                 assert 0.99 * bound < parameter.abs().max().item() <= bound, name
                 assert parameter.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.03), name
 
-    def test_tokens_are_drawn_with_deviation_0_02(self, wide):
+    def test_tokens_are_normal_with_deviation_0_02(self, wide):
         for token in (wide.cls_token, wide.mask_token):
             assert token.std().item() == pytest.approx(0.02, rel=0.1)
 
-    def test_they_follow_from_the_seed(self):
+    def test_initial_weights_depend_only_on_the_seed(self):
         one, two, other = (build(replace(TINY_MAE, seed=s))[0].state_dict() for s in (0, 0, 1))
         assert all(torch.equal(one[name], two[name]) for name in one)
         assert not torch.equal(one["mask_token"], other["mask_token"])
 
 
-def test_matrices_and_tokens_are_decayed_and_positions_not_trained():
+def test_optimizer_decays_matrices_and_skips_positions():
     model, _ = build(replace(TINY_MAE, norm=DYT))
-    adamw = optimizer(model, replace(TINY_MAE, weight_decay=0.05, betas=(0.9, 0.95), lr=0.002))
+    adamw = make_optimizer(model, replace(TINY_MAE, weight_decay=0.05, betas=(0.9, 0.95), lr=0.002))
     names = {id(p): name for name, p in model.named_parameters()}
     decay = {names[id(p)]: g["weight_decay"] for g in adamw.param_groups for p in g["params"]}
     for name, parameter in model.named_parameters():
@@ -222,7 +220,7 @@ def test_matrices_and_tokens_are_decayed_and_positions_not_trained():
     assert {(g["lr"], g["betas"]) for g in adamw.param_groups} == {(0.002, (0.9, 0.95))}
 
 
-def test_in_bf16_the_loss_is_about_the_same(model, images, noise):
+def test_loss_in_bf16_is_close_to_fp32(model, images, noise):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss, _, mask = model(images, noise)
     exact, _, same = model(images, noise)
@@ -231,7 +229,7 @@ def test_in_bf16_the_loss_is_about_the_same(model, images, noise):
 
 
 @pytest.mark.parametrize("method", ["fixup", "skipinit", "sigma_reparam"])
-def test_it_can_do_without_norm_layers(method, images, noise):
+def test_norm_free_mae_has_finite_gradients(method, images, noise):
     model, paths = build(replace(TINY_MAE, norm=NormFree(method=method)))
     assert {"norm", "decoder_norm", "blocks.0.norm1", "decoder_blocks.0.norm2"} <= set(paths)
     loss, prediction, _ = model(images, noise)

@@ -1,4 +1,4 @@
-"""The models at paper scale have the norms they should, and a pair starts from the same bits."""
+"""Supervised models: norm layers at paper scale, equal initial weights in both arms, optimizer."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ from .tiny import ARMS, DYT, MIXER_B, OWN, PAPER, TINY, TINY_VIT
 
 
 def on_meta(config, norm):
-    """The model of a run without its weights: shapes alone."""
+    """Build the model of a run on the meta device: shapes without values."""
     with torch.device("meta"):
         return build(replace(config, norm=norm), 1000)
 
@@ -25,7 +25,7 @@ def parameters(model):
     return sum(p.numel() for p in model.parameters())
 
 
-# Parameters with LN as timm and the papers count them; DyT adds one α for each norm.
+# Parameter counts with LN from timm and the papers; DyT adds one α for each norm.
 @pytest.mark.parametrize(
     "config, norms, keys, count",
     [
@@ -38,7 +38,7 @@ def parameters(model):
     ids=["vit_b", "vit_l", "convnext_b", "convnext_l", "mixer_b"],
 )
 class TestPaperScale:
-    def test_the_norms_are_all_replaced_and_nothing_else(self, config, norms, keys, count):
+    def test_build_replaces_all_norms_and_nothing_else(self, config, norms, keys, count):
         own, own_paths = on_meta(config, OWN)
         dyt, dyt_paths = on_meta(config, DYT)
         assert len(own_paths) == norms and own_paths == dyt_paths
@@ -46,7 +46,7 @@ class TestPaperScale:
         assert (len(dyt.state_dict()), parameters(dyt)) == (keys + norms, count + norms)
         assert set(dyt.state_dict()) - set(own.state_dict()) == {f"{p}.alpha" for p in own_paths}
 
-    def test_no_norm_is_left_behind(self, config, norms, keys, count):
+    def test_build_leaves_no_norm_layer(self, config, norms, keys, count):
         model, paths = on_meta(config, DYT)
         found = {path for path, module in model.named_modules() if isinstance(module, DynamicTanh)}
         assert found == set(paths)
@@ -54,7 +54,7 @@ class TestPaperScale:
         assert not [name for name in leaves if "norm" in name.lower()]
 
 
-def test_vit_pools_the_average_and_normalises_after_it():
+def test_vit_normalises_after_average_pooling():
     model, paths = on_meta(PAPER["vit_b"], DYT)
     assert "fc_norm" in paths and "norm" not in paths
     assert isinstance(model.fc_norm, DynamicTanh)
@@ -62,9 +62,9 @@ def test_vit_pools_the_average_and_normalises_after_it():
 
 
 @pytest.mark.parametrize("row, blocks, last", [("vit_l", 24, 0.4), ("convnext_b", 36, 0.5)])
-def test_stochastic_depth_grows_linearly_to_its_rate(row, blocks, last):
+def test_drop_path_grows_linearly_over_the_blocks(row, blocks, last):
     model, _ = on_meta(PAPER[row], DYT)
-    # A ViT's block has two, of one rate; the first block, at rate 0, has none.
+    # A ViT's block has two of equal rate; the first block, with rate 0, has none.
     rates = list(dict.fromkeys(m.drop_prob for m in model.modules() if isinstance(m, DropPath)))
     assert len(rates) == blocks - 1
     expected = [last * i / (blocks - 1) for i in range(1, blocks)]
@@ -73,21 +73,21 @@ def test_stochastic_depth_grows_linearly_to_its_rate(row, blocks, last):
 
 @pytest.mark.parametrize("family", TINY)
 class TestPair:
-    def test_it_starts_from_the_same_bits_outside_the_norms(self, family):
+    def test_arms_start_from_equal_weights_outside_the_norms(self, family):
         own, paths = build(replace(TINY[family], norm=OWN), 10)
         dyt, _ = build(replace(TINY[family], norm=DYT), 10)
-        ours = dyt.state_dict()
+        dyt_state = dyt.state_dict()
         for name, tensor in own.state_dict().items():
-            assert torch.equal(tensor, ours[name]), name
+            assert torch.equal(tensor, dyt_state[name]), name
         assert weights_digest(own, paths) == weights_digest(dyt, paths)
 
-    def test_its_norms_start_as_the_paper_says(self, family):
+    def test_dyt_layers_start_as_in_the_paper(self, family):
         model, paths = build(replace(TINY[family], norm=DYT), 10)
         for layer in map(model.get_submodule, paths):
             assert layer.alpha.tolist() == [0.5]
             assert (layer.weight == 1).all() and (layer.bias == 0).all()
 
-    def test_no_random_state_but_the_seed_decides_the_weights(self, family):
+    def test_initial_weights_depend_only_on_the_seed(self, family):
         config = TINY[family]
         one, paths = build(config, 10)
         torch.rand(7)
@@ -96,13 +96,13 @@ class TestPair:
         assert weights_digest(one, paths) == weights_digest(two, paths)
         assert weights_digest(one, paths) != weights_digest(other, paths)
 
-    def test_matrices_alone_are_decayed(self, family):
+    def test_optimizer_decays_only_matrices(self, family):
         decayed = {}
         for arm, norm in ARMS.items():
             config = replace(TINY[family], norm=norm)
             model, paths = build(config, 10)
             names = {id(p): name for name, p in model.named_parameters()}
-            groups = supervised.optimizer(model, config).param_groups
+            groups = supervised.make_optimizer(model, config).param_groups
             rate = {names[id(p)]: g["weight_decay"] for g in groups for p in g["params"]}
             assert rate.keys() == set(names.values())
             for name, parameter in model.named_parameters():
@@ -113,23 +113,23 @@ class TestPair:
         assert decayed["LN"] == decayed["DyT"]
 
 
-def test_convnext_scales_its_layers_as_the_recipe_says():
+def test_convnext_layer_scale_is_the_recipes():
     model, _ = build(TINY["ConvNeXt"], 10)
     scales = [p for name, p in model.named_parameters() if name.endswith("gamma")]
     assert len(scales) == 5
     assert all((scale == 1e-6).all() for scale in scales)
 
 
-def test_the_optimizer_is_adamw_with_the_recipes_settings():
+def test_optimizer_is_adamw_with_the_recipes_settings():
     model, _ = build(TINY_VIT, 10)
     for betas in ((0.9, 0.999), (0.9, 0.95)):
-        optimizer = supervised.optimizer(model, replace(TINY_VIT, betas=betas, lr=0.004))
+        optimizer = supervised.make_optimizer(model, replace(TINY_VIT, betas=betas, lr=0.004))
         assert type(optimizer) is torch.optim.AdamW
         for group in optimizer.param_groups:
             assert (group["lr"], group["betas"], group["eps"]) == (0.004, betas, 1e-8)
 
 
-class TestMistakes:
+class TestUnknownModels:
     @pytest.mark.parametrize(
         "wrong, right",
         [
@@ -138,16 +138,16 @@ class TestMistakes:
             ("resnt50", "resnet50"),
         ],
     )
-    def test_a_mistyped_model_is_told_the_nearest(self, wrong, right):
-        with pytest.raises(ValueError, match=f"no model '{wrong}'; near it: .*{right}"):
+    def test_mistyped_model_suggests_similar_names(self, wrong, right):
+        with pytest.raises(ValueError, match=f"no model '{wrong}'; similar names: .*{right}"):
             build(replace(TINY_VIT, model=wrong), 10)
 
-    def test_a_model_like_none_is_told_where_the_names_are(self):
-        with pytest.raises(ValueError, match=r"no model '§'; timm.list_models\(\) names them"):
+    def test_unknown_model_points_to_list_models(self):
+        with pytest.raises(ValueError, match=r"no model '§'; timm.list_models\(\) lists all"):
             build(replace(TINY_VIT, model="§"), 10)
 
     @pytest.mark.parametrize("norm", ARMS.values(), ids=ARMS)
-    def test_a_model_without_a_norm_to_replace(self, norm):
+    def test_model_without_a_norm_to_replace_is_refused(self, norm):
         config = replace(TINY_VIT, model="resnet10t", model_args=(), norm=norm)
         with pytest.raises(ValueError, match=r"has no LN or RMSNorm to replace.*BatchNorm"):
             build(config, 10)

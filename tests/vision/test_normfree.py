@@ -1,4 +1,4 @@
-"""What Fixup, SkipInit and σReparam have in common: any model of Blocks, in place, no draw."""
+"""Common behaviour of Fixup, SkipInit and σReparam: conversion in place, training, refusals."""
 
 import copy
 import subprocess
@@ -21,7 +21,7 @@ EVERY = pytest.mark.parametrize("method", METHODS)
 
 
 def vit(**options):
-    """A ViT of two blocks that 16×16 images are enough for, always with the same weights."""
+    """Return a ViT of two blocks for 16×16 images, always with the same weights."""
     tiny = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2}
     tiny |= {"num_classes": 10, "global_pool": "avg"}
     torch.manual_seed(0)
@@ -29,7 +29,7 @@ def vit(**options):
 
 
 class Autoencoder(nn.Module):
-    """The parts of a masked autoencoder by their names, and a forward pass without a mask."""
+    """A masked autoencoder's modules, with a forward pass without a mask."""
 
     def __init__(self):
         super().__init__()
@@ -64,13 +64,13 @@ def images(count=8):
 
 
 def applied(method, build=vit, **options):
-    """A model without norm layers, and the paths that apply returned."""
+    """Return a model without norm layers, and the paths that ``apply`` returned."""
     model = build(**options)
     return model, apply(model, NormFree(method=method))
 
 
 def trained(model, steps=30, lr=1e-2):
-    """The losses of some steps of Adam on eight random images of five classes."""
+    """Return the losses of some steps of Adam on eight random images of five classes."""
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     labels = torch.arange(8) % 5
     losses = []
@@ -84,18 +84,18 @@ def trained(model, steps=30, lr=1e-2):
 
 
 class TestNormFree:
-    def test_it_is_a_plain_value_with_the_methods_name(self):
+    def test_norm_free_is_a_plain_value_with_a_title(self):
         titles = [str(NormFree(method=method)) for method in METHODS]
         assert titles == ["Fixup", "SkipInit", "σReparam"]
         assert NormFree(method="fixup") == NormFree(method="fixup")
         assert len({NormFree(method=method) for method in METHODS}) == 3
 
     @pytest.mark.parametrize("wrong", ["Fixup", None, ["fixup"]])
-    def test_another_method_is_refused_with_the_choices(self, wrong):
-        with pytest.raises(ValueError, match="'fixup', 'skipinit', 'sigma_reparam'"):
+    def test_norm_free_refuses_an_unknown_method(self, wrong):
+        with pytest.raises(ValueError, match="'fixup', 'skipinit' or 'sigma_reparam'"):
             NormFree(method=wrong)
 
-    def test_naming_a_method_loads_no_torch(self):
+    def test_norm_free_imports_no_torch(self):
         code = "import sys, dyt_vision.normfree as n; n.NormFree(method='fixup'); "
         code += "sys.exit('torch' in sys.modules)"
         assert subprocess.run([sys.executable, "-c", code]).returncode == 0
@@ -103,8 +103,8 @@ class TestNormFree:
 
 @EVERY
 @MODELS
-class TestInPlace:
-    def test_no_norm_layer_is_left(self, method, build):
+class TestApply:
+    def test_apply_removes_every_norm_layer(self, method, build):
         norms = convert(build(), Norm.own()).paths
         model, paths = applied(method, build)
         with pytest.raises(ValueError, match="no LN or RMSNorm"):
@@ -113,7 +113,7 @@ class TestInPlace:
         kinds = {type(model.get_submodule(path)).__name__ for path in norms}
         assert kinds == ({"ScalarBias"} if method == "fixup" else {"Identity"})
 
-    def test_what_it_adds_is_below_the_paths(self, method, build):
+    def test_apply_returns_the_paths_of_what_it_adds(self, method, build):
         own = build()
         norms = tuple(f"{path}." for path in convert(own, Norm.own()).paths)
         model, paths = applied(method, build)
@@ -126,7 +126,7 @@ class TestInPlace:
         for name in added - {n for n in added if n.endswith(".u")}:
             assert model.get_parameter(name).shape == (1,)
 
-    def test_it_draws_nothing_and_keeps_the_weights_drawn(self, method, build):
+    def test_apply_draws_no_random_number_and_keeps_weights(self, method, build):
         own, model = build(), build()
         state = torch.get_rng_state()
         apply(model, NormFree(method=method))
@@ -138,7 +138,7 @@ class TestInPlace:
             if method != "fixup" and name in own.state_dict():
                 assert torch.equal(tensor, own.state_dict()[name])
 
-    def test_scalars_alone_join_what_is_not_decayed(self, method, build):
+    def test_scalars_are_not_decayed(self, method, build):
         model, paths = applied(method, build)
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         free, decayed = (
@@ -150,7 +150,7 @@ class TestInPlace:
         assert scalars and scalars <= free
         assert any(name.endswith(("qkv.weight", "original")) for name in decayed)
 
-    def test_a_copy_and_a_loaded_state_compute_the_same(self, method, build):
+    def test_deepcopy_and_state_dict_compute_the_same(self, method, build):
         model, _ = applied(method, build)
         with torch.no_grad():
             for parameter in model.parameters():
@@ -163,14 +163,14 @@ class TestInPlace:
         assert torch.equal(copied.eval()(images()), expected)
         assert torch.equal(loaded.eval()(images()), expected)
 
-    def test_new_modules_are_in_the_mode_and_dtype_of_the_model(self, method, build):
+    def test_added_modules_have_the_models_mode_and_dtype(self, method, build):
         model = build().double().eval()
         apply(model, NormFree(method=method))
         assert not any(module.training for module in model.modules())
         assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float64}
         assert model(images().double()).dtype == torch.float64
 
-    def test_shapes_alone_are_enough(self, method, build):
+    def test_apply_works_on_the_meta_device(self, method, build):
         with torch.device("meta"):
             model, paths = applied(method, build)
         assert all(tensor.is_meta for tensor in model.state_dict().values())
@@ -179,7 +179,7 @@ class TestInPlace:
 
 @EVERY
 class TestTraining:
-    def test_the_loss_falls(self, method):
+    def test_norm_free_training_reduces_the_loss(self, method):
         model, _ = applied(method)
         losses = trained(model)
         assert losses[-1] < 0.5 * losses[0]
@@ -192,26 +192,26 @@ class TestTraining:
         for name, scalar in scalars.items():
             assert scalar.grad.isfinite().all() and scalar.grad.any(), name
 
-    def test_an_average_of_the_weights_can_be_evaluated(self, method):
+    def test_ema_of_the_weights_can_be_evaluated(self, method):
         model, _ = applied(method)
-        average = ModelEmaV3(model, decay=0.5)
+        ema = ModelEmaV3(model, decay=0.5)
         trained(model, steps=2)
-        average.update(model)
-        before = copy.deepcopy(average.module.state_dict())
-        assert average.module(images()).isfinite().all()
-        for name, tensor in average.module.state_dict().items():
+        ema.update(model)
+        before = copy.deepcopy(ema.module.state_dict())
+        assert ema.module(images()).isfinite().all()
+        for name, tensor in ema.module.state_dict().items():
             assert torch.equal(tensor, before[name])
 
 
 class TestMistakes:
-    def test_a_dyt_norm_is_no_method(self):
-        with pytest.raises(ValueError, match="is no NormFree"):
+    def test_apply_refuses_a_dyt_norm(self):
+        with pytest.raises(ValueError, match="expected a NormFree"):
             apply(vit(), Norm.dyt())
 
     @EVERY
-    def test_a_model_without_blocks(self, method):
+    def test_apply_refuses_a_model_without_blocks(self, method):
         model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
-        with pytest.raises(ValueError, match=r"Sequential holds no timm .*Block.*Choose"):
+        with pytest.raises(ValueError, match=r"Sequential has no timm .*Block.*use a ViT"):
             apply(model, NormFree(method=method))
 
     @EVERY
@@ -226,7 +226,7 @@ class TestMistakes:
             ({"mlp_layer": SwiGLU}, "mlp is SwiGLU", "mlp_layer=Mlp"),
         ],
     )
-    def test_a_block_with_something_else_in_a_slot(self, method, options, slot, advice):
+    def test_apply_refuses_other_blocks_than_timms_plain_one(self, method, options, slot, advice):
         model = vit(**options)
         before = str(model)
         with pytest.raises(ValueError, match=rf"blocks\.0\.{slot}.*{advice}"):
@@ -234,13 +234,13 @@ class TestMistakes:
         assert str(model) == before
 
     @EVERY
-    def test_twice(self, method):
+    def test_apply_refuses_a_second_conversion(self, method):
         model, _ = applied(method)
-        with pytest.raises(ValueError, match=r"once only|no LN or RMSNorm"):
+        with pytest.raises(ValueError, match=r"only once|no LN or RMSNorm"):
             apply(model, NormFree(method=method))
 
 
-def test_the_slots_are_those_of_timms_block():
+def test_timms_block_has_the_expected_slots():
     block = vit().blocks[0]
     assert isinstance(block.mlp, Mlp)
     for slot in ("ls1", "ls2", "attn.norm", "mlp.norm", "attn.q_norm", "attn.k_norm"):

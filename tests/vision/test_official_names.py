@@ -1,6 +1,6 @@
-"""At full size, every parameter has its name and shape in the official releases of MAE and DINO.
+"""Parameter names and shapes at full size, compared with the official releases of MAE and DINO.
 
-The names are written out here by rule, in the order in which these releases register them.
+The expected names are written out here by rule, in the order in which the releases register them.
 """
 
 from dataclasses import replace
@@ -33,15 +33,15 @@ def embedding(width, patch=16):
 
 
 def blocks(name, depth, width):
-    found = []
+    names = []
     for i in range(depth):
-        found += norm(f"{name}.{i}.norm1", width)
-        found += linear(f"{name}.{i}.attn.qkv", width, 3 * width)
-        found += linear(f"{name}.{i}.attn.proj", width, width)
-        found += norm(f"{name}.{i}.norm2", width)
-        found += linear(f"{name}.{i}.mlp.fc1", width, 4 * width)
-        found += linear(f"{name}.{i}.mlp.fc2", 4 * width, width)
-    return found
+        names += norm(f"{name}.{i}.norm1", width)
+        names += linear(f"{name}.{i}.attn.qkv", width, 3 * width)
+        names += linear(f"{name}.{i}.attn.proj", width, width)
+        names += norm(f"{name}.{i}.norm2", width)
+        names += linear(f"{name}.{i}.mlp.fc1", width, 4 * width)
+        names += linear(f"{name}.{i}.mlp.fc2", 4 * width, width)
+    return names
 
 
 def autoencoder(width, depth):
@@ -90,7 +90,7 @@ def student(patch, tokens):
 
 
 def on_meta(build, config, *classes):
-    """A network without its weights: shapes alone."""
+    """Build a network on the meta device: shapes without values."""
     with torch.device("meta"):
         return build(config, *classes)
 
@@ -104,14 +104,14 @@ def count(model):
 
 
 def with_alpha(names, norms):
-    """The names that DyT gives: alpha before weight and bias in each norm."""
-    found = []
+    """Return the names with DyT: alpha before weight and bias in each norm."""
+    result = []
     for name, shape in names:
         path, _, last = name.rpartition(".")
         if path in norms and last == "weight":
-            found.append((f"{path}.alpha", (1,)))
-        found.append((name, shape))
-    return found
+            result.append((f"{path}.alpha", (1,)))
+        result.append((name, shape))
+    return result
 
 
 CASES = {
@@ -134,7 +134,7 @@ CASES = {
     "DINO-B/16": (dino, DINO(**RUN), student(16, 197), 108_937_216, {768: 25}),
     "DINO-B/8": (dino, DINO(**RUN, patch_size=8), student(8, 785), 108_946_432, {768: 25}),
 }
-KEYS = {  # with LN and with DyT
+KEYS = {  # number of keys with LN and with DyT
     "MAE-B": (254, 296),
     "MAE-L": (398, 464),
     "ViT-B": (152, 177),
@@ -145,7 +145,7 @@ KEYS = {  # with LN and with DyT
 
 
 def built(task, config, norm=None):
-    """The network whose names the releases have, and its norm layers' paths."""
+    """Return the network that corresponds to the release's, and its norm layers' paths."""
     config = config if norm is None else replace(config, norm=norm)
     if task is finetuning:
         return on_meta(task.build, config, 1000)
@@ -159,9 +159,9 @@ def built(task, config, norm=None):
 
 @pytest.mark.parametrize(("task", "config", "names", "total", "norms"), CASES.values(), ids=CASES)
 class TestFullSize:
-    def test_names_and_shapes_are_the_releases(self, task, config, names, total, norms):
+    def test_names_and_shapes_match_the_releases(self, task, config, names, total, norms):
         model, paths = built(task, config)
-        if task is finetuning:  # timm has the norm before the head, the release after it
+        if task is finetuning:  # timm registers the norm before the head, the release after it
             assert sorted(shapes(model)) == sorted(names)
         else:
             assert shapes(model) == names
@@ -170,47 +170,45 @@ class TestFullSize:
         widths = [model.get_submodule(path).weight.numel() for path in paths]
         assert {width: widths.count(width) for width in widths} == norms
 
-    def test_dyt_adds_an_alpha_to_each_norm_and_nothing_else(
-        self, task, config, names, total, norms
-    ):
+    def test_dyt_adds_only_an_alpha_to_each_norm(self, task, config, names, total, norms):
         model, paths = built(task, config, DYT)
-        found = shapes(model)
-        assert sorted(found) == sorted(with_alpha(names, paths))
+        actual = shapes(model)
+        assert sorted(actual) == sorted(with_alpha(names, paths))
         assert count(model) == total + sum(norms.values())
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_number_of_keys(case):
+def test_number_of_state_dict_keys(case):
     task, config, *_ = CASES[case]
     own, dyt = (len(built(task, config, norm)[0].state_dict()) for norm in (None, DYT))
     assert (own, dyt) == KEYS[case]
 
 
 @pytest.mark.parametrize("patch, total", [(16, 85_798_656), (8, 85_807_872)])
-def test_dinos_backbone_alone(patch, total):
-    for norm, keys, more in ((Norm.own(), 150, 0), (DYT, 175, 25)):
+def test_dino_backbone_keys_and_parameter_count(patch, total):
+    for norm, keys, extra in ((Norm.own(), 150, 0), (DYT, 175, 25)):
         model, _ = on_meta(dino.build, DINO(**RUN, patch_size=patch, norm=norm))
         for network in (model.student, model.teacher):
             assert len(network.backbone.state_dict()) == keys
-            assert count(network.backbone) == total + more
+            assert count(network.backbone) == total + extra
 
 
-class TestWhatIsNotTrained:
+class TestUntrainedParameters:
     def untrained(self, model):
         return {name for name, p in model.named_parameters() if not p.requires_grad}
 
-    def test_the_positions_of_a_masked_autoencoder(self):
+    def test_mae_does_not_train_positions(self):
         model, _ = on_meta(mae.build, MAE(**RUN))
         assert self.untrained(model) == {"pos_embed", "decoder_pos_embed"}
 
     @pytest.mark.parametrize("norm_last_layer", [True, False])
-    def test_dinos_teacher_and_the_length_of_the_last_layers_weights(self, norm_last_layer):
+    def test_dino_does_not_train_teacher_and_weight_g(self, norm_last_layer):
         config = DINO(**RUN, norm_last_layer=norm_last_layer)
         model, _ = on_meta(dino.build, config)
         teachers = {f"teacher.{name}" for name, _ in model.teacher.named_parameters()}
         length = {"student.head.last_layer.weight_g"} if norm_last_layer else set()
         assert self.untrained(model) == teachers | length
 
-    def test_everything_is_fine_tuned(self):
+    def test_fine_tuning_trains_everything(self):
         _, config, *_ = CASES["ViT-B"]
         assert not self.untrained(on_meta(finetuning.build, config, 1000)[0])

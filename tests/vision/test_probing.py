@@ -1,4 +1,4 @@
-"""Linear probing: a fixed teacher, features put together by hand, one layer that learns."""
+"""Linear probing: features, the frozen teacher, the trained linear layer."""
 
 import json
 from dataclasses import replace
@@ -15,8 +15,8 @@ from .tiny import (
     TINY_DINO,
     TINY_MAE,
     TINY_PROBING,
+    assert_resume_is_bit_identical,
     assert_same,
-    cut_and_resumed,
     fingerprint,
     learner,
     run,
@@ -26,7 +26,7 @@ from .tiny import (
 
 @pytest.fixture(scope="module")
 def started(small, tmp_path_factory):
-    """Directories of DINO's two arms."""
+    """Return the directories of DINO's two arms."""
     folder = tmp_path_factory.mktemp("pretraining")
     return {
         arm: run(dino.pretrain, folder / arm, replace(TINY_DINO, norm=norm), images=small)[1]
@@ -47,9 +47,7 @@ def made(monkeypatch, directory, small, start, **changes):
 
 class TestFeatures:
     @pytest.mark.parametrize("blocks, pool, size", [(1, True, 64), (2, False, 64), (2, True, 96)])
-    def test_they_are_class_tokens_and_the_mean_patch_after_the_last_norm(
-        self, started, blocks, pool, size
-    ):
+    def test_features_are_normed_class_tokens_and_mean_patch(self, started, blocks, pool, size):
         config = replace(TINY_PROBING, blocks=blocks, pool=pool)
         probe, _, _ = probing.build(config, started["LN"], 10)
         backbone = probe.backbone
@@ -69,35 +67,35 @@ class TestFeatures:
         expected = features @ probe.linear.weight.T + probe.linear.bias
         torch.testing.assert_close(probe(image), expected)
 
-    def test_the_new_layer_starts_small(self, started):
+    def test_linear_layer_starts_small(self, started):
         linear = probing.build(TINY_PROBING, started["LN"], 1000)[0].linear
         assert linear.weight.std().item() == pytest.approx(0.01, rel=0.02)
         assert not linear.bias.any()
 
 
 class TestRun:
-    def test_the_backbone_is_the_teacher_and_stays_so_to_the_bit(
+    def test_backbone_is_the_unchanged_pretrained_teacher(
         self, monkeypatch, tmp_path, small, started
     ):
-        kept = []
+        probes = []
         build = probing.build
 
-        def watched(*arguments):
-            found = build(*arguments)
-            kept.append((found[0], weights(found[0])))
-            return found
+        def build_and_record(*arguments):
+            built = build(*arguments)
+            probes.append((built[0], weights(built[0])))
+            return built
 
-        monkeypatch.setattr(probing, "build", watched)
+        monkeypatch.setattr(probing, "build", build_and_record)
         outcome, _ = probed(tmp_path, small, started["LN"])
         assert (outcome.steps, outcome.metrics.keys()) == (4, {"top1", "top5", "loss"})
-        ((probe, before),) = kept
+        ((probe, before),) = probes
         teacher = torch.load(started["LN"] / "pretrained.pth", weights_only=True)["teacher"]
         for name, tensor in probe.backbone.state_dict().items():
             assert torch.equal(tensor, teacher[f"backbone.{name}"]), name
         for name in ("linear.weight", "linear.bias"):
             assert not torch.equal(probe.state_dict()[name], before[name])
 
-    def test_the_linear_layer_alone_is_trained(self, monkeypatch, tmp_path, small, started):
+    def test_only_the_linear_layer_is_trained(self, monkeypatch, tmp_path, small, started):
         made_here = made(monkeypatch, tmp_path, small, started["LN"], lr=0.3, weight_decay=0.0)
         probe, sgd = made_here.model, made_here.optimizer
         assert {n for n, p in probe.named_parameters() if p.requires_grad} == {
@@ -114,27 +112,29 @@ class TestRun:
             "linear.bias",
         }
 
-    def test_the_backbone_is_never_in_training_mode(self, monkeypatch, tmp_path, small, started):
+    def test_backbone_stays_in_evaluation_mode(self, monkeypatch, tmp_path, small, started):
         probe = made(monkeypatch, tmp_path, small, started["LN"]).model.train()
         assert probe.training and probe.linear.training
         assert not any(module.training for module in probe.backbone.modules())
 
-    def test_a_pair_has_one_fingerprint(self, tmp_path, small, started):
-        found = [
+    def test_arms_of_a_pair_have_equal_fingerprints(self, tmp_path, small, started):
+        fingerprints = [
             fingerprint(probed(tmp_path / arm, small, started[arm], norm=norm)[1])
             for arm, norm in ARMS.items()
         ]
-        assert found[0] == found[1]
+        assert fingerprints[0] == fingerprints[1]
         other = probed(tmp_path / "other", small, started["LN"], seed=1)[1]
-        assert fingerprint(other)["weights"] != found[0]["weights"]
+        assert fingerprint(other)["weights"] != fingerprints[0]["weights"]
 
-    def test_a_cut_run_ends_bit_identical(self, tmp_path, small, started, monkeypatch):
-        whole = probed(tmp_path / "whole", small, started["LN"])
+    def test_resume_is_bit_identical(self, tmp_path, small, started, monkeypatch):
+        uninterrupted = probed(tmp_path / "uninterrupted", small, started["LN"])
         where = {"images": small, "needs": {"pretrained": started["LN"]}, "task": "train"}
-        cut_and_resumed(monkeypatch, probing, tmp_path / "cut", TINY_PROBING, whole, **where)
+        assert_resume_is_bit_identical(
+            monkeypatch, probing, tmp_path / "resumed", TINY_PROBING, uninterrupted, **where
+        )
 
 
-class TestStart:
+class TestPretrainedWeights:
     @pytest.mark.parametrize(
         "changes, message",
         [
@@ -143,23 +143,25 @@ class TestStart:
             ({"patch_size": 8}, "2 keys differ, the first: pos_embed is"),
         ],
     )
-    def test_another_architecture(self, tmp_path, small, started, changes, message):
+    def test_pretrained_weights_of_another_architecture_are_refused(
+        self, tmp_path, small, started, changes, message
+    ):
         with pytest.raises(ValueError, match=message):
             probed(tmp_path, small, started["LN"], **changes)
 
-    def test_a_pretraining_that_has_no_teacher(self, tmp_path, small):
+    def test_pretraining_without_a_teacher_is_refused(self, tmp_path, small):
         _, start = run(mae.pretrain, tmp_path / "mae", replace(TINY_MAE, epochs=1), images=small)
         with pytest.raises(ValueError, match=r"pretrained.pth has no 'teacher'; it has model"):
             probed(tmp_path / "run", small, start)
 
-    def test_one_that_diverged(self, tmp_path, small):
+    def test_diverged_pretraining_gives_a_diverged_outcome(self, tmp_path, small):
         (tmp_path / "result.json").write_text(json.dumps({"outcome": "diverged"}))
-        assert probed(tmp_path / "run", small, tmp_path)[0] == pretrained.NOTHING_TO_START_FROM
+        assert probed(tmp_path / "run", small, tmp_path)[0] == pretrained.PRETRAINING_DIVERGED
 
     def test_dyt_is_loaded_with_its_alphas(self, started):
         config = replace(TINY_PROBING, norm=DYT)
         probe, paths, inherited = probing.build(config, started["DyT"], 10)
         assert len(paths) == 5 and paths[0] == "backbone.blocks.0.norm1"
         assert {*inherited} == {f"backbone.{name}" for name in probe.backbone.state_dict()}
-        theirs = pretrained.read(started["DyT"] / "pretrained.pth", "teacher")
-        assert_same(weights(probe.backbone), theirs)
+        expected = pretrained.read(started["DyT"] / "pretrained.pth", "teacher")
+        assert_same(weights(probe.backbone), expected)

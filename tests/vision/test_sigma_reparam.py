@@ -1,4 +1,4 @@
-"""σReparam: the spectral norm of every layer is |γ|, and its gradient is the true one."""
+"""σReparam: spectral norm |γ| of every layer, exact gradients, power iteration."""
 
 import copy
 
@@ -25,7 +25,7 @@ def layers(model):
 
 
 def mean_error(model):
-    """Relative difference of the layers' spectral norms from |γ|, as they are in evaluation."""
+    """Return the mean relative difference of the layers' spectral norms from |γ| in evaluation."""
     was, norms = model.training, []
     for layer in layers(model.eval()):
         gamma = layer.parametrizations.weight[0].gamma.abs().item()
@@ -35,21 +35,21 @@ def mean_error(model):
 
 
 def exact(weight, gamma):
-    """What the layer computes, through the true singular values."""
+    """Return the scaled weight, computed with the exact singular value."""
     return gamma / torch.linalg.svdvals(weight.flatten(1))[0] * weight
 
 
-class TestScaling:
+class TestSpectralScaling:
     # The weights of a ViT-B's layers have many singular values near the largest.
     @pytest.mark.parametrize("shape", [(2304, 768), (768, 768), (10, 32), (32, 10), (32, 3, 4, 4)])
-    def test_sigma_starts_within_one_percent(self, shape):
+    def test_sigma_is_within_one_percent_at_construction(self, shape):
         weight = drawn(*shape)
         scaled = SpectralScaling(weight)(weight)
         assert scaled.shape == shape
         assert spectral_norm(scaled) == pytest.approx(1, rel=0.01)
 
     @pytest.mark.parametrize("shape", [(24, 16), (8, 3, 2, 2)])
-    def test_values_and_gradients_are_those_of_the_svd(self, shape):
+    def test_values_and_gradients_match_the_svd(self, shape):
         weight = drawn(*shape).double().requires_grad_()
         scaling = SpectralScaling(weight)
         with torch.no_grad():
@@ -65,13 +65,13 @@ class TestScaling:
         torch.testing.assert_close(own, weight.grad)
         torch.testing.assert_close(scaling.gamma.grad, gamma.grad)
 
-    def test_the_scale_of_the_weight_does_not_matter(self):
+    def test_scaling_is_invariant_to_the_weights_scale(self):
         weight = drawn(12, 8)
         scaling = SpectralScaling(weight)
         for factor in (1e-15, 1e15):
             torch.testing.assert_close(scaling(factor * weight), scaling(weight))
 
-    def test_a_zero_weight_stays_finite_and_can_leave_zero(self):
+    def test_zero_weight_is_finite_and_can_leave_zero(self):
         weight = torch.zeros(6, 4, requires_grad=True)
         scaling = SpectralScaling(weight)
         scaled = scaling(weight)
@@ -83,7 +83,7 @@ class TestScaling:
             scaled = scaling(drawn(6, 4))
         assert spectral_norm(scaled) == pytest.approx(1, rel=1e-3)
 
-    def test_u_is_stored_in_training_alone_and_its_length_does_not_matter(self):
+    def test_u_is_updated_only_in_training_mode(self):
         weight = drawn(12, 8)
         scaling = SpectralScaling(drawn(12, 8, seed=1)).eval()
         start = scaling.u.clone()
@@ -96,7 +96,7 @@ class TestScaling:
         assert scaling.u.norm() == pytest.approx(1)
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-    def test_it_computes_in_single_precision_under_autocast(self, dtype):
+    def test_scaling_uses_single_precision_under_autocast(self, dtype):
         weight = drawn(24, 16).to(dtype)
         scaling = SpectralScaling(weight)
         assert scaling.u.dtype == scaling.gamma.dtype == torch.float32
@@ -118,19 +118,19 @@ class TestModel:
         assert scalings < set(paths)
         assert all(model.get_parameter(name).tolist() == [1] for name in found)
 
-    def test_an_autoencoder_has_them_too(self):
+    def test_every_layer_of_an_autoencoder_has_a_gamma(self):
         model, _ = applied("sigma_reparam", autoencoder)
         found = [name for name, _ in model.named_parameters() if name.endswith(".gamma")]
         assert len(found) == len(layers(autoencoder())) == 4 * (3 + 1) + 3
 
-    def test_the_spectral_norm_of_every_layer_is_gamma(self):
+    def test_spectral_norm_of_every_layer_is_gamma(self):
         model, _ = applied("sigma_reparam")
         for number, layer in enumerate(layers(model)):
             gamma = layer.parametrizations.weight[0].gamma
             gamma.data.fill_((-1) ** number * 0.5 * (1 + number))
             assert spectral_norm(layer.weight) == pytest.approx(abs(gamma.item()), rel=1e-3)
 
-    def test_power_iteration_tracks_the_weights_as_they_move(self):
+    def test_power_iteration_tracks_changing_weights(self):
         model, _ = applied("sigma_reparam")
         start = copy.deepcopy(model)
         trained(model, steps=60, lr=1e-3)
@@ -140,16 +140,16 @@ class TestModel:
         assert mean_error(model) < 1e-3
         for layer, before in zip(layers(model), layers(start), strict=True):
             layer.parametrizations.weight[0].u.copy_(before.parametrizations.weight[0].u)
-        assert mean_error(model) > 0.25, "the weights have moved far"
+        assert mean_error(model) > 0.25, "the weights have changed much"
 
-    def test_evaluation_is_the_same_again(self):
+    def test_evaluation_is_deterministic(self):
         model, _ = applied("sigma_reparam")
         trained(model, steps=2)
         model.eval()
         assert torch.equal(model(images()), model(images()))
 
-    def test_two_uses_before_one_backward_pass(self):
-        """u moves between them, and each backward pass has to see its own."""
+    def test_two_forward_passes_before_one_backward_pass(self):
+        """u changes between them; the backward pass must use each forward pass's own u."""
         model, _ = applied("sigma_reparam")
         labels = torch.arange(8)
         loss = F.cross_entropy(model(images()), labels) + F.cross_entropy(model(images()), labels)

@@ -1,4 +1,4 @@
-"""SkipInit: every block starts as the identity map, and its scalars learn to leave it."""
+"""SkipInit: positions of the scalars, blocks that start as the identity and leave it."""
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ def scalars(model):
     return {n: p for n, p in model.named_parameters() if n.endswith(".scalar")}
 
 
-def test_there_is_one_scalar_for_each_branch():
+def test_skipinit_adds_one_scalar_to_each_branch():
     model, paths = applied("skipinit")
     expected = {f"blocks.{i}.{slot}" for i in range(2) for slot in ("ls1", "ls2")}
     assert set(scalars(model)) == {f"{path}.scalar" for path in expected}
@@ -20,12 +20,12 @@ def test_there_is_one_scalar_for_each_branch():
     assert all((scalar == 0).all() for scalar in scalars(model).values())
 
 
-def test_an_autoencoder_has_them_in_both_stacks():
+def test_skipinit_covers_both_stacks_of_an_autoencoder():
     model, _ = applied("skipinit", autoencoder)
     assert len(scalars(model)) == 2 * 3 + 2 * 1
 
 
-def test_every_block_starts_as_the_identity_map():
+def test_skipinit_blocks_start_as_the_identity():
     model, _ = applied("skipinit")
     x = torch.randn(2, 17, 32)
     for block, own in zip(model.blocks, vit().blocks, strict=True):
@@ -33,8 +33,8 @@ def test_every_block_starts_as_the_identity_map():
         assert not torch.equal(own(x), x)
 
 
-def test_the_scalars_learn_first():
-    """With a = 0 nothing inside a branch has a gradient, and a itself has."""
+def test_only_skipinit_scalars_have_a_gradient_at_first():
+    """With a = 0 only a itself has a gradient, nothing inside a branch has one."""
     model, _ = applied("skipinit")
     F.cross_entropy(model(images()), torch.arange(8)).backward()
     for name, parameter in model.named_parameters():
@@ -42,7 +42,7 @@ def test_the_scalars_learn_first():
             assert bool(parameter.grad.any()) == name.endswith(".scalar"), name
 
 
-def test_blocks_leave_the_identity_as_it_learns():
+def test_skipinit_blocks_leave_the_identity_in_training():
     model, _ = applied("skipinit")
     trained(model, steps=3)
     assert all(scalar.abs() > 1e-3 for scalar in scalars(model).values())

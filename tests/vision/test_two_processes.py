@@ -1,4 +1,4 @@
-"""Pretraining and probing by two processes give what one process gives."""
+"""Pretraining and probing on two processes, compared with one process."""
 
 from pathlib import Path
 
@@ -17,15 +17,15 @@ SCRIPT = Path(__file__).with_name("two_processes.py")
 
 @pytest.fixture(scope="module")
 def pair(small, tmp_path_factory):
-    """The folder of the runs that two processes have trained."""
+    """Return the folder of the runs that two processes have trained."""
     folder = tmp_path_factory.mktemp("two")
     together(SCRIPT, small, folder)
     return folder
 
 
 @pytest.fixture(scope="module")
-def alone(small, tmp_path_factory):
-    """The folder of the same runs, trained by this process."""
+def single(small, tmp_path_factory):
+    """Return the folder of the same runs, trained by this process."""
     folder = tmp_path_factory.mktemp("one")
     run(mae.pretrain, folder / "mae", TINY_MAE, images=small)
     run(dino.pretrain, folder / "dino", TINY_DINO, images=small)
@@ -33,22 +33,22 @@ def alone(small, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["mae", "dino"])
-def test_they_see_the_same_and_step_alike(pair, alone, name):
-    assert fingerprint(pair / name) == fingerprint(alone / name)
-    losses = [[x["loss"] for x in lines(f / name) if "loss" in x] for f in (pair, alone)]
+def test_two_processes_match_fingerprint_and_losses_of_one(pair, single, name):
+    assert fingerprint(pair / name) == fingerprint(single / name)
+    losses = [[x["loss"] for x in lines(f / name) if "loss" in x] for f in (pair, single)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
-def test_they_have_one_centre(pair, alone):
+def test_two_processes_compute_the_same_center(pair, single):
     last = Path("dino") / "checkpoints" / "step_00000004.pt"
     one, other = (
-        checkpoint.read(folder / last).tensors["model.center"] for folder in (pair, alone)
+        checkpoint.read(folder / last).tensors["model.center"] for folder in (pair, single)
     )
     assert one.any()
     torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
-def test_a_probe_of_theirs_is_one_of_mine(pair, small, tmp_path):
+def test_two_processes_match_the_probe_of_one(pair, small, tmp_path):
     where = {"images": small, "needs": {"pretrained": pair / "dino"}}
     outcome, directory = run(probing.train, tmp_path, TINY_PROBING, **where)
     assert fingerprint(directory) == fingerprint(pair / "probing")

@@ -1,4 +1,4 @@
-"""What each of two processes does for test_two_processes.py, which starts it.
+"""Script of each of the two processes that test_two_processes.py starts.
 
 python two_processes.py IMAGES FOLDER
 """

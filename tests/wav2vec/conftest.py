@@ -1,4 +1,4 @@
-"""Fixtures of the speech tests: small corpora, files to break, and runs to compare with."""
+"""Fixtures of the speech tests: small corpora, damaged files and reference runs."""
 
 import logging
 
@@ -7,20 +7,20 @@ import pytest
 import soundfile
 import torch
 
-from dyt_wav2vec import sources, speech
+from dyt_wav2vec import sources, synthetic_speech
 from dyt_wav2vec.preparation import prepare
 from matched.task import Context
 
 from .problem import SPEECH, pretrained
 
-SMALL = speech.Corpus(seed=3, train=5, valid=2, voices=3)
+SMALL = synthetic_speech.Corpus(seed=3, train=5, valid=2, voices=3)
 
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
-    """A folder with a few utterances of synthetic speech; not to be written to."""
+    """Folder with a few utterances of synthetic speech; read-only."""
     folder = tmp_path_factory.mktemp("speech") / "corpus"
-    speech.write(folder, SMALL)
+    synthetic_speech.write_corpus(folder, SMALL)
     return folder
 
 
@@ -31,21 +31,21 @@ def _one_thread():
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory):
-    """The directory of a run that has prepared synthetic speech."""
+    """Run directory of a preparation of synthetic speech."""
     directory = tmp_path_factory.mktemp("prepared")
     prepare(Context(directory=directory, signature="prepared"), SPEECH)
     return directory
 
 
 @pytest.fixture(scope="session")
-def undisturbed(prepared, tmp_path_factory):
-    """The pretraining of ``CONFIG`` from the first update to the last without a break."""
-    return pretrained(tmp_path_factory.mktemp("undisturbed"), prepared)
+def uninterrupted(prepared, tmp_path_factory):
+    """Pretraining of ``CONFIG`` without interruption."""
+    return pretrained(tmp_path_factory.mktemp("uninterrupted"), prepared)
 
 
 @pytest.fixture
 def noise():
-    """Writes a file of noise: (path, frames, rate, channels)."""
+    """Function that writes a file of noise: (path, frames, rate, channels)."""
 
     def write(path, frames=4000, rate=16_000, channels=1):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,24 +58,24 @@ def noise():
 
 @pytest.fixture
 def librispeech(tmp_path, monkeypatch, noise):
-    """A folder laid out as LibriSpeech is, two speakers and six utterances in each split."""
-    splits = {split: sources.Split(speakers=2, utterances=6) for split in sources.TRAIN}
-    monkeypatch.setattr(sources, "TRAIN", splits)
-    for place, split in enumerate(splits):
+    """Folder with LibriSpeech's layout, two speakers and six utterances in each subset."""
+    subsets = {name: sources.Subset(speakers=2, utterances=6) for name in sources.TRAIN_SUBSETS}
+    monkeypatch.setattr(sources, "TRAIN_SUBSETS", subsets)
+    for index, subset in enumerate(subsets):
         for number in range(6):
-            speaker, chapter = 10 * place + number % 2, 100 + number % 2
-            name = f"{speaker}-{chapter}-{number:04d}.flac"
-            noise(
-                tmp_path / "LibriSpeech" / split / str(speaker) / str(chapter) / name,
-                1000 + 10 * place + number,
-            )
+            speaker, chapter = 10 * index + number % 2, 100 + number % 2
+            folder = tmp_path / "LibriSpeech" / subset / str(speaker) / str(chapter)
+            name = f"{speaker}-{chapter}-{number:04d}"
+            noise(folder / f"{name}.flac", 1000 + 10 * index + number)
+            with (folder / f"{speaker}-{chapter}.trans.txt").open("a") as transcripts:
+                transcripts.write(f"{name} A FEW WORDS\n")
     (tmp_path / "LibriSpeech" / "dev-other").mkdir()
-    return tmp_path, splits
+    return tmp_path, subsets
 
 
 @pytest.fixture
-def heard(caplog, monkeypatch):
-    """What the harness's log was told."""
+def harness_log(caplog, monkeypatch):
+    """Warnings of the harness's logger."""
     monkeypatch.setattr(logging.getLogger("matched"), "propagate", True)
     caplog.set_level(logging.WARNING, logger="matched")
     return caplog

@@ -1,4 +1,4 @@
-"""A pretraining of a second that still draws from every kind of randomness; what it leaves."""
+"""Pretraining of one second that uses every kind of randomness, and helpers to run it."""
 
 import json
 import os
@@ -20,8 +20,8 @@ SIGNATURE = "abcdef012345"
 OWN, DYT = Norm.own(), Norm.dyt()
 SPEECH = Preparation(data="synthetic-speech", shuffle_seed=3, train=9, valid=5, voices=3)
 
-# 5 micro-batches of 2 utterances each (the last has 1) are 3 updates an epoch, the third of which
-# has 1 micro-batch: epochs end after updates 3 and 6. Validation is 3 micro-batches.
+# 5 micro-batches of 2 utterances each (the last one has 1) make 3 updates per epoch, the third of
+# which has 1 micro-batch: epochs end after updates 3 and 6. Validation has 3 micro-batches.
 CONFIG = Pretraining(
     seed=3,
     norm=DYT,
@@ -40,7 +40,7 @@ CONFIG = Pretraining(
         encoder_layerdrop=0.3,
     ),
     updates=7,
-    shards=2,
+    micro_batches_per_update=2,
     max_tokens=24_000,
     max_sample_size=12_000,
     min_sample_size=8_000,
@@ -53,41 +53,46 @@ CONFIG = Pretraining(
 )
 
 
-# A block that all micro-batches of an update leave out has no gradient in one process, and one of
-# zeros in two, by which Adam goes on as it went before.
-DIVIDED = replace(CONFIG, network=replace(CONFIG.network, encoder_layerdrop=0.0))
-SIZE = 43_000  # 7 of the 9 utterances are as long
+# A block that all micro-batches of an update skip has no gradient in one process but a gradient of
+# zeros in two, for which Adam still updates it with its momentum.
+NO_LAYERDROP = replace(CONFIG, network=replace(CONFIG.network, encoder_layerdrop=0.0))
+SIZE = 43_000  # 7 of the 9 utterances are this long
 # 7 micro-batches of 1 utterance: in the second update of an epoch, the second of two processes has
-# 1 micro-batch where there should be 2.
-FILLED = replace(
-    DIVIDED, shards=4, updates=4, max_tokens=SIZE, max_sample_size=SIZE, min_sample_size=SIZE
+# 1 micro-batch instead of 2.
+UNEVEN = replace(
+    NO_LAYERDROP,
+    micro_batches_per_update=4,
+    updates=4,
+    max_tokens=SIZE,
+    max_sample_size=SIZE,
+    min_sample_size=SIZE,
 )
 
 
-class Cut(BaseException):
-    """Stands for whatever ends a process in the middle of a run."""
+class Killed(BaseException):
+    """Stand-in for whatever kills a process in the middle of a run."""
 
 
-def cut(*_):
-    raise Cut
+def kill(*_):
+    raise Killed
 
 
-def ask(*_):
-    """Ask this process to stop, as Slurm does."""
+def request_stop(*_):
+    """Send this process the preemption signal, as Slurm does."""
     os.kill(os.getpid(), signals.PREEMPTION_SIGNAL)
     while signals.stop_signal() is None:
         time.sleep(0.001)
 
 
-def poisoned(trainer, *_):
-    """A weight that makes the gradients NaN."""
+def set_weight_to_nan(trainer, *_):
+    """Set a weight to NaN, which makes the gradients NaN."""
     with torch.no_grad():
         trainer.get_model().final_proj.weight[0, 0] = float("nan")
 
 
 @contextmanager
 def before_update(done, act):
-    """Before the update after ``done`` others, do ``act`` with the trainer and its samples."""
+    """Call ``act(trainer, samples)`` before the update that follows ``done`` updates."""
     from dyt_wav2vec.trainer import Trainer
 
     step = Trainer.train_step
@@ -103,22 +108,22 @@ def before_update(done, act):
 
 def context(directory, speech, **changes):
     directory.mkdir(parents=True, exist_ok=True)
-    usual = Context(
+    default = Context(
         directory=directory, signature=SIGNATURE, needs={"speech": speech}, checkpoint_steps=3
     )
-    return replace(usual, **changes)
+    return replace(default, **changes)
 
 
 @dataclass(kw_only=True)
 class Pretrained:
-    """What a run left behind."""
+    """Outcome and files of a pretraining."""
 
     directory: Path
     outcome: object = None
 
     @property
     def lines(self):
-        """The lines of metrics.jsonl, read as strictly as JSON is defined."""
+        """The lines of metrics.jsonl, parsed as strict JSON."""
 
         def refuse(word):
             raise AssertionError(f"{word} is not JSON")
@@ -140,12 +145,12 @@ class Pretrained:
 
     @property
     def newest(self):
-        """The newest checkpoint."""
+        """Path of the newest checkpoint."""
         return self.directory / "checkpoints" / self.checkpoints[-1]
 
     @property
     def state(self):
-        """What is in it, without the settings, which name the folder."""
+        """Newest checkpoint without fairseq's config, which contains the folder's path."""
         state = torch.load(self.newest, weights_only=True)
         del state["cfg"]
         return state
@@ -155,26 +160,26 @@ class Pretrained:
 
 
 def pretrained(directory, speech, config=CONFIG, **where):
-    """Pretrain in ``directory`` on what a preparation has left in ``speech``."""
+    """Pretrain in ``directory`` on the preparation in ``speech``."""
     outcome = pretrain(context(directory, speech, **where), config)
     return Pretrained(directory=directory, outcome=outcome)
 
 
-def bits(value):
-    """A nested state with the bytes of its tensors, so that two are equal to the last bit."""
+def raw_bytes(value):
+    """Return a nested state with tensors as bytes, for bitwise comparison."""
     if isinstance(value, torch.Tensor):
         raw = value.contiguous().flatten().view(torch.uint8).numpy().tobytes()
         return str(value.dtype), tuple(value.shape), raw
     if isinstance(value, dict):
-        return {key: bits(inner) for key, inner in value.items()}
+        return {key: raw_bytes(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [bits(inner) for inner in value]
+        return [raw_bytes(inner) for inner in value]
     return value
 
 
 def assert_same_run(one, other):
-    """Two runs that nothing in their directories tells apart."""
+    """Assert that two runs have identical outcomes, logs, fingerprints and checkpoints."""
     assert one.outcome == other.outcome
     for name in ("metrics.jsonl", "fingerprint.json"):
         assert (one.directory / name).read_text() == (other.directory / name).read_text()
-    assert bits(one.state) == bits(other.state)
+    assert raw_bytes(one.state) == raw_bytes(other.state)

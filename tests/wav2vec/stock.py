@@ -1,6 +1,6 @@
-"""Runs fairseq's own command and writes down each update's numbers, which its log would round.
+"""fairseq's own command, run in a subprocess that records the unrounded numbers of each update.
 
-``run`` starts a process of its own for that, and one for several commands: starting takes seconds.
+``run`` takes several commands for one process, because starting it takes seconds.
 """
 
 import json
@@ -14,16 +14,16 @@ from unittest import mock
 
 METERS = ("loss", "loss_0", "gnorm")
 PROGRAM = "fairseq_cli.hydra_train"
-"""What the script ``fairseq-hydra-train`` is installed to run."""
+"""Module of the script ``fairseq-hydra-train``."""
 
 
 @dataclass(kw_only=True)
 class Stock:
-    """What a command has done.
+    """Record of a command.
 
     Attributes:
-        updates: numbers of each, and the classes of task and model.
-        text: what all commands of the process have printed.
+        updates: numbers of each update, and the classes of task and model.
+        text: output of all commands of the process.
     """
 
     updates: list[dict]
@@ -39,29 +39,29 @@ class Stock:
 
 
 def recipes():
-    """Where fairseq has its configuration files for wav2vec 2.0."""
+    """Return the folder of fairseq's configuration files for wav2vec 2.0."""
     from dyt_wav2vec import fairseq_compat
 
     return Path(fairseq_compat.load().__file__).parent / "examples/wav2vec/config"
 
 
 def run(folder, commands):
-    """Run each of the commands in turn: name → what it has done.
+    """Run the commands one after the other; return name → record.
 
     Args:
-        folder: for what they leave.
-        commands: name → (module, configuration file below ``recipes``, what is set otherwise).
+        folder: output folder.
+        commands: name → (module, configuration file below ``recipes``, overrides).
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "commands.json").write_text(json.dumps(commands))
     command = [sys.executable, __file__, str(folder)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    answer = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert answer.returncode == 0, answer.stderr
+    process = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert process.returncode == 0, process.stderr
     return {
         name: Stock(
             updates=[json.loads(line) for line in _log(folder, name).read_text().splitlines()],
-            text=answer.stdout,
+            text=process.stdout,
         )
         for name in commands
     }
@@ -76,27 +76,27 @@ def _main(folder):
     for name, (program, config, overrides) in commands.items():
         where = recipes() / config
         chosen = ["--config-dir", str(where.parent), "--config-name", where.name]
-        # hydra writes a folder of its own for every command.
+        # hydra writes a separate folder for every command.
         sys.argv = [program, *chosen, f"hydra.run.dir={folder / name}", *overrides]
-        with _log(folder, name).open("w") as file, _tapped(file):
+        with _log(folder, name).open("w") as file, _recording(file):
             runpy.run_module(program, run_name="__main__")
 
 
-def _tapped(file):
-    """Meanwhile a line is written after each update."""
+def _recording(file):
+    """Write a line after each update within this context."""
     from fairseq.logging import metrics
     from fairseq.trainer import Trainer
 
     step = Trainer.train_step
 
     def stepped(self, *args, **options):
-        told = step(self, *args, **options)
+        logged = step(self, *args, **options)
         meters = {name: metrics.get_meter("train", name) for name in METERS}
         numbers = {name: float(meter.val) for name, meter in meters.items() if meter is not None}
-        made = {"task": self.task, "model": self.get_model()}
-        classes = {key: type(value).__name__ for key, value in made.items()}
+        objects = {"task": self.task, "model": self.get_model()}
+        classes = {key: type(value).__name__ for key, value in objects.items()}
         file.write(json.dumps({**classes, **numbers}) + "\n")
-        return told
+        return logged
 
     return mock.patch.object(Trainer, "train_step", stepped)
 

@@ -1,4 +1,4 @@
-"""Settings of speech runs: what is wrong with one is said with its name and what was expected."""
+"""Configs of the speech runs: validation, error messages and the mapping to fairseq."""
 
 import subprocess
 import sys
@@ -11,8 +11,9 @@ from dyt_wav2vec.config import BASE, LARGE, Preparation
 from .problem import CONFIG
 
 COUNTS = {
-    "updates": CONFIG, "shards": CONFIG, "max_tokens": CONFIG, "max_sample_size": CONFIG,
-    "min_sample_size": CONFIG, "eval_updates": CONFIG, "log_updates": CONFIG, "epochs": CONFIG,
+    "updates": CONFIG, "micro_batches_per_update": CONFIG, "max_tokens": CONFIG,
+    "max_sample_size": CONFIG, "min_sample_size": CONFIG, "eval_updates": CONFIG,
+    "log_updates": CONFIG, "epochs": CONFIG,
     "train": Preparation(), "valid": Preparation(), "voices": Preparation(),
     "encoder_layers": BASE, "encoder_embed_dim": BASE, "encoder_ffn_embed_dim": BASE,
     "encoder_attention_heads": BASE, "final_dim": BASE, "latent_vars": BASE,
@@ -27,14 +28,14 @@ SHARES = (
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, "8"])
 @pytest.mark.parametrize("name", COUNTS)
-def test_a_count_is_a_whole_number_of_1_or_more(name, value):
+def test_config_requires_positive_integer_counts(name, value):
     with pytest.raises(ValueError, match=rf"^{name} is {value!r}; expected a whole number of 1 or"):
         replace(COUNTS[name], **{name: value})
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
 @pytest.mark.parametrize("name", SHARES)
-def test_a_share_is_from_0_to_1(name, value):
+def test_config_requires_fractions_from_0_to_1(name, value):
     with pytest.raises(ValueError, match=rf"^{name} is {value}; expected 0 to 1$"):
         replace(BASE, **{name: value})
 
@@ -45,34 +46,35 @@ ERRORS = {
         {"data": "tidigits"},
         "data is 'tidigits'; expected 'librispeech', 'speech-folder' or 'synthetic-speech'",
     ),
-    "source of a pretraining": (CONFIG, {"data": ""}, "data is ''; expected 'librispeech', "),
+    "source of pretraining": (CONFIG, {"data": ""}, "data is ''; expected 'librispeech', "),
     "precision": (CONFIG, {"precision": "bf16"}, "precision is 'bf16'; expected 'fp32' or 'fp16'"),
     "one pass": (
         CONFIG,
         {"eval_passes": 1},
-        "eval_passes is 1; expected a whole number of 2 or more: one pass has no standard error",
+        "eval_passes is 1; expected a whole number of 2 or more: a single pass has no ",
     ),
     "half a pass": (CONFIG, {"eval_passes": 2.5}, "eval_passes is 2.5; expected a whole number of"),
     "no rate": (
         CONFIG,
         {"lr": 0.0},
-        r"lr 0.0 and warmup_updates 3: expected a positive number, and 0 to below updates \(7\)",
+        r"lr is 0.0 and warmup_updates is 3; expected a positive lr and warmup_updates from 0 to "
+        r"below updates \(7\)",
     ),
-    "rate is no number": (CONFIG, {"lr": float("nan")}, "lr nan and warmup_updates 3: "),
-    "rate without end": (CONFIG, {"lr": float("inf")}, "lr inf and warmup_updates 3: "),
-    "beta of 1": (CONFIG, {"betas": (0.9, 1.0)}, r"betas \(0.9, 1.0\) and eps 1e-06: expected "),
-    "no epsilon": (CONFIG, {"eps": 0.0}, "and eps 0.0: expected two numbers from 0 to below 1"),
-    "decay": (CONFIG, {"weight_decay": -0.1}, "weight_decay -0.1 and loss_weights .* of 0 or more"),
-    "loss weight": (CONFIG, {"loss_weights": (0.1, -1)}, r"loss_weights \(0.1, -1\): expected num"),
-    "no masks": (BASE, {"mask_prob": 0}, "mask_prob is 0; expected more"),
-    "warm-up to the end": (CONFIG, {"warmup_updates": 7}, r"7: .* below updates \(7\)"),
-    "warm-up before the start": (CONFIG, {"warmup_updates": -1}, "warmup_updates -1: expected a "),
+    "rate is not a number": (CONFIG, {"lr": float("nan")}, "lr is nan and warmup_updates is 3; "),
+    "infinite rate": (CONFIG, {"lr": float("inf")}, "lr is inf and warmup_updates is 3; "),
+    "beta of 1": (CONFIG, {"betas": (0.9, 1.0)}, r"betas are \(0.9, 1.0\) and eps is 1e-06; expec"),
+    "no epsilon": (CONFIG, {"eps": 0.0}, "and eps is 0.0; expected betas from 0 to below 1"),
+    "decay": (CONFIG, {"weight_decay": -0.1}, "weight_decay is -0.1 and loss_wei.* of 0 or more"),
+    "loss weight": (CONFIG, {"loss_weights": (0.1, -1)}, r"loss_weights are \(0.1, -1\); expected"),
+    "no masks": (BASE, {"mask_prob": 0}, "mask_prob is 0; expected more than 0"),
+    "warm-up to the end": (CONFIG, {"warmup_updates": 7}, r"7; .* below updates \(7\)"),
+    "warm-up before the start": (CONFIG, {"warmup_updates": -1}, "warmup_updates is -1; expected "),
     "crops larger than a batch": (
         CONFIG,
         {"max_tokens": 11_999},
-        "min_sample_size 8000, max_sample_size 12000 and max_tokens 11999: expected none to be",
+        "min_sample_size is 8000, max_sample_size 12000 and max_tokens 11999; expected non-decr",
     ),
-    "least above most": (CONFIG, {"min_sample_size": 12_001}, "min_sample_size 12001, max_sam"),
+    "minimum above maximum": (CONFIG, {"min_sample_size": 12_001}, "min_sample_size is 12001, m"),
     "heads": (
         BASE,
         {"encoder_attention_heads": 7},
@@ -84,28 +86,30 @@ ERRORS = {
     "no stride": (
         BASE,
         {"conv_feature_layers": ((512, 10),)},
-        r"conv_feature_layers is \(\(512, 10\),\); expected \(channels, kernel, stride\) of each",
+        r"conv_feature_layers is \(\(512, 10\),\); expected \(channels, kernel, stride\) per lay",
     ),
     "no kernel": (BASE, {"conv_feature_layers": ((512, 0, 5),)}, "conv_feature_layers is .* expec"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("config, changes, message", ERRORS.values(), ids=ERRORS)
-def test_what_is_wrong_is_said(config, changes, message):
+def test_config_errors_name_field_and_expectation(config, changes, message):
     with pytest.raises(ValueError, match=message):
         replace(config, **changes)
 
 
-def test_the_edges_are_allowed():
+def test_config_accepts_boundary_values():
     replace(CONFIG, warmup_updates=0, epochs=None, eval_passes=2)
     replace(CONFIG, warmup_updates=6, min_sample_size=12_000, max_tokens=12_000)
     replace(BASE, mask_prob=1.0, dropout=0.0, encoder_layerdrop=0)
 
 
-def test_a_pretraining_is_as_fairseq_sees_it_in_every_setting():
+def test_training_overrides_set_fairseqs_config():
     from dyt_wav2vec import fairseq_config
 
-    cfg = fairseq_config.whole(fairseq_config.settings(replace(CONFIG, seed=5, network=LARGE)))
+    cfg = fairseq_config.merged_config(
+        fairseq_config.training_overrides(replace(CONFIG, seed=5, network=LARGE))
+    )
     assert cfg.common.seed == cfg.task.seed == 5
     assert cfg.lr_scheduler.total_num_update == cfg.optimization.max_update == 7
     assert (cfg.lr_scheduler.warmup_updates, cfg.optimizer.lr) == (3, [0.002])
@@ -118,7 +122,9 @@ def test_a_pretraining_is_as_fairseq_sees_it_in_every_setting():
     assert cfg.model.latent_temp == [2.0, 0.1, 0.999995]
 
 
-def test_the_settings_import_neither_torch_nor_fairseq():
+def test_config_imports_neither_torch_nor_fairseq():
     code = "import sys, dyt_wav2vec.config; print({'torch', 'fairseq'} & set(sys.modules))"
-    ended = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert ended.stdout == "set()\n"
+    result = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    )
+    assert result.stdout == "set()\n"

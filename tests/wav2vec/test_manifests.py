@@ -1,4 +1,4 @@
-"""Manifests: right for what is there, and every bad file is named before fairseq meets it."""
+"""Manifests: contents, held-out files, and the detection of unusable audio files."""
 
 import hashlib
 import json
@@ -6,23 +6,25 @@ import shutil
 import signal
 
 import pytest
+from torchaudio.datasets import LIBRISPEECH
 
 from dyt_wav2vec import manifests
+from dyt_wav2vec.audio_files import librispeech_files
 from matched import signals
 from matched.task import Context
 
 
 @pytest.fixture
 def folder(tmp_path, noise):
-    """Twenty good files, in a folder each."""
+    """Twenty good files, each in its own folder."""
     for number in range(20):
         noise(tmp_path / "data" / f"{number:02d}" / "a.flac", 1000 + number)
     return tmp_path / "data"
 
 
-def test_librispeech(librispeech, tmp_path):
-    path, splits = librispeech
-    manifest = manifests.of_librispeech(path, seed=1, splits=splits)
+def test_from_librispeech_writes_and_reads_back(librispeech, tmp_path):
+    path, subsets = librispeech
+    manifest = manifests.from_librispeech(path, seed=1, subsets=subsets)
     assert manifest.root == (path / "LibriSpeech").resolve()
     files = {**manifest.train, **manifest.valid}
     assert len(files) == 18 and len(manifest.valid) == 1
@@ -37,55 +39,84 @@ def test_librispeech(librispeech, tmp_path):
     manifests.verify(manifest)
 
 
-def test_a_split_that_lacks_utterances(librispeech):
-    path, splits = librispeech
+def test_from_librispeech_refuses_incomplete_subset(librispeech):
+    path, subsets = librispeech
     clean = path / "LibriSpeech" / "train-clean-100"
     (clean / "0" / "100" / "0-100-0000.flac").unlink()
-    manifests.of_librispeech(path, seed=0, splits=splits)  # one may be missing
+    manifests.from_librispeech(path, seed=0, subsets=subsets)  # one may be missing
     (clean / "0" / "100" / "0-100-0002.flac").unlink()
-    with pytest.raises(ValueError, match=r"train-clean-100 has 4 FLAC files, not 6; is its arch"):
-        manifests.of_librispeech(path, seed=0, splits=splits)
+    with pytest.raises(ValueError, match=r"train-clean-100 has 4 FLAC files, not 6; unpack its a"):
+        manifests.from_librispeech(path, seed=0, subsets=subsets)
     shutil.rmtree(clean)
     with pytest.raises(ValueError, match=r"there is no folder .*train-clean-100"):
-        manifests.of_librispeech(path, seed=0, splits=splits)
+        manifests.from_librispeech(path, seed=0, subsets=subsets)
 
 
-def test_a_corpus_that_is_divided_already(corpus):
-    manifest = manifests.of_parts(corpus)
+def test_librispeech_files_equal_torchaudios_paths(librispeech):
+    path, _ = librispeech
+    dataset = LIBRISPEECH(path, url="train-clean-360")
+    expected = [dataset.get_metadata(n)[0] for n in range(len(dataset))]
+    files = librispeech_files(path, "train-clean-360")
+    assert [f"train-clean-360/{name}" for name in files] == expected and len(expected) == 6
+
+
+def test_librispeech_files_need_no_transcripts_and_skip_hidden(librispeech):
+    path, _ = librispeech
+    files = librispeech_files(path, "train-clean-100")
+    for transcript in path.rglob("*.trans.txt"):
+        transcript.unlink()
+    chapter = path / "LibriSpeech" / "train-clean-100" / "0" / "100"
+    (chapter / "._0-100-0000.flac").write_bytes(b"x")
+    (chapter / "more").mkdir()
+    assert librispeech_files(path, "train-clean-100") == files
+
+
+def test_librispeech_files_refuse_name_that_is_not_an_utterance(librispeech):
+    path, _ = librispeech
+    chapter = path / "LibriSpeech" / "train-clean-100" / "0" / "100"
+    (chapter / "0-100.flac").write_bytes(b"x")
+    with pytest.raises(
+        ValueError, match=r"train-clean-100 has the file 0-100\.flac; expected name"
+    ):
+        librispeech_files(path, "train-clean-100")
+
+
+def test_from_split_folder_keeps_train_and_valid(corpus):
+    manifest = manifests.from_split_folder(corpus)
     assert (len(manifest.train), len(manifest.valid)) == (5, 2)
     assert all(name.startswith("valid/") for name in manifest.valid)
 
 
-def test_what_is_held_out_is_a_function_of_seed_and_names(folder, noise, tmp_path):
-    manifest = manifests.of_folder(folder, seed=5)
+def test_hold_out_depends_on_seed_and_names_only(folder, noise, tmp_path):
+    manifest = manifests.from_folder(folder, seed=5)
     shutil.copytree(folder, tmp_path / "elsewhere")
-    moved = manifests.of_folder(tmp_path / "elsewhere", seed=5)
+    moved = manifests.from_folder(tmp_path / "elsewhere", seed=5)
     assert moved.checksum == manifest.checksum and moved.root != manifest.root
-    drawn = {tuple(manifests.of_folder(folder, seed=seed).valid) for seed in range(12)}
+    drawn = {tuple(manifests.from_folder(folder, seed=seed).valid) for seed in range(12)}
     assert len(drawn) > 3
     noise(folder / "00" / "a.flac", 2000)
-    assert manifests.of_folder(folder, seed=5).checksum != manifest.checksum
+    assert manifests.from_folder(folder, seed=5).checksum != manifest.checksum
 
 
-def test_the_share_and_what_a_lost_file_moves():
+def test_hold_out_fraction_and_stability_when_a_file_is_removed():
     names = [f"{number}.flac" for number in range(1000)]
-    train, valid = manifests._divided("folder", names, 0)
+    train, valid = manifests._hold_out("folder", names, 0)
     assert len(valid) == 10 and sorted([*train, *valid]) == sorted(names)
     lost = valid[3]
-    _, others = manifests._divided("folder", [name for name in names if name != lost], 0)
-    assert set(valid) - set(others) == {lost} and len(others) == 10
+    _, without = manifests._hold_out("folder", [name for name in names if name != lost], 0)
+    assert set(valid) - set(without) == {lost} and len(without) == 10
 
 
-def test_other_files_and_hidden_ones_are_passed_over_and_wav_is_read(folder, noise):
+def test_from_folder_reads_wav_and_skips_hidden_files(folder, noise):
     (folder / "00" / "notes.txt").write_text("x")
     (folder / "00" / "._a.flac").write_bytes(b"x")
     noise(folder / "more.wav", 1500)
-    manifest = manifests.of_folder(folder, seed=0)
+    manifest = manifests.from_folder(folder, seed=0)
     assert len(manifest.train) + len(manifest.valid) == 21
     assert {**manifest.train, **manifest.valid}["more.wav"] == 1500
 
 
-def cut(path, noise):
+def truncate(path, noise):
     noise(path, 16_000)
     path.write_bytes(path.read_bytes()[:-50])
 
@@ -95,75 +126,75 @@ BAD = {
     "has 2 channels, not one": lambda path, noise: noise(path, channels=2),
     "is empty": lambda path, noise: path.write_bytes(b""),
     "has 399 samples, fewer than 400": lambda path, noise: noise(path, 399),
-    "is damaged or cut short: its last sample cannot be read": cut,
-    "is damaged or no sound file": lambda path, noise: path.write_text("words\n" * 99),
+    "is damaged or truncated: its last sample cannot be read": truncate,
+    "is damaged or not an audio file": lambda path, noise: path.write_text("words\n" * 99),
 }
 
 
-@pytest.mark.parametrize("why", BAD)
-def test_one_bad_file_is_left_out_and_named_and_two_are_refused(folder, noise, heard, why):
-    good = manifests.of_folder(folder, seed=0)
+@pytest.mark.parametrize("reason", BAD)
+def test_from_folder_leaves_out_one_bad_file_refuses_two(folder, noise, harness_log, reason):
+    good = manifests.from_folder(folder, seed=0)
     first, second, *_ = good.train
-    BAD[why](folder / first, noise)
-    manifest = manifests.of_folder(folder, seed=0)
+    BAD[reason](folder / first, noise)
+    manifest = manifests.from_folder(folder, seed=0)
     assert set(good.train) - set(manifest.train) == {first} and manifest.valid == good.valid
-    (told,) = heard.messages
-    assert f"{first} {why}" in told and told.endswith("it is left out")
+    (message,) = harness_log.messages
+    assert f"{first} {reason}" in message and message.endswith("it is left out")
 
-    BAD[why](folder / second, noise)
+    BAD[reason](folder / second, noise)
     with pytest.raises(
-        ValueError, match=r"2 files for training .* of 19; 1 may be left"
-    ) as refused:
-        manifests.of_folder(folder, seed=0)
-    assert f"{first} {why}" in str(refused.value) and f"{second} {why}" in str(refused.value)
-    assert "Expected are 16 kHz, mono" in str(refused.value)
+        ValueError, match=r"2 of 19 training files .* at most 1 may be left"
+    ) as error:
+        manifests.from_folder(folder, seed=0)
+    assert f"{first} {reason}" in str(error.value) and f"{second} {reason}" in str(error.value)
+    assert "Expected 16 kHz mono" in str(error.value)
 
 
-@pytest.mark.parametrize("why", BAD)
-def test_a_bad_file_for_validation_is_not_left_out(folder, noise, why):
-    (name,) = manifests.of_folder(folder, seed=0).valid
-    BAD[why](folder / name, noise)
-    with pytest.raises(ValueError, match=f"for validation .*: {name} {why}.* replace them"):
-        manifests.of_folder(folder, seed=0)
+@pytest.mark.parametrize("reason", BAD)
+def test_from_folder_refuses_bad_validation_file(folder, noise, reason):
+    (name,) = manifests.from_folder(folder, seed=0).valid
+    BAD[reason](folder / name, noise)
+    with pytest.raises(ValueError, match=f"^validation files .*: {name} {reason}.* replace or"):
+        manifests.from_folder(folder, seed=0)
 
 
-def test_a_wav_without_samples(folder, noise, heard):
+def test_from_folder_leaves_out_wav_without_samples(folder, noise, harness_log):
     noise(folder / "zero.wav", 0)
-    manifests.of_folder(folder, seed=0)
-    assert "zero.wav has 0 samples, fewer than 400" in heard.text
+    manifests.from_folder(folder, seed=0)
+    assert "zero.wav has 0 samples, fewer than 400" in harness_log.text
 
 
-def test_all_of_another_rate_is_one_error_that_says_what_to_do(tmp_path, noise):
+def test_from_folder_with_wrong_sample_rate_suggests_ffmpeg(tmp_path, noise):
     for number in range(5):
         noise(tmp_path / f"{number}.wav", rate=44_100)
-    with pytest.raises(ValueError, match=r"all of the 5 files .* 44100 Hz, not 16000; .*ffmpeg"):
-        manifests.of_folder(tmp_path, seed=0)
+    with pytest.raises(ValueError, match=r"all 5 files .* 44100 Hz, not 16000; .*ffmpeg"):
+        manifests.from_folder(tmp_path, seed=0)
 
 
-def test_folders_without_enough_files(tmp_path, noise):
+def test_from_folder_refuses_missing_empty_or_single_file_folders(tmp_path, noise):
     with pytest.raises(ValueError, match=r"there is no folder .*nowhere"):
-        manifests.of_folder(tmp_path / "nowhere", seed=0)
-    with pytest.raises(ValueError, match=r"has no files \*\.flac or \*\.wav"):
-        manifests.of_folder(tmp_path, seed=0)
+        manifests.from_folder(tmp_path / "nowhere", seed=0)
+    with pytest.raises(ValueError, match=r"has no \*\.flac or \*\.wav files"):
+        manifests.from_folder(tmp_path, seed=0)
     noise(tmp_path / "one.flac")
-    with pytest.raises(ValueError, match="has one file; expected some to train and some to"):
-        manifests.of_folder(tmp_path, seed=0)
+    with pytest.raises(ValueError, match="has one file; expected at least one each to train"):
+        manifests.from_folder(tmp_path, seed=0)
     (tmp_path / "two.flac").write_text("x")
-    with pytest.raises(ValueError, match=r"two\.flac is damaged or no sound file"):
-        manifests.of_folder(tmp_path, seed=0)
+    with pytest.raises(ValueError, match=r"two\.flac is damaged or not an audio file"):
+        manifests.from_folder(tmp_path, seed=0)
     noise(tmp_path / "a\tb.flac")
-    with pytest.raises(ValueError, match=r"'a\\tb\.flac', whose name cannot stand in a manifest"):
-        manifests.of_folder(tmp_path, seed=0)
+    with pytest.raises(ValueError, match=r"'a\\tb\.flac', whose name cannot be written to a man"):
+        manifests.from_folder(tmp_path, seed=0)
 
 
-def test_a_file_that_may_not_be_read_says_nothing_of_the_file(folder):
+def test_from_folder_raises_oserror_for_inaccessible_file(folder):
     (folder / "loop.flac").symlink_to("loop.flac")
     with pytest.raises(OSError, match=r"loop\.flac"):
-        manifests.of_folder(folder, seed=0)
+        manifests.from_folder(folder, seed=0)
 
 
-def test_moved_and_replaced_files_are_noticed(folder, noise):
-    manifest = manifests.of_folder(folder, seed=0)
+def test_verify_detects_moved_and_replaced_files(folder, noise):
+    manifest = manifests.from_folder(folder, seed=0)
     first, second, *_ = manifest.train
     noise(folder / second, 3000)
     with pytest.raises(ValueError, match=rf"{second} has 3000 samples, not \d+; .* replaced since"):
@@ -176,14 +207,14 @@ def test_moved_and_replaced_files_are_noticed(folder, noise):
         manifests.verify(manifest)
 
 
-def test_lists_that_are_none(folder, tmp_path):
+def test_read_refuses_malformed_manifests(folder, tmp_path):
     lists = tmp_path / "lists"
-    manifests.write(manifests.of_folder(folder, seed=0), lists)
+    manifests.write(manifests.from_folder(folder, seed=0), lists)
     good = (lists / "valid.tsv").read_text()
     for text, message in {
-        "": "is no manifest of fairseq",
-        good.replace("\t", " "): "is no manifest of fairseq",
-        good.splitlines()[0]: "lists no file",
+        "": "is not a fairseq manifest",
+        good.replace("\t", " "): "is not a fairseq manifest",
+        good.splitlines()[0]: "lists no files",
         good + good.splitlines()[1]: "or one of them twice",
         "/other" + good: "have different roots",
     }.items():
@@ -195,19 +226,19 @@ def test_lists_that_are_none(folder, tmp_path):
         manifests.read(lists)
 
 
-def test_how_far_it_is_and_a_signal_to_stop(folder, tmp_path, monkeypatch):
+def test_from_folder_reports_progress_and_stops_on_signal(folder, tmp_path, monkeypatch):
     context = Context(directory=tmp_path, signature="0" * 12)
     monkeypatch.setattr(manifests, "BLOCK", 6)
-    manifest = manifests.of_folder(folder, seed=0, context=context)
-    told = json.loads((tmp_path / "progress.json").read_text())
-    assert (told["step"], told["steps"]) == (20, 20)
-    assert manifest == manifests.of_folder(folder, seed=0)
+    manifest = manifests.from_folder(folder, seed=0, context=context)
+    progress = json.loads((tmp_path / "progress.json").read_text())
+    assert (progress["step"], progress["steps"]) == (20, 20)
+    assert manifest == manifests.from_folder(folder, seed=0)
     monkeypatch.setattr(signals, "stop_signal", lambda: signal.SIGUSR2)
     with pytest.raises(signals.Interrupted):
-        manifests.of_folder(folder, seed=0, context=context)
+        manifests.from_folder(folder, seed=0, context=context)
 
 
-def test_the_checksum_is_of_parts_names_and_lengths(tmp_path):
+def test_checksum_covers_splits_names_and_lengths(tmp_path):
     manifest = manifests.Manifest(root=tmp_path, train={"a.flac": 1}, valid={"b.flac": 2})
     text = b"train\na.flac\t1\nvalid\nb.flac\t2\n"
     assert manifest.checksum == hashlib.sha256(text).hexdigest()

@@ -1,4 +1,4 @@
-"""The network: which norms are converted, what that adds, and that both arms start alike."""
+"""Network: converted norms, parameter counts, and equal initial weights of both arms."""
 
 from collections import Counter
 from dataclasses import replace
@@ -13,7 +13,7 @@ from torch._subclasses import FakeTensorMode
 from dyt import DynamicTanh, Norm
 from dyt_wav2vec import fairseq_compat
 from dyt_wav2vec.config import BASE, LARGE, Network
-from dyt_wav2vec.model import build, replace_norms, settings
+from dyt_wav2vec.model import build, model_overrides, replace_norms
 from matched.training import reseed, weights_digest
 
 TINY = Network(
@@ -37,8 +37,8 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
-def of_size(network, norm):
-    """The model and its norms without values: those of Large would take seconds and a gigabyte."""
+def build_fake(network, norm):
+    """Build without values: those of Large would take seconds and a gigabyte."""
     with FakeTensorMode():
         return build(network, norm, seed=0)
 
@@ -47,8 +47,8 @@ def parameters(model):
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def by_hand(network):
-    """Parameters of a wav2vec 2.0 with LayerNorm, from the paper's description."""
+def count_by_hand(network):
+    """Count the parameters of wav2vec 2.0 with LayerNorm from the paper's description."""
 
     def linear(inputs, outputs):
         return inputs * outputs + outputs
@@ -67,7 +67,7 @@ def by_hand(network):
     entries = network.latent_groups * network.latent_vars
     codebooks = entries * (final // network.latent_groups) + linear(features, entries)
     targets, predictions = linear(final, final), linear(width, final)
-    # Weight norm along the kernel: one magnitude for each of its places.
+    # Weight norm along the kernel: one magnitude per kernel position.
     positions = width * (width // network.conv_pos_groups) * network.conv_pos + network.conv_pos
     positions += width
     block = 4 * linear(width, width) + linear(width, inner) + linear(inner, width) + 2 * norm
@@ -90,24 +90,24 @@ def by_hand(network):
     ("size", "norms", "count"), [("Base", 26, 95_044_608), ("Large", 50, 317_380_864)]
 )
 @BOTH
-def test_norms_and_parameters(size, norms, count, first):
-    """DyT has γ and β as LN has, and an α besides: one parameter more for each layer converted.
+def test_build_norm_and_parameter_counts(size, norms, count, first):
+    """DyT has γ and β like LN, plus α: one more parameter for each converted layer.
 
-    There are two in every block, one of the encoder and one of the features. Whether blocks are
-    pre- or post-norm only says where they stand. Base is of the size that it is published with.
-    The published Large has 9,728 more, of LayerNorms and biases in its extractor (extractor_mode
-    "layer_norm", conv_bias), which the release for DyT does not ask for.
+    There are two norms in every block, one in the encoder and one on the features; pre-norm and
+    post-norm only differ in their positions. Base has its published number of parameters. The
+    published Large has 9,728 more, from LayerNorms and biases in its feature extractor
+    (extractor_mode "layer_norm", conv_bias), which the release for DyT does not enable.
     """
     network = replace(SIZES[size], layer_norm_first=first)
-    plain, places = of_size(network, Norm.own())
-    dyt, converted = of_size(network, Norm.dyt(alpha0=0.5))
-    assert places == converted
+    plain, paths = build_fake(network, Norm.own())
+    dyt, converted = build_fake(network, Norm.dyt(alpha0=0.5))
+    assert paths == converted
     assert len(converted) == 2 * network.encoder_layers + 2 == norms
-    assert parameters(plain) == by_hand(network) == count
+    assert parameters(plain) == count_by_hand(network) == count
     assert parameters(dyt) - parameters(plain) == norms
 
 
-def test_the_intended_norms_and_no_others():
+def test_build_converts_the_intended_norms_only():
     model, norms = build(TINY, Norm.dyt(alpha0=0.7), seed=0)
     blocks = ("self_attn_layer_norm", "final_layer_norm")
     assert set(norms) == {
@@ -119,13 +119,13 @@ def test_the_intended_norms_and_no_others():
     assert all(type(layer) is DynamicTanh for layer in layers)
     assert [layer.alpha.item() for layer in layers] == [pytest.approx(0.7)] * 6
     kinds = Counter(type(m).__name__ for m in model.modules() if "Norm" in type(m).__name__)
-    assert kinds == {"Fp32GroupNorm": 1}  # the extractor's
+    assert kinds == {"Fp32GroupNorm": 1}  # of the feature extractor
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
-def test_an_extractor_with_layer_norms_keeps_them():
+def test_replace_norms_keeps_layer_norms_of_feature_extractor():
     wav2vec = fairseq_compat.load().models.wav2vec
-    config = wav2vec.Wav2Vec2Config(**settings(TINY), extractor_mode="layer_norm")
+    config = wav2vec.Wav2Vec2Config(**model_overrides(TINY), extractor_mode="layer_norm")
     model = wav2vec.Wav2Vec2Model(config)
     norms = replace_norms(model, Norm.dyt())
     assert len(norms) == 6
@@ -134,7 +134,7 @@ def test_an_extractor_with_layer_norms_keeps_them():
 
 
 @BOTH
-def test_every_converted_norm_is_used_in_a_forward_pass(first):
+def test_forward_uses_every_converted_norm(first):
     network = replace(TINY, layer_norm_first=first, encoder_layerdrop=0.0)
     model, norms = build(network, Norm.dyt(), seed=0)
     used = []
@@ -144,12 +144,12 @@ def test_every_converted_norm_is_used_in_a_forward_pass(first):
         )
     losses(model)
     assert sorted(used) == sorted(norms)
-    # The encoder's own norm stands before the blocks or after them.
+    # The encoder's norm is applied before the blocks (post-norm) or after them (pre-norm).
     assert used.index("encoder.layer_norm") == (len(norms) - 1 if first else 1)
 
 
 def losses(model):
-    """The contrastive loss of each masked step and the extra ones, for two short waveforms."""
+    """Return the contrastive loss and the extra losses for two short waveforms."""
     reseed(0, "step", 0, 0)
     waves = torch.randn(2, 2400, generator=torch.Generator().manual_seed(0))
     out = model(waves)
@@ -160,7 +160,7 @@ def losses(model):
 
 @BOTH
 @pytest.mark.parametrize("norm", [Norm.own(), Norm.dyt(alpha0=0.5)], ids=str)
-def test_a_step_is_finite_and_reaches_every_norm(norm, first):
+def test_losses_are_finite_and_reach_every_norm(norm, first):
     network = replace(TINY, layer_norm_first=first, encoder_layerdrop=0.0)
     model, norms = build(network, norm, seed=0)
     values = losses(model)
@@ -171,36 +171,36 @@ def test_a_step_is_finite_and_reaches_every_norm(norm, first):
             assert parameter.grad.isfinite().all() and parameter.grad.any(), f"{path}.{name}"
 
 
-def test_arms_start_with_the_same_weights_outside_of_the_norms():
+def test_build_gives_arms_same_weights_outside_norms():
     plain, norms = build(TINY, Norm.own(), seed=3)
     dyt, same = build(TINY, Norm.dyt(alpha0=0.5), seed=3)
     other, _ = build(TINY, Norm.own(), seed=4)
     assert norms == same
     assert weights_digest(plain, norms) == weights_digest(dyt, norms)
     assert weights_digest(plain, norms) != weights_digest(other, norms)
-    # And with the same γ and β in them.
+    # The norm layers have the same γ and β.
     state = dyt.state_dict()
     for name, tensor in plain.state_dict().items():
         assert torch.equal(tensor, state[name]), name
     assert set(state) - set(plain.state_dict()) == {f"{path}.alpha" for path in norms}
 
 
-def test_base_is_as_fairseq_ships_it():
-    """All that its YAML says of the model, and fairseq's defaults for all that it does not."""
+def test_base_equals_fairseqs_shipped_config():
+    """Compare all model fields: those of fairseq's YAML, and its defaults for the others."""
     fairseq = fairseq_compat.load()
-    shipped = Path(fairseq.__file__).parent / "examples/wav2vec/config/pretraining"
-    text = (shipped / "wav2vec2_base_librispeech.yaml").read_text(encoding="utf-8")
+    folder = Path(fairseq.__file__).parent / "examples/wav2vec/config/pretraining"
+    text = (folder / "wav2vec2_base_librispeech.yaml").read_text(encoding="utf-8")
     stock = yaml.safe_load(text)["model"]
     stock.pop("_name")
     config = fairseq.models.wav2vec.Wav2Vec2Config
-    ours, theirs = vars(config(**settings(BASE))), vars(config(**stock))
+    ours, shipped = vars(config(**model_overrides(BASE))), vars(config(**stock))
     ours["conv_feature_layers"] = eval(ours["conv_feature_layers"])
-    theirs["conv_feature_layers"] = eval(theirs["conv_feature_layers"])
-    assert ours == theirs
+    shipped["conv_feature_layers"] = eval(shipped["conv_feature_layers"])
+    assert ours == shipped
 
 
-def test_large_differs_from_base_as_the_release_says():
-    base, large = settings(BASE), settings(LARGE)
+def test_large_differs_from_base_as_in_the_release():
+    base, large = model_overrides(BASE), model_overrides(LARGE)
     assert {name: large[name] for name in large if large[name] != base[name]} == {
         "encoder_layers": 24,
         "encoder_embed_dim": 1024,
@@ -215,16 +215,16 @@ def test_large_differs_from_base_as_the_release_says():
 
 
 @pytest.mark.parametrize(
-    ("change", "complaint"),
+    ("change", "message"),
     [
         ({"encoder_layers": 0}, "encoder_layers is 0; expected a whole number of 1 or more"),
         ({"encoder_attention_heads": 5}, "encoder_attention_heads 5 does not divide"),
         ({"conv_pos_groups": 5}, "conv_pos_groups 5 does not divide encoder_embed_dim 32"),
         ({"final_dim": 7}, "latent_groups 2 does not divide final_dim 7"),
         ({"dropout": 1.5}, "dropout is 1.5; expected 0 to 1"),
-        ({"conv_feature_layers": ((16, 10),)}, r"expected \(channels, kernel, stride\) of each"),
+        ({"conv_feature_layers": ((16, 10),)}, r"expected \(channels, kernel, stride\) per layer"),
     ],
 )
-def test_wrong_settings_are_refused(change, complaint):
-    with pytest.raises(ValueError, match=complaint):
+def test_network_refuses_invalid_settings(change, message):
+    with pytest.raises(ValueError, match=message):
         replace(TINY, **change)

@@ -1,4 +1,4 @@
-"""The LN arm trains as fairseq's own command does, and what it leaves is fairseq's to use."""
+"""Parity of the LN arm with fairseq's own command, and use of our checkpoints in fairseq."""
 
 from dataclasses import replace
 from itertools import product
@@ -10,8 +10,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from dyt_wav2vec import fairseq_config, model, registration
-from dyt_wav2vec.hydra_train import PLUGIN
+from dyt_wav2vec import fairseq_config, fairseq_plugin, model
+from dyt_wav2vec.hydra_train import USER_DIR
 from matched import recipes
 
 from . import stock
@@ -21,75 +21,78 @@ RECIPE = "pretraining/wav2vec2_base_librispeech"
 
 
 class Case(NamedTuple):
-    """How the LN arm is trained, by us and by fairseq's command.
+    """Settings of the LN arm for a comparison of our training with fairseq's command.
 
     Attributes:
-        plugin: fairseq's command is given our task, which makes its random numbers repeatable;
-            else we are given fairseq's.
+        plugin: True to run fairseq's command with our task, whose random numbers are reproducible;
+            False to run our training with fairseq's task.
         num_workers: processes that load data.
-        shards: micro-batches of an update.
-        first: pre-norm blocks.
+        micro_batches: micro-batches of an update.
+        pre_norm: pre-norm blocks.
     """
 
     plugin: bool
     num_workers: int
-    shards: int
-    first: bool
+    micro_batches: int
+    pre_norm: bool
 
     @property
     def name(self):
         task = "our_task" if self.plugin else "fairseqs_task"
-        return f"{task}_{self.num_workers}_{self.shards}_{'pre' if self.first else 'post'}"
+        return (
+            f"{task}_{self.num_workers}_{self.micro_batches}_{'pre' if self.pre_norm else 'post'}"
+        )
 
     @property
     def config(self):
         return replace(
             CONFIG,
             norm=OWN,
-            network=replace(CONFIG.network, layer_norm_first=self.first),
-            shards=self.shards,
+            network=replace(CONFIG.network, layer_norm_first=self.pre_norm),
+            micro_batches_per_update=self.micro_batches,
             updates=self.updates,
-            # With fairseq's task, validation draws from what later crops and masks come from.
+            # With fairseq's task, validation would advance the generators of later crops and masks.
             eval_updates=4 if self.plugin else 100,
             log_updates=1,
         )
 
     @property
     def updates(self):
-        """Two passes over 5 micro-batches, and an update more."""
-        return 7 if self.shards == 2 else 11
+        """Updates of two epochs of 5 micro-batches, plus one."""
+        return 7 if self.micro_batches == 2 else 11
 
     def overrides(self, speech):
-        """fairseq's recipe for Base made this small, in the words of its command line."""
+        """Command line that makes fairseq's recipe for Base this small."""
         return [
             *(f"task.data={speech / 'lists'}", "task.max_sample_size=12000"),
             *("task.min_sample_size=8000", "dataset.max_tokens=24000"),
-            # A buffer without processes behind it crops while masks are drawn, by chance.
+            # Without worker processes, a buffer would crop in a thread, concurrently with the
+            # drawing of masks, in random order.
             *(f"dataset.num_workers={self.num_workers}", "common.cpu=true"),
             f"dataset.data_buffer_size={10 * self.num_workers}",
             *("common.seed=3", "common.fp16=false", "checkpoint.no_save=true"),
             *("distributed_training.distributed_world_size=1", "optimization.lr=[0.002]"),
-            f"optimization.update_freq=[{self.shards}]",
+            f"optimization.update_freq=[{self.micro_batches}]",
             *(f"optimization.max_update={self.updates}", "lr_scheduler.warmup_updates=3"),
             "+model.conv_feature_layers='[(16,10,5)] + [(16,3,2)] * 4 + [(16,2,2)] * 2'",
             *("+model.encoder_layers=2", "model.encoder_embed_dim=32"),
             *("+model.encoder_ffn_embed_dim=48", "+model.encoder_attention_heads=4"),
             *("model.final_dim=8", "+model.latent_vars=6", "+model.conv_pos=8"),
             *("+model.conv_pos_groups=4", "+model.num_negatives=5"),
-            *("model.encoder_layerdrop=0.3", f"+model.layer_norm_first={self.first}"),
-            *self._plugged(),
+            *("model.encoder_layerdrop=0.3", f"+model.layer_norm_first={self.pre_norm}"),
+            *self._task_overrides(),
         ]
 
-    def _plugged(self):
+    def _task_overrides(self):
         if not self.plugin:
             return ["dataset.disable_validation=true"]
-        return [f"common.user_dir={PLUGIN}", f"task._name={registration.TASK}"]
+        return [f"common.user_dir={USER_DIR}", f"task._name={fairseq_plugin.TASK}"]
 
 
-UNPLUGGED = Case(plugin=False, num_workers=0, shards=2, first=False)
-PLUGGED = Case(plugin=True, num_workers=0, shards=1, first=True)
+UNPLUGGED = Case(plugin=False, num_workers=0, micro_batches=2, pre_norm=False)
+PLUGGED = Case(plugin=True, num_workers=0, micro_batches=1, pre_norm=True)
 PAIRS = ((0, 1, False), (0, 2, True), (1, 1, True), (1, 2, False))
-"""Of loaders, shards and pre-norm: every value of one with every value of another."""
+"""num_workers, micro_batches and pre_norm, such that all pairs of values occur."""
 CASES = [Case(plugin, *values) for plugin, values in product((False, True), PAIRS)]
 
 
@@ -98,15 +101,15 @@ def commands(cases, speech):
 
 
 @pytest.fixture(scope="session")
-def stocks(prepared, undisturbed, tmp_path_factory):
-    """What fairseq's command does, without and with our plugin, and with a checkpoint of ours."""
+def stocks(prepared, uninterrupted, tmp_path_factory):
+    """Records of fairseq's command without and with our plugin, and with our checkpoint."""
     folder = tmp_path_factory.mktemp("stock")
-    tuning = ("dyt_wav2vec.hydra_train", *finetuning(folder / "labelled", prepared, undisturbed))
+    tuning = ("dyt_wav2vec.hydra_train", *finetuning(folder / "labelled", prepared, uninterrupted))
     return stock.run(folder, {**commands([UNPLUGGED, PLUGGED], prepared), "finetuning": tuning})
 
 
 def finetuning(folder, speech, trained):
-    """fairseq's recipe for 10 labelled hours, on utterances that all say the same."""
+    """Arguments for fairseq's 10 h fine-tuning recipe, on utterances with the same label."""
     folder.mkdir()
     lines = (speech / "lists" / "train.tsv").read_text().splitlines()
     (folder / "train.tsv").write_text("\n".join(lines))
@@ -127,61 +130,59 @@ def all_stocks(prepared, tmp_path_factory):
     return stock.run(tmp_path_factory.mktemp("all_stocks"), commands(CASES, prepared))
 
 
-def assert_same_training(case, theirs, speech, directory):
-    task = registration.TASK if case.plugin else "audio_pretraining"
-    with mock.patch.object(registration, "TASK", task):
+def assert_same_training(case, record, speech, directory):
+    task = fairseq_plugin.TASK if case.plugin else "audio_pretraining"
+    with mock.patch.object(fairseq_plugin, "TASK", task):
         run = pretrained(directory, speech, case.config, num_workers=case.num_workers)
     assert run.steps[-1]["epoch"] > 2
-    told = [[step[key] for key in ("loss", "contrastive", "gradient_norm")] for step in run.steps]
-    assert len(told) == len(theirs.numbers) == case.updates
-    # Equal, but that our line is a mean over one update: multiplied and divided by its size.
-    np.testing.assert_allclose(told, theirs.numbers, rtol=1e-12, atol=0)
+    ours = [[step[key] for key in ("loss", "contrastive", "gradient_norm")] for step in run.steps]
+    assert len(ours) == len(record.numbers) == case.updates
+    # Equal up to rounding: our line is a mean over one update, multiplied and divided by its size.
+    np.testing.assert_allclose(ours, record.numbers, rtol=1e-12, atol=0)
     return run
 
 
-def test_training_is_that_of_fairseqs_command(stocks, prepared, tmp_path):
-    theirs = stocks[UNPLUGGED.name]
-    assert theirs.classes == {("AudioPretrainingTask", "Wav2Vec2Model")}
-    run = assert_same_training(UNPLUGGED, theirs, prepared, tmp_path)
+def test_training_matches_fairseqs_command(stocks, prepared, tmp_path):
+    record = stocks[UNPLUGGED.name]
+    assert record.classes == {("AudioPretrainingTask", "Wav2Vec2Model")}
+    run = assert_same_training(UNPLUGGED, record, prepared, tmp_path)
 
-    # And fairseq's network takes the weights of ours as they are.
+    # fairseq's network loads our weights unchanged.
     from fairseq.models.wav2vec import Wav2Vec2Config, Wav2Vec2Model
 
-    network = Wav2Vec2Model(Wav2Vec2Config(**model.settings(UNPLUGGED.config.network)))
+    network = Wav2Vec2Model(Wav2Vec2Config(**model.model_overrides(UNPLUGGED.config.network)))
     network.load_state_dict(run.state["model"], strict=True)
 
 
-def test_with_our_plugin_fairseqs_command_is_as_repeatable(stocks, prepared, tmp_path):
-    theirs = stocks[PLUGGED.name]
-    assert theirs.classes == {("Task", "Wav2Vec2Model")}
-    assert_same_training(PLUGGED, theirs, prepared, tmp_path)
+def test_training_matches_fairseqs_command_with_our_plugin(stocks, prepared, tmp_path):
+    record = stocks[PLUGGED.name]
+    assert record.classes == {("Task", "Wav2Vec2Model")}
+    assert_same_training(PLUGGED, record, prepared, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_training_is_that_of_fairseqs_command_however_it_is_loaded(
-    case, all_stocks, prepared, tmp_path
-):
+def test_training_matches_fairseqs_command_for_all_loaders(case, all_stocks, prepared, tmp_path):
     assert_same_training(case, all_stocks[case.name], prepared, tmp_path)
 
 
-def test_fairseqs_command_finetunes_our_checkpoints(stocks):
-    tuned = stocks["finetuning"]
-    assert tuned.classes == {("AudioFinetuningTask", "Wav2VecCtc")}
-    assert len(tuned.updates) == 2
-    assert all(0 < update["loss"] < float("inf") for update in tuned.updates)
-    # What it prints of the network that it trains.
-    assert "(self_attn_layer_norm): DynamicTanh" in tuned.text
+def test_fairseqs_command_finetunes_our_checkpoint(stocks):
+    record = stocks["finetuning"]
+    assert record.classes == {("AudioFinetuningTask", "Wav2VecCtc")}
+    assert len(record.updates) == 2
+    assert all(0 < update["loss"] < float("inf") for update in record.updates)
+    # fairseq prints the network that it trains.
+    assert "(self_attn_layer_norm): DynamicTanh" in record.text
 
 
-def test_fairseq_loads_our_checkpoints(undisturbed):
+def test_fairseq_loads_our_checkpoint(uninterrupted):
     from fairseq import checkpoint_utils
 
-    [loaded], _, task = checkpoint_utils.load_model_ensemble_and_task([str(undisturbed.newest)])
-    assert type(task) is registration.Task
+    [loaded], _, task = checkpoint_utils.load_model_ensemble_and_task([str(uninterrupted.newest)])
+    assert type(task) is fairseq_plugin.Task
 
     ours, norms = model.build(CONFIG.network, DYT, seed=0)
-    ours.load_state_dict(undisturbed.state["model"])
+    ours.load_state_dict(uninterrupted.state["model"])
     assert loaded.norms == norms
     sound = torch.randn(2, 9000, generator=torch.Generator().manual_seed(0))
     ours.eval(), loaded.eval()
@@ -235,8 +236,8 @@ RELEASED_LARGE = {
         "layer_norm_first": True,
     },
 }
-"""wav2vec2_large_librispeech.yaml of the authors' release for DyT, but what is among ``HABITS``."""
-OURS_ALONE = {
+"""wav2vec2_large_librispeech.yaml of the authors' release for DyT, without ``HARNESS_SETTINGS``."""
+OURS_ONLY = {
     "task._name": "dyt_audio_pretraining",
     "task.seed": 0,
     "task.reuse_dataloader": False,
@@ -244,42 +245,43 @@ OURS_ALONE = {
     "model.norm": "",
     "common.seed": 0,
 }
-"""The plugin, and the first seed, which is 1 with fairseq."""
-HABITS = {
+"""The plugins, and our seed 0; fairseq's default seed is 1."""
+HARNESS_SETTINGS = {
     *("checkpoint.save_interval_updates", "checkpoint.keep_interval_updates"),
     *("checkpoint.no_epoch_checkpoints", "common.log_format", "common.log_interval"),
     "dataset.num_workers",
 }
-"""What is told, saved and loaded how, which is the harness's."""
-EVALUATED = {"model.conv_feature_layers", "optimizer.adam_betas"}
-"""Texts that fairseq evaluates as Python."""
+"""Settings of logging, checkpoints and loading, which the harness controls."""
+PYTHON_TEXTS = {"model.conv_feature_layers", "optimizer.adam_betas"}
+"""Settings whose text fairseq evaluates as Python."""
 
 
 def flat(settings, path=""):
-    """All of fairseq's configuration, path → value, where these are set."""
-    found = {}
+    """Flatten nested settings into path → value."""
+    values = {}
     for key, value in settings.items():
         if isinstance(value, dict):
-            found |= flat(value, f"{path}{key}.")
+            values |= flat(value, f"{path}{key}.")
         else:
-            found[path + key] = eval(value) if path + key in EVALUATED else value
-    return found
+            values[path + key] = eval(value) if path + key in PYTHON_TEXTS else value
+    return values
 
 
-def asked_of_fairseq(settings):
-    whole = fairseq_config.whole(settings, {"task": {"data": "folder"}})
-    return flat(OmegaConf.to_container(whole))
+def full_settings(settings):
+    """Merge the settings with fairseq's defaults and flatten them."""
+    merged = fairseq_config.merged_config(settings, {"task": {"data": "folder"}})
+    return flat(OmegaConf.to_container(merged))
 
 
 @pytest.mark.parametrize("size", ["base", "large"])
-def test_settings_are_those_of_the_paper_key_by_key(size):
-    theirs = RELEASED_LARGE
+def test_recipe_settings_equal_published_yaml(size):
+    published = RELEASED_LARGE
     if size == "base":
-        theirs = OmegaConf.to_container(OmegaConf.load(stock.recipes() / f"{RECIPE}.yaml"))
-    theirs = asked_of_fairseq(theirs)
+        published = OmegaConf.to_container(OmegaConf.load(stock.recipes() / f"{RECIPE}.yaml"))
+    published = full_settings(published)
     run = recipes.load("table5").scale("paper").runs[f"wav2vec2_{size}"]
-    ours = asked_of_fairseq(fairseq_config.settings(run.config))
-    assert len(theirs) > 300
-    assert theirs.keys() <= ours.keys()
-    changed = {k: v for k, v in ours.items() if k not in theirs or theirs[k] != v}
-    assert {k: v for k, v in changed.items() if k not in HABITS} == OURS_ALONE
+    ours = full_settings(fairseq_config.training_overrides(run.config))
+    assert len(published) > 300
+    assert published.keys() <= ours.keys()
+    changed = {k: v for k, v in ours.items() if k not in published or published[k] != v}
+    assert {k: v for k, v in changed.items() if k not in HARNESS_SETTINGS} == OURS_ONLY

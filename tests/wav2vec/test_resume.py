@@ -1,4 +1,4 @@
-"""A pretraining that was cut and started again ends as if nothing had happened."""
+"""Resumed pretraining: bit-identical to an uninterrupted run."""
 
 import itertools
 import multiprocessing
@@ -18,33 +18,33 @@ from matched.signals import Interrupted, watch_signals
 from .problem import (
     CONFIG,
     SPEECH,
-    Cut,
+    Killed,
     Pretrained,
-    ask,
     assert_same_run,
     before_update,
-    bits,
     context,
-    cut,
+    kill,
     pretrained,
+    raw_bytes,
+    request_stop,
 )
 
 FP16 = replace(CONFIG, precision="fp16")
 
 
 def patched(name, method):
-    """Meanwhile the trainer has another method of this name."""
+    """Replace a method of the trainer within this context."""
     return mock.patch.object(Trainer, name, method)
 
 
-def cut_before(directory, speech, done, config=CONFIG, **where):
-    with before_update(done, cut), pytest.raises(Cut):
+def killed_before(directory, speech, done, config=CONFIG, **where):
+    with before_update(done, kill), pytest.raises(Killed):
         pretrained(directory, speech, config, **where)
     return Pretrained(directory=directory)
 
 
-def asked_in(directory, speech, done, config=CONFIG, **where):
-    with watch_signals(600, print), before_update(done, ask), pytest.raises(Interrupted):
+def stopped_in(directory, speech, done, config=CONFIG, **where):
+    with watch_signals(600, print), before_update(done, request_stop), pytest.raises(Interrupted):
         pretrained(directory, speech, config, **where)
     return Pretrained(directory=directory)
 
@@ -55,26 +55,24 @@ def asked_in(directory, speech, done, config=CONFIG, **where):
     [2, 4, *(pytest.param(done, marks=pytest.mark.slow) for done in (0, 1, 3, 5))],
     ids=lambda done: f"in update {done + 1}",
 )
-def test_asked_to_stop_it_saves_the_update_and_goes_on_from_there(
-    prepared, undisturbed, tmp_path, done
-):
-    run = asked_in(tmp_path, prepared, done, checkpoint_steps=99)
+def test_resume_after_stop_request_is_bit_identical(prepared, uninterrupted, tmp_path, done):
+    run = stopped_in(tmp_path, prepared, done, checkpoint_steps=99)
     assert run.checkpoints == [f"step_{done + 1:08d}.pt"]
-    assert_same_run(pretrained(tmp_path, prepared, checkpoint_steps=99), undisturbed)
+    assert_same_run(pretrained(tmp_path, prepared, checkpoint_steps=99), uninterrupted)
 
 
 @pytest.mark.slow
-def test_stopped_after_every_update_it_ends_the_same(prepared, undisturbed, tmp_path):
+def test_resume_after_every_update_is_bit_identical(prepared, uninterrupted, tmp_path):
     for done in range(6):
-        asked_in(tmp_path, prepared, done)
-    assert_same_run(pretrained(tmp_path, prepared), undisturbed)
+        stopped_in(tmp_path, prepared, done)
+    assert_same_run(pretrained(tmp_path, prepared), uninterrupted)
 
 
 # Checkpoints are after updates 3 and 6.
 @pytest.mark.parametrize("done", [1, 5], ids=lambda done: f"in update {done + 1}")
-def test_killed_it_goes_on_from_an_earlier_checkpoint(prepared, undisturbed, tmp_path, done):
-    cut_before(tmp_path, prepared, done)
-    assert_same_run(pretrained(tmp_path, prepared), undisturbed)
+def test_resume_after_kill_is_bit_identical(prepared, uninterrupted, tmp_path, done):
+    killed_before(tmp_path, prepared, done)
+    assert_same_run(pretrained(tmp_path, prepared), uninterrupted)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {
         "checkpoints", "fingerprint.json", "lists", "metrics.jsonl", "progress.json",
@@ -82,173 +80,175 @@ def test_killed_it_goes_on_from_an_earlier_checkpoint(prepared, undisturbed, tmp
 
 
 @pytest.mark.slow
-def test_a_half_written_last_line_of_metrics_is_dropped(prepared, undisturbed, tmp_path):
-    metrics = cut_before(tmp_path, prepared, 5).directory / "metrics.jsonl"
+def test_resume_drops_half_written_metrics_line(prepared, uninterrupted, tmp_path):
+    metrics = killed_before(tmp_path, prepared, 5).directory / "metrics.jsonl"
     metrics.write_text(metrics.read_text()[:-20])
-    assert_same_run(pretrained(tmp_path, prepared), undisturbed)
+    assert_same_run(pretrained(tmp_path, prepared), uninterrupted)
 
 
-@pytest.mark.parametrize("done", [3, 6], ids=["in its middle", "at its end"])
-def test_asked_to_stop_before_a_validation_it_does_that_where_it_goes_on(
-    prepared, undisturbed, tmp_path, done
-):
-    run = asked_in(tmp_path, prepared, done)
+@pytest.mark.parametrize("done", [3, 6], ids=["in the middle", "at the end"])
+def test_resume_validates_if_stopped_before_validation(prepared, uninterrupted, tmp_path, done):
+    run = stopped_in(tmp_path, prepared, done)
     assert run.checkpoints[-1] == f"step_{done + 1:08d}.pt"
     assert len(run.evaluations) == (done == 6)
-    assert_same_run(pretrained(tmp_path, prepared), undisturbed)
+    assert_same_run(pretrained(tmp_path, prepared), uninterrupted)
 
 
-def test_a_finished_one_is_not_trained_again(prepared, undisturbed, tmp_path):
+def test_finished_run_is_not_trained_again(prepared, uninterrupted, tmp_path):
     pretrained(tmp_path, prepared)
-    with patched("train_step", cut), patched("prepared", cut):  # neither an update nor validation
-        assert_same_run(pretrained(tmp_path, prepared), undisturbed)
+    # Neither an update nor a validation happens.
+    with patched("train_step", kill), patched("prepare_sample", kill):
+        assert_same_run(pretrained(tmp_path, prepared), uninterrupted)
 
 
-def test_cut_in_its_last_validation_it_does_that_again(prepared, undisturbed, tmp_path):
+def test_resume_repeats_validation_that_was_killed(prepared, uninterrupted, tmp_path):
     calls = itertools.count()
 
-    def measured(trainer, sample):
-        if next(calls) == 7:  # there are 6 in the validation before
-            raise Cut
+    def killed_in_validation(trainer, sample):
+        if next(calls) == 7:  # the previous validation has 6
+            raise Killed
         return sample
 
-    with patched("prepared", measured), pytest.raises(Cut):
+    with patched("prepare_sample", killed_in_validation), pytest.raises(Killed):
         pretrained(tmp_path, prepared, checkpoint_steps=1)
     assert Pretrained(directory=tmp_path).checkpoints[-1] == "step_00000006.pt"
-    assert_same_run(pretrained(tmp_path, prepared, checkpoint_steps=1), undisturbed)
+    assert_same_run(pretrained(tmp_path, prepared, checkpoint_steps=1), uninterrupted)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("first, then", [(0, 2), (2, 0), (2, 1)])
-def test_it_goes_on_with_any_number_of_loading_processes(
-    prepared, undisturbed, tmp_path, first, then
+def test_resume_with_other_num_workers_is_bit_identical(
+    prepared, uninterrupted, tmp_path, first, then
 ):
-    asked_in(tmp_path, prepared, 4, num_workers=first)  # in the middle of an epoch
-    assert_same_run(pretrained(tmp_path, prepared, num_workers=then), undisturbed)
+    stopped_in(tmp_path, prepared, 4, num_workers=first)  # in the middle of an epoch
+    assert_same_run(pretrained(tmp_path, prepared, num_workers=then), uninterrupted)
 
 
 class TestLoadingProcesses:
-    """They end with the run, also where it has read much of an epoch ahead."""
+    """Worker processes and threads end with the run, even if they have prefetched batches."""
 
-    def there(self):
-        """How many threads there are, and which processes: of whatever runs the tests, too."""
+    def running(self):
+        """Return the number of threads and the child processes, including the test runner's."""
         return threading.active_count(), set(multiprocessing.active_children())
 
     def check(self, threads, processes):
-        """Args: threads, processes: those that were there before."""
+        """Check that no thread or process remains other than the earlier ones."""
         assert set(multiprocessing.active_children()) <= processes
-        deadline = time.monotonic() + 30  # a thread of a queue that was closed ends in its own time
+        deadline = time.monotonic() + 30  # threads of closed queues end with a delay
         while threading.active_count() > threads and time.monotonic() < deadline:
             time.sleep(0.01)
         assert threading.active_count() <= threads, threading.enumerate()
 
     @pytest.mark.parametrize(
         "end",
-        [None, *(pytest.param(end, marks=pytest.mark.slow) for end in (cut, ask))],
-        ids=["at its end", "cut", "asked to stop"],
+        [None, *(pytest.param(end, marks=pytest.mark.slow) for end in (kill, request_stop))],
+        ids=["at the end", "killed", "asked to stop"],
     )
-    def test_none_outlives_a_run(self, tmp_path, end):
-        before = self.there()
-        config = replace(CONFIG, shards=1, max_tokens=CONFIG.max_sample_size, updates=4)
+    def test_workers_end_with_the_run(self, tmp_path, end):
+        before = self.running()
+        config = replace(
+            CONFIG, micro_batches_per_update=1, max_tokens=CONFIG.max_sample_size, updates=4
+        )
         prepare(context(tmp_path / "speech", None), replace(SPEECH, train=40, voices=1))
         end = end or (lambda *_: None)
-        with suppress(Cut, Interrupted), watch_signals(600, print), before_update(2, end):
+        with suppress(Killed, Interrupted), watch_signals(600, print), before_update(2, end):
             pretrained(tmp_path / "run", tmp_path / "speech", config, num_workers=1)
         self.check(*before)
 
-    def test_none_outlives_a_run_that_was_finished(self, prepared, tmp_path):
-        before = self.there()
+    def test_workers_end_with_a_finished_run(self, prepared, tmp_path):
+        before = self.running()
         pretrained(tmp_path, prepared)
         pretrained(tmp_path, prepared, num_workers=1)
         self.check(*before)
 
 
-@pytest.mark.parametrize("share", [0.9, pytest.param(0.0, marks=pytest.mark.slow)])
-def test_a_truncated_checkpoint_is_passed_over_with_a_warning(
-    prepared, undisturbed, tmp_path, caplog, share
+@pytest.mark.parametrize("fraction", [0.9, pytest.param(0.0, marks=pytest.mark.slow)])
+def test_resume_skips_truncated_checkpoint_with_a_warning(
+    prepared, uninterrupted, tmp_path, caplog, fraction
 ):
-    newest = cut_before(tmp_path, prepared, 6).newest
+    newest = killed_before(tmp_path, prepared, 6).newest
     content = newest.read_bytes()
-    newest.write_bytes(content[: int(share * len(content))])
+    newest.write_bytes(content[: int(fraction * len(content))])
     with caplog.at_level("INFO", logger="matched"):
         run = pretrained(tmp_path, prepared)
     warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert len(warnings) == 1 and f"{newest} is damaged" in warnings[0]
     assert "resumed from update 3 of 7" in caplog.text
-    assert_same_run(run, undisturbed)
+    assert_same_run(run, uninterrupted)
 
 
-def test_a_checkpoint_of_another_run_is_refused(prepared, tmp_path):
-    cut_before(tmp_path, prepared, 3, signature="another")
+def test_resume_refuses_checkpoint_of_another_run(prepared, tmp_path):
+    killed_before(tmp_path, prepared, 3, signature="another")
     message = "step_00000003.pt is a checkpoint of run another, not of abcdef012345; move it away"
     with pytest.raises(ValueError, match=message):
         pretrained(tmp_path, prepared)
 
 
 @pytest.mark.slow
-def test_how_often_it_is_saved_changes_nothing(prepared, undisturbed, tmp_path):
+def test_checkpoint_interval_does_not_change_the_run(prepared, uninterrupted, tmp_path):
     run = pretrained(tmp_path, prepared, checkpoint_steps=99, checkpoint_minutes=0.0)
     assert run.checkpoints == ["step_00000006.pt", "step_00000007.pt"]
-    assert_same_run(run, undisturbed)
+    assert_same_run(run, uninterrupted)
 
 
 class TestFp16:
-    """Its weights are kept in 16 bits, and a copy of them in 32, by which it is updated."""
+    """fp16 training: 16-bit weights, and a 32-bit copy that the optimizer updates."""
 
     @pytest.fixture(scope="class")
     @classmethod
-    def whole(cls, prepared, tmp_path_factory):
+    def fp16_run(cls, prepared, tmp_path_factory):
         return pretrained(tmp_path_factory.mktemp("fp16"), prepared, FP16)
 
-    def test_it_ends_the_same(self, prepared, whole, tmp_path):
-        run = asked_in(tmp_path, prepared, 4, FP16)
+    def test_resume_is_bit_identical(self, prepared, fp16_run, tmp_path):
+        run = stopped_in(tmp_path, prepared, 4, FP16)
         assert run.state["model"]["mask_emb"].dtype == torch.float16
-        assert {copy.dtype for copy in run.state["extra_state"]["masters"]} == {torch.float32}
-        assert_same_run(pretrained(tmp_path, prepared, FP16), whole)
+        assert {master.dtype for master in run.state["extra_state"]["masters"]} == {torch.float32}
+        assert_same_run(pretrained(tmp_path, prepared, FP16), fp16_run)
 
-    def test_without_the_copy_in_32_bits_it_would_not(self, prepared, whole, tmp_path):
-        with patched("_masters", lambda self: []):
-            asked_in(tmp_path, prepared, 4, FP16)
+    def test_resume_needs_the_master_weights(self, prepared, fp16_run, tmp_path):
+        with patched("_master_weights", lambda self: []):
+            stopped_in(tmp_path, prepared, 4, FP16)
             run = pretrained(tmp_path, prepared, FP16)
-        assert bits(run.state["model"]) != bits(whole.state["model"])
+        assert raw_bytes(run.state["model"]) != raw_bytes(fp16_run.state["model"])
 
     @pytest.mark.slow
-    def test_the_loss_scale_goes_on_where_it_was(self, prepared, tmp_path):
+    def test_resume_restores_loss_scale(self, prepared, tmp_path):
         def grows(trainer, samples):
             scaler = trainer.optimizer.scaler
-            scaler.loss_scale, scaler.scale_window = 1.0, 2  # it doubles after two updates
+            scaler.loss_scale, scaler.scale_window = 1.0, 2  # doubles after two updates
 
         with before_update(0, grows):
-            whole = pretrained(tmp_path / "whole", prepared, FP16)
-            asked_in(tmp_path / "cut", prepared, 2, FP16)
-        assert [line["loss_scale"] for line in whole.steps] == [2, 4, 8, 8]
-        assert_same_run(pretrained(tmp_path / "cut", prepared, FP16), whole)
+            full = pretrained(tmp_path / "full", prepared, FP16)
+            stopped_in(tmp_path / "cut", prepared, 2, FP16)
+        assert [line["loss_scale"] for line in full.steps] == [2, 4, 8, 8]
+        assert_same_run(pretrained(tmp_path / "cut", prepared, FP16), full)
 
     @pytest.mark.slow
-    def test_updates_whose_gradients_overflow_are_passed_over(self, prepared, tmp_path):
-
+    def test_overflowing_updates_are_skipped(self, prepared, tmp_path):
         def enlarge(trainer, samples):
             if trainer.optimizer.scaler.loss_scale == 128:
                 trainer.optimizer.scaler.loss_scale = 2.0**20
 
         with before_update(3, enlarge):
-            whole = pretrained(tmp_path / "whole", prepared, FP16)
-            asked_in(tmp_path / "cut", prepared, 4, FP16)
-        scales = [line["loss_scale"] for line in whole.steps]
+            full = pretrained(tmp_path / "full", prepared, FP16)
+            stopped_in(tmp_path / "cut", prepared, 4, FP16)
+        scales = [line["loss_scale"] for line in full.steps]
         assert scales[0] == 128 and 128 < scales[1] < 2**20
-        assert whole.outcome.steps == 7 and not whole.outcome.diverged
-        assert_same_run(pretrained(tmp_path / "cut", prepared, FP16), whole)
+        assert full.outcome.steps == 7 and not full.outcome.diverged
+        assert_same_run(pretrained(tmp_path / "cut", prepared, FP16), full)
 
 
-def test_the_comparison_of_these_tests_can_fail(prepared, undisturbed, tmp_path):
+def test_assert_same_run_can_fail(prepared, uninterrupted, tmp_path):
     other = pretrained(tmp_path, prepared, replace(CONFIG, weight_decay=0.011))
-    assert other.lines != undisturbed.lines
-    assert bits(other.state["model"]) != bits(undisturbed.state["model"])
-    assert other.json("fingerprint.json") == undisturbed.json("fingerprint.json")
+    assert other.lines != uninterrupted.lines
+    assert raw_bytes(other.state["model"]) != raw_bytes(uninterrupted.state["model"])
+    assert other.json("fingerprint.json") == uninterrupted.json("fingerprint.json")
 
 
-def test_other_speech_than_it_was_trained_on_is_refused(prepared, tmp_path):
-    cut_before(tmp_path / "run", prepared, 4)
+def test_resume_refuses_other_speech(prepared, tmp_path):
+    killed_before(tmp_path / "run", prepared, 4)
     prepare(context(tmp_path / "speech", None), replace(SPEECH, train=10))
-    with pytest.raises(ValueError, match=r"were trained on other speech than there is now; delete"):
+    with pytest.raises(
+        ValueError, match=r"were trained on other speech than the current data; dele"
+    ):
         pretrained(tmp_path / "run", tmp_path / "speech")

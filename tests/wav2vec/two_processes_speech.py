@@ -1,4 +1,4 @@
-"""What each of two processes does for the tests of divided pretraining, which start it.
+"""Program of each process in the tests of pretraining with two processes.
 
 python two_processes_speech.py SPEECH FOLDER
 """
@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from problem import DIVIDED, FILLED, ask, before_update, poisoned, pretrained
+from problem import NO_LAYERDROP, UNEVEN, before_update, pretrained, request_stop, set_weight_to_nan
 
 from dyt_wav2vec.evaluation import evaluate
 from matched.signals import Interrupted, watch_signals
@@ -19,17 +19,17 @@ from matched.signals import Interrupted, watch_signals
 RANK = int(os.environ["RANK"])
 
 
-def run(speech, directory, config=DIVIDED, **where):
-    """Pretrain; said/NAME-RANK.txt gets the log, and how it ended if it did not end well."""
+def run(speech, directory, config=NO_LAYERDROP, **where):
+    """Pretrain, and write the log and the error, if any, to logs/NAME-RANK.txt."""
     name = directory.name
-    said = directory.parent / "said"
-    said.mkdir(exist_ok=True)
-    handler = logging.FileHandler(said / f"{name}-{RANK}.txt")
+    logs = directory.parent / "logs"
+    logs.mkdir(exist_ok=True)
+    handler = logging.FileHandler(logs / f"{name}-{RANK}.txt")
     log = logging.getLogger("matched")
     log.addHandler(handler)
     try:
         with watch_signals(600, print):
-            # Processes meet under the signature of a run.
+            # The rendezvous of the processes uses the run's signature.
             where = {"signature": name, "rank": RANK, "local_rank": RANK, "world_size": 2, **where}
             pretrained(directory, speech, config, **where)
     except (Interrupted, OSError, RuntimeError, ValueError) as error:
@@ -39,19 +39,19 @@ def run(speech, directory, config=DIVIDED, **where):
 
 
 def validate(trainer, _):
-    """said/validated-RANK.txt gets what the network that has learned nothing is worth."""
-    said = Path(trainer.cfg.task.data).parents[1] / "said" / f"validated-{RANK}.txt"
-    said.write_text(json.dumps(evaluate(trainer, 3)))
+    """Write the evaluation of the untrained network to logs/evaluation-RANK.txt."""
+    path = Path(trainer.cfg.task.data).parents[1] / "logs" / f"evaluation-{RANK}.txt"
+    path.write_text(json.dumps(evaluate(trainer, 3)))
 
 
-def ask_one(*_):
+def request_stop_on_rank_1(*_):
     if RANK == 1:
-        ask()
+        request_stop()
 
 
-def poison_one(trainer, samples):
+def set_nan_on_rank_1(trainer, samples):
     if RANK == 1:
-        poisoned(trainer, samples)
+        set_weight_to_nan(trainer, samples)
 
 
 if __name__ == "__main__":
@@ -59,14 +59,14 @@ if __name__ == "__main__":
     logging.getLogger("matched").setLevel("INFO")
     speech, folder = map(Path, sys.argv[1:])
     with before_update(0, validate):
-        run(speech, folder / "whole")
+        run(speech, folder / "validated")
     run(speech, folder / "loaded", num_workers=1)
-    run(speech, folder / "filled", FILLED)
-    with before_update(1, ask_one):
+    run(speech, folder / "filled", UNEVEN)
+    with before_update(1, request_stop_on_rank_1):
         run(speech, folder / "asked", checkpoint_steps=99)
     run(speech, folder / "from-one")
-    with before_update(5, poison_one):
+    with before_update(5, set_nan_on_rank_1):
         run(speech, folder / "poisoned")
-    run(speech, folder / "undivided", replace(DIVIDED, shards=3))
+    run(speech, folder / "undivided", replace(NO_LAYERDROP, micro_batches_per_update=3))
     sys.stdout.flush()
     os._exit(0)

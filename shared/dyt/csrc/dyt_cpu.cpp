@@ -1,7 +1,7 @@
-// Registers the CPU kernels of dyt's operators, whose schemas dyt.backends.ops defines.
+// Registration of the CPU kernels of dyt's operators, whose schemas dyt.backends.ops defines.
 //
-// Autograd's rule is here once more, as dyt.backends.ops has it: in Python, which is what there is
-// without this module, it takes longer than the kernel does on a small input.
+// The autograd rule of dyt.backends.ops is implemented here a second time: the Python rule, which
+// is used without this module, takes longer than the kernel on a small input.
 #include "kernel.h"
 
 #include <Python.h>
@@ -33,7 +33,7 @@ struct Kernels {
   decltype(&dyt::DEFAULT::backward) backward;
 };
 
-// The widest vectors that both this machine and this build have, as torch chooses its own.
+// The widest vectors that both this machine and this build support; torch chooses by the same rule.
 const Kernels& kernels() {
   static const Kernels chosen = [] {
     const std::string capability = at::get_cpu_capability();
@@ -54,7 +54,7 @@ bool supported(at::ScalarType type) {
   return type == at::kFloat || type == at::kBFloat16 || type == at::kHalf;
 }
 
-// Copies between float and the tensor's own type; an operator of torch for it would take longer.
+// Calls f with a typed data pointer, to convert to or from float; a torch operator would be slower.
 template <typename F>
 void with_data(const Tensor& tensor, const F& f) {
   if (tensor.scalar_type() == at::kFloat) {
@@ -92,7 +92,7 @@ std::vector<float> padded(const Optional& parameter, int64_t channels, float mis
   return values;
 }
 
-// What the operators are given besides gradients.
+// The arguments of the operators other than gradients.
 struct Given {
   const Tensor& x;
   const Tensor& alpha;
@@ -103,7 +103,7 @@ struct Given {
   int64_t channel_axis;
   bool accurate;
 
-  // What the formula's type promotion ends in. A tensor without axes widens none that has some.
+  // The result of the formula's type promotion. A tensor without axes does not widen one with axes.
   at::ScalarType promoted() const {
     at::ScalarType type = at::result_type(alpha, x);
     for (const Optional* parameter : {&shift, &weight, &bias}) {
@@ -146,7 +146,7 @@ struct Prepared {
     const auto sizes = x.sizes();
     const int64_t channels = product(sizes.slice(first, last - first));
     weight = padded(given.weight, channels, 1.0f);
-    bias = padded(given.bias, channels, -0.0f);  // what leaves every number as it is, -0 as well
+    bias = padded(given.bias, channels, -0.0f);  // adding -0 leaves every number unchanged, also -0
     problem = {
         x.const_data_ptr(), x.scalar_type(), type, product(sizes.slice(0, first)), channels,
         product(sizes.slice(last)), read_one(given.alpha, "alpha"), read_one(given.shift, "shift"),
@@ -227,7 +227,7 @@ struct Function : torch::autograd::Function<Function> {
                                .typed<decltype(::backward)>();
     const variable_list saved = context->get_saved_variables();
     const std::string squash = context->saved_data["squash"].toStringRef();
-    // Python's rule for second derivatives is passed by where none are wanted.
+    // Skip the Python rule for second derivatives if none are needed.
     std::optional<at::AutoDispatchBelowADInplaceOrView> guard;
     if (!at::GradMode::is_enabled()) {
       guard.emplace();
@@ -259,7 +259,7 @@ TORCH_LIBRARY_IMPL(dyt, CPU, library) {
   library.impl("dyt_backward", &backward);
 }
 
-// The rule calls operators alone, so it does for GPUs as well.
+// The rule only calls operators, and therefore serves GPUs as well.
 TORCH_LIBRARY_IMPL(dyt, AutogradCPU, library) {
   library.impl("dyt", &differentiable);
 }
@@ -267,7 +267,7 @@ TORCH_LIBRARY_IMPL(dyt, AutogradCUDA, library) {
   library.impl("dyt", &differentiable);
 }
 
-// Importing the module is what registers the kernels; it holds nothing.
+// An empty module: importing it registers the kernels.
 PyMODINIT_FUNC PyInit__dyt_cpu_2() {
   static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_dyt_cpu_2", nullptr, -1, nullptr};
   return PyModule_Create(&definition);

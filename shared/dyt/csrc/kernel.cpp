@@ -1,6 +1,6 @@
-// Computes the layers and their gradients in one pass over memory each, in vectors of float32.
+// The layers and their gradients, each in one pass over memory with vectors of float32.
 //
-// Compiled once for each CPU_CAPABILITY, with that capability's flags: see setup.py.
+// Compiled once for each CPU_CAPABILITY with the flags of that capability, see setup.py.
 #include "vectors.h"
 
 #include <ATen/Parallel.h>
@@ -12,17 +12,17 @@ namespace dyt {
 namespace CPU_CAPABILITY {
 namespace {
 
-constexpr int64_t kGrain = 32768;   // elements below which a thread is not worth waking
-constexpr int64_t kMaxBlocks = 64;  // of rows, each with sums of its own
+constexpr int64_t kGrain = 32768;   // elements per thread; waking a thread for fewer costs more
+constexpr int64_t kMaxBlocks = 64;  // blocks of rows, each with separate sums
 constexpr int64_t kMinRows = 32;
-constexpr int64_t kStreamed = 1 << 25;  // bytes: more than most machines' caches have for a process
-// Rows that are walked along together: their sums stay in registers. From narrow rows it takes the
-// processor more time to follow so many places in memory than that saves.
+constexpr int64_t kStreamed = 1 << 25;  // bytes: more than the cache per process on most machines
+// Rows that are processed together, with their sums in registers. For rows narrower than kWideRow,
+// following several places in memory costs the processor more time than this saves.
 constexpr int kTile = 4;
 constexpr int64_t kWideRow = 512;
-constexpr int64_t kTileAhead = 16384;  // elements of a tile, up to which the next is read ahead
+constexpr int64_t kTileAhead = 16384;  // largest tile, in elements, whose successor is prefetched
 
-// The argument of the squashing function, times its scale.
+// The argument of the squashing function, multiplied by the function's scale.
 struct Argument {
   Vec alpha, shift;
 
@@ -35,12 +35,12 @@ struct Argument {
   }
 };
 
-// Sums over some elements, to be added up over the vector as well.
+// Sums over some elements, one per vector lane.
 struct Lanes {
   Pair alpha{Vec(0.0f), Vec(0.0f)}, shift = alpha, weight = alpha, bias = alpha;
 };
 
-// What one step adds to the sums. Returns dx.
+// Adds the contribution of one step to the sums and returns dx.
 template <typename F>
 inline Pair differentiate(
     const Pair& x, const Pair& grad, const Argument& argument, const Vec& alpha,
@@ -62,7 +62,7 @@ inline Pair differentiate(
   return both([&](const Vec& slope) { return slope * alpha; }, slope);
 }
 
-// Runs of `count` elements. The parameters follow the elements, or are one number for all of a run.
+// Runs of `count` elements. With `one`, a run has a single γ and β, otherwise one per element.
 template <typename F, typename X, typename Y, bool one, bool streamed>
 void forward_runs(
     const Problem& problem, int64_t begin, int64_t end, int64_t count, const X* x, Y* y) {
@@ -92,7 +92,7 @@ void forward_runs(
   }
 }
 
-// γ and β in the order in which a step of the rows is read.
+// γ and β in the element order of Pair.
 template <bool split>
 struct Parameters {
   std::vector<float> weight, bias;
@@ -120,7 +120,7 @@ void forward_all(Problem problem, void* out) {
   const Parameters<Split<X, Y>> parameters(problem, rows);
   const int64_t runs = rows ? problem.outer : problem.outer * problem.channels;
   const int64_t length = rows ? problem.channels : problem.inner;
-  // What no cache holds until it is read is not worth reading the memory below it first.
+  // If no cache can hold the result until it is read, reading its memory before writing is wasted.
   const bool streamed = runs * length * sizeof(Y) >= kStreamed &&
       reinterpret_cast<uintptr_t>(y) % kLine == 0 && length * sizeof(Y) % kLine == 0;
   at::parallel_for(0, runs, std::max<int64_t>(1, kGrain / length), [&](int64_t begin, int64_t end) {
@@ -137,7 +137,7 @@ void forward_all(Problem problem, void* out) {
   });
 }
 
-// Sums over a block of rows; one for each channel, padded to whole steps.
+// Sums over a block of rows; weight and bias have one per channel, padded to whole steps.
 struct Block {
   double alpha = 0, shift = 0;
   float* weight;
@@ -151,7 +151,7 @@ void backward_tile(const Problem& problem, const X* x, const Y* grad, X* dx, Blo
   const Argument argument(problem, F::scale);
   const Vec alpha(problem.alpha);
   const int64_t count = problem.channels, whole = count - count % kStep;
-  // The next tile, or where rows are too long for that to stay in a cache, further on.
+  // Prefetch the next tile or, if rows are too long for a cache to hold it, a fixed distance ahead.
   const int64_t ahead = height * count <= kTileAhead ? height * count : kAhead / sizeof(X);
   Vec dalpha(0.0f), dshift(0.0f);
   const auto column = [&](int64_t i, const auto& get, const auto& put) {
@@ -182,8 +182,8 @@ void backward_tile(const Problem& problem, const X* x, const Y* grad, X* dx, Blo
   block.shift += sum(dshift);
 }
 
-// Channels last. Blocks depend on the shape alone, and are added up in order: the result is the
-// same to the last bit whatever the number of threads.
+// Channels last. Blocks depend only on the shape and are added up in order, which makes the result
+// bit-identical for any number of threads.
 template <typename F, typename X, typename Y>
 void backward_rows(Problem problem, const Y* grad, X* dx, Sums& sums) {
   const Parameters<Split<X, Y>> parameters(problem, true);
@@ -238,7 +238,7 @@ struct Plane {
   }
 };
 
-// One channel of one example: a run of elements that share γ and β.
+// One channel of one example: a run of elements with the same γ and β.
 template <typename F, typename X, typename Y>
 Plane backward_plane(const Problem& problem, int64_t channel, const X* x, const Y* grad, X* dx) {
   const Argument argument(problem, F::scale);
@@ -247,7 +247,7 @@ Plane backward_plane(const Problem& problem, int64_t channel, const X* x, const 
   const Pair weight{one, one};
   constexpr bool split = Split<X, Y>;
   Plane plane;
-  constexpr int64_t kChunk = 128 * kStep;  // float32 sums no further than this
+  constexpr int64_t kChunk = 128 * kStep;  // elements summed in float32, then in float64
   for (int64_t start = 0; start < problem.inner; start += kChunk) {
     Lanes lanes;
     const auto step = [&](const Pair& x, const Pair& grad) {
@@ -309,7 +309,7 @@ struct Tag {
   using type = T;
 };
 
-// Calls f with the squashing function and the types of x and y, which is x's or float.
+// Calls f with the squashing function and the types of x and y; y's type is that of x or float.
 template <typename Call>
 void with_types(const Problem& problem, const Call& f) {
   const auto with_function = [&](auto x, auto y) {

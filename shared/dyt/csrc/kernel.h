@@ -1,4 +1,4 @@
-// Names what the binding asks of the kernel, which is compiled once for each set of instructions.
+// Interface between the binding and the kernel, which is compiled once per instruction set.
 #pragma once
 
 #include <c10/core/ScalarType.h>
@@ -7,26 +7,26 @@
 
 namespace dyt {
 
-// The parameters are padded to a multiple of this, so that no vector reads past their end.
+// The parameters are padded to a multiple of this number, to keep vector reads within bounds.
 constexpr int64_t kPadding = 64;
 
-// x is contiguous, (outer, channels, inner); inner is 1 where the channels come last.
+// x is contiguous with shape (outer, channels, inner); inner is 1 for channels last.
 struct Problem {
   const void* x;
-  c10::ScalarType x_type;  // float, bfloat16 or half, as y_type, which may be wider
+  c10::ScalarType x_type;  // float, bfloat16 or half; y_type is x_type or float
   c10::ScalarType y_type;
   int64_t outer;
   int64_t channels;
   int64_t inner;
   float alpha;
-  float shift;  // -0 where there is none: it leaves every number as it is
+  float shift;  // -0 if absent: adding it leaves every number unchanged
   const float* weight;
   const float* bias;
-  bool erf;       // in place of tanh
-  bool accurate;  // the library's function in place of the rational one
+  bool erf;       // erf instead of tanh
+  bool accurate;  // the library's function instead of the rational one
 };
 
-// Sums over all elements; dweight and dbias have room for the channels.
+// Sums over all elements; weight and bias have one number per channel.
 struct Sums {
   double alpha;
   double shift;

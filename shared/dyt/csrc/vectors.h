@@ -1,6 +1,6 @@
-// Computes the squashing functions on vectors of float32, and moves vectors of any of the types.
+// Squashing functions on vectors of float32, and loads and stores of vectors of all types.
 //
-// Included by kernel.cpp alone, once for each CPU_CAPABILITY.
+// Included only by kernel.cpp, once for each CPU_CAPABILITY.
 #pragma once
 
 #include "kernel.h"
@@ -22,9 +22,9 @@ constexpr int64_t kAhead = 2048;
 static_assert(kPadding % kStep == 0);
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__);
 
-// A step of elements. In `Split` memory, of bfloat16 on both sides, a holds those of even and b those
-// of odd places, which takes far fewer instructions than to keep them in order; elsewhere a holds the
-// first half.
+// A step of elements. With `Split` (x and y are bfloat16), a has the elements at even and b those at
+// odd positions, which takes far fewer instructions than keeping them in order. Otherwise a has the
+// first half and b the second.
 struct Pair {
   Vec a, b;
 };
@@ -40,8 +40,8 @@ inline int64_t split_place(int64_t i) {
 using Int = at::vec::Vectorized<int32_t>;
 
 inline Int round_to_upper(const Vec& x) {
-  // To the nearest, halfway to even. Of a NaN that comes from a number in bfloat16, or from α or s,
-  // no lower bit is set, so that rounding cannot carry it over to 0. See like() and read_one().
+  // Round to nearest, ties to even. A NaN that originates from a bfloat16 number, or from α or s,
+  // has no lower bit set, hence rounding cannot overflow it to 0. See like() and read_one().
   const Int bits = at::vec::cast<int32_t>(x);
   return bits + ((bits >> Int(16)) & Int(1)) + Int(0x7fff);
 }
@@ -61,8 +61,8 @@ inline Pair read(const T* from) {
   }
 }
 
-// As read, of memory that is walked along. The processor itself looks ahead no further than it has
-// room for instructions, and these functions have many.
+// Same as read, for sequential access, with an explicit prefetch: out-of-order execution looks ahead
+// only as far as the processor can buffer instructions, and these functions have many.
 template <bool split, typename T>
 inline Pair read_ahead(const T* from, int64_t distance = kAhead) {
   const char* ahead = reinterpret_cast<const char*>(from) + distance;
@@ -72,7 +72,7 @@ inline Pair read_ahead(const T* from, int64_t distance = kAhead) {
   return read<split>(from);
 }
 
-// Streamed, values go around the caches, to an address that is a multiple of kLine.
+// With `streamed`, values bypass the caches; the address must be a multiple of kLine.
 template <bool streamed>
 inline void store(void* to, const Vec& values) {
 #if defined(CPU_CAPABILITY_AVX512)
@@ -87,7 +87,7 @@ inline void store(void* to, const Vec& values) {
   values.store(to);
 }
 
-// Other threads do not see what was streamed before this.
+// Makes streamed values visible to other threads.
 inline void finish_streaming() {
 #if defined(CPU_CAPABILITY_AVX512) || defined(CPU_CAPABILITY_AVX2)
   _mm_sfence();
@@ -108,7 +108,7 @@ inline void write(T* to, const Pair& values) {
   }
 }
 
-// The last elements of a run, fewer than a step; the rest of the step is zero.
+// Reads the last elements of a run, fewer than a step; the rest of the step is zero.
 template <bool split, typename T>
 inline Pair read(const T* from, int64_t count) {
   alignas(64) T buffer[kStep] = {};
@@ -127,16 +127,16 @@ inline float sum(const Vec& values) {
   return at::vec::vec_reduce_all<float>([](const Vec& a, const Vec& b) { return a + b; }, values);
 }
 
-// Both halves of a step go through a function one operation at a time: neighbouring instructions that
-// do not wait for each other are what the processor needs.
+// Applies a function to both halves of a step. Used one operation at a time, this makes adjacent
+// instructions independent, which the processor needs for parallel execution.
 template <typename F, typename... Pairs>
 inline Pair both(const F& f, const Pairs&... x) {
   return {f(x.a...), f(x.b...)};
 }
 
-// A polynomial in u whose first coefficient is 1, in factors (u + b)·u + c, and at the end u + b
-// where the degree is odd: a third fewer multiplications than by Horner's rule. None of b and c is
-// negative where it could cancel.
+// A polynomial in u with leading coefficient 1, as a product of factors (u + b)·u + c and, for odd
+// degrees, a last factor u + b: a third fewer multiplications than Horner's rule. No b or c is
+// negative where this could cause cancellation.
 template <size_t degree>
 inline Pair polynomial(const Pair& u, const float (&factors)[degree]) {
   const auto factor = [&](size_t i) {
@@ -159,7 +159,7 @@ inline Pair times_fraction(const Pair& x, const Pair& top, const Pair& bottom) {
   return both([](const Vec& x, const Vec& r) { return x * r; }, x, ratio);
 }
 
-// Of a NaN x, that NaN: functions of libraries return others, of all bits.
+// Returns x if x is NaN, otherwise y: library functions return other NaNs, with all bits set.
 inline Vec like(const Vec& x, const Vec& y) {
   return Vec::blendv(y, x, x.isnan());
 }
@@ -167,8 +167,8 @@ inline Vec like(const Vec& x, const Vec& y) {
 template <typename R>
 constexpr float kEnd = R::end * (R::scale < 0 ? -R::scale : R::scale);
 
-// R's odd function v·P(v²)/Q(v²), of v = R::scale·x, held to ±1, past which it rises before R::end.
-// The scale is what makes the first coefficients of P and Q 1. Keeps the sign of 0, passes NaN on.
+// R's odd function v·P(v²)/Q(v²) of v = R::scale·x, clamped to ±1, which it exceeds before R::end.
+// The scale makes the leading coefficients of P and Q 1. Keeps the sign of 0 and propagates NaN.
 template <typename R>
 inline Pair held(const Pair& v) {
   const Vec end(kEnd<R> * kEnd<R>);
@@ -177,8 +177,8 @@ inline Pair held(const Pair& v) {
   return both([](const Vec& y) { return at::vec::clamp(y, Vec(-1.0f), Vec(1.0f)); }, y);
 }
 
-// The same where rounding to 16 bits makes a 1 of the value at R::end: v is held, and the result
-// need not be.
+// The same for results in 16 bits, where the value at R::end rounds to 1: v is clamped, and the
+// result needs no clamping.
 template <typename R>
 inline Pair rounded(const Pair& scaled) {
   const Vec low(-kEnd<R>), high(kEnd<R>);
@@ -187,9 +187,9 @@ inline Pair rounded(const Pair& scaled) {
   return times_fraction(v, polynomial(u, R::top), polynomial(u, R::bottom));
 }
 
-// The coefficients are minimax in relative error. Degrees 9 and 8: 3.9e-8 on [0, 9.02], from where
-// on tanh rounds to 1. With all roundings 6.8 ulp at most from |αx| = 2⁻¹¹⁸ on, and 7.7
-// without fused multiply-add, of the tenth of all numbers that were tried.
+// The coefficients are minimax in relative error. Degrees 9 and 8: 3.9e-8 on [0, 9.02], where tanh
+// starts to round to 1. With all roundings at most 6.8 ulp for |αx| ≥ 2⁻¹¹⁸, and 7.7 ulp without
+// fused multiply-add, measured on a tenth of all numbers.
 struct FullTanh {
   static constexpr double scale = 1.71593051699992748e-2, end = 9.6;
   static constexpr float top[] = {
@@ -212,8 +212,8 @@ struct BFloat16Tanh {
   static constexpr float bottom[] = {9.567683935e-2f, 6.333318306e-4f};
 };
 
-// Degrees 11 and 10: 2.6e-8 on [0, 3.95]. With all roundings 7.2 ulp at most, and
-// 7.6 without fused multiply-add, of the same numbers.
+// Degrees 11 and 10: 2.6e-8 on [0, 3.95]. With all roundings at most 7.2 ulp, and 7.6 ulp without
+// fused multiply-add, measured on the same numbers.
 struct FullErf {
   static constexpr double scale = 5.35504325248595051e-2, end = 4.0;
   static constexpr float top[] = {
@@ -222,15 +222,15 @@ struct FullErf {
       1.864232123e-2f, 4.581834655e-4f, 3.162447736e-2f, 2.907803573e-4f, 3.847402707e-2f};
 };
 
-// For results in 16 bits, where erf is 1 from 2.48 on. Degrees 7 and 6: 1.6e-6 on [0, 2.95].
+// For results in 16 bits, in which erf is 1 from 2.48 on. Degrees 7 and 6: 1.6e-6 on [0, 2.95].
 struct ShortErf {
   static constexpr double scale = 8.06821106595951992e-2, end = 3.0;
   static constexpr float top[] = {2.126817591e-2f, 1.172910677e-3f, 3.535303473e-1f};
   static constexpr float bottom[] = {3.861083090e-2f, 1.070603845e-3f, 2.769391611e-2f};
 };
 
-// What the layers squash with: values for a result of type Y; values and derivatives for gradients.
-// Each takes the argument times a scale.
+// The squashing functions: value() for a result of type Y, value_and_slope() for gradients. Both
+// take the argument multiplied by `scale`.
 template <typename Y, bool accurate>
 struct Tanh {
   static constexpr bool shifted = false;
@@ -274,7 +274,7 @@ struct Erf {
 
   static Pair value(const Pair& x) {
     if constexpr (accurate) {
-      // Vectorized's own is right to 1.5e-7 of 1, whatever the result.
+      // Vectorized::erf has an absolute error of 1.5e-7, which is too large for small results.
       return both([](const Vec& x) { return like(x, x.map(std::erf)); }, x);
     } else if constexpr (wide) {
       return held<FullErf>(x);

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from dyt import Norm
 from matched import TrainConfig
-from matched.checks import check_choice, check_counts, check_divides, check_shares
+from matched.checks import check_choice, check_counts, check_divides, check_fractions
 
 Autoencoder = Literal["kl", "pixels"]
 Extractor = Literal["inception", "digits"]
@@ -107,7 +107,7 @@ class Training(TrainConfig):
         super().__post_init__()
         check_norm(self)
         check_counts(self, "diffusion_steps", "held_out", "eval_batch")
-        check_shares(self, "class_dropout", "flip")
+        check_fractions(self, "class_dropout", "flip")
 
 
 @dataclass(frozen=True, kw_only=True)

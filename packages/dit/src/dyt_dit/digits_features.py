@@ -14,7 +14,6 @@ import numpy as np
 
 from dyt_dit.config import DigitsClassifier
 from dyt_dit.images import Digits
-from matched.files import atomic_write, write_json
 from matched.task import Context, Outcome
 from matched.training.distributed import on_rank0, process_group
 from matched.training.file_tasks import digest
@@ -41,19 +40,14 @@ def _train(context: Context, config: DigitsClassifier) -> Outcome:
     digits, held_out = Digits("train", SIDE), Digits("held_out", SIDE)
     network = MLPClassifier(config.hidden, max_iter=EPOCHS, random_state=config.random_state)
     network.fit(_inputs(digits), digits.targets)
-    file = context.directory / WEIGHTS
-    context.check_ownership()
-    with atomic_write(file) as temporary, temporary.open("wb") as target:
+    with context.atomic_write(WEIGHTS) as temporary, temporary.open("wb") as target:
         weights = {f"w{i}": weight for i, weight in enumerate(network.coefs_)}
         biases = {f"b{i}": bias for i, bias in enumerate(network.intercepts_)}
         np.savez(target, **weights, **biases)
     classifier = Classifier.read(context.directory)
     _, logits = classifier(_inputs(held_out))
     right = logits.argmax(1) == np.array(held_out.targets)
-    write_json(
-        context.directory / "fingerprint.json",
-        {"weights": classifier.checksum, "batches": [digits.digest()]},
-    )
+    context.write_fingerprint(weights=classifier.checksum, batches=[digits.digest()])
     return Outcome(
         metrics={"top1": 100 * float(right.mean())},
         steps=network.n_iter_ * -(-len(digits) // min(200, len(digits))),

@@ -1,4 +1,8 @@
-"""Image sets as the diffusion runs see them: uint8 pictures of one size, with their labels."""
+"""Image sets of the diffusion runs: uint8 images of one size, their labels, and batched reading.
+
+The data sets themselves, and what counts as an unreadable file, are those of
+``dyt_vision.image_data``.
+"""
 
 from __future__ import annotations
 
@@ -10,31 +14,26 @@ from typing import Literal
 
 import numpy as np
 import torch
+from einops import rearrange
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.datasets import ImageFolder
+
+from dyt_vision import image_data
+from dyt_vision.image_data import UnreadableImageError
 
 Split = Literal["train", "held_out"]
 SPLITS: tuple[Split, ...] = ("train", "held_out")
-FOLDERS = {"train": "train", "held_out": "val"}
-"""The folder of ImageNet in which a split lies."""
-
-DIGITS_HELD_OUT = 360
-UNREADABLE = 0.001
-"""Share of a training set's files that may be unreadable."""
-
-
-class Unreadable(ValueError):
-    """A file that is there and cannot be decoded as an image; the message names it."""
+IMAGENET_FOLDERS = {"train": "train", "held_out": "val"}
+"""Folder of each split within ImageNet's."""
 
 
 class ImageSet(Dataset):
-    """Pictures (3, H, W) of uint8, H = W, and their labels.
+    """Images uint8 (3, H, W), H = W, and their labels.
 
     Attributes:
         targets: the label of every image.
-        classes: how many there are.
+        classes: number of classes.
     """
 
     targets: list[int]
@@ -44,137 +43,128 @@ class ImageSet(Dataset):
         return len(self.targets)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """
+        """Return an image and its label.
+
         Raises:
-            Unreadable: if the file cannot be decoded.
+            UnreadableImageError: if the file cannot be decoded.
         """
         raise NotImplementedError
 
     def name(self, index: int) -> str:
-        """What the set calls an image; a path relative to its folder, where it lies in one."""
+        """Return the name of an image: for files, the path relative to the split's folder."""
         raise NotImplementedError
 
     def digest(self, start: int = 0, stop: int | None = None) -> str:
-        """A hash that tells these images from others; all of them by default."""
+        """Return a hash that identifies the images from ``start`` to before ``stop``."""
         raise NotImplementedError
 
 
 def open_split(name: str, folder: Path | None, split: Split, image_size: int) -> ImageSet:
-    """A part of an image data set.
+    """Open a split of an image data set.
 
     Args:
         name: "digits" or "imagenet".
-        folder: where site.toml says that it lies; None for digits, which are embedded.
-        image_size: height and width in pixels of the pictures.
+        folder: path of the data set from site.toml; None for digits, which are embedded.
+        split: "train" or "held_out".
+        image_size: height and width of the images in pixels.
 
     Raises:
-        ValueError: for a data set that this package does not know.
+        ValueError: for a data set that this package does not support.
     """
     if name == "digits":
         return Digits(split, image_size)
     if name == "imagenet":
         assert folder is not None, "the harness resolves the path before the task starts"
-        return Folder(folder / FOLDERS[split], image_size)
-    raise ValueError(f"data {name!r} is no image set of this task; use digits or imagenet")
+        return ImageNet(folder / IMAGENET_FOLDERS[split], image_size)
+    raise ValueError(f"data is {name!r}; expected 'digits' or 'imagenet'")
 
 
 class Digits(ImageSet):
-    """scikit-learn's digits as RGB images; the last 360, in the order of the set, are held out."""
+    """scikit-learn's digits, enlarged or reduced to ``image_size``.
+
+    Attributes:
+        pixels: the original grey images, uint8 (N, 8, 8).
+    """
 
     classes = 10
 
     def __init__(self, split: Split, image_size: int) -> None:
-        from sklearn.datasets import load_digits
-
-        digits = load_digits()
-        train, held_out = slice(None, -DIGITS_HELD_OUT), slice(-DIGITS_HELD_OUT, None)
-        part = train if split == "train" else held_out
-        self.first = range(len(digits.images))[part].start
-        self.targets = digits.target[part].tolist()
-        self.pixels = np.round(digits.images[part] * (255 / 16)).astype(np.uint8)
-        self.size = (image_size, image_size)
+        self.digits = image_data.Digits(
+            train=split == "train", size=image_size, transform=as_tensor
+        )
+        self.pixels, self.targets = self.digits.pixels, self.digits.targets
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image = Image.fromarray(self.pixels[index])
-        if image.size != self.size:
-            image = image.resize(self.size, Image.Resampling.BICUBIC)
-        return as_tensor(image.convert("RGB")), self.targets[index]
+        return self.digits[index]
 
     def name(self, index: int) -> str:
-        return f"digit {self.first + index}"
+        return f"digit {self.digits.first + index}"
 
     def digest(self, start: int = 0, stop: int | None = None) -> str:
+        """Return a hash of pixels and labels."""
         labels = repr(self.targets[start:stop]).encode()
         return hashlib.sha256(self.pixels[start:stop].tobytes() + labels).hexdigest()
 
 
-class Folder(ImageSet):
-    """Images in a folder for each class, as torchvision's ImageFolder orders them, cropped."""
+class ImageNet(ImageSet):
+    """Centre crops of the images in a folder with one subfolder for each class."""
 
     def __init__(self, folder: Path, image_size: int) -> None:
-        self.files = ImageFolder(str(folder))
+        self.files = image_data.ImageFolder(str(folder))
         self.folder = folder
         self.image_size = image_size
         self.targets = self.files.targets
         self.classes = len(self.files.classes)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        path, label = self.files.samples[index]
-        try:
-            image = self.files.loader(path)
-        except OSError as error:
-            if error.errno is not None:  # a lost mount or no permission says nothing of the image
-                raise
-            raise Unreadable(_reason(path, error)) from error
-        # What PIL raises on some broken headers, such as one that promises gigapixels.
-        except (SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise Unreadable(_reason(path, error)) from error
-        return as_tensor(centre_crop(image, self.image_size)), label
+        image, label = self.files.read(index)
+        return as_tensor(center_crop(image, self.image_size)), label
 
     def name(self, index: int) -> str:
-        return Path(self.files.samples[index][0]).relative_to(self.folder).as_posix()
+        return self._path(index).relative_to(self.folder).as_posix()
 
     def digest(self, start: int = 0, stop: int | None = None) -> str:
-        """Of names and sizes of the files, which are not read for it."""
+        """Return a hash of names, sizes and labels of the files, whose contents are not read."""
         value = hashlib.sha256()
         for index in range(len(self))[start:stop]:
-            size = Path(self.files.samples[index][0]).stat().st_size
+            size = self._path(index).stat().st_size
             value.update(f"{self.name(index)} {size} {self.targets[index]}\n".encode())
         return value.hexdigest()
 
-
-def _reason(path: str, error: Exception) -> str:
-    return f"{path} cannot be read as an image: {error}"
+    def _path(self, index: int) -> Path:
+        path, _ = self.files.samples[index]
+        return Path(path)
 
 
 def as_tensor(image: Image.Image) -> Tensor:
-    """An RGB image as uint8 (3, H, W)."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    """Return an RGB image as uint8 (3, H, W)."""
+    pixels = torch.from_numpy(np.array(image))
+    return rearrange(pixels, "h w rgb -> rgb h w").contiguous()
 
 
-def centre_crop(image: Image.Image, size: int) -> Image.Image:
-    """The centre of an image, whose smaller side is scaled to ``size``, as ADM and DiT have it.
+def center_crop(image: Image.Image, size: int) -> Image.Image:
+    """Scale the smaller side of an image to ``size`` and crop its centre, as ADM and DiT do.
 
-    It is halved by averaging until that would go below ``size``, for PIL's bicubic filter comes
-    after averages only in what these networks were trained and are evaluated on.
+    The image is halved by averaging as long as it stays at least ``size``; PIL's bicubic filter
+    only does the rest. The networks were trained and are evaluated on images scaled in this way.
     """
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = size / min(image.size)
-    scaled = (round(image.width * scale), round(image.height * scale))
-    image = image.resize(scaled, Image.Resampling.BICUBIC)
+    scaled_size = (round(image.width * scale), round(image.height * scale))
+    image = image.resize(scaled_size, Image.Resampling.BICUBIC)
     left, top = (image.width - size) // 2, (image.height - size) // 2
     return image.crop((left, top, left + size, top + size))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Images that lie one after the other in a set.
+    """Consecutive images of a set.
 
     Attributes:
         images: uint8 (B, 3, H, W), without the unreadable ones; B may be 0.
-        indices: of the images, in the set.
-        unreadable: index → why an image is missing.
+        indices: the images' indices within the set.
+        unreadable: index → reason why an image is missing.
     """
 
     images: Tensor
@@ -183,52 +173,54 @@ class Batch:
 
 
 class Reader:
-    """Reads parts of an image set, by the same loading processes from the first part to the last.
+    """Batched reading of ranges of an image set, with worker processes that outlive a range.
 
     Args:
-        batch: images at a time.
-        num_workers: processes that load; 0 loads in this one.
+        images: the set.
+        batch: images per batch.
+        num_workers: worker processes; 0 reads in this process.
     """
 
     def __init__(self, images: ImageSet, *, batch: int, num_workers: int) -> None:
         self.batch = batch
-        self.parts: list[range] = []
-        # The loader asks for this list anew whenever it is iterated.
+        self.ranges: list[range] = []
+        # The loader iterates over this list again for every range that is read.
         self.loader = DataLoader(
-            _Told(images),
-            batch_sampler=self.parts,
-            collate_fn=_batch,
+            _CatchUnreadable(images),
+            batch_sampler=self.ranges,
+            collate_fn=_collate,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
         )
 
     def read(self, start: int, stop: int) -> Iterator[Batch]:
-        """The images from ``start`` to before ``stop``."""
-        ends = [*range(start, stop, self.batch)[1:], stop]
-        self.parts[:] = [
-            range(begin, end)
-            for begin, end in zip(range(start, stop, self.batch), ends, strict=True)
-        ]
+        """Yield the images from ``start`` to before ``stop`` in batches."""
+        starts = range(start, stop, self.batch)
+        ends = [*starts[1:], stop]
+        self.ranges[:] = [range(begin, end) for begin, end in zip(starts, ends, strict=True)]
         yield from self.loader
 
 
-class _Told(Dataset):
-    """An image set that hands over what is wrong with a file instead of raising it."""
+class _CatchUnreadable(Dataset):
+    """An image set that returns the message of an unreadable file instead of raising it."""
 
     def __init__(self, images: ImageSet) -> None:
         self.images = images
 
     def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
         try:
-            return index, self.images[index][0]
-        except Unreadable as error:
+            image, _ = self.images[index]
+            return index, image
+        except UnreadableImageError as error:
             return index, str(error)
 
 
-def _batch(items: Sequence[tuple[int, Tensor | str]]) -> Batch:
-    read = [(index, image) for index, image in items if isinstance(image, Tensor)]
+def _collate(items: Sequence[tuple[int, Tensor | str]]) -> Batch:
+    readable = [(index, image) for index, image in items if isinstance(image, Tensor)]
     return Batch(
-        images=torch.stack([image for _, image in read]) if read else torch.empty(0, 3, 0, 0),
-        indices=[index for index, _ in read],
-        unreadable={index: why for index, why in items if isinstance(why, str)},
+        images=(
+            torch.stack([image for _, image in readable]) if readable else torch.empty(0, 3, 0, 0)
+        ),
+        indices=[index for index, _ in readable],
+        unreadable={index: reason for index, reason in items if isinstance(reason, str)},
     )

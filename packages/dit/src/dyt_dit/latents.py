@@ -24,9 +24,10 @@ import torch
 from dyt_dit.autoencoder import open_autoencoder
 from dyt_dit.config import Encoding
 from dyt_dit.exactness import exact
-from dyt_dit.images import SPLITS, UNREADABLE, Batch, Reader, Split, open_split
+from dyt_dit.images import SPLITS, Batch, Reader, Split, open_split
 from dyt_dit.latent_cache import FOLDER, MANIFEST, VERSION, File, Manifest, Part
-from matched.files import DamagedFileError, atomic_write, read_json, write_json
+from dyt_vision.image_data import max_unreadable
+from matched.files import DamagedFileError, read_json, write_json
 from matched.task import Context, Outcome
 from matched.training.distributed import on_rank0, process_group, raise_on_all_ranks
 from matched.training.file_tasks import digest, make_files
@@ -157,7 +158,7 @@ class Encoder:
 
     def _check_left_out(self, split: Split, left_out: list[int]) -> None:
         images = self.images[split]
-        most = max(1, int(UNREADABLE * len(images)))
+        most = max_unreadable(len(images))
         if len(left_out) > most:
             named = ", ".join(images.name(index) for index in sorted(left_out)[:NAMED])
             raise ValueError(
@@ -175,14 +176,13 @@ class Encoder:
 
         An image that was replaced or deleted since changes the files from its own on.
         """
-        self.context.check_ownership()
         stale = [
             name
             for name, piece in self.pieces.items()
             if any(path.exists() for path in self._paths(name)) and not self._is_of(name, piece)
         ]
         for path in (path for name in stale for path in self._paths(name)):
-            path.unlink(missing_ok=True)
+            self.context.owned_path(f"{FOLDER}/{path.name}").unlink(missing_ok=True)
         if stale:
             log.warning(
                 "%d files of latents were made of other images or by another autoencoder, and are "
@@ -215,7 +215,6 @@ class Encoder:
         Args:
             sums: name → SHA-256 of every file.
         """
-        self.context.check_ownership()
         manifest = Manifest(
             version=VERSION,
             kind=self.autoencoder.kind,
@@ -227,14 +226,10 @@ class Encoder:
             flip=self.config.flip,
             parts={split: self._part(split, sums) for split in SPLITS},
         )
-        write_json(
-            self.context.directory / "fingerprint.json",
-            {
-                "weights": manifest.checksum,
-                "batches": [part.digest for part in manifest.parts.values()],
-            },
+        self.context.write_fingerprint(
+            weights=manifest.checksum, batches=[part.digest for part in manifest.parts.values()]
         )
-        write_json(self.folder / MANIFEST, asdict(manifest))
+        self.context.write_json(f"{FOLDER}/{MANIFEST}", asdict(manifest))
         return manifest
 
     def _part(self, split: Split, sums: dict[str, str]) -> Part:
@@ -244,7 +239,10 @@ class Encoder:
         every = sorted(index for indices in left_out.values() for index in indices)
         self._check_left_out(split, every)  # two processes may have met one each
         labels = self.folder / f"{split}-labels.npy"
-        with atomic_write(labels) as temporary, temporary.open("wb") as file:
+        with (
+            self.context.atomic_write(f"{FOLDER}/{labels.name}") as temporary,
+            temporary.open("wb") as file,
+        ):
             np.save(file, np.delete(np.array(images.targets, np.int64), every))
         return Part(
             files=tuple(

@@ -14,7 +14,7 @@ from diffusers.models.embeddings import CombinedTimestepLabelEmbeddings
 from torch import Tensor, nn
 
 from dyt import Norm, convert
-from dyt.rules import drop_zero_init
+from dyt.architecture_rules import drop_zero_init
 from dyt_dit.config import Network, Training
 from matched.training import reseed
 from matched.training.seeding import generator

@@ -23,9 +23,10 @@ from dyt_dit.features import (
     read_shards,
     write_shard,
 )
-from dyt_dit.images import UNREADABLE, Reader, open_split
+from dyt_dit.images import Reader, open_split
 from dyt_dit.statistics import ARRAYS, Measured, Moments
-from matched.files import DamagedFileError, write_json
+from dyt_vision.image_data import max_unreadable
+from matched.files import DamagedFileError
 from matched.task import Context, Outcome
 from matched.training.distributed import on_rank0, process_group, raise_on_all_ranks
 from matched.training.file_tasks import make_files
@@ -87,7 +88,7 @@ class Measurement:
         (data,) = (name for name in config.data if name != "inception")
         self.images = open_split(data, context.data.get(data), "train", config.image_size)
         self.reader = Reader(self.images, batch=config.batch, num_workers=context.num_workers)
-        self.most = max(1, int(UNREADABLE * len(self.images)))
+        self.most = max_unreadable(len(self.images))
         starts = range(0, len(self.images), config.shard)
         self.parts = {
             f"{i:05d}.npz": range(start, min(start + config.shard, len(self.images)))
@@ -153,12 +154,7 @@ class Measurement:
             found[name] = moments.statistics()
         warnings = [*self.extractor.warnings, *statistics.too_few(found, "reference")]
         kept = self._kept(read_shards(folder, names, POOL), len(indices))
-        self.context.check_ownership()
-        write_json(
-            self.context.directory / "fingerprint.json",
-            {"weights": self.extractor.checksum, "batches": [images]},
-        )
-        path = self.context.directory / FILE
+        self.context.write_fingerprint(weights=self.extractor.checksum, batches=[images])
         facts = {
             "extractor": self.extractor.checksum,
             "images": images,
@@ -166,7 +162,8 @@ class Measurement:
             "left_out": [self.images.name(index) for index in left_out],
             "warnings": warnings,
         }
-        statistics.write(path, Measured(statistics=found, kept=kept), **facts)
+        measured = Measured(statistics=found, kept=kept)
+        statistics.write(self.context.owned_path(FILE), measured, **facts)
         return facts
 
     def _kept(self, parts: Iterator[np.ndarray], count: int) -> np.ndarray:

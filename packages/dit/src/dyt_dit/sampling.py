@@ -22,7 +22,7 @@ from dyt_dit.config import Sampling
 from dyt_dit.diffusion import Diffusion, Predictor, guided, sample
 from dyt_dit.model import DiffusionTransformer, replace_norms
 from dyt_dit.training import LEFT, WEIGHTS
-from matched.files import DamagedFileError, read_json, write_json
+from matched.files import DamagedFileError, read_json
 from matched.task import Context, Outcome
 from matched.training.artifacts import has_diverged, load_artifact
 from matched.training.distributed import on_rank0, process_group
@@ -60,7 +60,9 @@ def generate(context: Context, config: Sampling) -> Outcome:
         noise = torch.stack(
             [first_noise(config, i) for i in range(min(config.count, config.batch))]
         )
-        on_rank0(lambda: _fingerprint(directory, labels, noise))
+        # What a pair has in common here: classes and first noise.
+        batches = [batch_digest([labels, noise])]
+        on_rank0(lambda: context.write_fingerprint(weights="none", batches=batches))
         return Outcome(metrics={"images": config.count}, steps=len(names))
 
 
@@ -70,12 +72,11 @@ def _forget_what_is_stale(context: Context, trained: Path) -> None:
     made_of = {"weights": digest(file) if file.is_file() else "lost"}
     if _note(context.directory) == made_of:
         return
-    context.check_ownership()
     if any((context.directory / name).exists() for name in ("shards", SAMPLES)):
         log.warning("the images that are there are of other weights, and are sampled anew")
-    shutil.rmtree(context.directory / "shards", ignore_errors=True)
-    (context.directory / SAMPLES).unlink(missing_ok=True)
-    write_json(context.directory / MADE_OF, made_of)
+    shutil.rmtree(context.owned_path("shards"), ignore_errors=True)
+    context.owned_path(SAMPLES).unlink(missing_ok=True)
+    context.write_json(MADE_OF, made_of)
 
 
 def _note(directory: Path) -> dict[str, str] | None:
@@ -195,9 +196,3 @@ def load(config: Sampling, trained: Path, autoencoder: str) -> DiffusionTransfor
     replace_norms(model, config.norm)
     official.load_all(model, content["ema"], str(file))
     return model
-
-
-def _fingerprint(directory: Path, labels: Tensor, noise: Tensor) -> None:
-    """What a pair has in common here: classes and first noise."""
-    digests = [batch_digest([labels, noise])]
-    write_json(directory / "fingerprint.json", {"weights": "none", "batches": digests})

@@ -31,11 +31,10 @@ from dyt_dit.features import (
 )
 from dyt_dit.image_sets import ImageFile
 from dyt_dit.statistics import ARRAYS, Measured, Moments, Statistics
-from matched.files import write_json
 from matched.task import Context, Outcome
 from matched.training.artifacts import has_diverged
 from matched.training.distributed import on_rank0, process_group, raise_on_all_ranks
-from matched.training.file_tasks import CHECKSUM, digest, make_files
+from matched.training.file_tasks import CHECKSUM_SUFFIX, digest, make_files
 from matched.training.fingerprint import digest_of
 
 SAMPLES = "samples.npz"
@@ -117,16 +116,12 @@ class Scorer:
             ValueError: if the images are damaged, or the reference is of another extractor.
         """
         samples, compared = self._samples_checksum(), self._reference_checksum()
-        self.context.check_ownership()
-        write_json(
-            self.context.directory / "fingerprint.json",
-            {"weights": self.extractor.checksum, "batches": [compared]},
-        )
+        self.context.write_fingerprint(weights=self.extractor.checksum, batches=[compared])
         return digest_of([self.extractor.checksum, samples, compared])
 
     def _samples_checksum(self) -> str:
         path = self.sets[GENERATED].path
-        told = path.with_name(path.name + CHECKSUM)
+        told = path.with_name(path.name + CHECKSUM_SUFFIX)
         found = digest(path)
         if not told.is_file() or told.read_text(encoding="utf-8").strip() != found:
             raise ValueError(
@@ -184,8 +179,7 @@ class Scorer:
         metrics["precision"], metrics["recall"] = statistics.precision_recall(
             pool, real.kept, neighbours=self.config.neighbours, device=self.device
         )
-        self.context.check_ownership()
-        pictures.draw(self.context.directory / PICTURE, self.sets[GENERATED])
+        pictures.draw(self.context.owned_path(PICTURE), self.sets[GENERATED])
         details = {"picture": PICTURE, "warnings": warnings, "extractor": self.extractor.checksum}
         return Outcome(metrics=metrics, steps=len(self.parts), details=details)
 

@@ -1,4 +1,4 @@
-"""Weights and statistics that the diffusion runs read from site.toml; imports no torch."""
+"""Data sources of the diffusion runs: weights and statistics from site.toml; imports no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ REFERENCE_ARRAYS = ("arr_0", "mu", "sigma", "mu_s", "sigma_s")
 
 
 def vae_weights(folder: Path) -> Path | None:
-    """The file of weights in a folder that diffusers' ``save_pretrained`` has written."""
+    """Return the weights file in a folder written by diffusers' ``save_pretrained``, or None."""
     return next((folder / name for name in VAE_WEIGHTS if (folder / name).is_file()), None)
 
 

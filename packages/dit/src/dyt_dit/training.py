@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict
-from pathlib import Path
 
 import torch
 from timm.optim import param_groups_weight_decay
@@ -20,7 +19,7 @@ from dyt_dit.model import DiffusionTransformer, build
 from matched.task import Context, Outcome
 from matched.training import Learner, fit, reseed, sum_over_ranks
 from matched.training.artifacts import gather_state_dict, save_artifact
-from matched.training.distributed import on_rank0, process_group
+from matched.training.distributed import process_group
 from matched.training.seeding import generator
 
 log = logging.getLogger("matched")
@@ -68,8 +67,7 @@ def train(context: Context, config: Training) -> Outcome:
             ema=ema,
         )
         outcome = fit(context, config, learner, device)
-        on_rank0(context.check_ownership)
-        _leave(context.directory, model, ema, cache.checksum, config.diffusion_steps)
+        _leave(context, model, ema, cache.checksum, config.diffusion_steps)
         return outcome
 
 
@@ -163,7 +161,7 @@ class HeldOutLoss:
 
 
 def _leave(
-    directory: Path,
+    context: Context,
     model: DiffusionTransformer,
     ema: ModelEmaV3 | None,
     autoencoder: str,
@@ -181,4 +179,4 @@ def _leave(
         "autoencoder": autoencoder,
         "diffusion_steps": diffusion_steps,
     }
-    save_artifact(directory / WEIGHTS, {**named, **made_with})
+    save_artifact(context, WEIGHTS, {**named, **made_with})

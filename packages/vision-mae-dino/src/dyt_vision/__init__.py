@@ -1,1 +1,1 @@
-"""Vision experiments of the Dynamic Tanh papers; import the module that you need."""
+"""Vision experiments of the Dynamic Tanh papers; this package itself imports nothing."""

@@ -1,4 +1,4 @@
-"""Settings of the vision runs as plain values, importable without torch."""
+"""Settings of the vision runs as plain values; imports no torch."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import Literal
 from dyt import Norm
 from dyt_vision.normfree import NormFree
 from matched import TrainConfig
-from matched.checks import check_choice, check_counts, check_divides, check_shares
+from matched.checks import check_choice, check_counts, check_divides, check_fractions
 
 Arguments = tuple[tuple[str, int | float | str | bool | tuple[int, ...]], ...]
-"""Arguments by keyword, as (name, value) pairs: plain values that can be hashed."""
+"""Keyword arguments as (name, value) pairs: immutable, unlike a dict, as a frozen config must be.
+A run's signature contains the pairs in this form."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vision(TrainConfig):
-    """What all runs on images have in common.
+    """Settings that all runs on images share.
 
     Attributes:
-        norm: what stands in the place of the model's norm layers: a ``dyt.Norm``, or one of the
-            earlier ways to train without them.
+        norm: replacement of the model's norm layers: a ``dyt.Norm``, or an earlier method to train
+            without them.
         data: "imagenet", or "digits" (embedded; smoke scale).
-        image_size: height and width in pixels of what the model sees.
-        crop_scale: share of the image's area that a random resized crop takes.
-        crop_aspect: width over height of a random resized crop.
-        crop_ratio: side of the centre crop over the side of the image that it is cut from,
-            in evaluation.
-        interpolation, eval_interpolation: of the resizing in training and in evaluation.
-        flip: probability of a horizontal flip; of digits better 0.
+        image_size: height and width in pixels of the model's input.
+        crop_scale: (least, most) share of the image's area in a random resized crop.
+        crop_aspect: (least, most) width over height of a random resized crop.
+        crop_ratio: side of the evaluation's centre crop over the side of the resized image.
+        interpolation, eval_interpolation: resizing method in training and in evaluation.
+        flip: probability of a horizontal flip; use 0 for digits.
         eval_batch: images per forward pass in evaluation.
     """
 
@@ -48,7 +48,7 @@ class Vision(TrainConfig):
         if not isinstance(self.norm, (Norm, NormFree)):
             raise ValueError(f"norm is {self.norm!r}; expected a dyt.Norm, such as Norm.dyt()")
         check_counts(self, "image_size", "eval_batch")
-        check_shares(self, "flip")
+        check_fractions(self, "flip")
         check_crop("crop_scale", self.crop_scale)
         check_crop("crop_aspect", self.crop_aspect, most=float("inf"))
         if not 0 < self.crop_ratio <= 1:
@@ -62,20 +62,22 @@ class Supervised(Vision):
     """Supervised image classification (CVPR 2025, Section 5; ICLR 2025 submission, Table 9).
 
     Attributes:
-        model: name of a timm model, or "package.module:function" of one that takes num_classes.
-        model_args: further arguments of the model.
-        convert_batch_norm: whether ``norm`` takes the place of BatchNorm layers (CVPR 2025,
-            Table 15) rather than of LN and RMSNorm.
-        labels_per_class: training images of each class, the first of the set; None takes all.
+        model: name of a timm model, or "package.module:function" of a constructor that takes
+            num_classes.
+        model_args: further arguments of the constructor.
+        convert_batch_norm: replace BatchNorm layers by ``norm`` (CVPR 2025, Table 15), not only
+            LN and RMSNorm.
+        labels_per_class: train on the first images of each class, this many; None uses all.
         optimizer: "adamw", or "sgd" with ``momentum``.
         rand_augment: timm's RandAugment policy; "" for none. There is no other colour jitter.
         mixup, cutmix: alpha of their Beta distributions; 0 turns one off.
         mixup_prob: probability that a batch is mixed.
-        mixup_switch: probability of CutMix where both are on.
+        mixup_switch: probability of CutMix if both are on.
         erasing: probability of random erasing, with one patch of noise.
         label_smoothing: share of the label spread over all classes.
         drop_path: rate of stochastic depth at the last block, growing linearly from 0 (in timm's
-            Mixer it is that of every block); at 0 the model is not told of it, as some know none.
+            Mixer, the rate of every block). With 0 the argument is not passed to the constructor,
+            as some have none.
     """
 
     model: str
@@ -95,7 +97,7 @@ class Supervised(Vision):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_shares(self, "mixup_prob", "mixup_switch", "erasing", "label_smoothing")
+        check_fractions(self, "mixup_prob", "mixup_switch", "erasing", "label_smoothing")
         if self.labels_per_class is not None:
             check_counts(self, "labels_per_class")
         check_choice(self, "optimizer", ("adamw", "sgd"))
@@ -110,11 +112,12 @@ class Supervised(Vision):
 class FineTuning(Supervised):
     """Fine-tuning of a pretrained ViT, all weights (He et al. 2022, Appendix A.1 and Table 9).
 
-    The run needs another one under the name "pretrained"; without it, the same model is trained
-    from scratch.
+    The run uses the weights of the run that it needs under the name "pretrained"; without one, the
+    same model is trained from scratch.
 
     Attributes:
-        layer_decay: each block's learning rate is this share of the next one's (1 for one rate).
+        layer_decay: learning rate of each block as a share of the next block's; 1 gives all layers
+            the same rate.
     """
 
     layer_decay: float = 0.75
@@ -122,18 +125,20 @@ class FineTuning(Supervised):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.optimizer != "adamw":
-            raise ValueError(f"optimizer is {self.optimizer!r}; fine-tuning knows 'adamw' alone")
+            raise ValueError(f"optimizer is {self.optimizer!r}; fine-tuning supports only 'adamw'")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay is {self.layer_decay}; expected above 0, at most 1")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Transformer(Vision):
-    """The size of the ViT that a method pretrains.
+class ViT(Vision):
+    """Size of the ViT that a method pretrains or probes.
 
     Attributes:
         patch_size: side of a patch, in pixels.
-        width, depth, heads: channels, blocks, and attention heads in each.
+        width: channels.
+        depth: number of blocks.
+        heads: attention heads in each block.
     """
 
     patch_size: int = 16
@@ -145,8 +150,8 @@ class Transformer(Vision):
         super().__post_init__()
         if self.ema_decay is not None:
             raise ValueError(
-                f"ema_decay is {self.ema_decay}; {type(self).__name__} keeps no average of the "
-                "weights: leave it at None"
+                f"ema_decay is {self.ema_decay}; {type(self).__name__} does not support an EMA of "
+                "the weights, leave it at None"
             )
         check_counts(self, "patch_size", "width", "depth", "heads")
         check_divides("patch_size", self.patch_size, "image_size", self.image_size)
@@ -154,14 +159,13 @@ class Transformer(Vision):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MAE(Transformer):
+class MAE(ViT):
     """Pretraining of a masked autoencoder (He et al. 2022, arXiv 2111.06377, Table 8).
 
     Attributes:
-        decoder_width, decoder_depth, decoder_heads: of the decoder's Transformer.
-        mask_ratio: share of the patches that the encoder does not see.
-        norm_pix: whether each patch's pixels are normalised by their own mean and variance before
-            they are to be predicted.
+        decoder_width, decoder_depth, decoder_heads: size of the decoder.
+        mask_ratio: share of the patches that are hidden from the encoder.
+        norm_pix: predict each patch's pixels normalised by the patch's own mean and variance.
     """
 
     decoder_width: int = 512
@@ -177,48 +181,51 @@ class MAE(Transformer):
         for name in ("width", "decoder_width"):
             if getattr(self, name) % 4:
                 raise ValueError(
-                    f"{name} is {getattr(self, name)}; 2-D sine-cosine positions take a multiple "
-                    "of 4"
+                    f"{name} is {getattr(self, name)}; expected a multiple of 4, which 2-D "
+                    "sine-cosine positions require"
                 )
         patches = (self.image_size // self.patch_size) ** 2
         if not 0 < self.mask_ratio < 1 or not 0 < int(patches * (1 - self.mask_ratio)) < patches:
             raise ValueError(
-                f"mask_ratio is {self.mask_ratio}; expected a share between 0 and 1 that hides "
-                f"some of the {patches} patches and shows some"
+                f"mask_ratio is {self.mask_ratio}; expected a share between 0 and 1 that leaves "
+                f"some of the {patches} patches hidden and some visible"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
-class DINO(Transformer):
+class DINO(ViT):
     """Pretraining by self-distillation (Caron et al. 2021, arXiv 2104.14294, Section 3).
 
-    ``crop_scale`` is that of the two global crops and ``image_size`` their size.
+    ``crop_scale`` and ``image_size`` are those of the two global crops.
 
     Attributes:
-        local_crops: number of local crops, which the student alone sees.
-        local_size: their height and width in pixels.
-        local_scale: share of the image's area that a local crop takes.
+        local_crops: number of local crops, which only the student sees.
+        local_size: height and width of a local crop in pixels.
+        local_scale: (least, most) share of the image's area in a local crop.
         jitter: probability of colour jitter, whose strengths are the paper's.
         greyscale: probability of a greyscale image.
-        blur: probabilities of Gaussian blur of the first global, the second global and the local
+        blur: probabilities of Gaussian blur for the first global, the second global and the local
             crops.
         solarize: probability of solarization of the second global crop.
-        outputs: K, dimensions of the head's output.
-        head_width, bottleneck: of the head's hidden layers and of its bottleneck.
-        norm_last_layer: fix the length of the last layer's weights to 1 (ViT-B), or learn it.
-        freeze_last_layer: epochs in which the last layer is not trained.
-        teacher_momentum: of the teacher's moving average at the start; it grows to 1 on a cosine.
-        center_momentum: of the moving average of the teacher's outputs.
-        student_temperature, teacher_temperature: of the softmax that sharpens the outputs.
-        warmup_teacher_temperature: at the start, growing linearly over
-            ``warmup_teacher_temperature_epochs``.
-        final_weight_decay: at the end of a cosine that starts at ``weight_decay``.
+        outputs: dimensions K of the head's output.
+        head_width: width of the head's hidden layers.
+        bottleneck: width of the head's bottleneck.
+        norm_last_layer: fix the norm of the last layer's weights to 1 (ViT-B) instead of learning
+            it.
+        freeze_last_layer: number of first epochs in which the last layer is not trained.
+        teacher_momentum: momentum of the teacher's EMA at the start; grows to 1 on a cosine.
+        center_momentum: momentum of the moving average of the teacher's outputs.
+        student_temperature, teacher_temperature: temperatures of the softmax over the outputs.
+        warmup_teacher_temperature: teacher's temperature at the start; changes linearly to
+            ``teacher_temperature`` over ``warmup_teacher_temperature_epochs``.
+        final_weight_decay: end of a cosine that starts at ``weight_decay``.
         clip_each: largest norm of each parameter's own gradient; None does not clip.
         drop_path: rate of stochastic depth of the student's last block.
-        init_std: of the initial weights of tokens and linear layers. The paper's 0.02 is for
-            networks some hundred channels wide; narrow ones hardly pass on what they see with it.
+        init_std: standard deviation of the initial tokens and linear layers. The paper's 0.02 is
+            for networks some hundred channels wide; in narrow ones it makes the signal vanish.
         neighbours: k of the k-NN classifier that evaluates the teacher's features.
-        bank: how many training images' features it votes with: the first of the shuffled set.
+        bank: number of training images that vote in the k-NN classifier: the first of the shuffled
+            set.
     """
 
     crop_scale: tuple[float, float] = (0.25, 1.0)
@@ -252,8 +259,8 @@ class DINO(Transformer):
         check_counts(
             self, "local_size", "outputs", "head_width", "bottleneck", "neighbours", "bank"
         )
-        check_shares(self, "jitter", "greyscale", "solarize", "teacher_momentum")
-        check_shares(self, "center_momentum")
+        check_fractions(self, "jitter", "greyscale", "solarize", "teacher_momentum")
+        check_fractions(self, "center_momentum")
         for name in ("local_crops", "freeze_last_layer", "warmup_teacher_temperature_epochs"):
             if type(getattr(self, name)) is not int or getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected 0 or more")
@@ -274,16 +281,16 @@ class DINO(Transformer):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Probing(Transformer):
-    """A linear classifier on frozen features (Caron et al. 2021, Section 4.1).
+class Probing(ViT):
+    """Linear classifier on frozen features (Caron et al. 2021, Section 4.1).
 
     The features are the class tokens of the last ``blocks`` blocks after the final norm and, with
-    ``pool``, the mean of the last one's patch tokens. SGD with ``momentum``. The run needs a
-    pretraining run under the name "pretrained", whose network has the size named here.
+    ``pool``, the mean of the last block's patch tokens. The optimizer is SGD with ``momentum``. The
+    run needs a pretraining run under the name "pretrained", whose network has the size given here.
 
     Attributes:
-        blocks: how many blocks' class tokens (1 for ViT-B, 4 for ViT-S).
-        pool: whether the mean of the patch tokens is added (True for ViT-B).
+        blocks: number of blocks whose class tokens are used (1 for ViT-B, 4 for ViT-S).
+        pool: also use the mean of the patch tokens (True for ViT-B).
     """
 
     momentum: float = 0.9
@@ -294,12 +301,17 @@ class Probing(Transformer):
         super().__post_init__()
         check_counts(self, "blocks")
         if self.blocks > self.depth:
-            raise ValueError(f"blocks is {self.blocks}; the network has {self.depth}")
+            raise ValueError(f"blocks is {self.blocks}; expected at most depth ({self.depth})")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum is {self.momentum}; expected 0 or more, below 1")
 
 
 def check_crop(name: str, bounds: tuple[float, float], most: float = 1.0) -> None:
+    """Refuse bounds of a random crop unless 0 < least <= largest <= most.
+
+    Raises:
+        ValueError: naming the setting.
+    """
     least, largest = bounds
     if not 0 < least <= largest <= most:
         limit = "" if most == float("inf") else f" and at most {most:g}"
@@ -307,5 +319,10 @@ def check_crop(name: str, bounds: tuple[float, float], most: float = 1.0) -> Non
 
 
 def check_drop_path(rate: float) -> None:
+    """Refuse a rate of stochastic depth that is not in [0, 1).
+
+    Raises:
+        ValueError: naming the setting.
+    """
     if not 0 <= rate < 1:
         raise ValueError(f"drop_path is {rate}; expected 0 or more, below 1")

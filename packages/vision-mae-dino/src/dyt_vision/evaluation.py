@@ -1,4 +1,4 @@
-"""Accuracy over the held-out images, computed alike on one process or many."""
+"""Accuracy over the held-out images, computed on any number of processes."""
 
 from __future__ import annotations
 
@@ -12,20 +12,25 @@ from matched.task import Context
 from matched.training import reseed, sum_over_ranks
 
 
-class Share:
-    """One process's share of a data set, in batches.
+class RankSubset:
+    """One process's part of a data set, in batches.
 
-    Shares that are one image short are filled up with an image that does not count: all processes
-    call the model equally often, as they have to where it is sharded.
+    Parts that are one image short are padded with an image that does not count, so that all
+    processes call the model equally often, which sharded models require.
+
+    Attributes:
+        count: images that count; they come before the padding.
+        indices: of all images in the data set, padding included.
+        loader: batches of ``eval_batch`` images.
     """
 
     def __init__(
         self, dataset: Dataset, config: Vision, context: Context, device: torch.device
     ) -> None:
-        count = len(dataset)  # type: ignore[arg-type]
-        own = range(context.rank, count, context.world_size)
-        self.own = len(own)
-        self.indices = [*own, *[0] * (-(-count // context.world_size) - self.own)]
+        total = len(dataset)  # type: ignore[arg-type]
+        own = range(context.rank, total, context.world_size)
+        self.count = len(own)
+        self.indices = [*own, *[0] * (-(-total // context.world_size) - self.count)]
         self.loader = DataLoader(
             Subset(dataset, self.indices),
             config.eval_batch,
@@ -40,21 +45,22 @@ class Accuracy:
     def __init__(
         self, dataset: Dataset, config: Vision, context: Context, device: torch.device
     ) -> None:
-        self.share = Share(dataset, config, context, device)
+        self.subset = RankSubset(dataset, config, context, device)
         self.device = device
         self.seed = config.seed
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
         reseed(self.seed, "evaluation")
         sums = torch.zeros(4, dtype=torch.float64, device=self.device)
-        left = self.share.own
-        for image, label in self.share.loader:
-            image, label = image.to(self.device, non_blocking=True), label[:left].to(self.device)
-            logits = model(image).float()[:left]
-            left -= len(label)
-            ranked = logits.topk(5, dim=1).indices == label[:, None]
+        remaining = self.subset.count
+        for image, label in self.subset.loader:
+            image = image.to(self.device, non_blocking=True)
+            label = label[:remaining].to(self.device)
+            logits = model(image).float()[:remaining]
+            remaining -= len(label)
+            correct = logits.topk(5, dim=1).indices == label[:, None]
             loss = F.cross_entropy(logits, label, reduction="sum")
-            counts = [ranked[:, :1].sum(), ranked.sum(), loss, torch.tensor(len(label))]
+            counts = [correct[:, :1].sum(), correct.sum(), loss, torch.tensor(len(label))]
             sums += torch.stack([c.to(self.device, torch.float64) for c in counts])
-        top1, top5, loss, count = sum_over_ranks(sums).tolist()
-        return {"top1": 100 * top1 / count, "top5": 100 * top5 / count, "loss": loss / count}
+        top1, top5, loss, total = sum_over_ranks(sums).tolist()
+        return {"top1": 100 * top1 / total, "top5": 100 * top5 / total, "loss": loss / total}

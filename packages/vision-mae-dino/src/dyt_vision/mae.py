@@ -1,7 +1,8 @@
-"""Pretraining of masked autoencoders (CVPR 2025, Table 2; ICLR, Table 2).
+"""Pretraining of masked autoencoders, MAE (CVPR 2025, Table 2; ICLR, Table 2).
 
-The task ``dyt_vision.mae:pretrain``. It is evaluated by the reconstruction of held-out images
-under masks that do not change, and leaves pictures of it and the weights for fine-tuning.
+The task ``dyt_vision.mae:pretrain``. The metric is the reconstruction loss of held-out images
+under fixed masks; the run writes pictures of reconstructions and the weights for fine-tuning. The
+network and its loss are in ``mae_model``.
 """
 
 from __future__ import annotations
@@ -13,120 +14,132 @@ import torch
 from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 
-from dyt_vision import images, models, pictures, weights
+from dyt_vision import image_data, models, pictures, weights
 from dyt_vision.config import MAE
-from dyt_vision.evaluation import Share
+from dyt_vision.evaluation import RankSubset
 from dyt_vision.mae_model import EPSILON, MaskedAutoencoder
+from dyt_vision.transforms import Denormalize, evaluation_transform, training_transform
 from matched.task import Context, Outcome
 from matched.training import Learner, fit, reseed, sum_over_ranks
-from matched.training.distributed import on_rank0, process_group
+from matched.training.distributed import process_group
 from matched.training.seeding import generator
 
 log = logging.getLogger("matched")
 PICTURE = "reconstructions.png"
-SHOWN = 8
-"""Held-out images in the picture."""
+PICTURE_IMAGES = 8
+"""Number of held-out images in the picture."""
 
 
 def pretrain(context: Context, config: MAE) -> Outcome:
     """Pretrain one autoencoder; the metric is ``loss``, of the held-out images."""
     with process_group(context) as device:
-        data = images.load(config, context.data.get(config.data), train=images.augment(config))
+        data = image_data.load(
+            config,
+            context.data.get(config.data),
+            train=training_transform(config),
+            held_out=evaluation_transform(config),
+        )
         model, norms = build(config)
         model.to(device)
         log.info("masked autoencoder with %s in %d places", config.norm, len(norms))
         learner = Learner(
             model=model,
-            optimizer=optimizer(model, config),
+            optimizer=make_optimizer(model, config),
             dataset=data.train,
             loss=lambda model, batch: model(*batch)[0],
-            evaluate=Reconstruction(data.held_out, config, context, device),
+            evaluate=ReconstructionEvaluation(data.held_out, config, context, device),
             selection_metric=("loss", "lower"),
             norms=norms,
-            prepare=with_noise(config),
+            prepare=draw_mask_noise(config),
         )
         outcome = fit(context, config, learner, device)
-        on_rank0(context.check_ownership)
-        weights.export(context.directory, model=model.state_dict())
+        weights.export(context, model=model.state_dict())
         return outcome
 
 
 def build(config: MAE) -> tuple[MaskedAutoencoder, tuple[str, ...]]:
-    """The autoencoder of a run, and the paths of its norm layers."""
+    """Return the autoencoder of a run, and the paths of its norm layers."""
     reseed(config.seed, "weights")
     model = MaskedAutoencoder(config)
     return model, models.replace_norms(model, config)
 
 
-def optimizer(model: nn.Module, config: MAE) -> torch.optim.AdamW:
-    """AdamW; parameters of one dimension (biases, norms, alpha) are not decayed."""
+def make_optimizer(model: nn.Module, config: MAE) -> torch.optim.AdamW:
+    """Return AdamW; parameters of one dimension (biases, norms, alpha) are not decayed."""
     groups = param_groups_weight_decay(model, config.weight_decay)
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
 
 
-def with_noise(config: MAE) -> Any:
-    """Adds to a micro-batch the noise that decides which patches are shown.
+def draw_mask_noise(config: MAE) -> Any:
+    """Return a function that adds the noise which determines the masks to a micro-batch.
 
-    Drawn outside of the model, so that the masks are part of what a pair must have in common.
+    The noise is drawn outside of the model so that the masks are part of the batch's fingerprint,
+    which both arms of a pair must share.
     """
-    patches = _patches(config)
+    patches = _num_patches(config)
 
-    def prepared(batch: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def prepare(batch: list[Tensor]) -> tuple[Tensor, Tensor]:
         image = batch[0]
         return image, torch.rand(len(image), patches, device=image.device)
 
-    return prepared
+    return prepare
 
 
-def _patches(config: MAE) -> int:
+def _num_patches(config: MAE) -> int:
     return (config.image_size // config.patch_size) ** 2
 
 
-class Reconstruction:
-    """Mean loss over the held-out images, each under a mask of its own, and a picture of some."""
+class ReconstructionEvaluation:
+    """Mean loss over the held-out images, each with its own fixed mask, and a picture."""
 
     def __init__(self, dataset: Any, config: MAE, context: Context, device: torch.device) -> None:
-        self.share = Share(dataset, config, context, device)
+        self.subset = RankSubset(dataset, config, context, device)
         self.config, self.context, self.device = config, context, device
         source = generator(config.seed, "evaluation")
-        noise = torch.rand(len(dataset), _patches(config), generator=source)
-        self.noise = noise[self.share.indices]
+        noise = torch.rand(len(dataset), _num_patches(config), generator=source)
+        self.noise = noise[self.subset.indices]
 
     def __call__(self, model: MaskedAutoencoder) -> dict[str, float]:
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)
-        left, first = self.share.own, None
+        remaining, first = self.subset.count, None
         noises = self.noise.split(self.config.eval_batch)
-        for (image, _), noise in zip(self.share.loader, noises, strict=True):
-            count = min(left, len(image))
-            left -= count
-            mine = slice(max(count, 1))  # all call the model, with an image that may not count
-            image, noise = image[mine].to(self.device), noise[mine].to(self.device)
-            first = (image[:SHOWN], noise[:SHOWN]) if first is None else first
+        for (image, _), noise in zip(self.subset.loader, noises, strict=True):
+            count = min(remaining, len(image))
+            remaining -= count
+            # At least one image, even if it does not count: all processes call the model.
+            used = slice(max(count, 1))
+            image, noise = image[used].to(self.device), noise[used].to(self.device)
+            first = (image[:PICTURE_IMAGES], noise[:PICTURE_IMAGES]) if first is None else first
             loss, _, _ = model(image, noise)
             sums += torch.tensor([loss.item() * count, count], dtype=torch.float64).to(sums)
         total, count = sum_over_ranks(sums).tolist()
-        self._draw(model, *first)  # by all processes: where it is sharded, all have to call it
+        self._save_picture(model, *first)  # on all processes, which a sharded model requires
         return {"loss": total / count}
 
-    def _draw(self, model: MaskedAutoencoder, image: Tensor, noise: Tensor) -> None:
+    def _save_picture(self, model: MaskedAutoencoder, image: Tensor, noise: Tensor) -> None:
         _, prediction, mask = model(image, noise)
-        rows = reconstructions(model, image, prediction.float(), mask.float())
-        pictures.save(self.context, PICTURE, images.Pixels(self.config)(rows))
+        rows = reconstruction_rows(model, image, prediction.float(), mask.float())
+        pictures.save(self.context, PICTURE, Denormalize(self.config)(rows))
 
 
-def reconstructions(
+def reconstruction_rows(
     model: MaskedAutoencoder, image: Tensor, prediction: Tensor, mask: Tensor
 ) -> Tensor:
-    """Rows of (what is shown, what is made of it, the original), (B, 3, 3, H, W), normalised.
+    """Return rows of (masked, reconstructed, original), (B, 3, 3, H, W), normalised.
 
-    Where patches were normalised by their own statistics, the true ones are put back: the
-    prediction does not tell them, and the picture shows more than the network knows.
+    With ``norm_pix`` the true mean and variance of each patch are put back: the prediction does
+    not contain them, so the picture shows more than the network predicts.
+
+    Args:
+        image: (B, 3, H, W).
+        prediction: (B, N, 3·P²).
+        mask: (B, N), 1 where hidden.
     """
     original = model.patchify(image)
     if model.norm_pix:
         mean, variance = model.statistics(image)
         prediction = prediction * (variance + EPSILON).sqrt() + mean
     hidden = mask[:, :, None]
-    shown = original * (1 - hidden)
-    filled = shown + prediction * hidden
-    return torch.stack([model.unpatchify(p) for p in (shown, filled, original)], dim=1)
+    masked = original * (1 - hidden)
+    reconstructed = masked + prediction * hidden
+    return torch.stack([model.unpatchify(p) for p in (masked, reconstructed, original)], dim=1)

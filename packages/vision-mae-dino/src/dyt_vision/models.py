@@ -1,4 +1,4 @@
-"""Classifiers with the norm layer that a config asks for, every other weight the same."""
+"""Classifiers with the norm layer that a config names, all other weights equal."""
 
 from __future__ import annotations
 
@@ -17,37 +17,42 @@ from matched.training import reseed
 
 
 def build(config: Supervised, classes: int) -> tuple[nn.Module, tuple[str, ...]]:
-    """The model of a run, and the paths of its norm layers.
+    """Return the model of a run, and the paths of its norm layers.
 
-    The weights are drawn before the norm layers are replaced, and replacing draws none: the arms
-    of a pair start from the same bits everywhere else.
+    The weights are initialised before the norm layers are replaced, and the replacement draws no
+    random number: outside the norm layers, all arms start from the same bits.
 
     Raises:
-        ValueError: if there is no such model, or the model has no norm layer to replace.
+        ValueError: if the model does not exist, or has no norm layer to replace.
     """
     model = create(config, classes)
     return model, replace_norms(model, config)
 
 
 def create(config: Supervised, classes: int) -> nn.Module:
-    """The model of a run as it comes, with its own norm layers."""
-    make = _maker(config.model)
+    """Return the model of a run with its original norm layers."""
+    constructor = _constructor(config.model)
     arguments = dict(config.model_args)
     if config.drop_path:
         arguments["drop_path_rate"] = config.drop_path
     reseed(config.seed, "weights")
-    return make(num_classes=classes, **arguments)
+    return constructor(num_classes=classes, **arguments)
 
 
 def replace_norms(model: nn.Module, config: Vision) -> tuple[str, ...]:
-    """Put in what the config asks for, in place; the paths of what a pair may differ in."""
+    """Replace the norm layers in place as ``config.norm`` says.
+
+    Returns:
+        The paths of the layers that may differ between the arms of a pair.
+    """
     if isinstance(config.norm, NormFree):
         return apply(model, config.norm)
     also = _BatchNorm if getattr(config, "convert_batch_norm", False) else ()
     return convert(model, config.norm, also=also).paths
 
 
-def _maker(name: str) -> Callable[..., nn.Module]:
+def _constructor(name: str) -> Callable[..., nn.Module]:
+    """Return the constructor of a timm model, or the function "package.module:function"."""
     module, colon, function = name.partition(":")
     if colon:
         try:
@@ -58,7 +63,7 @@ def _maker(name: str) -> Callable[..., nn.Module]:
                 "such as 'torchvision.models:resnet50', or the name of a timm model"
             ) from None
     if not timm.is_model(name):
-        near = get_close_matches(name, timm.list_models(), n=5)
-        hint = f"near it: {', '.join(near)}" if near else "timm.list_models() names them"
+        similar = get_close_matches(name, timm.list_models(), n=5)
+        hint = f"similar names: {', '.join(similar)}" if similar else "timm.list_models() lists all"
         raise ValueError(f"timm has no model {name!r}; {hint}")
     return lambda **arguments: timm.create_model(name, **arguments)

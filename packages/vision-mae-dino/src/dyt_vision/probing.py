@@ -1,7 +1,7 @@
 """Linear probing of DINO's features (ICLR 2025 submission, Table 2).
 
-The task ``dyt_vision.probing:train``: a linear classifier on what the pretrained teacher makes of
-an image, the teacher fixed (Caron et al. 2021, Section 4.1).
+The task ``dyt_vision.probing:train``: a linear classifier on the features of the pretrained
+teacher, which is frozen (Caron et al. 2021, Section 4.1).
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dyt_vision import images, weights
+from dyt_vision import image_data, weights
 from dyt_vision.config import Probing
 from dyt_vision.dino_model import Backbone
 from dyt_vision.evaluation import Accuracy
 from dyt_vision.models import replace_norms
+from dyt_vision.transforms import evaluation_transform, training_transform
 from matched.task import Context, Outcome
 from matched.training import Learner, fit, reseed
 from matched.training.artifacts import has_diverged
@@ -31,19 +32,24 @@ Names = tuple[str, ...]
 def train(context: Context, config: Probing) -> Outcome:
     """Train and evaluate the linear layer; metrics are top1 and top5 in percent, and loss.
 
-    Where the pretraining diverged there is nothing to probe, and the outcome is that.
+    If the pretraining diverged, the outcome says so and nothing is trained.
 
     Raises:
-        ValueError: if the pretrained weights are those of another architecture.
+        ValueError: if no pretraining run is named, or its weights belong to another architecture.
     """
     if "pretrained" not in context.needs:
         raise ValueError('a probe needs a pretraining run under the name "pretrained"')
-    start = context.needs["pretrained"]
-    if has_diverged(start):
-        return weights.NOTHING_TO_START_FROM
+    pretraining = context.needs["pretrained"]
+    if has_diverged(pretraining):
+        return weights.PRETRAINING_DIVERGED
     with process_group(context) as device:
-        data = images.load(config, context.data.get(config.data), train=images.augment(config))
-        model, norms, inherited = build(config, start, data.classes)
+        data = image_data.load(
+            config,
+            context.data.get(config.data),
+            train=training_transform(config),
+            held_out=evaluation_transform(config),
+        )
+        model, norms, inherited = build(config, pretraining, data.classes)
         model.to(device)
         log.info("probe of a network with %s in %d places", config.norm, len(norms))
         learner = Learner(
@@ -64,19 +70,27 @@ def train(context: Context, config: Probing) -> Outcome:
         return fit(context, config, learner, device)
 
 
-def build(config: Probing, pretrained: Path, classes: int) -> tuple[Probe, Names, Names]:
-    """The probe of a run, the paths of its norm layers, and the names of what was pretrained."""
+def build(config: Probing, pretraining: Path, classes: int) -> tuple[Probe, Names, Names]:
+    """Return the probe of a run, the paths of its norm layers, and its pretrained tensors' names.
+
+    Args:
+        pretraining: directory of the DINO run.
+    """
     backbone = Backbone(config)
-    paths = replace_norms(backbone, config)
-    teacher = weights.exported(pretrained, part="teacher")
-    names = weights.load_all(backbone, teacher, "the pretrained network")
+    norms = replace_norms(backbone, config)
+    teacher = weights.read_exported(pretraining, part="teacher")
+    inherited = weights.load_state(backbone, teacher, "the pretrained network")
     reseed(config.seed, "weights")
-    norms, inherited = ([f"backbone.{name}" for name in found] for found in (paths, names))
-    return Probe(backbone, config, classes), tuple(norms), tuple(inherited)
+    probe = Probe(backbone, config, classes)
+    return probe, _in_backbone(norms), _in_backbone(inherited)
+
+
+def _in_backbone(names: Names) -> Names:
+    return tuple(f"backbone.{name}" for name in names)
 
 
 class Probe(nn.Module):
-    """A fixed backbone and a linear layer on its features."""
+    """A frozen backbone and a linear layer on its features."""
 
     def __init__(self, backbone: Backbone, config: Probing, classes: int) -> None:
         super().__init__()
@@ -92,14 +106,18 @@ class Probe(nn.Module):
         return self
 
     def features(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) → class tokens of the last blocks and the mean patch, (B, features)."""
+        """Return class tokens of the last blocks and, with ``pool``, the mean patch token.
+
+        Shapes: (B, 3, H, W) → (B, C · (blocks + pool)).
+        """
         with torch.no_grad():
-            found = self.backbone.get_intermediate_layers(
+            outputs = self.backbone.get_intermediate_layers(
                 images, n=self.blocks, return_prefix_tokens=True, norm=True
             )
-        parts = [tokens[:, 0] for _, tokens in found]
+        parts = [prefix_tokens[:, 0] for _, prefix_tokens in outputs]
         if self.pool:
-            parts.append(found[-1][0].mean(dim=1))
+            last_patches, _ = outputs[-1]
+            parts.append(last_patches.mean(dim=1))
         return torch.cat(parts, dim=-1)
 
     def forward(self, images: Tensor) -> Tensor:

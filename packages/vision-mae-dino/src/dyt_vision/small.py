@@ -10,9 +10,9 @@ from torchvision.models.vgg import make_layers
 
 
 def resnet(num_classes: int) -> ResNet:
-    """One bottleneck block in each of four stages, 8 to 64 channels wide inside.
+    """Return a ResNet of one bottleneck block in each of four stages, 8 to 64 inner channels.
 
-    torchvision's networks fix their widths, timm's do not; initialised as torchvision's are.
+    timm's class, because torchvision's fixes the widths; initialised as torchvision's.
     """
     return ResNet(
         Bottleneck,
@@ -25,16 +25,16 @@ def resnet(num_classes: int) -> ResNet:
 
 
 def vgg(num_classes: int) -> nn.Sequential:
-    """Four convolutions with BatchNorm, of 16 to 64 channels, and two linear layers.
+    """Return four convolutions with BatchNorm, of 16 to 64 channels, and two linear layers.
 
-    Takes images of 16 × 16 pixels.
+    Images must be 16 × 16 pixels.
     """
     classifier = nn.Sequential(
         nn.Linear(64 * 2 * 2, 128), nn.ReLU(), nn.Dropout(), nn.Linear(128, num_classes)
     )
     features = make_layers([16, "M", 32, "M", 64, 64, "M"], batch_norm=True)
     for module in features:
-        if isinstance(module, nn.Conv2d):  # as torchvision draws them
+        if isinstance(module, nn.Conv2d):  # initialised as in torchvision
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             nn.init.zeros_(module.bias)
     return nn.Sequential(

@@ -1,4 +1,4 @@
-"""The image data sets that runs name, and what their folders must look like; imports no torch."""
+"""Image data sets that runs name, and the expected layout of their folders; imports no torch."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ LAYOUT = (
 
 
 def check_image_folder(path: Path, classes: int) -> None:
-    """Look at the two levels of folders; the images themselves are not opened.
+    """Check the two levels of folders; images are not opened.
 
     Raises:
-        ValueError: saying what is missing and what layout is expected.
+        ValueError: naming what is missing and the expected layout.
     """
-    found = {}
+    class_folders = {}
     for split in ("train", "val"):
         if not (path / split).is_dir():
             raise ValueError(f"{path} has no folder {split}/; {LAYOUT}")
-        found[split] = {entry.name for entry in os.scandir(path / split) if entry.is_dir()}
-        if len(found[split]) != classes:
+        names = {entry.name for entry in os.scandir(path / split) if entry.is_dir()}
+        if len(names) != classes:
             raise ValueError(
-                f"{path / split} has {len(found[split])} class folders, not {classes}; {LAYOUT}"
+                f"{path / split} has {len(names)} class folders, not {classes}; {LAYOUT}"
             )
-        empty = next((c for c in sorted(found[split]) if _is_empty(path / split / c)), None)
+        empty = next((name for name in sorted(names) if _is_empty(path / split / name)), None)
         if empty is not None:
-            raise ValueError(f"{path / split / empty} holds no file; {LAYOUT}")
-    if odd := sorted(found["train"] ^ found["val"]):
-        raise ValueError(f"class {odd[0]} is in only one of train/ and val/; {LAYOUT}")
+            raise ValueError(f"{path / split / empty} is empty; {LAYOUT}")
+        class_folders[split] = names
+    if unmatched := sorted(class_folders["train"] ^ class_folders["val"]):
+        raise ValueError(f"class {unmatched[0]} is in only one of train/ and val/; {LAYOUT}")
 
 
 def _is_empty(folder: Path) -> bool:

@@ -1,8 +1,8 @@
-"""Supervised classification on timm's training parts (CVPR 2025, Table 1; ICLR, Table 1).
+"""Supervised classification with timm's training parts (CVPR 2025, Table 1; ICLR, Table 1).
 
 The task ``dyt_vision.supervised:train``: AdamW or SGD, RandAugment, mixup and CutMix, random
-erasing, label smoothing, stochastic depth, and an average of the weights that is what is
-evaluated. Recipe after the authors' release, which follows ConvNeXt's.
+erasing, label smoothing, stochastic depth, and an exponential moving average (EMA) of the weights,
+which is what is evaluated. The recipe follows the authors' release, which follows ConvNeXt's.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torch.utils.data import Dataset
 
-from dyt_vision import images, models
+from dyt_vision import image_data, models
 from dyt_vision.config import Supervised
 from dyt_vision.evaluation import Accuracy
+from dyt_vision.transforms import evaluation_transform, training_transform
 from matched.task import Context, Outcome
 from matched.training import Learner, fit
 from matched.training.distributed import process_group
@@ -31,65 +32,70 @@ log = logging.getLogger("matched")
 def train(context: Context, config: Supervised) -> Outcome:
     """Train and evaluate one model; metrics are top1 and top5 in percent, and loss."""
     with process_group(context) as device:
-        data = load(context, config)
+        data = load_data(context, config)
         model, norms = models.build(config, data.classes)
         model.to(device)
         log.info("%s with %s in %d places", config.model, config.norm, len(norms))
-        learner = classifier(context, config, data, model, norms, optimizer(model, config), device)
+        optimizer = make_optimizer(model, config)
+        learner = make_learner(context, config, data, model, norms, optimizer, device)
         return fit(context, config, learner, device)
 
 
-def load(context: Context, config: Supervised) -> images.Images:
-    """The config's images, augmented as it says."""
-    transform = images.augment(config, rand_augment=config.rand_augment, erasing=config.erasing)
-    return images.load(config, context.data.get(config.data), train=transform)
+def load_data(context: Context, config: Supervised) -> image_data.ImageSplits:
+    """Return the images that ``config`` names, with its augmentation."""
+    return image_data.load(
+        config,
+        context.data.get(config.data),
+        train=training_transform(config, rand_augment=config.rand_augment, erasing=config.erasing),
+        held_out=evaluation_transform(config),
+    )
 
 
-def classifier(
+def make_learner(
     context: Context,
     config: Supervised,
-    data: images.Images,
+    data: image_data.ImageSplits,
     model: nn.Module,
     norms: tuple[str, ...],
     optimizer: torch.optim.Optimizer,
     device: torch.device,
 ) -> Learner:
-    """What the loop needs to train a classifier, once there are a model and an optimizer."""
+    """Return the loop's view of a classifier: its model, optimizer, data, loss and evaluation."""
     dataset: Dataset = data.train
     if config.labels_per_class is not None:
-        dataset = images.first_of_each_class(dataset, config.labels_per_class)
+        dataset = image_data.first_of_each_class(dataset, config.labels_per_class)
     return Learner(
         model=model,
         optimizer=optimizer,
         dataset=dataset,
-        loss=_loss(config),
+        loss=_make_loss(config),
         evaluate=Accuracy(data.held_out, config, context, device),
         selection_metric=("top1", "higher"),
         norms=norms,
-        prepare=_prepare(config, data.classes),
-        ema=_ema(model, config),
+        prepare=_make_mixup(config, data.classes),
+        ema=_make_ema(model, config),
     )
 
 
-def optimizer(model: nn.Module, config: Supervised) -> torch.optim.Optimizer:
-    """Parameters of one dimension (biases, norms, alpha) and position tokens are not decayed."""
-    skipped = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
-    # By name: what stands in third place differs between timm's versions.
-    groups = param_groups_weight_decay(model, config.weight_decay, no_weight_decay_list=skipped)
+def make_optimizer(model: nn.Module, config: Supervised) -> torch.optim.Optimizer:
+    """Return AdamW or SGD; biases, norms, alpha and position embeddings are not decayed."""
+    not_decayed = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
+    # By keyword: the third positional parameter differs between timm's versions.
+    groups = param_groups_weight_decay(model, config.weight_decay, no_weight_decay_list=not_decayed)
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
 
 
-def _mixes(config: Supervised) -> bool:
+def _uses_mixup(config: Supervised) -> bool:
     return config.mixup > 0 or config.cutmix > 0
 
 
-def _prepare(config: Supervised, classes: int) -> Any:
-    """Mixup and CutMix of a micro-batch, with the smoothed soft labels that they give."""
-    if not _mixes(config):
+def _make_mixup(config: Supervised, classes: int) -> Any:
+    """Return mixup and CutMix of a micro-batch, whose labels become smoothed and soft."""
+    if not _uses_mixup(config):
         return lambda batch: batch
-    mix = Mixup(
+    mixup = Mixup(
         mixup_alpha=config.mixup,
         cutmix_alpha=config.cutmix,
         prob=config.mixup_prob,
@@ -99,20 +105,20 @@ def _prepare(config: Supervised, classes: int) -> Any:
         num_classes=classes,
     )
 
-    def mixed(batch: Any) -> Any:
+    def prepare(batch: Any) -> Any:
         images, labels = batch
         if len(labels) % 2:
             raise ValueError(
-                f"mixup and CutMix mix pairs, but a micro-batch has {len(labels)} images; "
-                "choose batch and micro_batch so that it has an even number"
+                f"a micro-batch has {len(labels)} images, but mixup and CutMix need an even number "
+                "because they mix pairs; change batch or micro_batch"
             )
-        return mix(images, labels)
+        return mixup(images, labels)
 
-    return mixed
+    return prepare
 
 
-def _loss(config: Supervised) -> Any:
-    if _mixes(config):
+def _make_loss(config: Supervised) -> Any:
+    if _uses_mixup(config):
         criterion: nn.Module = SoftTargetCrossEntropy()
     elif config.label_smoothing > 0:
         criterion = LabelSmoothingCrossEntropy(config.label_smoothing)
@@ -121,5 +127,6 @@ def _loss(config: Supervised) -> Any:
     return lambda model, batch: criterion(model(batch[0]), batch[1])
 
 
-def _ema(model: nn.Module, config: Supervised) -> ModelEmaV3 | None:
+def _make_ema(model: nn.Module, config: Supervised) -> ModelEmaV3 | None:
+    """Return timm's EMA of the weights, or None without ``ema_decay``."""
     return None if config.ema_decay is None else ModelEmaV3(model, decay=config.ema_decay)

@@ -1,7 +1,7 @@
-"""Settings of the speech runs as plain values, importable without torch and fairseq.
+"""Configs of the speech runs, importable without torch and fairseq.
 
-A cell of a table is a ``Pretraining`` that needs a ``Preparation``, which knows neither norm nor
-seed and so is one run for all arms and seeds.
+A cell of a table is a ``Pretraining`` that needs a ``Preparation``. A ``Preparation`` has neither a
+norm nor a seed, so all arms and seeds share one.
 """
 
 from __future__ import annotations
@@ -11,40 +11,43 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from dyt import Norm
-from matched.checks import check_choice, check_counts, check_divides, check_shares
+from matched.checks import check_choice, check_counts, check_divides, check_fractions
 
-SOURCES = ("librispeech", "speech-folder", "synthetic-speech")
-CONVOLUTIONS = ((512, 10, 5), *[(512, 3, 2)] * 4, *[(512, 2, 2)] * 2)
+DATA_SOURCES = ("librispeech", "speech-folder", "synthetic-speech")
+CONV_FEATURE_LAYERS = ((512, 10, 5), *[(512, 3, 2)] * 4, *[(512, 2, 2)] * 2)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """A wav2vec 2.0 (Baevski et al. 2020, arXiv 2006.11477, Sections 2 and 4.2).
+    """wav2vec 2.0 network (Baevski et al. 2020, arXiv 2006.11477, Sections 2 and 4.2).
 
-    Fields are called as fairseq's Wav2Vec2Config calls them, and what is not here is as fairseq has
-    it. The extractor has one group norm, and targets are quantised.
+    Fields have the names of fairseq's Wav2Vec2Config; settings that are not listed keep fairseq's
+    defaults. The feature extractor has one group norm, and targets are quantised.
 
     Attributes:
-        conv_feature_layers: of the feature extractor, each (channels, kernel, stride).
-        encoder_layers, encoder_embed_dim, encoder_ffn_embed_dim, encoder_attention_heads: blocks,
-            their channels, those inside of their MLP, and heads of their attention.
-        layer_norm_first: pre-norm blocks, and a norm after the last one; else post-norm blocks,
-            and a norm before the first one.
-        final_dim: channels of what predictions and targets are compared in.
-        latent_vars, latent_groups: entries of each codebook, and codebooks.
-        latent_temp: of the Gumbel softmax: at the start, at least, and the factor of an update.
-        conv_pos, conv_pos_groups: kernel and groups of the convolution that encodes positions.
-        mask_prob, mask_length: share of the time steps that start a masked span, times its
-            length; and the span's length.
-        num_negatives: distractors of each masked time step.
-        dropout, attention_dropout, activation_dropout, dropout_input, dropout_features: shares
-            dropped in the blocks, of attention, in the MLPs, of the blocks' input, of what is
-            quantised.
-        encoder_layerdrop: probability that a block is left out.
-        feature_grad_mult: factor of the gradient in the feature extractor.
+        conv_feature_layers: layers of the feature extractor, each (channels, kernel, stride).
+        encoder_layers: Transformer blocks.
+        encoder_embed_dim, encoder_ffn_embed_dim: width of the blocks and of their MLPs.
+        encoder_attention_heads: attention heads of each block.
+        layer_norm_first: True for pre-norm blocks with a norm after the last one; False for
+            post-norm blocks with a norm before the first one.
+        final_dim: width of the projection in which predictions and targets are compared.
+        latent_vars, latent_groups: entries per codebook, and number of codebooks.
+        latent_temp: Gumbel softmax temperature: initial value, minimum, and decay factor per
+            update.
+        conv_pos, conv_pos_groups: kernel size and groups of the positional convolution.
+        mask_prob: fraction of time steps that start a masked span, times ``mask_length``.
+        mask_length: time steps in a masked span.
+        num_negatives: distractors per masked time step.
+        dropout, attention_dropout, activation_dropout: dropout in the blocks, on the attention
+            weights and in the MLPs.
+        dropout_input, dropout_features: dropout on the input of the blocks and on the features
+            that are quantised.
+        encoder_layerdrop: probability of skipping a block.
+        feature_grad_mult: factor on the gradient of the feature extractor.
     """
 
-    conv_feature_layers: tuple[tuple[int, int, int], ...] = CONVOLUTIONS
+    conv_feature_layers: tuple[tuple[int, int, int], ...] = CONV_FEATURE_LAYERS
     encoder_layers: int
     encoder_embed_dim: int
     encoder_ffn_embed_dim: int
@@ -74,13 +77,15 @@ class Network:
             *("encoder_attention_heads", "final_dim", "latent_vars", "latent_groups"),
             *("conv_pos", "conv_pos_groups", "mask_length", "num_negatives"),
         )
-        check_shares(
+        check_fractions(
             self,
             *("mask_prob", "dropout", "attention_dropout", "activation_dropout"),
             *("dropout_input", "dropout_features", "encoder_layerdrop", "feature_grad_mult"),
         )
         if not self.mask_prob:
-            raise ValueError("mask_prob is 0; expected more: what is masked is what is learned")
+            raise ValueError(
+                "mask_prob is 0; expected more than 0: the loss is computed on masked steps"
+            )
         for part in ("encoder_attention_heads", "conv_pos_groups"):
             width = self.encoder_embed_dim
             check_divides(part, getattr(self, part), "encoder_embed_dim", width)
@@ -88,7 +93,7 @@ class Network:
         layers = self.conv_feature_layers
         if not layers or any(len(layer) != 3 or min(layer) < 1 for layer in layers):
             raise ValueError(
-                f"conv_feature_layers is {layers!r}; expected (channels, kernel, stride) of each"
+                f"conv_feature_layers is {layers!r}; expected (channels, kernel, stride) per layer"
             )
 
 
@@ -99,7 +104,7 @@ BASE = Network(
     encoder_attention_heads=12,
     final_dim=256,
 )
-"""Post-norm: fairseq's wav2vec2_base_librispeech."""
+"""Post-norm Base network: fairseq's wav2vec2_base_librispeech."""
 
 LARGE = Network(
     encoder_layers=24,
@@ -112,18 +117,19 @@ LARGE = Network(
     attention_dropout=0.0,
     encoder_layerdrop=0.2,
 )
-"""Pre-norm: wav2vec2_large_librispeech of the authors' release for DyT."""
+"""Pre-norm Large network: wav2vec2_large_librispeech of the authors' release for DyT."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preparation:
-    """The speech that runs read, looked at once for all of them: fairseq's lists of files.
+    """Check of the audio files, shared by all pretraining runs; writes fairseq's manifests.
 
     Attributes:
-        data: "librispeech", "speech-folder" (any folder of FLAC and WAV), or "synthetic-speech"
-            (embedded), which is made first.
-        shuffle_seed: decides which files are held out, or what is synthesised.
-        train, valid, voices: utterances of each part, and speakers, of synthetic speech alone.
+        data: "librispeech", "speech-folder" (any folder of FLAC and WAV files) or
+            "synthetic-speech" (embedded), which is generated first.
+        shuffle_seed: seed of the held-out files, or of the synthetic corpus.
+        train, valid, voices: training and validation utterances and number of speakers of the
+            synthetic corpus; ignored for other data.
     """
 
     data: str = "librispeech"
@@ -134,35 +140,37 @@ class Preparation:
 
     def __post_init__(self) -> None:
         check_counts(self, "train", "valid", "voices")
-        check_choice(self, "data", SOURCES)
+        check_choice(self, "data", DATA_SOURCES)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pretraining:
-    """Pretraining of a wav2vec 2.0 by fairseq's trainer (its Section 4.2; CVPR 2025, Section 5).
+    """Pretraining by fairseq's trainer (wav2vec 2.0, Section 4.2; CVPR 2025, Section 5).
 
     Attributes:
-        seed: everything random follows from it but what validation draws, which is the same for
-            all runs.
-        norm: what stands in the place of the Transformer's norms and of the one of the features.
+        seed: seed of everything random except validation, which draws the same for all runs.
+        norm: norm layer of the Transformer and of the features.
         data: "librispeech", "speech-folder" or "synthetic-speech" (embedded), as in preparation.
-        network: its sizes and shares.
-        updates: of the optimiser, at which the schedule ends.
-        epochs: passes over the data after which training ends if that is earlier; None for no end.
-        shards: micro-batches of an update, over all processes: fairseq's number of GPUs. Fewer
-            processes have several each.
-        max_tokens: the most samples of a micro-batch, which has utterances of about one length,
-            all cropped to the shortest of them.
-        max_sample_size, min_sample_size: longer utterances are cropped, shorter ones left out.
-        lr: at its peak, reached after ``warmup_updates``; it then falls to 0 linearly.
-        betas, eps, weight_decay: of Adam; weight decay is decoupled, and of all parameters.
-        loss_weights: of the codebooks' diversity and of the features' size, beside the contrastive
-            loss.
-        precision: "fp32", or "fp16": weights and activations in 16 bits, with loss scaling, and
-            a 32-bit copy of the weights in the optimiser.
-        eval_updates: updates between validations; the end is always validated.
-        eval_passes: of a validation, each with masks, crops and distractors of its own. One has a
-            noise as large as what sets the arms apart.
+        network: architecture.
+        updates: optimizer updates; the learning-rate schedule ends there.
+        epochs: passes over the data after which training ends if that is earlier than ``updates``;
+            None for no limit.
+        micro_batches_per_update: micro-batches of an update, summed over all processes: fairseq's
+            number of GPUs. With fewer processes, each accumulates several.
+        max_tokens: maximum samples of a micro-batch. Its utterances have similar lengths and are
+            cropped to the shortest of them.
+        max_sample_size, min_sample_size: limits in samples; longer utterances are cropped, shorter
+            ones skipped.
+        lr: peak learning rate, reached after ``warmup_updates``; decays linearly to 0 afterwards.
+        warmup_updates: updates of linear warm-up from 0.
+        betas, eps, weight_decay: Adam's; weight decay is decoupled and applies to all parameters.
+        loss_weights: weights of the codebook diversity loss and of the feature penalty; the
+            contrastive loss has weight 1.
+        precision: "fp32", or "fp16": weights and activations in 16 bits with loss scaling, and a
+            32-bit copy of the weights in the optimizer.
+        eval_updates: updates between validations; the last update is always validated.
+        eval_passes: passes per validation, each with its own masks, crops and distractors. The
+            noise of a single pass is as large as the difference between the arms.
         log_updates: updates between lines of metrics.jsonl.
     """
 
@@ -172,7 +180,7 @@ class Pretraining:
     network: Network
     updates: int
     epochs: int | None = None
-    shards: int
+    micro_batches_per_update: int
     max_tokens: int
     max_sample_size: int
     min_sample_size: int = 32_000
@@ -190,36 +198,36 @@ class Pretraining:
     def __post_init__(self) -> None:
         check_counts(
             self,
-            *("updates", "shards", "max_tokens", "max_sample_size", "min_sample_size"),
-            *("eval_updates", "log_updates"),
+            *("updates", "micro_batches_per_update", "max_tokens", "max_sample_size"),
+            *("min_sample_size", "eval_updates", "log_updates"),
         )
         if self.epochs is not None:
             check_counts(self, "epochs")
-        check_choice(self, "data", SOURCES)
+        check_choice(self, "data", DATA_SOURCES)
         check_choice(self, "precision", ("fp32", "fp16"))
         if type(self.eval_passes) is not int or self.eval_passes < 2:
             raise ValueError(
-                f"eval_passes is {self.eval_passes!r}; expected a whole number of 2 or more: one "
-                "pass has no standard error"
+                f"eval_passes is {self.eval_passes!r}; expected a whole number of 2 or more: a "
+                "single pass has no standard error"
             )
         if not 0 < self.lr < math.inf or not 0 <= self.warmup_updates < self.updates:
             raise ValueError(
-                f"lr {self.lr} and warmup_updates {self.warmup_updates}: expected a positive "
-                f"number, and 0 to below updates ({self.updates})"
+                f"lr is {self.lr} and warmup_updates is {self.warmup_updates}; expected a positive "
+                f"lr and warmup_updates from 0 to below updates ({self.updates})"
             )
         if not all(0 <= beta < 1 for beta in self.betas) or not self.eps > 0:
             raise ValueError(
-                f"betas {self.betas} and eps {self.eps}: expected two numbers from 0 to below 1, "
-                "and a positive one"
+                f"betas are {self.betas} and eps is {self.eps}; expected betas from 0 to below 1 "
+                "and a positive eps"
             )
         if not all(0 <= weight < math.inf for weight in (self.weight_decay, *self.loss_weights)):
             raise ValueError(
-                f"weight_decay {self.weight_decay} and loss_weights {self.loss_weights}: expected "
-                "numbers of 0 or more"
+                f"weight_decay is {self.weight_decay} and loss_weights are {self.loss_weights}; "
+                "expected numbers of 0 or more"
             )
         if not self.min_sample_size <= self.max_sample_size <= self.max_tokens:
             raise ValueError(
-                f"min_sample_size {self.min_sample_size}, max_sample_size {self.max_sample_size} "
-                f"and max_tokens {self.max_tokens}: expected none to be below the one before, for "
-                "a micro-batch holds one utterance at least"
+                f"min_sample_size is {self.min_sample_size}, max_sample_size "
+                f"{self.max_sample_size} and max_tokens {self.max_tokens}; expected "
+                "non-decreasing values, because a micro-batch holds at least one utterance"
             )

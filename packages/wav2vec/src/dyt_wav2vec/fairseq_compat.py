@@ -1,7 +1,8 @@
-"""The one place where fairseq is imported: 0.12.2 needs help on Python 3.11 and later.
+"""Import of fairseq 0.12.2 on Python 3.11 and later, and isolation of its global state.
 
-These refuse a dataclass whose default is an instance of an unhashable class, which fairseq's
-nested configs are. They get a hash while fairseq is loaded; no installed file is edited.
+Python 3.11 and later reject a dataclass field whose default is an instance of an unhashable class,
+as in fairseq's nested configs. Those classes get a hash while fairseq is imported; no installed
+file is edited.
 """
 
 from __future__ import annotations
@@ -18,90 +19,90 @@ from types import ModuleType
 from typing import Any
 
 VERSION = "0.12.2"
-MESSAGE = 1 << 14
-"""Bytes that processes tell each other after an update, at most: common.all_gather_list_size."""
+GATHER_BUFFER_BYTES = 1 << 14
+"""Maximum bytes that a process sends to the others after an update: common.all_gather_list_size."""
 
 
 def load() -> ModuleType:
-    """The module ``fairseq``, with its tasks, models and criteria registered.
+    """Import and return the module ``fairseq``, with its tasks, models and criteria registered.
 
-    The first call takes some seconds, later ones none. Dataclasses of other packages, and the
-    handlers of the root logger, are what they were before.
+    The first call takes some seconds. Dataclasses of other packages and the handlers of the root
+    logger are left unchanged.
 
     Raises:
-        ValueError: fairseq is missing, is another version, or misses something that it needs.
+        ValueError: if fairseq is missing, is another version, or lacks a dependency.
     """
     if "fairseq" in sys.modules:
         return sys.modules["fairseq"]
     _check_version()
     try:
-        with _hashable_configs(), _same_logging():
+        with _hashable_configs(), _unchanged_logging():
             return importlib.import_module("fairseq")
     except ImportError as error:
         raise ValueError(
-            f"fairseq {VERSION} cannot be imported: {error}. Run `make setup`, which installs the"
-            " versions that it works with"
+            f"fairseq {VERSION} cannot be imported: {error}. Run `make setup`, which installs"
+            " compatible versions of its dependencies"
         ) from error
 
 
 @contextmanager
-def one_run(world: int) -> Iterator[None]:
-    """What fairseq keeps from call to call belongs to one run: process group, buffers, meters.
+def isolated_state(world_size: int) -> Iterator[None]:
+    """Give a run its own process group, gather buffers and meters, which fairseq keeps globally.
 
     Args:
-        world: processes of the run, whose group has been set up.
+        world_size: processes of the run, whose process group has been initialized.
     """
     import torch
     from fairseq.distributed import utils
     from fairseq.logging import metrics
 
     gather = utils.all_gather_list
-    if world > 1 and not torch.cuda.is_available():
-        # It would make them on a GPU.
-        gather._buffer = torch.zeros(world * MESSAGE, dtype=torch.uint8)
-        gather._cpu_buffer = torch.zeros(MESSAGE, dtype=torch.uint8)
+    if world_size > 1 and not torch.cuda.is_available():
+        # fairseq would allocate them on a GPU.
+        gather._buffer = torch.zeros(world_size * GATHER_BUFFER_BYTES, dtype=torch.uint8)
+        gather._cpu_buffer = torch.zeros(GATHER_BUFFER_BYTES, dtype=torch.uint8)
     metrics.reset()
     try:
         yield
     finally:
-        for holder, names in (
+        for function, names in (
             (utils.get_global_group, ("_global_group",)),
             (gather, ("_buffer", "_cpu_buffer")),
         ):
             for name in names:
-                vars(holder).pop(name, None)
+                vars(function).pop(name, None)
 
 
 def _check_version() -> None:
     try:
-        found = importlib.metadata.version("fairseq")
+        version = importlib.metadata.version("fairseq")
     except importlib.metadata.PackageNotFoundError:
         raise ValueError(
             f"fairseq is not installed; expected {VERSION}. Run `make setup`"
         ) from None
-    if found != VERSION:
-        raise ValueError(f"fairseq is {found}; expected {VERSION}. Run `make setup`")
+    if version != VERSION:
+        raise ValueError(f"fairseq is {version}; expected {VERSION}. Run `make setup`")
 
 
 @contextmanager
 def _hashable_configs() -> Iterator[None]:
-    """Meanwhile fairseq's dataclasses are hashed by identity where they would have no hash."""
+    """Within this context, hash those of fairseq's dataclasses by identity that have no hash."""
     original = dataclasses.dataclass
 
     def dataclass(cls: type | None = None, /, **options: Any) -> Any:
         if cls is None:
             return functools.partial(dataclass, **options)
-        made = original(cls, **options)
-        if made.__module__.split(".")[0] == "fairseq" and made.__hash__ is None:
-            made.__hash__ = object.__hash__
-        return made
+        cls = original(cls, **options)
+        if cls.__module__.split(".")[0] == "fairseq" and cls.__hash__ is None:
+            cls.__hash__ = object.__hash__
+        return cls
 
     dataclasses.dataclass = dataclass
     try:
         yield
     finally:
         dataclasses.dataclass = original
-        # Modules loaded meanwhile, fairseq's and others, have taken the name.
+        # Modules imported within this context have bound the replacement by name.
         for module in list(sys.modules.values()):
             names = getattr(module, "__dict__", {})
             if names.get("dataclass") is dataclass:
@@ -109,8 +110,8 @@ def _hashable_configs() -> Iterator[None]:
 
 
 @contextmanager
-def _same_logging() -> Iterator[None]:
-    """What fairseq does to the root logger when it is imported is undone, and not heard."""
+def _unchanged_logging() -> Iterator[None]:
+    """Silence the import of fairseq, and undo its changes to the root logger."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     disabled = root.manager.disable

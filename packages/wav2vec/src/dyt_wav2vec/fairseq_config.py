@@ -1,4 +1,4 @@
-"""A run's settings as fairseq's trainer takes them."""
+"""fairseq configuration of a pretraining run."""
 
 from __future__ import annotations
 
@@ -8,25 +8,24 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from dyt_wav2vec import model, registration, upstream
+from dyt_wav2vec import fairseq_api, fairseq_plugin, model
 from dyt_wav2vec.config import Pretraining
 from matched.task import Context
 
 
-def settings(config: Pretraining) -> dict[str, Any]:
-    """What decides the numbers, in the words of fairseq's configuration files."""
-    half = config.precision == "fp16"
+def training_overrides(config: Pretraining) -> dict[str, Any]:
+    """Return the settings that decide the numbers, in the form of fairseq's YAML files."""
     return {
-        "common": {"seed": config.seed, "fp16": half},
+        "common": {"seed": config.seed, "fp16": config.precision == "fp16"},
         "task": {
-            "_name": registration.TASK,
+            "_name": fairseq_plugin.TASK,
             "max_sample_size": config.max_sample_size,
             "min_sample_size": config.min_sample_size,
             "normalize": False,
         },
         "dataset": {"max_tokens": config.max_tokens, "skip_invalid_size_inputs_valid_test": True},
         "distributed_training": {
-            "distributed_world_size": config.shards,
+            "distributed_world_size": config.micro_batches_per_update,
             "ddp_backend": "legacy_ddp",
         },
         "criterion": {
@@ -48,37 +47,43 @@ def settings(config: Pretraining) -> dict[str, Any]:
         },
         "lr_scheduler": {"_name": "polynomial_decay", "warmup_updates": config.warmup_updates},
         "model": {
-            "_name": registration.MODEL,
-            "norm": registration.as_text(config.norm),
-            **model.settings(config.network),
+            "_name": fairseq_plugin.MODEL,
+            "norm": fairseq_plugin.norm_to_json(config.norm),
+            **model.model_overrides(config.network),
         },
     }
 
 
-def here(config: Pretraining, context: Context, lists: Path, device: torch.device) -> dict:
-    """What says where a run computes, and decides nothing.
+def runtime_overrides(
+    config: Pretraining, context: Context, manifest_folder: Path, device: torch.device
+) -> dict[str, Any]:
+    """Return the settings of where and how a run computes, which do not change its numbers.
 
     Args:
-        lists: folder of train.tsv and valid.tsv.
+        config: config of the run.
+        context: context of the run.
+        manifest_folder: folder of train.tsv and valid.tsv.
+        device: this process's device.
 
     Raises:
         ValueError: if the micro-batches of an update do not divide over the processes.
     """
-    if config.shards % context.world_size:
+    micro_batches = config.micro_batches_per_update
+    if micro_batches % context.world_size:
         raise ValueError(
-            f"the {config.shards} micro-batches of an update cannot be divided over "
-            f"{context.world_size} processes; expected a number of processes that divides "
-            f"{config.shards}"
+            f"micro_batches_per_update is {micro_batches}, which cannot be divided over "
+            f"{context.world_size} processes; expected a number of processes that divides it"
         )
     on_cpu = device.type == "cpu"
     return {
-        # The optimiser's flat copy of the weights lies on a GPU or nowhere.
+        # fairseq allocates the optimizer's flat copy of the weights on a GPU only.
         "common": {"cpu": on_cpu, "fp16_no_flatten_grads": on_cpu},
-        "task": {"data": str(lists)},
+        "task": {"data": str(manifest_folder)},
         "dataset": {
             "num_workers": context.num_workers,
-            # No thread of fairseq's, which reads ahead of the loading processes, as these do too:
-            # where a run ends in the middle of an epoch it would wait, and they, for the job's end.
+            # No prefetch thread on top of the worker processes, which prefetch as well: when a run
+            # ends in the middle of an epoch, the thread and the workers would block until the job
+            # ends.
             "data_buffer_size": 0,
         },
         "distributed_training": {
@@ -87,15 +92,15 @@ def here(config: Pretraining, context: Context, lists: Path, device: torch.devic
             "distributed_no_spawn": True,
             "device_id": device.index or 0,
         },
-        "optimization": {"update_freq": [config.shards // context.world_size]},
+        "optimization": {"update_freq": [micro_batches // context.world_size]},
     }
 
 
-def whole(*parts: dict[str, Any]) -> DictConfig:
-    """fairseq's configuration with all its defaults, changed by each of the parts in turn."""
-    defaults = OmegaConf.structured(upstream.FairseqConfig)
-    merged = OmegaConf.merge(defaults, *map(OmegaConf.create, parts))
-    upstream.add_defaults(merged)
+def merged_config(*overrides: dict[str, Any]) -> DictConfig:
+    """Return fairseq's configuration with all its defaults and the overrides applied in order."""
+    defaults = OmegaConf.structured(fairseq_api.FairseqConfig)
+    merged = OmegaConf.merge(defaults, *map(OmegaConf.create, overrides))
+    fairseq_api.add_defaults(merged)
     plain = OmegaConf.to_container(merged, resolve=True, enum_to_str=True)
     cfg = OmegaConf.create(plain)
     OmegaConf.set_struct(cfg, True)

@@ -1,18 +1,19 @@
-"""fairseq's lists of what to train and to validate on, made of files that have been looked at.
+"""fairseq's manifests train.tsv and valid.tsv, made of audio files that have been checked.
 
-fairseq reads ``train.tsv`` and ``valid.tsv``: the root folder, then a line for each file with its
-path below the root and its samples. It trusts them: a file that is damaged, or of another sampling
-rate, would end a pretraining of days when its turn comes. So every file is opened first, and its
-last sample is read, which a FLAC that was cut short does not have. Damage in the middle of a file
-is not seen: that would take reading all of it.
+A manifest has the root folder in its first line, then one line per file with its path below the
+root and its length in samples. fairseq trusts both: a file that is damaged or has another sampling
+rate would end a pretraining of days when it is first read. Therefore every file is opened
+beforehand and its last sample is read, which fails for a truncated FLAC. Damage in the middle of a
+file is not detected: that would require decoding all of it.
 
 Files that cannot be used (unreadable, not 16 kHz, not mono, too short) are left out of training, up
-to 0.1 % of them or one, each with a warning; more is an error, and so is one of validation.
+to 0.1 % of them or one, each with a warning. More is an error, and so is one validation file.
 
-What is held out is what fairseq's recipe for wav2vec 2.0 holds out, a share of 1 % of the training
-data (``wav2vec_manifest.py --valid-percent 0.01``): LibriSpeech's dev-other it only mentions as
-another possibility. Theirs is drawn in the order of the file system; here it depends on the seed
-and the names alone, so a file that is added or lost moves none of the others, but for the last.
+The validation set is the one of fairseq's recipe for wav2vec 2.0: 1 % of the training data
+(``wav2vec_manifest.py --valid-percent 0.01``); the recipe mentions LibriSpeech's dev-other only as
+another possibility. fairseq draws it in the order of the file system. Here the draw depends on the
+seed and the names alone, so adding or removing a file moves at most one other file between the two
+sets.
 """
 
 from __future__ import annotations
@@ -20,50 +21,51 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import soundfile
-
-from dyt_wav2vec.sources import INSIDE, TRAIN, Split
+from dyt_wav2vec.audio_files import (
+    AudioHeader,
+    find_audio_files,
+    librispeech_files,
+    read_header,
+    unusable_reason,
+)
+from dyt_wav2vec.sources import ARCHIVE_FOLDER, SAMPLE_RATE, TRAIN_SUBSETS, Subset
 from matched import signals
 from matched.files import write_text
-from matched.task import Context, write_progress
+from matched.task import Context
 
 log = logging.getLogger("matched")
-RATE = 16_000
-"""Samples a second, which fairseq's task expects."""
-SHORTEST = 400
-"""Samples from which wav2vec 2.0's feature encoder makes its first frame: 25 ms.
+MIN_SAMPLES = 400
+"""Samples from which wav2vec 2.0's feature encoder computes its first frame: 25 ms.
 
-fairseq itself passes over files shorter than its ``min_sample_size``, 2 s in the stock config;
-those belong to LibriSpeech and are nothing to warn of.
+fairseq itself skips files shorter than its ``min_sample_size``, 2 s in the stock config.
+LibriSpeech contains such files, so they are no reason for a warning.
 """
-HELD_OUT = 0.01
-"""Share of the files that is for validation."""
-UNUSABLE = 0.001
-"""Share of the training files that may be left out."""
-ENDINGS = (".flac", ".wav")
-NAMED = 3
-"""Files that a message about many of them names."""
-READERS = 8
-"""Files opened at a time: most of the time goes into waiting for the disk or the network."""
+VALID_FRACTION = 0.01
+"""Fraction of the files that is held out for validation."""
+MAX_UNUSABLE_FRACTION = 0.001
+"""Fraction of the training files that may be left out."""
+MAX_NAMES = 3
+"""Files listed by name in a message about many files."""
+READER_THREADS = 8
+"""Files opened at a time: most of the time is spent waiting for the disk or the network."""
 BLOCK = 1000
-"""Files between two looks at what was found."""
-NAMES = ("train", "valid")
-SUM = "checksum.txt"
+"""Files read between two checks of the results."""
+SPLITS = ("train", "valid")
+CHECKSUM_FILE = "checksum.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """Which files are for training and which for validation.
+    """Files for training and for validation.
 
     Attributes:
-        root: the absolute folder that all paths start from.
-        train, valid: path below the root, with slashes → samples of the file; in order of names.
+        root: absolute folder that all paths are relative to.
+        train, valid: path below the root, with slashes → length in samples; sorted by path.
     """
 
     root: Path
@@ -72,330 +74,277 @@ class Manifest:
 
     @property
     def checksum(self) -> str:
-        """SHA-256 of all but the root: the same data is the same wherever it lies."""
+        """SHA-256 of everything except the root, so that moving the data does not change it."""
         value = hashlib.sha256()
-        for name in NAMES:
-            value.update(f"{name}\n{_lines(getattr(self, name))}".encode())
+        for split in SPLITS:
+            value.update(f"{split}\n{_tsv_lines(getattr(self, split))}".encode())
         return value.hexdigest()
 
 
-def of_librispeech(
+def from_librispeech(
     path: Path,
     *,
     seed: int,
-    splits: Mapping[str, Split] = TRAIN,
+    subsets: Mapping[str, Subset] = TRAIN_SUBSETS,
     context: Context | None = None,
 ) -> Manifest:
-    """The manifest of LibriSpeech's training splits, a share of which is held out.
+    """Make the manifest of LibriSpeech's training subsets and hold out a fraction of them.
 
     Args:
-        path: the folder that has ``LibriSpeech`` in it, as torchaudio wants it too.
-        splits: name → how much is in it; the 960 hours by default.
-        context: of the run that shows how far this is; as for the others here. One process of
-            a run does this, the first one.
+        path: folder that contains ``LibriSpeech``, the same that torchaudio expects.
+        seed: seed of the held-out files.
+        subsets: name → expected size; the 960 hours by default.
+        context: context of the run whose progress is reported, for all functions here. A single
+            process of a run does this, rank 0.
 
     Raises:
-        ValueError: if a split lacks more than 0.1 % of its utterances (and more than one), and
-            as ``of_folder`` does.
+        ValueError: if a subset lacks more than 0.1 % of its utterances (and more than one), and
+            as ``from_folder`` does.
     """
-    root, names = path / INSIDE, []
-    for split, expected in splits.items():
-        found = [f"{split}/{name}" for name in _sound_files(root / split)]
-        if expected.utterances - len(found) > _most(expected.utterances):
+    root, names = path / ARCHIVE_FOLDER, []
+    for subset, expected in subsets.items():
+        files = librispeech_files(path, subset)
+        if expected.utterances - len(files) > _max_unusable(expected.utterances):
             raise ValueError(
-                f"{root / split} has {len(found)} FLAC files, not {expected.utterances}; "
-                "is its archive wholly unpacked?"
+                f"{root / subset} has {len(files)} FLAC files, not {expected.utterances}; "
+                "unpack its archive completely"
             )
-        names += found
-    train, valid = _divided(root, names, seed)
-    return _of_usable(root, train, valid, SHORTEST, context)
+        names += [f"{subset}/{name}" for name in files]
+    train, valid = _hold_out(root, names, seed)
+    return _check_and_build(root, train, valid, MIN_SAMPLES, context)
 
 
-def of_folder(
-    path: Path, *, seed: int, shortest: int = SHORTEST, context: Context | None = None
+def from_folder(
+    path: Path, *, seed: int, min_samples: int = MIN_SAMPLES, context: Context | None = None
 ) -> Manifest:
-    """The manifest of all FLAC and WAV files in a folder, at any depth; a share is held out.
+    """Make the manifest of all FLAC and WAV files of a folder and hold out a fraction of them.
 
-    Hidden files are passed over. A WAV that was cut short reads as a shorter one.
+    Hidden files are skipped. A truncated WAV is read as a shorter one.
 
     Args:
-        shortest: samples that a file has to have.
+        path: folder, searched at any depth.
+        seed: seed of the held-out files.
+        min_samples: minimum length of a file.
+        context: see ``from_librispeech``.
 
     Raises:
-        ValueError: if there are fewer than two files, and for files that cannot be used, in the
-            way that stands at the top of this module.
-        OSError: if a file cannot be opened for a reason that says nothing of the file.
+        ValueError: if there are fewer than two files, or for unusable files as described at the top
+            of this module.
+        OSError: if a file cannot be opened for a reason that is not the file's content.
         Interrupted: if the process was asked to stop.
     """
-    train, valid = _divided(path, _sound_files(path), seed)
-    return _of_usable(path, train, valid, shortest, context)
+    train, valid = _hold_out(path, find_audio_files(path), seed)
+    return _check_and_build(path, train, valid, min_samples, context)
 
 
-def of_parts(path: Path, *, shortest: int = SHORTEST, context: Context | None = None) -> Manifest:
-    """The manifest of a folder that is divided already, into ``train/`` and ``valid/``.
-
-    Raises:
-        ValueError: if one of these is not there or has no files, and as ``of_folder`` does.
-    """
-    train, valid = ([f"{part}/{name}" for name in _sound_files(path / part)] for part in NAMES)
-    return _of_usable(path, train, valid, shortest, context)
-
-
-def _sound_files(folder: Path) -> list[str]:
-    """Paths below a folder, with slashes, sorted.
+def from_split_folder(
+    path: Path, *, min_samples: int = MIN_SAMPLES, context: Context | None = None
+) -> Manifest:
+    """Make the manifest of a folder that is already split into ``train/`` and ``valid/``.
 
     Raises:
-        ValueError: if there are none, or one has a name that the format has no room for.
+        ValueError: if one of them is missing or has no files, and as ``from_folder`` does.
     """
-    if not folder.is_dir():
-        raise ValueError(f"there is no folder {folder}; expected one with FLAC or WAV files in it")
-    names = [
-        (Path(place) / name).relative_to(folder).as_posix()
-        for place, _, files in os.walk(folder, followlinks=True)
-        for name in files
-        if name.lower().endswith(ENDINGS) and not name.startswith(".")
-    ]
-    if not names:
-        raise ValueError(f"{folder} has no files *.flac or *.wav in it, at any depth")
-    if odd := [name for name in names if not name.isprintable() or name != name.strip()]:
-        raise ValueError(
-            f"{folder} has the file {odd[0]!r}, whose name cannot stand in a manifest; rename it"
-        )
-    return sorted(names)
+    train, valid = (
+        [f"{split}/{name}" for name in find_audio_files(path / split)] for split in SPLITS
+    )
+    return _check_and_build(path, train, valid, min_samples, context)
 
 
-def _divided(root: Path, names: Sequence[str], seed: int) -> tuple[list[str], list[str]]:
-    """Names for training and for validation, of which there is at least one each.
+def _hold_out(root: Path, names: Sequence[str], seed: int) -> tuple[list[str], list[str]]:
+    """Return the names for training and for validation, at least one each.
 
     Raises:
         ValueError: if there are fewer than two.
     """
     if len(names) < 2:
-        raise ValueError(f"{root} has one file; expected some to train and some to validate on")
+        raise ValueError(
+            f"{root} has one file; expected at least one each to train and validate on"
+        )
     drawn = sorted(names, key=lambda name: hashlib.sha256(f"{seed}\t{name}".encode()).digest())
-    held_out = set(drawn[: max(1, round(HELD_OUT * len(names)))])
+    held_out = set(drawn[: max(1, round(VALID_FRACTION * len(names)))])
     return [name for name in names if name not in held_out], sorted(held_out)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Header:
-    """What a file says of itself; frames are samples where there is one channel."""
-
-    frames: int
-    rate: int
-    channels: int
-
-
-def look(path: Path) -> Header | str:
-    """What a file's header says, if its last sample can be read too; else why it is unusable.
-
-    Raises:
-        OSError: if the file is not there, or a lost mount or a permission is in the way.
-    """
-    try:
-        file = soundfile.SoundFile(path)
-    except soundfile.LibsndfileError as error:
-        # libsndfile does not tell what is wrong with the disk; opening the file again does.
-        with path.open("rb") as content:
-            if not content.read(1):
-                return "is empty"
-        return f"is damaged or no sound file ({error.error_string.rstrip('.')})"
-    with file:
-        found = Header(frames=file.frames, rate=file.samplerate, channels=file.channels)
-        try:
-            if found.frames:
-                file.seek(found.frames - 1)
-                if len(file.read(1, dtype="int16")) != 1:
-                    return "is cut short"
-        except soundfile.LibsndfileError:
-            return "is damaged or cut short: its last sample cannot be read"
-    return found
-
-
-def _fault(found: Header | str, shortest: int) -> str:
-    """Why a file cannot be used; empty if it can."""
-    if isinstance(found, str):
-        return found
-    if found.rate != RATE:
-        return f"has {found.rate} Hz, not {RATE}"
-    if found.channels != 1:
-        return f"has {found.channels} channels, not one"
-    if found.frames < shortest:
-        return f"has {found.frames} samples, fewer than {shortest}"
-    return ""
-
-
-def _of_usable(
+def _check_and_build(
     root: Path,
     train: Sequence[str],
     valid: Sequence[str],
-    shortest: int,
+    min_samples: int,
     context: Context | None,
 ) -> Manifest:
     root = root.resolve()
-    held_out, most = frozenset(valid), _most(len(train))
-    frames: dict[str, int] = {}
+    held_out, max_unusable = frozenset(valid), _max_unusable(len(train))
+    lengths: dict[str, int] = {}
     faults: dict[str, str] = {}
-    rates: set[int] = set()
-    for block in _looked_at(root, sorted([*train, *valid]), context):
-        for name, found in block.items():
-            if fault := _fault(found, shortest):
+    sample_rates: set[int] = set()
+    for block in _read_headers(root, sorted([*train, *valid]), context):
+        for name, header in block.items():
+            if fault := unusable_reason(header, min_samples):
                 faults[name] = fault
-            if isinstance(found, Header):
-                rates.add(found.rate)
-                frames[name] = found.frames
-        _check_rates(root, rates, len(frames))
-        _check_faults(root, faults, held_out, len(train), most)
+            if isinstance(header, AudioHeader):
+                sample_rates.add(header.sample_rate)
+                lengths[name] = header.frames
+        _check_sample_rates(root, sample_rates, len(lengths))
+        _check_faults(root, faults, held_out, len(train), max_unusable)
     for name, fault in faults.items():
         log.warning("%s %s; it is left out", root / name, fault)
-    parts = (
-        {name: frames[name] for name in names if name not in faults} for names in (train, valid)
+    splits = (
+        {name: lengths[name] for name in names if name not in faults} for names in (train, valid)
     )
-    manifest = Manifest(root=root, **dict(zip(NAMES, parts, strict=True)))
+    manifest = Manifest(root=root, **dict(zip(SPLITS, splits, strict=True)))
     if not manifest.train:
-        raise ValueError(f"no file of {root} is left for training: {_told(faults)}")
+        raise ValueError(f"{root} has no usable file for training: {_summary(faults)}")
     return manifest
 
 
-def _most(files: int) -> int:
-    """How many of so many files for training may be missing or unusable."""
-    return max(1, int(UNUSABLE * files))
+def _max_unusable(files: int) -> int:
+    """Return how many of this many training files may be missing or unusable."""
+    return max(1, int(MAX_UNUSABLE_FRACTION * files))
 
 
-def _check_rates(root: Path, rates: set[int], files: int) -> None:
-    if len(rates) == 1 and RATE not in rates:
+def _check_sample_rates(root: Path, sample_rates: set[int], files: int) -> None:
+    if len(sample_rates) == 1 and SAMPLE_RATE not in sample_rates:
         raise ValueError(
-            f"all of the {files} files looked at in {root} have {rates.pop()} Hz, not {RATE}; "
-            "wav2vec 2.0 is trained on 16 kHz: convert them, for example with "
+            f"all {files} files read so far in {root} have {sample_rates.pop()} Hz, not "
+            f"{SAMPLE_RATE}; convert them to 16 kHz mono, for example with "
             "`ffmpeg -i in.wav -ac 1 -ar 16000 out.flac`"
         )
 
 
 def _check_faults(
-    root: Path, faults: Mapping[str, str], held_out: frozenset[str], files: int, most: int
+    root: Path,
+    faults: Mapping[str, str],
+    held_out: frozenset[str],
+    files: int,
+    max_unusable: int,
 ) -> None:
-    if lost := {name: fault for name, fault in faults.items() if name in held_out}:
+    if bad := {name: fault for name, fault in faults.items() if name in held_out}:
         raise ValueError(
-            f"files for validation in {root} cannot be used: {_told(lost)}. They are not left out: "
-            "replace them, or delete them. Expected are 16 kHz, mono"
+            f"validation files in {root} cannot be used: {_summary(bad)}. Expected 16 kHz mono; "
+            "replace or delete these files"
         )
-    if len(faults) > most:
+    if len(faults) > max_unusable:
         raise ValueError(
-            f"{len(faults)} files for training in {root} cannot be used so far, of {files}; {most} "
-            f"may be left out: {_told(faults)}. Replace them, or delete them. Expected are 16 kHz, "
-            "mono"
+            f"{len(faults)} of {files} training files in {root} cannot be used, and at most "
+            f"{max_unusable} may be left out: {_summary(faults)}. Expected 16 kHz mono; replace or "
+            "delete these files"
         )
 
 
-def _told(faults: Mapping[str, str]) -> str:
-    told = [f"{name} {fault}" for name, fault in list(faults.items())[:NAMED]]
-    return ", ".join([*told, "…"] if len(faults) > NAMED else told)
+def _summary(faults: Mapping[str, str]) -> str:
+    first = [f"{name} {fault}" for name, fault in list(faults.items())[:MAX_NAMES]]
+    return ", ".join([*first, "…"] if len(faults) > MAX_NAMES else first)
 
 
-def _looked_at(
+def _read_headers(
     root: Path, names: Sequence[str], context: Context | None
-) -> Iterator[dict[str, Header | str]]:
-    """What the files are, block by block; tells how far it is before each of them.
+) -> Iterator[dict[str, AudioHeader | str]]:
+    """Yield the headers of the files block by block, and report progress before each block.
 
     Raises:
         Interrupted: if the process was asked to stop.
     """
-    with ThreadPoolExecutor(READERS) as readers:
+    with ThreadPoolExecutor(READER_THREADS) as readers:
         for start in range(0, len(names), BLOCK):
             if signals.stop_signal() is not None:
                 raise signals.Interrupted
-            _tell(context, start, len(names))
+            _report_progress(context, start, len(names))
             block = names[start : start + BLOCK]
             paths = (root / name for name in block)
-            yield dict(zip(block, readers.map(look, paths), strict=True))
-    _tell(context, len(names), len(names))
+            yield dict(zip(block, readers.map(read_header, paths), strict=True))
+    _report_progress(context, len(names), len(names))
 
 
-def _tell(context: Context | None, files: int, total: int) -> None:
+def _report_progress(context: Context | None, files: int, total: int) -> None:
     if context is not None:
-        context.check_ownership()
-        write_progress(context.directory, files, total)
+        context.write_progress(files, total)
 
 
-def _lines(files: Mapping[str, int]) -> str:
-    return "".join(f"{name}\t{frames}\n" for name, frames in files.items())
+def _tsv_lines(files: Mapping[str, int]) -> str:
+    return "".join(f"{name}\t{samples}\n" for name, samples in files.items())
 
 
 def write(manifest: Manifest, folder: Path) -> None:
-    """Write ``train.tsv`` and ``valid.tsv`` and their checksum into a folder, which is made."""
-    write_text(folder / SUM, manifest.checksum)
-    for name in NAMES:
-        write_text(folder / f"{name}.tsv", f"{manifest.root}\n{_lines(getattr(manifest, name))}")
+    """Write ``train.tsv``, ``valid.tsv`` and their checksum into a folder, which is created."""
+    write_text(folder / CHECKSUM_FILE, manifest.checksum)
+    for split in SPLITS:
+        lines = _tsv_lines(getattr(manifest, split))
+        write_text(folder / f"{split}.tsv", f"{manifest.root}\n{lines}")
 
 
 def read(folder: Path) -> Manifest:
-    """The manifest that a folder holds; the files that it lists are not looked at.
+    """Read the manifest of a folder without opening the files that it lists.
 
     Raises:
-        ValueError: if a list is missing or is none, the two have different roots, or they are not
-            as they were written.
+        ValueError: if a file is missing or malformed, the two have different roots, or they do not
+            match their checksum.
     """
-    roots, parts = [], {}
-    for name in NAMES:
-        path = folder / f"{name}.tsv"
+    roots, splits = [], {}
+    for split in SPLITS:
+        path = folder / f"{split}.tsv"
         try:
             root, *lines = path.read_text(encoding="utf-8").splitlines()
-            parts[name] = dict(map(_entry, lines))
+            splits[split] = dict(map(_parse_line, lines))
         except FileNotFoundError:
             raise ValueError(f"there is no {path}; expected fairseq's manifest") from None
         except ValueError:
             raise ValueError(
-                f"{path} is no manifest of fairseq; expected the root folder, then lines of a "
+                f"{path} is not a fairseq manifest; expected the root folder, then lines of a "
                 "path, a tab and a number of samples"
             ) from None
         roots.append(root)
-        if not lines or len(parts[name]) != len(lines):
-            raise ValueError(f"{path} lists no file, or one of them twice")
+        if not lines or len(splits[split]) != len(lines):
+            raise ValueError(f"{path} lists no files, or one of them twice")
     if len(set(roots)) != 1:
         raise ValueError(f"train.tsv and valid.tsv in {folder} have different roots")
-    manifest = Manifest(root=Path(roots[0]), **parts)
-    if _read_sum(folder) != manifest.checksum:
-        raise ValueError(f"the lists in {folder} are not as they were written")
+    manifest = Manifest(root=Path(roots[0]), **splits)
+    if _read_checksum(folder) != manifest.checksum:
+        raise ValueError(f"the manifests in {folder} do not match their checksum")
     return manifest
 
 
-def _read_sum(folder: Path) -> str:
+def _read_checksum(folder: Path) -> str:
     try:
-        return (folder / SUM).read_text(encoding="utf-8", errors="replace")
+        return (folder / CHECKSUM_FILE).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return ""
 
 
-def _entry(line: str) -> tuple[str, int]:
-    name, frames = line.split("\t")
-    return name, int(frames)
+def _parse_line(line: str) -> tuple[str, int]:
+    name, samples = line.split("\t")
+    return name, int(samples)
 
 
-def verify(manifest: Manifest, most: int | None = None, context: Context | None = None) -> None:
-    """See that every file is where the manifest says, as long as it says, and can be used.
+def verify(
+    manifest: Manifest, max_files: int | None = None, context: Context | None = None
+) -> None:
+    """Check that every file is in its place, has the listed length and can be used.
 
     Args:
-        most: files to look at, evenly spread, where all would take too long; None for all.
+        manifest: manifest to check.
+        max_files: files to check, evenly spread over the manifest; None for all.
+        context: see ``from_librispeech``.
 
     Raises:
-        ValueError: naming the first that is not.
-        OSError: if a file cannot be opened for another reason than that it is not there.
+        ValueError: naming the first file that fails.
+        OSError: if a file exists and cannot be opened.
         Interrupted: if the process was asked to stop.
     """
-    files = {**manifest.train, **manifest.valid}
-    gone = "the manifest points at files that were moved or replaced since"
+    lengths = {**manifest.train, **manifest.valid}
+    hint = "the manifest points at files that were moved or replaced since"
     if not manifest.root.is_dir():
-        raise ValueError(f"there is no folder {manifest.root}; {gone}")
+        raise ValueError(f"there is no folder {manifest.root}; {hint}")
     try:
-        names = list(files)
-        if most is not None:
-            names = names[:: max(1, math.ceil(len(names) / most))]
-        for block in _looked_at(manifest.root, names, context):
-            for name, found in block.items():
-                fault = _fault(found, 0)
-                if not fault and isinstance(found, Header) and found.frames != files[name]:
-                    fault = f"has {found.frames} samples, not {files[name]}"
+        names = list(lengths)
+        if max_files is not None:
+            names = names[:: max(1, math.ceil(len(names) / max_files))]
+        for block in _read_headers(manifest.root, names, context):
+            for name, header in block.items():
+                fault = unusable_reason(header, 0)
+                if not fault and isinstance(header, AudioHeader) and header.frames != lengths[name]:
+                    fault = f"has {header.frames} samples, not {lengths[name]}"
                 if fault:
-                    raise ValueError(f"{manifest.root / name} {fault}; {gone}")
+                    raise ValueError(f"{manifest.root / name} {fault}; {hint}")
     except FileNotFoundError as error:
-        raise ValueError(f"there is no file {error.filename}; {gone}") from None
+        raise ValueError(f"there is no file {error.filename}; {hint}") from None

@@ -1,4 +1,4 @@
-"""Looks at the speech once for all runs, after making it where it is synthetic."""
+"""Preparation of the speech: a task that checks every file and writes fairseq's manifests."""
 
 from __future__ import annotations
 
@@ -6,88 +6,91 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-from dyt_wav2vec import manifests, speech
+from dyt_wav2vec import manifests, synthetic_speech
 from dyt_wav2vec.config import Preparation
-from dyt_wav2vec.manifests import RATE, Manifest
+from dyt_wav2vec.manifests import Manifest
+from dyt_wav2vec.sources import ARCHIVE_FOLDER, SAMPLE_RATE
 from matched.task import Context, Outcome
 from matched.training.distributed import on_rank0, process_group
 
 log = logging.getLogger("matched")
-SYNTHESISED = "speech"
-"""Folder of synthetic speech in the run's directory."""
-LISTS = "lists"
-"""Folder of train.tsv and valid.tsv in the run's directory."""
-GLANCES = 1000
-"""Files that a pretraining looks at again when it begins: some seconds, at most."""
+CORPUS_FOLDER = "speech"
+"""Folder of the synthetic speech in the run directory."""
+MANIFEST_FOLDER = "lists"
+"""Folder of train.tsv and valid.tsv in the run directory."""
+FILES_TO_VERIFY = 1000
+"""Files that a pretraining checks again when it starts; takes some seconds at most."""
 
 
 def prepare(context: Context, config: Preparation) -> Outcome:
-    """Look at every file and leave the lists of those that can be used.
+    """Check every file and write the manifests of the usable ones.
 
     Raises:
-        ValueError: for files that cannot be used; see ``manifests``.
+        ValueError: if files cannot be used; see ``manifests``.
     """
     with process_group(context):
-        manifest = on_rank0(lambda: _prepared(context, config))
-    hours = {name: sum(getattr(manifest, name).values()) / RATE / 3600 for name in manifests.NAMES}
+        manifest = on_rank0(lambda: _make_manifest(context, config))
+    splits = {split: getattr(manifest, split) for split in manifests.SPLITS}
+    hours = {split: sum(files.values()) / SAMPLE_RATE / 3600 for split, files in splits.items()}
     log.info("%.2f hours for training, %.2f for validation", hours["train"], hours["valid"])
-    files = {f"{name}_files": len(getattr(manifest, name)) for name in manifests.NAMES}
+    counts = {f"{split}_files": len(files) for split, files in splits.items()}
     return Outcome(
-        metrics={f"{name}_hours": value for name, value in hours.items()},
-        steps=sum(files.values()),
-        details={**files, "checksum": manifest.checksum},
+        metrics={f"{split}_hours": value for split, value in hours.items()},
+        steps=sum(counts.values()),
+        details={**counts, "checksum": manifest.checksum},
     )
 
 
-def _prepared(context: Context, config: Preparation) -> Manifest:
+def _make_manifest(context: Context, config: Preparation) -> Manifest:
     seed = config.shuffle_seed
     if config.data == "librispeech":
-        manifest = manifests.of_librispeech(context.data[config.data], seed=seed, context=context)
+        manifest = manifests.from_librispeech(context.data[config.data], seed=seed, context=context)
     elif config.data == "speech-folder":
-        manifest = manifests.of_folder(context.data[config.data], seed=seed, context=context)
+        manifest = manifests.from_folder(context.data[config.data], seed=seed, context=context)
     else:
-        folder = context.directory / SYNTHESISED
-        parts = {"train": config.train, "valid": config.valid, "voices": config.voices}
-        speech.write(folder, speech.Corpus(seed=seed, **parts))
-        manifest = manifests.of_parts(folder, context=context)
-    context.check_ownership()
-    manifests.write(manifest, context.directory / LISTS)
+        folder = context.directory / CORPUS_FOLDER
+        sizes = {"train": config.train, "valid": config.valid, "voices": config.voices}
+        synthetic_speech.write_corpus(folder, synthetic_speech.Corpus(seed=seed, **sizes))
+        manifest = manifests.from_split_folder(folder, context=context)
+    manifests.write(manifest, context.owned_path(MANIFEST_FOLDER))
     return manifest
 
 
-def _lists(directory: Path) -> Manifest:
-    """
+def _read_manifest(directory: Path) -> Manifest:
+    """Read the manifest of a preparation's run directory.
+
     Raises:
-        ValueError: if the lists are not as they were written.
+        ValueError: if it is missing or damaged.
     """
     try:
-        return manifests.read(directory / LISTS)
+        return manifests.read(directory / MANIFEST_FOLDER)
     except (OSError, ValueError) as error:
         raise ValueError(f"{error}; delete {directory} and submit again") from None
 
 
-def prepared(directory: Path, source: str, path: Path | None, context: Context) -> Manifest:
-    """What a preparation has left, with the root where the data lies now; some files are opened.
+def load_manifest(directory: Path, source: str, path: Path | None, context: Context) -> Manifest:
+    """Read a preparation's manifest, set its root to the data's current path and check some files.
 
-    For one process of a run.
+    Called by a single process of a run.
 
     Args:
-        directory: of the preparation's run.
+        directory: the preparation's run directory.
         source: name of the data source.
-        path: where site.toml says that it lies; None for synthetic speech.
+        path: path of the source in site.toml; None for synthetic speech.
+        context: context of the pretraining.
 
     Raises:
-        ValueError: if files were moved or replaced since, or the lists are damaged.
+        ValueError: if files were moved or replaced since, or the manifest is damaged.
     """
-    root = directory / SYNTHESISED if path is None else path
+    root = directory / CORPUS_FOLDER if path is None else path
     if source == "librispeech":
-        root = root / manifests.INSIDE
-    manifest = replace(_lists(directory), root=root.resolve())
+        root = root / ARCHIVE_FOLDER
+    manifest = replace(_read_manifest(directory), root=root.resolve())
     try:
-        manifests.verify(manifest, most=GLANCES, context=context)
+        manifests.verify(manifest, max_files=FILES_TO_VERIFY, context=context)
     except ValueError as error:
         raise ValueError(
-            f"{error}: put them back, or name in site.toml where they are. If they were changed on "
-            f"purpose, delete {directory} and submit again, which looks at them anew"
+            f"{error}: restore them, or set their folder in site.toml. If they were changed on "
+            f"purpose, delete {directory} and submit again to check all files"
         ) from None
     return manifest

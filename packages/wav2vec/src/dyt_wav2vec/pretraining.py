@@ -1,7 +1,7 @@
-"""Pretrains a wav2vec 2.0 with fairseq's own trainer, inside a run of the harness.
+"""Pretraining of wav2vec 2.0 with fairseq's own trainer: the task of a run.
 
-fairseq makes the model, the batches, the losses and the updates. What ends, saves, resumes and
-tells of a run is the harness's.
+fairseq provides the model, the batches, the losses and the updates. Stopping, checkpointing,
+resuming and logging are the harness's.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 
-from dyt_wav2vec import fairseq_compat, fairseq_config, model, upstream
+from dyt_wav2vec import fairseq_api, fairseq_compat, fairseq_config, manifests, model
 from dyt_wav2vec.config import Pretraining
 from dyt_wav2vec.evaluation import evaluate
-from dyt_wav2vec.manifests import NAMES, RATE, write
-from dyt_wav2vec.preparation import LISTS, prepared
+from dyt_wav2vec.preparation import MANIFEST_FOLDER, load_manifest
+from dyt_wav2vec.sources import SAMPLE_RATE
 from dyt_wav2vec.trainer import Trainer, stop_loading
 from matched import signals
 from matched.task import Context, Outcome
@@ -33,93 +33,113 @@ from matched.training.fingerprint import BATCHES, batch_digest, digest_of, weigh
 from matched.training.metrics_log import MetricsLog
 
 log = logging.getLogger("matched")
-EXPLODED = "Minimum loss scale reached"
-"""How fairseq's message begins where 16-bit gradients overflow however they are scaled."""
+MIN_LOSS_SCALE_MESSAGE = "Minimum loss scale reached"
+"""Start of fairseq's error when 16-bit gradients overflow at the smallest loss scale."""
 
 
 @dataclass(kw_only=True)
-class Position:
-    """Where training stands besides what the trainer knows: what a checkpoint restores."""
+class Progress:
+    """State of a run that checkpoints contain in addition to the trainer's.
+
+    Attributes:
+        evaluated: update after which ``last`` was measured.
+        best, last: best and last evaluation.
+        passes: loss of each pass of the last evaluation.
+        diverged: True once training has diverged.
+        weights: digest of the initial weights.
+        batches: digests of the first batches.
+        lr: learning rate of the last update.
+        log_sums: sums since the last line of metrics.jsonl, over all processes.
+    """
 
     evaluated: int = 0
-    """The update after which ``last`` was measured."""
     best: dict[str, float] = field(default_factory=dict)
     last: dict[str, float] = field(default_factory=dict)
     passes: list[float] = field(default_factory=list)
     diverged: bool = False
     weights: str = ""
     batches: list[str] = field(default_factory=list)
-    rate: float = 0.0
-    """Of learning, in the last update."""
-    window: dict[str, float] = field(default_factory=dict)
-    """Sums since the last line of metrics.jsonl, over all processes."""
+    lr: float = 0.0
+    log_sums: dict[str, float] = field(default_factory=dict)
 
 
 def pretrain(context: Context, config: Pretraining) -> Outcome:
-    """Train to the last update, or to divergence; resume if there is a checkpoint.
+    """Train to the last update or until divergence; resume if there is a checkpoint.
 
     Raises:
         ValueError: if files of the preparation were moved or all are too short, the micro-batches
             do not divide over the processes, a checkpoint is another run's, or fairseq is missing.
-        OSError: if there is no room for a checkpoint or for a line of metrics.jsonl.
-        Interrupted: if a process was asked to stop; what was reached is saved.
+        OSError: if the disk is full.
+        Interrupted: if a process was asked to stop; a checkpoint has been saved.
     """
-    with process_group(context) as device, fairseq_compat.one_run(context.world_size), _quiet():
-        speech = on_rank0(partial(_lay_out, context, config))
-        return _Pretraining(context, config, device, speech).run()
+    with (
+        process_group(context) as device,
+        fairseq_compat.isolated_state(context.world_size),
+        _quiet_fairseq(),
+    ):
+        speech = on_rank0(partial(_write_manifest, context, config))
+        return _PretrainingRun(context, config, device, speech).run()
 
 
-def _lay_out(context: Context, config: Pretraining) -> str:
-    """Write the lists that fairseq reads into the run's directory; their checksum."""
+def _write_manifest(context: Context, config: Pretraining) -> str:
+    """Write the manifests that fairseq reads into the run directory; return their checksum."""
     context.check_ownership()
     path = context.data.get(config.data)
-    manifest = prepared(context.needs["speech"], config.data, path, context)
-    for name in NAMES:
-        if max(getattr(manifest, name).values()) < config.min_sample_size:
+    manifest = load_manifest(context.needs["speech"], config.data, path, context)
+    for split in manifests.SPLITS:
+        if max(getattr(manifest, split).values()) < config.min_sample_size:
             raise ValueError(
-                f"no file of {name}.tsv has the {config.min_sample_size} samples "
-                f"({config.min_sample_size / RATE:g} s) that min_sample_size asks for; add longer "
-                "ones, or lower it"
+                f"no file of {split}.tsv has {config.min_sample_size} samples "
+                f"({config.min_sample_size / SAMPLE_RATE:g} s) or more; add longer files or lower "
+                "min_sample_size"
             )
-    write(manifest, context.directory / LISTS)
+    manifests.write(manifest, context.owned_path(MANIFEST_FOLDER))
     return manifest.checksum
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without fairseq's words on every epoch, and warnings that only editing it would end."""
+def _quiet_fairseq() -> Iterator[None]:
+    """Hide fairseq's log lines per epoch and the warnings that only editing it could avoid."""
     with warnings.catch_warnings():
         for message in (
             *("weight_norm", "torch.cuda.amp", "pin_memory", "requires_grad=True to a"),
-            "non-full backward hook",  # by which fairseq finds where a NaN comes from
+            "non-full backward hook",  # of fairseq's search for the origin of a NaN
         ):
             warnings.filterwarnings("ignore", f"(?s).*{message}")
-        talk = logging.getLogger("fairseq")
-        level = talk.level
-        talk.setLevel(logging.WARNING)
+        logger = logging.getLogger("fairseq")
+        level = logger.level
+        logger.setLevel(logging.WARNING)
         try:
             yield
         finally:
-            talk.setLevel(level)
+            logger.setLevel(level)
 
 
-class _Pretraining:
+class _PretrainingRun:
+    """A pretraining in one process of a run.
+
+    Args:
+        speech: checksum of the manifests, which a checkpoint has to match.
+    """
+
     def __init__(
         self, context: Context, config: Pretraining, device: torch.device, speech: str
     ) -> None:
         self.context, self.config, self.speech = context, config, speech
         self.checkpoints = context.directory / "checkpoints"
-        self.at = Position()
-        lists = context.directory / LISTS
-        self.cfg = fairseq_config.whole(
-            fairseq_config.settings(config), fairseq_config.here(config, context, lists, device)
+        self.progress = Progress()
+        folder = context.directory / MANIFEST_FOLDER
+        self.cfg = fairseq_config.merged_config(
+            fairseq_config.training_overrides(config),
+            fairseq_config.runtime_overrides(config, context, folder, device),
         )
-        self.micro_batches = config.shards // context.world_size
-        """Of an update, for this process."""
+        self.micro_batches = config.micro_batches_per_update // context.world_size
+        """Micro-batches of an update in this process."""
         self.saved: int | None = None
-        """The update of the newest checkpoint."""
-        self.started: dict[str, Any] | None = None
-        """Where the checkpoint had fairseq's iterator, which cannot say so before it moves on."""
+        """Update of the newest checkpoint."""
+        self.resumed_iterator: dict[str, Any] | None = None
+        """Iterator state of the loaded checkpoint, which fairseq's iterator reports only after it
+        has advanced."""
 
     def run(self) -> Outcome:
         self._build()
@@ -135,35 +155,35 @@ class _Pretraining:
             self._save()
         finally:
             self.metrics_log.close()
-        metrics = self.at.last
-        if self.at.diverged:
-            metrics = {k: v for k, v in self.at.best.items() if k != "step"}
+        metrics = self.progress.last
+        if self.progress.diverged:
+            metrics = {key: value for key, value in self.progress.best.items() if key != "step"}
         return Outcome(
             metrics=metrics,
-            diverged=self.at.diverged,
+            diverged=self.progress.diverged,
             steps=self.update,
-            best=self.at.best,
-            details={"loss_of_passes": self.at.passes, "speech": self.speech},
+            best=self.progress.best,
+            details={"loss_of_passes": self.progress.passes, "speech": self.speech},
         )
 
     @property
     def update(self) -> int:
-        """How many updates are done."""
+        """Number of completed updates."""
         return self.trainer.get_num_updates()
 
     def _build(self) -> None:
-        """Model, task and trainer, in fairseq's order and from its seeds."""
+        """Build task, model and trainer, with fairseq's order and seeds."""
         model.reseed(self.config.seed)
-        task = upstream.tasks.setup_task(self.cfg.task)
+        task = fairseq_api.tasks.setup_task(self.cfg.task)
         self.model = task.build_model(self.cfg.model)
-        self.at.weights = weights_digest(self.model, self.model.norms)
+        self.progress.weights = weights_digest(self.model, self.model.norms)
         criterion = task.build_criterion(self.cfg.criterion)
         task.load_dataset("valid", combine=False, epoch=1)
         self.trainer = Trainer(self.cfg, task, self.model, criterion)
-        log.info("wav2vec 2.0 with %s in %d places", self.config.norm, len(self.model.norms))
+        log.info("wav2vec 2.0 with %d norm layers: %s", len(self.model.norms), self.config.norm)
 
     def _restore(self) -> None:
-        """Take up the newest whole checkpoint; the batches go on where it left them."""
+        """Load the newest intact checkpoint; the batches continue where it was saved."""
         state = checkpoint.load_newest_file(
             self.checkpoints, self.context.signature, lambda s: s["extra_state"]["signature"]
         )
@@ -173,51 +193,51 @@ class _Pretraining:
         extra = state["extra_state"]
         if extra["speech"] != self.speech:
             raise ValueError(
-                f"the checkpoints in {self.checkpoints} were trained on other speech than there is "
-                f"now; delete {self.context.directory} to start this run from the beginning"
+                f"the checkpoints in {self.checkpoints} were trained on other speech than the "
+                f"current data; delete {self.context.directory} to restart this run"
             )
-        self.trainer.restore(state)
-        self.at = Position(**extra["position"])
+        self.trainer.load_full_state(state)
+        self.progress = Progress(**extra["progress"])
         self.saved = self.update
-        # Counted in micro-batches of a process, of which there may have been another number.
-        begun = dict(extra["train_iterator"])
-        begun["iterations_in_epoch"] //= extra["micro_batches"]
-        begun["iterations_in_epoch"] *= self.micro_batches
-        self.epochs = self.trainer.get_train_iterator(epoch=begun["epoch"])
-        self.epochs.load_state_dict(begun)
-        self.started = begun
+        # Counted in micro-batches per process, and the number of processes may have changed.
+        iterator = dict(extra["train_iterator"])
+        iterator["iterations_in_epoch"] //= extra["micro_batches"]
+        iterator["iterations_in_epoch"] *= self.micro_batches
+        self.epochs = self.trainer.get_train_iterator(epoch=iterator["epoch"])
+        self.epochs.load_state_dict(iterator)
+        self.resumed_iterator = iterator
         log.info("resumed from update %d of %d", self.update, self.config.updates)
 
     def _train(self) -> None:
-        """Update to the end, or to divergence, and validate then."""
+        """Train to the last update or until divergence, then validate."""
         try:
             with CheckpointSchedule(
                 self.context, self._save, self.metrics_log.steps
             ) as checkpoint_schedule:
-                if self.update and self._is_due() and not self.at.diverged:
-                    self._evaluate()  # in which the run was interrupted
-                while not self._over():
-                    self._epoch(checkpoint_schedule)
+                if self.update and self._is_due() and not self.progress.diverged:
+                    self._evaluate()  # the run was interrupted in this validation
+                while not self._is_finished():
+                    self._train_epoch(checkpoint_schedule)
         finally:
             stop_loading(self.epochs)
-        if self.at.window and not self.at.diverged:
+        if self.progress.log_sums and not self.progress.diverged:
             self._log()
-        if not self.at.diverged:
+        if not self.progress.diverged:
             self._evaluate()
 
-    def _over(self) -> bool:
-        if self.update >= self.config.updates or self.at.diverged:
+    def _is_finished(self) -> bool:
+        if self.update >= self.config.updates or self.progress.diverged:
             return True
         return self.config.epochs is not None and self.epochs.next_epoch_idx > self.config.epochs
 
-    def _epoch(self, checkpoint_schedule: CheckpointSchedule) -> None:
-        """What is left of a pass over the data, as fairseq's own loop goes through it."""
-        self.started = None
+    def _train_epoch(self, checkpoint_schedule: CheckpointSchedule) -> None:
+        """Train on the rest of an epoch, in the same way as fairseq's own loop."""
+        self.resumed_iterator = None
         batches = self.epochs.next_epoch_itr(fix_batches_to_gpus=False, shuffle=True)
         self.trainer.begin_epoch(self.epochs.epoch)
-        for samples in upstream.GroupedIterator(batches, self.micro_batches):
-            self._advance(samples)
-            if self.update >= self.config.updates or self.at.diverged:
+        for samples in fairseq_api.GroupedIterator(batches, self.micro_batches):
+            self._train_step(samples)
+            if self.update >= self.config.updates or self.progress.diverged:
                 return
             checkpoint_schedule.after_step(self.update)
         stop_loading(self.epochs)
@@ -226,44 +246,45 @@ class _Pretraining:
             self.epochs.next_epoch_idx, load_dataset=False
         )
 
-    def _advance(self, samples: list[dict[str, Any]]) -> None:
-        """One update, and what is to be told and validated after it."""
-        if len(self.at.batches) < BATCHES:
-            self._note(samples)
-        self.at.rate = self.trainer.get_lr()
+    def _train_step(self, samples: list[dict[str, Any]]) -> None:
+        """Do one update, then log and validate if due."""
+        if len(self.progress.batches) < BATCHES:
+            self._add_to_fingerprint(samples)
+        self.progress.lr = self.trainer.get_lr()
         try:
-            told = self.trainer.train_step(samples, raise_oom=True)
+            logged = self.trainer.train_step(samples, raise_oom=True)
         except FloatingPointError as error:
-            if math.isfinite(self.trainer.gradient_norm or 0.0) and EXPLODED not in str(error):
+            finite = math.isfinite(self.trainer.gradient_norm or 0.0)
+            if finite and MIN_LOSS_SCALE_MESSAGE not in str(error):
                 raise
             log.info("diverged after update %d: %s", self.update, str(error).partition("\n")[0])
-            self.at.diverged = True
+            self.progress.diverged = True
             return
-        if told is None:  # gradients overflowed 16 bits, and the loss is scaled by less from now on
+        if logged is None:  # gradients overflowed 16 bits; the loss scale has been reduced
             return
-        self._count()
+        self._add_to_log_sums()
         if self.update % self.config.log_updates == 0 or self.update == self.config.updates:
             self._log()
         if self._is_due():
             self._evaluate()
 
-    def _note(self, samples: list[dict[str, Any]]) -> None:
+    def _add_to_fingerprint(self, samples: list[dict[str, Any]]) -> None:
         """Add an update's batches to the fingerprint and write it."""
-        own = [batch_digest(sample) for sample in samples if sample]
-        # Sorted, so that the division over processes leaves no trace. With the lists' checksum:
-        # arms of a pair must not differ in batches that come later either.
-        seen = sorted(digest for digests in all_gather_objects(own) for digest in digests)
-        self.at.batches.append(digest_of([self.speech, *seen]))
-        self.metrics_log.fingerprint(self.at.weights, self.at.batches)
+        local = [batch_digest(sample) for sample in samples if sample]
+        # Sorted, so the digest does not depend on the number of processes. The manifests' checksum
+        # is included because the arms of a pair must not differ in later batches either.
+        digests = sorted(digest for rank in all_gather_objects(local) for digest in rank)
+        self.progress.batches.append(digest_of([self.speech, *digests]))
+        self.metrics_log.fingerprint(self.progress.weights, self.progress.batches)
 
-    def _count(self) -> None:
-        """Add to the window what fairseq's meters, which round nothing, say of the last update."""
+    def _add_to_log_sums(self) -> None:
+        """Add the last update's values, unrounded from fairseq's meters, to the logging sums."""
 
         def value(name: str) -> float:
-            return float(upstream.metrics.get_meter("train", name).val)
+            return float(fairseq_api.metrics.get_meter("train", name).val)
 
         size = value("ntokens")
-        seen = {
+        values = {
             "updates": 1.0,
             "size": size,
             "loss": size * value("loss"),
@@ -273,75 +294,78 @@ class _Pretraining:
             "gradient_norm": self.trainer.gradient_norm or 0.0,
             **{name: value(name) for name in ("code_perplexity", "prob_perplexity", "temp")},
         }
-        for name, number in seen.items():
-            self.at.window[name] = self.at.window.get(name, 0.0) + number
+        sums = self.progress.log_sums
+        for name, number in values.items():
+            sums[name] = sums.get(name, 0.0) + number
 
     def _log(self) -> None:
-        """A line of metrics.jsonl: means since the last one, and every α as it is now."""
-        window, self.at.window = self.at.window, {}
-        updates, size = window["updates"], window["size"]
+        """Write a line of metrics.jsonl: means since the last line, and the current values of α."""
+        sums, self.progress.log_sums = self.progress.log_sums, {}
+        updates, size = sums["updates"], sums["size"]
         means = ("gradient_norm", "code_perplexity", "prob_perplexity", "temp")
         more: dict[str, Any] = {
-            "contrastive": window["contrastive"] / size,
-            "accuracy": 100 * window["correct"] / window["total"],
-            **{name: window[name] / updates for name in means},
+            "contrastive": sums["contrastive"] / size,
+            "accuracy": 100 * sums["correct"] / sums["total"],
+            **{name: sums[name] / updates for name in means},
         }
         if self.config.precision == "fp16":
             more["loss_scale"] = self.trainer.optimizer.scaler.loss_scale
         if alphas := self._alphas():
             more["alpha"] = alphas
-        loss = window["loss"] / size
-        self.metrics_log.step(self.update, self._epochs(), loss=loss, lr=self.at.rate, **more)
+        loss = sums["loss"] / size
+        self.metrics_log.step(self.update, self._epochs(), loss=loss, lr=self.progress.lr, **more)
 
     def _alphas(self) -> dict[str, float]:
-        """Path of each norm that has a learnable α → its value."""
-        found = {p: getattr(self.model.get_submodule(p), "alpha", None) for p in self.model.norms}
-        return {path: alpha.item() for path, alpha in found.items() if alpha is not None}
+        """Return path → α of each norm layer that has a learnable α."""
+        layers = {path: self.model.get_submodule(path) for path in self.model.norms}
+        alphas = {path: getattr(layer, "alpha", None) for path, layer in layers.items()}
+        return {path: alpha.item() for path, alpha in alphas.items() if alpha is not None}
 
     def _epochs(self) -> float:
         return round(self.update / self.per_epoch, 4)
 
     def _is_due(self) -> bool:
-        """Whether it is time for a validation."""
+        """True if a validation is due after this update."""
         return self.update % self.config.eval_updates == 0
 
     def _evaluate(self) -> None:
-        """Validate, unless that was done after this update."""
-        if self.at.evaluated == self.update:
+        """Validate, unless this update has been validated already."""
+        if self.progress.evaluated == self.update:
             return
-        metrics, passes = evaluate(self.trainer, self.config.eval_passes, self._between_passes)
+        metrics, passes = evaluate(self.trainer, self.config.eval_passes, self._check_for_stop)
         self.metrics_log.evaluation(self.update, self._epochs(), metrics)
         if not all(map(math.isfinite, metrics.values())):
             log.info("diverged: validation gives %s", metrics)
-            self.at.diverged = True
+            self.progress.diverged = True
             return
-        self.at.evaluated, self.at.last, self.at.passes = self.update, metrics, passes
-        self.saved = None  # a checkpoint of this update that there may be does not have it
-        if not self.at.best or metrics["loss"] < self.at.best["loss"]:
-            self.at.best = {**metrics, "step": self.update}
+        self.progress.evaluated = self.update
+        self.progress.last, self.progress.passes = metrics, passes
+        self.saved = None  # a checkpoint saved before this validation lacks its result
+        if not self.progress.best or metrics["loss"] < self.progress.best["loss"]:
+            self.progress.best = {**metrics, "step": self.update}
 
-    def _between_passes(self) -> None:
-        """Of a validation, which is begun anew where the run goes on.
+    def _check_for_stop(self) -> None:
+        """Stop the run between validation passes if requested; a resumed run validates again.
 
         Raises:
-            Interrupted: on all processes, if one was asked to stop; what was reached is saved.
+            Interrupted: on all processes, if one was asked to stop; a checkpoint has been saved.
         """
         if any(all_gather_objects(signals.stop_signal() is not None)):
             self._save()
-            log.info("interrupted in the validation after step %d, which is saved", self.update)
+            log.info("interrupted in the validation after update %d; saved", self.update)
             raise signals.Interrupted
 
     def _save(self) -> None:
-        """Write a checkpoint unless there is one of this update."""
+        """Write a checkpoint, unless this update has one."""
         if self.saved == self.update:
             return
         started = time.perf_counter()
         on_rank0(self.context.check_ownership)
-        state = self.trainer.captured(
+        state = self.trainer.full_state(
             signature=self.context.signature,
             speech=self.speech,
-            position=vars(self.at),
-            train_iterator=self.started or self.epochs.state_dict(),
+            progress=vars(self.progress),
+            train_iterator=self.resumed_iterator or self.epochs.state_dict(),
             micro_batches=self.micro_batches,
         )
         checkpoint.save_file(self.checkpoints, self.update, state)

@@ -1,4 +1,4 @@
-"""fairseq's trainer, with a checkpoint from which a run ends as if it had never been cut."""
+"""fairseq's trainer with checkpoints from which a run resumes bit-identically."""
 
 from __future__ import annotations
 
@@ -7,27 +7,28 @@ from typing import Any
 import torch
 from torch import nn
 
-from dyt_wav2vec import upstream
+from dyt_wav2vec import fairseq_api
 
 
-class Trainer(upstream.Trainer):
-    """Steps as fairseq's does.
+class Trainer(fairseq_api.Trainer):
+    """fairseq's trainer with complete checkpoints and overflow handling on CPUs.
 
     Attributes:
-        gradient_norm: of the last update's gradients; None before there is one.
+        gradient_norm: gradient norm of the last update; None before the first one.
     """
 
     gradient_norm: float | None = None
 
     def train_step(self, samples: list[dict], raise_oom: bool = False) -> dict | None:
-        """An update; micro-batches that are empty fill the places of a process at an epoch's end.
+        """Do one update; return its logging output, or None if the gradients overflowed.
 
-        After one of these fairseq would count nothing of what the process had before it.
+        At the end of an epoch, empty micro-batches pad the list of a process. They are dropped,
+        because fairseq does not count a process's earlier micro-batches if the last one is empty.
         """
         try:
             return super().train_step([s for s in samples if s] or samples[:1], raise_oom)
         except (AssertionError, RuntimeError) as error:
-            # Where gradients overflow, fairseq passes the batch over, after asking a GPU for a 0.
+            # When gradients overflow, fairseq skips the batch, but first allocates a 0 on a GPU.
             if self.cuda or not isinstance(error.__context__, OverflowError):
                 raise
             self.zero_grad()
@@ -39,17 +40,17 @@ class Trainer(upstream.Trainer):
         return norm
 
     def save_checkpoint(self, filename: str, extra_state: dict) -> None:
-        """Nothing: fairseq would leave a crash.pt, in the middle of an update."""
+        """Do nothing: fairseq would write a crash.pt in the middle of an update."""
 
-    def captured(self, **extra: Any) -> dict[str, Any]:
-        """All that the run has learned, as fairseq's checkpoints have it, and what these lack.
+    def full_state(self, **extra: Any) -> dict[str, Any]:
+        """Return the training state in the form of fairseq's checkpoints, extended.
 
-        That is the 32-bit copy of the weights, from which fairseq would go on rounded to 16 bits,
-        and where the loss scale stands. Times and meters are left out: two runs that are the same
-        have the same checkpoints.
+        Added are the 32-bit copy of the weights, which fairseq would restore from the weights
+        rounded to 16 bits, and the state of the loss scaler. Times and meters are left out, so that
+        two identical runs have identical checkpoints.
 
         Args:
-            extra: plain values to be kept with it.
+            extra: plain values to store in its "extra_state".
         """
         self.consolidate_optimizer()
         state = self.state_dict()
@@ -57,55 +58,55 @@ class Trainer(upstream.Trainer):
             del state["extra_state"][name]
         scaler = getattr(self.optimizer, "scaler", None)
         state["extra_state"] |= {
-            "masters": [copy.detach() for copy in self._masters()],
+            "masters": [master.detach() for master in self._master_weights()],
             "scaler": {} if scaler is None else dict(vars(scaler)),
             **extra,
         }
         return state
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what ``captured`` gave.
+    def load_full_state(self, state: dict[str, Any]) -> None:
+        """Resume from a state that ``full_state`` returned.
 
         Raises:
             RuntimeError: if it is the state of another model.
-            ValueError: if it is of another kind of device, in 16 bits.
+            ValueError: if its 16-bit training ran on another kind of device.
         """
         history = state["optimizer_history"][-1]
         self.model.load_state_dict(state["model"], strict=True, model_cfg=self.cfg.model)
         self.lr_scheduler.load_state_dict(history["lr_scheduler_state"])
         self.optimizer.load_state_dict(state["last_optimizer_state"])
         extra = state["extra_state"]
-        masters = self._masters()
+        masters = self._master_weights()
         if len(masters) != len(extra["masters"]):
             raise ValueError(
-                "the checkpoint has the 32-bit weights in one piece, or this device wants them so: "
-                "a GPU cannot go on from a CPU's checkpoint in 16 bits, nor a CPU from a GPU's"
+                "the 32-bit weights do not fit this device: GPUs store one flat tensor, "
+                "CPUs one per parameter; resume an fp16 run on the kind of device that started it"
             )
-        for copy, kept in zip(masters, extra["masters"], strict=True):
-            copy.data.copy_(kept)
+        for master, saved in zip(masters, extra["masters"], strict=True):
+            master.data.copy_(saved)
         if (scaler := getattr(self.optimizer, "scaler", None)) is not None:
             vars(scaler).update(extra["scaler"])
         self.set_num_updates(history["num_updates"])
         self.get_model().set_num_updates(history["num_updates"])
 
-    def prepared(self, sample: dict) -> dict:
-        """A micro-batch on the device, in the precision of the model."""
+    def prepare_sample(self, sample: dict) -> dict:
+        """Move a micro-batch to the device and cast it to the precision of the model."""
         return self._prepare_sample(sample)[0]
 
-    def _masters(self) -> list[nn.Parameter]:
-        """The optimiser's own copy of the weights; none where it works on the model's."""
-        copies = getattr(self.optimizer, "fp32_params", [])
-        return list(copies.values() if isinstance(copies, dict) else copies)
+    def _master_weights(self) -> list[nn.Parameter]:
+        """Return the optimizer's 32-bit copy of the weights; empty if it updates the model's."""
+        masters = getattr(self.optimizer, "fp32_params", [])
+        return list(masters.values() if isinstance(masters, dict) else masters)
 
 
-def stop_loading(epochs: upstream.EpochBatchIterator) -> None:
-    """End the loading processes of a pass that is over, or not to be gone on with.
+def stop_loading(epochs: fairseq_api.EpochBatchIterator) -> None:
+    """Stop the loading processes of a pass that has ended or is abandoned.
 
-    The pass is part of a cycle; when the garbage collector comes by, in the middle of an update,
-    torch waits five seconds for each process.
+    The pass is part of a reference cycle. If the garbage collector freed it, in the middle of an
+    update, torch would wait five seconds for each process.
 
     Args:
-        epochs: fairseq's EpochBatchIterator, which began the pass if there was one.
+        epochs: fairseq's EpochBatchIterator, which may have started a pass.
     """
     for batches in (epochs._cur_epoch_itr, epochs._next_epoch_itr):
         if batches is not None:

@@ -1,20 +1,23 @@
-"""Keeps `from dyt import Norm` free of torch: configs are read where no network is built."""
+"""Public names of dyt, of which all but `Norm` are imported on first use.
+
+`from dyt import Norm` imports no torch, so configurations can be read where no network is built.
+"""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from dyt.norm import Norm
+from dyt.norm_config import Norm
 
 if TYPE_CHECKING:
+    from dyt.architecture_rules import WAV2VEC2_SKIP, drop_zero_init, scale_embedding
     from dyt.conversion import convert
+    from dyt.conversion_report import Kept, Replacement, Report
+    from dyt.dyt_linear import DyTLinear
     from dyt.folding import fold
     from dyt.layers import Derf, DynamicErf, DynamicTanh, DyT
-    from dyt.linear import DyTLinear
-    from dyt.report import Kept, Replacement, Report
-    from dyt.rules import WAV2VEC2_SKIP, drop_zero_init, scale_embedding
-    from dyt.standard import BatchNorm, ChannelsFirstLayerNorm
+    from dyt.standard_norms import BatchNorm, ChannelsFirstLayerNorm
 
 __version__ = "0.1.0"
 
@@ -37,20 +40,20 @@ __all__ = [
     "scale_embedding",
 ]
 
-_NEEDS_TORCH = {
+_LAZY_NAMES = {
     "conversion": ("convert",),
     "folding": ("fold",),
     "layers": ("Derf", "DyT", "DynamicErf", "DynamicTanh"),
-    "linear": ("DyTLinear",),
-    "report": ("Kept", "Replacement", "Report"),
-    "rules": ("WAV2VEC2_SKIP", "drop_zero_init", "scale_embedding"),
-    "standard": ("BatchNorm", "ChannelsFirstLayerNorm"),
+    "dyt_linear": ("DyTLinear",),
+    "conversion_report": ("Kept", "Replacement", "Report"),
+    "architecture_rules": ("WAV2VEC2_SKIP", "drop_zero_init", "scale_embedding"),
+    "standard_norms": ("BatchNorm", "ChannelsFirstLayerNorm"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Import the part of the library that `name` lives in, the first time it is asked for."""
-    for module, names in _NEEDS_TORCH.items():
+    """Import the module that defines `name` when it is first accessed."""
+    for module, names in _LAZY_NAMES.items():
         if name in names:
             globals()[name] = value = getattr(import_module(f"dyt.{module}"), name)
             return value

@@ -1,4 +1,7 @@
-"""Makes a trained network cheaper to run: γ and β of its DyT layers go into the Linears behind."""
+"""`fold`: γ and β of DyT layers merged into the following Linears, for cheaper inference.
+
+`dyt.output_consumers` finds which Linears, and what else, use the output of each layer.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,19 @@ from typing import Any, overload
 import torch
 from torch import nn
 
-from dyt.readers import DYNAMIC, Owners, Readers, observe, trace
+from dyt.output_consumers import DYNAMIC, Consumers, ParameterOwners, observe, trace
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fold:
-    """One DyT layer whose γ and β were folded, or why they were not.
+    """The result for one DyT layer: the Linears it was folded into, or the reason why it was not.
 
     Fields:
         path: the layer's path, such as "blocks.0.norm1"; the first one of a shared layer.
         layer: the name of its class.
-        into: the paths of the Linears that took γ and β; empty where the layer stayed as it is.
-        new_bias: those of them that had no bias and got one.
-        reason: why the layer stayed; None where it did not.
+        into: the paths of the Linears that took γ and β; empty if the layer is unchanged.
+        new_bias: the paths in `into` whose Linear had no bias and got one.
+        reason: why the layer is unchanged; None if it was folded.
     """
 
     path: str
@@ -33,22 +36,24 @@ class Fold:
 
 @dataclass(frozen=True)
 class FoldReport(Sequence[Fold]):
-    """Every layer that had γ or β, in the order of the network's modules; prints as a table.
+    """The results for all layers that had γ or β, in the order of the network's modules.
+
+    Prints as a table.
 
     Fields:
-        layers: what became of each. The report is a sequence of these.
+        layers: one result for each layer. The report is a sequence of these.
     """
 
     layers: tuple[Fold, ...]
 
     @property
     def folded(self) -> tuple[Fold, ...]:
-        """The layers that hold α (and s) alone now."""
+        """The folded layers, of which only α (and s) remain."""
         return tuple(fold for fold in self if fold.into)
 
     @property
     def left(self) -> tuple[Fold, ...]:
-        """The layers that stayed as they were, each with its reason."""
+        """The unchanged layers, each with its reason."""
         return tuple(fold for fold in self if not fold.into)
 
     @overload
@@ -78,35 +83,38 @@ def _row(fold: Fold) -> tuple[str, str, str]:
 
 
 def fold(model: nn.Module, *example: Any, **example_kwargs: Any) -> FoldReport:
-    """Fold γ and β of each DyT and Derf layer into the nn.Linears that read it, for inference.
+    """Fold γ and β of each DyT and Derf layer into the nn.Linears that use it, for inference.
 
-    W(γ·t + β) + b = (W·diag(γ))·t + (b + W·β), with t = tanh(αx), erf(αx + s) or an ablation: the
-    layer is then left with t alone, and the network computes the same up to rounding (and, in
-    bfloat16, otherwise rounded). In place. A layer is folded if its output goes into Linears and
-    nowhere else, and these read nothing else; all others stay, and the report tells why.
+    W(γ·t + β) + b = (W·diag(γ))·t + (b + W·β), with t = tanh(αx), erf(αx + s) or an ablation.
+    The model is changed in place: the layer then computes only t, and the network's output is the
+    same up to rounding (bfloat16 values are rounded at different places). A layer is folded if its
+    output is used only by Linears and these have no other input; all other layers are unchanged,
+    and the report states the reason.
 
-    Who reads what is known by tracing the network (torch.fx), or, if an example of the inputs is
-    given (torch 2.6 or newer), from one run of it under no_grad, which follows any Python, and
-    views of the output too. A run shows what it runs: give inputs that take the way the network is
-    used, and the whole network, with all that shares its layers. A C++ extension that is bound to
-    Python by itself, and not as an operator of torch, reads unseen.
+    The consumers of each output are found by tracing the network (torch.fx) or, if an example of
+    the inputs is given (torch 2.6 or newer), by one run on it under no_grad, which follows any
+    Python code and also views of the output. A run shows only the code that it executes: pass
+    inputs that take the path used in inference, and the whole network with everything that shares
+    its layers. A C++ extension that is bound directly to Python, not as an operator of torch, is
+    not detected.
 
     The new weights are computed in float64 and keep dtype, device, requires_grad and the parameter
-    object; a Linear without bias gets one where there is a β. In the state dict `weight` and `bias`
-    of folded layers are missing, and new biases come in, so load checkpoints first, and save folded
-    ones for a network that was folded alike. A second call finds nothing left to do.
+    object; a Linear without bias gets one if there is a β. The state dict loses `weight` and `bias`
+    of folded layers and gains the new biases, so load checkpoints before folding, and load a
+    checkpoint of a folded network only into a network folded in the same way. A second call
+    changes nothing.
 
     Args:
-        model: the network, in evaluation mode; a `DyTLinear` by itself will do.
-        example, example_kwargs: for networks that torch.fx cannot trace, such as those of
-            transformers: what to call the model with.
+        model: the network, in evaluation mode; it can also be a single `DyTLinear`.
+        example, example_kwargs: the arguments to call the model with, for networks that torch.fx
+            cannot trace, such as those of transformers.
 
     Returns:
-        The report: a sequence with what became of each layer that had γ or β.
+        The report: a sequence with the result for each layer that had γ or β.
 
     Raises:
         ValueError: there is no DyT layer; the model is in training mode; or no example was given
-            and torch.fx cannot trace the model. What the model raises on the example passes.
+            and torch.fx cannot trace the model. Errors of the model on the example propagate.
     """
     _check(model)
     paths = {m: path for path, m in model.named_modules()}
@@ -114,11 +122,12 @@ def fold(model: nn.Module, *example: Any, **example_kwargs: Any) -> FoldReport:
     layers = [layer for layer in layers if layer.weight is not None or layer.bias is not None]
     if not layers:
         return FoldReport(())
-    seen = observe(model, example, example_kwargs) if example or example_kwargs else trace(model)
-    owners, folds = Owners(model), []
-    reasons = {layer: _why_not(layer, seen, owners, paths) for layer in layers}
+    has_example = bool(example or example_kwargs)
+    consumers = observe(model, example, example_kwargs) if has_example else trace(model)
+    owners, folds = ParameterOwners(model), []
+    reasons = {layer: _why_not_foldable(layer, consumers, owners, paths) for layer in layers}
     for layer, reason in reasons.items():
-        linears = [] if reason else list(seen.linears[layer])
+        linears = [] if reason else list(consumers.linears[layer])
         new_bias = [m for m in linears if m.bias is None and layer.bias is not None]
         for linear in linears:
             _fold_into(linear, layer)
@@ -133,7 +142,7 @@ def fold(model: nn.Module, *example: Any, **example_kwargs: Any) -> FoldReport:
                 reason=reason,
             )
         )
-    torch.clear_autocast_cache()  # whoever folds within autocast would go on with the old weights
+    torch.clear_autocast_cache()  # within autocast, the cache would still hold the old weights
     return FoldReport(tuple(folds))
 
 
@@ -142,55 +151,58 @@ def _check(model: object) -> None:
         raise ValueError(f"fold needs an nn.Module, but got {type(model).__name__}.")
     if isinstance(model, DYNAMIC):
         raise ValueError(
-            f"The model is a {type(model).__name__} itself, with no Linear to fold into: pass the"
-            " network that holds it."
+            f"The model is itself a {type(model).__name__}, with no Linear to fold into. Pass the"
+            " network that contains it."
         )
     if not any(isinstance(m, DYNAMIC) for m in model.modules()):
         raise ValueError(
-            f"{type(model).__name__} has no DynamicTanh or DynamicErf to fold: put them in first"
-            " with dyt.convert(model), and load their weights."
+            f"{type(model).__name__} has no DynamicTanh or DynamicErf to fold. Call"
+            " dyt.convert(model) first and load the trained weights."
         )
     training = [path for path, module in model.named_modules() if module.training]
     if training:
-        where = f" (here {training[0]!r})" if training[0] else ""
+        example = f" (for example {training[0]!r})" if training[0] else ""
         raise ValueError(
-            f"{type(model).__name__} is in training mode{where}, but a folded network is for"
-            " inference: call model.eval() first, and keep the unfolded weights for training."
+            f"{type(model).__name__} is in training mode{example}, but a folded network is only for"
+            " inference. Call model.eval() first, and keep the unfolded weights for training."
         )
 
 
-def _why_not(
-    layer: nn.Module, seen: Readers, owners: Owners, paths: dict[nn.Module, str]
+def _why_not_foldable(
+    layer: nn.Module, consumers: Consumers, owners: ParameterOwners, paths: dict[nn.Module, str]
 ) -> str | None:
-    """The first reason why the layer cannot be folded."""
+    """Return the first reason why the layer cannot be folded, or None if it can."""
     if not _is_plain(layer) or type(layer).forward not in (d.forward for d in DYNAMIC):
-        return "it computes more than its class, or its parameters are no ordinary ones"
+        return "it computes more than its class, or its parameters are not plain nn.Parameters"
     if layer.channel_axis != -1 or len(layer.normalized_shape) > 1:
-        return "its channels are not the last axis alone"
+        return "its channels are not exactly the last axis"
     if _has_hooks(layer):
         return "it has hooks"
-    if layer in seen.exposed:
+    if layer in consumers.exposed:
         return "its parameters are read by something else"
-    if layer not in seen.called:
-        return "no call of it was seen"
-    if seen.others[layer]:
-        return seen.others[layer][0]
-    if not seen.linears[layer]:
+    if layer not in consumers.called:
+        return "it is never called"
+    if consumers.others[layer]:
+        return consumers.others[layer][0]
+    if not consumers.linears[layer]:
         return "nothing reads its output"
-    for linear in seen.linears[layer]:
-        if reason := _why_not_into(linear, layer, seen, owners):
+    for linear in consumers.linears[layer]:
+        if reason := _why_not_into(linear, layer, consumers, owners):
             return f"{paths[linear]} {reason}"
     return None
 
 
-def _why_not_into(linear: nn.Linear, layer: nn.Module, seen: Readers, owners: Owners) -> str | None:
-    if seen.inputs[linear] != {layer}:
-        return "has other inputs, too"
+def _why_not_into(
+    linear: nn.Linear, layer: nn.Module, consumers: Consumers, owners: ParameterOwners
+) -> str | None:
+    """Return the first reason why the layer cannot be folded into this Linear, or None."""
+    if consumers.inputs[linear] != {layer}:
+        return "has other inputs as well"
     if not _is_plain(linear):
-        return "has no ordinary weight and bias"
+        return "has no plain nn.Parameters as weight and bias"
     if any(p is not None and owners.of(p) != {linear} for p in (linear.weight, linear.bias)):
         return "shares its weight or bias with another module"
-    if linear in seen.exposed:
+    if linear in consumers.exposed:
         return "has its parameters read by something else"
     if _has_hooks(linear):
         return "has hooks"
@@ -198,15 +210,18 @@ def _why_not_into(linear: nn.Linear, layer: nn.Module, seen: Readers, owners: Ow
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Whether it runs its class's forward, on parameters not computed, sharded or quantized."""
-    own = module._parameters
-    ordinary = all(p is None or type(p) is nn.Parameter for p in own.values())
+    """True if the module runs its class's forward on ordinary parameters.
+
+    Parameters that are computed, sharded or quantized are not ordinary.
+    """
+    parameters = module._parameters
+    ordinary = all(p is None or type(p) is nn.Parameter for p in parameters.values())
     patched = "forward" in vars(module)  # by a library, such as accelerate
-    return ordinary and {"weight", "bias"} <= own.keys() and not patched
+    return ordinary and {"weight", "bias"} <= parameters.keys() and not patched
 
 
 def _has_hooks(module: nn.Module) -> bool:
-    """Whether hooks see values that folding changes; a trace does not run them."""
+    """True if hooks receive values that folding changes; a trace does not run them."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 

@@ -1,7 +1,7 @@
-"""Offers DyT and Derf as functions, and chooses what computes them: a kernel, or the plain formula.
+"""DyT and Derf as functions, and the choice of the backend: a kernel or the plain formula.
 
 The environment variables DYT_BACKEND (reference, cpu or triton) and DYT_ACCURATE (1 for the
-library's tanh) are read once, when this module is imported; arguments come before them.
+library's tanh and erf) are read once, when this module is imported. Arguments take precedence.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from dyt.backends import cpu, triton
 from dyt.backends.reference import formula
 
 BACKENDS = ("reference", "cpu", "triton")
-KERNELS = ("tanh", "erf")  # what these have
+KERNEL_SQUASHES = ("tanh", "erf")  # the functions that the kernels support
 
-_BACKEND = os.environ.get("DYT_BACKEND") or None
-_ACCURATE = os.environ.get("DYT_ACCURATE", "0") not in ("", "0")
+_DEFAULT_BACKEND = os.environ.get("DYT_BACKEND") or None
+_DEFAULT_ACCURATE = os.environ.get("DYT_ACCURATE", "0") not in ("", "0")
 
 
 def dyt(
@@ -33,34 +33,34 @@ def dyt(
     backend: str | None = None,
     accurate: bool | None = None,
 ) -> Tensor:
-    """γ·tanh(αx) + β, element by element, with the dtype that type promotion gives.
+    """Compute γ·tanh(αx) + β element by element; the dtype follows type promotion.
 
-    A kernel computes in float32, whatever it reads and writes, and keeps for backward the input
-    and the parameters alone. What no kernel takes is computed by the formula: float64, tensors
+    A kernel computes in float32 for all input and output dtypes, and saves only the input and the
+    parameters for backward. The formula computes what the kernels do not support: float64, tensors
     under torch.func's transforms such as vmap or under forward-mode differentiation, nested and
-    sparse tensors, DTensor, and what is exported to ONNX.
+    sparse tensors, DTensor, and export to ONNX.
 
-    Programs that torch.export or torch.jit.trace saved call the kernels' operator: where they are
-    loaded, `import dyt.functional` has to come first.
+    Programs saved by torch.export or torch.jit.trace call the kernels' operator: run
+    `import dyt.functional` before loading them.
 
     Args:
         x: the input, (…, *weight.shape), or (B, C, …) with channel_axis=1.
-        alpha: α, one element.
+        alpha: α, with one element.
         weight: γ, or None for 1.
         bias: β, or None for 0.
         channel_axis: -1 for channels last, or 1.
         backend: "reference" (the formula under ordinary autograd), "cpu" (the C++ kernel),
-            "triton" (the GPU kernel), or None for DYT_BACKEND and, without that, for the kernel of
-            x's device wherever it can run.
-        accurate: True for the library's tanh, False for one that is much faster and in float32
-            within 8 units in the last place of it, None for DYT_ACCURATE. The formula is always
-            accurate.
+            "triton" (the GPU kernel), or None for DYT_BACKEND or, if that is not set, the kernel
+            of x's device where it can run and the formula elsewhere.
+        accurate: True for the library's tanh, False for a much faster one that is within 8 units
+            in the last place in float32, None for DYT_ACCURATE. The formula is always accurate.
 
     Raises:
-        ValueError: tensors that do not go together, or a backend that cannot run.
+        ValueError: tensors of incompatible shapes, dtypes or devices, or a backend that cannot
+            run.
     """
-    check(x, alpha, None, weight, bias, channel_axis)
-    alpha = _flat(alpha)
+    check_tensors(x, alpha, None, weight, bias, channel_axis)
+    alpha = _drop_axes(alpha)
     return compute(x, alpha, None, weight, bias, "tanh", channel_axis, backend, accurate)
 
 
@@ -75,15 +75,16 @@ def derf(
     backend: str | None = None,
     accurate: bool | None = None,
 ) -> Tensor:
-    """γ·erf(αx + s) + β ("Stronger Normalization-Free Transformers", arXiv 2512.10938).
+    """Compute γ·erf(αx + s) + β ("Stronger Normalization-Free Transformers", arXiv 2512.10938).
 
-    As `dyt`, with `shift`, s, of one element, or None for 0.
+    Same as `dyt`, with an additional `shift`, s, with one element, or None for 0.
 
     Raises:
-        ValueError: tensors that do not go together, or a backend that cannot run.
+        ValueError: tensors of incompatible shapes, dtypes or devices, or a backend that cannot
+            run.
     """
-    check(x, alpha, shift, weight, bias, channel_axis)
-    alpha, shift = _flat(alpha), None if shift is None else _flat(shift)
+    check_tensors(x, alpha, shift, weight, bias, channel_axis)
+    alpha, shift = _drop_axes(alpha), None if shift is None else _drop_axes(shift)
     return compute(x, alpha, shift, weight, bias, "erf", channel_axis, backend, accurate)
 
 
@@ -98,40 +99,43 @@ def compute(
     backend: str | None = None,
     accurate: bool | None = None,
 ) -> Tensor:
-    """What `dyt` (squash "tanh") and `derf` ("erf") do with tensors that were checked."""
-    backend = _BACKEND if backend is None else backend
-    if not _takes_kernel(x, (alpha, shift, weight, bias), backend):
+    """Compute `dyt` (squash "tanh") or `derf` ("erf") on tensors that were already checked."""
+    backend = _DEFAULT_BACKEND if backend is None else backend
+    if not _uses_kernel(x, (alpha, shift, weight, bias), backend):
         return formula(x, alpha, shift, weight, bias, squash, channel_axis)
-    accurate = _ACCURATE if accurate is None else accurate
+    accurate = _DEFAULT_ACCURATE if accurate is None else accurate
     if channel_axis == 1 and not x.is_contiguous():
-        last = x.movedim(1, -1)
-        if last.is_contiguous():  # torch.channels_last and its like
-            y = _OPERATOR(last, alpha, shift, weight, bias, squash, -1, accurate)
+        channels_last = x.movedim(1, -1)
+        if channels_last.is_contiguous():  # torch.channels_last, or the same for other ranks
+            y = _OPERATOR(channels_last, alpha, shift, weight, bias, squash, -1, accurate)
             return y.movedim(-1, 1)
     return _OPERATOR(x, alpha, shift, weight, bias, squash, channel_axis, accurate)
 
 
-def _flat(scalar: Tensor) -> Tensor:
-    """One element without axes that would broadcast the result's."""
+def _drop_axes(scalar: Tensor) -> Tensor:
+    """Return one element without axes that would add axes to the result by broadcasting."""
     return scalar.reshape(1) if scalar.ndim > 1 else scalar
 
 
 _OPERATOR = torch.ops.dyt.dyt.default
-_BACKENDS = {"cpu": cpu, "triton": triton}
-# Devices, and whose kernel the operator runs there.
-_BY_DEVICE = {"cpu": "triton" if triton.STANDS_IN else "cpu", "cuda": "triton"}
+_KERNEL_MODULES = {"cpu": cpu, "triton": triton}
+# The backend whose kernel the operator runs on each device type.
+_KERNEL_OF_DEVICE = {"cpu": "triton" if triton.REPLACES_CPU_KERNEL else "cpu", "cuda": "triton"}
 
 
-def _takes_kernel(x: Tensor, parameters: tuple[Tensor | None, ...], backend: str | None) -> bool:
-    """This is asked in every call, and on a small input as much time goes here as in the kernel."""
-    if backend == "reference" or not isinstance(x, Tensor):  # such as a symbol of torch.fx
+def _uses_kernel(x: Tensor, parameters: tuple[Tensor | None, ...], backend: str | None) -> bool:
+    """True if a kernel computes the result, False if the formula does.
+
+    This runs in every call, and on a small input it takes as long as the kernel.
+    """
+    if backend == "reference" or not isinstance(x, Tensor):  # for example a proxy of torch.fx
         return False
     device = x.device
     if backend is not None:
         _check_backend(backend, device.type)
     elif device.type != "meta":
-        name = _BY_DEVICE.get(device.type)
-        if name is None or _BACKENDS[name].PROBLEM is not None:
+        name = _KERNEL_OF_DEVICE.get(device.type)
+        if name is None or _KERNEL_MODULES[name].PROBLEM is not None:
             return False
     if x.ndim == 0 or x.layout is not torch.strided or x.dtype not in cpu.DTYPES:
         return False
@@ -140,58 +144,58 @@ def _takes_kernel(x: Tensor, parameters: tuple[Tensor | None, ...], backend: str
             parameter.dtype not in cpu.DTYPES or parameter.device != device
         ):
             return False
-    return not _is_transformed(x)
+    return not _requires_plain_operations(x)
 
 
-def _is_transformed(x: Tensor) -> bool:
-    """Whether something looks on that knows plain operations alone."""
+def _requires_plain_operations(x: Tensor) -> bool:
+    """True if a tracer, transform or tensor subclass that supports only standard ops is active."""
     if under_transform():
         return True
-    # Asking after ONNX takes long, so it is asked only where something is traced at all.
+    # is_in_onnx_export() is slow, so it is called only while something is being traced.
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
     if traced and torch.onnx.is_in_onnx_export():
         return True
     if type(x) is Tensor:
         return False
-    # DTensor knows how plain operations are sharded. It costs seconds to import where unused.
+    # DTensor has sharding rules for standard ops only. Its import takes seconds, hence sys.modules.
     distributed = sys.modules.get("torch.distributed.tensor")
     return distributed is not None and isinstance(x, distributed.DTensor)
 
 
 def under_transform() -> bool:
-    """Whether a transform of torch.func such as vmap is at work, or forward-mode differentiation.
+    """True if a transform of torch.func, such as vmap, or forward-mode differentiation is active.
 
-    With these neither an operator's rule for autograd goes together, nor hooks on saved tensors.
+    These support neither an operator's autograd rule nor hooks on saved tensors.
     """
-    if _UNTRACEABLE and torch.compiler.is_compiling():
+    if _TRANSFORM_CHECK_UNTRACEABLE and torch.compiler.is_compiling():
         return False
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
-# torch.compile cannot trace that question before torch 2.6.
-_UNTRACEABLE = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6)
+# torch.compile cannot trace the check in under_transform() before torch 2.6.
+_TRANSFORM_CHECK_UNTRACEABLE = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6)
 
 
 def _check_backend(backend: str, device: str) -> None:
-    """Raise ValueError unless this backend can compute what lies on such a device."""
+    """Raise ValueError unless this backend can compute on tensors of this device type."""
     if backend not in BACKENDS:
         known = ", ".join(map(repr, BACKENDS))
-        raise ValueError(f"backend = {backend!r} is unknown. Use {known}, or None for the fastest.")
-    kernel = _BACKENDS[backend]
+        raise ValueError(f"backend = {backend!r} is unknown. Use {known}, or None for the default.")
+    kernel = _KERNEL_MODULES[backend]
     if kernel.PROBLEM is not None:
         raise ValueError(
-            f"backend = {backend!r} cannot run: {kernel.PROBLEM}. {kernel.REMEDY};"
+            f"backend = {backend!r} cannot run: {kernel.PROBLEM}. {kernel.REMEDY},"
             " or use backend='reference'."
         )
-    if device != "meta" and _BY_DEVICE.get(device) != backend:
-        place = {"cpu": "the CPU", "triton": "a CUDA device"}[backend]
+    if device != "meta" and _KERNEL_OF_DEVICE.get(device) != backend:
+        supported = {"cpu": "the CPU", "triton": "a CUDA device"}[backend]
         raise ValueError(
             f"backend = {backend!r} cannot run: x is on {device!r}. Move x and the parameters to"
-            f" {place}, or use backend='reference'."
+            f" {supported}, or use backend='reference'."
         )
 
 
-def check(
+def check_tensors(
     x: Tensor,
     alpha: Tensor,
     shift: Tensor | None,
@@ -199,16 +203,16 @@ def check(
     bias: Tensor | None,
     channel_axis: int,
 ) -> None:
-    """Raise ValueError unless these tensors go together."""
+    """Raise ValueError unless shapes, dtypes and devices of the tensors are compatible."""
     if channel_axis not in (-1, 1):
         raise ValueError(
-            f"channel_axis = {channel_axis!r} is not supported: use -1 (channels last) or 1."
+            f"channel_axis = {channel_axis!r} is not supported. Use -1 (channels last) or 1."
         )
     for name, scalar, symbol in (("alpha", alpha, "α"), ("shift", shift, "s")):
         if scalar is not None and scalar.numel() != 1:
             raise ValueError(
-                f"{name} has {scalar.numel()} elements, shape {tuple(scalar.shape)}, but there is"
-                f" one {symbol}."
+                f"{name} has {scalar.numel()} elements and shape {tuple(scalar.shape)}, but"
+                f" {symbol} is a single number."
             )
     device = x.device
     named = (("alpha", alpha), ("shift", shift), ("weight", weight), ("bias", bias))
@@ -217,12 +221,12 @@ def check(
             continue
         if not tensor.dtype.is_floating_point:
             raise ValueError(
-                f"{name} has dtype {tensor.dtype}, but DyT takes real floating-point numbers:"
-                f" convert it first, as with {name}.float()."
+                f"{name} has dtype {tensor.dtype}, but DyT takes real floating-point numbers."
+                f" Convert it first, as with {name}.float()."
             )
         if tensor.device != device:
             raise ValueError(
-                f"{name} is on {tensor.device}, but x is on {device}: move one to the other."
+                f"{name} is on {tensor.device}, but x is on {device}. Move both to one device."
             )
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor is not None:
@@ -236,8 +240,8 @@ def _check_width(name: str, parameter: Tensor, x: Tensor, channel_axis: int) -> 
     else:
         fits = len(shape) > 0 and x.shape[-len(shape) :] == shape
     if not fits:
-        where = "at axis 1" if channel_axis == 1 else "last"
+        position = "at axis 1" if channel_axis == 1 else "last"
         raise ValueError(
-            f"{name} has shape {tuple(shape)}, which are not the channels, {where}, of an x of"
-            f" shape {tuple(x.shape)}."
+            f"{name} has shape {tuple(shape)}, which does not match the channels ({position}) of an"
+            f" x of shape {tuple(x.shape)}."
         )

@@ -1,4 +1,4 @@
-"""Holds the layers that stand where a norm layer stood: Dynamic Tanh, Dynamic erf, ablations."""
+"""The layers that replace a norm layer: Dynamic Tanh, Dynamic erf and their ablations."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from dyt.backends.reference import SQUASHES, formula
-from dyt.functional import KERNELS, compute
-from dyt.norm import ALPHA0, Alpha, Squash, check_alpha0, check_choice, check_number
+from dyt.functional import KERNEL_SQUASHES, compute
+from dyt.norm_config import ALPHA0, Alpha, Squash
+from dyt.validation import check_alpha0, check_choice, check_number
 
 
 class _Dynamic(nn.Module):
-    """γ·squash(αx + s) + β element by element, of which every layer here is a case."""
+    """Element-wise γ·squash(αx + s) + β, the base class of all layers of this module."""
 
     def __init__(
         self,
@@ -39,12 +40,12 @@ class _Dynamic(nn.Module):
         self.alpha0 = check_alpha0("alpha0", alpha0)
         self.shift0 = None if shift0 is None else check_number("shift0", shift0)
 
-        def parameter(shape: Sequence[int], wanted: bool) -> nn.Parameter | None:
-            if not wanted:
+        def parameter(shape: Sequence[int], present: bool) -> nn.Parameter | None:
+            if not present:
                 return None
             return nn.Parameter(torch.empty(tuple(shape), device=device, dtype=dtype))
 
-        # α and s have shape (1,), never (): FSDP cannot shard a parameter without dimensions.
+        # α and s have shape (1,), not (): FSDP cannot shard a parameter without dimensions.
         width = self.normalized_shape or ()
         self.register_parameter("alpha", parameter((1,), alpha == "learnable"))
         self.register_parameter("shift", parameter((1,), shift0 is not None))
@@ -60,7 +61,7 @@ class _Dynamic(nn.Module):
                 nn.init.constant_(parameter, start)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply the layer to x, whose channels lie where `channel_axis` says; the shape stays.
+        """Map x (…, *normalized_shape), or (B, C, …) with channel_axis=1, to the same shape.
 
         Raises:
             ValueError: x does not have the layer's width.
@@ -68,7 +69,7 @@ class _Dynamic(nn.Module):
         axis, alpha = self.channel_axis, self.alpha
         if self.normalized_shape is not None:
             check_width(self, x, self.normalized_shape, axis)
-        function = formula if alpha is None or self.squash not in KERNELS else compute
+        function = formula if alpha is None or self.squash not in KERNEL_SQUASHES else compute
         return function(x, alpha, self.shift, self.weight, self.bias, self.squash, axis)
 
     def extra_repr(self) -> str:
@@ -95,24 +96,24 @@ class DynamicTanh(_Dynamic):
     `alpha` (1,), `weight` and `bias` of `normalized_shape`: the names and shapes of the authors'
     checkpoints, which load strictly.
 
-    Precision: ordinary type promotion, with no cast of its own. With float32 parameters the
-    output is float32 even for a bfloat16 input, which is what nn.LayerNorm gives under CUDA
-    autocast, and the next matrix product casts it down again; in a network held wholly in
-    bfloat16 the output is bfloat16. Unlike LN, nothing is summed, so nothing needs float32 inside.
+    Precision: ordinary type promotion, without any cast. With float32 parameters the output is
+    float32 even for a bfloat16 input, like that of nn.LayerNorm under CUDA autocast, and the next
+    matrix product casts it down again; in a network entirely in bfloat16 the output is bfloat16.
+    Unlike LN, DyT sums nothing, so no intermediate result needs float32.
 
     Args:
         normalized_shape: the width C, or trailing sizes as for nn.LayerNorm; None, for a layer
             of any width, only with affine=False.
         alpha0: the initial α.
-        affine: False leaves out γ and β (DiT).
-        bias: False leaves out β (where RMSNorm stood, as in LLaMA).
+        affine: False omits γ and β (DiT).
+        bias: False omits β (as a replacement of RMSNorm, as in LLaMA).
         channel_axis: -1, or 1 for inputs such as NCHW.
         squash: "tanh", or an ablation: "hardtanh", "sigmoid", "identity" (CVPR 2025, Table 8),
             or "erf" without a shift (`DynamicErf` has the shift).
         alpha: "learnable", or "absent" for γ·tanh(x) + β (CVPR 2025, Table 9).
 
     Raises:
-        ValueError: an argument outside of the above.
+        ValueError: an argument is not one of the above.
     """
 
     def __init__(
@@ -145,8 +146,8 @@ class DynamicTanh(_Dynamic):
 class DynamicErf(_Dynamic):
     """Derf(x) = γ·erf(αx + s) + β ("Stronger Normalization-Free Transformers", arXiv 2512.10938).
 
-    As `DynamicTanh`, with one more learnable scalar `shift` of shape (1,). The authors start from
-    α0 = 0.5 and s0 = 0, and their checkpoints load strictly.
+    Same as `DynamicTanh`, with an additional learnable scalar `shift` of shape (1,). The authors
+    use α0 = 0.5 and s0 = 0, and their checkpoints load strictly.
     """
 
     def __init__(
@@ -180,14 +181,14 @@ DyT = DynamicTanh
 Derf = DynamicErf
 
 
-_OTHER_LAYOUT = {
+_OTHER_LAYOUT_HINTS = {
     -1: "For channels at axis 1, as in NCHW, build the layer with channel_axis=1.",
     1: "For channels last, build a layer with channel_axis=-1, or nn.LayerNorm.",
 }
 
 
 def check_width(layer: nn.Module, x: Tensor, shape: tuple[int, ...], channel_axis: int) -> None:
-    """Raise ValueError unless the channels of x, at `channel_axis`, have this shape."""
+    """Raise ValueError unless the channels of x, at `channel_axis`, have the given shape."""
     if channel_axis == 1:
         fits = x.ndim >= 2 and x.shape[1] == shape[0]
     else:
@@ -196,7 +197,7 @@ def check_width(layer: nn.Module, x: Tensor, shape: tuple[int, ...], channel_axi
         expected = f"(B, {shape[0]}, …)" if channel_axis == 1 else f"(…, {_join(shape)})"
         raise ValueError(
             f"{type(layer).__name__} of width {_join(shape)} got an input of shape"
-            f" {tuple(x.shape)}, but expects {expected}. {_OTHER_LAYOUT[channel_axis]}"
+            f" {tuple(x.shape)}, but expects {expected}. {_OTHER_LAYOUT_HINTS[channel_axis]}"
         )
 
 
@@ -204,20 +205,20 @@ def _check_shape(shape: object, affine: bool) -> tuple[int, ...] | None:
     if shape is None and not affine:
         return None
     sizes = tuple(shape) if isinstance(shape, (list, tuple)) else (shape,)
-    good = all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in sizes)
-    if not (sizes and good):
+    positive = all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in sizes)
+    if not (sizes and positive):
         raise ValueError(
-            f"normalized_shape = {shape!r} is not a width: pass a positive int, or a sequence of"
-            " one or more of them (None is for affine=False alone)."
+            f"normalized_shape = {shape!r} is not a width. Pass a positive int or a non-empty"
+            " sequence of positive ints (None is only supported with affine=False)."
         )
     return sizes
 
 
 def check_axis(axis: int, shape: tuple[int, ...] | None) -> int:
-    """`axis` if it is -1, or 1 with a single width; ValueError otherwise."""
+    """Return `axis` if it is -1, or 1 with a single width; raise ValueError otherwise."""
     if axis not in (-1, 1) or isinstance(axis, bool):
         raise ValueError(
-            f"channel_axis = {axis!r} is not supported: use -1 (channels last) or 1 (as in NCHW)."
+            f"channel_axis = {axis!r} is not supported. Use -1 (channels last) or 1 (as in NCHW)."
         )
     if axis == 1 and shape is not None and len(shape) > 1:
         raise ValueError(

@@ -1,7 +1,7 @@
-"""Plan, launch, resume and tabulate runs that differ in one thing only.
+"""Harness for matched experiments: plan, launch, resume and tabulate runs that differ in one thing.
 
-Importing this package, and everything that plans, shows states or draws tables, loads no torch;
-only ``matched.training`` does.
+Importing this package, planning, showing states and printing tables do not import torch; only
+``matched.training`` does.
 """
 
 from matched.config import TrainConfig

@@ -1,4 +1,8 @@
-"""What a table's runs have shown: means over seeds, changes, and whether the pairs are matched."""
+"""Aggregation over seeds: mean and standard deviation of each cell, and differences between arms.
+
+These are numbers only; ``matched.summary_table`` formats them, and ``matched.table_formats`` writes
+the formatted table to the terminal and to files.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +14,19 @@ from matched.planning import Plan, PlannedRun
 from matched.status import State
 from matched.table import Cell, Metric
 
+CellRuns = Sequence[tuple[Cell, PlannedRun]]
+"""The runs of one row and arm, one for each seed."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CellSummary:
-    """One cell over its seeds, for one metric.
+    """One metric of one row and arm, over its seeds.
 
     Attributes:
-        values: seed → value of the runs that are done; where every seed diverged, the best values
-            that they had before.
-        diverged: how many seeds diverged.
-        states: seed → state, of every planned run.
+        values: seed → value, for the runs that are done; if every seed diverged, the best value
+            before the divergence.
+        diverged: number of seeds that diverged.
+        states: seed → state, for every planned run.
     """
 
     values: Mapping[int, float]
@@ -31,16 +38,16 @@ class CellSummary:
         return statistics.fmean(self.values.values()) if self.values else None
 
     @property
-    def deviation(self) -> float | None:
+    def std(self) -> float | None:
         """Sample standard deviation over seeds; None for fewer than two."""
         return statistics.stdev(self.values.values()) if len(self.values) > 1 else None
 
 
-def summarise(planned_runs: Sequence[tuple[Cell, PlannedRun]], metric: Metric) -> CellSummary:
-    """The runs of one cell of a table, over its seeds, for one metric."""
+def summarize_cell(cell_runs: CellRuns, metric: Metric) -> CellSummary:
+    """Collect one metric and the states of the runs of one row and arm."""
     values: dict[State, dict[int, float]] = {State.DONE: {}, State.DIVERGED: {}}
     states = {}
-    for cell, planned in planned_runs:
+    for cell, planned in cell_runs:
         states[cell.seed] = planned.status.state
         metrics = (planned.status.result or {}).get("metrics", {})
         if metric.key in metrics:
@@ -50,19 +57,19 @@ def summarise(planned_runs: Sequence[tuple[Cell, PlannedRun]], metric: Metric) -
     return CellSummary(values=shown, diverged=diverged, states=states)
 
 
-def change(base: CellSummary, other: CellSummary, seeds: Set[int]) -> float | None:
-    """Mean of ``other`` minus ``base`` over those of ``seeds`` that both have, if there are any."""
-    both = sorted(set(base.values) & set(other.values) & seeds)
-    if not both:
+def mean_difference(base: CellSummary, other: CellSummary, seeds: Set[int]) -> float | None:
+    """Return the mean of ``other`` minus ``base`` over the ``seeds`` that both have, if any."""
+    common = sorted(set(base.values) & set(other.values) & seeds)
+    if not common:
         return None
-    mean = statistics.fmean(other.values[seed] - base.values[seed] for seed in both)
+    mean = statistics.fmean(other.values[seed] - base.values[seed] for seed in common)
     return round(mean, 9)  # 82.5 - 82.3 is 0.20000000000000284 in floating point
 
 
-def by_cell(plan: Plan) -> dict[tuple[str, str], list[tuple[Cell, PlannedRun]]]:
-    """(row, arm) → its runs, one for each seed."""
-    found: dict[tuple[str, str], list[tuple[Cell, PlannedRun]]] = {}
+def group_by_cell(plan: Plan) -> dict[tuple[str, str], list[tuple[Cell, PlannedRun]]]:
+    """Return (row, arm) → its runs, one for each seed."""
+    groups: dict[tuple[str, str], list[tuple[Cell, PlannedRun]]] = {}
     for planned in plan.runs:
         for cell in planned.cells:
-            found.setdefault((cell.row, cell.arm), []).append((cell, planned))
-    return found
+            groups.setdefault((cell.row, cell.arm), []).append((cell, planned))
+    return groups

@@ -1,130 +1,138 @@
-"""Audit of matched pairs: verdicts from configs and fingerprints."""
+"""Audit of matched pairs: a verdict for each pair from configs and fingerprints.
+
+A fingerprint has hashes of a run's initial weights outside the norm layers, and of its first
+batches. ``matched.matching`` refuses unmatched configs before anything is computed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from matched.files import DamagedFileError, read_json
-from matched.matching import differences, pairs_of, unmatched
+from matched.matching import (
+    Differences,
+    disallowed_differences,
+    pair_with_baseline,
+    run_differences,
+)
 from matched.planning import Plan, PlannedRun
 from matched.run import Run
 
+Verdict = Literal["matched", "not matched", "unknown"]
+"""A verdict is "unknown" as long as a fingerprint is missing."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class Pair:
-    """A run of another arm beside the baseline's of the same row and seed.
+class AuditedPair:
+    """A run of another arm with the baseline's run of the same row and seed, and the verdict.
 
     Attributes:
-        changed: what differs in the configs, as ``matched.run.differences`` gives it.
-        verdict: "matched", "not matched", or "unknown" while a fingerprint is missing.
-        why: what does not agree.
+        differences: config differences, as ``matched.matching.run_differences`` returns them.
+        reason: why the verdict is not "matched".
     """
 
     row: str
     arm: str
     seed: int
-    one: PlannedRun
+    base: PlannedRun
     other: PlannedRun
-    changed: Mapping[str, tuple[Any, Any]]
-    verdict: str
+    differences: Differences
+    verdict: Verdict
     reason: str = ""
 
 
-def pairs(plan: Plan) -> list[Pair]:
-    """Every pair of a plan, judged by its configs and its fingerprints, and those of its needs."""
-    shown = {cell: planned for planned in plan.runs for cell in planned.cells}
-    planned_runs = {planned.run: planned for planned in plan.runs}
-    found = []
-    for base, cell in pairs_of(list(shown), plan.recipe.table.baseline.name):
-        one, other = shown[base], shown[cell]
-        changed = differences(base.run, cell.run)
-        allowed_differences = plan.recipe.table.allowed_differences_of(cell.arm)
-        verdict, reason = _judge(one, other, changed, allowed_differences)
-        for name, a, b in _needed(base.run, cell.run):
+def audit_pairs(plan: Plan) -> list[AuditedPair]:
+    """Judge every pair of a plan by its configs, fingerprints, and fingerprints of its needs."""
+    table = plan.recipe.table
+    planned_by_cell = {cell: planned for planned in plan.runs for cell in planned.cells}
+    planned_by_run = {planned.run: planned for planned in plan.runs}
+    pairs = []
+    for base_cell, cell in pair_with_baseline(list(planned_by_cell), table.baseline.name):
+        base, other = planned_by_cell[base_cell], planned_by_cell[cell]
+        differences = run_differences(base.run, other.run)
+        allowed = table.allowed_differences_of(cell.arm)
+        if refused := disallowed_differences(differences, allowed):
+            verdict, reason = "not matched", f"configs differ in {', '.join(refused)}"
+        else:
+            verdict, reason = _compare_fingerprints(base, other, allowed)
+        for name, a, b in _pairs_of_needs(base.run, other.run):
             if verdict != "matched":
                 break
-            # What a need changes has been judged: differences() goes through needs.
-            verdict, reason = _judge(planned_runs[a], planned_runs[b], {}, allowed_differences)
+            # Configs of needs are already judged: run_differences() includes them.
+            verdict, reason = _compare_fingerprints(planned_by_run[a], planned_by_run[b], allowed)
             reason = reason and f"{name}: {reason}"
-        found.append(
-            Pair(
+        pairs.append(
+            AuditedPair(
                 row=cell.row,
                 arm=cell.arm,
                 seed=cell.seed,
-                one=one,
+                base=base,
                 other=other,
-                changed=changed,
+                differences=differences,
                 verdict=verdict,
                 reason=reason,
             )
         )
-    return found
+    return pairs
 
 
-def _needed(one: Run, other: Run) -> Iterator[tuple[str, Run, Run]]:
-    """The runs that both need under one name, at any depth, and that name.
+def _pairs_of_needs(base: Run, other: Run) -> Iterator[tuple[str, Run, Run]]:
+    """Yield name, run and run for the needs of both under the same name, at any depth.
 
-    One run that both need is matched with itself, whether it has a fingerprint or, as a cache of
-    the data, none.
+    A need that both share is skipped: it is matched with itself, even if it has no fingerprint, as
+    a cache of the data.
     """
-    for name in one.needs.keys() & other.needs.keys():
-        if one.needs[name] == other.needs[name]:
+    for name in base.needs.keys() & other.needs.keys():
+        if base.needs[name] == other.needs[name]:
             continue
-        yield from _needed(one.needs[name], other.needs[name])
-        yield name, one.needs[name], other.needs[name]
+        yield from _pairs_of_needs(base.needs[name], other.needs[name])
+        yield name, base.needs[name], other.needs[name]
 
 
-def fingerprint(planned: PlannedRun) -> dict[str, Any] | None:
-    """Hashes of the run's initial non-norm weights and first batches; None if not yet there.
+def read_fingerprint(planned: PlannedRun) -> dict[str, Any] | None:
+    """Return the hashes "weights" and "batches" of a run; None if they are not written yet.
 
     Raises:
-        Damaged: if fingerprint.json is not whole.
+        DamagedFileError: if fingerprint.json is not complete.
     """
     return read_json(planned.directory / "fingerprint.json", ("weights", "batches"))
 
 
-def _judge(
-    one: PlannedRun,
-    other: PlannedRun,
-    changed: Mapping[str, tuple[Any, Any]],
-    allowed_differences: set[str],
-) -> tuple[str, str]:
-    if wrong := unmatched(dict(changed), {"norm", *allowed_differences}):
-        return "not matched", "config: " + ", ".join(wrong)
+def _compare_fingerprints(
+    base: PlannedRun, other: PlannedRun, allowed: set[str]
+) -> tuple[Verdict, str]:
+    """Return the verdict on two runs by their fingerprints, and its reason."""
     try:
-        prints = [fingerprint(one), fingerprint(other)]
+        a, b = read_fingerprint(base), read_fingerprint(other)
     except DamagedFileError as error:
         return "not matched", str(error)
-    if None in prints:
-        ended = all(planned.status.state.finished for planned in (one, other))
+    if a is None or b is None:
+        ended = base.status.state.finished and other.status.state.finished
         return "unknown", "ended without a fingerprint" if ended else "no fingerprint yet"
-    a, b = prints
-    # A run that is at work, or diverged in its first steps, has seen fewer batches.
-    both = min(len(a["batches"]), len(b["batches"]))
-    if not both and "batches" not in allowed_differences:
-        return "unknown", "no batch seen yet"
-    differ = {
-        "weights": a["weights"] != b["weights"],
-        "batches": a["batches"][:both] != b["batches"][:both],
+    # A run that is still running, or diverged in its first steps, has hashed fewer batches.
+    common = min(len(a["batches"]), len(b["batches"]))
+    if not common and "batches" not in allowed:
+        return "unknown", "no batch in the fingerprint yet"
+    equal = {
+        "weights": a["weights"] == b["weights"],
+        "batches": a["batches"][:common] == b["batches"][:common],
     }
-    unequal = [
-        part for part, differs in differ.items() if differs and part not in allowed_differences
-    ]
+    unequal = [part for part in equal if not equal[part] and part not in allowed]
     if unequal:
-        return "not matched", "fingerprint: " + ", ".join(unequal)
+        return "not matched", f"fingerprints differ in {', '.join(unequal)}"
     return "matched", ""
 
 
-def matched_seeds(found: Sequence[Pair], row: str, arm: str) -> set[int]:
-    """The seeds of a row at which an arm's pair is matched."""
-    return {p.seed for p in found if (p.row, p.arm, p.verdict) == (row, arm, "matched")}
+def matched_seeds(pairs: Sequence[AuditedPair], row: str, arm: str) -> set[int]:
+    """Return the seeds for which the pair of this row and arm is matched."""
+    return {p.seed for p in pairs if (p.row, p.arm, p.verdict) == (row, arm, "matched")}
 
 
-def matched_mark(found: Sequence[Pair], row: str, arm: str) -> str:
-    """ "yes", "no" or, while a run is missing, "—" for a row's pairs of one arm."""
-    verdicts = {pair.verdict for pair in found if (pair.row, pair.arm) == (row, arm)}
+def matched_mark(pairs: Sequence[AuditedPair], row: str, arm: str) -> str:
+    """Return "yes", "no", or "—" while a verdict is unknown, for all seeds of a row and arm."""
+    verdicts = {pair.verdict for pair in pairs if (pair.row, pair.arm) == (row, arm)}
     if "not matched" in verdicts:
         return "no"
     return "yes" if verdicts == {"matched"} else "—"

@@ -1,4 +1,4 @@
-"""Checks that configs make of their fields: what was given, and what was expected."""
+"""Validation of config fields: a ValueError names the field, its value and what was expected."""
 
 from __future__ import annotations
 
@@ -6,42 +6,30 @@ from typing import Any
 
 
 def check_counts(config: Any, *names: str) -> None:
-    """
-    Raises:
-        ValueError: for a field that is no whole number of 1 or more.
-    """
+    """Raise ValueError unless each of the fields is a whole number of 1 or more."""
     for name in names:
         value = getattr(config, name)
         if type(value) is not int or value < 1:
             raise ValueError(f"{name} is {value!r}; expected a whole number of 1 or more")
 
 
-def check_shares(config: Any, *names: str) -> None:
-    """
-    Raises:
-        ValueError: for a field that is not from 0 to 1.
-    """
+def check_fractions(config: Any, *names: str) -> None:
+    """Raise ValueError unless each of the fields is in the interval from 0 to 1."""
     for name in names:
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"{name} is {getattr(config, name)}; expected 0 to 1")
 
 
-def check_choice(config: Any, name: str, known: tuple[str, ...]) -> None:
-    """
-    Raises:
-        ValueError: for a field that is none of ``known``.
-    """
-    if getattr(config, name) not in known:
-        *others, last = map(repr, known)
-        expected = f"{', '.join(others)} or {last}"
+def check_choice(config: Any, name: str, choices: tuple[str, ...]) -> None:
+    """Raise ValueError unless the field ``name`` is one of ``choices``."""
+    if getattr(config, name) not in choices:
+        *first, last = map(repr, choices)
+        expected = f"{', '.join(first)} or {last}"
         raise ValueError(f"{name} is {getattr(config, name)!r}; expected {expected}")
 
 
 def check_divides(name: str, part: int, whole_name: str, whole: int) -> None:
-    """
-    Raises:
-        ValueError: if ``whole`` is no multiple of ``part``.
-    """
+    """Raise ValueError unless ``whole`` is a multiple of ``part``."""
     if whole % part:
         raise ValueError(
             f"{name} {part} does not divide {whole_name} {whole}: {whole % part} would be left over"

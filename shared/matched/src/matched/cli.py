@@ -135,9 +135,11 @@ def _site_file() -> Path:
 
 
 def _cell(given: argparse.Namespace, cells: list[Cell]) -> Cell:
-    row = recipes.pick(given.row, dict.fromkeys(c.row for c in cells), f"row of {given.table}")
+    row = recipes.match_name(
+        given.row, dict.fromkeys(c.row for c in cells), f"row of {given.table}"
+    )
     arms = dict.fromkeys(c.arm for c in cells if c.row == row)
-    arm = recipes.pick(given.arm, arms, f"arm of {given.table}")
+    arm = recipes.match_name(given.arm, arms, f"arm of {given.table}")
     seeds = {c.seed: c for c in cells if (c.row, c.arm) == (row, arm)}
     seed = next(iter(seeds)) if given.seed is None else given.seed
     if seed not in seeds:
@@ -159,7 +161,7 @@ def _list(given: argparse.Namespace) -> int:
 
 def _plan(given: argparse.Namespace) -> int:
     plan = _load(given)
-    recipes.pick(given.cluster, CLUSTERS, "cluster")
+    recipes.match_name(given.cluster, CLUSTERS, "cluster")
     cli_output.show_plan(plan, given.cluster, _console())
     return 0
 
@@ -213,14 +215,14 @@ def _table(given: argparse.Namespace) -> int:
 
 def _show(plan: Plan, console: Console) -> int:
     stem = recipes.root() / "results" / f"{plan.recipe.name}.{plan.scale.name}"
-    pictures = gallery.gather(plan, stem)
+    pictures = gallery.copy_pictures(plan, stem)
     table = summary_table(plan, pictures)
-    table_formats.show(table, console)
-    paths = table_formats.write(table, stem)
+    table_formats.print_table(table, console)
+    paths = table_formats.write_files(table, stem)
     names = ", ".join(path.suffix[1:] for path in paths)
     console.print(f"Written: {stem}.{{{names}}}", style="dim", highlight=False, soft_wrap=True)
-    if pictures.lines:
-        count = sum(len(line.paths) for line in pictures.lines)
+    if pictures.rows:
+        count = sum(len(row.paths) for row in pictures.rows)
         told = f"Pictures: {stem}/ ({count}; the Markdown shows them)"
         console.print(told, style="dim", highlight=False, soft_wrap=True)
     unmatched = any(record["matched"] == "no" for record in table.records)

@@ -13,7 +13,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from matched import slurm_request, submission
-from matched.audit import fingerprint, pairs
+from matched.audit import audit_pairs, read_fingerprint
 from matched.files import DamagedFileError, read_json
 from matched.job_packing import PackedJob, job_arrays, pack_jobs
 from matched.planning import Plan, PlannedRun
@@ -111,10 +111,10 @@ def show_audit(plan: Plan, console: Console) -> int:
     """Each pair's config difference and fingerprints; returns 1 if a pair is not matched."""
     table = plan.recipe.table
     grid = _grid("pair", "differs in", "first weights", "first batches", "verdict")
-    found = pairs(plan)
-    for pair in found:
-        changed = "\n".join(f"{path}: {a!r} → {b!r}" for path, (a, b) in pair.changed.items())
-        prints = [_prints(pair.one), _prints(pair.other)]
+    pairs = audit_pairs(plan)
+    for pair in pairs:
+        changed = "\n".join(f"{path}: {a!r} → {b!r}" for path, (a, b) in pair.differences.items())
+        prints = [_prints(pair.base), _prints(pair.other)]
         style = {"matched": "green", "not matched": "bold red"}.get(pair.verdict, "dim")
         verdict = f"{pair.verdict}: {pair.reason}" if pair.reason else pair.verdict
         grid.add_row(
@@ -125,14 +125,14 @@ def show_audit(plan: Plan, console: Console) -> int:
             Text(verdict, style=style),
         )
     console.print(grid)
-    for what, reason in table.allowed_difference_reasons():
-        console.print(f"Allowed to differ: {what}, because {reason}", highlight=False)
-    return int(any(pair.verdict == "not matched" for pair in found))
+    for note in table.allowed_difference_notes():
+        console.print(note, highlight=False)
+    return int(any(pair.verdict == "not matched" for pair in pairs))
 
 
 def _prints(planned: PlannedRun) -> dict[str, str]:
     try:
-        found = fingerprint(planned)
+        found = read_fingerprint(planned)
     except DamagedFileError:
         return {"weights": "damaged", "batches": "damaged"}
     if found is None:

@@ -1,4 +1,4 @@
-"""The part of a run's configuration that the shared training loop reads."""
+"""Base class of training configs: the fields that the shared training loop reads."""
 
 from __future__ import annotations
 
@@ -10,28 +10,29 @@ from matched.checks import check_choice, check_counts
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How long and how the shared loop trains; domains inherit from it and add their own fields.
+    """Length and optimization of a training run; domains inherit from it and add their fields.
 
     Attributes:
-        seed: everything random follows from it.
+        seed: seed of all random numbers.
         epochs: passes over the training set; the last incomplete batch of each is dropped.
-        batch: samples per optimiser step, over all processes and accumulation steps.
-        micro_batch: the most samples that one process puts through the model at once; the loop
+        batch: samples per optimizer step, over all processes and accumulation steps.
+        micro_batch: largest number of samples in one forward pass of a process; the loop
             accumulates gradients over as many micro-batches as ``batch`` takes.
-        lr: peak learning rate, after warm-up, not scaled any further.
+        lr: peak learning rate, after warm-up; not scaled any further.
         min_lr: learning rate at the end of a cosine schedule.
-        warmup_epochs: linear warm-up from 0.
-        schedule: after the warm-up, "cosine" from lr to min_lr, "constant" at lr, or "step": times
-            ``decay_factor`` after every ``decay_epochs`` since the start.
-        decay_epochs, decay_factor: of the schedule "step" alone.
-        weight_decay: for parameters of two or more dimensions, if the domain says no other.
+        warmup_epochs: epochs of linear warm-up from 0.
+        schedule: after the warm-up, "cosine" from lr to min_lr, "constant" at lr, or "step":
+            multiplied by ``decay_factor`` every ``decay_epochs``, counted from the start.
+        decay_epochs, decay_factor: used by the "step" schedule only.
+        weight_decay: applied to parameters of two or more dimensions, unless the domain chooses
+            others.
         betas: of AdamW.
-        clip_norm: largest gradient norm; None does not clip.
-        precision: "fp32", "tf32" (of products and convolutions, on GPUs that have it), or mixed
-            with "bf16" or "fp16" (with loss scaling).
-        ema_decay: decay of the exponential moving average of the weights; None keeps none.
+        clip_norm: largest gradient norm; None disables clipping.
+        precision: "fp32", "tf32" (for matrix products and convolutions, on GPUs that support it),
+            or mixed precision with "bf16" or "fp16" (with loss scaling).
+        ema_decay: decay of the exponential moving average of the weights; None keeps no average.
         eval_epochs: epochs between evaluations; the last epoch is always evaluated.
-        log_steps: optimiser steps between lines of metrics.jsonl.
+        log_steps: optimizer steps between lines of metrics.jsonl.
     """
 
     seed: int = 0

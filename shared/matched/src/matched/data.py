@@ -1,8 +1,8 @@
-"""Where data comes from: packages register sources by name, site.toml says where they lie.
+"""Data sources: registered by packages under a name; their paths are in site.toml.
 
-A package registers its sources as entry points of the group ``matched.data``; a config names the
-ones it reads in its field ``data`` (one name or a tuple of names), never by path, so that a run is
-the same run wherever its data lies.
+A package registers its sources as entry points of the group ``matched.data``. A config names the
+sources it reads in its field ``data`` (one name or a tuple of names) and contains no path, so that
+its run has the same signature wherever the data is stored.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class DataSource:
-    """One data set or file that runs read.
+    """A data set, or a file such as pretrained weights, that runs read.
 
     Attributes:
-        title: what the table's caption calls it.
-        check: raises ValueError, saying what layout is expected, unless the given path holds
-            the data; None for data that comes with an installed package.
+        title: its name in the notes of tables.
+        check: called with the path from site.toml; raises a ValueError that describes the expected
+            layout if the data is not there. None for data that comes with an installed package.
     """
 
     title: str
@@ -33,62 +33,65 @@ class DataSource:
         return self.check is None
 
 
-GROUP = "matched.data"
+ENTRY_POINT_GROUP = "matched.data"
 
 
 @cache
-def registered() -> dict[str, Any]:
-    """Name → entry point of every registered source, unloaded: finding them imports nothing."""
-    return {point.name: point for point in sorted(entry_points(group=GROUP))}
+def registered_sources() -> dict[str, Any]:
+    """Return name → entry point of every registered source, without importing any."""
+    points = sorted(entry_points(group=ENTRY_POINT_GROUP))
+    return {point.name: point for point in points}
 
 
-def source(name: str) -> DataSource:
-    """The source registered as ``name``.
+def load_source(name: str) -> DataSource:
+    """Return the source registered as ``name``.
 
     Raises:
         ValueError: for an unknown name.
     """
-    points = registered()
+    points = registered_sources()
     if name not in points:
         raise ValueError(
             f"unknown data source {name!r}; registered are {', '.join(points) or 'none'}. "
-            "Is the package that brings it installed? `make setup` installs all of them"
+            "Is the package that registers it installed? `make setup` installs all packages"
         )
     return points[name].load()
 
 
-def names_read(config: Any) -> tuple[str, ...]:
-    """The data sources that a config names in its field ``data``."""
+def source_names(config: Any) -> tuple[str, ...]:
+    """Return the data sources that a config names in its field ``data``."""
     data = getattr(config, "data", ())
     return (data,) if isinstance(data, str) else tuple(data)
 
 
-def resolve(names: tuple[str, ...], paths: Mapping[str, Path], site_file: Path) -> dict[str, Path]:
-    """Where each of ``names`` lies, each path checked; embedded sources have none.
+def resolve_paths(
+    names: tuple[str, ...], paths: Mapping[str, Path], site_file: Path
+) -> dict[str, Path]:
+    """Return the checked path of every source in ``names`` that is not embedded.
 
     Raises:
-        ValueError: for paths that site.toml lacks or that do not hold the data, all in one line.
+        ValueError: naming all paths that are missing in site.toml or do not contain the data.
     """
-    found, lacking, wrong = {}, {}, []
+    resolved, missing_titles, problems = {}, {}, []
     for name in names:
-        known = source(name)
-        if known.check is None:
+        source = load_source(name)
+        if source.check is None:
             continue
         if name not in paths:
-            lacking[name] = known.title
+            missing_titles[name] = source.title
             continue
         try:
-            known.check(paths[name])
+            source.check(paths[name])
         except ValueError as error:
-            wrong.append(f"[data] {name} in {site_file}: {error}")
-        found[name] = paths[name]
-    if lacking:
-        keys = ", ".join(f"`{name}`" for name in lacking)
-        wrong.insert(
+            problems.append(f"[data] {name} in {site_file}: {error}")
+        resolved[name] = paths[name]
+    if missing_titles:
+        keys = ", ".join(f"`{name}`" for name in missing_titles)
+        problems.insert(
             0,
-            f"no path for {', '.join(lacking.values())}: set {keys} under [data] in {site_file} "
-            "(site.example.toml shows how)",
+            f"no path for {', '.join(missing_titles.values())}: set {keys} under [data] in "
+            f"{site_file} (see site.example.toml)",
         )
-    if wrong:
-        raise ValueError("; ".join(wrong))
-    return found
+    if problems:
+        raise ValueError("; ".join(problems))
+    return resolved

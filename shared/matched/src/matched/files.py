@@ -1,4 +1,4 @@
-"""Files that are whole or absent: every write goes to a temporary name and is then renamed."""
+"""Atomic file writes: a file is complete or absent, as it is written to a temporary name first."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-CHECKSUM = ".sha256"
-"""How the name of a file ends that stands beside another one and holds its checksum."""
+CHECKSUM_SUFFIX = ".sha256"
+"""Suffix of the file with another file's checksum: images.npz.sha256 belongs to images.npz."""
 
 
 class DamagedFileError(ValueError):
-    """A file of a run directory that cannot be trusted; the message names it and says why."""
+    """A file of a run directory that cannot be trusted; the message has its path and the reason."""
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path`` to write to; renamed to ``path`` if the block succeeds."""
+    """Yield a temporary path in the folder of ``path``; rename it to ``path`` on success."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
@@ -27,7 +27,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        if error.filename is None:  # a full disk does not say which file it has no room for
+        if error.filename is None:  # the error of a full disk has no file name
             error.filename = str(path)
         raise
     finally:
@@ -45,10 +45,10 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path, keys: Collection[str] = ()) -> dict[str, Any] | None:
-    """The object in ``path``, or None where there is no such file.
+    """Return the JSON object in ``path``, or None if there is no such file.
 
     Raises:
-        Damaged: if the file is not one whole JSON object that has all ``keys``.
+        DamagedFileError: if the file is not one complete JSON object with all ``keys``.
     """
     try:
         with open(path, "rb") as file:
@@ -56,9 +56,9 @@ def read_json(path: Path, keys: Collection[str] = ()) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, UnicodeDecodeError) as error:
-        raise DamagedFileError(f"{path} is not whole JSON ({error})") from None
+        raise DamagedFileError(f"{path} is not valid JSON ({error})") from None
     if not isinstance(value, dict):
-        raise DamagedFileError(f"{path} does not hold a JSON object")
+        raise DamagedFileError(f"{path} is not a JSON object")
     if missing := [key for key in keys if key not in value]:
         raise DamagedFileError(f"{path} lacks {', '.join(missing)}")
     return value

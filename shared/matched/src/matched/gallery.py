@@ -1,7 +1,7 @@
-"""The pictures that runs have made, gathered beside a table: the eye compares its arms too.
+"""Gallery of a table: pictures made by its runs, copied to its results folder, arms side by side.
 
-A task names its picture in ``Outcome.details["picture"]``. Copies are made, for results are handed
-on without the runs folder.
+A task names its picture in ``Outcome.details["picture"]``. Pictures are copied because results are
+passed on without the runs folder.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from matched.aggregation import by_cell
+from matched.aggregation import group_by_cell
 from matched.files import atomic_write
 from matched.planning import Plan, PlannedRun
 from matched.table import Cell
 
-BEGIN, END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
-"""The first and the last bytes of every whole PNG."""
-WRITTEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.seed-?\d+\.png")
-"""The names that ``gather`` gives, and the only ones that it deletes."""
+PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
+"""First and last bytes of every complete PNG."""
+COPY_NAME = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.seed-?\d+\.png")
+"""Names of the copies that ``copy_pictures`` makes; it deletes no file with another name."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
-    """The pictures of one row, and of one seed where there are several.
+class GalleryRow:
+    """The pictures of one row of the table, or of one seed of it if there are several seeds.
 
     Attributes:
-        paths: arm → its picture, relative to the folder in which the table is written.
+        paths: arm → path of its picture, relative to the folder of the table's files.
     """
 
     title: str
@@ -37,62 +37,63 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Gallery:
-    """What there is to show, arms side by side, and in ``notes`` what was named but cannot be."""
+    """The pictures of a table, and ``notes`` on those that a run names but that cannot be shown."""
 
     arms: tuple[str, ...]
-    lines: tuple[Line, ...]
+    rows: tuple[GalleryRow, ...]
     notes: tuple[str, ...]
 
 
-NO_PICTURES = Gallery(arms=(), lines=(), notes=())
+NO_PICTURES = Gallery(arms=(), rows=(), notes=())
 
 
-def gather(plan: Plan, folder: Path) -> Gallery:
-    """Copy the pictures of a table's finished runs to ``folder``, and delete what is not of them.
+def copy_pictures(plan: Plan, folder: Path) -> Gallery:
+    """Copy the pictures of a table's finished runs to ``folder`` and delete earlier copies there.
 
-    Files that bear no name of ours are left alone, and there is no folder without pictures.
+    Files with other names are left alone. Without pictures the folder is not created.
 
     Raises:
         OSError: if the folder cannot be written.
     """
-    lines: dict[tuple[str, int], Line] = {}
+    rows: dict[tuple[str, int], GalleryRow] = {}
     notes = []
-    for cell, planned, name in _named(plan):
+    for cell, planned, name in _copy_names(plan):
         try:
-            picture = _read(planned)
+            picture = _read_picture(planned)
         except ValueError as error:
             notes.append(f"Picture left out: {cell}: {error}")
             continue
         if picture is None:
             continue
-        _write(folder / name, picture)
+        _write_if_changed(folder / name, picture)
         title = plan.recipe.paper.label(cell.row)
         if len(plan.scale.seeds) > 1:
             title += f", seed {cell.seed}"
-        line = lines.setdefault((cell.row, cell.seed), Line(title=title, paths={}))
-        line.paths[cell.arm] = f"{folder.name}/{name}"
-    _tidy(folder, {Path(path).name for line in lines.values() for path in line.paths.values()})
+        row = rows.setdefault((cell.row, cell.seed), GalleryRow(title=title, paths={}))
+        row.paths[cell.arm] = f"{folder.name}/{name}"
+    names = {Path(path).name for row in rows.values() for path in row.paths.values()}
+    _delete_stale_copies(folder, keep=names)
     return Gallery(
         arms=tuple(arm.name for arm in plan.recipe.table.arms),
-        lines=tuple(lines.values()),
+        rows=tuple(rows.values()),
         notes=tuple(notes),
     )
 
 
-def _named(plan: Plan) -> Iterator[tuple[Cell, PlannedRun, str]]:
-    """Every cell's run and the name of its picture, by row and seed, as they are shown."""
-    rows = _safe(plan.scale.runs)
-    arms = _safe(arm.name for arm in plan.recipe.table.arms)
-    runs = by_cell(plan)
+def _copy_names(plan: Plan) -> Iterator[tuple[Cell, PlannedRun, str]]:
+    """Yield every cell's run with the file name of its picture's copy, by row and seed."""
+    rows = _file_names(plan.scale.runs)
+    arms = _file_names(arm.name for arm in plan.recipe.table.arms)
+    groups = group_by_cell(plan)
     for row in rows:
-        found = [pair for arm in arms for pair in runs.get((row, arm), [])]
-        for cell, planned in sorted(found, key=lambda pair: plan.scale.seeds.index(pair[0].seed)):
+        runs = [pair for arm in arms for pair in groups.get((row, arm), [])]
+        for cell, planned in sorted(runs, key=lambda pair: plan.scale.seeds.index(pair[0].seed)):
             yield cell, planned, f"{rows[row]}.{arms[cell.arm]}.seed{cell.seed}.png"
 
 
-def _safe(names: Iterable[str]) -> dict[str, str]:
-    """Each name as files and addresses may hold it; no two alike, also where case is ignored."""
-    found: dict[str, str] = {}
+def _file_names(names: Iterable[str]) -> dict[str, str]:
+    """Return name → a form for file names and URLs; all differ even if case is ignored."""
+    safe_names: dict[str, str] = {}
     taken: set[str] = set()
     for name in names:
         plain = re.sub(r"[^A-Za-z0-9_]+", "-", name).strip("-") or "unnamed"
@@ -101,38 +102,38 @@ def _safe(names: Iterable[str]) -> dict[str, str]:
             count += 1
             safe = f"{plain}-{count}"
         taken.add(safe.lower())
-        found[name] = safe
-    return found
+        safe_names[name] = safe
+    return safe_names
 
 
-def _read(planned: PlannedRun) -> bytes | None:
-    """The picture of a run; None where it has none, or has not finished.
+def _read_picture(planned: PlannedRun) -> bytes | None:
+    """Return the picture of a run; None if it names none, or has not finished.
 
     Raises:
-        ValueError: if what the run names is no picture of its own.
+        ValueError: if the run names something other than a PNG in its own directory.
     """
     name = (planned.status.result or {}).get("details", {}).get("picture")
     if name is None:
         return None
     if not isinstance(name, str):
-        raise ValueError(f"{name!r} is no file name")
-    given, home = Path(name), planned.directory.path.resolve()
+        raise ValueError(f"{name!r} is not a file name")
+    given, directory = Path(name), planned.directory.path.resolve()
     try:
-        path = (home / given).resolve()  # links may lead elsewhere too
-        if given.is_absolute() or ".." in given.parts or not path.is_relative_to(home):
+        path = (directory / given).resolve()  # a link may point outside of the directory
+        if given.is_absolute() or ".." in given.parts or not path.is_relative_to(directory):
             raise ValueError(f"{name!r} is not in the run's directory")
-        if not path.is_file():  # a pipe would be waited for
-            raise ValueError(f"{name!r} is not there")
+        if not path.is_file():  # reading a pipe would block
+            raise ValueError(f"{name!r} is missing or not a file")
         picture = path.read_bytes()
-    except (OSError, RuntimeError) as error:  # RuntimeError: links that lead to each other
-        words = getattr(error, "strerror", None) or error
-        raise ValueError(f"{name!r} cannot be read: {words}") from None
-    if not (picture.startswith(BEGIN) and picture.endswith(END)):
-        raise ValueError(f"{name!r} is no whole PNG")
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{name!r} cannot be read: {reason}") from None
+    if not (picture.startswith(PNG_START) and picture.endswith(PNG_END)):
+        raise ValueError(f"{name!r} is not a complete PNG")
     return picture
 
 
-def _write(path: Path, picture: bytes) -> None:
+def _write_if_changed(path: Path, picture: bytes) -> None:
     with suppress(OSError):
         if path.read_bytes() == picture:
             return
@@ -141,20 +142,20 @@ def _write(path: Path, picture: bytes) -> None:
         temporary.write_bytes(picture)
 
 
-def _tidy(folder: Path, shown: set[str]) -> None:
-    """Delete pictures of earlier tables, and the folder if that leaves it empty."""
+def _delete_stale_copies(folder: Path, keep: set[str]) -> None:
+    """Delete copies of earlier tables, and the folder if that leaves it empty."""
     if not folder.is_dir():
         return
     stale = [
         path
         for path in folder.iterdir()
-        if WRITTEN.fullmatch(path.name)
-        and path.name not in shown
+        if COPY_NAME.fullmatch(path.name)
+        and path.name not in keep
         and path.is_file()
         and not path.is_symlink()
     ]
     for path in stale:
         path.unlink(missing_ok=True)
     if stale:
-        with suppress(OSError):  # something else lies there
+        with suppress(OSError):  # the folder has other files
             folder.rmdir()

@@ -48,7 +48,9 @@ def _pack_for_workers(plan: Plan, cluster: str) -> list[PackedJob]:
     A run's result does not depend on the number of its processes.
     """
     missing = plan.missing
-    resources = max((planned.resources for planned in missing), key=lambda r: (r.gpus, r.tasks))
+    resources = max(
+        (planned.resources for planned in missing), key=lambda r: (r.gpus, r.world_size)
+    )
     num_jobs = min(_num_workers(resources, plan.site, cluster), len(missing))
     jobs: list[list[PlannedRun]] = [[] for _ in range(num_jobs)]
     for groups in _rounds(missing, num_jobs):
@@ -152,7 +154,7 @@ def _num_workers(resources: Resources, site: Site, cluster: str) -> int:
         return 1
     if resources.gpus:
         return max(1, site.local.gpus // resources.gpus)
-    return max(1, site.local.workers_or_cores() // resources.processes)
+    return max(1, site.local.worker_count() // resources.processes)
 
 
 def _levels(planned_runs: Sequence[PlannedRun]) -> list[list[PlannedRun]]:

@@ -1,4 +1,8 @@
-"""Matched pairs: config differences between two arms, and the refusal of unmatched recipes."""
+"""Matching of pairs: config differences between two runs, and the refusal of unmatched tables.
+
+``check_matched`` runs when a recipe is loaded, before anything is computed. ``matched.audit``
+judges pairs afterwards, from their fingerprints.
+"""
 
 from __future__ import annotations
 
@@ -8,68 +12,72 @@ from typing import Any
 from matched.run import Run
 from matched.table import Cell, Scale, Table
 
-
-def differences(one: Run, other: Run) -> dict[str, tuple[Any, Any]]:
-    """What differs between two runs: dotted path → (value in one, value in other)."""
-    found: dict[str, tuple[Any, Any]] = {}
-    _compare(_resolved(one), _resolved(other), "", found)
-    return found
-
-
-def _resolved(run: Run) -> dict[str, Any]:
-    needs = {name: _resolved(need) for name, need in run.needs.items()}
-    return {**run.description, "needs": needs}
-
-
-def _compare(a: Any, b: Any, path: str, found: dict[str, tuple[Any, Any]]) -> None:
-    if a == b:
-        return
-    if isinstance(a, dict) and isinstance(b, dict):
-        for key in [*a, *(key for key in b if key not in a)]:
-            below = f"{path}.{key}" if path else key
-            _compare(a.get(key), b.get(key), below, found)
-    else:
-        found[path] = (a, b)
-
-
-def field_of(path: str) -> str:
-    """The config field that a dotted path of ``differences`` lies in ("config.norm.alpha0" → norm).
-
-    Needs are transparent: "needs.pretrained.config.lr" is ``lr``.
-    """
-    inside = re.match(r"(?:needs\.[^.]+\.)*config\.([^.]+)", path)
-    return inside[1] if inside else path
+Differences = dict[str, tuple[Any, Any]]
+"""Dotted path, such as "config.norm.alpha0" → (value in the baseline, value in the other run)."""
 
 
 def check_matched(table: Table, scale: Scale) -> None:
-    """Every arm's runs differ from the baseline's in the norm and the exceptions alone.
+    """Check that every arm differs from the baseline in the norm and the allowed differences only.
 
     Raises:
         ValueError: naming the first pair that is not matched, and what differs.
     """
-    pairs = pairs_of(list(table.cells(scale)), table.baseline.name)
-    for one, other in pairs:
-        allowed = {"norm", *table.allowed_differences_of(other.arm)}
-        wrong = unmatched(differences(one.run, other.run), allowed)
-        if wrong:
-            shown = "; ".join(f"{path}: {a!r} / {b!r}" for path, (a, b) in wrong.items())
+    for base, other in pair_with_baseline(list(table.cells(scale)), table.baseline.name):
+        allowed = table.allowed_differences_of(other.arm)
+        refused = disallowed_differences(run_differences(base.run, other.run), allowed)
+        if refused:
+            shown = "; ".join(f"{path}: {a!r} / {b!r}" for path, (a, b) in refused.items())
             raise ValueError(
-                f"row {one.row}: the arms {one.arm} and {other.arm} are not matched, "
-                f"they differ in {shown}. Make them equal, or name the field with the reason "
-                f"among the exceptions of the table or of the arm {other.arm}"
+                f"row {base.row}: the arms {base.arm} and {other.arm} are not matched, "
+                f"they differ in {shown}. Make these equal, or add the field and the reason to "
+                f"allowed_differences of the table or of the arm {other.arm}"
             )
 
 
-def pairs_of(cells: list[Cell], baseline: str) -> list[tuple[Cell, Cell]]:
-    """Each cell of another arm with the baseline's cell of the same row and seed."""
-    bases = {(cell.row, cell.seed): cell for cell in cells if cell.arm == baseline}
+def pair_with_baseline(cells: list[Cell], baseline: str) -> list[tuple[Cell, Cell]]:
+    """Pair each cell of another arm with the baseline's cell of the same row and seed."""
+    baseline_cells = {(cell.row, cell.seed): cell for cell in cells if cell.arm == baseline}
     return [
-        (bases[cell.row, cell.seed], cell)
+        (baseline_cells[cell.row, cell.seed], cell)
         for cell in cells
-        if cell.arm != baseline and (cell.row, cell.seed) in bases
+        if cell.arm != baseline and (cell.row, cell.seed) in baseline_cells
     ]
 
 
-def unmatched(found: dict[str, tuple[Any, Any]], allowed: set[str]) -> dict[str, tuple[Any, Any]]:
-    """The differences that lie in no allowed field."""
-    return {path: pair for path, pair in found.items() if field_of(path) not in allowed}
+def run_differences(base: Run, other: Run) -> Differences:
+    """Return the differences between two runs in task, config and needs."""
+    differences: Differences = {}
+    _add_differences(_full_description(base), _full_description(other), "", differences)
+    return differences
+
+
+def _full_description(run: Run) -> dict[str, Any]:
+    """The run's description, with descriptions in place of the signatures of its needs."""
+    needs = {name: _full_description(need) for name, need in run.needs.items()}
+    return {**run.description, "needs": needs}
+
+
+def _add_differences(a: Any, b: Any, path: str, differences: Differences) -> None:
+    if a == b:
+        return
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in [*a, *(key for key in b if key not in a)]:
+            child = f"{path}.{key}" if path else key
+            _add_differences(a.get(key), b.get(key), child, differences)
+    else:
+        differences[path] = (a, b)
+
+
+def disallowed_differences(differences: Differences, allowed: set[str]) -> Differences:
+    """Return the differences whose config field is not in ``allowed``."""
+    return {path: pair for path, pair in differences.items() if config_field(path) not in allowed}
+
+
+def config_field(path: str) -> str:
+    """Return the config field of a path of ``Differences`` ("config.norm.alpha0" → "norm").
+
+    The field of a need counts as the field of that name: "needs.pretrained.config.lr" → "lr". A
+    path outside the configs is returned as it is.
+    """
+    match = re.match(r"(?:needs\.[^.]+\.)*config\.([^.]+)", path)
+    return match[1] if match else path

@@ -11,7 +11,7 @@ from matched.run import Run
 from matched.run_directory import RunDirectory
 from matched.site import Site
 from matched.status import RunStatus, State
-from matched.table import Cell, Resources, Scale, Table, with_needs
+from matched.table import Cell, Resources, Scale, Table, runs_with_needs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ def make_plan(recipe: Recipe, scale: Scale, site: Site, only: Sequence[Cell] | N
     cells: dict[Run, list[Cell]] = {}
     titles: dict[Run, str] = {}
     for cell in recipe.table.cells(scale) if only is None else only:
-        for place, run in with_needs(cell.run, str(cell)):
+        for place, run in runs_with_needs(cell.run, str(cell)):
             cells.setdefault(run, [])
             titles.setdefault(run, place.replace("/", " · "))
         cells[cell.run].append(cell)
@@ -82,7 +82,7 @@ def _others(table: Table, scale: Scale) -> dict[Run, Resources]:
     """
     found: dict[Run, Resources] = {}
     for cell in table.cells(scale):
-        for place, run in with_needs(cell.run, cell.row):
+        for place, run in runs_with_needs(cell.run, cell.row):
             if place in scale.resource_overrides:
                 found.setdefault(run, scale.resource_overrides[place])
     return found

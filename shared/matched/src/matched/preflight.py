@@ -6,7 +6,7 @@ import shutil
 
 from matched import data
 from matched.planning import Plan
-from matched.recipes import pick
+from matched.recipes import match_name
 from matched.slurm_request import executor_parameters
 
 CLUSTERS = ("debug", "local", "slurm")
@@ -19,7 +19,7 @@ def check_submission(plan: Plan, cluster: str) -> None:
         ValueError: if data or the cluster is missing, the machine has too few GPUs, or processes
             do not fill whole nodes.
     """
-    pick(cluster, CLUSTERS, "cluster")
+    match_name(cluster, CLUSTERS, "cluster")
     _check_data(plan)
     if cluster == "slurm" and shutil.which("sbatch") is None:
         raise ValueError(
@@ -60,5 +60,5 @@ def check_foreground(plan: Plan) -> None:
 
 
 def _check_data(plan: Plan) -> None:
-    names = {name for planned in plan.missing for name in data.names_read(planned.run.config)}
-    data.resolve(tuple(sorted(names)), plan.site.data, plan.site.file)
+    names = {name for planned in plan.missing for name in data.source_names(planned.run.config)}
+    data.resolve_paths(tuple(sorted(names)), plan.site.data, plan.site.file)

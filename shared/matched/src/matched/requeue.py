@@ -19,7 +19,7 @@ from typing import NoReturn
 import submitit
 
 from matched import signals, submitit_internals
-from matched.files import CHECKSUM
+from matched.files import CHECKSUM_SUFFIX
 from matched.run import Run
 from matched.run_directory import RunDirectory
 from matched.signals import PREEMPTION_SIGNAL
@@ -170,4 +170,4 @@ class Requeuer:
     def _saved_files(self, run: Run) -> set[Path]:
         """Return the checkpoints of a run and its complete files of ``training.file_tasks``."""
         folder = RunDirectory(self.site.runs_folder, run).path
-        return {*folder.glob("checkpoints/step_*"), *folder.glob(f"**/*{CHECKSUM}")}
+        return {*folder.glob("checkpoints/step_*"), *folder.glob(f"**/*{CHECKSUM_SUFFIX}")}

@@ -1,4 +1,4 @@
-"""A run is what is computed; its signature names it wherever and whenever it is computed."""
+"""Runs: a task, its config and the runs it needs, identified by a signature."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Run:
     """One computation, described completely by plain values.
 
     Attributes:
-        task: entry point "package.module:function"; resolved only in the worker, so that
-            planning imports no model code.
+        task: entry point "package.module:function"; resolved only in the job, so that planning
+            imports no model code.
         config: a frozen, keyword-only dataclass of plain values, with the fields ``seed`` and
             ``norm`` unless the run is the same for all of them.
-        needs: runs whose outputs this one starts from, by the name that the task knows them
-            under ({"pretrained": run}).
+        needs: runs whose outputs this one starts from, by the name that the task uses for them
+            ({"pretrained": run}).
     """
 
     task: str
@@ -42,22 +42,25 @@ class Run:
 
     @cached_property
     def description(self) -> dict[str, Any]:
-        """The run as JSON values, defaults resolved: what config.json holds."""
+        """The run as JSON values with defaults filled in: the content of config.json."""
         return {
             "task": self.task,
-            "config": encode(self.config),
+            "config": json_value(self.config),
             "needs": {name: need.signature for name, need in sorted(self.needs.items())},
         }
 
     @cached_property
     def signature(self) -> str:
-        """Hash of task, config and needs, fully resolved: a changed default is a new run."""
+        """Hash of task, config and needs with defaults filled in: a changed default is a new run.
+
+        Machine, cluster, paths and number of GPUs are not part of it.
+        """
         text = json.dumps(self.description, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:SIGNATURE_LENGTH]
 
     @property
     def folder(self) -> str:
-        """Path of the run's directory below the runs folder."""
+        """Path of the run directory, relative to the runs folder."""
         return f"{self.task.replace(':', '.')}/{self.signature}"
 
     def __eq__(self, other: object) -> bool:
@@ -67,21 +70,21 @@ class Run:
         return hash(self.signature)
 
 
-def encode(value: Any, where: str = "config", floats: bool = False) -> Any:
-    """``value`` as JSON values; dataclasses keep their class name under "__type__".
+def json_value(value: Any, path: str = "config", ints_as_floats: bool = False) -> Any:
+    """Convert ``value`` to JSON values; dataclasses keep their class name under "__type__".
 
-    A whole number in a field annotated as float becomes one: lr=1 and lr=1.0 are one run.
+    An int in a field annotated as float becomes a float: lr=1 and lr=1.0 are the same run.
 
     Args:
         value: a config, or a part of it.
-        where: its dotted path, for the error.
-        floats: whether whole numbers in it are floats.
+        path: dotted path of ``value`` in the config, for the error message.
+        ints_as_floats: convert the ints in ``value`` to floats.
 
     Raises:
-        ValueError: for a value that has no one plain form (a path, a NaN, a live object).
+        ValueError: for a value without a unique JSON form (a path, a NaN, a live object).
     """
     if type(value) is int:
-        return float(value) if floats else value
+        return float(value) if ints_as_floats else value
     if value is None or type(value) in (str, bool):
         return value
     if isinstance(value, float) and math.isfinite(value):
@@ -90,62 +93,66 @@ def encode(value: Any, where: str = "config", floats: bool = False) -> Any:
         fields = {"__type__": type(value).__name__}
         for f in dataclasses.fields(value):
             item = getattr(value, f.name)
-            fields[f.name] = encode(item, f"{where}.{f.name}", _means_floats(f.type))
+            fields[f.name] = json_value(item, f"{path}.{f.name}", _is_float_annotation(f.type))
         return fields
     if isinstance(value, (list, tuple)):
-        return [encode(item, f"{where}[{i}]", floats) for i, item in enumerate(value)]
+        return [json_value(item, f"{path}[{i}]", ints_as_floats) for i, item in enumerate(value)]
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {key: encode(item, f"{where}.{key}", floats) for key, item in value.items()}
+        return {
+            key: json_value(item, f"{path}.{key}", ints_as_floats) for key, item in value.items()
+        }
     raise ValueError(
-        f"{where} is {value!r}, which has no plain form; "
+        f"{path} is {value!r}, which cannot be stored as JSON; "
         "use numbers, strings, booleans, None, tuples, dicts and dataclasses of these"
     )
 
 
 @cache
-def _means_floats(annotation: object) -> bool:
-    """Whether a field so annotated holds floats and no ints: float | None, tuple[float, float]."""
+def _is_float_annotation(annotation: object) -> bool:
+    """True if the annotation names float and not int: float | None, tuple[float, float]."""
     words = re.findall(r"\w+", str(annotation))
     return "float" in words and "int" not in words
 
 
 def derive_run(run: Run, *, norm: Any, seed: int | None = None, **changes: Any) -> Run:
-    """The run of another arm: ``run`` and all it needs with ``norm`` and ``seed`` in place.
+    """Return ``run`` with another ``norm`` and ``seed``, in its config and in those of its needs.
 
-    Where one of the two is None, every run keeps its own. A config without the field is left as it
-    is: what knows no norm, such as a cache of the data, is one run for all arms.
+    None keeps the value of every run. A config without the field is left as it is: a run without a
+    norm, such as a cache of the data, is shared by all arms.
 
-    ``changes`` are further fields of this run's own config, for tables whose arms differ in
-    more, such as a tuned learning rate; the table has to name them among its exceptions.
+    ``changes`` are further fields of this run's own config (not of its needs), for tables whose
+    arms differ in more than the norm, such as a tuned learning rate; the table must list them in
+    its ``allowed_differences``.
 
     Raises:
-        ValueError: if neither the run nor any that it needs has the field.
+        ValueError: if neither the run nor any run it needs has the field.
     """
-    common = {"norm": norm, "seed": seed}
-    given = {key: value for key, value in common.items() if value is not None}
-    own = _fields(run)
-    unknown = sorted((set(given) - _fields_of_all(run)) | (set(changes) - own))
+    shared = {
+        name: value for name, value in {"norm": norm, "seed": seed}.items() if value is not None
+    }
+    own_fields = _field_names(run)
+    unknown = sorted((set(shared) - _field_names_with_needs(run)) | (set(changes) - own_fields))
     if unknown:
         raise ValueError(
             f"config {type(run.config).__name__} of {run.task} has no field "
-            f"{', '.join(unknown)}; it has {', '.join(sorted(own))}"
+            f"{', '.join(unknown)}; it has {', '.join(sorted(own_fields))}"
         )
-    return _derived(run, given, changes)
+    return _replace_fields(run, shared, changes)
 
 
-def _derived(run: Run, given: Mapping[str, Any], changes: Mapping[str, Any]) -> Run:
-    own = {key: value for key, value in given.items() if key in _fields(run)}
+def _replace_fields(run: Run, shared: Mapping[str, Any], changes: Mapping[str, Any]) -> Run:
+    """Set ``shared`` fields in the run and its needs where they exist, ``changes`` in the run."""
+    own = {name: value for name, value in shared.items() if name in _field_names(run)}
     return Run(
         task=run.task,
         config=dataclasses.replace(run.config, **own, **changes),
-        needs={name: _derived(need, given, {}) for name, need in run.needs.items()},
+        needs={name: _replace_fields(need, shared, {}) for name, need in run.needs.items()},
     )
 
 
-def _fields(run: Run) -> set[str]:
+def _field_names(run: Run) -> set[str]:
     return {f.name for f in dataclasses.fields(run.config)}
 
 
-def _fields_of_all(run: Run) -> set[str]:
-    """Of a run and all it needs."""
-    return _fields(run).union(*(_fields_of_all(need) for need in run.needs.values()))
+def _field_names_with_needs(run: Run) -> set[str]:
+    return _field_names(run).union(*(_field_names_with_needs(need) for need in run.needs.values()))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from matched import data, job_status, lease, provenance, signals
+from matched.errors import one_line
 from matched.files import DamagedFileError, write_json
 from matched.lease import Lease
 from matched.peers import PeerLostError, Peers, is_connection_error
@@ -30,12 +30,6 @@ BLOCKED = "blocked by "
 """How the reason begins of a run that could not start because of another."""
 ASK_EVERY = 30
 """Pauses between two questions to Slurm: its controller has others to answer."""
-PASSED_ON = re.compile(
-    r"Caught \w+ in [^\n]+\.\nOriginal .*Traceback \(most recent call last\):\n"
-    r"(?: [^\n]*\n)+(?:[^\s:]+\.)?(?P<name>\w+)(?:: (?P<text>.*))?\n?",
-    re.DOTALL,
-)
-"""An error of a data-loading process, which torch raises again with all of its traceback in it."""
 
 
 def execute(
@@ -111,7 +105,7 @@ def _claim(directory: RunDirectory, job: Mapping[str, Any]) -> tuple[Lease | Non
     except (DamagedFileError, lease.LeaseHeldError, OSError) as error:
         if owned is not None:
             owned.release()
-        why = _one_line(error)
+        why = one_line(error)
         if isinstance(error, OSError):
             with suppress(OSError):
                 directory.write_failure(why, job["token"])
@@ -151,7 +145,7 @@ def _compute(
             write_progress(directory.path, 0, 0)
         context = replace(
             context,
-            data=data.resolve(data.names_read(run.config), site.data, site.file),
+            data=data.resolve_paths(data.source_names(run.config), site.data, site.file),
             needs=_needs(run, site, job["key"]),
         )
         log.info(
@@ -166,7 +160,7 @@ def _compute(
         log.error("%s", error)
         return str(error)  # its failure or result is the new owner's to write
     except Exception as error:
-        why = _one_line(error)
+        why = one_line(error)
         log.error("%s failed: %s", run.signature, why, exc_info=True)
         if signals.stop_signal():
             # Other processes of the run, its data loaders among them, may have been ended before
@@ -234,17 +228,6 @@ def _status(directory: RunDirectory, own: str) -> RunStatus:
 def _resolve(task: str) -> Any:
     module, _, function = task.partition(":")
     return getattr(importlib.import_module(module), function)
-
-
-def _one_line(error: BaseException) -> str:
-    """The message, before it the type unless it is a ValueError, which is a user's mistake."""
-    name, text = type(error).__name__, str(error)
-    if passed_on := PASSED_ON.fullmatch(text):
-        name, text = passed_on["name"], passed_on["text"] or ""
-    text = " ".join(text.split())
-    if isinstance(error, ValueError) and text:
-        return text
-    return f"{name}: {text}" if text else name
 
 
 class _LogFile(logging.FileHandler):

@@ -1,6 +1,6 @@
-"""What one user's machine and cluster are like: site.toml, checked key by key.
+"""Site settings: the machine, cluster and data paths of one user, read from site.toml.
 
-Nothing in it is part of a run's signature.
+Nothing in site.toml is part of a run's signature.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from matched.data import registered, source
+from matched.data import load_source, registered_sources
 
 FILE = "site.toml"
 
@@ -24,28 +24,33 @@ FILE = "site.toml"
 class Local:
     """[local]: this machine.
 
-    ``workers`` CPU runs go at a time (0: one per core), each with ``threads`` threads; runs that
-    ask for GPUs share ``gpus`` of them.
+    Attributes:
+        workers: number of CPU runs at a time; 0 means one per core, or per ``threads`` cores.
+        threads: threads of each run.
+        gpus: number of GPUs that the runs asking for GPUs share.
     """
 
     workers: int = 0
     threads: int = 1
     gpus: int = 0
 
-    def workers_or_cores(self) -> int:
+    def worker_count(self) -> int:
+        """Return ``workers``, or the number that the cores of this machine allow if it is 0."""
         cores = len(os.sched_getaffinity(0))
         return self.workers or max(1, cores // self.threads)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Slurm:
-    """[slurm]: the cluster. Empty strings leave the choice to Slurm.
+    """[slurm]: the cluster. An empty string leaves the choice to Slurm.
 
-    ``max_hours`` is the longest job that the partition takes (longer runs are requeued and
-    resume), ``grace_seconds`` the time before that limit at which runs are told to save,
-    ``parallel`` the most jobs of one submission that run at a time, ``max_array`` the most jobs
-    of one array (Slurm's MaxArraySize less one), ``setup`` shell lines before the job starts,
-    ``options`` any further sbatch options.
+    Attributes:
+        max_hours: longest job that the partition accepts; longer runs are requeued and resume.
+        grace_seconds: time before that limit at which runs are told to save.
+        parallel: largest number of jobs of one submission that run at a time.
+        max_array: largest number of jobs in one array (Slurm's MaxArraySize minus one).
+        setup: shell lines before the job starts.
+        options: any further sbatch options.
     """
 
     partition: str = ""
@@ -63,10 +68,10 @@ class Slurm:
 
 @dataclass(frozen=True, kw_only=True)
 class Runs:
-    """[runs]: where run directories lie and how often they are saved.
+    """[runs]: location of the run directories, and the time between checkpoints.
 
-    ``checkpoint_steps`` optimiser steps lie between two checkpoints, or ``checkpoint_minutes``
-    where those are over first.
+    A checkpoint is due after ``checkpoint_steps`` optimizer steps or ``checkpoint_minutes``
+    minutes, whichever comes first.
     """
 
     folder: str = "runs"
@@ -76,7 +81,7 @@ class Runs:
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """The whole of site.toml; ``data`` maps the name of a data source to its path."""
+    """The content of site.toml; ``data`` maps names of data sources to paths."""
 
     file: Path
     data: Mapping[str, Path] = field(default_factory=dict)
@@ -86,19 +91,23 @@ class Site:
 
     @property
     def runs_folder(self) -> Path:
-        return _path(self.file, self.runs.folder)
+        return _absolute(self.file, self.runs.folder)
 
 
-def _path(file: Path, given: str) -> Path:
-    """A path of site.toml: ``~`` is the user's home, and a relative one starts beside the file."""
-    return (file.parent / os.path.expanduser(given)).absolute()
+def _absolute(file: Path, path: str) -> Path:
+    """Return a path of site.toml with ``~`` expanded, relative to the folder of the file."""
+    return (file.parent / os.path.expanduser(path)).absolute()
+
+
+SECTIONS = {"runs": Runs, "local": Local, "slurm": Slurm}
 
 
 def read(file: Path) -> Site:
-    """site.toml in ``file``; where there is none, the defaults.
+    """Read site.toml from ``file``; return the defaults if the file does not exist.
 
     Raises:
-        ValueError: for a key that is unknown or of the wrong type: its line, and what is allowed.
+        ValueError: for a key that is unknown or of the wrong type, with its line and what is
+            allowed.
     """
     if not file.exists():
         return Site(file=file)
@@ -107,86 +116,96 @@ def read(file: Path) -> Site:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{file}: {error}") from None
-    sections = {"runs": Runs, "local": Local, "slurm": Slurm}
-    _known(file, text, "", content, ["data", *sections])
+    validator = _Validator(file, text)
+    validator.check_keys("", content, ["data", *SECTIONS])
     for name, section in content.items():
         if not isinstance(section, dict):
-            raise ValueError(f"{_place(file, text, '', name)}: {name} must be a section, [{name}]")
-    data = content.get("data", {})
-    if data:
-        _known(file, text, "data", data, [n for n in registered() if not source(n).embedded])
-    for key, path in data.items():
-        _typed(file, text, "data", key, path, str)
+            raise ValueError(f"{validator.location('', name)}: {name} must be a section, [{name}]")
+    paths = content.get("data", {})
+    if paths:
+        names = [name for name in registered_sources() if not load_source(name).embedded]
+        validator.check_keys("data", paths, names)
+    for key, path in paths.items():
+        validator.check_type("data", key, path, str, "a string")
     return Site(
         file=file,
-        data={key: _path(file, path) for key, path in data.items()},
+        data={key: _absolute(file, path) for key, path in paths.items()},
         **{
-            name: _section(file, text, name, kind, content.get(name, {}))
-            for name, kind in sections.items()
+            name: _section(validator, name, kind, content.get(name, {}))
+            for name, kind in SECTIONS.items()
         },
     )
 
 
-def _section(file: Path, text: str, name: str, kind: type, given: dict[str, Any]) -> Any:
-    _known(file, text, name, given, [f.name for f in dataclasses.fields(kind)])
+def _section(validator: _Validator, name: str, kind: type, values: dict[str, Any]) -> Any:
+    """Create the dataclass ``kind`` of a section from its checked values."""
+    validator.check_keys(name, values, [f.name for f in dataclasses.fields(kind)])
     hints = get_type_hints(kind)
-    values = {}
-    for key, value in given.items():
-        hint = hints[key]
-        if hint == tuple[str, ...]:
-            _typed(file, text, name, key, value, list)
-            for item in value:
-                _typed(file, text, name, key, item, str, "a list of strings")
-            value = tuple(value)
-        elif hint not in (int, str):
-            _typed(file, text, name, key, value, dict, "a table of strings")
-            for item in value.values():
-                _typed(file, text, name, key, item, str, "a table of strings")
-        else:
-            _typed(file, text, name, key, value, hint)
+    return kind(
+        **{
+            key: _checked_value(validator, name, key, value, hints[key])
+            for key, value in values.items()
+        }
+    )
+
+
+def _checked_value(validator: _Validator, section: str, key: str, value: Any, hint: Any) -> Any:
+    """Return a value of a section as its annotation ``hint`` has it."""
+    if hint is str:
+        validator.check_type(section, key, value, str, "a string")
+    elif hint is int:
+        validator.check_type(section, key, value, int, "a whole number")
         least = 0 if key in ("workers", "gpus") else 1
-        if hint is int and value < least:
-            place = _place(file, text, name, key)
-            raise ValueError(f"{place}: [{name}] {key} is {value}; expected {least} or more")
-        values[key] = value
-    return kind(**values)
+        if value < least:
+            location = validator.location(section, key)
+            raise ValueError(f"{location}: [{section}] {key} is {value}; expected {least} or more")
+    elif hint == tuple[str, ...]:
+        validator.check_type(section, key, value, list, "a list of strings")
+        for item in value:
+            validator.check_type(section, key, item, str, "a list of strings")
+        value = tuple(value)
+    else:
+        validator.check_type(section, key, value, dict, "a table of strings")
+        for item in value.values():
+            validator.check_type(section, key, item, str, "a table of strings")
+    return value
 
 
-def _known(file: Path, text: str, section: str, given: Any, allowed: list[str]) -> None:
-    for key in given:
-        if key not in allowed:
-            near = difflib.get_close_matches(key, allowed, n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            what = f"key {key!r} in [{section}]" if section else f"section [{key}]"
+@dataclass(frozen=True)
+class _Validator:
+    """Checks of keys and types in site.toml, whose errors begin with the file and the line."""
+
+    file: Path
+    text: str
+
+    def check_keys(self, section: str, keys: Iterable[str], allowed: list[str]) -> None:
+        for key in keys:
+            if key not in allowed:
+                near = difflib.get_close_matches(key, allowed, n=1)
+                hint = f" (did you mean {near[0]}?)" if near else ""
+                what = f"key {key!r} in [{section}]" if section else f"section [{key}]"
+                raise ValueError(
+                    f"{self.location(section, key)}: unknown {what}{hint}; "
+                    f"allowed: {', '.join(allowed) or 'none'}"
+                )
+
+    def check_type(self, section: str, key: str, value: Any, kind: type, expected: str) -> None:
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise ValueError(
-                f"{_place(file, text, section, key)}: unknown {what}{hint}; "
-                f"allowed: {', '.join(allowed) or 'none'}"
+                f"{self.location(section, key)}: [{section}] {key} is {value!r}; "
+                f"expected {expected}"
             )
 
-
-TYPE_NAMES = {str: "a string", int: "a whole number", list: "a list of strings", dict: "a table"}
-
-
-def _typed(
-    file: Path, text: str, section: str, key: str, value: Any, kind: type, expected: str = ""
-) -> None:
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ValueError(
-            f"{_place(file, text, section, key)}: [{section}] {key} is {value!r}; "
-            f"expected {expected or TYPE_NAMES[kind]}"
-        )
-
-
-def _place(file: Path, text: str, section: str, key: str) -> str:
-    """ "site.toml, line 7": tomllib keeps no positions, so the key is looked up in its section."""
-    current = ""
-    for number, line in enumerate(text.splitlines(), start=1):
-        if header := re.match(r"\s*\[+\s*\"?([\w.-]+)", line):
-            current = header[1]
-            if not section and current.split(".")[0] == key:
-                return f"{file}, line {number}"
-            if current == f"{section}.{key}":
-                return f"{file}, line {number}"
-        elif re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[=.]", line) and current == section:
-            return f"{file}, line {number}"
-    return str(file)
+    def location(self, section: str, key: str) -> str:
+        """Return "site.toml, line 7" by a search for the key: tomllib keeps no line numbers."""
+        current = ""
+        for number, line in enumerate(self.text.splitlines(), start=1):
+            if header := re.match(r"\s*\[+\s*\"?([\w.-]+)", line):
+                current = header[1]
+                if not section and current.split(".")[0] == key:
+                    return f"{self.file}, line {number}"
+                if current == f"{section}.{key}":
+                    return f"{self.file}, line {number}"
+            elif re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[=.]", line) and current == section:
+                return f"{self.file}, line {number}"
+        return str(self.file)

@@ -25,17 +25,17 @@ def executor_parameters(
     """
     if cluster != "slurm":
         # submitit's local executor kills a job at its time limit; local runs have no limit.
-        return {"timeout_min": 60 * 24 * 365, "nodes": 1, "tasks_per_node": resources.tasks}
+        return {"timeout_min": 60 * 24 * 365, "nodes": 1, "tasks_per_node": resources.world_size}
     config = site.slurm
-    per_node = min(resources.tasks, config.gpus_per_node)
-    if resources.tasks % per_node:
+    per_node = min(resources.world_size, config.gpus_per_node)
+    if resources.world_size % per_node:
         raise ValueError(
-            f"{resources.tasks} processes do not fill nodes of {per_node}; "
+            f"{resources.world_size} processes do not fill nodes of {per_node}; "
             f"set gpus_per_node under [slurm] in {site.file} to a divisor"
         )
     parameters = {
         "name": "matched",
-        "nodes": resources.tasks // per_node,
+        "nodes": resources.world_size // per_node,
         "tasks_per_node": per_node,
         "cpus_per_task": resources.cpus,
         "mem_gb": resources.memory_gb * per_node,
@@ -45,7 +45,7 @@ def executor_parameters(
     }
     if resources.gpus:
         parameters["gpus_per_node"] = per_node
-    if resources.tasks > 1:
+    if resources.world_size > 1:
         # Processes wait for each other: when one fails, Slurm has to end the others.
         parameters["slurm_srun_args"] = ["--kill-on-bad-exit=1"]
     for name in ("partition", "account", "qos", "constraint"):

@@ -1,4 +1,7 @@
-"""The summary table as text: our numbers, the paper's beside them, and what has to be known."""
+"""Summary table of a plan: formatted cells, with the paper's numbers and notes, for any output.
+
+``matched.aggregation`` computes the numbers, and ``matched.table_formats`` writes the table.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +10,31 @@ from dataclasses import dataclass
 from typing import Any
 
 from matched import data
-from matched.aggregation import CellSummary, by_cell, change, summarise
-from matched.audit import Pair, matched_mark, matched_seeds, pairs
+from matched.aggregation import (
+    CellRuns,
+    CellSummary,
+    group_by_cell,
+    mean_difference,
+    summarize_cell,
+)
+from matched.audit import AuditedPair, audit_pairs, matched_mark, matched_seeds
 from matched.gallery import NO_PICTURES, Gallery
-from matched.planning import Plan, PlannedRun
+from matched.planning import Plan
 from matched.status import State
-from matched.table import Cell, Metric
+from matched.table import Metric
 
 MISSING = "—"
-SIDE_BY_SIDE = 2
-"""The most arms that are columns; more are lines, or a table of five would have 23 columns."""
+MAX_ARM_COLUMNS = 2
+"""With more arms than this every arm has a row, or a table of five would have 23 columns."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SummaryTable:
-    """What is printed and written: a header, rows of text, and lines below the table.
+    """A table of text: header, rows, and notes below.
 
     Attributes:
-        records: the same cells as flat rows, for CSV.
-        gallery: what Markdown shows below.
+        records: the content of the rows as plain values, one record per arm, for CSV.
+        gallery: pictures that Markdown shows below the table.
     """
 
     title: str
@@ -39,27 +48,27 @@ class SummaryTable:
 
 @dataclass(frozen=True, kw_only=True)
 class _Entry:
-    """One arm's cell: our runs, the paper's numbers, and both compared with the baseline's."""
+    """One metric of one row and arm: our runs, the paper's numbers, and Δ of both."""
 
     arm: str
-    runs: list[tuple[Cell, PlannedRun]]
+    runs: CellRuns
     ours: CellSummary
-    change: float | None
+    delta: float | None
     printed: Mapping[str, Any]
-    printed_change: float | None
+    printed_delta: float | None
     matched: str
 
 
 def summary_table(plan: Plan, gallery: Gallery = NO_PICTURES) -> SummaryTable:
-    """The table of a plan as its runs stand now, with the pictures that were gathered of them."""
+    """Create the table of a plan from the present results of its runs."""
     recipe, scale = plan.recipe, plan.scale
     metrics, arms = recipe.metrics(scale), [arm.name for arm in recipe.table.arms]
-    found, runs = pairs(plan), by_cell(plan)
+    pairs, groups = audit_pairs(plan), group_by_cell(plan)
     rows, records = [], []
     for row in scale.runs:
         for metric in metrics:
-            entries = _entries(plan, row, metric, found, runs)
-            layout = _side_by_side if len(arms) <= SIDE_BY_SIDE else _one_below_another
+            entries = _entries(plan, row, metric, pairs, groups)
+            layout = _one_row if len(arms) <= MAX_ARM_COLUMNS else _one_row_per_arm
             rows += layout(recipe.paper.label(row), metric, entries, len(metrics) > 1)
             records += [_record(plan, row, metric, entry) for entry in entries]
     return SummaryTable(
@@ -67,7 +76,7 @@ def summary_table(plan: Plan, gallery: Gallery = NO_PICTURES) -> SummaryTable:
         caption=recipe.paper.caption,
         header=_header(metrics, arms),
         rows=tuple(rows),
-        notes=(*_notes(plan, found), *gallery.notes),
+        notes=(*_notes(plan, pairs), *gallery.notes),
         records=tuple(records),
         gallery=gallery,
     )
@@ -77,124 +86,131 @@ def _entries(
     plan: Plan,
     row: str,
     metric: Metric,
-    found: list[Pair],
-    runs: Mapping[tuple[str, str], list[tuple[Cell, PlannedRun]]],
+    pairs: list[AuditedPair],
+    groups: Mapping[tuple[str, str], CellRuns],
 ) -> list[_Entry]:
-    """A row's entries, the baseline's first. Runs that are not matched are not compared."""
+    """Return the entries of a row, the baseline's first. Unmatched runs get no Δ."""
     entries: list[_Entry] = []
     for arm in plan.recipe.table.arms:
-        items = runs.get((row, arm.name), [])
-        ours, printed = summarise(items, metric), plan.recipe.paper.cell(row, arm.name)
+        runs = groups.get((row, arm.name), [])
+        ours, printed = summarize_cell(runs, metric), plan.recipe.paper.cell(row, arm.name)
         base = entries[0] if entries else None
-        mark = matched_mark(found, row, arm.name) if base else ""
-        alike = matched_seeds(found, row, arm.name) if mark != "no" else set()
+        mark = matched_mark(pairs, row, arm.name) if base else ""
+        seeds = matched_seeds(pairs, row, arm.name) if mark != "no" else set()
         entries.append(
             _Entry(
                 arm=arm.name,
-                runs=items,
+                runs=runs,
                 ours=ours,
-                change=change(base.ours, ours, alike) if base else None,
+                delta=mean_difference(base.ours, ours, seeds) if base else None,
                 printed=printed,
-                printed_change=_printed_change(base.printed, printed, metric) if base else None,
+                printed_delta=_printed_delta(base.printed, printed, metric) if base else None,
                 matched=mark,
             )
         )
     return entries
 
 
-def _printed_change(
+def _printed_delta(
     base: Mapping[str, Any], printed: Mapping[str, Any], metric: Metric
 ) -> float | None:
     if metric.key not in base or metric.key not in printed:
         return None
-    return round(printed[metric.key] - base[metric.key], 9)  # as in ``change``
+    return round(printed[metric.key] - base[metric.key], 9)  # as in ``mean_difference``
 
 
-def _side_by_side(
+def _one_row(
     label: str, metric: Metric, entries: Sequence[_Entry], name_metric: bool
 ) -> list[tuple[str, ...]]:
-    """A row of the paper as one line, its arms as columns."""
-    base, *others = entries
+    """Format a row of the paper as one row with a column per arm."""
+    base, *other_entries = entries
     line = (
         label,
         *([metric.label] if name_metric else []),
-        *(cell_text(metric, entry.ours) for entry in entries),
-        *(_delta(metric, base.ours.mean, entry.change) for entry in others),
-        *(printed_text(metric, entry.printed) for entry in entries),
-        *(_delta(metric, base.printed.get(metric.key), e.printed_change) for e in others),
-        _finished(entries),
-        *(entry.matched for entry in others),
+        *(format_cell(metric, entry.ours) for entry in entries),
+        *(format_delta(metric, base.ours.mean, entry.delta) for entry in other_entries),
+        *(format_printed_cell(metric, entry.printed) for entry in entries),
+        *(
+            format_delta(metric, base.printed.get(metric.key), e.printed_delta)
+            for e in other_entries
+        ),
+        _finished_count(entries),
+        *(entry.matched for entry in other_entries),
     )
     return [line]
 
 
-def _one_below_another(
+def _one_row_per_arm(
     label: str, metric: Metric, entries: Sequence[_Entry], name_metric: bool
 ) -> list[tuple[str, ...]]:
-    """A row of the paper as one line for each arm; the row is named in the first."""
+    """Format a row of the paper as one row per arm; only the first has the row's label."""
     base = entries[0]
     return [
         (
             label if entry is base else "",
             *([metric.label if entry is base else ""] if name_metric else []),
             entry.arm,
-            cell_text(metric, entry.ours),
-            "" if entry is base else _delta(metric, base.ours.mean, entry.change),
-            printed_text(metric, entry.printed),
+            format_cell(metric, entry.ours),
+            "" if entry is base else format_delta(metric, base.ours.mean, entry.delta),
+            format_printed_cell(metric, entry.printed),
             ""
             if entry is base
-            else _delta(metric, base.printed.get(metric.key), entry.printed_change),
-            _finished([entry]),
+            else format_delta(metric, base.printed.get(metric.key), entry.printed_delta),
+            _finished_count([entry]),
             entry.matched,
         )
         for entry in entries
     ]
 
 
-def _finished(entries: Sequence[_Entry]) -> str:
+def _finished_count(entries: Sequence[_Entry]) -> str:
+    """Return "finished/planned" runs, such as "3/4"."""
     states = [state for entry in entries for state in entry.ours.states.values()]
     return f"{sum(state.finished for state in states)}/{len(states)}"
 
 
 def _header(metrics: tuple[Metric, ...], arms: list[str]) -> tuple[str, ...]:
-    one = metrics[0]
-    unit = f" {one.unit}" if one.unit else ""
-    names = ["model", "metric"] if len(metrics) > 1 else [f"{one.label}{unit}"]
-    if len(arms) > SIDE_BY_SIDE:
+    first = metrics[0]
+    unit = f" {first.unit}" if first.unit else ""
+    names = ["model", "metric"] if len(metrics) > 1 else [f"{first.label}{unit}"]
+    if len(arms) > MAX_ARM_COLUMNS:
         return (*names, "arm", "ours", "Δ", "paper", "paper Δ", "runs", "matched")
-    change = ["Δ"] * (len(arms) - 1)
-    paper = [f"paper {name}" for name in [*arms, *change]]
-    return (*names, *arms, *change, *paper, "runs", *["matched"] * (len(arms) - 1))
+    deltas = ["Δ"] * (len(arms) - 1)
+    paper = [f"paper {name}" for name in [*arms, *deltas]]
+    return (*names, *arms, *deltas, *paper, "runs", *["matched"] * (len(arms) - 1))
 
 
-def number(metric: Metric, value: float, like: float | None = None) -> str:
-    """``value`` with as many decimals as a value of the size of ``like`` deserves."""
-    size = abs(value if like is None else like)
+def format_number(metric: Metric, value: float, reference: float | None = None) -> str:
+    """Format ``value`` with the number of decimals that suits the size of ``reference``.
+
+    Without a reference the size is that of ``value``.
+    """
+    size = abs(value if reference is None else reference)
     decimals = 1 if metric.unit == "%" or size >= 10 else 2 if size >= 1 else 3
     return f"{value:.{decimals}f}"
 
 
-def cell_text(metric: Metric, cell: CellSummary) -> str:
-    """Mean ± standard deviation over seeds, with what diverged or is not there."""
+def format_cell(metric: Metric, cell: CellSummary) -> str:
+    """Format mean ± standard deviation over seeds, and how many diverged; else the state."""
     if cell.mean is None:
-        return "diverged" if cell.diverged else _absent(cell)
-    text = number(metric, cell.mean)
-    if cell.deviation is not None:
-        text += f" ± {number(metric, cell.deviation, cell.mean)}"
+        return "diverged" if cell.diverged else _state_without_number(cell)
+    text = format_number(metric, cell.mean)
+    if cell.std is not None:
+        text += f" ± {format_number(metric, cell.std, cell.mean)}"
     if cell.diverged:
         every = cell.diverged == len(cell.states)
         text += " → diverged" if every else f" ({cell.diverged} diverged)"
     return text
 
 
-def _absent(cell: CellSummary) -> str:
-    """The most telling state of a cell without a number."""
+def _state_without_number(cell: CellSummary) -> str:
+    """Return the state of a cell without a number: of several, the one to look at first."""
     order = (State.DAMAGED, State.FAILED, State.RUNNING, State.QUEUED)
     return next((str(state) for state in order if state in cell.states.values()), MISSING)
 
 
-def printed_text(metric: Metric, cell: Mapping[str, Any]) -> str:
-    """A cell as the paper prints it."""
+def format_printed_cell(metric: Metric, cell: Mapping[str, Any]) -> str:
+    """Format a cell as the paper prints it."""
     value = cell.get(metric.key)
     text = "" if value is None else str(value)
     if cell.get("diverged"):
@@ -202,46 +218,44 @@ def printed_text(metric: Metric, cell: Mapping[str, Any]) -> str:
     return text or MISSING
 
 
-def _delta(metric: Metric, base: float | None, difference: float | None) -> str:
-    """A signed change, with the decimals of the baseline."""
-    if base is None or difference is None:
+def format_delta(metric: Metric, base: float | None, delta: float | None) -> str:
+    """Format a difference with its sign and the decimals of the baseline's value."""
+    if base is None or delta is None:
         return MISSING
-    text = number(metric, difference, base)
+    text = format_number(metric, delta, base)
     if float(text) == 0:
         return text.lstrip("-")
-    return text if difference < 0 else f"+{text}"
+    return text if delta < 0 else f"+{text}"
 
 
 def data_titles(plan: Plan) -> str:
-    names = {name for planned in plan.runs for name in data.names_read(planned.run.config)}
-    return ", ".join(data.source(name).title for name in sorted(names)) or "none"
+    """Return the titles of all data sources that the runs of a plan read."""
+    names = {name for planned in plan.runs for name in data.source_names(planned.run.config)}
+    return ", ".join(data.load_source(name).title for name in sorted(names)) or "none"
 
 
-def _notes(plan: Plan, found: list[Pair]) -> list[str]:
+def _notes(plan: Plan, pairs: list[AuditedPair]) -> list[str]:
+    """Return the lines below the table."""
     scale, table = plan.scale, plan.recipe.table
     notes = [f"Scale: {scale.name}. Data: {data_titles(plan)}. Seeds: {len(scale.seeds)} per cell."]
     if scale.name != "paper":
         notes.append(
-            f"Numbers of {scale.name} scale are not the paper's and must not be read as its "
-            "reproduction: other models, other data."
+            f"Not a reproduction of the paper: {scale.name} scale uses other models and other data."
         )
     if scale.note:
         notes.append(scale.note)
     if len(scale.seeds) > 1:
         notes.append("± is the standard deviation over seeds.")
-    others = ", ".join(arm.name for arm in table.arms[1:])
+    arm = table.arms[1].name if len(table.arms) == 2 else "each arm"
     notes.append(
-        f"Δ is {others} minus {table.baseline.name}, over the seeds that both have, and only where "
-        "they are matched: equal configs but for the norm, equal first weights outside the norms, "
-        "equal first batches."
+        f"Δ is {arm} minus {table.baseline.name}, averaged over the seeds that both have. It is "
+        "shown for matched pairs only: same config except for the norm, same initial weights "
+        "outside the norm layers, same first batches."
     )
-    notes += [
-        f"Not matched in {what}, on purpose: {why}"
-        for what, why in table.allowed_difference_reasons()
-    ]
+    notes += table.allowed_difference_notes()
     notes += [
         f"NOT MATCHED: {pair.row}, {pair.arm}, seed {pair.seed}: {pair.reason}."
-        for pair in found
+        for pair in pairs
         if pair.verdict == "not matched"
     ]
     notes += [
@@ -258,7 +272,7 @@ def _notes(plan: Plan, found: list[Pair]) -> list[str]:
 
 
 def _record(plan: Plan, row: str, metric: Metric, entry: _Entry) -> dict[str, Any]:
-    """An entry as a line of CSV."""
+    """Return an entry as a line of CSV."""
     ours = entry.ours
     return {
         "table": plan.recipe.name,
@@ -271,13 +285,13 @@ def _record(plan: Plan, row: str, metric: Metric, entry: _Entry) -> dict[str, An
         "unit": metric.unit,
         "direction": metric.direction,
         "mean": ours.mean,
-        "std": ours.deviation,
+        "std": ours.std,
         "seeds_with_value": len(ours.values),
         "seeds_planned": len(ours.states),
         "seeds_diverged": ours.diverged,
-        "delta": entry.change,
+        "delta": entry.delta,
         "paper": entry.printed.get(metric.key),
-        "paper_delta": entry.printed_change,
+        "paper_delta": entry.printed_delta,
         "matched": entry.matched,
         "states": " ".join(map(str, ours.states.values())),
         "signatures": " ".join(planned.run.signature for _, planned in entry.runs),

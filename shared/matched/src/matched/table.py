@@ -1,4 +1,4 @@
-"""A table of a paper as data: arms, rows and, at each scale, the run behind every cell."""
+"""Tables of a paper as data: arms, rows, scales and the run of every cell."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SCALES = ("smoke", "mini", "paper")
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A number that runs report: its key in result.json, and how tables print it."""
+    """A number that runs report: its key in result.json and how tables print it."""
 
     key: str
     label: str
@@ -23,12 +23,13 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One column: what tells its runs from the other arms'.
+    """One column of a table: a name, a norm, and what else may differ from the baseline arm.
 
     Attributes:
-        norm: the norm layer of its runs. None: the runs of the scale bring their own, for tables
-            whose rows differ in the norm too.
-        exceptions: what else may differ between the baseline and this arm alone, as in ``Table``.
+        norm: norm layer of the arm's runs. None keeps the norm in each run's own config, for
+            tables whose rows differ in the norm as well.
+        allowed_differences: fields that may differ between the baseline and this arm only, each
+            with its reason, as in ``Table``.
     """
 
     name: str
@@ -38,17 +39,17 @@ class Arm:
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What one run asks of the machine; not part of its signature.
+    """Resources of one run; not part of its signature.
 
     Attributes:
-        gpus: over all nodes; one process runs on each. 0 runs on the CPU.
-        processes: of a run on the CPU.
-        cpus: cores per process, its data-loading workers included.
-        memory_gb: per process.
+        gpus: number of GPUs over all nodes, with one process per GPU. 0 runs on the CPU.
+        processes: number of processes of a run on the CPU.
+        cpus: cores per process, including its data-loading workers.
+        memory_gb: memory per process.
         minutes: expected time of one run; longer jobs are cut and requeued at the cluster's limit.
-        runs_per_job: how many runs share a Slurm job, one after the other, so that short runs
-            pay for queueing and imports once.
-        shard: spread weights and optimizer state over the processes (FSDP2) rather than keep a
+        runs_per_job: number of runs that share a Slurm job, one after the other, so that short
+            runs pay for queueing and imports once.
+        shard: shard weights and optimizer state over the processes (FSDP2) instead of keeping a
             copy on each (DDP).
     """
 
@@ -61,31 +62,31 @@ class Resources:
     shard: bool = False
 
     @property
-    def tasks(self) -> int:
-        """Processes of one run."""
+    def world_size(self) -> int:
+        """Number of processes of one run."""
         return self.gpus or self.processes
 
     @property
     def num_workers(self) -> int:
-        """Data-loading workers of a process: its cores but one; on the CPU it loads by itself."""
+        """Data-loading workers per process: one core less than it has on GPUs, none on the CPU."""
         return self.cpus - 1 if self.gpus else 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """A table at one size of experiment; its results never mix with another scale's.
+    """A table at one size of experiment; results of different scales are never mixed.
 
     Attributes:
         name: "smoke", "mini" or "paper".
-        runs: row key → the row's run, from which the arms' runs are derived; or row key →
-            {arm name: run} where a table's arms differ in more than the norm, or its rows differ
-            in the norm too.
+        runs: row key → the row's run, from which the runs of all arms are derived; or row key →
+            {arm name: run} if the arms differ in more than the norm or the rows differ in the
+            norm.
         seeds: every cell is run once with each.
-        resources: what one run asks of the machine.
-        others: what some runs ask for instead, by their place: "row" stands for that row's own
-            runs, of all arms, and "row/name" for the run that these need under that name.
-        note: printed under the table: what stands in for what.
-        metrics: replace the paper's, where this scale measures something else.
+        resources: resources of one run.
+        resource_overrides: other resources for some runs, by path: "row" is the run of that row,
+            in all arms, and "row/name" the run that it needs under that name.
+        note: printed under the table: what the scale uses in place of the paper's models and data.
+        metrics: metrics of this scale if they are not the paper's.
     """
 
     name: Literal["smoke", "mini", "paper"]
@@ -101,30 +102,34 @@ class Scale:
             raise ValueError(f"scale {self.name!r} is not one of {', '.join(SCALES)}")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"scale {self.name}: seeds {self.seeds} must be distinct, one or more")
-        known = dict.fromkeys(
-            place
+        paths = dict.fromkeys(
+            path
             for row, runs in self.runs.items()
             for run in ([runs] if isinstance(runs, Run) else runs.values())
-            for place, _ in with_needs(run, row)
+            for path, _ in runs_with_needs(run, row)
         )
-        if unknown := [place for place in self.resource_overrides if place not in known]:
+        if unknown := [path for path in self.resource_overrides if path not in paths]:
             raise ValueError(
                 f"scale {self.name}: resource_overrides names {', '.join(unknown)}, "
                 "which is neither a row nor a run that a row needs; known are "
-                f"{', '.join(known) or 'none'}"
+                f"{', '.join(paths) or 'none'}"
             )
 
 
-def with_needs(run: Run, place: str) -> Iterator[tuple[str, Run]]:
-    """The run and all it needs, what is needed first, each with its place: a key of ``others``."""
+def runs_with_needs(run: Run, path: str) -> Iterator[tuple[str, Run]]:
+    """Yield the runs that ``run`` needs, at any depth, then ``run`` itself, each with its path.
+
+    The path of ``run`` is ``path``, and that of a need is ``path/name``, as in
+    ``Scale.resource_overrides``.
+    """
     for name, need in run.needs.items():
-        yield from with_needs(need, f"{place}/{name}")
-    yield place, run
+        yield from runs_with_needs(need, f"{path}/{name}")
+    yield path, run
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One run of a table and where it stands in it."""
+    """One run of a table with its row, arm and seed."""
 
     row: str
     arm: str
@@ -137,14 +142,14 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table of a paper: the first arm is the baseline that the others are compared with.
+    """A table of a paper; the first arm is the baseline that the other arms are compared with.
 
     Attributes:
         arms: the columns.
         scales: the sizes at which the table can be run.
-        exceptions: what else may differ between arms, each with its reason: a config field, or
-            "weights" or "batches" where the fingerprints must differ. What may differ in one arm
-            alone stands there.
+        allowed_differences: what may differ between all arms in addition to the norm, each with its
+            reason: a config field, or "weights" or "batches" if the fingerprints must differ.
+            What differs in one arm only belongs in ``Arm.allowed_differences``.
     """
 
     arms: tuple[Arm, ...]
@@ -160,22 +165,22 @@ class Table:
                 raise ValueError(f"{what} {names} of a table must be distinct, one or more")
         if names := ", ".join(self.baseline.allowed_differences):
             raise ValueError(
-                f"the arm {self.baseline.name} is the baseline, which the others are compared "
+                f"the arm {self.baseline.name} is the baseline that the others are compared "
                 f"with: move its allowed_differences ({names}) "
-                "to the arm that differs, or to the table where all do"
+                "to the arm that differs, or to the table if all arms do"
             )
         for scale in self.scales:
             self._check_norms(scale)
 
     def _check_norms(self, scale: Scale) -> None:
-        """Every run has its norm from its arm, or brings its own."""
-        bare = [arm.name for arm in self.arms if arm.norm is None]
-        shared = [row for row, run in scale.runs.items() if isinstance(run, Run)]
-        if bare and shared:
+        """Raise ValueError if a row is one run for all arms and an arm has no norm."""
+        without_norm = [arm.name for arm in self.arms if arm.norm is None]
+        shared_rows = [row for row, run in scale.runs.items() if isinstance(run, Run)]
+        if without_norm and shared_rows:
             raise ValueError(
-                f"row {shared[0]} at {scale.name} scale is one run for all arms, and no norm is "
-                f"given for {', '.join(bare)}: give each arm its norm, or give the row as "
-                "{arm name: run}, every run with a norm of its own"
+                f"row {shared_rows[0]} at {scale.name} scale is one run for all arms, and no norm "
+                f"is given for {', '.join(without_norm)}: give each arm its norm, or give the row "
+                "as {arm name: run} with a norm in the config of every run"
             )
 
     @property
@@ -183,19 +188,20 @@ class Table:
         return self.arms[0]
 
     def allowed_differences_of(self, arm: str) -> set[str]:
-        """What may differ, besides the norm, between the baseline's runs and this arm's."""
+        """Return what may differ between the baseline's runs and this arm's: "norm" and more."""
         (own,) = (one.allowed_differences for one in self.arms if one.name == arm)
-        return {*self.allowed_differences, *own}
+        return {"norm", *self.allowed_differences, *own}
 
-    def allowed_difference_reasons(self) -> Iterator[tuple[str, str]]:
-        """Every exception as users read it, "lr" or of one arm "lr (DyT)", and its reason."""
-        yield from self.allowed_differences.items()
+    def allowed_difference_notes(self) -> Iterator[str]:
+        """Yield a sentence for every allowed difference, with its arm if it has one."""
+        reasons = dict(self.allowed_differences)
         for arm in self.arms:
-            for name, why in arm.allowed_differences.items():
-                yield f"{name} ({arm.name})", why
+            reasons |= {f"{name} ({arm.name})": r for name, r in arm.allowed_differences.items()}
+        for name, reason in reasons.items():
+            yield f"Allowed to differ: {name}, because {reason}"
 
     def cells(self, scale: Scale) -> Iterator[Cell]:
-        """Every cell's runs: by row, then seed, then arm, so that pairs finish together."""
+        """Yield all cells by row, then seed, then arm, so that the runs of a pair end together."""
         for row in scale.runs:
             for seed in scale.seeds:
                 for arm in self.arms:
@@ -203,6 +209,6 @@ class Table:
                         yield Cell(row=row, arm=arm.name, seed=seed, run=run)
 
     def _run(self, scale: Scale, row: str, arm: Arm, seed: int) -> Run | None:
-        given = scale.runs[row]
-        run = given if isinstance(given, Run) else given.get(arm.name)
+        row_runs = scale.runs[row]
+        run = row_runs if isinstance(row_runs, Run) else row_runs.get(arm.name)
         return None if run is None else derive_run(run, norm=arm.norm, seed=seed)

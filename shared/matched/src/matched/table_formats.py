@@ -1,4 +1,4 @@
-"""A summary table as terminal text, Markdown, CSV and LaTeX."""
+"""Output formats of a summary table: terminal, Markdown, CSV and LaTeX."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from matched.files import write_text
 from matched.gallery import Gallery
 from matched.summary_table import MISSING, SummaryTable
 
-TEXTS = ("metric", "arm")
-"""Columns of words, besides the first."""
+TEXT_COLUMNS = ("metric", "arm")
+"""Columns of text, in addition to the first."""
+WARNINGS = ("NOT MATCHED", "Damaged", "Failed", "Warning")
+"""First words of the notes that the terminal shows in red."""
 
 
-def show(table: SummaryTable, console: Console) -> None:
-    """Print to the terminal; the columns of the paper are dimmed."""
+def print_table(table: SummaryTable, console: Console) -> None:
+    """Print the table to the terminal; the paper's columns are dimmed."""
     grid = RichTable(
         title=table.title,
         title_justify="left",
@@ -29,24 +31,28 @@ def show(table: SummaryTable, console: Console) -> None:
         collapse_padding=True,
         pad_edge=False,
     )
-    for i, name in enumerate(table.header):
+    for name, is_text in zip(table.header, _text_columns(table), strict=True):
         style = "dim" if name.startswith("paper") else None
-        # The word takes a line of its own, so that eight columns fit a terminal of 80.
+        # On two lines, so that eight columns fit a terminal of 80 characters.
         heading = name.replace("paper ", "paper\n")
-        side = "left" if i == 0 or name in TEXTS else "right"
+        side = "left" if is_text else "right"
         grid.add_column(heading, justify=side, style=style, no_wrap=True)
     for row in table.rows:
         grid.add_row(*row)
     console.print(grid)
     for note in table.notes:
-        told = ("NOT MATCHED", "Damaged", "Failed", "Warning")
-        style = "bold red" if note.startswith(told) else "dim"
+        style = "bold red" if note.startswith(WARNINGS) else "dim"
         console.print(note, style=style, highlight=False)
 
 
-def write(table: SummaryTable, stem: Path) -> list[Path]:
-    """Write ``stem``.md, .csv and .tex."""
-    texts = {".md": markdown(table), ".csv": comma_separated(table), ".tex": latex(table)}
+def _text_columns(table: SummaryTable) -> list[bool]:
+    """Return for each column whether it is left-aligned text; the others are numbers."""
+    return [i == 0 or name in TEXT_COLUMNS for i, name in enumerate(table.header)]
+
+
+def write_files(table: SummaryTable, stem: Path) -> list[Path]:
+    """Write the table to ``stem``.md, .csv and .tex and return the three paths."""
+    texts = {".md": to_markdown(table), ".csv": to_csv(table), ".tex": to_latex(table)}
     paths = []
     for suffix, text in texts.items():
         path = stem.with_name(stem.name + suffix)
@@ -55,8 +61,9 @@ def write(table: SummaryTable, stem: Path) -> list[Path]:
     return paths
 
 
-def markdown(table: SummaryTable) -> str:
-    rule = [":---" if i == 0 or name in TEXTS else "---:" for i, name in enumerate(table.header)]
+def to_markdown(table: SummaryTable) -> str:
+    """Format as a Markdown table with notes and pictures below."""
+    rule = [":---" if is_text else "---:" for is_text in _text_columns(table)]
     lines = [f"### {table.title}", "", table.caption + ".", ""]
     lines += ["| " + " | ".join(cells) + " |" for cells in (table.header, rule, *table.rows)]
     lines += ["", *(f"- {note}" for note in table.notes), *_pictures(table.gallery)]
@@ -64,28 +71,29 @@ def markdown(table: SummaryTable) -> str:
 
 
 def _pictures(gallery: Gallery) -> list[str]:
-    """A heading and a table whose cells are pictures; nothing where there are none."""
-    if not gallery.lines:
+    """Return the lines of a heading and a table of pictures, or none if there are no pictures."""
+    if not gallery.rows:
         return []
-    grid = [["model", *map(_plain, gallery.arms)], [":---", *([":---:"] * len(gallery.arms))]]
-    for line in gallery.lines:
+    arms = gallery.arms
+    grid = [["model", *map(_escape_markdown, arms)], [":---", *([":---:"] * len(arms))]]
+    for row in gallery.rows:
         cells = (
-            f"![{_plain(f'{line.title}, {arm}')}]({line.paths[arm]})"
-            if arm in line.paths
+            f"![{_escape_markdown(f'{row.title}, {arm}')}]({row.paths[arm]})"
+            if arm in row.paths
             else MISSING
-            for arm in gallery.arms
+            for arm in arms
         )
-        grid.append([_plain(line.title), *cells])
+        grid.append([_escape_markdown(row.title), *cells])
     return ["", "#### Pictures", "", *("| " + " | ".join(cells) + " |" for cells in grid)]
 
 
-def _plain(text: str) -> str:
-    """Text that neither ends a cell nor the words of a picture."""
+def _escape_markdown(text: str) -> str:
+    """Escape the characters that would end a table cell or the text of a picture."""
     return re.sub(r"([\\|\[\]])", r"\\\1", text)
 
 
-def comma_separated(table: SummaryTable) -> str:
-    """One line per row, metric and arm."""
+def to_csv(table: SummaryTable) -> str:
+    """Format as CSV with one line per row, metric and arm."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(table.records[0]), lineterminator="\n")
     writer.writeheader()
@@ -115,9 +123,9 @@ LATEX = str.maketrans(
 )
 
 
-def latex(table: SummaryTable) -> str:
-    """A booktabs table; the notes become its caption."""
-    columns = "".join("l" if i == 0 or n in TEXTS else "r" for i, n in enumerate(table.header))
+def to_latex(table: SummaryTable) -> str:
+    """Format as a booktabs table with the notes in its caption."""
+    columns = "".join("l" if is_text else "r" for is_text in _text_columns(table))
     lines = [" & ".join(cell.translate(LATEX) for cell in row) + r" \\" for row in table.rows]
     header = " & ".join(cell.translate(LATEX) for cell in table.header) + r" \\"
     caption = " ".join([table.caption + ".", *table.notes]).translate(LATEX)

@@ -7,12 +7,13 @@ module; they never import the code that executes runs.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from matched.files import write_json
+from matched.files import atomic_write, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +33,9 @@ class Context:
             and after so many minutes, whichever comes first.
         shard: spread the weights and the optimizer's state over the processes (FSDP2) rather than
             keep a copy on each (DDP).
-        confirm: raises if another process has taken this run over; asked before anything is
-            written that would stand beside what the other one writes.
+        check_ownership: raise ``LeaseLostError`` if another process has taken this run over. The
+            methods below call it before they write, so that two processes never write to one run
+            directory. It does nothing on ranks other than 0, which write no files of the run.
     """
 
     directory: Path
@@ -49,6 +51,59 @@ class Context:
     checkpoint_minutes: float = 10.0
     shard: bool = False
     check_ownership: Callable[[], None] = lambda: None
+
+    def owned_path(self, name: str) -> Path:
+        """Check ownership and return the path of ``name``, to be written or deleted right away.
+
+        For writers that take a path; ``atomic_write`` and ``write_json`` cover the other cases.
+
+        Args:
+            name: of a file or folder, relative to the run directory.
+
+        Raises:
+            LeaseLostError: if another process has taken this run over.
+        """
+        self.check_ownership()
+        return self.directory / name
+
+    @contextmanager
+    def atomic_write(self, name: str) -> Iterator[Path]:
+        """Check ownership and yield a temporary path, renamed to ``name`` if the block succeeds.
+
+        Raises:
+            LeaseLostError: if another process has taken this run over.
+        """
+        with atomic_write(self.owned_path(name)) as temporary:
+            yield temporary
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Check ownership and write a JSON file atomically.
+
+        Raises:
+            LeaseLostError: if another process has taken this run over.
+        """
+        write_json(self.owned_path(name), value)
+
+    def write_fingerprint(self, *, weights: str, batches: Sequence[str]) -> None:
+        """Write fingerprint.json, which has to be equal in both runs of a matched pair.
+
+        Args:
+            weights: hash of the initial weights outside the norm layers, or of the weights used.
+            batches: hashes of the first batches, or of the other inputs.
+
+        Raises:
+            LeaseLostError: if another process has taken this run over.
+        """
+        self.write_json("fingerprint.json", {"weights": weights, "batches": list(batches)})
+
+    def write_progress(self, step: int, steps: int, **more: Any) -> None:
+        """Check ownership and report ``step`` of ``steps``, see ``write_progress`` below.
+
+        Raises:
+            LeaseLostError: if another process has taken this run over.
+        """
+        self.check_ownership()
+        write_progress(self.directory, step, steps, **more)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Earlier ways to train Transformers without norm layers; naming one of them needs no torch."""
+"""Earlier methods to train Transformers without norm layers; ``NormFree`` imports no torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["NormFree", "apply"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs torch the first time it is asked for."""
+    """Import ``apply``, which needs torch, on first access."""
     if name == "apply":
         return import_module("dyt_vision.normfree.conversion").apply
     raise AttributeError(f"module 'dyt_vision.normfree' has no attribute {name!r}")

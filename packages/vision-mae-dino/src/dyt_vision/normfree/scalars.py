@@ -1,8 +1,8 @@
-"""The learnable scalars that stand in a residual branch where a norm layer or nothing stood.
+"""Learnable scalars of residual branches, in slots of norm layers, LayerScales or identities.
 
-Their parameters have shape (1,): FSDP shards no tensor without dimensions, and parameters of one
-dimension are not decayed. They are called ``scalar``, so that no weight of a LayerNorm or a
-LayerScale is ever loaded into one by name.
+Their parameters have shape (1,): FSDP cannot shard a tensor without dimensions, and parameters of
+one dimension are not decayed. They are called ``scalar``, so that no weight of a LayerNorm or a
+LayerScale can be loaded into one by name.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import nn
 
 
 class ScalarBias(nn.Module):
-    """x + b with one learnable b for all elements, 0 at the start.
+    """x + b with one learnable b for all elements, initially 0.
 
     Shapes: input and output (*), any.
     """

@@ -1,9 +1,9 @@
 """σReparam (Zhai et al., "Preventing Attention Entropy Collapse", arXiv 2303.06296, Section 3).
 
-The weight W of every linear layer is used as Ŵ = γ/σ(W)·W, where σ(W) is W's largest singular value
-and γ a learnable scalar, 1 at the start. The paper bounds the entropy of attention from below by a
-function of the spectral norm of the product of query and key weights. Adam can raise that norm fast
-in a wide matrix; Ŵ's norm is |γ|, which moves by one scalar's steps.
+Every linear layer uses Ŵ = γ/σ(W)·W instead of its weight W, where σ(W) is W's largest singular
+value and γ a learnable scalar, initially 1. The paper bounds the entropy of attention from below by
+a function of the spectral norm of the product of query and key weights. Adam can raise that norm
+fast in a wide matrix; the norm of Ŵ is |γ|, which only changes by the steps of one scalar.
 """
 
 from __future__ import annotations
@@ -12,42 +12,42 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from dyt_vision.normfree.transformer import Transformer
+from dyt_vision.normfree.block_model import BlockModel
 
 START_ITERATIONS = 200
-"""Power iterations at construction: weights as drawn have many singular values near the largest,
-and a ViT-B's need about 100 for σ within 1 %. Later ones follow small changes, one each."""
+"""Power iterations at construction: initial weights have many singular values near the largest, and
+a ViT-B's need about 100 for σ within 1 %. Later calls do one each, which tracks small changes."""
 
 
-def install(transformer: Transformer) -> list[str]:
-    """Reparametrize every nn.Linear and nn.Conv2d; returns the paths of γ and u."""
+def install(blocks: BlockModel) -> list[str]:
+    """Reparametrize every nn.Linear and nn.Conv2d; return the paths of γ and u."""
     layers = [
         (path, module)
-        for path, module in transformer.model.named_modules()
+        for path, module in blocks.model.named_modules()
         if isinstance(module, (nn.Linear, nn.Conv2d))
     ]
     for _, layer in layers:
         scaling = SpectralScaling(layer.weight)
-        # "unsafe" leaves out a trial call: autocast cannot be switched off for meta tensors.
+        # "unsafe" skips a trial call, in which autocast cannot be turned off for meta tensors.
         parametrize.register_parametrization(layer, "weight", scaling, unsafe=True)
         layer.train(layer.training)
     return [f"{path}.parametrizations.weight.0" for path, _ in layers]
 
 
 class SpectralScaling(nn.Module):
-    """W ↦ γ/σ(W)·W, with σ(W) from a power iteration that goes on from call to call.
+    """W ↦ γ/σ(W)·W, with σ(W) from a power iteration that continues from call to call.
 
-    u, the left singular vector, is the only memory, and only its direction counts: an average of
-    several u serves as well. It is stored in training mode alone, so evaluation changes nothing.
-    The singular vectors are constants to autograd, which is exact where they have converged
-    (∂σ/∂W = u vᵀ). Where W is zero, σ counts as 1, so that values and gradients stay finite.
+    The left singular vector u is the only state, and only its direction matters, so that an average
+    of several u (EMA) works. It is updated only in training mode, so evaluation changes nothing.
+    Autograd treats the singular vectors as constants, which is exact once they have converged
+    (∂σ/∂W = u vᵀ). For W = 0, σ is taken as 1, so that values and gradients stay finite.
 
     Shapes:
         weight: (out, in) or (out, in, height, width), read as a matrix of `out` rows; the result
-            has the same. gamma: (1,). u: (out,).
+            has the same shape. gamma: (1,). u: (out,).
 
     Args:
-        weight: what it will be called with at first; any random state is left alone.
+        weight: the weight of the first call. The global random state is not used.
     """
 
     def __init__(self, weight: torch.Tensor) -> None:
@@ -56,7 +56,7 @@ class SpectralScaling(nn.Module):
         generator = torch.Generator("cpu").manual_seed(0)
         u = torch.randn(len(matrix), generator=generator, device="cpu", dtype=torch.float32)
         u = u.to(matrix)
-        # Meta tensors hold no values to iterate on, and every operation on them is slow.
+        # Meta tensors have no values to iterate on, and every operation on them is slow.
         for _ in range(0 if matrix.is_meta else START_ITERATIONS):
             u, _ = _power_iteration(matrix, u)
         self.gamma = nn.Parameter(matrix.new_ones(1))
@@ -75,17 +75,17 @@ class SpectralScaling(nn.Module):
 
 
 def _matrix(weight: torch.Tensor) -> torch.Tensor:
-    """The weight with its output channels as rows, in at least single precision."""
+    """Return the weight with its output channels as rows, in at least single precision."""
     return weight.flatten(1).to(torch.promote_types(weight.dtype, torch.float32))
 
 
 def _power_iteration(matrix: torch.Tensor, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """One step towards the largest singular value's vectors: the new u, and v."""
-    v = _unit(matrix.mT @ u, otherwise=torch.zeros_like(matrix[0]))
-    return _unit(matrix @ v, otherwise=u), v
+    """Do one step towards the singular vectors of the largest value; return the new u, and v."""
+    v = _normalize(matrix.mT @ u, if_zero=torch.zeros_like(matrix[0]))
+    return _normalize(matrix @ v, if_zero=u), v
 
 
-def _unit(vector: torch.Tensor, otherwise: torch.Tensor) -> torch.Tensor:
-    """The vector with length 1, or the other one if it is zero."""
+def _normalize(vector: torch.Tensor, if_zero: torch.Tensor) -> torch.Tensor:
+    """Return the vector with length 1, or ``if_zero`` for a zero vector."""
     length = torch.linalg.vector_norm(vector)
-    return torch.where(length > 0, vector / length, otherwise)
+    return torch.where(length > 0, vector / length, if_zero)

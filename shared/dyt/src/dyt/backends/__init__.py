@@ -1,1 +1,1 @@
-"""Holds the ways to compute DyT: the plain formula, and kernels behind one operator of torch."""
+"""Backends of DyT: the plain formula, and CPU and GPU kernels of one torch operator."""

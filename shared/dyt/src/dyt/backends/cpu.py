@@ -1,4 +1,4 @@
-"""Loads the C++ kernel, which registers itself with torch, and says why it may not be there."""
+"""Import of the C++ kernel, which registers itself with torch, or the reason why it is missing."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from importlib import import_module
 
 import torch
 
-from dyt.backends import triton  # and with it the schemas that the kernel implements
+from dyt.backends import triton  # also defines the operator schemas that the kernel implements
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# A name of its own, not inside the package: a copy of the source tree has no built files, and where
-# it comes first on the path the installed kernel still has to be found. The number changes with the
-# operators' schemas: an older copy must not load a kernel for other operators than its own.
+# A top-level module, not inside the package: a copy of the source tree has no built files, and if
+# it comes first on the path, the installed kernel must still be found. The number changes with the
+# operators' schemas, so an older copy cannot load a kernel built for different schemas.
 MODULE = "_dyt_cpu_2"
 
 
 def _load() -> str | None:
-    """None if the kernel is loaded, else what keeps it from that."""
-    if triton.STANDS_IN:
-        return "DYT_BACKEND=triton and TRITON_INTERPRET=1 put the GPU kernel in its place"
+    """Import the kernel; return None, or the reason why it is not available."""
+    if triton.REPLACES_CPU_KERNEL:
+        return "DYT_BACKEND=triton and TRITON_INTERPRET=1 replace it by the GPU kernel"
     try:
         import_module(MODULE)
     except ModuleNotFoundError:
         return "it was not built when dyt was installed"
-    except ImportError as error:  # built for another version of torch, as a rule
-        return f"it does not load ({error})"
+    except ImportError as error:  # usually built for a different version of torch
+        return f"it cannot be loaded ({error})"
     return None
 
 

@@ -1,9 +1,9 @@
-"""Defines DyT as one operator of torch, of which backward keeps the input alone and no activation.
+"""DyT as a custom torch operator, which saves only its inputs for backward and no activation.
 
-torch.ops.dyt.dyt and torch.ops.dyt.dyt_backward run the plain formula wherever no kernel is
-registered for a device. What torch has to know of an operator besides is here: shapes for compilers
-and meta tensors, gradients of every order. Autocast needs no rule: it lets the operator
-through, and the result's dtype follows from the inputs' as the formula's does.
+torch.ops.dyt.dyt and torch.ops.dyt.dyt_backward run the plain formula on every device without a
+registered kernel. This module also registers what torch needs for an operator: shapes for compilers
+and meta tensors, and gradients of any order. Autocast needs no rule: it does not cast the
+operator's inputs, and the result's dtype follows from theirs by the formula's type promotion.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def _backward(
     channel_axis: int,
     accurate: bool,
 ) -> tuple[Tensor, ...]:
-    found = gradients(grad, x, alpha, shift, weight, bias, squash, channel_axis)
-    return tuple(v.contiguous() for v in found)
+    grads = gradients(grad, x, alpha, shift, weight, bias, squash, channel_axis)
+    return tuple(g.contiguous() for g in grads)
 
 
 library.impl("dyt", _forward, "CompositeExplicitAutograd")
@@ -87,55 +87,56 @@ def _backward_shapes(
     channel_axis: int,
     accurate: bool,
 ) -> tuple[Tensor, ...]:
-    nothing = torch.promote_types(grad.dtype, torch.float32)
+    dtype_if_none = torch.promote_types(grad.dtype, torch.float32)
     return tuple(
-        x.new_empty(0, dtype=nothing) if like is None else like.new_empty(like.shape)
+        x.new_empty(0, dtype=dtype_if_none) if like is None else like.new_empty(like.shape)
         for like in (x, alpha, shift, weight, bias)
     )
 
 
-def _keep(ctx: Any, inputs: tuple, output: Any) -> None:
+def _setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
     *tensors, ctx.squash, ctx.channel_axis, ctx.accurate = inputs
     ctx.save_for_backward(*tensors)
 
 
-def _differentiate(ctx: Any, grad: Tensor) -> tuple:
+def _first_derivative(ctx: Any, grad: Tensor) -> tuple:
     tensors = ctx.saved_tensors
-    found = torch.ops.dyt.dyt_backward(grad, *tensors, ctx.squash, ctx.channel_axis, ctx.accurate)
-    wanted = (None if t is None else g for t, g in zip(tensors, found, strict=True))
-    return *wanted, None, None, None
+    grads = torch.ops.dyt.dyt_backward(grad, *tensors, ctx.squash, ctx.channel_axis, ctx.accurate)
+    present = (None if t is None else g for t, g in zip(tensors, grads, strict=True))
+    return *present, None, None, None
 
 
-def _differentiate_twice(ctx: Any, *grads: Tensor) -> tuple:
-    """Second derivatives, for gradient penalties: those of the formula's gradients.
+def _second_derivative(ctx: Any, *grads: Tensor) -> tuple:
+    """Differentiate the formula's gradients, for second derivatives as in gradient penalties.
 
-    Autograd differentiates these further, if a graph of them is wanted (create_graph).
+    With create_graph, autograd can differentiate the result further.
     """
-    further = torch.is_grad_enabled()
+    create_graph = torch.is_grad_enabled()
 
-    def apart(t: Tensor) -> Tensor:
-        """t as an input of its own: no gradient comes to it by way of another input."""
-        return t.view_as(t) if further and t.requires_grad else t.detach().requires_grad_()
+    def as_separate_input(t: Tensor) -> Tensor:
+        """Return t as a separate input that receives no gradient through another input."""
+        return t.view_as(t) if create_graph and t.requires_grad else t.detach().requires_grad_()
 
-    given = ctx.saved_tensors
     with torch.enable_grad():
-        inputs = [None if t is None else apart(t) for t in given]
+        inputs = [None if t is None else as_separate_input(t) for t in ctx.saved_tensors]
         outputs = gradients(*inputs, ctx.squash, ctx.channel_axis)
         used = [(o, g) for o, g in zip(outputs, grads, strict=True) if o.requires_grad]
-        wanted = [t for t in inputs if t is not None]
+        present = [t for t in inputs if t is not None]
         found = iter(
             torch.autograd.grad(
                 [o for o, _ in used],
-                wanted,
+                present,
                 [g for _, g in used],
-                create_graph=further,
+                create_graph=create_graph,
                 allow_unused=True,
             )
         )
     return *(None if t is None else next(found) for t in inputs), None, None, None
 
 
-torch.library.register_autograd("dyt::dyt", _differentiate, setup_context=_keep, lib=library)
 torch.library.register_autograd(
-    "dyt::dyt_backward", _differentiate_twice, setup_context=_keep, lib=library
+    "dyt::dyt", _first_derivative, setup_context=_setup_context, lib=library
+)
+torch.library.register_autograd(
+    "dyt::dyt_backward", _second_derivative, setup_context=_setup_context, lib=library
 )

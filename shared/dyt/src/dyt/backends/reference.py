@@ -1,4 +1,4 @@
-"""Says what every kernel computes: DyT's formula and its gradients, in plain tensor operations."""
+"""Reference implementation of all kernels: DyT's formula and its gradients in plain tensor ops."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def formula(
     squash: str,
     channel_axis: int,
 ) -> Tensor:
-    """γ·squash(αx + s) + β, as one writes it; autograd differentiates it."""
+    """Compute γ·squash(αx + s) + β in plain operations, which autograd differentiates."""
     y = x if alpha is None else alpha * x
     if shift is not None:
         y = y + shift
@@ -49,7 +49,10 @@ def gradients(
     squash: str,
     channel_axis: int,
 ) -> tuple[Tensor, ...]:
-    """The gradients of x, α, s, γ and β from x alone; empty where there is no parameter."""
+    """Return the gradients of x, α, s, γ and β, recomputed from x without any saved activation.
+
+    The gradient of an absent parameter is an empty tensor.
+    """
     wide = torch.promote_types(grad.dtype, torch.float32)
     grad, wide_x, wide_alpha = grad.to(wide), x.to(wide), alpha.to(wide).reshape(())
     u = wide_alpha * wide_x
@@ -60,45 +63,45 @@ def gradients(
     if weight is not None:
         slope = slope * along_channels(weight.to(wide), x.ndim, channel_axis)
 
-    def total(values: Tensor, parameter: Tensor | None) -> Tensor:
+    def sum_per_channel(values: Tensor, parameter: Tensor | None) -> Tensor:
         if parameter is None:
             return grad.new_empty(0)
-        if others := other_axes(x.ndim, parameter.ndim, channel_axis):
-            values = values.sum(others)
-        return values.to(parameter.dtype, copy=True)  # an operator returns no alias of its input
+        if axes := reduced_axes(x.ndim, parameter.ndim, channel_axis):
+            values = values.sum(axes)
+        return values.to(parameter.dtype, copy=True)  # operators must not return an input's alias
 
-    def whole(values: Tensor, parameter: Tensor | None) -> Tensor:
+    def sum_all(values: Tensor, parameter: Tensor | None) -> Tensor:
         if parameter is None:
             return grad.new_empty(0)
         return values.sum().reshape(parameter.shape).to(parameter.dtype)
 
     return (
         (slope * wide_alpha).to(x.dtype),
-        whole(slope * wide_x, alpha),
-        whole(slope, shift),
-        total(grad * y, weight),
-        total(grad, bias),
+        sum_all(slope * wide_x, alpha),
+        sum_all(slope, shift),
+        sum_per_channel(grad * y, weight),
+        sum_per_channel(grad, bias),
     )
 
 
 def along_channels(parameter: Tensor, ndim: int, channel_axis: int) -> Tensor:
-    """A parameter in the shape that broadcasts along the channels of an ndim-dimensional input."""
+    """Reshape a parameter to broadcast along the channels of an input with `ndim` axes."""
     if channel_axis == -1:
         return parameter
     return parameter.view(-1, *(1,) * (ndim - channel_axis - 1))
 
 
-def other_axes(ndim: int, width: int, channel_axis: int) -> list[int]:
-    """The axes that are no channels: what γ's and β's gradients are summed over."""
+def reduced_axes(ndim: int, channel_ndim: int, channel_axis: int) -> list[int]:
+    """Return the axes other than channels, over which the gradients of γ and β are summed."""
     if channel_axis == -1:
-        return list(range(ndim - width))
+        return list(range(ndim - channel_ndim))
     return [axis for axis in range(ndim) if axis != channel_axis]
 
 
-def result_dtype(x: Tensor, alpha: Tensor, *others: Tensor | None) -> torch.dtype:
-    """The dtype that the formula's type promotion ends in; s, γ and β are `others`."""
+def result_dtype(x: Tensor, alpha: Tensor, *parameters: Tensor | None) -> torch.dtype:
+    """Return the dtype of the formula by type promotion; `parameters` are s, γ and β."""
     dtype = torch.result_type(alpha, x)
-    for parameter in others:
+    for parameter in parameters:
         if parameter is not None and (parameter.ndim > 0 or x.ndim == 0):
             dtype = torch.promote_types(dtype, parameter.dtype)
     return dtype

@@ -1,8 +1,8 @@
-"""Launches the GPU kernels, and says why they may not run.
+"""Launch and registration of the GPU kernels, or the reason why they cannot run.
 
-Importing this module costs nothing. Triton, which exists for Linux alone, is imported by the first
-launch. Results are the same bits whenever a device computes the same again: nothing is added up in
-an order that can change, and nothing is tuned by timing.
+Importing this module is cheap: Triton, which is only available on Linux, is imported by the first
+launch. Results are bitwise reproducible on a device: the order of all sums is fixed, and nothing is
+autotuned.
 """
 
 from __future__ import annotations
@@ -25,34 +25,34 @@ from dyt.backends.triton_plan import (
     STEPS,
     STEPS_BACKWARD,
     Launch,
-    plan,
+    plan_launch,
 )
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # kernels run in Python, on the CPU
-REMEDY = "Use Linux, an NVIDIA GPU, and torch 2.8 or newer for CUDA, with the Triton it comes with"
-OLDEST = (3, 4)
+REMEDY = "Use Linux, an NVIDIA GPU, and a CUDA build of torch 2.8 or newer with its own Triton"
+MINIMUM_TRITON = (3, 4)
 
 _FINAL_TILE = (128, 32)  # partial sums and channels
 
 
 def _problem() -> str | None:
-    """None if the kernels can run, else what keeps them from it."""
+    """Return the reason why the kernels cannot run, or None if they can."""
     if find_spec("triton") is None:
         return "Triton is not installed"
-    if tuple(map(int, version("triton").split(".")[:2])) < OLDEST:
+    if tuple(map(int, version("triton").split(".")[:2])) < MINIMUM_TRITON:
         return f"Triton {version('triton')} is older than 3.4, which comes with torch 2.8"
     if INTERPRETED:
         return None
     if torch.version.cuda is None:
         return "torch was built without CUDA"
-    # Not is_available(), which may initialise CUDA: a process that forked later could not use it.
+    # Not is_available(), which may initialize CUDA and make it unusable in later forked processes.
     return None if torch.cuda.device_count() else "no CUDA device was found"
 
 
 PROBLEM = _problem()
-# The operator itself then runs the kernels on the CPU, to try out there what else belongs to a GPU.
-STANDS_IN = INTERPRETED and PROBLEM is None and os.environ.get("DYT_BACKEND") == "triton"
+# If true, the operator runs the GPU kernels on CPU tensors, to test the code around them.
+REPLACES_CPU_KERNEL = INTERPRETED and PROBLEM is None and os.environ.get("DYT_BACKEND") == "triton"
 
 
 def forward(
@@ -65,7 +65,7 @@ def forward(
     channel_axis: int,
     accurate: bool,
 ) -> Tensor:
-    """γ·squash(αx + s) + β, as the operator dyt::dyt defines it."""
+    """Implement the operator dyt::dyt: γ·squash(αx + s) + β."""
     y = x.new_empty(x.shape, dtype=result_dtype(x, alpha, shift, weight, bias))
     if x.numel() == 0:
         return y
@@ -99,9 +99,10 @@ def backward(
     channel_axis: int,
     accurate: bool,
 ) -> tuple[Tensor, ...]:
-    """The gradients of x, α, s, γ and β, as the operator dyt::dyt_backward defines them.
+    """Implement the operator dyt::dyt_backward: the gradients of x, α, s, γ and β.
 
-    One launch for dx and, by each program, sums over its share; a second one adds these up.
+    The first launch computes dx and, in each program, sums over its part of the input; the second
+    launch adds up these partial sums.
     """
     parameters = (alpha, shift, weight, bias)
     if x.numel() == 0:
@@ -131,12 +132,12 @@ def backward(
             BIAS=bias is not None,
             **launch.constants,
         )
-        found = [None if p is None else p.new_empty(p.shape) for p in parameters]
+        grads = [None if p is None else p.new_empty(p.shape) for p in parameters]
         rows, columns = _FINAL_TILE
-        _kernels().finalise[-(-launch.channels // columns), 3](
-            sums, *found, groups, launch.channels, blocks * groups, ROWS=rows, COLUMNS=columns
+        _kernels().add_partial_sums[-(-launch.channels // columns), 3](
+            sums, *grads, groups, launch.channels, blocks * groups, ROWS=rows, COLUMNS=columns
         )
-    return dx, *(sums.new_empty(0) if f is None else f for f in found)
+    return dx, *(sums.new_empty(0) if g is None else g for g in grads)
 
 
 def _plan(
@@ -147,11 +148,11 @@ def _plan(
     steps: int,
     programs: int,
 ) -> tuple[tuple[Tensor, ...], Launch]:
-    """A launch for tensors of one shape, and these: copied if it cannot read them as they are."""
-    x, axes = tensors[0], None if parameter is None else parameter.ndim
+    """Return the tensors and their launch; tensors with unsupported strides are copied first."""
+    x, channel_ndim = tensors[0], None if parameter is None else parameter.ndim
     strides = tuple(t.stride() for t in tensors)
-    at_once = programs * _processors(x.get_device())
-    launch = plan(x.shape, strides, axes, channel_axis, size, steps, at_once)
+    concurrent = programs * _multiprocessors(x.get_device())
+    launch = plan_launch(x.shape, strides, channel_ndim, channel_axis, size, steps, concurrent)
     if launch is None:
         copies = tuple(t.contiguous() for t in tensors)
         return _plan(copies, parameter, channel_axis, size, steps, programs)
@@ -164,29 +165,30 @@ def _kernels() -> ModuleType:
 
 
 @cache
-def _processors(device: int) -> int:
+def _multiprocessors(device: int) -> int:
     if device < 0:  # the interpreter, on the CPU
         return 1
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def _method(squash: str, dtype: torch.dtype, accurate: bool) -> str:
-    """How the function is computed. Only bfloat16 hides what a quick approximation is off by.
+    """Return the method that computes the function.
 
-    Its slope near ±1, 1 − tanh², is then off by 2⁻¹⁰ at most; from a tanh that was rounded to
-    bfloat16, as plain operations keep it for backward, by 2⁻⁸.
+    Fast approximations are used only for bfloat16, whose rounding exceeds their error. The slope
+    near ±1, 1 − tanh², then has an error of at most 2⁻¹⁰; computed from a tanh that was rounded to
+    bfloat16, as plain operations save it for backward, the error is 2⁻⁸.
     """
-    quick = dtype == torch.bfloat16 and not accurate
+    fast = dtype == torch.bfloat16 and not accurate
     if squash == "erf":
-        return "polynomial" if quick else "erf"
-    if _kernels().INTERPRETED:  # it knows neither the library nor single instructions
-        return "fraction"
+        return "polynomial" if fast else "erf"
+    if _kernels().INTERPRETED:  # the interpreter has neither libdevice nor inline assembly
+        return "rational"
     if accurate:
         return "library"
-    return "approximate" if quick else "fraction"
+    return "approximate" if fast else "rational"
 
 
 if PROBLEM is None:
-    for device in ("CUDA", "CPU") if STANDS_IN else ("CUDA",):
+    for device in ("CUDA", "CPU") if REPLACES_CPU_KERNEL else ("CUDA",):
         ops.library.impl("dyt", forward, device)
         ops.library.impl("dyt_backward", backward, device)

@@ -1,14 +1,15 @@
-"""Holds the GPU kernels, apart from what launches them, as only this file needs Triton to import.
+"""GPU kernels in Triton, separate from their launch because only this module imports Triton.
 
-A kernel sees the input as positions × channels, in either order in memory. One program takes a
-block of channels, whose γ and β it keeps in registers, and walks over its share of the positions.
-A tile is (A, STEPS, B): B elements lie next to each other in memory, A × B elements are 16 bytes to
-each thread, and a thread reads its STEPS such pieces before it computes. Triton deals out the last
-axis to the threads, then the first: the steps are a thread's own, and sums over them need no
-exchange.
+A kernel treats the input as positions × channels, in either memory order. One program takes a
+block of channels, whose γ and β it keeps in registers, and loops over its part of the positions.
+A tile is (A, STEPS, B): B elements are adjacent in memory, A × B elements are 16 bytes for each
+thread, and a thread reads STEPS such pieces before it computes. Triton distributes the last axis
+over the threads, then the first: all steps belong to one thread, and sums over them need no
+communication.
 
-Sizes and strides that are multiples of UNIT are written so that the compiler sees it: it reads 16
-bytes at once only where it can prove that they are aligned, and inside or outside together.
+Sizes and strides that are multiples of ALIGNMENT are written in a form that shows this to the
+compiler: it reads 16 bytes at once only if it can prove that they are aligned and that they are
+either all inside or all outside of the bounds.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ INTERPRETED = triton.knobs.runtime.interpret
 if INTERPRETED:
 
     def range(*bounds):
-        """Takes the interpreter's scalars, arrays of one element, no numbers to NumPy 2.4."""
+        """Convert the interpreter's scalars, which are arrays that NumPy 2.4 does not convert."""
         return builtins.range(
             *(b.handle.data.item() if isinstance(b, tl.tensor) else int(b) for b in bounds)
         )
@@ -35,11 +36,12 @@ _STRIDES = ("x_outer", "x_inner", "grad_outer", "grad_inner")
 
 
 @triton.jit
-def _fraction(v):
-    """tanh as v·P(v²)/Q(v²), within 8 units in the last place of float32: the CPU kernel's.
+def _rational(v):
+    """Compute tanh as v·P(v²)/Q(v²), within 8 units in the last place of float32.
 
-    20 instructions, and none that Triton's interpreter lacks. libdevice's tanh has a few more and a
-    branch that threads take differently. From 9.6 on the fraction is past 1. NaN passes.
+    The same function as the CPU kernel's. It takes 20 instructions, all supported by Triton's
+    interpreter; libdevice's tanh takes a few more and has a divergent branch. The fraction exceeds
+    1 from 9.6 on. NaN is propagated.
     """
     v = tl.clamp(v, -9.6, 9.6, propagate_nan=tl.PropagateNan.ALL)
     u = v * v
@@ -55,9 +57,10 @@ def _fraction(v):
 
 @triton.jit
 def _polynomial(v):
-    """erf for bfloat16: v·P(v²), relative error 2⁻¹², in a third of the library's instructions.
+    """Compute erf for bfloat16 as v·P(v²), with a relative error of 2⁻¹².
 
-    P is minimax on [0, 2.7]. From there on the result stays 1.00005, which rounds to 1.
+    This takes a third of the library's instructions. P is minimax on [0, 2.7]; from 2.7 on the
+    result is 1.00005, which rounds to 1.
     """
     v = tl.clamp(v, -2.7, 2.7, propagate_nan=tl.PropagateNan.ALL)
     u = v * v
@@ -82,7 +85,7 @@ def _squash(u, METHOD: tl.constexpr):
             "tanh.approx.f32 $0, $1;", "=f,f", [u], dtype=tl.float32, is_pure=True, pack=1
         )
     else:
-        squashed = _fraction(u)
+        squashed = _rational(u)
     return squashed
 
 
@@ -96,27 +99,31 @@ def _derivative(u, squashed, METHOD: tl.constexpr):
 
 
 @triton.jit
-def _multiple(size, UNIT: tl.constexpr, WIDE: tl.constexpr):
-    """A size or stride that is a multiple of UNIT already, in a form that shows it."""
-    if WIDE:
+def _aligned(size, ALIGNMENT: tl.constexpr, INT64: tl.constexpr):
+    """Return a size or stride in a form that shows that it is a multiple of ALIGNMENT."""
+    if INT64:
         size = tl.cast(size, tl.int64)
-    return size // UNIT * UNIT
+    return size // ALIGNMENT * ALIGNMENT
 
 
 @triton.jit
 def _tile(
-    STEPS: tl.constexpr, P: tl.constexpr, C: tl.constexpr, FIRST: tl.constexpr, WIDE: tl.constexpr
+    STEPS: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    CHANNELS_FIRST: tl.constexpr,
+    INT64: tl.constexpr,
 ):
-    """Positions in the first tile, and channels, along the tile's axes."""
-    step = tl.arange(0, STEPS)[None, :, None] * P
-    if FIRST:
-        position = step + tl.arange(0, P)[None, None, :]
-        channel = tl.program_id(0) * C + tl.arange(0, C)[:, None, None]
+    """Return the program's start, positions relative to it, and channels, along the tile's axes."""
+    step = tl.arange(0, STEPS)[None, :, None] * BLOCK_P
+    if CHANNELS_FIRST:
+        position = step + tl.arange(0, BLOCK_P)[None, None, :]
+        channel = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)[:, None, None]
     else:
-        position = step + tl.arange(0, P)[:, None, None]
-        channel = tl.program_id(0) * C + tl.arange(0, C)[None, None, :]
-    start = tl.program_id(1) * (STEPS * P)
-    if WIDE:
+        position = step + tl.arange(0, BLOCK_P)[:, None, None]
+        channel = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)[None, None, :]
+    start = tl.program_id(1) * (STEPS * BLOCK_P)
+    if INT64:
         position, channel = position.to(tl.int64), channel.to(tl.int64)
         start = start.to(tl.int64)
     return start, position, channel
@@ -124,15 +131,21 @@ def _tile(
 
 @triton.jit
 def _offset(
-    position, channel, inner, outer_stride, inner_stride, FIRST: tl.constexpr, NESTED: tl.constexpr
+    position,
+    channel,
+    inner,
+    outer_stride,
+    inner_stride,
+    CHANNELS_FIRST: tl.constexpr,
+    NESTED: tl.constexpr,
 ):
-    """Where elements lie; with NESTED, positions are two axes, of which `inner` is the second."""
+    """Return memory offsets; with NESTED, positions are two axes, the second of size `inner`."""
     if NESTED:
         start = position // inner * outer_stride
         position = position % inner
     else:
         start = 0
-    if FIRST:
+    if CHANNELS_FIRST:
         offset = start + channel * inner_stride + position
     else:
         offset = start + position * inner_stride + channel
@@ -141,10 +154,10 @@ def _offset(
 
 @triton.jit
 def _contiguous_offset(
-    position, channel, inner, channels, FIRST: tl.constexpr, NESTED: tl.constexpr
+    position, channel, inner, channels, CHANNELS_FIRST: tl.constexpr, NESTED: tl.constexpr
 ):
-    if FIRST:
-        offset = _offset(position, channel, inner, channels * inner, inner, FIRST, NESTED)
+    if CHANNELS_FIRST:
+        offset = _offset(position, channel, inner, channels * inner, inner, CHANNELS_FIRST, NESTED)
     else:
         offset = position * channels + channel
     return offset
@@ -165,20 +178,20 @@ def forward(
     x_inner,
     METHOD: tl.constexpr,
     STEPS: tl.constexpr,
-    P: tl.constexpr,
-    C: tl.constexpr,
-    FIRST: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    CHANNELS_FIRST: tl.constexpr,
     NESTED: tl.constexpr,
-    DENSE: tl.constexpr,
-    WIDE: tl.constexpr,
-    UNIT: tl.constexpr,
+    CONTIGUOUS: tl.constexpr,
+    INT64: tl.constexpr,
+    ALIGNMENT: tl.constexpr,
 ):
-    """y = γ·squash(αx + s) + β. With DENSE, x is contiguous, as y is always."""
-    positions = _multiple(positions, UNIT if FIRST else 1, WIDE)
-    inner = _multiple(inner, UNIT if FIRST else 1, WIDE)
-    channels = _multiple(channels, 1 if FIRST else UNIT, WIDE)
-    x_outer, x_inner = _multiple(x_outer, UNIT, WIDE), _multiple(x_inner, UNIT, WIDE)
-    start, tile, channel = _tile(STEPS, P, C, FIRST, WIDE)
+    """Compute y = γ·squash(αx + s) + β. y is always contiguous, and x is with CONTIGUOUS."""
+    positions = _aligned(positions, ALIGNMENT if CHANNELS_FIRST else 1, INT64)
+    inner = _aligned(inner, ALIGNMENT if CHANNELS_FIRST else 1, INT64)
+    channels = _aligned(channels, 1 if CHANNELS_FIRST else ALIGNMENT, INT64)
+    x_outer, x_inner = _aligned(x_outer, ALIGNMENT, INT64), _aligned(x_inner, ALIGNMENT, INT64)
+    start, tile, channel = _tile(STEPS, BLOCK_P, BLOCK_C, CHANNELS_FIRST, INT64)
     a = tl.load(alpha).to(tl.float32)
     if shift is not None:
         s = tl.load(shift).to(tl.float32)
@@ -186,11 +199,15 @@ def forward(
         w = tl.load(weight + channel, channel < channels, 0.0).to(tl.float32)
     if bias is not None:
         b = tl.load(bias + channel, channel < channels, 0.0).to(tl.float32)
-    for begin in range(start, positions, tl.num_programs(1) * (STEPS * P)):
+    for begin in range(start, positions, tl.num_programs(1) * (STEPS * BLOCK_P)):
         position = begin + tile
         inside = (position < positions) & (channel < channels)
-        at = _contiguous_offset(position, channel, inner, channels, FIRST, NESTED)
-        x_at = at if DENSE else _offset(position, channel, inner, x_outer, x_inner, FIRST, NESTED)
+        at = _contiguous_offset(position, channel, inner, channels, CHANNELS_FIRST, NESTED)
+        x_at = (
+            at
+            if CONTIGUOUS
+            else _offset(position, channel, inner, x_outer, x_inner, CHANNELS_FIRST, NESTED)
+        )
         u = a * tl.load(x + x_at, inside, 0.0).to(tl.float32)
         if shift is not None:
             u += s
@@ -221,37 +238,45 @@ def backward(
     METHOD: tl.constexpr,
     BIAS: tl.constexpr,
     STEPS: tl.constexpr,
-    P: tl.constexpr,
-    C: tl.constexpr,
-    FIRST: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    CHANNELS_FIRST: tl.constexpr,
     NESTED: tl.constexpr,
-    DENSE: tl.constexpr,
-    WIDE: tl.constexpr,
-    UNIT: tl.constexpr,
+    CONTIGUOUS: tl.constexpr,
+    INT64: tl.constexpr,
+    ALIGNMENT: tl.constexpr,
 ):
-    """dx, and in `sums` what each program adds to the parameters' gradients; see `finalise`."""
-    positions = _multiple(positions, UNIT if FIRST else 1, WIDE)
-    inner = _multiple(inner, UNIT if FIRST else 1, WIDE)
-    channels = _multiple(channels, 1 if FIRST else UNIT, WIDE)
-    x_outer, x_inner = _multiple(x_outer, UNIT, WIDE), _multiple(x_inner, UNIT, WIDE)
-    grad_outer, grad_inner = _multiple(grad_outer, UNIT, WIDE), _multiple(grad_inner, UNIT, WIDE)
-    start, tile, channel = _tile(STEPS, P, C, FIRST, WIDE)
+    """Compute dx, and each program's partial sums of the parameters' gradients.
+
+    See `add_partial_sums` for the layout of `sums`.
+    """
+    positions = _aligned(positions, ALIGNMENT if CHANNELS_FIRST else 1, INT64)
+    inner = _aligned(inner, ALIGNMENT if CHANNELS_FIRST else 1, INT64)
+    channels = _aligned(channels, 1 if CHANNELS_FIRST else ALIGNMENT, INT64)
+    x_outer, x_inner = _aligned(x_outer, ALIGNMENT, INT64), _aligned(x_inner, ALIGNMENT, INT64)
+    grad_outer, grad_inner = (
+        _aligned(grad_outer, ALIGNMENT, INT64),
+        _aligned(grad_inner, ALIGNMENT, INT64),
+    )
+    start, tile, channel = _tile(STEPS, BLOCK_P, BLOCK_C, CHANNELS_FIRST, INT64)
     a = tl.load(alpha).to(tl.float32)
     if shift is not None:
         s = tl.load(shift).to(tl.float32)
     if weight is not None:
         w = tl.load(weight + channel, channel < channels, 0.0).to(tl.float32)
-    dalpha = tl.zeros([C, P] if FIRST else [P, C], tl.float32)
+    dalpha = tl.zeros([BLOCK_C, BLOCK_P] if CHANNELS_FIRST else [BLOCK_P, BLOCK_C], tl.float32)
     dshift, dweight, dbias = dalpha, dalpha, dalpha
-    for begin in range(start, positions, tl.num_programs(1) * (STEPS * P)):
+    for begin in range(start, positions, tl.num_programs(1) * (STEPS * BLOCK_P)):
         position = begin + tile
         inside = (position < positions) & (channel < channels)
-        at = _contiguous_offset(position, channel, inner, channels, FIRST, NESTED)
-        if DENSE:
+        at = _contiguous_offset(position, channel, inner, channels, CHANNELS_FIRST, NESTED)
+        if CONTIGUOUS:
             x_at, grad_at = at, at
         else:
-            x_at = _offset(position, channel, inner, x_outer, x_inner, FIRST, NESTED)
-            grad_at = _offset(position, channel, inner, grad_outer, grad_inner, FIRST, NESTED)
+            x_at = _offset(position, channel, inner, x_outer, x_inner, CHANNELS_FIRST, NESTED)
+            grad_at = _offset(
+                position, channel, inner, grad_outer, grad_inner, CHANNELS_FIRST, NESTED
+            )
         v = tl.load(x + x_at, inside, 0.0).to(tl.float32)
         g = tl.load(grad + grad_at, inside, 0.0).to(tl.float32)
         u = a * v
@@ -270,12 +295,14 @@ def backward(
         tl.store(dx + at, slope * a, inside)
 
     group, groups = tl.program_id(1), tl.num_programs(1)
-    column = tl.program_id(0) * C + tl.arange(0, C)
+    column = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     here = sums + group * channels + column
     if weight is not None:
-        tl.store(here, tl.sum(dweight, 1 if FIRST else 0), column < channels)
+        tl.store(here, tl.sum(dweight, 1 if CHANNELS_FIRST else 0), column < channels)
     if BIAS:
-        tl.store(here + groups * channels, tl.sum(dbias, 1 if FIRST else 0), column < channels)
+        tl.store(
+            here + groups * channels, tl.sum(dbias, 1 if CHANNELS_FIRST else 0), column < channels
+        )
     here = sums + 2 * groups * channels + group * tl.num_programs(0) + tl.program_id(0)
     tl.store(here, tl.sum(dalpha))
     if shift is not None:
@@ -284,7 +311,7 @@ def backward(
 
 @triton.jit
 def _sum_rows(sums, into, rows, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """The sums of the columns of a (rows, width) matrix, for one program's columns."""
+    """Sum the columns of a (rows, width) matrix, for one program's columns."""
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     total = tl.zeros([ROWS, COLUMNS], tl.float32)
     for begin in range(0, rows, ROWS):
@@ -304,7 +331,7 @@ def _sum_all(sums, into, count, SIZE: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=("groups", "channels", "programs"))
-def finalise(
+def add_partial_sums(
     sums,
     dalpha,
     dshift,
@@ -316,9 +343,10 @@ def finalise(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Adds up the programs' sums, which lie in the order of the arguments below.
+    """Add up the programs' partial sums of the gradients.
 
-    (groups, channels) for γ and as many for β, `programs` numbers for α and as many for s.
+    `sums` holds (groups, channels) numbers for γ and as many for β, then `programs` numbers for α
+    and as many for s.
     """
     rest = sums + 2 * groups * channels
     if tl.program_id(1) == 0:

@@ -1,6 +1,7 @@
-"""Decides from sizes and strides alone how the GPU kernels cut an input up.
+"""Launch plans of the GPU kernels: grid and tile sizes, from sizes and strides alone.
 
-Apart from what launches them, as it is the same for tensors that lie alike: it is worked out once.
+Separate from the launch because a plan is the same for all tensors of equal sizes and strides, and
+is computed once for them.
 """
 
 from __future__ import annotations
@@ -11,142 +12,153 @@ from operator import mul
 from typing import NamedTuple
 
 THREADS = 128
-# Pieces of 16 bytes that a thread reads at a time, for each way to compute the function, and
-# programs to a processor. Together they keep 64 kB of reads under way there, twice what hides the
-# memory's latency. The registers allow for it: 64 a thread forward, 128 backward.
+# STEPS: pieces of 16 bytes that a thread reads at a time, in the backward pass for each method of
+# `triton._method`. PROGRAMS: programs per multiprocessor. Together they keep 64 kB of reads in
+# flight there, twice the amount that hides memory latency. The registers suffice for that: 64 per
+# thread forward, 128 backward.
 STEPS = 4
-STEPS_BACKWARD = {"approximate": 4, "fraction": 4, "library": 2, "polynomial": 2, "erf": 2}
+STEPS_BACKWARD = {"approximate": 4, "rational": 4, "library": 2, "polynomial": 2, "erf": 2}
 PROGRAMS, PROGRAMS_BACKWARD = 8, 4
-WIDE = 2**30  # from this distance on, offsets are 64-bit; what a loop may add to them fits in too
+# Offsets from this number on are computed in 64 bits. Below it, 32 bits also suffice for the
+# numbers that a loop may add to an offset.
+INT64_FROM = 2**30
 
 Ints = tuple[int, ...]
 
 
 class Layout(NamedTuple):
-    """How tensors lie in memory, seen as positions × channels.
+    """Memory layout of tensors of one shape, as positions × channels.
 
-    Positions are one axis or, if nested, two: `inner` is the size of the second. With `first`,
-    channels come before the inner positions, else after all positions. Whichever axis comes last
-    has stride 1 in every tensor. `strides` has two numbers for each tensor, those of the outer
-    positions and of the channels or inner positions, and is unused where all are contiguous.
+    Positions are one axis or, if `nested`, two: `inner` is the size of the second. With
+    `channels_first`, channels come before the inner positions, otherwise after all positions. The
+    last axis has stride 1 in every tensor. `strides` has two numbers for each tensor, those of the
+    outer positions and of the channels or inner positions; it is unused if all tensors are
+    contiguous.
     """
 
-    first: bool
+    channels_first: bool
     positions: int
     inner: int
     channels: int
     nested: bool
-    dense: bool
+    contiguous: bool
     strides: Ints
-    reach: int  # the largest offset
+    max_offset: int
 
 
 class Launch(NamedTuple):
-    """What a kernel is given beside tensors and the function to compute."""
+    """Arguments of a kernel other than tensors and the function to compute."""
 
-    grid: tuple[int, int]  # blocks of channels, and shares of the positions
+    grid: tuple[int, int]  # blocks of channels, and groups of positions
     numbers: Ints
     constants: dict[str, bool | int]
     channels: int
 
 
 @lru_cache(maxsize=4096)
-def plan(
+def plan_launch(
     shape: Ints,
     strides: tuple[Ints, ...],
-    axes: int | None,
+    channel_ndim: int | None,
     channel_axis: int,
     size: int,
     steps: int,
     programs: int,
 ) -> Launch | None:
-    """A launch for tensors of one shape, or None if they have to be copied first.
+    """Return a launch for tensors of one shape, or None if they must be copied first.
 
     Args:
-        shape: theirs.
-        strides: each tensor's.
-        axes: how many axes γ and β have, or None without them.
+        shape: the shape of all tensors.
+        strides: the strides of each tensor.
+        channel_ndim: the number of axes of γ and β, or None without them.
         channel_axis: -1 or 1.
         size: bytes of the largest element that is read or written.
         steps: pieces that a thread reads at a time.
-        programs: how many run at once.
+        programs: the number of programs that run concurrently.
     """
-    layout = arrange(shape, strides, axes, channel_axis)
+    layout = find_layout(shape, strides, channel_ndim, channel_axis)
     if layout is None:
         return None
     elements = THREADS * 16 // size
-    if layout.first:
-        positions = min(elements, _power_of_two(layout.positions))
+    if layout.channels_first:
+        positions = min(elements, _next_power_of_two(layout.positions))
         channels = elements // positions
     else:
-        channels = _block(layout.channels, elements)
+        channels = _channel_block(layout.channels, elements)
         positions = elements // channels
     blocks = -(-layout.channels // channels)
     tiles = -(-layout.positions // (steps * positions))
     groups = min(tiles, max(1, (programs + blocks // 2) // blocks))
-    last = layout.inner if layout.first else layout.channels
+    last = layout.inner if layout.channels_first else layout.channels
     constants = {
         "STEPS": steps,
-        "P": positions,
-        "C": channels,
-        "FIRST": layout.first,
+        "BLOCK_P": positions,
+        "BLOCK_C": channels,
+        "CHANNELS_FIRST": layout.channels_first,
         "NESTED": layout.nested,
-        "DENSE": layout.dense,
-        "WIDE": layout.reach >= WIDE,
-        "UNIT": math.gcd(16 // size, last, *layout.strides),
+        "CONTIGUOUS": layout.contiguous,
+        "INT64": layout.max_offset >= INT64_FROM,
+        "ALIGNMENT": math.gcd(16 // size, last, *layout.strides),
         "num_warps": THREADS // 32,
     }
     numbers = (layout.positions, layout.inner, layout.channels, *layout.strides)
     return Launch((blocks, groups), numbers, constants, layout.channels)
 
 
-def arrange(
-    shape: Ints, strides: tuple[Ints, ...], axes: int | None, channel_axis: int
+def find_layout(
+    shape: Ints, strides: tuple[Ints, ...], channel_ndim: int | None, channel_axis: int
 ) -> Layout | None:
-    """None if there are more axes than two of positions and one of channels, or no stride is 1."""
-    count, dense = math.prod(shape), all(_is_contiguous(shape, s) for s in strides)
-    if dense and axes is None:  # no channels: one long row
+    """Return the layout of tensors of one shape, or None if the kernels do not support it.
+
+    Unsupported: more than two axes of positions or one of channels after adjacent axes are merged,
+    or a last axis whose stride is not 1.
+    """
+    count, contiguous = math.prod(shape), all(_is_contiguous(shape, s) for s in strides)
+    if contiguous and channel_ndim is None:  # no channels: one long row
         shape, strides, channel_axis = (1, 1, count), ((count, count, 1),) * len(strides), 1
     first = channel_axis == 1 and math.prod(shape[2:]) > 1
-    cut = 1 if channel_axis == 1 else len(shape) - (1 if axes is None else axes)
+    cut = 1 if channel_axis == 1 else len(shape) - (1 if channel_ndim is None else channel_ndim)
     if first:
-        far, near, last = (_merge(shape, strides, *span) for span in ((0, 1), (1, 2), (2, None)))
+        spans = ((0, 1), (1, 2), (2, None))
+        outer_axes, inner_axes, last_axes = (_merge_axes(shape, strides, *span) for span in spans)
     else:
-        positions, last = _merge(shape, strides, 0, cut), _merge(shape, strides, cut, None)
-        far, near = positions[:-1], positions[-1:]
-    if len(far) > 1 or len(last) > 1 or any(s != 1 for _, found in last for s in found):
+        positions = _merge_axes(shape, strides, 0, cut)
+        outer_axes, inner_axes = positions[:-1], positions[-1:]
+        last_axes = _merge_axes(shape, strides, cut, None)
+    last_is_dense = all(s == 1 for _, axis_strides in last_axes for s in axis_strides)
+    if len(outer_axes) > 1 or len(last_axes) > 1 or not last_is_dense:
         return None
-    nothing = (1, (0,) * len(strides))
-    (outer, outer_strides), (between, inner_strides), (row, _) = (
-        axis[0] if axis else nothing for axis in (far, near, last)
+    absent = (1, (0,) * len(strides))
+    (outer, outer_strides), (middle, middle_strides), (row, _) = (
+        axes[0] if axes else absent for axes in (outer_axes, inner_axes, last_axes)
     )
-    inner, channels = (row, between) if first else (between, row)
-    pairs = zip(outer_strides, inner_strides, strict=True)
+    inner, channels = (row, middle) if first else (middle, row)
+    pairs = zip(outer_strides, middle_strides, strict=True)
     return Layout(
-        first=first,
+        channels_first=first,
         positions=outer * inner,
         inner=inner,
         channels=channels,
         nested=outer > 1,
-        dense=dense,
-        strides=(0, 0) * len(strides) if dense else tuple(s for pair in pairs for s in pair),
-        reach=max(count, *(sum(map(mul, shape, s)) for s in strides)),
+        contiguous=contiguous,
+        strides=(0, 0) * len(strides) if contiguous else tuple(s for pair in pairs for s in pair),
+        max_offset=max(count, *(sum(map(mul, shape, s)) for s in strides)),
     )
 
 
-def _merge(
+def _merge_axes(
     shape: Ints, strides: tuple[Ints, ...], begin: int, end: int | None
 ) -> list[tuple[int, Ints]]:
-    """Sizes and each tensor's strides of some axes, where axes that follow on are one."""
+    """Return size and strides of some axes, merging those that are adjacent in every tensor."""
     merged: list[tuple[int, Ints]] = []
-    each = zip(*(s[begin:end] for s in strides), strict=True)
-    for size, steps in zip(shape[begin:end], each, strict=True):
+    strides_by_axis = zip(*(s[begin:end] for s in strides), strict=True)
+    for size, axis_strides in zip(shape[begin:end], strides_by_axis, strict=True):
         if size == 1:
             continue
-        if merged and merged[-1][1] == tuple(size * s for s in steps):
-            merged[-1] = (merged[-1][0] * size, steps)
+        if merged and merged[-1][1] == tuple(size * s for s in axis_strides):
+            merged[-1] = (merged[-1][0] * size, axis_strides)
         else:
-            merged.append((size, steps))
+            merged.append((size, axis_strides))
     return merged
 
 
@@ -159,14 +171,14 @@ def _is_contiguous(shape: Ints, strides: Ints) -> bool:
     return True
 
 
-def _block(channels: int, most: int) -> int:
-    """The power of two that covers a width with the least waste; of equals, the largest."""
-    sizes = [min(most, _power_of_two(channels))]
+def _channel_block(channels: int, largest: int) -> int:
+    """Return the block size, a power of two, with the least waste; of equals, the largest."""
+    sizes = [min(largest, _next_power_of_two(channels))]
     while sizes[-1] > 64:  # 128 bytes of bfloat16: what memory delivers at once
         sizes.append(sizes[-1] // 2)
     return min(sizes, key=lambda size: (-channels % size, -size))
 
 
-def _power_of_two(number: int) -> int:
-    """The least that is not below a number."""
+def _next_power_of_two(number: int) -> int:
+    """Return the smallest power of two that is not less than a number."""
     return 1 << (number - 1).bit_length()

@@ -1,4 +1,4 @@
-"""The one training loop that every domain without a trainer of its own shares; needs torch."""
+"""The training loop shared by all domains without a trainer of their own; requires torch."""
 
 from matched.training.distributed import all_gather_objects, sum_over_ranks
 from matched.training.fingerprint import weights_digest

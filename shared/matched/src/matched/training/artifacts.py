@@ -1,4 +1,4 @@
-"""What one run leaves in its directory for those that need it, and whether it left anything."""
+"""Artifacts: files that a run leaves in its directory for the runs that need it."""
 
 from __future__ import annotations
 
@@ -12,64 +12,79 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from matched.files import atomic_write, read_json
+from matched.files import read_json
+from matched.task import Context
 from matched.training.distributed import on_rank0
 
 
 def gather_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict on the CPU, put together where the processes hold parts of it."""
-    put_together = {n: t.full_tensor() if isinstance(t, DTensor) else t for n, t in state.items()}
-    return {name: tensor.detach().cpu().clone() for name, tensor in put_together.items()}
+    """Copy a state dict to the CPU with sharded tensors gathered; all processes call it."""
+    full = {n: t.full_tensor() if isinstance(t, DTensor) else t for n, t in state.items()}
+    return {name: tensor.detach().cpu().clone() for name, tensor in full.items()}
 
 
-def save_artifact(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a file of torch's, whole or not at all, on the first process; called by all."""
+def save_artifact(context: Context, name: str, content: Mapping[str, Any]) -> None:
+    """Write ``content`` to ``name`` in the run directory with ``torch.save``, atomically on rank 0.
+
+    All processes call it.
+
+    Raises:
+        LeaseLostError: on all of them, if another process has taken this run over.
+    """
 
     def write() -> None:
-        # Given a path, torch would write its temporary name into the file.
-        with atomic_write(path) as temporary, temporary.open("wb") as file:
+        # torch.save stores the name of a path that it is given: here, the temporary name.
+        with context.atomic_write(name) as temporary, temporary.open("wb") as file:
             torch.save(dict(content), file)
 
     on_rank0(write)
 
 
 def load_artifact(file: Path) -> Any:
-    """What a file of torch's holds, weights and plain values alone.
+    """Return the content of a file written by ``torch.save``: tensors and plain values only.
 
     Raises:
-        ValueError: if there is none, or it is none of torch's, or holds anything else.
+        ValueError: if there is no such file, it was not written by torch, or it contains other
+            objects.
     """
     try:
-        # Releases put the arguments of their scripts beside the weights.
+        # Official releases store the command-line arguments of their scripts with the weights.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ValueError(f"there is no checkpoint {file}") from None
     except pickle.UnpicklingError as error:
-        # Torch's own words advise to unpickle whatever there is.
+        # torch's own message advises to unpickle without restrictions.
         raise ValueError(
-            f"{file} cannot be read as a checkpoint of torch: it is damaged, or holds something "
-            "besides tensors and plain values"
+            f"{file} cannot be read as a torch checkpoint: it is damaged, or contains objects "
+            "other than tensors and plain values"
         ) from error
     except Exception as error:
-        why = str(error).partition("\n")[0]
-        raise ValueError(f"{file} cannot be read as a checkpoint of torch: {why}") from error
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{file} cannot be read as a torch checkpoint: {reason}") from error
 
 
-def state_dict_mismatches(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> list[str]:
-    """One phrase for each key that is not in both with one shape, the model's order first."""
-    found = []
-    for name in dict.fromkeys([*own, *theirs]):
-        here, there = own.get(name), theirs.get(name)
-        if there is None:
-            found.append(f"{name} is missing in it")
-        elif here is None:
-            found.append(f"{name} is unknown to the model")
-        elif here.shape != there.shape:
-            found.append(f"{name} is {tuple(there.shape)} in it and {tuple(here.shape)} here")
-    return found
+def state_dict_mismatches(own: Mapping[str, Tensor], loaded: Mapping[str, Tensor]) -> list[str]:
+    """Return one phrase for each key that is not in both with the same shape.
+
+    Args:
+        own: state dict of the model; its order comes first.
+        loaded: state dict to be loaded, called "the checkpoint" in the phrases.
+    """
+    mismatches = []
+    for name in dict.fromkeys([*own, *loaded]):
+        expected, found = own.get(name), loaded.get(name)
+        if found is None:
+            mismatches.append(f"{name} is missing in it")
+        elif expected is None:
+            mismatches.append(f"{name} is unknown to the model")
+        elif expected.shape != found.shape:
+            mismatches.append(
+                f"{name} is {tuple(found.shape)} in it and {tuple(expected.shape)} here"
+            )
+    return mismatches
 
 
 def has_diverged(directory: Path) -> bool:
-    """Whether the run of this directory has ended by diverging."""
+    """True if the run in this directory has finished and its outcome is "diverged"."""
     return (read_json(directory / "result.json", ("outcome",)) or {}).get("outcome") == "diverged"

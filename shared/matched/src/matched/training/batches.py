@@ -1,4 +1,4 @@
-"""Which samples make up which step: a function of the seed alone, whole batches of every epoch."""
+"""Batches: the samples of each optimizer step, determined by the seed alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ from matched.training.seeding import generator, reseed
 
 @dataclass(frozen=True, kw_only=True)
 class BatchLayout:
-    """How the batch of an optimiser step is divided over processes and micro-batches."""
+    """Division of an optimizer step's batch over processes and micro-batches.
+
+    Attributes:
+        batch: samples per optimizer step, over all processes.
+        rank, world_size: this process and the number of processes.
+        accumulation: micro-batches per process and optimizer step.
+    """
 
     batch: int
     rank: int
@@ -24,7 +30,8 @@ class BatchLayout:
 
     @classmethod
     def of(cls, config: TrainConfig, rank: int, world_size: int) -> BatchLayout:
-        """
+        """Use as few micro-batches of at most ``config.micro_batch`` samples as possible.
+
         Raises:
             ValueError: if the batch does not divide evenly.
         """
@@ -38,23 +45,23 @@ class BatchLayout:
             )
         return cls(batch=config.batch, rank=rank, world_size=world_size, accumulation=accumulation)
 
-    def parts(self, indices: list[int]) -> list[list[int]]:
-        """This process's micro-batches of a step's indices.
+    def micro_batches(self, indices: list[int]) -> list[list[int]]:
+        """Return this process's micro-batches of the sample indices of one step.
 
-        Micro-batches of one process and the processes' shares are laid out so that the same
-        samples make up the step however it is divided.
+        Processes take contiguous shares in the order of ranks, and micro-batches are contiguous
+        within a share: the step has the same samples however it is divided.
         """
-        share = indices[self.rank * self.batch // self.world_size :][
-            : self.batch // self.world_size
-        ]
+        per_process = self.batch // self.world_size
+        share = indices[self.rank * self.batch // self.world_size :][:per_process]
         size = len(share) // self.accumulation
         return [share[i : i + size] for i in range(0, len(share), size)]
 
 
 class EpochSampler(Sampler):
-    """Micro-batches of (epoch, index) keys, from optimiser step ``start`` to the last.
+    """Batch sampler of micro-batches of (epoch, index) keys, from step ``start`` to the last step.
 
-    The permutation of an epoch is drawn from (seed, "order", epoch).
+    The permutation of an epoch is drawn from (seed, "order", epoch). The last incomplete batch of
+    each epoch is dropped.
     """
 
     def __init__(
@@ -75,21 +82,20 @@ class EpochSampler(Sampler):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         permutation: list[int] = []
         epoch_of_permutation = -1
+        size = self.batch_layout.batch
         for step in range(self.start, self.steps):
-            epoch, position = divmod(step, self.steps_per_epoch)
+            epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
             if epoch != epoch_of_permutation:
                 source = generator(self.seed, "order", epoch)
                 permutation = torch.randperm(self.samples, generator=source).tolist()
                 epoch_of_permutation = epoch
-            first = position * self.batch_layout.batch
-            for part in self.batch_layout.parts(
-                permutation[first : first + self.batch_layout.batch]
-            ):
-                yield [(epoch, index) for index in part]
+            first = step_in_epoch * size
+            for indices in self.batch_layout.micro_batches(permutation[first : first + size]):
+                yield [(epoch, index) for index in indices]
 
 
 class SeededDataset(Dataset):
-    """A data set whose randomness is a function of (seed, epoch, index)."""
+    """Wrapper that seeds all global generators from (seed, epoch, index) before each sample."""
 
     def __init__(self, dataset: Dataset, seed: int) -> None:
         self.dataset = dataset
@@ -102,23 +108,23 @@ class SeededDataset(Dataset):
 
 
 def make_loader(
-    dataset: Dataset, order: EpochSampler, *, num_workers: int, pin: bool
+    dataset: Dataset, sampler: EpochSampler, *, num_workers: int, pin: bool
 ) -> DataLoader:
-    """One loader for the whole run: its worker processes live through all epochs."""
+    """Create one loader for the whole run: its worker processes are kept through all epochs."""
     return DataLoader(
-        SeededDataset(dataset, order.seed),
-        batch_sampler=order,
+        SeededDataset(dataset, sampler.seed),
+        batch_sampler=sampler,
         num_workers=num_workers,
         pin_memory=pin,
     )
 
 
-def on_device(value: Any, device: torch.device) -> Any:
-    """Tensors in (nested) lists, tuples and dicts, moved to ``device``."""
+def to_device(value: Any, device: torch.device) -> Any:
+    """Move the tensors in (nested) lists, tuples and dicts to ``device``."""
     if isinstance(value, torch.Tensor):
         return value.to(device, non_blocking=True)
     if isinstance(value, dict):
-        return {key: on_device(item, device) for key, item in value.items()}
+        return {key: to_device(item, device) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(on_device(item, device) for item in value)
+        return type(value)(to_device(item, device) for item in value)
     return value

@@ -1,6 +1,6 @@
-"""What a loop does between two steps: save when it is time to, and stop when it was asked to.
+"""Checkpoint schedule: periodic checkpoints and checkpoints on preemption, between two steps.
 
-For the shared loop, and for those around a trainer that a domain brings.
+Used by the shared training loop, and by loops around a domain's own trainer.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ log = logging.getLogger("matched")
 
 
 class CheckpointSchedule:
-    """Entered by all processes of a run together, around all of its steps.
+    """Context manager around all steps of a run, entered by all of its processes together.
 
     Args:
-        save: writes a checkpoint unless there is one of this step; called by all processes at the
-            same step.
-        steps: how many there are in all.
+        save: write a checkpoint, unless there is already one of this step. All processes call it at
+            the same step.
+        steps: total number of steps, for the log.
     """
 
     def __init__(self, context: Context, save: Callable[[], None], steps: int) -> None:
         self.context, self.save, self.steps = context, save, steps
-        self.saved_at = time.perf_counter()
-        """When it was last saved, or when the loop began."""
+        self.last_save_time = time.perf_counter()
+        """Time of the last checkpoint, or of the start of the loop."""
 
     def __enter__(self) -> CheckpointSchedule:
         self.agreement = Agreement()
@@ -39,29 +39,29 @@ class CheckpointSchedule:
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
-        at: TracebackType | None,
+        traceback: TracebackType | None,
     ) -> None:
         if kind is not None:
             self.agreement.abandon()
             return
         try:
-            self.agreement.drain()
+            self.agreement.finish()
         except BaseException:
             self.agreement.abandon()
             raise
 
     def after_step(self, step: int) -> None:
-        """After step ``step`` and before the next one.
+        """Save or stop if due after ``step`` steps.
 
         Raises:
-            Interrupted: on all processes, if one was asked to stop; what was reached is saved.
+            Interrupted: on all processes, if one received a stop signal; the state is saved.
         """
         if step % self.context.checkpoint_steps == 0:
             self._save()
-        late = time.perf_counter() - self.saved_at >= 60 * self.context.checkpoint_minutes
-        decision = self.agreement.decide(
-            stop=signals.stop_signal() is not None, save=late and self.context.rank == 0
-        )
+        elapsed = time.perf_counter() - self.last_save_time
+        save_due = self.context.rank == 0 and elapsed >= 60 * self.context.checkpoint_minutes
+        stop_due = signals.stop_signal() is not None
+        decision = self.agreement.exchange(stop=stop_due, save=save_due)
         if decision.save or decision.stop:
             self._save()
         if decision.stop:
@@ -70,4 +70,4 @@ class CheckpointSchedule:
 
     def _save(self) -> None:
         self.save()
-        self.saved_at = time.perf_counter()
+        self.last_save_time = time.perf_counter()

@@ -1,4 +1,4 @@
-"""One process or many: the process group of a run, and the few things that processes exchange."""
+"""Process groups and the collectives that runs use; all of them work in a single process too."""
 
 from __future__ import annotations
 
@@ -16,23 +16,26 @@ from matched.rendezvous import rendezvous_store
 from matched.task import Context
 
 T = TypeVar("T")
-PATIENCE = timedelta(days=1)
-"""How long processes wait for what one of them does alone. That it is gone they see at once."""
+OBJECT_TIMEOUT = timedelta(days=1)
+"""How long processes wait for work that one of them does alone.
 
-_words: dist.ProcessGroup | None = None
-"""The group in which processes exchange values that are no tensors of the computation."""
+The loss of a process is noticed immediately, not after this time.
+"""
+
+_object_group: dist.ProcessGroup | None = None
+"""Group on the CPU for the exchange of Python objects; None outside of ``process_group``."""
 
 
 @contextmanager
 def process_group(context: Context) -> Iterator[torch.device]:
-    """The device of this process, inside a process group if the run has several.
+    """Yield this process's device, inside a process group if the run has several processes.
 
-    The environment variables are torchrun's (MASTER_ADDR, RANK, …), which submitit's
+    Reads torchrun's environment variables (MASTER_ADDR, RANK, …), which submitit's
     TorchDistributedEnvironment exports too.
 
-    What is no part of the computation goes through a second group, on the CPU: NCCL ends a process
-    that has waited ten minutes, and reading through a data set or scoring 50,000 images, which one
-    process does alone, may take longer.
+    Python objects are exchanged through a second group, on the CPU: NCCL ends a process that has
+    waited for ten minutes, and reading through a data set or scoring 50,000 images, which rank 0
+    does alone, may take longer.
     """
     if torch.cuda.is_available():
         device = torch.device("cuda", context.local_rank % torch.cuda.device_count())
@@ -49,63 +52,65 @@ def process_group(context: Context) -> Iterator[torch.device]:
         rank=context.rank,
         world_size=context.world_size,
     )
-    global _words
-    _words = dist.new_group(backend="gloo", timeout=PATIENCE)
+    global _object_group
+    _object_group = dist.new_group(backend="gloo", timeout=OBJECT_TIMEOUT)
     try:
         yield device
     finally:
-        _words = None
+        _object_group = None
         dist.destroy_process_group()
 
 
 def all_gather_objects(value: Any) -> list[Any]:
-    """``value`` of every process, in the order of ranks."""
+    """Return ``value`` of every process, in the order of ranks."""
     if not dist.is_initialized():
         return [value]
     values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value, group=_words)
+    dist.all_gather_object(values, value, group=_object_group)
     return values
 
 
 def on_rank0(work: Callable[[], T]) -> T:
-    """What ``work`` gives on the first process, which alone does it; its error is raised on all."""
+    """Call ``work`` on rank 0 only and return its result, or raise its error, on all processes."""
     if not dist.is_initialized():
         return work()
-    told: list[Any] = [None, None]
+    message: list[Any] = [None, None]  # result, error
     failure = None
     if dist.get_rank() == 0:
         try:
-            told[0] = work()
+            message[0] = work()
         except BaseException as error:
-            failure, told[1] = error, _sendable(error)
-    dist.broadcast_object_list(told, src=0, group=_words)
-    result, reason = told
+            failure, message[1] = error, _picklable(error)
+    dist.broadcast_object_list(message, src=0, group=_object_group)
+    result, error_of_rank0 = message
     if failure is not None:
         raise failure
-    if reason is not None:
-        raise reason
+    if error_of_rank0 is not None:
+        raise error_of_rank0
     return result
 
 
 @contextmanager
 def raise_on_all_ranks() -> Iterator[None]:
-    """An exception in the block of one process is raised on all of them, which all have to come
-    to its end."""
-    own = None
+    """Raise an exception of the block of one process on all processes.
+
+    All of them have to reach the end of the block.
+    """
+    own_error = None
     try:
         yield
     except Exception as error:
-        own = error
-    told = all_gather_objects(None if own is None else _sendable(own))
-    if own is not None:
-        raise own
-    for error in told:
+        own_error = error
+    errors = all_gather_objects(None if own_error is None else _picklable(own_error))
+    if own_error is not None:
+        raise own_error
+    for error in errors:
         if error is not None:
             raise error
 
 
-def _sendable(error: BaseException) -> BaseException:
-    """The error itself, so that all processes treat it alike, or what can be said of it."""
+def _picklable(error: BaseException) -> BaseException:
+    """Return the error itself, so that all processes treat it alike, or a RuntimeError for it."""
     try:
         return pickle.loads(pickle.dumps(error))
     except Exception:
@@ -113,14 +118,14 @@ def _sendable(error: BaseException) -> BaseException:
 
 
 def broadcast_buffers(model: nn.Module) -> None:
-    """Give every process the first one's buffers, such as the running statistics of BatchNorm."""
-    work = [dist.broadcast(buffer, src=0, async_op=True) for buffer in model.buffers()]
-    for broadcast in work:
+    """Copy rank 0's buffers, such as the running statistics of BatchNorm, to all processes."""
+    broadcasts = [dist.broadcast(buffer, src=0, async_op=True) for buffer in model.buffers()]
+    for broadcast in broadcasts:
         broadcast.wait()
 
 
 def sum_over_ranks(value: torch.Tensor) -> torch.Tensor:
-    """The sum of a tensor over all processes, in place; the tensor itself for one process."""
+    """Sum a tensor over all processes, in place."""
     if dist.is_initialized():
         dist.all_reduce(value)
     return value

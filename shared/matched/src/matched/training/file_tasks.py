@@ -1,7 +1,7 @@
-"""Work that is many independent files: spread over the processes, resumed file by file.
+"""File tasks: many independent files made by all processes, resumable file by file.
 
-Encoding a data set, sampling images and extracting features are of this kind. What a file holds
-depends on its name alone, so that neither the number of processes nor an interruption shows.
+Used to encode data sets, sample images and extract features. The content of a file depends on its
+name alone, not on the number of processes or on interruptions.
 """
 
 from __future__ import annotations
@@ -13,102 +13,100 @@ from functools import partial
 from pathlib import Path
 
 from matched import signals
-from matched.files import CHECKSUM, atomic_write, write_text
-from matched.task import Context, write_progress
+from matched.files import CHECKSUM_SUFFIX, atomic_write, write_text
+from matched.task import Context
 from matched.training.distributed import all_gather_objects, on_rank0, raise_on_all_ranks
 
 log = logging.getLogger("matched")
 BLOCK = 1 << 20
+"""Bytes read at a time."""
 
 
 def make_files(
     context: Context, folder: Path, names: Sequence[str], make: Callable[[str, Path], None]
 ) -> dict[str, str]:
-    """Write every file of ``names`` that is not whole; called by all processes of the run.
+    """Make every file of ``names`` that is missing or damaged; all processes of the run call it.
 
-    A file is whole if its checksum, in a file beside it, is right. Processes go from round to
-    round together, one file each, and stop before a round when one of them was asked to.
+    A file is undamaged if it matches the checksum in the file next to it. The processes proceed in
+    rounds of one file each, and stop before a round if one of them has received a stop signal.
 
     Args:
-        folder: where the files lie; made if it is not there.
-        make: (name, path to write to) → nothing; its error is raised on all processes.
+        folder: of the files; created if missing.
+        make: (name, path to write to) → None; an error is raised on all processes.
 
     Returns:
         Name → SHA-256 of each file, in the order of ``names``.
 
     Raises:
-        Interrupted: if a process was asked to stop; what is whole stays.
+        Interrupted: if a process has received a stop signal; finished files are kept.
+        LeaseLostError: if another process has taken this run over.
     """
     on_rank0(lambda: _prepare(folder))
-    sums = verified_checksums(context, folder, names)
-    missing = [name for name in names if sums[name] is None]
+    checksums = verified_checksums(context, folder, names)
+    missing = [name for name in names if checksums[name] is None]
+    existing = len(names) - len(missing)
     if context.rank == 0 and names:
-        log.info("%s: %d of %d files are there", folder.name, len(names) - len(missing), len(names))
+        log.info("%s: %d of %d files exist", folder.name, existing, len(names))
     world_size = context.world_size
     for start in range(0, len(missing), world_size):
         if any(all_gather_objects(signals.stop_signal() is not None)):
             raise signals.Interrupted
-        on_rank0(partial(_confirm, context, len(names) - len(missing) + start, len(names)))
+        on_rank0(partial(context.write_progress, existing + start, len(names)))
         own = missing[start + context.rank : start + context.rank + 1]
         with raise_on_all_ranks():
-            made = {name: _make(folder / name, make) for name in own}
-        for found in all_gather_objects(made):
-            sums.update(found)
-    on_rank0(lambda: _confirm(context, len(names), len(names)))
-    return {name: str(sums[name]) for name in names}
+            made = {name: _make_file(folder / name, make) for name in own}
+        for made_by_rank in all_gather_objects(made):
+            checksums.update(made_by_rank)
+    on_rank0(lambda: context.write_progress(len(names), len(names)))
+    return {name: str(checksums[name]) for name in names}
 
 
 def verified_checksums(
     context: Context, folder: Path, names: Sequence[str]
 ) -> dict[str, str | None]:
-    """Name → checksum of every file that is whole, else None; each process reads its share."""
+    """Return name → SHA-256, None for missing or damaged files; all processes share the reading."""
+    own = names[context.rank :: context.world_size]
     with raise_on_all_ranks():
-        own = {name: _whole(folder / name) for name in names[context.rank :: context.world_size]}
-    found = {name: value for values in all_gather_objects(own) for name, value in values.items()}
-    return {name: found[name] for name in names}
-
-
-def _confirm(context: Context, done: int, files: int) -> None:
-    """See that the run is still this job's, and tell how far it is."""
-    context.check_ownership()
-    write_progress(context.directory, done, files)
+        checksums = {name: _verified_checksum(folder / name) for name in own}
+    merged = {name: value for part in all_gather_objects(checksums) for name, value in part.items()}
+    return {name: merged[name] for name in names}
 
 
 def _prepare(folder: Path) -> None:
-    """Make the folder, and delete what a process that was killed had not written to the end."""
+    """Create the folder, and delete temporary files of killed processes."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)
 
 
-def _make(path: Path, make: Callable[[str, Path], None]) -> str:
+def _make_file(path: Path, make: Callable[[str, Path], None]) -> str:
     with atomic_write(path) as temporary:
         make(path.name, temporary)
-        value = digest(temporary)
-        # Before the file has its name: one that has it has its checksum too.
-        write_text(_beside(path), value + "\n")
-    return value
+        checksum = digest(temporary)
+        # Before the rename: a file with its final name always has its checksum.
+        write_text(_checksum_file(path), checksum + "\n")
+    return checksum
 
 
-def _whole(path: Path) -> str | None:
-    """The checksum of a file if it is right; a file that it does not fit is told of."""
+def _verified_checksum(path: Path) -> str | None:
+    """Return the checksum of a file if it is right, else None, with a warning if it is wrong."""
     try:
-        told = _beside(path).read_text(encoding="ascii").strip()
-        found = digest(path)
+        expected = _checksum_file(path).read_text(encoding="ascii").strip()
+        actual = digest(path)
     except (FileNotFoundError, UnicodeDecodeError):
         return None
-    if found != told:
-        log.warning("%s is damaged (its checksum is wrong) and is made anew", path)
+    if actual != expected:
+        log.warning("%s is damaged (its checksum is wrong) and will be recreated", path)
         return None
-    return found
+    return actual
 
 
-def _beside(path: Path) -> Path:
-    return path.with_name(path.name + CHECKSUM)
+def _checksum_file(path: Path) -> Path:
+    return path.with_name(path.name + CHECKSUM_SUFFIX)
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal."""
     value = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(BLOCK):

@@ -1,4 +1,7 @@
-"""What a pair of runs must have in common: their first weights outside the norms, their batches."""
+"""Fingerprints: hashes of the initial weights outside the norm layers and of the first batches.
+
+Both runs of a matched pair must have the same fingerprint.
+"""
 
 from __future__ import annotations
 
@@ -10,48 +13,48 @@ import torch
 from torch import nn
 
 BATCHES = 4
-"""How many optimiser steps' batches are hashed."""
+"""Number of optimizer steps whose batches are hashed."""
 
 
 def weights_digest(model: nn.Module, norms: Sequence[str], inherited: Collection[str] = ()) -> str:
-    """Hash of names, shapes, dtypes and bits of all weights that lie in no norm layer.
+    """Hash names, shapes, dtypes and bits of all weights and buffers outside the norm layers.
 
     Args:
-        model: the model as it is before the first step.
+        model: the model before the first step.
         norms: paths of its norm layers, as ``dyt.convert`` reports them.
-        inherited: names of what another run has trained, which are left out.
+        inherited: state-dict names of weights from another run, which are left out.
     """
-    inside = tuple(f"{path}." for path in norms)
-    left = {_plain(name) for name in inherited}
-    state = {_plain(name): tensor for name, tensor in model.state_dict().items()}
+    norm_prefixes = tuple(f"{path}." for path in norms)
+    inherited = {_plain_name(name) for name in inherited}
+    state = {_plain_name(name): tensor for name, tensor in model.state_dict().items()}
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
-        if not name.startswith(inside) and name not in left:
+        if not name.startswith(norm_prefixes) and name not in inherited:
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(_bits(tensor))
+            digest.update(_bytes(tensor))
     return digest.hexdigest()[:16]
 
 
-def _plain(name: str) -> str:
-    """Without torch.nn.utils.parametrize's infix: the weight has another name, not other bits."""
+def _plain_name(name: str) -> str:
+    """Remove the infix of torch.nn.utils.parametrize, which renames a weight but keeps its bits."""
     return name.replace(".parametrizations.weight.original", ".weight")
 
 
 def batch_digest(batch: Any) -> str:
-    """Hash of the tensors of a micro-batch."""
+    """Hash the tensors of a micro-batch: nested lists, tuples and dicts."""
     digest = hashlib.sha256()
     for tensor in _tensors(batch):
         digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(_bits(tensor))
+        digest.update(_bytes(tensor))
     return digest.hexdigest()[:16]
 
 
 def digest_of(digests: Iterable[str]) -> str:
-    """One hash for several, in their order."""
+    """Combine several hashes, in their order, into one."""
     return hashlib.sha256("-".join(digests).encode()).hexdigest()[:16]
 
 
-def _bits(tensor: torch.Tensor) -> bytes:
+def _bytes(tensor: torch.Tensor) -> bytes:
     flat = tensor.detach().to("cpu").contiguous().flatten()
     return flat.view(torch.uint8).numpy().tobytes()
 

@@ -1,27 +1,27 @@
-"""What a domain hands to the training loop."""
+"""Learner: the model, optimizer, data, loss and evaluation that a domain passes to the loop."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-
-class EmaModel(Protocol):
-    """A moving average of a model's weights, such as timm's ModelEmaV3."""
-
-    module: nn.Module
-
-    def update(self, model: nn.Module) -> None: ...
+from matched.training.ema import EmaModel
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepInfo:
-    """Where training stands: optimiser step ``step`` (0-based) is the one at work."""
+    """The current optimizer step.
+
+    Attributes:
+        step: number of the step, 0-based.
+        steps: total number of steps.
+        steps_per_epoch: steps per epoch.
+    """
 
     step: int
     steps: int
@@ -29,50 +29,51 @@ class StepInfo:
 
     @property
     def epoch(self) -> int:
+        """The current epoch, 0-based."""
         return self.step // self.steps_per_epoch
 
     @property
     def progress(self) -> float:
-        """The share of the training that lies behind, from 0 to below 1."""
+        """The completed fraction of the training, in [0, 1)."""
         return self.step / self.steps
 
 
 class Hooks:
-    """What a method does around each optimiser step besides loss and update; here, nothing.
+    """Callbacks around each optimizer step, for methods that need more than a loss; no-ops here.
 
-    Whatever these change and a later step reads has to lie in the model's state, so that a
-    checkpoint has it, or follow from the moment.
+    State that they change and that a later step reads has to be in the model's state dict, to be
+    checkpointed, or be a function of the ``StepInfo``.
     """
 
     def before_step(self, step_info: StepInfo) -> None:
-        """Before the step's first micro-batch; the learning rates have been set."""
+        """Run before the first micro-batch of the step, after the learning rates are set."""
 
     def on_gradients(self, step_info: StepInfo) -> None:
-        """The gradients of the step are whole and not scaled; ``clip_norm`` comes after."""
+        """Run when the gradients are complete and unscaled, before ``clip_norm`` is applied."""
 
     def after_step(self, step_info: StepInfo) -> None:
-        """The weights and their average have been updated."""
+        """Run after the weights and the EMA have been updated."""
 
 
 @dataclass(kw_only=True)
 class Learner:
-    """What a domain brings to the loop.
+    """What a domain passes to ``fit``.
 
     Attributes:
-        model: on the device of this process, converted, initialised.
-        optimizer: over the model's parameters; ``lr`` of each group is its peak.
+        model: on this process's device, converted and initialized.
+        optimizer: of the model's parameters; ``lr`` of each group is its peak.
         dataset: map-style; its randomness comes from the global generators, which the loop
             seeds for every sample.
         loss: (model, micro-batch) → mean loss over the micro-batch, a scalar tensor.
-        evaluate: model → metrics, the same on every process. Each process has to call the model
-            equally often: one that is sharded is put together by all of them at every call.
-        score: the metric that tells the best evaluation, and which way is better.
+        evaluate: model → metrics, equal on all processes. Each process has to call the model the
+            same number of times: every call of a sharded model is a collective.
+        selection_metric: (metric, "higher" or "lower") used to select the best evaluation.
         norms: paths of the norm layers, left out of the fingerprint.
-        inherited: state-dict names of what another run has trained, left out of it too: that
-            run has a fingerprint of its own.
-        prepare: what is done to a micro-batch on the device, such as mixup; seeded per step.
-        average: moving average of the weights, evaluated instead of them.
-        hooks: what else is done around each step: schedules, a teacher that follows the model.
+        inherited: state-dict names of weights from another run, left out of the fingerprint too:
+            that run has its own.
+        prepare: micro-batch on the device → micro-batch, such as mixup; seeded per step.
+        ema: EMA of the weights, evaluated instead of the model; see ``matched.training.ema``.
+        hooks: callbacks around each step, such as schedules or a teacher that follows the model.
     """
 
     model: nn.Module
@@ -88,16 +89,16 @@ class Learner:
     hooks: Hooks = field(default_factory=Hooks)
 
     def parameter_names(self) -> dict[nn.Parameter, str]:
-        """The optimizer's parameters by the names that the model has for them.
+        """Return the optimizer's parameters → their names in the model.
 
         Raises:
-            ValueError: if one of them is not the model's.
+            ValueError: if the optimizer has a parameter that is not the model's.
         """
         names = {parameter: name for name, parameter in self.model.named_parameters()}
-        held = [p for group in self.optimizer.param_groups for p in group["params"]]
-        if strange := [tuple(p.shape) for p in held if p not in names]:
+        optimized = [p for group in self.optimizer.param_groups for p in group["params"]]
+        if unknown := [tuple(p.shape) for p in optimized if p not in names]:
             raise ValueError(
-                f"the optimizer holds parameters that are not the model's, of shapes {strange}; "
-                "make it over model.parameters(), after the model has been converted"
+                f"the optimizer holds parameters that are not the model's, of shapes {unknown}; "
+                "create it from model.parameters(), after the model has been converted"
             )
-        return {parameter: names[parameter] for parameter in held}
+        return {parameter: names[parameter] for parameter in optimized}

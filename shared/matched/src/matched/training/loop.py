@@ -1,7 +1,7 @@
-"""The training loop: one process or many, from the first step or from the newest checkpoint.
+"""Training loop: a single process or several, from the first step or from the newest checkpoint.
 
-A domain builds a ``Learner`` (model, optimiser, data, loss, evaluation) and hands it to ``fit``.
-Everything that decides the numbers is in the config; everything about the machine is in the
+A domain builds a ``Learner`` (model, optimizer, data, loss, evaluation) and passes it to ``fit``.
+Everything that determines the numbers is in the config; everything about the machine is in the
 context.
 """
 
@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from matched.config import TrainConfig
 from matched.task import Context, Outcome
 from matched.training import checkpoint, sharding
-from matched.training.batches import BatchLayout, EpochSampler, make_loader, on_device
+from matched.training.batches import BatchLayout, EpochSampler, make_loader, to_device
 from matched.training.checkpoint_schedule import CheckpointSchedule
 from matched.training.distributed import (
     all_gather_objects,
@@ -30,6 +30,7 @@ from matched.training.distributed import (
     on_rank0,
     sum_over_ranks,
 )
+from matched.training.ema import evaluation_model, update_ema
 from matched.training.fingerprint import BATCHES, batch_digest, digest_of, weights_digest
 from matched.training.learner import Learner, StepInfo
 from matched.training.metrics_log import MetricsLog
@@ -42,7 +43,18 @@ log = logging.getLogger("matched")
 
 @dataclass(kw_only=True)
 class LoopState:
-    """Where training stands besides weights and optimiser: what a checkpoint restores."""
+    """State of the loop besides model, EMA, optimizer and loss scaler; saved in checkpoints.
+
+    Attributes:
+        step: completed optimizer steps.
+        best: best evaluation by ``selection_metric``, and its step.
+        last: last evaluation.
+        diverged: True once a loss or an evaluation was not finite.
+        weights: fingerprint of the initial weights.
+        batches: fingerprints of the first steps' batches.
+        windows: of each process, the loss summed since the last line of metrics.jsonl and the
+            number of its steps.
+    """
 
     step: int = 0
     best: dict[str, float] = field(default_factory=dict)
@@ -51,32 +63,32 @@ class LoopState:
     weights: str = ""
     batches: list[str] = field(default_factory=list)
     windows: list[list[float]] = field(default_factory=list)
-    """Loss summed since the last line of metrics.jsonl, and number of steps, of each process."""
 
 
 def fit(context: Context, config: TrainConfig, learner: Learner, device: torch.device) -> Outcome:
     """Train to the last epoch, or to divergence; resume if there is a checkpoint.
 
     Raises:
-        ValueError: if the batch does not divide over the processes, a checkpoint is another
-            run's, or the model cannot be sharded.
-        OSError: if there is no room for a checkpoint or for a line of metrics.jsonl.
-        Interrupted: if a process was asked to stop; all of them do, and what was reached is saved.
+        ValueError: if the batch does not divide over the processes, a checkpoint belongs to another
+            run, or the model cannot be sharded.
+        OSError: if there is no space for a checkpoint or for a line of metrics.jsonl.
+        Interrupted: on all processes, if one received a stop signal; the state is saved.
+        LeaseLostError: if another process has taken this run over.
     """
-    return _Loop(context, config, learner, device).run()
+    return _TrainingLoop(context, config, learner, device).run()
 
 
-class _Loop:
+class _TrainingLoop:
     def __init__(
         self, context: Context, config: TrainConfig, learner: Learner, device: torch.device
     ) -> None:
         self.context, self.config, self.learner, self.device = context, config, learner, device
         self.batch_layout = BatchLayout.of(config, context.rank, context.world_size)
         self.checkpoints = context.directory / "checkpoints"
-        self.at = LoopState()
+        self.state = LoopState()
         self.samples = len(learner.dataset)  # type: ignore[arg-type]
-        plan = EpochSampler(config, self.samples, self.batch_layout, 0)
-        self.steps, self.steps_per_epoch = plan.steps, plan.steps_per_epoch
+        sampler = EpochSampler(config, self.samples, self.batch_layout, 0)
+        self.steps, self.steps_per_epoch = sampler.steps, sampler.steps_per_epoch
         self.metrics_log = MetricsLog(context, self.steps)
         torch.backends.cuda.matmul.allow_tf32 = config.precision == "tf32"
         torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
@@ -84,110 +96,109 @@ class _Loop:
         self.autocast = (
             torch.autocast(device.type, dtype=dtype) if dtype is not None else nullcontext()
         )
-        scaled = config.precision == "fp16"
-        self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
-        self.window = torch.zeros(2, device=device)  # this process's of Position.windows
-        self.peaks = [group["lr"] for group in learner.optimizer.param_groups]
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
+        self.window = torch.zeros(2, device=device)
+        """This process's entry of ``LoopState.windows``, on the device."""
+        self.peak_lrs = [group["lr"] for group in learner.optimizer.param_groups]
         self.model: nn.Module = learner.model
+        """The model that computes the loss: wrapped in DDP if there are several processes."""
         self.sharded = context.shard and context.world_size > 1
-        self.saved: int | None = None
-        """The step of the newest checkpoint."""
+        self.saved_step: int | None = None
+        """Step of the newest checkpoint."""
 
     def run(self) -> Outcome:
         try:
-            self._start()
+            self._set_up()
             self._train()
             self._save()
         finally:
             self.metrics_log.close()
-        metrics = self.at.last
-        if self.at.diverged:
-            metrics = {k: v for k, v in self.at.best.items() if k != "step"}
-        return Outcome(
-            metrics=metrics, diverged=self.at.diverged, steps=self.at.step, best=self.at.best
-        )
+        state = self.state
+        metrics = state.last
+        if state.diverged:
+            metrics = {k: v for k, v in state.best.items() if k != "step"}
+        return Outcome(metrics=metrics, diverged=state.diverged, steps=state.step, best=state.best)
 
-    def _start(self) -> None:
-        """Take up the newest checkpoint, and make one model of all processes' copies or parts."""
+    def _set_up(self) -> None:
+        """Restore the newest checkpoint, and shard the model or wrap it in DDP."""
         learner = self.learner
-        # While they are new, and whole.
+        # Before the model is sharded or a checkpoint is restored.
         weights = weights_digest(learner.model, learner.norms, learner.inherited)
         if self.sharded:
             sharding.shard(learner, self.device)
         self._restore()
-        if self.at.step == 0:
-            self.at.weights = weights
+        if self.state.step == 0:
+            self.state.weights = weights
         self.parameters = [p for g in learner.optimizer.param_groups for p in g["params"]]
-        self.metrics_log.start(self.at.step)
+        self.metrics_log.start(self.state.step)
         if self.context.world_size > 1 and not self.sharded:
-            on_gpu = [self.device.index] if self.device.type == "cuda" else None
-            # Buffers are shared after the update instead: evaluation, average and checkpoint read
-            # them before the next forward pass, in which DDP would do it.
+            device_ids = [self.device.index] if self.device.type == "cuda" else None
+            # Buffers are broadcast after the update instead: evaluation, EMA and checkpoint read
+            # them before the next forward pass, where DDP would broadcast them.
             self.model = DistributedDataParallel(
-                learner.model, device_ids=on_gpu, broadcast_buffers=False
+                learner.model, device_ids=device_ids, broadcast_buffers=False
             )
 
     def _train(self) -> None:
-        """Step to the end, or to divergence."""
+        """Train to the last step, or to divergence."""
         batches = self._batches()
         self.learner.model.train()
         with CheckpointSchedule(self.context, self._save, self.steps) as checkpoint_schedule:
-            while not self._over():
-                self._advance(batches)
-                if not self._over():
-                    checkpoint_schedule.after_step(self.at.step)
+            while not self._finished():
+                self._run_step(batches)
+                if not self._finished():
+                    checkpoint_schedule.after_step(self.state.step)
 
-    def _over(self) -> bool:
-        return self.at.step == self.steps or self.at.diverged
+    def _finished(self) -> bool:
+        return self.state.step == self.steps or self.state.diverged
 
-    def _advance(self, batches: Iterator[Any]) -> None:
-        """One step, and what is to be told and evaluated after it."""
-        rate = self._set_rate()
-        self.window[0] += self._step(batches)
+    def _run_step(self, batches: Iterator[Any]) -> None:
+        """Run one optimizer step, and log and evaluate if due after it."""
+        lr = self._set_lr()
+        self.window[0] += self._optimizer_step(batches)
         self.window[1] += 1
-        self.at.step += 1
-        end_of_epoch = self.at.step % self.steps_per_epoch == 0
-        if self.at.step % self.config.log_steps == 0 or end_of_epoch:
-            self._log(rate)
-        if end_of_epoch and self._evaluation_is_due() and not self.at.diverged:
+        self.state.step += 1
+        end_of_epoch = self.state.step % self.steps_per_epoch == 0
+        if self.state.step % self.config.log_steps == 0 or end_of_epoch:
+            self._log_loss(lr)
+        if end_of_epoch and self._evaluation_is_due() and not self.state.diverged:
             self._evaluate()
 
     def _batches(self) -> Iterator[Any]:
-        order = EpochSampler(self.config, self.samples, self.batch_layout, self.at.step)
-        pin = self.device.type == "cuda"
-        return iter(
-            make_loader(self.learner.dataset, order, num_workers=self.context.num_workers, pin=pin)
-        )
+        sampler = EpochSampler(self.config, self.samples, self.batch_layout, self.state.step)
+        num_workers, pin = self.context.num_workers, self.device.type == "cuda"
+        return iter(make_loader(self.learner.dataset, sampler, num_workers=num_workers, pin=pin))
 
-    def _step(self, batches: Iterator[Any]) -> torch.Tensor:
-        """One optimiser step; returns this process's mean loss, still on the device."""
+    def _optimizer_step(self, batches: Iterator[Any]) -> torch.Tensor:
+        """Run one optimizer step and return this process's mean loss, on the device."""
         accumulation = self.batch_layout.accumulation
         step_info = StepInfo(
-            step=self.at.step, steps=self.steps, steps_per_epoch=self.steps_per_epoch
+            step=self.state.step, steps=self.steps, steps_per_epoch=self.steps_per_epoch
         )
         self.learner.hooks.before_step(step_info)
         total = torch.zeros((), device=self.device)
-        seen = []
+        fingerprint_batches = []
         for i in range(accumulation):
-            batch = on_device(next(batches), self.device)
-            # Numbered over all processes, so that each draws alike however the step is divided.
+            batch = to_device(next(batches), self.device)
+            # Numbered over all processes: the random numbers do not depend on how the step is
+            # divided over them.
             number = self.context.rank * accumulation + i
-            reseed(self.config.seed, "step", self.at.step, number)
+            reseed(self.config.seed, "step", self.state.step, number)
             batch = self.learner.prepare(batch)
-            if len(self.at.batches) < BATCHES:
-                seen.append(batch)
-            with self._exchange(last=i == accumulation - 1):
+            if len(self.state.batches) < BATCHES:
+                fingerprint_batches.append(batch)
+            with self._gradient_sync(last=i == accumulation - 1):
                 with self.autocast:
                     loss = self.learner.loss(self.model, batch) / accumulation
                 self.scaler.scale(loss).backward()
             total += loss.detach()
-        if seen:
-            self._note(seen)
+        if fingerprint_batches:
+            self._record_fingerprint(fingerprint_batches)
         self._update(step_info)
         return total
 
-    def _exchange(self, *, last: bool) -> AbstractContextManager[Any]:
-        """Gradients are exchanged in the backward pass of a step's last micro-batch alone."""
+    def _gradient_sync(self, *, last: bool) -> AbstractContextManager[Any]:
+        """Synchronize gradients in the backward pass of a step's last micro-batch only."""
         if self.sharded:
             self.model.set_requires_gradient_sync(last)
         elif self.context.world_size > 1 and not last:
@@ -195,104 +206,105 @@ class _Loop:
         return nullcontext()
 
     def _update(self, step_info: StepInfo) -> None:
-        optimizer = self.learner.optimizer
-        self.scaler.unscale_(optimizer)
-        self.learner.hooks.on_gradients(step_info)
+        """Update weights and EMA from the gradients."""
+        learner = self.learner
+        self.scaler.unscale_(learner.optimizer)
+        learner.hooks.on_gradients(step_info)
         if self.config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
-        self.scaler.step(optimizer)
+        self.scaler.step(learner.optimizer)
         self.scaler.update()
-        optimizer.zero_grad(set_to_none=True)
+        learner.optimizer.zero_grad(set_to_none=True)
         if self.context.world_size > 1 and not self.sharded:
-            broadcast_buffers(self.learner.model)
-        if self.learner.ema is not None:
-            self.learner.ema.update(self.learner.model)
-        self.learner.hooks.after_step(step_info)
+            broadcast_buffers(learner.model)
+        update_ema(learner.ema, learner.model)
+        learner.hooks.after_step(step_info)
 
-    def _set_rate(self) -> float:
-        share = lr_factor(self.at.step, self.steps, self.steps_per_epoch, self.config)
-        for group, peak in zip(self.learner.optimizer.param_groups, self.peaks, strict=True):
-            group["lr"] = peak * share
-        return self.config.lr * share
+    def _set_lr(self) -> float:
+        factor = lr_factor(self.state.step, self.steps, self.steps_per_epoch, self.config)
+        for group, peak in zip(self.learner.optimizer.param_groups, self.peak_lrs, strict=True):
+            group["lr"] = peak * factor
+        return self.config.lr * factor
 
-    def _log(self, rate: float) -> None:
-        """Write the mean loss since the last line; all processes see the same divergence."""
+    def _log_loss(self, lr: float) -> None:
+        """Log the mean loss since the last line; all processes detect the same divergence."""
         total, steps = sum_over_ranks(self.window).tolist()
         loss = total / steps
-        self.metrics_log.step(self.at.step, self._epoch(), loss=loss, lr=rate)
+        self.metrics_log.step(self.state.step, self._epoch(), loss=loss, lr=lr)
         if not math.isfinite(loss):
-            log.info("diverged at step %d: the loss is %s", self.at.step, loss)
-            self.at.diverged = True
+            log.info("diverged at step %d: the loss is %s", self.state.step, loss)
+            self.state.diverged = True
         self.window.zero_()
 
     def _epoch(self) -> float:
-        return round(self.at.step / self.steps_per_epoch, 4)
+        return round(self.state.step / self.steps_per_epoch, 4)
 
     def _evaluation_is_due(self) -> bool:
-        epoch = self.at.step // self.steps_per_epoch
-        return epoch % self.config.eval_epochs == 0 or self.at.step == self.steps
+        epoch = self.state.step // self.steps_per_epoch
+        return epoch % self.config.eval_epochs == 0 or self.state.step == self.steps
 
     def _evaluate(self) -> None:
-        ema = self.learner.ema
-        model = self.learner.model if ema is None else ema.module
+        model = evaluation_model(self.learner.ema, self.learner.model)
         model.eval()
-        # Not inference_mode: a model may keep a tensor that it computes here for its training.
+        # Not inference_mode: a model may keep a tensor computed here and use it in training.
         with torch.no_grad(), self.autocast:
             metrics = self.learner.evaluate(model)
         if self.sharded:
             sharding.reshard(model)
         self.learner.model.train()
-        self.metrics_log.evaluation(self.at.step, self._epoch(), metrics)
+        state = self.state
+        self.metrics_log.evaluation(state.step, self._epoch(), metrics)
         if not all(map(math.isfinite, metrics.values())):
-            log.info("diverged at step %d: evaluation gives %s", self.at.step, metrics)
-            self.at.diverged = True
+            log.info("diverged at step %d: the evaluation is %s", state.step, metrics)
+            state.diverged = True
             return
-        self.at.last = metrics
+        state.last = metrics
         key, direction = self.learner.selection_metric
         sign = 1 if direction == "higher" else -1
-        if not self.at.best or sign * metrics[key] > sign * self.at.best[key]:
-            self.at.best = {**metrics, "step": self.at.step}
+        if not state.best or sign * metrics[key] > sign * state.best[key]:
+            state.best = {**metrics, "step": state.step}
 
-    def _note(self, micro_batches: list[Any]) -> None:
-        """Add a step's batches to the fingerprint and write it."""
+    def _record_fingerprint(self, micro_batches: list[Any]) -> None:
+        """Add the hash of a step's micro-batches to the fingerprint and write it."""
         own = [batch_digest(batch) for batch in micro_batches]
-        # In the order of their numbers, so that the division over processes leaves no trace.
-        self.at.batches.append(
-            digest_of([d for digests in all_gather_objects(own) for d in digests])
-        )
-        self.metrics_log.fingerprint(self.at.weights, self.at.batches)
+        # In the order of ranks: the hash does not depend on how the step is divided.
+        digests = [digest for of_rank in all_gather_objects(own) for digest in of_rank]
+        self.state.batches.append(digest_of(digests))
+        self.metrics_log.fingerprint(self.state.weights, self.state.batches)
 
     def _save(self) -> None:
-        """Write a checkpoint unless there is one of this step."""
-        if self.saved == self.at.step:
+        """Write a checkpoint, unless there is already one of this step."""
+        if self.saved_step == self.state.step:
             return
-        self.at.windows = all_gather_objects(self.window.tolist())
-        started = time.perf_counter()
+        self.state.windows = all_gather_objects(self.window.tolist())
+        start = time.perf_counter()
         on_rank0(self.context.check_ownership)
-        state = capture_state(
+        training_state = capture_state(
             self.learner,
             signature=self.context.signature,
-            position=vars(self.at),
+            position=vars(self.state),
             scaler=self.scaler.state_dict(),
         )
-        checkpoint.save(self.checkpoints, self.at.step, state, sharded=self.sharded)
-        self.saved = self.at.step
+        checkpoint.save(self.checkpoints, self.state.step, training_state, sharded=self.sharded)
+        self.saved_step = self.state.step
         if self.context.rank == 0:
-            log.info("saved step %d in %.1f s", self.at.step, time.perf_counter() - started)
+            log.info("saved step %d in %.1f s", self.state.step, time.perf_counter() - start)
 
     def _restore(self) -> None:
-        state = checkpoint.load_newest(
+        """Restore the newest checkpoint, if there is one."""
+        training_state = checkpoint.load_newest(
             self.checkpoints, self.context.signature, tensor_layout(self.learner)
         )
-        if state is None:
+        if training_state is None:
             return
-        self.at = LoopState(**state.plain["position"])
-        self.saved = self.at.step
-        windows = self.at.windows
+        plain = training_state.plain
+        self.state = LoopState(**plain["position"])
+        self.saved_step = self.state.step
+        windows = self.state.windows
         if len(windows) == self.context.world_size:
             self.window += torch.tensor(windows[self.context.rank], device=self.device)
-        else:
+        else:  # another number of processes: each gets the mean, which keeps the logged mean
             self.window += torch.tensor(windows, device=self.device).mean(dim=0)
-        restore_state(self.learner, state)
-        self.scaler.load_state_dict(state.plain["scaler"])
-        log.info("resumed from step %d of %d", self.at.step, self.steps)
+        restore_state(self.learner, training_state)
+        self.scaler.load_state_dict(plain["scaler"])
+        log.info("resumed from step %d of %d", self.state.step, self.steps)

@@ -1,8 +1,8 @@
-"""Checkpoints of sharded models: a folder into which each process writes, and reads, its part.
+"""Sharded checkpoints: a folder that each process writes its part to and reads its part from.
 
-torch.distributed.checkpoint does that, but unpickles what it finds with no restriction: a folder
-that somebody else has written to could then run any code. Here nothing is unpickled but tensors
-(weights_only) and the few classes that describe where they lie.
+They use torch.distributed.checkpoint, which unpickles what it finds without restrictions: a folder
+that somebody else can write to could run any code. Here only tensors (with weights_only) and the
+few classes that describe where they are stored are unpickled.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ from torch.distributed.tensor import DTensor
 
 from matched.training.training_state import TensorLayout, TrainingState
 
-PLAIN = "rest.pt"
-DESCRIPTION = ".metadata"
-ALLOWED = {
-    (known.__module__, known.__qualname__): known
-    for known in (
+PLAIN_FILE = "rest.pt"
+"""File of the plain values."""
+METADATA_FILE = ".metadata"
+"""File that describes where the parts of each tensor are stored."""
+ALLOWED_CLASSES = {
+    (allowed.__module__, allowed.__qualname__): allowed
+    for allowed in (
         metadata.Metadata,
         metadata.MetadataIndex,
         metadata.TensorStorageMetadata,
@@ -41,8 +43,8 @@ ALLOWED = {
 }
 
 
-class Refused(ValueError):
-    """The description of a folder's tensors has something in it that has no place there."""
+class UnexpectedMetadataError(ValueError):
+    """The metadata of a checkpoint contains something that no checkpoint of this module has."""
 
 
 def write_shard(folder: Path, state: TrainingState) -> None:
@@ -51,37 +53,37 @@ def write_shard(folder: Path, state: TrainingState) -> None:
     Raises:
         OSError: on all of them, if one cannot write its part.
     """
-    with _first_failure():
+    with _raise_first_failure():
         dcp.save(state.tensors, storage_writer=_Writer(folder))
 
 
 def write_plain_values(folder: Path, state: TrainingState) -> None:
-    """Write what is no tensor, after which the folder is complete; one process calls it."""
-    with (folder / PLAIN).open("wb") as file:
+    """Write the plain values, which completes the folder; only one process calls it."""
+    with (folder / PLAIN_FILE).open("wb") as file:
         torch.save(state.plain, file)
         file.flush()
         os.fsync(file.fileno())
     sync_folder(folder)
 
 
-def read(folder: Path, like: TensorLayout) -> TrainingState:
-    """What this process needs of the folder; asks no other process for anything.
+def read(folder: Path, layout: TensorLayout) -> TrainingState:
+    """Read this process's part of the folder; not a collective.
 
     Raises:
         Exception: of many kinds, if anything is missing or damaged.
     """
-    plain = torch.load(folder / PLAIN, map_location="cpu", weights_only=True)
+    plain = torch.load(folder / PLAIN_FILE, map_location="cpu", weights_only=True)
     reader = _Reader(folder)
-    described = reader.read_metadata().state_dict_metadata
-    tensors = {name: _room(entry, like(name)) for name, entry in described.items()}
-    with _first_failure(), warnings.catch_warnings():
+    tensor_metadata = reader.read_metadata().state_dict_metadata
+    tensors = {name: _empty_tensor(entry, layout(name)) for name, entry in tensor_metadata.items()}
+    with _raise_first_failure(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         dcp.load(tensors, storage_reader=reader, no_dist=True)
     return TrainingState(tensors=tensors, plain=plain)
 
 
-def underlying(error: BaseException) -> BaseException:
-    """What the system said, where torch has but obscure words for it, or else the error itself."""
+def root_cause(error: BaseException) -> BaseException:
+    """Return the system error that caused ``error``, which says more than torch's, or ``error``."""
     link: BaseException | None = error
     while link is not None:
         if isinstance(link, OSError) and link.errno is not None:
@@ -91,7 +93,7 @@ def underlying(error: BaseException) -> BaseException:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk too."""
+    """Flush the directory entries of a folder to disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -100,18 +102,19 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _first_failure() -> Iterator[None]:
-    """Raise what failed first, not what torch wraps it in: that is not even an Exception."""
+def _raise_first_failure() -> Iterator[None]:
+    """Raise the first failure that a CheckpointException wraps: the wrapper is not an Exception."""
     try:
         yield
     except dcp.CheckpointException as error:
         raise next(iter(error.failures.values()))[0] from None
 
 
-def _room(entry: metadata.TensorStorageMetadata, like: torch.Tensor | None) -> torch.Tensor:
-    """Memory for this process's part of a tensor, or for all of it; the learner's is not touched.
+def _empty_tensor(entry: metadata.TensorStorageMetadata, like: torch.Tensor | None) -> torch.Tensor:
+    """Allocate this process's part of a sharded tensor, or the full tensor.
 
-    A folder that turns out to be damaged must leave the learner as it was.
+    The learner's own tensor is not used: a folder that turns out to be damaged must leave the
+    learner unchanged.
     """
     if isinstance(like, DTensor) and like.shape == entry.size:
         return torch.empty_like(like, dtype=entry.properties.dtype, requires_grad=False)
@@ -123,50 +126,51 @@ class _Writer(dcp.FileSystemWriter):
         try:
             return super().write_data(*args)
         except RuntimeError as error:
-            # The other processes are sent the error alone, without what is behind it.
-            reason = underlying(error)
-            raise reason if isinstance(reason, OSError) else OSError(str(reason)) from None
+            # Only the error itself is sent to the other processes, not its cause.
+            cause = root_cause(error)
+            raise cause if isinstance(cause, OSError) else OSError(str(cause)) from None
 
     def storage_meta(self) -> None:
-        """Nothing of this machine: a folder is moved and copied."""
+        """Store nothing about this machine: checkpoints may be moved and copied."""
 
 
 class _Reader(dcp.FileSystemReader):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        with (folder / DESCRIPTION).open("rb") as file:
-            self.description = _checked(_Unpickler(file).load())
+        with (folder / METADATA_FILE).open("rb") as file:
+            self.metadata = _check_metadata(_Unpickler(file).load())
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> metadata.Metadata:
-        return self.description
+        return self.metadata
 
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if (known := ALLOWED.get((module, name))) is not None:
-            return known
+        if (allowed := ALLOWED_CLASSES.get((module, name))) is not None:
+            return allowed
         if module == "torch" and isinstance(dtype := getattr(torch, name, None), torch.dtype):
             return dtype
-        raise Refused(f"it wants {module}.{name}, which no checkpoint needs")
+        raise UnexpectedMetadataError(f"it refers to {module}.{name}, which no checkpoint needs")
 
 
-def _checked(found: Any) -> metadata.Metadata:
-    """
+def _check_metadata(loaded: Any) -> metadata.Metadata:
+    """Return ``loaded`` if it describes complete tensors in files of its own folder.
+
     Raises:
-        Refused: if ``found`` does not describe whole tensors in files of its own folder.
+        UnexpectedMetadataError: if it does not.
     """
-    if not isinstance(found, metadata.Metadata):
-        raise Refused(f"it holds a {type(found).__name__}")
-    for name, entry in found.state_dict_metadata.items():
-        # Anything else would be loaded with weights_only=False.
+    if not isinstance(loaded, metadata.Metadata):
+        raise UnexpectedMetadataError(f"its metadata is of type {type(loaded).__name__}")
+    for name, entry in loaded.state_dict_metadata.items():
+        # Any other entry would be loaded with weights_only=False.
         if not isinstance(entry, metadata.TensorStorageMetadata):
-            raise Refused(f"{name} is no tensor but a {type(entry).__name__}")
+            raise UnexpectedMetadataError(f"{name} is not a tensor but {type(entry).__name__}")
         if sum(math.prod(chunk.sizes) for chunk in entry.chunks) != math.prod(entry.size):
-            raise Refused(f"there are not all pieces of {name}")
-    for index, place in found.storage_data.items():
-        file = place.relative_path
-        if not isinstance(place, filesystem._StorageInfo) or file != Path(file).name:
-            raise Refused(f"{index.fqn} lies in {file}, outside of the folder")
-        if getattr(place, "transform_descriptors", None):
-            raise Refused(f"{index.fqn} is transformed by {place.transform_descriptors}")
-    return found
+            raise UnexpectedMetadataError(f"parts of {name} are missing")
+    for index, storage in loaded.storage_data.items():
+        file = storage.relative_path
+        if not isinstance(storage, filesystem._StorageInfo) or file != Path(file).name:
+            raise UnexpectedMetadataError(f"{index.fqn} is in {file}, outside of the folder")
+        if transforms := getattr(storage, "transform_descriptors", None):
+            raise UnexpectedMetadataError(f"{index.fqn} is transformed by {transforms}")
+    return loaded

@@ -1,7 +1,7 @@
-"""Models whose weights and optimizer state do not fit one GPU several times over: FSDP2.
+"""Sharding with FSDP2, for models whose weights and optimizer state exceed one GPU's memory.
 
-Every process begins with the whole model, equal on all of them, and keeps its part of each
-parameter. The parts are put together block by block, whenever a block computes.
+Every process starts with the full model, equal on all of them, and keeps its part of each
+parameter. Parameters are gathered block by block while a block computes.
 """
 
 from __future__ import annotations
@@ -18,51 +18,51 @@ from matched.training.learner import Learner
 
 
 def shard(learner: Learner, device: torch.device) -> None:
-    """Spread the model, its average and what the optimizer will keep over all processes.
+    """Shard the model, its EMA and the future optimizer state over all processes, in place.
 
     Raises:
-        ValueError: if the model cannot be sharded without a change of what it computes.
+        ValueError: if sharding would change what the model computes.
     """
-    assert not learner.optimizer.state, "the optimizer has made steps already"
-    _check(learner)
+    assert not learner.optimizer.state, "the optimizer has state already"
+    _check_shardable(learner)
     names = [
         [learner.parameter_names()[p] for p in group["params"]]
         for group in learner.optimizer.param_groups
     ]
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    _shard(learner.model, mesh)
+    _fully_shard(learner.model, mesh)
     if learner.ema is not None:
-        _shard(learner.ema.module, mesh)
+        _fully_shard(learner.ema.module, mesh)
     parameters = dict(learner.model.named_parameters())
-    for group, of_group in zip(learner.optimizer.param_groups, names, strict=True):
-        group["params"] = [parameters[name] for name in of_group]
+    for group, names_of_group in zip(learner.optimizer.param_groups, names, strict=True):
+        group["params"] = [parameters[name] for name in names_of_group]
 
 
-def units(module: nn.Module) -> list[nn.Module]:
-    """The blocks of a model: children of each outermost container in which a class recurs."""
+def blocks(module: nn.Module) -> list[nn.Module]:
+    """Return a model's blocks: children of each outermost container with a repeated child class."""
     children = [child for child in module.children() if next(child.parameters(), None) is not None]
     if isinstance(module, (nn.ModuleList, nn.Sequential)):
-        # A list of lists is no list of blocks: a list computes nothing itself.
-        blocks = Counter(type(child) for child in children if type(child) is not nn.ModuleList)
-        if blocks and max(blocks.values()) > 1:
+        # Nested lists are not blocks: a ModuleList has no forward pass, which FSDP needs.
+        classes = Counter(type(child) for child in children if type(child) is not nn.ModuleList)
+        if classes and max(classes.values()) > 1:
             return children
-    return [unit for child in children for unit in units(child)]
+    return [block for child in children for block in blocks(child)]
 
 
 def reshard(module: nn.Module) -> None:
-    """Let go of the weights that an evaluation has put together and no backward pass frees."""
+    """Free the full weights gathered by an evaluation, which has no backward pass to free them."""
     for part in module.modules():
         if isinstance(part, FSDPModule):
             part.reshard()
 
 
-def _shard(module: nn.Module, mesh: DeviceMesh) -> None:
-    for unit in units(module):
-        fully_shard(unit, mesh=mesh)
+def _fully_shard(module: nn.Module, mesh: DeviceMesh) -> None:
+    for block in blocks(module):
+        fully_shard(block, mesh=mesh)
     fully_shard(module, mesh=mesh)
 
 
-def _check(learner: Learner) -> None:
+def _check_shardable(learner: Learner) -> None:
     for name, module in learner.model.named_modules():
         if (
             isinstance(module, nn.modules.batchnorm._BatchNorm)
@@ -70,15 +70,15 @@ def _check(learner: Learner) -> None:
             and module.track_running_stats
         ):
             raise ValueError(
-                f"{name} is a batch norm, whose running statistics would differ from one process "
-                "to the next; use SyncBatchNorm, or train without shard"
+                f"{name} is a batch norm, whose running statistics would differ between processes; "
+                "use SyncBatchNorm, or train without shard"
             )
     if learner.ema is not None:
         state = learner.ema.module.state_dict()
-        weights = dict(learner.ema.module.named_parameters())
+        parameters = dict(learner.ema.module.named_parameters())
         for name, tensor in state.items():
-            if name not in weights and tensor.is_floating_point():
+            if name not in parameters and tensor.is_floating_point():
                 raise ValueError(
-                    f"the model keeps {name}, which is no parameter, and an average of it cannot "
-                    "be taken along with sharded weights; train without average or without shard"
+                    f"{name} is a floating-point buffer, which an EMA of sharded weights cannot "
+                    "average; train without ema_decay or without shard"
                 )

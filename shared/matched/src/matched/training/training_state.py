@@ -1,7 +1,7 @@
-"""All that a learner has learned, by flat names that mean the same on any number of processes.
+"""Training state of a learner under flat names, independent of the number of processes.
 
-"model.<key>", "ema.<key>" and "optimizer.<parameter name>.<key>": so what several processes
-hold in parts can be restored on one, or on another number, and the other way round.
+"model.<key>", "ema.<key>" and "optimizer.<parameter name>.<key>": a state saved by any number of
+processes, sharded or not, can be restored on any other number.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from matched.training.learner import Learner
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingState:
-    """What a checkpoint holds.
+    """Content of a checkpoint.
 
     Attributes:
-        tensors: by flat name, whole or (DTensor) this process's part.
-        plain: everything else, in values that ``torch.load(weights_only=True)`` takes.
+        tensors: flat name → full tensor, or DTensor with this process's part.
+        plain: everything else, in values that ``torch.load(weights_only=True)`` accepts.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -30,21 +30,18 @@ class TrainingState:
 
 
 TensorLayout = Callable[[str], torch.Tensor | None]
-"""Flat name → the tensor that this process has for it, or whose shape and place it shares."""
+"""Flat name → a tensor of this process that is sharded in the same way; None if there is none."""
 
 
 def capture_state(learner: Learner, **plain: Any) -> TrainingState:
-    """The learner's state and whatever else is to be kept with it; no copies are made."""
-    values = {f"model.{key}": value for key, value in learner.model.state_dict().items()}
-    if learner.ema is not None:
-        ema = learner.ema.module.state_dict()
-        values |= {f"ema.{key}": value for key, value in ema.items()}
+    """Return the learner's state and further plain values; tensors are not copied."""
+    values = _model_tensors(learner)
     names = learner.parameter_names()
-    for parameter, kept in learner.optimizer.state.items():
-        values |= {f"optimizer.{names[parameter]}.{key}": value for key, value in kept.items()}
+    for parameter, state in learner.optimizer.state.items():
+        values |= {f"optimizer.{names[parameter]}.{key}": value for key, value in state.items()}
     groups = [
         {key: value for key, value in group.items() if key != "params"}
-        for group in learner.optimizer.param_groups  # in which some optimizers count their steps
+        for group in learner.optimizer.param_groups  # some optimizers count their steps in these
     ]
     return TrainingState(
         tensors={name: v for name, v in values.items() if isinstance(v, torch.Tensor)},
@@ -57,43 +54,43 @@ def capture_state(learner: Learner, **plain: Any) -> TrainingState:
 
 
 def tensor_layout(learner: Learner) -> TensorLayout:
-    """How the learner's tensors are spread over the processes."""
-    known = {f"model.{key}": value for key, value in learner.model.state_dict().items()}
-    if learner.ema is not None:
-        ema = learner.ema.module.state_dict()
-        known |= {f"ema.{key}": value for key, value in ema.items()}
-    known |= {f"optimizer.{name}": p for p, name in learner.parameter_names().items()}
+    """Return how the learner's tensors are sharded; optimizer state is like its parameter."""
+    tensors = _model_tensors(learner)
+    tensors |= {f"optimizer.{name}": p for p, name in learner.parameter_names().items()}
 
-    def like(name: str) -> torch.Tensor | None:
-        return known.get(name.rpartition(".")[0] if name.startswith("optimizer.") else name)
+    def layout(name: str) -> torch.Tensor | None:
+        return tensors.get(name.rpartition(".")[0] if name.startswith("optimizer.") else name)
 
-    return like
+    return layout
 
 
 def restore_state(learner: Learner, state: TrainingState) -> None:
-    """Put a checkpoint's state into the learner, spread as the learner is.
+    """Load a state into the learner, sharded like the learner.
 
     AdamW's step counts stay on the CPU: on a GPU, every step would wait for them.
 
     Raises:
-        RuntimeError: if it is the state of another model.
+        RuntimeError: if the state belongs to another model.
     """
-    like = tensor_layout(learner)
-    values = {name: _spread(tensor, like(name)) for name, tensor in state.tensors.items()}
+    layout = tensor_layout(learner)
+    values = {name: _distribute(tensor, layout(name)) for name, tensor in state.tensors.items()}
     values |= state.plain["values"]
-    learner.model.load_state_dict(_below("model.", values))
+    learner.model.load_state_dict(_with_prefix("model.", values))
     if learner.ema is not None:
-        learner.ema.module.load_state_dict(_below("ema.", values))
+        learner.ema.module.load_state_dict(_with_prefix("ema.", values))
     optimizer, names = learner.optimizer, learner.parameter_names()
-    kept: dict[str, dict[str, Any]] = {}
-    for name, value in _below("optimizer.", values).items():
+    optimizer_state: dict[str, dict[str, Any]] = {}
+    for name, value in _with_prefix("optimizer.", values).items():
         parameter, _, key = name.rpartition(".")
-        kept.setdefault(parameter, {})[key] = value
+        optimizer_state.setdefault(parameter, {})[key] = value
+    # torch numbers the parameters of an optimizer in the order of its groups.
     order = [names[p] for group in optimizer.param_groups for p in group["params"]]
     numbers = iter(range(len(order)))
     optimizer.load_state_dict(
         {
-            "state": {i: kept[name] for i, name in enumerate(order) if name in kept},
+            "state": {
+                i: optimizer_state[name] for i, name in enumerate(order) if name in optimizer_state
+            },
             "param_groups": [
                 {**plain, "params": [next(numbers) for _ in group["params"]]}
                 for plain, group in zip(state.plain["groups"], optimizer.param_groups, strict=True)
@@ -102,12 +99,22 @@ def restore_state(learner: Learner, state: TrainingState) -> None:
     )
 
 
-def _spread(tensor: torch.Tensor, like: torch.Tensor | None) -> torch.Tensor:
-    """This process's part of a whole tensor, if that is what the learner has in its place."""
+def _model_tensors(learner: Learner) -> dict[str, Any]:
+    """Flat name → value of the state dicts of model and EMA."""
+    values = {f"model.{key}": value for key, value in learner.model.state_dict().items()}
+    if learner.ema is not None:
+        ema = learner.ema.module.state_dict()
+        values |= {f"ema.{key}": value for key, value in ema.items()}
+    return values
+
+
+def _distribute(tensor: torch.Tensor, like: torch.Tensor | None) -> torch.Tensor:
+    """Return this process's part of a full tensor if ``like`` is sharded, else the tensor."""
     if not isinstance(like, DTensor) or isinstance(tensor, DTensor) or tensor.shape != like.shape:
         return tensor
     return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
 
 
-def _below(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
+def _with_prefix(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values whose names have the prefix, without it."""
     return {n.removeprefix(prefix): v for n, v in values.items() if n.startswith(prefix)}

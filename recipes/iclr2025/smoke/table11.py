@@ -1,0 +1,19 @@
+"""Smoke scale of Table 11: toy ConvNets and a toy ViT on the digits."""
+
+from matched import Run, Scale
+from recipes.cvpr2025.smoke import table01, table15
+from recipes.cvpr2025.smoke.table15 import tiny
+from recipes.cvpr2025.table01 import TASK
+from recipes.iclr2025.table11 import VGG16, row
+
+SCALE = Scale(
+    name="smoke",
+    seeds=(0, 1),
+    runs={
+        "resnet50": row(table15.SCALE.runs["resnet50"], own_norm="BN"),
+        "vgg16": row(Run(task=TASK, config=tiny(VGG16, "dyt_vision.small:vgg")), own_norm="BN"),
+        "vit_b": row(table01.SCALE.runs["vit_b"], own_norm="LN"),
+    },
+    resources=table15.SCALE.resources,
+    note=f"{table15.SCALE.note} ViT: 4 blocks of width 64.",
+)

@@ -1,0 +1,114 @@
+"""Report of a conversion: every norm layer, replaced or kept."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import overload
+
+from dyt.norm_config import Norm
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replacement:
+    """One norm layer and its replacement.
+
+    Fields:
+        path: the module's path, such as "blocks.0.norm1".
+        old, new: the names of the two layer classes; equal if the layer is kept.
+        alpha0: the initial α; None if the new layer has no α.
+        shape: the normalized shape; None if the old layer has no record of it.
+        channel_axis: -1, or 1 as in NCHW.
+        affine, bias: True if the layer has γ, and if it has β.
+        aliases: further paths of the same, shared module.
+        replaced: False if the layer is kept: under Norm.own(), or because it already is of the
+            requested kind.
+    """
+
+    path: str
+    old: str
+    new: str
+    alpha0: float | None
+    shape: tuple[int, ...] | None
+    channel_axis: int
+    affine: bool
+    bias: bool
+    aliases: tuple[str, ...] = ()
+    replaced: bool = True
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An unchanged layer: its path and the name of its class."""
+
+    path: str
+    layer: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(Sequence[Replacement]):
+    """Every replacement of one conversion, in the order of the network's modules.
+
+    Fields:
+        norm: the requested norm.
+        replacements: the layers that were replaced or that another norm would replace; the same
+            layers for every requested norm. The report is a sequence of these.
+        kept: norm layers that a `skip` pattern kept.
+        left: norm-like layers that `convert` does not handle by default, such as BatchNorm, or a
+            norm with a gate.
+    """
+
+    norm: Norm
+    replacements: tuple[Replacement, ...]
+    kept: tuple[Kept, ...] = ()
+    left: tuple[Kept, ...] = ()
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The paths of all layers in `replacements`, including every path of a shared layer."""
+        return tuple(path for r in self.replacements for path in (r.path, *r.aliases))
+
+    @overload
+    def __getitem__(self, index: int) -> Replacement: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Replacement, ...]: ...
+    def __getitem__(self, index: int | slice) -> Replacement | tuple[Replacement, ...]:
+        return self.replacements[index]
+
+    def __len__(self) -> int:
+        return len(self.replacements)
+
+    def __iter__(self) -> Iterator[Replacement]:
+        return iter(self.replacements)
+
+    def __str__(self) -> str:
+        rows = [("path", "old", "new", "α0", "shape"), *map(_row, self.replacements)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        changed = sum(r.replaced for r in self)
+        verb = "replaced" if changed == len(self) else f"found, {changed or 'none'} replaced"
+        lines.append(f"{self.norm}: {len(self)} norm layers {verb}")
+        if self.kept:
+            lines.append(f"kept by skip: {count_by_class(self.kept)}")
+        if self.left:
+            lines.append(f"left alone: {count_by_class(self.left)}")
+        return "\n".join(lines)
+
+
+def count_by_class(layers: Sequence[Kept]) -> str:
+    """Return the number of layers of each class, as in "53 × BatchNorm2d, 1 × GroupNorm"."""
+    classes = Counter(kept.layer for kept in layers)
+    return ", ".join(f"{n} × {name}" for name, n in classes.most_common())
+
+
+def _row(r: Replacement) -> tuple[str, ...]:
+    shape = "any" if r.shape is None else ", ".join(map(str, r.shape))
+    notes = [" (axis 1)"] if r.channel_axis == 1 else []
+    if not r.affine:
+        notes.append(" (no affine)")
+    elif not r.bias:
+        notes.append(" (no bias)")
+    alpha0 = "-" if r.alpha0 is None else f"{r.alpha0:g}"
+    path = " = ".join((r.path, *r.aliases))
+    return (path, r.old, r.new, alpha0, shape + "".join(notes))

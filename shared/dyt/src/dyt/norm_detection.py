@@ -1,0 +1,311 @@
+"""Detection of LN and RMSNorm layers by what they compute, since class names are misleading.
+
+T5's "LayerNorm" is an RMSNorm, Gemma's RMSNorm multiplies by 1 + weight, and a LayerNorm may
+normalize the last axis or axis 1. A module that is not exactly PyTorch's own class is therefore run
+on a small input with known weights, and its output is compared with the formulas.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from dyt.standard_norms import BatchNorm, ChannelsFirstLayerNorm
+
+Kind = Literal["layernorm", "batchnorm"]
+
+LAYER_OR_RMS = (nn.LayerNorm, nn.RMSNorm)
+# Classes known without a run: the channel axis and the kind.
+EXACT: dict[type[nn.Module], tuple[int, Kind | None]] = {
+    nn.LayerNorm: (-1, "layernorm"),
+    nn.RMSNorm: (-1, None),
+    ChannelsFirstLayerNorm: (1, "layernorm"),
+}
+# The private bases of every BatchNorm and, for _NormBase, InstanceNorm: PyTorch has no public ones.
+BATCH_NORM = nn.modules.batchnorm._BatchNorm
+CHANNEL_AXIS_ONE = (nn.modules.batchnorm._NormBase, nn.GroupNorm)
+OTHER_NORMS = (*CHANNEL_AXIS_ONE, nn.LocalResponseNorm, nn.CrossMapLRN2d)
+
+WEIGHT_NAMES = ("weight", "gamma", "scale", "g")
+BIAS_NAMES = ("bias", "beta", "b")
+EPSILON_NAMES = ("eps", "epsilon", "variance_epsilon", "norm_eps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormSpec:
+    """Shape, axis and parameters of a norm layer, sufficient to build its replacement.
+
+    Fields:
+        shape: the normalized shape; None for a layer without parameters or a width attribute.
+        channel_axis: -1, or 1 as in NCHW.
+        weight, bias: the layer's parameters; None where it has none.
+        offset: the number that the layer adds to its weight to get γ: 1 for Gemma, otherwise 0.
+        kind: the `Norm.layer` that this layer already computes and that keeps it unchanged; None
+            for RMSNorm and all others.
+    """
+
+    shape: tuple[int, ...] | None
+    channel_axis: int
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
+    offset: float = 0.0
+    kind: Kind | None = None
+
+
+def read_norm(module: nn.Module) -> NormSpec | None:
+    """Return the spec of a LN or RMSNorm from any library, or None for any other module.
+
+    Raises:
+        ValueError: the module is a subclass of nn.LayerNorm or nn.RMSNorm but computes something
+            else, and replacing it would drop part of the network.
+    """
+    if isinstance(module, LAYER_OR_RMS):
+        spec = _read(module)
+        if spec is None:
+            raise ValueError("it is a LayerNorm or RMSNorm by class, but computes something else")
+        return spec
+    return _read(module) if _is_candidate(module) else None
+
+
+def read_listed(module: nn.Module) -> NormSpec:
+    """Return the spec of a module whose class the caller lists in `also`.
+
+    BatchNorm, InstanceNorm and GroupNorm have their channels at axis 1, and dyt.BatchNorm at its
+    `channel_axis`.
+
+    Raises:
+        ValueError: the module contains more than a norm (an activation, as in timm's
+            BatchNormAct2d, or a gate), or its width is unknown.
+    """
+    if not all(isinstance(child, nn.Identity) for child in module.children()):
+        raise ValueError("it contains other modules, which would be lost")
+    if isinstance(module, CHANNEL_AXIS_ONE):
+        width = module.num_channels if isinstance(module, nn.GroupNorm) else module.num_features
+        return NormSpec(
+            shape=(width,),
+            channel_axis=module.channel_axis if isinstance(module, BatchNorm) else 1,
+            weight=module.weight,
+            bias=module.bias,
+            kind="batchnorm" if isinstance(module, BATCH_NORM) else None,
+        )
+    if not _takes_one_input(module):
+        raise ValueError("its forward takes more than one input")
+    spec = _read(module) or _read_by_structure(module)
+    if spec is None:
+        raise ValueError("its width is unknown: it has neither a weight nor normalized_shape")
+    return spec
+
+
+def is_norm_like(module: nn.Module) -> bool:
+    """True if the module is a norm layer by class or name; only for messages and reports."""
+    if isinstance(module, (*LAYER_OR_RMS, *OTHER_NORMS)):
+        return True
+    kind = type(module)
+    # torch.nn.utils contains the implementation of weight and spectral normalization.
+    named = "norm" in kind.__name__.lower() and not kind.__module__.startswith("torch.nn.utils")
+    return named and not any(True for child in module.children() for _ in child.parameters())
+
+
+def _is_candidate(module: nn.Module) -> bool:
+    """True if the module is worth running: a norm by name, without further structure."""
+    return (
+        is_norm_like(module)
+        and not isinstance(module, OTHER_NORMS)
+        and not any(True for _ in module.buffers())
+        and _takes_one_input(module)
+    )
+
+
+def _takes_one_input(module: nn.Module) -> bool:
+    """True if x is the only input, which excludes adaptive norms and norms with a gate."""
+    try:
+        inputs = list(inspect.signature(type(module).forward).parameters.values())[1:]
+    except (TypeError, ValueError):
+        return False
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    required = [p for p in inputs if p.default is p.empty and p.kind not in variadic]
+    gated = any(p.name in ("gate", "z") for p in inputs)
+    return len(required) <= 1 and not gated
+
+
+def _read(module: nn.Module) -> NormSpec | None:
+    """Return the spec if the module computes a LN or RMSNorm, otherwise None.
+
+    If a run is not conclusive, as with a CUDA kernel on the CPU, name and structure decide.
+    """
+    if type(module) in EXACT:
+        axis, kind = EXACT[type(module)]
+        shape, bias = tuple(module.normalized_shape), getattr(module, "bias", None)
+        return NormSpec(shape=shape, channel_axis=axis, weight=module.weight, bias=bias, kind=kind)
+    names = _affine_names(module)
+    if names is None or not _takes_one_input(module):
+        return None
+    shape = _shape(module, *names)
+    result = _probe(module, names, shape)
+    if result == "differs":
+        return None
+    if result == "inconclusive":
+        return _read_by_structure(module) if _is_norm_by_name(module) else None
+    axis, offset, kind = result
+    return _make_spec(module, names, shape, axis, offset, kind)
+
+
+def _read_by_structure(module: nn.Module) -> NormSpec | None:
+    """Return the spec that attributes and class name suggest; None if the width is unknown."""
+    names = _affine_names(module)
+    shape = names and _shape(module, *names)
+    if not (names and shape):
+        return None
+    first = getattr(module, "data_format", None) == "channels_first"
+    axis = 1 if first or "2d" in type(module).__name__.lower() else -1
+    layer = isinstance(module, nn.LayerNorm) or "layernorm" in _class_name(module)
+    return _make_spec(module, names, shape, axis, 0.0, "layernorm" if layer else None)
+
+
+def _is_norm_by_name(module: nn.Module) -> bool:
+    name = _class_name(module)
+    named = isinstance(module, LAYER_OR_RMS) or "layernorm" in name or "rmsnorm" in name
+    return named and any(hasattr(module, epsilon) for epsilon in EPSILON_NAMES)
+
+
+def _class_name(module: nn.Module) -> str:
+    return type(module).__name__.lower().replace("_", "")
+
+
+def _make_spec(
+    module: nn.Module,
+    names: tuple[str | None, str | None],
+    shape: tuple[int, ...] | None,
+    axis: int,
+    offset: float,
+    kind: Kind | None,
+) -> NormSpec:
+    weight, bias = (name and module._parameters[name] for name in names)
+    return NormSpec(
+        shape=shape, channel_axis=axis, weight=weight, bias=bias, offset=offset, kind=kind
+    )
+
+
+def _affine_names(module: nn.Module) -> tuple[str | None, str | None] | None:
+    """Return the names of the weight and the bias; None if there are further parameters."""
+    names = [name for name, p in module._parameters.items() if p is not None]
+    weight = next((name for name in WEIGHT_NAMES if name in names), None)
+    bias = next((name for name in BIAS_NAMES if name in names), None)
+    if len(names) > (weight is not None) + (bias is not None) or (bias and not weight):
+        return None
+    return weight, bias
+
+
+def _shape(module: nn.Module, weight: str | None, bias: str | None) -> tuple[int, ...] | None:
+    if weight is not None:
+        return tuple(module._parameters[weight].shape)
+    for name in ("normalized_shape", "hidden_size", "dim"):
+        shape = getattr(module, name, None)
+        # A bare int named `dim` may be an axis or a width.
+        if isinstance(shape, int) and not isinstance(shape, bool) and name != "dim":
+            shape = (shape,)
+        if isinstance(shape, (tuple, list)) and shape:
+            return tuple(shape)
+    return None
+
+
+def _probe(
+    module: nn.Module, names: tuple[str | None, str | None], shape: tuple[int, ...] | None
+) -> tuple[int, float, Kind | None] | Literal["differs", "inconclusive"]:
+    """Run a copy of the module on small CPU inputs; return (channel axis, weight offset, kind)."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*sizes: int) -> Tensor:
+        return torch.rand(sizes, generator=generator, dtype=torch.float32, device="cpu")
+
+    width = shape or (6,)
+    if not all(isinstance(n, int) and n > 0 for n in width):
+        return "differs"
+    # All norms agree on a single channel, and a probe of more than 2**20 would take memory.
+    if not 1 < math.prod(width) <= 2**20:
+        return "inconclusive"
+    parameters = {name: 0.5 + draw(*width) for name in names if name}
+    weight, bias = (parameters.get(name) for name in names)
+    stand_in = _make_stand_in(module, parameters)
+    ran, matched = False, set()
+    for axis, sizes in _input_sizes(width):
+        # Values far above every epsilon and with a nonzero mean, to distinguish LN from RMSNorm.
+        x = 100 * draw(*sizes) - 30
+        try:
+            y = _run(stand_in, x)
+        except Exception:  # a third-party forward may raise anything on an unsuitable input
+            continue
+        ran = True
+        for offset, kind, expected in _formulas(x, weight, bias, axis):
+            if _equal(y, expected):
+                matched.add((axis, offset, kind))
+                break
+    if not ran:
+        return "inconclusive"
+    return matched.pop() if len(matched) == 1 else "differs"
+
+
+def _run(stand_in: nn.Module, x: Tensor) -> object:
+    """Return the module's output, independent of the caller's contexts and random state."""
+    with (
+        torch.no_grad(),
+        torch.autocast("cpu", enabled=False),
+        torch.device("cpu"),
+        torch.random.fork_rng(devices=[]),
+    ):
+        # Not stand_in(x), which would run the hooks of the original module.
+        return type(stand_in).forward(stand_in, x)
+
+
+def _make_stand_in(module: nn.Module, parameters: dict[str, Tensor]) -> nn.Module:
+    """Return a module that shares the original's attributes but has separate parameters."""
+    stand_in = object.__new__(type(module))
+    stand_in.__dict__.update(module.__dict__)
+    stand_in._parameters = dict.fromkeys(module._parameters)
+    stand_in._parameters.update({name: nn.Parameter(p) for name, p in parameters.items()})
+    stand_in.__dict__["training"] = False
+    return stand_in
+
+
+def _input_sizes(width: tuple[int, ...]) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Yield (channel axis, input sizes) to try; no other axis is as long as the channels."""
+    h, w = [n for n in range(3, 6 + len(width)) if n not in width][:2]
+    yield -1, (2, h, *width)
+    yield -1, (2, h, w, *width)
+    if len(width) == 1:
+        yield 1, (2, *width, h)
+        yield 1, (2, *width, h, w)
+
+
+def _formulas(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, axis: int
+) -> Iterator[tuple[float, Kind | None, Tensor]]:
+    """Yield (weight offset, kind, output) of all accepted norms, in order of precedence."""
+    shape = () if weight is None else weight.shape
+    candidate_dims = {(axis,), tuple(range(-len(shape), 0))} if len(shape) > 1 else {(axis,)}
+    column = (-1, *(1,) * (x.ndim - 2)) if axis == 1 else shape
+    for dims in candidate_dims:
+        centred = x - x.mean(dims, keepdim=True)
+        for kind, normal in (
+            ("layernorm", centred / centred.square().mean(dims, keepdim=True).sqrt()),
+            (None, x / x.square().mean(dims, keepdim=True).sqrt()),  # RMSNorm
+            (None, x / x.std(dims, keepdim=True)),  # timm's SimpleNorm
+        ):
+            if weight is None:
+                yield 0.0, kind, normal
+                continue
+            shift = 0.0 if bias is None else bias.view(column)
+            for offset in (0.0, 1.0):
+                yield offset, kind, normal * (offset + weight.view(column)) + shift
+
+
+def _equal(y: object, expected: Tensor) -> bool:
+    if not isinstance(y, Tensor) or y.shape != expected.shape:
+        return False
+    return torch.allclose(y.float(), expected, rtol=1e-3, atol=1e-3)

@@ -1,0 +1,71 @@
+"""Context: guarded writes into the run directory."""
+
+import json
+
+import pytest
+
+from matched.lease import LeaseLostError
+from matched.task import Context
+
+
+def lost():
+    raise LeaseLostError("taken over")
+
+
+def atomic_write(context):
+    with context.atomic_write("weights.pt") as temporary:
+        temporary.write_text("content", encoding="utf-8")
+
+
+WRITES = {
+    "owned_path": lambda context: context.owned_path("table.txt").write_text("x", "utf-8"),
+    "atomic_write": atomic_write,
+    "write_json": lambda context: context.write_json("notes.json", {"a": 1}),
+    "write_fingerprint": lambda context: context.write_fingerprint(weights="w", batches=["b"]),
+    "write_progress": lambda context: context.write_progress(1, 2),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_context_writes_nothing_after_the_lease_is_lost(tmp_path, write):
+    context = Context(directory=tmp_path, signature="x", check_ownership=lost)
+    with pytest.raises(LeaseLostError, match="taken over"):
+        write(context)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_context_checks_ownership_once_and_before_each_write(tmp_path, write):
+    files = []
+
+    def check_ownership():
+        files.append(list(tmp_path.iterdir()))
+
+    write(Context(directory=tmp_path, signature="x", check_ownership=check_ownership))
+    assert files == [[]]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_context_atomic_write_leaves_no_file_after_an_error(tmp_path):
+    context = Context(directory=tmp_path, signature="x")
+    with pytest.raises(ValueError), context.atomic_write("weights.pt") as temporary:
+        temporary.write_text("half", encoding="utf-8")
+        raise ValueError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_context_write_json_reaches_subfolders(tmp_path):
+    Context(directory=tmp_path, signature="x").write_json("latents/manifest.json", {"a": 1})
+    assert json.loads((tmp_path / "latents" / "manifest.json").read_text()) == {"a": 1}
+
+
+def test_context_write_fingerprint_has_weights_and_batches(tmp_path):
+    Context(directory=tmp_path, signature="x").write_fingerprint(weights="w", batches=("a", "b"))
+    written = json.loads((tmp_path / "fingerprint.json").read_text())
+    assert written == {"weights": "w", "batches": ["a", "b"]}
+
+
+def test_context_write_progress(tmp_path):
+    Context(directory=tmp_path, signature="x").write_progress(3, 8, shown={"loss": 1.0})
+    written = json.loads((tmp_path / "progress.json").read_text())
+    assert (written["step"], written["steps"], written["shown"]) == (3, 8, {"loss": 1.0})

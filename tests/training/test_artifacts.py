@@ -1,0 +1,35 @@
+"""Artifacts: files that one run leaves for the runs that need it."""
+
+import pytest
+import torch
+
+from matched.lease import LeaseLostError
+from matched.training.artifacts import load_artifact, save_artifact
+
+from .problem import context
+
+
+def test_save_artifact_writes_what_load_artifact_reads(tmp_path):
+    save_artifact(context(tmp_path), "weights.pt", {"model": {"w": torch.ones(2)}, "steps": 3})
+    content = load_artifact(tmp_path / "weights.pt")
+    assert content["model"]["w"].tolist() == [1.0, 1.0] and content["steps"] == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["weights.pt"]
+
+
+def test_save_artifact_gives_the_same_bytes_each_time(tmp_path):
+    """torch.save would otherwise store the temporary name, which has the process id in it."""
+    for name in ("one", "two"):
+        save_artifact(context(tmp_path / name), "weights.pt", {"w": torch.ones(2)})
+    one, two = ((tmp_path / name / "weights.pt").read_bytes() for name in ("one", "two"))
+    assert one == two and b".tmp" not in one
+
+
+def test_save_artifact_writes_nothing_after_the_lease_is_lost(tmp_path):
+    def lost():
+        raise LeaseLostError("taken over")
+
+    save_artifact(context(tmp_path), "weights.pt", {"w": torch.ones(2)})
+    before = (tmp_path / "weights.pt").read_bytes()
+    with pytest.raises(LeaseLostError, match="taken over"):
+        save_artifact(context(tmp_path, check_ownership=lost), "weights.pt", {"w": torch.zeros(2)})
+    assert (tmp_path / "weights.pt").read_bytes() == before

@@ -1,0 +1,83 @@
+"""Checkpoint schedule: preemption and periodic checkpoints, in one process and in two."""
+
+import pytest
+
+from matched.signals import Interrupted, watch_signals
+from matched.training.fingerprint import BATCHES
+
+from .problem import PreemptAt, TrainedRun, assert_same_run, identical, train
+
+
+def preempt_at(step):
+    """Loss of a single process that receives the preemption signal in ``step`` (0-based)."""
+    return PreemptAt(step, micro_batches=2)
+
+
+def train_preempted(directory, step, **where):
+    with watch_signals(600, print), pytest.raises(Interrupted):
+        train(directory, where=where, loss=preempt_at(step))
+    return TrainedRun(directory=directory)
+
+
+@pytest.mark.parametrize("step", [0, 6, 10])
+def test_preempted_run_saves_its_step_and_resumes(tmp_path, uninterrupted, step):
+    run = train_preempted(tmp_path, step)
+    assert run.checkpoints[-1] == f"step_{step + 1:08d}.pt"
+    assert max(line["step"] for line in run.lines or [{"step": 0}]) <= step + 1
+    assert_same_run(train(tmp_path, weights=99), uninterrupted)
+
+
+def test_preemption_is_logged_in_one_line(tmp_path, caplog):
+    with caplog.at_level("INFO", logger="matched"):
+        train_preempted(tmp_path, 6)
+    assert caplog.messages[-2].startswith("saved step 7 in ")
+    assert caplog.messages[-1] == "interrupted after step 7 of 12, which is saved"
+
+
+def test_preemption_at_a_checkpoint_step_saves_once(tmp_path):
+    checks = []
+    train_preempted(tmp_path, 4, check_ownership=lambda: checks.append(1))
+    assert len(checks) == BATCHES + 1, "one for each write of fingerprint.json, one checkpoint"
+
+
+def test_preemption_in_the_last_step_finishes_the_run(tmp_path, uninterrupted):
+    with watch_signals(600, print):
+        assert_same_run(train(tmp_path, loss=preempt_at(11)), uninterrupted)
+
+
+def saved_steps(log):
+    return [int(line.split()[2]) for line in log.splitlines() if line.startswith("saved step")]
+
+
+@pytest.mark.parametrize(
+    "minutes, steps", [(0.0, list(range(1, 13))), (60.0, [12])], ids=["passed", "not passed"]
+)
+def test_checkpoint_minutes(tmp_path, caplog, minutes, steps):
+    with caplog.at_level("INFO", logger="matched"):
+        train(tmp_path, where={"checkpoint_steps": 99, "checkpoint_minutes": minutes})
+    assert saved_steps("\n".join(caplog.messages)) == steps
+
+
+class TestTwoProcesses:
+    def test_checkpoint_minutes_of_rank0_count_for_all(self, two_processes):
+        # Rank 0 requests the save at one step boundary, and both save at the next.
+        log = (two_processes / "logs" / "timed-0.txt").read_text()
+        assert saved_steps(log) == [2, 4, 6, 8, 10, 12]
+        timed = TrainedRun(directory=two_processes / "timed")
+        assert identical(timed.state, TrainedRun(directory=two_processes / "own-0").state)
+
+    @pytest.mark.parametrize("name", ["preempted", "sharded-preempted"])
+    def test_both_processes_stop_at_the_same_step(self, two_processes, resumed, name):
+        for rank in range(2):
+            log = (two_processes / "logs" / f"{name}-{rank}.txt").read_text().splitlines()
+            # Signalled in step 7, requested at its end, obeyed at the end of step 8.
+            assert log[-2] == "interrupted after step 8 of 12, which is saved"
+            assert log[-1].startswith("ended by Interrupted")
+        sharded = name.startswith("sharded")
+        suffix = "" if sharded else ".pt"
+        names = [f"step_00000005{suffix}", f"step_00000008{suffix}"]
+        assert TrainedRun(directory=two_processes / name).checkpoints == names
+        run = TrainedRun(directory=resumed / name)
+        uninterrupted = TrainedRun(directory=two_processes / ("sharded" if sharded else "own-0"))
+        assert run.lines == uninterrupted.lines
+        assert identical(run.state, uninterrupted.state)

@@ -1,0 +1,210 @@
+"""Sharded checkpoints: resumption on any number of processes, damage, untrusted content."""
+
+import errno
+import os
+import pickle
+import re
+import shutil
+
+import pytest
+import torch
+from torch.distributed.checkpoint import metadata as dcp
+
+from .problem import Malicious, TrainedRun, assert_close_runs, identical, train
+
+
+def log_of(folder, name, rank=0):
+    return (folder / "logs" / f"{name}-{rank}.txt").read_text()
+
+
+def test_sharded_checkpoint_has_one_file_per_process(two_processes):
+    run = TrainedRun(directory=two_processes / "sharded")
+    assert run.checkpoints == ["step_00000010", "step_00000012"]
+    for path in (run.directory / "checkpoints").iterdir():
+        assert {file.name for file in path.iterdir()} == {
+            ".metadata", "__0_0.distcp", "__1_0.distcp", "rest.pt",
+        }  # fmt: skip
+
+
+class TestResume:
+    def test_two_processes_resume_bit_identical(self, two_processes, resumed):
+        crashed = TrainedRun(directory=two_processes / "sharded-crashed")
+        assert crashed.checkpoints == ["step_00000005"]
+        run = TrainedRun(directory=resumed / "sharded-crashed")
+        uninterrupted = TrainedRun(directory=two_processes / "sharded")
+        assert run.lines == uninterrupted.lines
+        assert run.json("fingerprint.json") == uninterrupted.json("fingerprint.json")
+        assert identical(run.state, uninterrupted.state)
+
+    @pytest.mark.parametrize("name", ["crashed", "sharded-crashed"])
+    def test_one_process_resumes_a_run_of_two(self, two_processes, tmp_path, uninterrupted, name):
+        shutil.copytree(two_processes / name, tmp_path / "run")
+        run = train(tmp_path / "run", weights=99)
+        assert run.checkpoints == ["step_00000010.pt", "step_00000012.pt"]
+        assert_close_runs(run, uninterrupted)
+
+    def test_two_processes_resume_a_run_of_one(self, resumed, uninterrupted):
+        sharded = TrainedRun(directory=resumed / "sharded-from-file")
+        assert sharded.checkpoints == ["step_00000010", "step_00000012"]
+        assert_close_runs(sharded, uninterrupted)
+
+    def test_checkpoint_damaged_for_one_process_is_skipped_by_all(self, two_processes, resumed):
+        for rank in range(2):
+            log = log_of(resumed, "sharded-damaged", rank)
+            assert log.count("is damaged") == log.count("step_00000012 is damaged (") == 1
+            assert "resumed from step 10 of 12" in log
+        run = TrainedRun(directory=resumed / "sharded-damaged")
+        uninterrupted = TrainedRun(directory=two_processes / "sharded")
+        assert run.checkpoints == uninterrupted.checkpoints
+        assert identical(run.state, uninterrupted.state)
+
+    def test_all_processes_refuse_a_checkpoint_of_another_run(
+        self, resumed, two_processes, tmp_path
+    ):
+        for rank in range(2):
+            log = log_of(resumed, "sharded-foreign", rank)
+            assert "ended by ValueError" in log
+            assert "is a checkpoint of run another, not of abcdef012345; move it away" in log
+        shutil.copytree(two_processes / "sharded", tmp_path / "run")
+        with pytest.raises(ValueError, match="step_00000012 is a checkpoint of run abcdef012345"):
+            train(tmp_path / "run", where={"signature": "another"})
+
+    def test_full_disk_ends_all_processes_and_the_run_resumes(self, two_processes, resumed):
+        run = TrainedRun(directory=two_processes / "sharded-full")
+        for rank in range(2):
+            lines = log_of(two_processes, "sharded-full", rank).splitlines()
+            assert lines[-1].startswith(
+                f"ended by OSError: [Errno {errno.ENOSPC}] the checkpoint step_00000010 could not "
+                f"be written to {run.directory / 'checkpoints'}: No space left on device ("
+            )
+        assert run.checkpoints == ["step_00000005"]
+        run = TrainedRun(directory=resumed / "sharded-full")
+        assert identical(run.state, TrainedRun(directory=two_processes / "sharded").state)
+
+
+def edited(change):
+    """Damage of a folder: changed metadata."""
+
+    def damage(folder, malicious):
+        path = folder / ".metadata"
+        metadata = pickle.loads(path.read_bytes())
+        change(metadata, malicious)
+        path.write_bytes(pickle.dumps(metadata))
+
+    return damage
+
+
+def first_tensor(metadata):
+    return next(iter(metadata.state_dict_metadata))
+
+
+def not_a_tensor(metadata, malicious):
+    metadata.state_dict_metadata[first_tensor(metadata)] = dcp.BytesStorageMetadata()
+
+
+def another_folder(metadata, malicious):
+    for storage in metadata.storage_data.values():
+        storage.relative_path = f"../step_00000012/{storage.relative_path}"
+
+
+def transformed(metadata, malicious):
+    for storage in metadata.storage_data.values():
+        storage.transform_descriptors = ["stream.zstd"]
+
+
+def replaced(name, content):
+    return lambda folder, malicious: (folder / name).write_bytes(content(malicious))
+
+
+def malicious_plain_values(folder, malicious):
+    torch.save({"signature": malicious}, folder / "rest.pt")
+
+
+def malicious_tensors(folder, malicious):
+    """Each part of a file is a complete file of torch.save; the old format is a bare pickle."""
+    path = folder / "__0_0.distcp"
+    payload = pickle.dumps(malicious, protocol=2)
+    path.write_bytes(payload.ljust(path.stat().st_size, b"\0"))
+
+
+def truncated(folder, malicious):
+    path = folder / "__1_0.distcp"
+    os.truncate(path, path.stat().st_size // 2)
+
+
+DAMAGES = {
+    "metadata is code": (
+        replaced(".metadata", pickle.dumps),
+        "it refers to posix.mkdir",
+    ),
+    "code in metadata": (
+        edited(lambda metadata, malicious: setattr(metadata, "planner_data", malicious)),
+        "it refers to posix.mkdir",
+    ),
+    "no tensor": (
+        edited(not_a_tensor),
+        "it refers to torch.distributed.checkpoint.metadata.Byt",
+    ),
+    "number for a tensor": (
+        edited(lambda metadata, malicious: metadata.state_dict_metadata.update(it=3)),
+        "it is not a tensor but int",
+    ),
+    "metadata is a number": (
+        replaced(".metadata", lambda malicious: pickle.dumps(3)),
+        "its metadata is of type int",
+    ),
+    "another folder": (edited(another_folder), "outside of the folder"),
+    "transformed": (edited(transformed), r"is transformed by \['stream.zstd'\]"),
+    "parts not listed": (
+        edited(
+            lambda metadata, malicious: metadata.state_dict_metadata[
+                first_tensor(metadata)
+            ].chunks.pop()
+        ),
+        "parts of .* are missing",
+    ),
+    "no storage of parts": (
+        edited(lambda metadata, malicious: metadata.storage_data.clear()),
+        "KeyError",
+    ),
+    "tensors are code": (malicious_tensors, "Error"),
+    "plain values are code": (malicious_plain_values, "UnpicklingError"),
+    "truncated": (truncated, "Error"),
+    "missing file of a process": (
+        lambda folder, malicious: (folder / "__1_0.distcp").unlink(),
+        "__1_0",
+    ),
+    "missing metadata": (
+        lambda folder, malicious: (folder / ".metadata").unlink(),
+        "FileNotFoundError",
+    ),
+    "missing plain values": (
+        lambda folder, malicious: (folder / "rest.pt").unlink(),
+        "FileNotFoundError",
+    ),
+    "empty": (replaced(".metadata", lambda malicious: b""), "EOFError"),
+}
+
+
+@pytest.mark.parametrize("damage, message", DAMAGES.values(), ids=DAMAGES.keys())
+def test_damaged_sharded_checkpoint_is_skipped_without_executing_code(
+    two_processes, tmp_path, caplog, damage, message
+):
+    run = TrainedRun(directory=shutil.copytree(two_processes / "sharded", tmp_path / "run"))
+    damage(run.newest, Malicious(tmp_path / "executed"))
+    with caplog.at_level("INFO", logger="matched"):
+        resumed = train(run.directory, weights=99)
+    assert not (tmp_path / "executed").exists()
+    warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert re.search(f"step_00000012 is damaged .*{message}", warnings[0])
+    assert "resumed from step 10 of 12" in caplog.messages
+    uninterrupted = TrainedRun(directory=two_processes / "sharded")
+    assert resumed.losses == pytest.approx(uninterrupted.losses, rel=1e-4)
+    assert resumed.checkpoints == ["step_00000010", "step_00000012.pt"]
+
+
+def test_malicious_object_is_executed_by_plain_unpickling(tmp_path):
+    """The damages above would be noticed if they were executed."""
+    pickle.loads(pickle.dumps(Malicious(tmp_path / "executed")))
+    assert (tmp_path / "executed").exists()
