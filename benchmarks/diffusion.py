@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table as Grid
 
-from dyt_dit import official, sampling, scoring
+from dyt_dit import release_weights, sampling, scoring
 from dyt_dit.model import build
-from dyt_dit.training import LEFT, WEIGHTS
+from dyt_dit.training import WEIGHTS, WEIGHTS_KEYS
 from matched import Run, recipes, site
 from matched.run_directory import RunDirectory
 from matched.task import Context
@@ -55,12 +55,12 @@ def untrained(run: Run, folder: Path, runs_folder: Path) -> float:
     samples = run.needs["samples"]
     config = samples.needs["trained"].config
     model, _ = build(config)
-    state = official.to_official(model, model.state_dict())
+    state = release_weights.to_release(model, model.state_dict())
     directories = {name: folder / name for name in ("trained", "samples", "score")}
     for directory in directories.values():
         directory.mkdir(parents=True)
-    content = (state, state, asdict(config.network), config.diffusion_steps, "pixels")
-    torch.save(dict(zip(LEFT, content, strict=True)), directories["trained"] / WEIGHTS)
+    left = (state, state, asdict(config.network), config.diffusion_steps, "pixels")
+    torch.save(dict(zip(WEIGHTS_KEYS, left, strict=True)), directories["trained"] / WEIGHTS)
     sampling.generate(context(directories, "samples", "trained"), samples.config)
     needs = {n: RunDirectory(runs_folder, r).path for n, r in run.needs.items() if n != "samples"}
     where = context(directories, "score", "samples", **needs)

@@ -1,4 +1,4 @@
-"""Fixtures of the diffusion tests: one thread, and what encodings leave."""
+"""Fixtures of the diffusion tests: a single thread, image files, a VAE, and encoded latents."""
 
 import shutil
 
@@ -13,7 +13,7 @@ def _one_thread():
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory):
-    """The directory of a run that has encoded the digits."""
+    """Directory of a run that encoded the digits."""
     from . import tiny
 
     return tiny.encoded(tmp_path_factory.mktemp("digits"))
@@ -21,7 +21,7 @@ def digits(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory):
-    """A folder of a few files, laid out as ImageNet is."""
+    """Folder of a few image files in ImageNet's layout."""
     from . import small
 
     return small.pictures(tmp_path_factory.mktemp("images"))
@@ -29,23 +29,23 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def vae(tmp_path_factory):
-    """A folder with a small autoencoder."""
+    """Folder of a small AutoencoderKL."""
     from . import small
 
     return small.autoencoder(tmp_path_factory.mktemp("vae"))
 
 
 @pytest.fixture(scope="session")
-def whole(images, vae, tmp_path_factory):
-    """The directory of a run that has encoded these, undisturbed."""
+def encoding_run(images, vae, tmp_path_factory):
+    """Directory of a run that encoded ``images`` with ``vae`` without interruption."""
     from . import small
 
-    directory = tmp_path_factory.mktemp("whole")
+    directory = tmp_path_factory.mktemp("run")
     small.encoded(directory, images, vae)
     return directory
 
 
 @pytest.fixture
-def copy(whole, tmp_path):
-    """A copy of it to break."""
-    return shutil.copytree(whole, tmp_path / "run")
+def encoding_copy(encoding_run, tmp_path):
+    """A copy of ``encoding_run`` that a test may damage."""
+    return shutil.copytree(encoding_run, tmp_path / "run")

@@ -1,4 +1,4 @@
-"""Sets of images to score, extractors to score them with, and the runs that do it."""
+"""Sets of images to score, feature extractors, and the runs that reference and scoring need."""
 
 from pathlib import Path
 from unittest import mock
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from dyt_dit import digits_features, image_sets, reference, scoring
+from dyt_dit import digits_features, image_npz, reference, scoring
 from dyt_dit.config import DigitsClassifier
 from dyt_dit.images import open_split
 from matched.training.file_tasks import digest
@@ -18,7 +18,7 @@ from .two_processes_scoring import REFERENCE, SCORING
 
 
 def inception(path, seed=0):
-    """Weights of torch-fidelity's Inception, random and such that no layer fades out."""
+    """Save random weights of torch-fidelity's Inception, with activations that do not vanish."""
     torch.save({}, path)
     with mock.patch.object(FeatureExtractorInceptionV3, "load_state_dict"):
         model = FeatureExtractorInceptionV3("x", ["2048"], feature_extractor_weights_path=path)
@@ -31,24 +31,24 @@ def inception(path, seed=0):
 
 
 def noise(count, side=8, seed=0):
-    """uint8 (count, side, side, 3) and classes of ten."""
+    """Return random images, uint8 (count, side, side, 3), and their classes, out of ten."""
     source = np.random.default_rng(seed)
     images = source.integers(0, 256, (count, side, side, 3), dtype=np.uint8)
     return images, source.integers(0, 10, count)
 
 
 def held_out(count=360):
-    """Real digits that the reference has not seen, as samples."""
+    """Return held-out digits, which are not in the reference, as samples."""
     images = open_split("digits", None, "held_out", 8)
     pixels = np.stack([images[i][0].permute(1, 2, 0).numpy() for i in range(count)])
     return pixels, np.array(images.targets[:count])
 
 
 def samples(directory, images, labels):
-    """What a run of Sampling leaves."""
+    """Write the output of a Sampling run."""
     directory.mkdir(parents=True, exist_ok=True)
     file = directory / "samples.npz"
-    image_sets.write(file, images.shape, [images], labels=labels)
+    image_npz.write_images(file, images.shape, [images], labels=labels)
     Path(f"{file}.sha256").write_text(digest(file) + "\n")
     return directory
 
@@ -58,8 +58,8 @@ def classifier(directory, **where):
     return directory
 
 
-def measured(directory, there, config=REFERENCE, **where):
-    return run(reference.measure, directory, config, needs={"classifier": there}, **where)
+def measured(directory, classifier_run, config=REFERENCE, **where):
+    return run(reference.measure, directory, config, needs={"classifier": classifier_run}, **where)
 
 
 def scored(directory, config=SCORING, data=None, rank=0, world_size=1, **needs):
@@ -68,7 +68,7 @@ def scored(directory, config=SCORING, data=None, rank=0, world_size=1, **needs):
 
 
 class Averages:
-    """An extractor of a few numbers that anyone can compute: colours of rows and columns."""
+    """A simple extractor that tests can recompute: mean colours of rows and columns."""
 
     checksum = "averages"
     names = ("pool", "logits", "spatial")

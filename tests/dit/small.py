@@ -1,4 +1,4 @@
-"""A few real files and a random autoencoder, encoded in a blink."""
+"""Fast encodings of a few image files with a small random autoencoder."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from dyt_dit.latent_cache import Manifest
 from dyt_dit.latents import encode
 from matched.task import Context
 
-ENCODING = Encoding(data=("imagenet", "sd-vae"), image_size=16, batch=3, shard=4)
+ENCODING = Encoding(data=("imagenet", "sd-vae"), image_size=16, batch=3, images_per_file=4)
 PIXELS = replace(ENCODING, data=("imagenet",), autoencoder="pixels")
 CONFIGS = {"kl": ENCODING, "pixels": PIXELS}
 NETWORK = Network(input_size=8, classes=2, patch_size=2, width=8, depth=1, heads=2)
@@ -19,7 +19,7 @@ TRAIN, HELD_OUT = 14, 5
 
 
 def autoencoder(folder, seed=0):
-    """Weights of an AutoencoderKL that halves images once, as ``save_pretrained`` writes them."""
+    """Save a random AutoencoderKL that halves images once, with ``save_pretrained``."""
     from diffusers import AutoencoderKL
 
     torch.manual_seed(seed)
@@ -35,7 +35,7 @@ def autoencoder(folder, seed=0):
 
 
 def pictures(folder):
-    """PNG and JPEG files of several sizes, laid out as ImageNet is: 14 to train on, 5 held out."""
+    """Write PNG and JPEG files of several sizes in ImageNet's layout: 14 training, 5 held out."""
     noise = np.random.default_rng(0)
     for split, counts in (("train", (8, 6)), ("val", (3, 2))):
         for label, count in zip(("n01", "n02"), counts, strict=True):
@@ -48,14 +48,14 @@ def pictures(folder):
 
 
 def encoded(directory, images, vae, config=ENCODING, **where):
-    """Outcome of ``encode`` in a run's directory."""
-    directory.mkdir(exist_ok=True)  # by two processes at once
+    """Run ``encode`` in a run directory and return its outcome."""
+    directory.mkdir(exist_ok=True)  # two processes may do this at once
     data = {"imagenet": images, "sd-vae": vae}
     return encode(Context(directory=directory, signature="x", data=data, **where), config)
 
 
 def contents(directory):
-    """Name → bytes of all that a run has left, but for the times in progress.json."""
+    """Return name → bytes of all files in a run directory except progress.json, which has times."""
     return {
         path.relative_to(directory).as_posix(): path.read_bytes()
         for path in sorted(directory.rglob("*"))
@@ -64,8 +64,8 @@ def contents(directory):
 
 
 def stored(directory, split):
-    """float32 (images, flips, 2, C, H, W), of all files of a split."""
-    files = Manifest.read(directory).parts[split].files
+    """Return the latents of a split from all its files, float32 (images, flips, 2, C, H, W)."""
+    files = Manifest.read(directory).splits[split].files
     arrays = [np.load(directory / "latents" / file.name, mmap_mode="r") for file in files]
     assert all(array.dtype == np.float16 for array in arrays)
     return torch.from_numpy(np.concatenate(arrays).astype(np.float32))

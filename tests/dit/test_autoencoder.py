@@ -1,4 +1,4 @@
-"""The autoencoder: what DiT's own scripts would compute, and folders that hold none."""
+"""Autoencoders: equality with DiT's own scripts, and rejected folders."""
 
 import hashlib
 import json
@@ -22,13 +22,13 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 @pytest.fixture
 def folder(vae, tmp_path):
-    """A copy to break."""
+    """A copy of ``vae`` that a test may damage."""
     return shutil.copytree(vae, tmp_path / "vae")
 
 
 @pytest.fixture(scope="module")
 def official(vae):
-    """What DiT's own scripts call."""
+    """Diffusers' AutoencoderKL, as DiT's own scripts call it."""
     return AutoencoderKL.from_pretrained(vae, low_cpu_mem_usage=False)
 
 
@@ -37,8 +37,8 @@ def random_images(count=3):
     return torch.randint(0, 256, (count, 3, 16, 16), generator=source, dtype=torch.uint8)
 
 
-class TestKL:
-    def test_it_encodes_as_training_on_the_fly_would(self, vae, official):
+class TestKLAutoencoder:
+    def test_encode_matches_dit_training_script(self, vae, official):
         images = random_images()
         mean, std = open_autoencoder("kl", vae, CPU).encode(images)
         normalised = transforms.Compose(
@@ -51,7 +51,7 @@ class TestKL:
         torch.testing.assert_close(mean, posterior.mean, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(std, posterior.std, rtol=1e-5, atol=1e-5)
 
-    def test_it_decodes_as_the_samplers_do(self, vae, official):
+    def test_decode_matches_dit_sampling_script(self, vae, official):
         opened = open_autoencoder("kl", vae, CPU)
         assert opened.scaling == 0.18215
         latents = 0.5 * torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -63,20 +63,20 @@ class TestKL:
         np.testing.assert_array_equal(found.numpy(), expected)
         assert found.float().std() > 10
 
-    def test_the_shape_of_latents(self, vae):
+    def test_latent_shape(self, vae):
         opened = open_autoencoder("kl", vae, CPU)
         assert opened.shape(16) == (4, 8)
         with pytest.raises(ValueError, match=r"image_size 15 is not a multiple of 2, as .*vae"):
             opened.shape(15)
 
-    def test_the_checksum_is_of_the_weights(self, vae, folder):
+    def test_checksum_is_sha256_of_weights(self, vae, folder):
         expected = hashlib.sha256((vae / WEIGHTS).read_bytes()).hexdigest()
         assert open_autoencoder("kl", vae, CPU).checksum == expected
         autoencoder(folder, seed=1)
         assert open_autoencoder("kl", folder, CPU).checksum != expected
 
-    def test_attention_under_its_old_names_is_the_same(self, vae, folder):
-        """stabilityai's weights have these."""
+    def test_old_attention_names_are_loaded(self, vae, folder):
+        """stabilityai's weights have the old names."""
         old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
         state = load_file(folder / WEIGHTS)
         for new, name in old.items():
@@ -86,62 +86,69 @@ class TestKL:
         one, other = (open_autoencoder("kl", f, CPU).encode(random_images()) for f in (vae, folder))
         assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
 
-    def test_weights_in_half_precision_compute_in_full(self, folder):
+    def test_half_precision_weights_compute_in_float32(self, folder):
         state = load_file(folder / WEIGHTS)
         save_file({name: value.half() for name, value in state.items()}, folder / WEIGHTS)
         assert open_autoencoder("kl", folder, CPU).encode(random_images())[0].dtype == torch.float32
 
 
-def lose_weights(folder):
+def remove_weights(folder):
     (folder / WEIGHTS).unlink()
 
 
-def lose_config(folder):
+def remove_config(folder):
     (folder / "config.json").unlink()
 
 
-def cut_weights(folder):
+def truncate_weights(folder):
     file = folder / WEIGHTS
     file.write_bytes(file.read_bytes()[:5000])
 
 
-def no_weights(folder):
+def git_lfs_pointer(folder):
     (folder / WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1\n")
 
 
-def half_the_names(folder):
+def remove_half_of_the_tensors(folder):
     state = load_file(folder / WEIGHTS)
     save_file(dict(list(state.items())[::2]), folder / WEIGHTS)
 
 
-def another_model(folder):
+def config_of_other_model(folder):
     config = {"_class_name": "UNet2DModel", "sample_size": 8}
     (folder / "config.json").write_text(json.dumps(config))
 
 
-def a_shallower_model(folder):
+def config_of_shallower_model(folder):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"layers_per_block": 0}))
 
 
-DAMAGE = [lose_weights, lose_config, cut_weights, no_weights, half_the_names, another_model]
-DAMAGE.append(a_shallower_model)
+DAMAGE = [
+    remove_weights,
+    remove_config,
+    truncate_weights,
+    git_lfs_pointer,
+    remove_half_of_the_tensors,
+    config_of_other_model,
+]
+DAMAGE.append(config_of_shallower_model)
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_folder_without_a_whole_autoencoder_is_named(folder, damage):
+def test_damaged_autoencoder_folder_is_rejected(folder, damage):
     damage(folder)
     with pytest.raises(ValueError, match="such as a copy of stabilityai/sd-vae-ft-ema") as refusal:
         open_autoencoder("kl", folder, CPU)
     assert str(refusal.value).startswith(f"{folder} ") and "\n" not in str(refusal.value)
 
 
-def test_a_recipe_without_the_source_is_told():
+def test_missing_sd_vae_source_is_rejected():
     with pytest.raises(ValueError, match="add that to the run's data"):
         open_autoencoder("kl", None, CPU)
 
 
-def test_pixels_come_back_as_they_were_through_float16():
+def test_pixel_autoencoder_round_trip_through_float16():
     opened = open_autoencoder("pixels", None, CPU)
     assert (opened.checksum, opened.scaling, opened.shape(8)) == ("pixels", 1, (1, 8))
     digits = open_split("digits", None, "held_out", 8)

@@ -1,4 +1,4 @@
-"""A chain of runs that is killed again and again ends with the number of one that never was."""
+"""Kill and resume tests of a whole chain of runs, from latents to FID."""
 
 import json
 import os
@@ -16,11 +16,13 @@ from .tiny import DYT, ENCODING, SAMPLING, TRAINING, in_a_process, run
 pytestmark = pytest.mark.slow
 
 LINKS = {
-    "latents": (latents.encode, replace(ENCODING, shard=300), ()),
+    "latents": (latents.encode, replace(ENCODING, images_per_file=300), ()),
     "classifier": (digits_features.train, DigitsClassifier(hidden=(16,)), ()),
     "reference": (
         reference.measure,
-        Reference(data=("digits",), extractor="digits", image_size=8, kept=200, shard=300),
+        Reference(
+            data=("digits",), extractor="digits", image_size=8, kept=200, images_per_file=300
+        ),
         ("classifier",),
     ),
     "trained": (
@@ -31,53 +33,57 @@ LINKS = {
     "samples": (sampling.generate, replace(SAMPLING, norm=DYT, batch=10), ("trained",)),
     "score": (
         scoring.score,
-        Scoring(extractor="digits", shard=10),
+        Scoring(extractor="digits", images_per_file=10),
         ("samples", "classifier", "reference"),
     ),
 }
-"""Name → task, config, what it needs; in an order in which they can be run."""
+"""Name → (task, config, needs), in an order in which they can run."""
 
-MADE = {latents.Encoder: "make", sampling.Sampler: "__call__", scoring.Scorer: "make"}
-"""Where the files of a link are computed."""
+FILE_WRITERS = {
+    latents.LatentEncoder: "write_file",
+    sampling.ImageSampler: "__call__",
+    scoring.Scorer: "write_file",
+}
+"""Class → method that computes one file of a run."""
 
 
 def submit(folder):
-    """Compute what has no result yet, as a submission does, and note every file that is made."""
-    for kind, method in MADE.items():
-        setattr(kind, method, noting(folder, getattr(kind, method)))
+    """Run all links without a result, as a submission does, and record every computed file."""
+    for cls, method in FILE_WRITERS.items():
+        setattr(cls, method, recording(folder, getattr(cls, method)))
     for name, (task, config, needs) in LINKS.items():
         if not (folder / name / "result.json").exists():
             where = {need: folder / need for need in needs}
             run(task, folder / name, config, needs=where, checkpoint_steps=4)
 
 
-def noting(folder, make):
-    def noted(self, name, path):
-        make(self, name, path)
-        with (folder / "made.txt").open("a", encoding="utf-8") as file:
+def recording(folder, write_file):
+    def recorded(self, name, path):
+        write_file(self, name, path)
+        with (folder / "written.txt").open("a", encoding="utf-8") as file:
             file.write(f"{type(self).__name__} {name}\n")
 
-    return noted
+    return recorded
 
 
 def killed_before_write(number):
-    """The process kills itself before it gives the ``number``-th file its name."""
-    whole, written = Path.replace, []
+    """Make this process kill itself before it renames its ``number``-th temporary file."""
+    replace_file, written = Path.replace, []
 
     def rename(path, target):
         written.append(target)
         if len(written) == number:
             os.kill(os.getpid(), signal.SIGKILL)
-        return whole(path, target)
+        return replace_file(path, target)
 
     Path.replace = rename
     return written
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """The folder of a chain computed in one go, and how many files it has written."""
-    folder = tmp_path_factory.mktemp("undisturbed")
+def uninterrupted(tmp_path_factory):
+    """Folder of a chain that was not interrupted, and the number of files it wrote."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
 
     def work():
         written = killed_before_write(0)
@@ -93,10 +99,8 @@ def results(folder):
 
 
 @pytest.mark.parametrize("share", [0.03, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97])
-def test_killed_once_anywhere_it_ends_the_same_and_makes_nothing_twice(
-    undisturbed, tmp_path, share
-):
-    there, count = undisturbed
+def test_chain_killed_once_resumes_to_identical_results(uninterrupted, tmp_path, share):
+    expected_folder, count = uninterrupted
     number = max(1, round(share * count))
 
     def work():
@@ -105,18 +109,20 @@ def test_killed_once_anywhere_it_ends_the_same_and_makes_nothing_twice(
 
     assert in_a_process(work) == -signal.SIGKILL
     assert in_a_process(lambda: submit(tmp_path)) == 0
-    assert results(tmp_path) == results(there)
-    made = (tmp_path / "made.txt").read_text(encoding="utf-8").splitlines()
-    expected = (there / "made.txt").read_text(encoding="utf-8").splitlines()
-    # The one that was at work when the process was killed.
-    assert set(made) == set(expected) and len(made) <= len(expected) + 1
+    assert results(tmp_path) == results(expected_folder)
+    written = (tmp_path / "written.txt").read_text(encoding="utf-8").splitlines()
+    expected = (expected_folder / "written.txt").read_text(encoding="utf-8").splitlines()
+    # Only the file in progress when the process was killed may be computed twice.
+    assert set(written) == set(expected) and len(written) <= len(expected) + 1
     for name in ("weights.pt", "samples.npz", "samples.png"):
-        (one,), (other,) = (list(folder.glob(f"*/{name}")) for folder in (tmp_path, there))
+        (one,), (other,) = (
+            list(folder.glob(f"*/{name}")) for folder in (tmp_path, expected_folder)
+        )
         assert one.read_bytes() == other.read_bytes()
 
 
-def test_killed_at_every_tenth_file_it_comes_to_its_end(undisturbed, tmp_path):
-    there, count = undisturbed
+def test_chain_killed_at_every_tenth_file_completes(uninterrupted, tmp_path):
+    expected_folder, count = uninterrupted
 
     def work():
         killed_before_write(10)
@@ -125,5 +131,5 @@ def test_killed_at_every_tenth_file_it_comes_to_its_end(undisturbed, tmp_path):
     kills = 0
     while in_a_process(work) == -signal.SIGKILL:
         kills += 1
-        assert kills < count, "it makes no progress"
-    assert kills > 5 and results(tmp_path) == results(there)
+        assert kills < count, "the chain makes no progress"
+    assert kills > 5 and results(tmp_path) == results(expected_folder)

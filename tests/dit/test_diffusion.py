@@ -1,4 +1,4 @@
-"""The diffusion: losses and steps of the release's own code, guidance, seeds of samples."""
+"""Diffusion: losses and sampler steps of the DiT release, guidance, and per-image generators."""
 
 import json
 from dataclasses import replace
@@ -8,27 +8,27 @@ import pytest
 import torch
 
 from dyt_dit.config import Network
-from dyt_dit.diffusion import Diffusion, guided, sample
+from dyt_dit.diffusion import Diffusion, classifier_free_guidance, sample
 
 from . import formula
-from .test_model import SIZES, from_formula
+from .test_model import SIZES, model_with_formula_weights
 
 OFFICIAL = json.loads(Path(__file__).with_name("official.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_both_terms_of_the_loss_are_those_of_the_release_at_every_step(name):
-    model = from_formula(replace(SIZES[name], input_size=8, depth=2))
+def test_losses_match_dit_release(name):
+    model = model_with_formula_weights(replace(SIZES[name], input_size=8, depth=2))
     x, t, labels, noise = formula.inputs()
     diffusion = Diffusion(1000)
     noised = diffusion.noised(x, t, noise)
     with torch.no_grad():
         squared, bits = diffusion.losses(model(noised, t, labels), x, noised, t, noise)
-    for found, key in ((squared, "mse"), (bits, "vb")):
-        torch.testing.assert_close(found, torch.tensor(OFFICIAL[name][key]), rtol=1e-5, atol=0)
+    for term, key in ((squared, "mse"), (bits, "vb")):
+        torch.testing.assert_close(term, torch.tensor(OFFICIAL[name][key]), rtol=1e-5, atol=0)
 
 
-def test_the_bound_trains_the_variance_alone():
+def test_variational_bound_trains_only_variance():
     x, t, _, noise = formula.inputs()
     diffusion = Diffusion(1000)
     output = torch.cat([noise * 0.9, x * 0.1], dim=1).requires_grad_()
@@ -38,8 +38,8 @@ def test_the_bound_trains_the_variance_alone():
     assert not mean.any() and variance.flatten(1).any(dim=1).all()
 
 
-def test_a_pixel_at_the_edge_counts_all_beyond_it():
-    """The first step's term is a likelihood of 256 bins, of which the outer ones are open."""
+def test_likelihood_of_outermost_bins_is_open():
+    """The first step's term is a likelihood over 256 bins, the outermost of which are open."""
     diffusion, t = Diffusion(1000), torch.zeros(1, dtype=torch.long)
     x = torch.full((1, 1, 2, 2), 1.0)
     noise = torch.zeros_like(x)
@@ -49,19 +49,19 @@ def test_a_pixel_at_the_edge_counts_all_beyond_it():
     assert at_edge < 1e-3 < inside
 
 
-def imagined(x, t, labels=None):
-    """A network's output that depends on all it is given."""
+def fake_model(x, t, labels=None):
+    """A network output that depends on all inputs."""
     noise = 0.3 * x + 0.01 * torch.sin(x * 3 + t[:, None, None, None] / 100)
     return torch.cat([noise, torch.tanh(x)], dim=1)
 
 
-def test_a_step_back_is_that_of_the_release():
-    """Mean and variance; the schedule in float32 would be off by 1e-4 at the last steps."""
+def test_scheduler_step_matches_dit_release():
+    """Mean and variance; a float32 schedule would be off by 1e-4 at the last steps."""
     scheduler = Diffusion(1000).scheduler(250)
     assert scheduler.timesteps.tolist() == OFFICIAL["sampler"]["timesteps"][::-1]
     x = formula.inputs()[0]
     for t, mean, log_variance in OFFICIAL["sampler"]["steps"]:
-        output = imagined(x, torch.full((6,), t))
+        output = fake_model(x, torch.full((6,), t))
         drawn = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
         source = torch.Generator().manual_seed(1)
         after = scheduler.step(output, t, x, source, return_dict=False)[0]
@@ -72,40 +72,41 @@ def test_a_step_back_is_that_of_the_release():
 
 
 @pytest.mark.parametrize("steps", [1, 7, 250, 1000])
-def test_the_steps_are_spread_from_the_first_to_the_last(steps):
+def test_scheduler_steps_are_evenly_spaced(steps):
     found = Diffusion(1000).scheduler(steps).timesteps.tolist()
     assert len(set(found)) == steps and found == sorted(found, reverse=True)
     assert found[-1] == 0 and (steps == 1 or found[0] == 999)
 
 
-def test_guidance_is_that_of_the_release():
+def test_classifier_free_guidance_matches_dit_release():
     network = Network(input_size=8, patch_size=4, width=64, depth=1, heads=4)
     x, _, labels, _ = formula.inputs()
     with torch.no_grad():
-        found = guided(from_formula(network), 1.5, 1000)(x, torch.full((6,), 500), labels)
+        guided = classifier_free_guidance(model_with_formula_weights(network), 1.5, 1000)
+        found = guided(x, torch.full((6,), 500), labels)
     expected = torch.tensor(OFFICIAL["guided"])
     torch.testing.assert_close(found[:2, :, 3, 5].flatten(), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_guidance_of_one_channel_leaves_the_variance_alone():
+def test_classifier_free_guidance_leaves_variance_unchanged():
     def model(x, t, labels):
         return torch.cat(
             [x * labels[:, None, None, None], 100 * labels[:, None, None, None] + x], 1
         )
 
     x, t, labels = torch.ones(2, 1, 2, 2), torch.tensor([5, 5]), torch.tensor([1, 2])
-    found = guided(model, 3.0, 4)(x, t, labels)
+    found = classifier_free_guidance(model, 3.0, 4)(x, t, labels)
     assert found[:, 0, 0, 0].tolist() == [4 + 3 * (1 - 4), 4 + 3 * (2 - 4)]
     assert found[:, 1, 0, 0].tolist() == [101, 201]
 
 
-def test_an_image_depends_on_its_own_noise_and_class():
+def test_sample_depends_only_on_own_generator_and_class():
     def sampled(seeds, labels):
         sources = [torch.Generator().manual_seed(seed) for seed in seeds]
         scheduler = Diffusion(1000).scheduler(5)
 
         def model(x, t, y):
-            return imagined(x + y[:, None, None, None] / 10, t)
+            return fake_model(x + y[:, None, None, None] / 10, t)
 
         return sample(model, scheduler, torch.tensor(labels), (1, 4, 4), sources)
 

@@ -1,4 +1,4 @@
-"""The classifier of digits: what it learns, what it leaves, and what is refused."""
+"""Digits classifier: accuracy, equality with scikit-learn, determinism, and damaged weights."""
 
 import json
 
@@ -15,7 +15,7 @@ from .tiny import fingerprint, run
 
 
 @pytest.fixture(scope="module")
-def there(tmp_path_factory):
+def trained(tmp_path_factory):
     directory = tmp_path_factory.mktemp("classifier")
     return directory, run(digits_features.train, directory, DigitsClassifier())
 
@@ -25,26 +25,26 @@ def pixels(split):
     return images.pixels.reshape(len(images), 64) / 255, np.array(images.targets)
 
 
-def test_it_knows_digits_of_other_writers(there):
-    directory, outcome = there
+def test_classifier_accuracy_on_held_out_digits(trained):
+    directory, outcome = trained
     assert 90 < outcome.metrics["top1"] < 100 and outcome.steps > 100
     inputs, labels = pixels("held_out")
     _, logits = Classifier.read(directory)(inputs)
     assert outcome.metrics["top1"] == pytest.approx(100 * (logits.argmax(1) == labels).mean())
 
 
-def test_its_features_are_scikit_learns(there):
+def test_features_match_scikit_learn(trained):
     network = MLPClassifier((64, 32), max_iter=500, random_state=0).fit(*pixels("train"))
     inputs, _ = pixels("held_out")
-    hidden, logits = Classifier.read(there[0])(inputs)
+    hidden, logits = Classifier.read(trained[0])(inputs)
     assert hidden.shape == (360, 32) and (hidden >= 0).all() and hidden.std(0).mean() > 0.1
     chances = np.exp(logits - logits.max(1, keepdims=True))
     chances /= chances.sum(1, keepdims=True)
     np.testing.assert_allclose(chances, network.predict_proba(inputs), atol=1e-12)
 
 
-def test_again_it_is_the_same(there, tmp_path):
-    directory, outcome = there
+def test_training_is_deterministic(trained, tmp_path):
+    directory, outcome = trained
     assert run(digits_features.train, tmp_path / "x", DigitsClassifier()) == outcome
     for name in ("classifier.npz", "fingerprint.json"):
         assert (tmp_path / "x" / name).read_bytes() == (directory / name).read_bytes()
@@ -56,16 +56,16 @@ def test_again_it_is_the_same(there, tmp_path):
     assert hidden.shape == (2, 16)
 
 
-def test_the_fingerprint_is_of_its_file(there):
-    directory, _ = there
+def test_fingerprint_has_checksum_of_weights(trained):
+    directory, _ = trained
     print_ = json.loads((directory / "fingerprint.json").read_text())
     assert print_["weights"] == Classifier.read(directory).checksum and len(print_["batches"]) == 1
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 half of it"])
-def test_lost_or_damaged_weights_are_named(content, tmp_path):
+def test_missing_or_damaged_weights_are_reported(content, tmp_path):
     if content is not None:
         (tmp_path / "classifier.npz").write_bytes(content)
-    message = r"classifier\.npz is lost or damaged .*[Dd]elete .*result\.json and submit again"
+    message = r"classifier\.npz is missing or damaged .*[Dd]elete .*result\.json and submit again"
     with pytest.raises(ValueError, match=message):
         Classifier.read(tmp_path)

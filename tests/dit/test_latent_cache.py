@@ -1,4 +1,4 @@
-"""A cache of latents: what training reads of it, and what it refuses to read."""
+"""Latent cache: items that training reads, and refusal of damaged or unsuitable caches."""
 
 import pickle
 import resource
@@ -27,9 +27,9 @@ def opened(directory, vae, *, network=NETWORK, flip=0.5):
 
 
 class TestReading:
-    def test_an_item_is_a_scaled_sample_of_the_posterior(self, whole):
-        train = Latents(whole, "train")
-        moments = stored(whole, "train")
+    def test_item_is_scaled_posterior_sample(self, encoding_run):
+        train = Latents(encoding_run, "train")
+        moments = stored(encoding_run, "train")
         assert len(train) == TRAIN
         for i in range(TRAIN):
             reseed(i)
@@ -41,9 +41,9 @@ class TestReading:
             assert latent.dtype == torch.float32 and torch.equal(latent, expected)
             assert label.dtype == torch.int64 and label == (i >= 8)
 
-    def test_it_is_mirrored_as_often_as_asked(self, whole):
-        for flip, most in ((0.0, 0), (1.0, 200), (0.25, 80)):
-            train = Latents(whole, "train", flip)
+    def test_flip_probability(self, encoding_run):
+        for flip, upper in ((0.0, 0), (1.0, 200), (0.25, 80)):
+            train = Latents(encoding_run, "train", flip)
             mirrored = 0
             for i in range(200):
                 reseed(i)
@@ -51,14 +51,14 @@ class TestReading:
                 reseed(i)
                 torch.rand(())
                 noise = torch.randn(4, 8, 8)
-                views = [mean + std * noise for mean, std in stored(whole, "train")[3]]
+                views = [mean + std * noise for mean, std in stored(encoding_run, "train")[3]]
                 distances = [(latent - view).abs().max().item() for view in views]
                 assert min(distances) < 1e-4
                 mirrored += distances[1] < distances[0]
-            assert most * 0.4 <= mirrored <= most
+            assert upper * 0.4 <= mirrored <= upper
 
-    def test_more_files_than_a_process_may_open_are_read(self, tmp_path):
-        run(latents.encode, tmp_path / "x", replace(ENCODING, shard=16))
+    def test_open_file_limit_is_raised(self, tmp_path):
+        run(latents.encode, tmp_path / "x", replace(ENCODING, images_per_file=16))
 
         def work():
             _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -70,25 +70,25 @@ class TestReading:
 
         assert in_a_process(work) == 0
 
-    def test_the_held_out_ones_have_no_mirror_and_draw_for_none(self, whole):
-        held_out = Latents(whole, "held_out", flip=1.0)
+    def test_held_out_latents_are_not_flipped(self, encoding_run):
+        held_out = Latents(encoding_run, "held_out", flip=1.0)
         reseed(1)
         latent = held_out[2][0]
         reseed(1)
-        mean, std = stored(whole, "held_out")[2, 0]
+        mean, std = stored(encoding_run, "held_out")[2, 0]
         assert torch.equal(latent, (mean + std * torch.randn(4, 8, 8)) * 0.18215)
 
-    def test_a_loading_process_reads_the_same(self, whole):
-        train = Latents(whole, "train", 0.5)
+    def test_data_loader_workers_read_identical_latents(self, encoding_run):
+        train = Latents(encoding_run, "train", 0.5)
         train[5]
-        # A seed for each sample, as the training loop has it.
+        # One seed per sample, as in the training loop.
         seeded, keys = SeededDataset(train, 3), [[(0, i) for i in range(TRAIN)]]
         ((latent, label),) = DataLoader(seeded, batch_sampler=keys, num_workers=1)
         assert torch.equal(latent, torch.stack([seeded[key][0] for key in keys[0]]))
         assert label.tolist() == train.targets.tolist()
 
-    def test_a_pickled_one_reads_the_same_and_holds_no_latents(self, whole):
-        train = Latents(whole, "train")
+    def test_pickled_latents_exclude_mapped_files(self, encoding_run):
+        train = Latents(encoding_run, "train")
         train[0], train[13]
         content = pickle.dumps(train)
         assert len(content) < 2000
@@ -96,87 +96,87 @@ class TestReading:
         assert torch.equal(one[0, 13][0], other[0, 13][0])
 
     @pytest.mark.parametrize("index", [-1, TRAIN])
-    def test_there_is_no_more(self, whole, index):
+    def test_index_out_of_range(self, encoding_run, index):
         with pytest.raises(IndexError):
-            Latents(whole, "train")[index]
+            Latents(encoding_run, "train")[index]
 
 
 class TestOpening:
-    def test_a_whole_cache_is_read_through_once(self, copy, vae, monkeypatch):
-        assert opened(copy, vae) == Manifest.read(copy)
+    def test_open_cache_verifies_files_once(self, encoding_copy, vae, monkeypatch):
+        assert opened(encoding_copy, vae) == Manifest.read(encoding_copy)
         monkeypatch.setattr(latent_cache, "_check_files", None)
-        opened(copy, vae)
+        opened(encoding_copy, vae)
 
-    def test_a_damaged_file_is_named_and_made_anew(self, copy, images, vae):
-        path = copy / "latents" / "held_out-00001.npy"
+    def test_damaged_file_is_reported_and_rewritten(self, encoding_copy, images, vae):
+        path = encoding_copy / "latents" / "held_out-00001.npy"
         before = path.read_bytes()
-        expected = Manifest.read(copy).parts["held_out"].files[1].sha256
+        expected = Manifest.read(encoding_copy).splits["held_out"].files[1].sha256
         path.write_bytes(before[:-1])
         with pytest.raises(ValueError) as refusal:
-            opened(copy, vae)
+            opened(encoding_copy, vae)
         found = latent_cache.digest(path)
         assert str(refusal.value) == (
             f"{path} is damaged: its SHA-256 is {found}; expected {expected}. "
-            f"Delete {copy / 'result.json'} and submit again, and this file alone is made anew"
+            f"Delete {encoding_copy / 'result.json'} and submit again to write only this file again"
         )
-        encoded(copy, images, vae)
-        opened(copy, vae)
+        encoded(encoding_copy, images, vae)
+        opened(encoding_copy, vae)
         assert path.read_bytes() == before
 
     @pytest.mark.parametrize("name", ["train-00000.npy", "train-labels.npy"])
-    def test_a_lost_file_too(self, copy, images, vae, name):
-        (copy / "latents" / name).unlink()
-        with pytest.raises(ValueError, match=rf"{name} is lost\. Delete .*result\.json"):
-            opened(copy, vae)
-        encoded(copy, images, vae)
-        opened(copy, vae)
+    def test_missing_file_is_reported_and_rewritten(self, encoding_copy, images, vae, name):
+        (encoding_copy / "latents" / name).unlink()
+        with pytest.raises(ValueError, match=rf"{name} is missing\. Delete .*result\.json"):
+            opened(encoding_copy, vae)
+        encoded(encoding_copy, images, vae)
+        opened(encoding_copy, vae)
 
     @pytest.mark.parametrize("keep", [0, 200])
-    def test_a_truncated_manifest(self, copy, images, vae, keep):
-        path = copy / "latents" / "manifest.json"
+    def test_truncated_manifest_is_reported_and_rewritten(self, encoding_copy, images, vae, keep):
+        path = encoding_copy / "latents" / "manifest.json"
         path.write_text(path.read_text()[:keep])
         with pytest.raises(ValueError, match=r"manifest\.json is not valid JSON.*result\.json"):
-            opened(copy, vae)
-        encoded(copy, images, vae)
-        opened(copy, vae)
+            opened(encoding_copy, vae)
+        encoded(encoding_copy, images, vae)
+        opened(encoding_copy, vae)
 
-    def test_a_lost_manifest(self, copy, vae):
-        (copy / "latents" / "manifest.json").unlink()
-        with pytest.raises(ValueError, match=r"manifest\.json is lost.*result\.json"):
-            opened(copy, vae)
+    def test_missing_manifest_is_reported(self, encoding_copy, vae):
+        (encoding_copy / "latents" / "manifest.json").unlink()
+        with pytest.raises(ValueError, match=r"manifest\.json is missing.*result\.json"):
+            opened(encoding_copy, vae)
 
-    def test_a_manifest_of_another_version(self, copy, vae):
-        path = copy / "latents" / "manifest.json"
+    def test_manifest_of_other_version_is_rejected(self, encoding_copy, vae):
+        path = encoding_copy / "latents" / "manifest.json"
         path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
-        with pytest.raises(ValueError, match="is of version 2; expected 1"):
-            opened(copy, vae)
+        with pytest.raises(ValueError, match="has version 2; expected 1"):
+            opened(encoding_copy, vae)
 
-    def test_another_autoencoder(self, whole, vae, tmp_path):
+    def test_open_cache_rejects_other_autoencoder(self, encoding_run, vae, tmp_path):
         other = autoencoder(tmp_path / "other", seed=1)
         sums = [open_autoencoder("kl", folder, CPU).checksum for folder in (vae, other)]
         with pytest.raises(ValueError, match=r"`sd-vae` under \[data\] in site.toml") as refusal:
-            opened(whole, other)
+            opened(encoding_run, other)
         assert all(value in str(refusal.value) for value in sums)
 
-    def test_no_autoencoder(self, whole):
+    def test_open_cache_requires_autoencoder_source(self, encoding_run):
         with pytest.raises(ValueError, match='add "sd-vae" to the run\'s data'):
-            opened(whole, None)
+            opened(encoding_run, None)
 
     @pytest.mark.parametrize("network", [{"input_size": 32}, {"channels": 1}])
-    def test_latents_of_another_size(self, whole, vae, network):
+    def test_open_cache_rejects_other_latent_size(self, encoding_run, vae, network):
         network = replace(NETWORK, **network)
         expected = f"{network.channels} × {network.input_size} × {network.input_size}"
-        with pytest.raises(ValueError, match=r"images of 16 pixels, 4 × 8 × 8") as refusal:
-            opened(whole, vae, network=network)
+        with pytest.raises(ValueError, match=r"images of 16 pixels, are 4 × 8 × 8") as refusal:
+            opened(encoding_run, vae, network=network)
         assert expected in str(refusal.value)
 
-    def test_other_classes(self, whole, vae):
-        with pytest.raises(ValueError, match=r"of 2 classes, .* the network expects 1000"):
-            opened(whole, vae, network=replace(NETWORK, classes=1000))
+    def test_open_cache_rejects_other_number_of_classes(self, encoding_run, vae):
+        with pytest.raises(ValueError, match=r"have 2 classes, .* the network expects 1000"):
+            opened(encoding_run, vae, network=replace(NETWORK, classes=1000))
 
-    def test_mirror_images_that_are_not_there(self, images, tmp_path):
+    def test_flip_without_encoded_mirror_images_is_rejected(self, images, tmp_path):
         encoded(tmp_path / "run", images, None, replace(PIXELS, flip=False))
         network = replace(NETWORK, channels=1, input_size=16)
         opened(tmp_path / "run", None, network=network, flip=0.0)
-        with pytest.raises(ValueError, match=r"flip is 0\.5, .* are of no mirror images"):
+        with pytest.raises(ValueError, match=r"flip is 0\.5, .* include no mirror images"):
             opened(tmp_path / "run", None, network=network, flip=0.5)

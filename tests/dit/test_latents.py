@@ -1,4 +1,4 @@
-"""Latents: what training on the fly would see, made once, and made whole whatever happens."""
+"""Encoding of latents: equality with encoding on the fly, resume, and unreadable images."""
 
 import json
 import multiprocessing
@@ -18,7 +18,7 @@ from dyt_dit.config import Encoding
 from dyt_dit.images import open_split
 from dyt_dit.latent_cache import Latents, Manifest
 
-from ..training.processes import run as together
+from ..training.processes import run as run_in_two_processes
 from .small import (
     CONFIGS,
     ENCODING,
@@ -37,44 +37,45 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def breakable(images, tmp_path):
-    """A copy of the images to break."""
+    """A copy of the images that a test may damage."""
     return shutil.copytree(images, tmp_path / "images")
 
 
 def files(directory):
-    """Name → when it was written, of all files of latents."""
+    """Return name → modification time of all files of latents."""
     return {path.name: path.stat().st_mtime_ns for path in (directory / "latents").glob("*-0*.npy")}
 
 
 class TestEncoding:
-    def test_all_images_are_encoded_as_on_the_fly(self, whole, images, vae):
+    def test_encode_matches_encoding_on_the_fly(self, encoding_run, images, vae):
         kl = open_autoencoder("kl", vae, CPU)
         for split, count, flips in (("train", TRAIN, 2), ("held_out", HELD_OUT, 1)):
-            found = stored(whole, split)
+            found = stored(encoding_run, split)
             assert found.shape == (count, flips, 2, 4, 8, 8)
             batch = torch.stack(
                 [open_split("imagenet", images, split, 16)[i][0] for i in range(count)]
             )
             for flip, view in enumerate((batch, batch.flip(-1))[:flips]):
-                for step_info, expected in enumerate(kl.encode(view)):
+                for moment, expected in enumerate(kl.encode(view)):
                     torch.testing.assert_close(
-                        found[:, flip, step_info], expected, rtol=2**-11, atol=1e-5
+                        found[:, flip, moment], expected, rtol=2**-11, atol=1e-5
                     )
 
-    def test_rounding_is_lost_in_the_least_noise_of_the_diffusion(self, whole, images, vae):
+    def test_float16_error_is_below_smallest_diffusion_noise(self, encoding_run, images, vae):
         kl = open_autoencoder("kl", vae, CPU)
         split = open_split("imagenet", images, "held_out", 16)
         mean, std = kl.encode(torch.stack([split[i][0] for i in range(HELD_OUT)]))
         error, size = (
-            (stored(whole, "held_out")[:, 0, 0] - x).square().mean().sqrt() for x in (mean, 0)
+            (stored(encoding_run, "held_out")[:, 0, 0] - x).square().mean().sqrt()
+            for x in (mean, 0)
         )
         assert 0 < error < std.mean() / 1000
-        # The least noise is √β₁ = 0.01, of latents whose variance is about one.
+        # The smallest noise is √β₁ = 0.01, for latents whose variance is about one.
         assert error < 0.01 / 40 * size
 
-    def test_the_manifest_tells_what_it_was_made_of(self, whole, images, vae):
-        manifest = json.loads((whole / "latents" / "manifest.json").read_text())
-        parts = manifest.pop("parts")
+    def test_manifest_describes_autoencoder_and_images(self, encoding_run, images, vae):
+        manifest = json.loads((encoding_run / "latents" / "manifest.json").read_text())
+        splits = manifest.pop("splits")
         assert manifest == {
             "version": 1,
             "kind": "kl",
@@ -85,7 +86,7 @@ class TestEncoding:
             "side": 8,
             "flip": True,
         }
-        train = parts["train"]
+        train = splits["train"]
         assert [(file["name"], file["images"]) for file in train["files"]] == [
             ("train-00000.npy", 4),
             ("train-00001.npy", 4),
@@ -94,25 +95,25 @@ class TestEncoding:
         ]
         assert (train["classes"], train["left_out"], train["labels"]["images"]) == (2, [], TRAIN)
         assert train["digest"] == open_split("imagenet", images, "train", 16).digest()
-        assert np.load(whole / "latents" / "train-labels.npy").tolist() == [0] * 8 + [1] * 6
-        fingerprint = json.loads((whole / "fingerprint.json").read_text())
+        assert np.load(encoding_run / "latents" / "train-labels.npy").tolist() == [0] * 8 + [1] * 6
+        fingerprint = json.loads((encoding_run / "fingerprint.json").read_text())
         assert fingerprint == {
             "weights": manifest["checksum"],
-            "batches": [parts[split]["digest"] for split in ("train", "held_out")],
+            "batches": [splits[split]["digest"] for split in ("train", "held_out")],
         }
 
-    def test_what_comes_of_it(self, images, vae, tmp_path):
+    def test_encode_outcome(self, images, vae, tmp_path):
         outcome = encoded(tmp_path / "run", images, vae)
         assert (outcome.metrics, outcome.steps) == ({"images": TRAIN + HELD_OUT}, 6)
         assert outcome.details["left_out"] == []
 
-    def test_loading_processes_do_not_show(self, whole, images, vae, tmp_path):
+    def test_num_workers_does_not_change_latents(self, encoding_run, images, vae, tmp_path):
         encoded(tmp_path / "run", images, vae, num_workers=2)
-        assert contents(tmp_path / "run") == contents(whole)
+        assert contents(tmp_path / "run") == contents(encoding_run)
 
-    def test_digits_are_their_own_latents(self, tmp_path):
+    def test_pixels_of_digits_are_latents(self, tmp_path):
         config = Encoding(
-            data=("digits",), autoencoder="pixels", image_size=8, flip=False, shard=1000
+            data=("digits",), autoencoder="pixels", image_size=8, flip=False, images_per_file=1000
         )
         encoded(tmp_path / "run", None, None, config)
         manifest = Manifest.read(tmp_path / "run")
@@ -126,38 +127,38 @@ class TestEncoding:
             assert label == digits[i][1]
 
     @pytest.mark.parametrize("size", [15, 17])
-    def test_a_size_that_does_not_halve_is_refused(self, images, vae, tmp_path, size):
+    def test_encode_rejects_odd_image_size(self, images, vae, tmp_path, size):
         with pytest.raises(ValueError, match=f"image_size {size} is not a multiple of 2"):
             encoded(tmp_path / "run", images, vae, replace(ENCODING, image_size=size))
 
-    def test_a_folder_without_autoencoder_is_refused(self, images, tmp_path):
-        with pytest.raises(ValueError, match=r"images.* has no weights of an autoencoder"):
+    def test_encode_rejects_folder_without_autoencoder(self, images, tmp_path):
+        with pytest.raises(ValueError, match=r"images.* has no autoencoder weights"):
             encoded(tmp_path / "run", images, images)
 
-    def test_latents_that_are_no_numbers_are_refused(self, images, vae, tmp_path, monkeypatch):
+    def test_encode_rejects_non_finite_latents(self, images, vae, tmp_path, monkeypatch):
         def encode(self, images):
             mean = torch.zeros(len(images), 4, 8, 8)
             mean[1] = 1e6
             return mean, mean
 
-        monkeypatch.setattr("dyt_dit.autoencoder.KL.encode", encode)
+        monkeypatch.setattr("dyt_dit.autoencoder.KLAutoencoder.encode", encode)
         with pytest.raises(ValueError, match=r"latents of n01/1\.JPEG are not finite in float16"):
             encoded(tmp_path / "run", images, vae)
         assert not files(tmp_path / "run")
 
 
-class TestDisturbance:
-    def test_killed_and_submitted_again_it_goes_on(self, whole, images, vae, tmp_path, monkeypatch):
+class TestResume:
+    def test_encode_resumes_after_kill(self, encoding_run, images, vae, tmp_path, monkeypatch):
         directory = tmp_path / "run"
-        make = latents.Encoder.make
+        write_file = latents.LatentEncoder.write_file
 
         def killed(self, name, path):
-            make(self, name, path)
-            if name == "train-00002.npy":  # before it has its name
+            write_file(self, name, path)
+            if name == "train-00002.npy":  # before the file is renamed
                 os.kill(os.getpid(), signal.SIGKILL)
 
         with monkeypatch.context() as patched:
-            patched.setattr(latents.Encoder, "make", killed)
+            patched.setattr(latents.LatentEncoder, "write_file", killed)
             process = multiprocessing.get_context("fork").Process(
                 target=encoded, args=(directory, images, vae)
             )
@@ -169,65 +170,69 @@ class TestDisturbance:
         assert list((directory / "latents").glob(".*.tmp"))
         assert not (directory / "latents" / "manifest.json").exists()
         encoded(directory, images, vae)
-        assert contents(directory) == contents(whole)
+        assert contents(directory) == contents(encoding_run)
         assert before.items() <= files(directory).items()
 
-    def test_what_is_whole_stays_and_what_is_damaged_is_made_anew(self, whole, copy, images, vae):
-        before = files(copy)
-        damaged = copy / "latents" / "train-00001.npy"
+    def test_encode_rewrites_only_damaged_files(self, encoding_run, encoding_copy, images, vae):
+        before = files(encoding_copy)
+        damaged = encoding_copy / "latents" / "train-00001.npy"
         content = bytearray(damaged.read_bytes())
         content[-1] ^= 1
         damaged.write_bytes(content)
-        (copy / "latents" / "held_out-labels.npy").unlink()
-        encoded(copy, images, vae)
-        assert contents(copy) == contents(whole)
-        after = files(copy)
+        (encoding_copy / "latents" / "held_out-labels.npy").unlink()
+        encoded(encoding_copy, images, vae)
+        assert contents(encoding_copy) == contents(encoding_run)
+        after = files(encoding_copy)
         assert [name for name in before if after[name] != before[name]] == ["train-00001.npy"]
 
     @pytest.mark.parametrize("note", [None, '{"origin": "'])
-    def test_a_lost_note_costs_its_file_only(self, whole, copy, images, vae, note):
-        path = copy / "latents" / "train-00001.json"
+    def test_missing_note_rewrites_only_its_file(
+        self, encoding_run, encoding_copy, images, vae, note
+    ):
+        path = encoding_copy / "latents" / "train-00001.json"
         path.unlink() if note is None else path.write_text(note)
-        before = files(copy)
-        encoded(copy, images, vae)
-        assert contents(copy) == contents(whole)
-        after = files(copy)
+        before = files(encoding_copy)
+        encoded(encoding_copy, images, vae)
+        assert contents(encoding_copy) == contents(encoding_run)
+        after = files(encoding_copy)
         assert [name for name in before if after[name] != before[name]] == ["train-00001.npy"]
 
-    def test_another_image_costs_its_file_only(
-        self, copy, breakable, images, vae, tmp_path, caplog
+    def test_replaced_image_rewrites_only_its_file(
+        self, encoding_copy, breakable, images, vae, tmp_path, caplog
     ):
         file = breakable / "train" / "n01" / "4.png"
         shutil.copy(breakable / "train" / "n02" / "5.JPEG", file)
-        before = files(copy)
-        encoded(copy, breakable, vae)
-        after = files(copy)
+        before = files(encoding_copy)
+        encoded(encoding_copy, breakable, vae)
+        after = files(encoding_copy)
         assert [name for name in before if after[name] != before[name]] == ["train-00001.npy"]
-        assert "1 files of latents were made of other images" in caplog.text
-        encoded(tmp_path / "anew", breakable, vae)
-        assert contents(copy) == contents(tmp_path / "anew")
+        assert "1 files of latents were made from other images" in caplog.text
+        encoded(tmp_path / "fresh", breakable, vae)
+        assert contents(encoding_copy) == contents(tmp_path / "fresh")
 
-    def test_another_autoencoder_starts_anew(self, copy, images, tmp_path):
+    def test_other_autoencoder_rewrites_all_files(self, encoding_copy, images, tmp_path):
         other = autoencoder(tmp_path / "other", seed=1)
-        encoded(copy, images, other)
-        encoded(tmp_path / "anew", images, other)
-        assert contents(copy) == contents(tmp_path / "anew")
+        encoded(encoding_copy, images, other)
+        encoded(tmp_path / "fresh", images, other)
+        assert contents(encoding_copy) == contents(tmp_path / "fresh")
 
-    # In two processes the import of diffusers takes longer than all else here.
+    # Slow because two processes import diffusers, which takes longer than the rest of this module.
     @pytest.mark.slow
     @pytest.mark.parametrize("kind", ["pixels", "kl"])
-    def test_two_processes_make_what_one_makes(self, images, vae, tmp_path, kind):
+    def test_two_processes_encode_like_one(self, images, vae, tmp_path, kind):
         encoded(tmp_path / "one", images, vae, CONFIGS[kind])
-        together(SCRIPT, images, vae, tmp_path, kind)
+        run_in_two_processes(SCRIPT, images, vae, tmp_path, kind)
         assert contents(tmp_path / "two") == contents(tmp_path / "one")
-        said = [(tmp_path / f"said-{rank}.txt").read_text().splitlines() for rank in range(2)]
-        assert said[0] == said[1]
-        assert said[0][0] == "whole"
-        assert "train-00001.npy is damaged" in said[0][1]
+        messages = [
+            (tmp_path / f"messages-{rank}.txt").read_text().splitlines() for rank in range(2)
+        ]
+        assert messages[0] == messages[1]
+        assert messages[0][0] == "whole"
+        assert "train-00001.npy is damaged" in messages[0][1]
 
 
 class TestUnreadable:
-    def test_one_is_left_out_and_named(self, breakable, images, vae, tmp_path, caplog):
+    def test_unreadable_image_is_left_out(self, breakable, images, vae, tmp_path, caplog):
         broken = breakable / "train" / "n01" / "5.JPEG"
         broken.write_bytes(broken.read_bytes()[:-200])
         outcome = encoded(tmp_path / "run", breakable, vae)
@@ -235,33 +240,33 @@ class TestUnreadable:
         assert outcome.details["left_out"] == ["n01/5.JPEG"]
         (record,) = (r for r in caplog.records if r.levelname == "WARNING")
         assert record.getMessage().startswith(f"{broken} cannot be read as an image")
-        part = Manifest.read(tmp_path / "run").parts["train"]
-        assert part.left_out == ("n01/5.JPEG",)
-        assert [file.images for file in part.files] == [4, 3, 4, 2]
+        files = Manifest.read(tmp_path / "run").splits["train"]
+        assert files.left_out == ("n01/5.JPEG",)
+        assert [file.images for file in files.files] == [4, 3, 4, 2]
         train = Latents(tmp_path / "run", "train")
         assert [int(label) for _, label in train] == [0] * 7 + [1] * 6
         encoded(tmp_path / "all", images, vae)
         expected = stored(tmp_path / "all", "train")[[*range(5), *range(6, TRAIN)]]
-        # Where the batch is another one, so may be the last bit.
+        # The batches differ, so the last bit may differ.
         torch.testing.assert_close(stored(tmp_path / "run", "train"), expected)
 
-    def test_a_file_of_nothing_else_is_empty(self, breakable, tmp_path):
+    def test_file_with_only_unreadable_images_is_empty(self, breakable, tmp_path):
         (breakable / "train" / "n01" / "5.JPEG").write_bytes(b"")
-        encoded(tmp_path / "run", breakable, None, replace(PIXELS, shard=1))
+        encoded(tmp_path / "run", breakable, None, replace(PIXELS, images_per_file=1))
         manifest = Manifest.read(tmp_path / "run")
-        assert [file.images for file in manifest.parts["train"].files][4:7] == [1, 0, 1]
+        assert [file.images for file in manifest.splits["train"].files][4:7] == [1, 0, 1]
         train = Latents(tmp_path / "run", "train")
         assert torch.equal(train[5][0], Latents(tmp_path / "run", "train")[5][0])
         assert len(list(train)) == TRAIN - 1
 
-    def test_too_many_stop_the_run(self, breakable, tmp_path):
+    def test_too_many_unreadable_images_stop_the_run(self, breakable, tmp_path):
         for name in ("n01/0.png", "n02/5.JPEG"):
             (breakable / "train" / name).write_bytes(b"")
         message = (
-            "2 images of the training set cannot be read so far, of 14; 1 may be left out: "
-            "n01/0.png, n02/5.JPEG. Replace them, or delete them"
+            "2 of 14 images of the training set cannot be read so far, and at most 1 may be left "
+            "out: n01/0.png, n02/5.JPEG. Replace or delete them"
         )
-        for _ in range(2):  # it does not slip through where the first one's file is whole
+        for _ in range(2):  # also refused when the file of the first image is already complete
             with pytest.raises(ValueError) as refusal:
                 encoded(tmp_path / "run", breakable, None, PIXELS)
             assert str(refusal.value) == message
@@ -269,17 +274,17 @@ class TestUnreadable:
             (breakable / "train" / name).unlink()
         assert encoded(tmp_path / "run", breakable, None, PIXELS).metrics["images"] == TRAIN - 2 + 5
 
-    def test_two_met_at_the_same_time_are_too_many_too(self, breakable, tmp_path, monkeypatch):
+    def test_unreadable_limit_applies_to_all_files_together(self, breakable, tmp_path, monkeypatch):
         for name in ("n01/0.png", "n02/5.JPEG"):
             (breakable / "train" / name).write_bytes(b"")
-        monkeypatch.setattr(latents.Encoder, "_leave_out", lambda *_: None)
-        with pytest.raises(ValueError, match="2 images of the training set cannot be read"):
+        monkeypatch.setattr(latents.LatentEncoder, "_leave_out", lambda *_: None)
+        with pytest.raises(ValueError, match="2 of 14 images of the training set cannot be read"):
             encoded(tmp_path / "run", breakable, None, PIXELS)
         assert not (tmp_path / "run" / "latents" / "manifest.json").exists()
 
-    def test_a_held_out_one_stops_the_run(self, breakable, tmp_path):
+    def test_unreadable_held_out_image_stops_the_run(self, breakable, tmp_path):
         broken = breakable / "val" / "n02" / "1.JPEG"
         broken.write_bytes(b"")
-        with pytest.raises(ValueError, match=r"A held-out image is not left out") as refusal:
+        with pytest.raises(ValueError, match=r"Held-out images cannot be left out") as refusal:
             encoded(tmp_path / "run", breakable, None, PIXELS)
         assert str(refusal.value).startswith(f"{broken} cannot be read as an image")

@@ -1,4 +1,4 @@
-"""The network: that of the DiT release number by number, and what its norm layers become."""
+"""DiffusionTransformer: equality with the DiT release, initialisation, and norm replacement."""
 
 import copy
 import json
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dyt import DynamicTanh, Norm
-from dyt_dit import official
+from dyt_dit import release_weights
 from dyt_dit.config import Network, Training
 from dyt_dit.model import DiffusionTransformer, build, initialise, replace_norms
 from matched import recipes
@@ -19,35 +19,36 @@ from matched.training import weights_digest
 from . import formula
 
 OFFICIAL = json.loads(Path(__file__).with_name("official.json").read_text(encoding="utf-8"))
-"""What the release's own code gives for the weights and inputs of ``formula``."""
+"""Outputs of the release's own code for the weights and inputs of ``formula``."""
 
 
-def of_paper(table, row):
-    """The network of a row at paper scale."""
+def paper_network(table, row):
+    """Return the network of a row at paper scale."""
     run = recipes.load(table).scale("paper").runs[row]["LN"]
     return run.needs["samples"].needs["trained"].config.network
 
 
 SIZES = {
-    "B/4": of_paper("table3", "dit_b4"),
-    "L/4": of_paper("table3", "dit_l4"),
-    "XL/2": of_paper("table3", "dit_xl2"),
+    "B/4": paper_network("table3", "dit_b4"),
+    "L/4": paper_network("table3", "dit_l4"),
+    "XL/2": paper_network("table3", "dit_xl2"),
 }
 TINY = Network(input_size=8, channels=1, classes=10, patch_size=4, width=32, depth=2, heads=4)
 CONFIG = Training(network=TINY, epochs=1, batch=8, micro_batch=8, lr=1e-3)
 
 
-def from_formula(network):
+def model_with_formula_weights(network):
     model = DiffusionTransformer(network)
-    names = official.to_official(model, model.state_dict())
-    shapes = {name: tuple(t.shape) for name, t in names.items() if name != official.POSITIONS}
-    model.load_state_dict(official.from_official(formula.weights(shapes)))
+    names = release_weights.to_release(model, model.state_dict())
+    del names[release_weights.POSITIONS]
+    shapes = {name: tuple(t.shape) for name, t in names.items()}
+    model.load_state_dict(release_weights.from_release(formula.weights(shapes)))
     return model.eval()
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_the_output_is_that_of_the_release(name):
-    model = from_formula(replace(SIZES[name], input_size=8, depth=2))
+def test_forward_matches_dit_release(name):
+    model = model_with_formula_weights(replace(SIZES[name], input_size=8, depth=2))
     x, t, labels, _ = formula.inputs()
     with torch.no_grad():
         output = model(x, t, labels)
@@ -63,15 +64,15 @@ def test_the_output_is_that_of_the_release(name):
         ("XL/2", 57, 292, 675_129_632),
     ],
 )
-def test_sizes_are_those_of_the_release(name, norms, keys, parameters):
-    """DyT adds one alpha for each norm and nothing else: the LayerNorms have no affine part."""
+def test_parameter_counts_match_dit_release(name, norms, keys, parameters):
+    """DyT adds only one alpha per norm layer, because the LayerNorms have no affine part."""
     network = SIZES[name]
     with torch.device("meta"):
         model = DiffusionTransformer(network)
-    official_keys = len(model.state_dict()) - 4 * network.depth + 1  # q, k, v as one; positions
+    release_keys = len(model.state_dict()) - 4 * network.depth + 1  # q, k, v as one; positions
     positions = model.transformer.pos_embed.pos_embed.numel()
-    assert official_keys == keys
-    # The release counts its fixed positions among the parameters.
+    assert release_keys == keys
+    # The release counts its fixed positions as parameters.
     count = sum(p.numel() for p in model.parameters()) + positions
     assert count == parameters
     paths = replace_norms(model, Norm.dyt(alpha0=0.5))
@@ -80,21 +81,21 @@ def test_sizes_are_those_of_the_release(name, norms, keys, parameters):
     assert not [m for m in model.modules() if isinstance(m, nn.LayerNorm)]
 
 
-def test_the_first_weights_are_drawn_as_the_paper_says():
+def test_initialise_follows_dit_paper():
     model = DiffusionTransformer(replace(TINY, width=256))
     torch.manual_seed(0)
     initialise(model)
     block = model.transformer.transformer_blocks[0]
     state = dict(model.named_parameters())
-    for path in model.zeroed():
+    for path in model.zero_initialised():
         assert not state[f"{path}.weight"].any()
-    assert len(model.zeroed()) == TINY.depth + 2
+    assert len(model.zero_initialised()) == TINY.depth + 2
     biases = [p for name, p in state.items() if name.endswith("bias")]
     assert biases and not any(bias.any() for bias in biases)
-    # Query, key and value are one matrix of three times as many outputs.
+    # Query, key and value are initialised as one matrix with three times as many outputs.
     bound = (6 / (256 + 3 * 256)) ** 0.5
-    for part in (block.attn1.to_q, block.attn1.to_k, block.attn1.to_v):
-        assert 0.99 * bound < part.weight.abs().max() <= bound
+    for layer in (block.attn1.to_q, block.attn1.to_k, block.attn1.to_v):
+        assert 0.99 * bound < layer.weight.abs().max() <= bound
     bound = (6 / (256 + 4 * 256)) ** 0.5
     assert 0.99 * bound < block.ff.net[0].proj.weight.abs().max() <= bound
     patches = model.transformer.pos_embed.proj.weight
@@ -104,7 +105,7 @@ def test_the_first_weights_are_drawn_as_the_paper_says():
     )
 
 
-def test_with_zeros_the_network_starts_at_nothing_and_without_at_something():
+def test_zero_init_decides_whether_initial_output_is_zero():
     x, t, labels = torch.randn(2, 1, 8, 8), torch.tensor([3, 900]), torch.tensor([1, 10])
     for zero_init in (True, False):
         for norm in (Norm.own(), Norm.dyt(alpha0=0.5)):
@@ -112,20 +113,20 @@ def test_with_zeros_the_network_starts_at_nothing_and_without_at_something():
             assert model(x, t, labels).any() != zero_init
 
 
-def test_a_pair_starts_alike_but_for_norms_and_what_starts_at_zero():
-    def digest(config, apart=None):
-        model, own = build(config)
-        return weights_digest(model, own if apart is None else apart)
+def test_arms_share_weights_outside_norms_and_zero_initialised_layers():
+    def digest(config, excluded=None):
+        model, differing_layers = build(config)
+        return weights_digest(model, differing_layers if excluded is None else excluded)
 
     ln, dyt = CONFIG, replace(CONFIG, norm=Norm.dyt(alpha0=0.5), zero_init=False)
     assert digest(ln) == digest(dyt)
     assert digest(ln) != digest(replace(dyt, seed=1))
-    assert digest(ln, apart=[]) != digest(dyt, apart=[])
-    assert digest(dyt, apart=[]) == digest(dyt, apart=[]), "and both from the seed alone"
+    assert digest(ln, excluded=[]) != digest(dyt, excluded=[])
+    assert digest(dyt, excluded=[]) == digest(dyt, excluded=[]), "only the seed decides"
 
 
-def test_every_norm_is_replaced_and_the_modulation_stays():
-    model, apart = build(replace(CONFIG, norm=Norm.dyt(alpha0=0.5), zero_init=False))
+def test_build_replaces_all_norms_and_keeps_modulation():
+    model, differing_layers = build(replace(CONFIG, norm=Norm.dyt(alpha0=0.5), zero_init=False))
     layers = {path: m for path, m in model.named_modules() if isinstance(m, DynamicTanh)}
     assert sorted(layers) == [
         "transformer.norm_out",
@@ -135,11 +136,11 @@ def test_every_norm_is_replaced_and_the_modulation_stays():
         "transformer.transformer_blocks.1.norm3",
     ]
     assert all([n for n, _ in m.named_parameters()] == ["alpha"] for m in layers.values())
-    assert set(apart) == {*layers, *model.zeroed()}
+    assert set(differing_layers) == {*layers, *model.zero_initialised()}
 
 
-def test_a_label_is_never_dropped_by_the_network_itself():
-    """Which labels are dropped decides the batch, so that both arms drop the same."""
+def test_network_never_drops_labels():
+    """Labels are dropped with the batch, so both arms drop the same ones."""
     model, _ = build(replace(CONFIG, zero_init=False))
     x, t = torch.randn(64, 1, 8, 8), torch.full((64,), 500)
     labels = torch.zeros(64, dtype=torch.long)
@@ -147,7 +148,7 @@ def test_a_label_is_never_dropped_by_the_network_itself():
     assert not torch.equal(model(x, t, labels), model(x, t, torch.full_like(labels, 10)))
 
 
-def test_a_copy_is_a_network_of_its_own():
+def test_deepcopy_is_independent():
     model, _ = build(replace(CONFIG, norm=Norm.dyt(alpha0=0.5), zero_init=False))
     x, t, labels = torch.randn(2, 1, 8, 8), torch.tensor([3, 900]), torch.tensor([1, 10])
     before = model(x, t, labels)
@@ -168,6 +169,6 @@ def test_a_copy_is_a_network_of_its_own():
         ({"depth": 1.5}, "depth is 1.5; expected a whole number"),
     ],
 )
-def test_sizes_that_make_no_network_are_refused(sizes, message):
+def test_network_config_rejects_invalid_sizes(sizes, message):
     with pytest.raises(ValueError, match=message):
         replace(TINY, **sizes)

@@ -1,4 +1,4 @@
-"""What paper scale reads from site.toml, looked at before anything is submitted."""
+"""Data sources of paper scale in site.toml, which are checked before submission."""
 
 import json
 from pathlib import Path
@@ -14,8 +14,8 @@ ADM = {name: np.zeros(1) for name in sources.REFERENCE_ARRAYS}
 
 
 @pytest.fixture
-def weights(tmp_path):
-    """A place for each source, every one as it has to be."""
+def valid_paths(tmp_path):
+    """Name → valid path for each source."""
     vae = tmp_path / "vae"
     vae.mkdir()
     (vae / "config.json").write_text(json.dumps({}))
@@ -30,16 +30,16 @@ def weights(tmp_path):
 
 
 def refused(paths, message):
-    with pytest.raises(ValueError, match=message) as told:
+    with pytest.raises(ValueError, match=message) as refusal:
         data.resolve_paths(tuple(paths), paths, SITE)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(refusal.value)
 
 
-def test_what_is_there_is_found(weights):
-    assert data.resolve_paths(tuple(weights), weights, SITE) == weights
+def test_valid_sources_are_resolved(valid_paths):
+    assert data.resolve_paths(tuple(valid_paths), valid_paths, SITE) == valid_paths
 
 
-def test_all_that_paper_scale_lacks_is_named_at_once():
+def test_all_missing_sources_of_paper_scale_are_reported():
     recipe = recipes.load("table3")
     names = {
         name
@@ -50,36 +50,39 @@ def test_all_that_paper_scale_lacks_is_named_at_once():
     assert names == {"imagenet", "sd-vae", "inception", "imagenet-reference"}
     with pytest.raises(
         ValueError, match=r"^no path for .*Inception v3.*: set .* in site\.toml"
-    ) as told:
+    ) as refusal:
         data.resolve_paths(tuple(sorted(names)), {}, SITE)
-    assert all(f"`{name}`" in str(told.value) for name in names)
+    assert all(f"`{name}`" in str(refusal.value) for name in names)
 
 
 def chain(run):
     return [run, *(other for need in run.needs.values() for other in chain(need))]
 
 
-def test_one_that_lacks_and_one_that_is_wrong_are_told_together(weights):
+def test_missing_and_invalid_sources_are_reported_together(valid_paths):
     paths = {"inception": Path("/nowhere/x.pth")}
-    with pytest.raises(ValueError) as told:
+    with pytest.raises(ValueError) as refusal:
         data.resolve_paths(("inception", "sd-vae"), paths, SITE)
-    said = str(told.value)
-    assert "set `sd-vae` under [data]" in said and "[data] inception in site.toml" in said
-    assert "there is no file /nowhere/x.pth; expected the weights of torch-fidelity" in said
+    message = str(refusal.value)
+    assert "set `sd-vae` under [data]" in message and "[data] inception in site.toml" in message
+    assert "there is no file /nowhere/x.pth; expected the weights of torch-fidelity" in message
 
 
-def test_a_folder_that_holds_no_autoencoder(weights):
-    (weights["sd-vae"] / "diffusion_pytorch_model.safetensors").unlink()
-    refused(weights, r"sd-vae in site\.toml: .* has no weights; expected diffusion_pytorch_model")
-    (weights["sd-vae"] / "config.json").unlink()
-    refused(weights, r"has no config\.json; expected the folder of diffusers' AutoencoderKL")
+def test_sd_vae_folder_without_autoencoder_is_rejected(valid_paths):
+    (valid_paths["sd-vae"] / "diffusion_pytorch_model.safetensors").unlink()
+    refused(
+        valid_paths,
+        r"sd-vae in site\.toml: .* has no weights; expected diffusion_pytorch_model",
+    )
+    (valid_paths["sd-vae"] / "config.json").unlink()
+    refused(valid_paths, r"has no config\.json; expected the folder of diffusers' AutoencoderKL")
 
 
-def test_a_reference_that_is_another_file(weights):
-    path = weights["imagenet-reference"]
+def test_invalid_imagenet_reference_is_rejected(valid_paths):
+    path = valid_paths["imagenet-reference"]
     np.savez(path, arr_0=np.zeros(1), mu=np.zeros(1))
-    refused(weights, r"lacks sigma, mu_s, sigma_s; expected ADM's reference batch")
+    refused(valid_paths, r"lacks sigma, mu_s, sigma_s; expected ADM's reference batch")
     path.write_bytes(path.read_bytes()[:-30])
-    refused(weights, r"is not a whole \.npz file; copy it again")
+    refused(valid_paths, r"is not a whole \.npz file; copy it again")
     path.unlink()
-    refused(weights, r"there is no file .*reference\.npz; expected ADM's reference batch")
+    refused(valid_paths, r"there is no file .*reference\.npz; expected ADM's reference batch")

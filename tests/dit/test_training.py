@@ -1,4 +1,4 @@
-"""Training on latents: what a pair shares, what is evaluated, what is left, and resuming."""
+"""Training on latents: what a pair shares, evaluation, weights file, and resume."""
 
 from dataclasses import replace
 
@@ -26,14 +26,14 @@ DYT_TRAINING = replace(TRAINING, norm=DYT, zero_init=False)
 
 @pytest.fixture(scope="module")
 def pair(digits, tmp_path_factory):
-    """Directories of LN and of DyT, trained whole, and their outcomes."""
+    """Folder of uninterrupted trainings with LN and with DyT, and their outcomes."""
     folder = tmp_path_factory.mktemp("pair")
     configs = {"LN": TRAINING, "DyT": DYT_TRAINING}
     outcomes = {arm: trained(folder / arm, c, digits) for arm, c in configs.items()}
     return folder, outcomes
 
 
-def test_both_arms_learn(pair):
+def test_both_arms_reduce_the_loss(pair):
     folder, outcomes = pair
     for arm in ("LN", "DyT"):
         losses = [line["loss"] for line in lines(folder / arm) if "loss" in line]
@@ -41,12 +41,12 @@ def test_both_arms_learn(pair):
         assert set(outcomes[arm].metrics) == {"loss", "mse", "vb"} and not outcomes[arm].diverged
 
 
-def test_a_pair_has_weights_outside_norms_and_batches_in_common(pair):
+def test_arms_share_fingerprint(pair):
     folder, _ = pair
     assert fingerprint(folder / "LN") == fingerprint(folder / "DyT")
 
 
-def test_another_seed_draws_others(pair, digits, tmp_path):
+def test_seed_changes_weights_and_batches(pair, digits, tmp_path):
     folder, _ = pair
     trained(tmp_path / "other", replace(TRAINING, seed=1, epochs=1), digits)
     one, other = fingerprint(folder / "LN"), fingerprint(tmp_path / "other")
@@ -54,42 +54,42 @@ def test_another_seed_draws_others(pair, digits, tmp_path):
     assert not set(one["batches"]) & set(other["batches"])
 
 
-def test_it_leaves_weights_and_their_average_under_the_names_of_the_release(pair):
+def test_weights_file_has_release_names_and_ema(pair):
     folder, _ = pair
-    left = states(folder / "DyT")
-    assert set(left) == {"ema", "model", "network", "autoencoder", "diffusion_steps"}
-    assert left["autoencoder"] == "pixels" and left["network"]["width"] == NETWORK.width
-    assert left["ema"].keys() == left["model"].keys()
-    assert "blocks.1.attn.qkv.weight" in left["ema"] and "blocks.1.norm2.alpha" in left["ema"]
-    moved = left["model"]["blocks.0.mlp.fc1.weight"]
-    assert not torch.equal(left["ema"]["blocks.0.mlp.fc1.weight"], moved)
+    saved = states(folder / "DyT")
+    assert set(saved) == {"ema", "model", "network", "autoencoder", "diffusion_steps"}
+    assert saved["autoencoder"] == "pixels" and saved["network"]["width"] == NETWORK.width
+    assert saved["ema"].keys() == saved["model"].keys()
+    assert "blocks.1.attn.qkv.weight" in saved["ema"] and "blocks.1.norm2.alpha" in saved["ema"]
+    weight = saved["model"]["blocks.0.mlp.fc1.weight"]
+    assert not torch.equal(saved["ema"]["blocks.0.mlp.fc1.weight"], weight)
 
 
-def test_without_an_average_the_weights_stand_in_its_place(digits, tmp_path):
+def test_without_ema_decay_ema_equals_weights(digits, tmp_path):
     trained(tmp_path / "x", replace(TRAINING, ema_decay=None, epochs=1), digits)
-    left = states(tmp_path / "x")
-    assert all(torch.equal(left["ema"][name], t) for name, t in left["model"].items())
+    saved = states(tmp_path / "x")
+    assert all(torch.equal(saved["ema"][name], t) for name, t in saved["model"].items())
 
 
 class Cut(Exception):
-    """Stands for whatever ends a process in the middle of a run."""
+    """Exception that ends a run like a crash."""
 
 
-def test_cut_and_resumed_it_ends_as_if_it_had_not_been(pair, digits, tmp_path, monkeypatch):
+def test_resumed_training_is_bit_identical(pair, digits, tmp_path, monkeypatch):
     folder, outcomes = pair
-    whole, calls = training.HybridLoss.__call__, []
+    compute_loss, losses = training.HybridLoss.__call__, []
 
     def cut(self, model, batch):
-        calls.append(batch)
-        if len(calls) == 31:  # two micro-batches a step, and an evaluation of four batches
+        losses.append(batch)
+        if len(losses) == 31:  # two micro-batches per step, and an evaluation of four batches
             raise Cut
-        return whole(self, model, batch)
+        return compute_loss(self, model, batch)
 
     where = {"checkpoint_steps": 4}
     monkeypatch.setattr(training.HybridLoss, "__call__", cut)
     with pytest.raises(Cut):
         trained(tmp_path / "DyT", DYT_TRAINING, digits, **where)
-    monkeypatch.setattr(training.HybridLoss, "__call__", whole)
+    monkeypatch.setattr(training.HybridLoss, "__call__", compute_loss)
     outcome = trained(tmp_path / "DyT", DYT_TRAINING, digits, **where)
     assert outcome == outcomes["DyT"]
     assert lines(tmp_path / "DyT") == lines(folder / "DyT")
@@ -99,12 +99,12 @@ def test_cut_and_resumed_it_ends_as_if_it_had_not_been(pair, digits, tmp_path, m
         assert all(torch.equal(one[part][name], tensor) for name, tensor in other[part].items())
 
 
-def test_what_is_drawn_for_a_batch():
-    """Each latent a step and noise of its own; a tenth of the labels become none."""
+def test_add_noise_draws():
+    """Each latent has its own step and noise; a tenth of the labels are dropped."""
     config = replace(TRAINING, class_dropout=0.1)
     torch.manual_seed(0)
     latents, labels = torch.zeros(20000, 1, 2, 2), torch.zeros(20000, dtype=torch.long)
-    x, dropped, t, noise = training.Noised(config)([latents, labels])
+    x, dropped, t, noise = training.AddNoise(config)([latents, labels])
     assert torch.equal(x, latents) and set(dropped.tolist()) == {0, NETWORK.classes}
     assert (dropped != 0).float().mean().item() == pytest.approx(0.1, abs=0.01)
     assert (t.min().item(), t.max().item()) == (0, 999)
@@ -114,14 +114,14 @@ def test_what_is_drawn_for_a_batch():
 
 
 class Counting(nn.Module):
-    """Predicts no noise; remembers the steps and labels that it was asked for."""
+    """Model that predicts zero noise and records the steps and labels of its inputs."""
 
     def __init__(self):
         super().__init__()
-        self.asked = []
+        self.calls = []
 
     def forward(self, x, t, labels):
-        self.asked += zip(t.tolist(), labels.tolist(), strict=True)
+        self.calls += zip(t.tolist(), labels.tolist(), strict=True)
         return torch.cat([torch.zeros_like(x), torch.zeros_like(x)], dim=1)
 
 
@@ -131,46 +131,46 @@ def evaluation(digits, tmp_path, config=TRAINING, **where):
     return training.HeldOutLoss(dataset, Diffusion(1000), config, place, torch.device("cpu"))
 
 
-def test_evaluation_spreads_steps_and_images_evenly_and_drops_no_label(digits, tmp_path):
+def test_held_out_loss_spreads_steps_and_images_evenly(digits, tmp_path):
     model = Counting()
     metrics = evaluation(digits, tmp_path)(model)
-    steps, labels = zip(*model.asked, strict=True)
+    steps, labels = zip(*model.calls, strict=True)
     assert sorted(steps) == [10 * i + 5 for i in range(100)]
     assert set(labels) == set(range(10))
-    # Who predicts nothing is wrong by the whole noise, whose variance is one.
+    # The error of predicting zero is the noise itself, whose variance is one.
     assert metrics["mse"] == pytest.approx(1, abs=0.05)
     assert metrics["loss"] == pytest.approx(metrics["mse"] + metrics["vb"])
-    assert evaluation(digits, tmp_path)(Counting()) == metrics, "the same at every evaluation"
+    assert evaluation(digits, tmp_path)(Counting()) == metrics, "evaluation is deterministic"
     other = replace(TRAINING, seed=1)
     assert evaluation(digits, tmp_path, other)(Counting()) != metrics
 
 
-def test_shares_of_three_processes_are_the_whole_and_call_the_model_alike(digits, tmp_path):
+def test_held_out_loss_with_three_processes(digits, tmp_path):
     config = replace(TRAINING, held_out=70, eval_batch=16)
     models = [Counting() for _ in range(3)]
     for rank, model in enumerate(models):
         evaluation(digits, tmp_path, config, rank=rank, world_size=3)(model)
     alone = Counting()
     evaluation(digits, tmp_path, config)(alone)
-    # Two calls each: of 16 and 16, of 16 and 6, of 16 and of one that does not count.
-    assert [len(model.asked) for model in models] == [32, 22, 17]
-    shared = sorted(pair for model in models for pair in model.asked)
-    shared.remove(alone.asked[0])  # the one that does not count is the first
-    assert shared == sorted(alone.asked)
+    # Two calls each, with 16 and 16, 16 and 6, and 16 and 1 images; the last is not counted.
+    assert [len(model.calls) for model in models] == [32, 22, 17]
+    shared = sorted(pair for model in models for pair in model.calls)
+    shared.remove(alone.calls[0])  # the image that is not counted is the first
+    assert shared == sorted(alone.calls)
 
 
-def test_more_held_out_images_than_there_are_takes_all(digits, tmp_path):
+def test_held_out_larger_than_data_set_uses_all_images(digits, tmp_path):
     model = Counting()
     evaluation(digits, tmp_path, replace(TRAINING, held_out=5000))(model)
-    assert len(model.asked) == 360
+    assert len(model.calls) == 360
 
 
-def test_a_training_that_diverges_says_so(digits, tmp_path):
+def test_diverged_training_is_reported(digits, tmp_path):
     outcome = trained(tmp_path / "x", replace(TRAINING, lr=1e6, log_steps=1), digits)
     assert outcome.diverged and (tmp_path / "x" / "weights.pt").exists()
 
 
-def test_decay_spares_parameters_of_one_dimension():
+def test_weight_decay_excludes_1d_parameters():
     config = replace(DYT_TRAINING, weight_decay=0.1)
     model, _ = training.build(config)
     groups = training.optimizer(model, config).param_groups
@@ -187,6 +187,6 @@ def test_decay_spares_parameters_of_one_dimension():
         ({"lr": 0.0}, "lr 0.0"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(setting, message):
+def test_training_config_rejects_invalid_settings(setting, message):
     with pytest.raises(ValueError, match=message):
         replace(TRAINING, **setting)

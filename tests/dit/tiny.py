@@ -1,4 +1,4 @@
-"""The chain of runs, shrunk until one CPU core computes it in seconds, on real digits."""
+"""Configs of a whole chain of runs on digits that takes seconds on one CPU core."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from matched.task import Context
 OWN, DYT = Norm.own(), Norm.dyt(alpha0=0.5)
 NETWORK = Network(input_size=8, channels=1, classes=10, patch_size=4, width=32, depth=2, heads=4)
 ENCODING = Encoding(
-    data=("digits",), autoencoder="pixels", image_size=8, flip=False, batch=256, shard=512
+    data=("digits",), autoencoder="pixels", image_size=8, flip=False, batch=256, images_per_file=512
 )
 TRAINING = Training(
     network=NETWORK,
@@ -40,11 +40,11 @@ def context(directory, **changes):
 
 
 def run(task, directory, config, **where):
-    """The outcome of a task in a directory, where it leaves its result as the harness does."""
+    """Run a task in a directory, write its result as the harness does, and return its outcome."""
     outcome = task(context(directory, **where), config)
     if where.get("rank", 0) == 0:
-        word = "diverged" if outcome.diverged else "done"
-        write_json(directory / "result.json", {"outcome": word, "metrics": outcome.metrics})
+        status = "diverged" if outcome.diverged else "done"
+        write_json(directory / "result.json", {"outcome": status, "metrics": outcome.metrics})
     return outcome
 
 
@@ -53,16 +53,16 @@ def encoded(folder, **where):
     return folder / "latents"
 
 
-def trained(folder, config, there, **where):
-    """Train on the latents that lie ``there``."""
-    return run(training.train, folder, config, needs={"latents": there}, **where)
+def trained(folder, config, latents_run, **where):
+    """Train on the latents of the run directory ``latents_run``."""
+    return run(training.train, folder, config, needs={"latents": latents_run}, **where)
 
 
-def sampled(folder, config, there, **where):
-    """Sample from what has been trained ``there``."""
+def sampled(folder, config, training_run, **where):
+    """Sample with the weights of the run directory ``training_run``."""
     from dyt_dit import sampling
 
-    return run(sampling.generate, folder, config, needs={"trained": there}, **where)
+    return run(sampling.generate, folder, config, needs={"trained": training_run}, **where)
 
 
 def fingerprint(directory):
@@ -75,12 +75,13 @@ def lines(directory):
 
 
 def states(directory):
-    """What a training has left: part → state dict under the release's names, and the rest."""
+    """Load weights.pt of a training: "ema" and "model" → state dict, and the settings."""
     return torch.load(directory / "weights.pt", weights_only=True)
 
 
 def in_a_process(work):
-    """Its exit status, or minus the signal that killed it; what ``work`` patches stays in it."""
+    """Call ``work`` in a forked process, so that its patches do not affect this one; return the
+    exit status, or minus the signal that killed the process."""
     child = os.fork()
     if child == 0:
         status = 1

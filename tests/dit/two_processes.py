@@ -1,4 +1,4 @@
-"""What each of two processes does for test_two_processes.py, which starts it.
+"""Training and sampling in two processes, started by test_two_processes.py.
 
 python two_processes.py LATENTS FOLDER
 """

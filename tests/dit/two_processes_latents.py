@@ -1,4 +1,4 @@
-"""What each of two processes does for test_latents.py, which starts it.
+"""Encoding and cache verification in two processes, started by test_latents.py.
 
 python two_processes_latents.py IMAGES VAE FOLDER KIND
 """
@@ -24,14 +24,14 @@ NETWORKS = {"kl": NETWORK, "pixels": replace(NETWORK, channels=1, input_size=16)
 
 
 def damaged(folder):
-    """A copy whose second file is damaged, which the second process reads."""
+    """Make a copy whose second file, which the second process verifies, is damaged."""
     copy = folder / "damaged"
     shutil.copytree(folder / "two", copy)
     (copy / "latents" / "train-00001.npy").write_bytes(b"")
 
 
 def opened(context, vae, network):
-    """What ``open_cache`` says to this process of a whole cache, and of a damaged one."""
+    """Yield the result of ``open_cache`` in this process for a valid and for a damaged cache."""
     with process_group(context):
         on_rank0(lambda: damaged(folder))
         for directory in (folder / "two", folder / "damaged"):
@@ -48,7 +48,7 @@ if __name__ == "__main__":
     kind = sys.argv[4]
     encoded(folder / "two", images, vae, CONFIGS[kind], **WHERE)
     context = Context(directory=folder / "two", signature="y", **WHERE)
-    said = opened(context, vae, NETWORKS[kind])
-    (folder / f"said-{RANK}.txt").write_text("\n".join(said))
+    messages = opened(context, vae, NETWORKS[kind])
+    (folder / f"messages-{RANK}.txt").write_text("\n".join(messages))
     sys.stdout.flush()
     os._exit(0)

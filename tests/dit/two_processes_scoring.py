@@ -1,8 +1,8 @@
-"""What each of two processes does for test_scoring.py, which starts it.
+"""Reference and scoring in two processes, started by test_scoring.py.
 
 python two_processes_scoring.py FOLDER
 
-It imports the tasks alone, for imports take most of its time.
+It imports only the tasks, because imports take most of its time.
 """
 
 import os
@@ -19,9 +19,9 @@ from matched.files import write_json
 from matched.task import Context
 
 REFERENCE = Reference(
-    data=("digits",), extractor="digits", image_size=8, kept=100, batch=64, shard=500
+    data=("digits",), extractor="digits", image_size=8, kept=100, batch=64, images_per_file=500
 )
-SCORING = Scoring(extractor="digits", batch=50, shard=120)
+SCORING = Scoring(extractor="digits", batch=50, images_per_file=120)
 
 
 def run(task, name, config):

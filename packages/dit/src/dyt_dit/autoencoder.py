@@ -1,4 +1,4 @@
-"""What turns images into what is diffused, and back: an AutoencoderKL, or nothing but scaling."""
+"""Autoencoders between images and latents: the VAE (diffusers' AutoencoderKL), or scaled pixels."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from einops import repeat
 from torch import Tensor
 
 from dyt_dit.config import Autoencoder as Kind
@@ -14,17 +15,17 @@ from dyt_dit.sources import vae_weights
 from matched.training.file_tasks import digest
 
 EXPECTED = (
-    "expected what save_pretrained of diffusers' AutoencoderKL has written, such as a copy of "
+    "expected a folder written by save_pretrained of diffusers' AutoencoderKL, such as a copy of "
     "stabilityai/sd-vae-ft-ema"
 )
 
 
 class Autoencoder(Protocol):
-    """Images and latents of an image.
+    """Interface of the autoencoders.
 
     Attributes:
         kind: "kl" or "pixels".
-        checksum: of the weights; tells whose latents they are.
+        checksum: SHA-256 of the weights; identifies the latents made with them.
         scaling: factor that gives latents about unit variance.
     """
 
@@ -33,41 +34,47 @@ class Autoencoder(Protocol):
     scaling: float
 
     def shape(self, image_size: int) -> tuple[int, int]:
-        """Channels, and height and width, of the latents of an image.
+        """Return (channels, height = width) of the latents of an image.
 
         Raises:
-            ValueError: for an image size that does not halve evenly.
+            ValueError: if the image size is not a multiple of the downsampling factor.
         """
         ...
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 (B, 3, H, W) → mean and standard deviation of the posterior, (B, C, h, w) each,
-        before scaling."""
+        """Encode images, uint8 (B, 3, H, W).
+
+        Returns:
+            Mean and standard deviation of the posterior, (B, C, h, w) each, unscaled.
+        """
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Scaled latents (B, C, h, w) → uint8 (B, 3, H, W)."""
+        """Decode scaled latents (B, C, h, w) to images, uint8 (B, 3, H, W)."""
         ...
 
 
 def open_autoencoder(kind: Kind, folder: Path | None, device: torch.device) -> Autoencoder:
-    """
+    """Open the autoencoder of a config.
+
     Args:
-        folder: that of the source "sd-vae"; None for pixels.
+        folder: the data source "sd-vae"; None for pixels.
 
     Raises:
-        ValueError: if the folder holds no AutoencoderKL, or a damaged one.
+        ValueError: if the folder has no AutoencoderKL, or a damaged one.
     """
     if kind == "pixels":
-        return Pixels(device)
+        return PixelAutoencoder(device)
     assert kind == "kl", "the config has checked it"
     if folder is None:
-        raise ValueError('the autoencoder "kl" is the source "sd-vae"; add that to the run\'s data')
-    return KL(folder, device)
+        raise ValueError(
+            'the autoencoder "kl" needs the source "sd-vae"; add that to the run\'s data'
+        )
+    return KLAutoencoder(folder, device)
 
 
-class KL:
-    """Diffusers' AutoencoderKL with the weights in a folder, in fp32."""
+class KLAutoencoder:
+    """The VAE: diffusers' AutoencoderKL with the weights in a folder, in fp32."""
 
     kind: Kind = "kl"
 
@@ -79,8 +86,8 @@ class KL:
 
     def shape(self, image_size: int) -> tuple[int, int]:
         halvings = len(self.vae.config.block_out_channels) - 1
-        side, rest = divmod(image_size, 2**halvings)
-        if rest:
+        side, remainder = divmod(image_size, 2**halvings)
+        if remainder:
             raise ValueError(
                 f"image_size {image_size} is not a multiple of {2**halvings}, as the autoencoder "
                 f"in {self.folder} needs"
@@ -89,17 +96,17 @@ class KL:
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        posterior = self.vae.encode(_normalised(images.to(self.device))).latent_dist
+        posterior = self.vae.encode(_to_unit_range(images.to(self.device))).latent_dist
         return posterior.mean, posterior.std
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         latents = latents.to(self.device, torch.float32)
-        return _as_bytes(self.vae.decode(latents / self.scaling).sample)
+        return _to_uint8(self.vae.decode(latents / self.scaling).sample)
 
 
-class Pixels:
-    """The picture itself, as one grey channel from -1 to 1, without any noise: for digits."""
+class PixelAutoencoder:
+    """Pixels as latents: one grey channel from -1 to 1 with standard deviation 0, for digits."""
 
     kind: Kind = "pixels"
     checksum = "pixels"
@@ -113,24 +120,25 @@ class Pixels:
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         grey = images.to(self.device, torch.float32).mean(1, keepdim=True)
-        mean = _normalised(grey)
+        mean = _to_unit_range(grey)
         return mean, torch.zeros_like(mean)
 
     def decode(self, latents: Tensor) -> Tensor:
-        return _as_bytes(latents.to(self.device, torch.float32)).repeat(1, 3, 1, 1)
+        grey = _to_uint8(latents.to(self.device, torch.float32))
+        return repeat(grey, "b 1 h w -> b rgb h w", rgb=3)
 
 
 def weights_checksum(folder: Path) -> str:
-    """SHA-256 of an AutoencoderKL's file of weights, which is read once in a process.
+    """Return the SHA-256 of an AutoencoderKL's weights file, which is read once per process.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is no such file.
     """
     file = vae_weights(folder)
     if file is None:
-        raise ValueError(f"{folder} has no weights of an autoencoder; {EXPECTED}")
-    status = file.stat()
-    return _checksum(file, status.st_size, status.st_mtime_ns)
+        raise ValueError(f"{folder} has no autoencoder weights; {EXPECTED}")
+    stat = file.stat()
+    return _checksum(file, stat.st_size, stat.st_mtime_ns)
 
 
 @cache
@@ -139,35 +147,35 @@ def _checksum(file: Path, size: int, modified: int) -> str:
 
 
 def _load(folder: Path) -> torch.nn.Module:
-    from diffusers import AutoencoderKL  # takes seconds, which runs on pixels need not wait
+    from diffusers import AutoencoderKL  # takes seconds, and runs on pixels do not need it
 
     try:
-        vae, found = AutoencoderKL.from_pretrained(
+        vae, loading_info = AutoencoderKL.from_pretrained(
             folder,
             local_files_only=True,
             torch_dtype=torch.float32,
             low_cpu_mem_usage=False,
             output_loading_info=True,
         )
-    except Exception as error:  # of diffusers, safetensors, pickle, JSON: whatever is wrong there
-        why = str(error).partition("\n")[0]
+    except Exception as error:  # diffusers, safetensors, pickle and json raise many types
+        reason = str(error).partition("\n")[0]
         raise ValueError(
-            f"{folder} cannot be loaded as an autoencoder ({why}); {EXPECTED}"
+            f"{folder} cannot be loaded as an autoencoder ({reason}); {EXPECTED}"
         ) from None
-    # Diffusers would draw what is missing at random, and leave out what it does not know.
-    if wrong := found["missing_keys"] + found["unexpected_keys"]:
+    # Diffusers initialises missing weights at random and ignores unexpected ones.
+    if wrong := loading_info["missing_keys"] + loading_info["unexpected_keys"]:
         raise ValueError(
-            f"{folder} does not hold the weights of the autoencoder that its config.json tells of "
-            f"({len(wrong)} names differ, such as {wrong[0]}); {EXPECTED}"
+            f"{folder} has weights that do not match its config.json ({len(wrong)} names differ, "
+            f"such as {wrong[0]}); {EXPECTED}"
         )
     return vae
 
 
-def _normalised(images: Tensor) -> Tensor:
-    """0 to 255 → -1 to 1."""
+def _to_unit_range(images: Tensor) -> Tensor:
+    """Scale values from [0, 255] to [-1, 1]."""
     return images.float() / 127.5 - 1
 
 
-def _as_bytes(images: Tensor) -> Tensor:
-    """-1 to 1 → 0 to 255, as DiT's samplers write them: not rounded but cut off."""
+def _to_uint8(images: Tensor) -> Tensor:
+    """Scale values from [-1, 1] to [0, 255], truncated and not rounded, as DiT's samplers do."""
     return (127.5 * images + 128).clamp(0, 255).to(torch.uint8)

@@ -1,8 +1,8 @@
-"""Settings of the diffusion runs as plain values, importable without torch.
+"""Configs of the diffusion tasks as plain values, importable without torch.
 
-A cell of a table is a chain of runs: ``Encoding`` → ``Training`` → ``Sampling`` → ``Scoring``, the
-last of which also needs a ``Reference`` to compare with. Those without norm and seed are one run
-for all arms and seeds.
+A table cell is a chain of runs, ``Encoding`` → ``Training`` → ``Sampling`` → ``Scoring``; scoring
+may also need a ``Reference``. Configs without ``norm`` and ``seed`` describe one run that all arms
+and seeds share.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ Extractor = Literal["inception", "digits"]
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """A diffusion transformer (Peebles and Xie 2023, arXiv 2212.09748, Table 1).
+    """Sizes of a diffusion transformer (Peebles and Xie 2023, arXiv 2212.09748, Table 1).
 
     Attributes:
-        input_size: height and width of what is diffused: latents, an eighth of the image's.
-        channels: of what is diffused; the output has twice as many, for noise and variance.
-        classes: of the labels; one more embedding stands for no label.
-        patch_size: side of a patch, in latents.
-        width, depth, heads: channels, blocks, and attention heads in each.
+        input_size: height and width of the latents; an eighth of the image's with the VAE.
+        channels: channels of the latents; the output has twice as many, for noise and variance.
+        classes: number of labels; one extra embedding represents "no label".
+        patch_size: height and width of a patch, in latents.
+        width: channels of the blocks.
+        depth: number of blocks.
+        heads: attention heads per block.
     """
 
     input_size: int = 32
@@ -50,16 +52,17 @@ class Network:
 
 @dataclass(frozen=True, kw_only=True)
 class Encoding:
-    """Latents of all images of a data set, computed once.
+    """Encoding of a data set into latents, once for all arms, rows and seeds.
 
     Attributes:
-        data: the data set, "imagenet" or "digits" (embedded), and "sd-vae" where that encodes.
-        autoencoder: "kl", diffusers' AutoencoderKL of the source "sd-vae"; or "pixels": what is
-            diffused are the pixels themselves, scaled to [-1, 1].
+        data: the data set, "imagenet" or "digits" (embedded in scikit-learn), and "sd-vae" if the
+            autoencoder is "kl".
+        autoencoder: "kl" for the VAE, diffusers' AutoencoderKL from the source "sd-vae"; "pixels"
+            to diffuse the pixels themselves, scaled to [-1, 1].
         image_size: height and width in pixels that images are resized and cropped to.
-        flip: whether each training image's mirror image is encoded too; of digits better not.
+        flip: also encode the mirror image of each training image; use False for digits.
         batch: images per forward pass.
-        shard: images per file.
+        images_per_file: images per file of latents.
     """
 
     data: tuple[str, ...]
@@ -67,10 +70,10 @@ class Encoding:
     image_size: int = 256
     flip: bool = True
     batch: int = 32
-    shard: int = 2048
+    images_per_file: int = 2048
 
     def __post_init__(self) -> None:
-        check_counts(self, "image_size", "batch", "shard")
+        check_counts(self, "image_size", "batch", "images_per_file")
         check_choice(self, "autoencoder", ("kl", "pixels"))
 
 
@@ -81,15 +84,15 @@ class Training(TrainConfig):
     The run needs an ``Encoding`` under the name "latents".
 
     Attributes:
-        norm: what stands in the place of the network's LayerNorms.
-        zero_init: whether the modulation and output layers start at zero, as DiT has it; without
-            it they start like all other linear layers, as the authors' release for DyT has it.
-        network: the sizes of the network.
-        data: "sd-vae" where the latents are of it: it is compared with what made them.
-        class_dropout: probability that a label is replaced by none.
-        diffusion_steps: T, steps of the forward process with its linear schedule.
-        flip: probability that an image's mirror image is taken; needs the encoding to have it.
-        held_out: images whose loss evaluates the network, spread over the held-out set.
+        norm: norm layer that replaces the network's LayerNorms.
+        zero_init: initialise the modulation and output layers with zeros, as DiT does. If False
+            they are initialised like all other linear layers, as in the authors' release for DyT.
+        network: sizes of the network.
+        data: "sd-vae" if the VAE made the latents; its weights are compared with those that did.
+        class_dropout: probability that a label is replaced by "no label".
+        diffusion_steps: T, number of steps of the forward process with a linear noise schedule.
+        flip: probability of taking an image's mirror image; needs an encoding with ``flip``.
+        held_out: number of images in the evaluation, spread evenly over the held-out set.
         eval_batch: latents per forward pass in evaluation.
     """
 
@@ -112,20 +115,20 @@ class Training(TrainConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """A set of generated images; each depends on the seed and on its place in the set alone.
+    """A set of generated images; each depends only on the seed and its index in the set.
 
-    The run needs a ``Training`` under the name "trained", whose averaged weights it uses.
+    The run needs a ``Training`` under the name "trained" and uses its EMA weights.
 
     Attributes:
-        norm, network: of the training.
-        data: "sd-vae" where that decodes.
+        norm, network: those of the training.
+        data: "sd-vae" if the autoencoder is "kl".
         autoencoder: that of the encoding.
         diffusion_steps: T, that of the training.
-        steps: of the T that the ancestral sampler visits.
-        cfg_scale: of classifier-free guidance; 1 is without.
-        count: images, of random classes.
-        batch: images that are sampled together, and written to one file.
-        precision: "fp32" or "tf32", where there is a GPU.
+        steps: number of the T steps that the ancestral sampler visits.
+        cfg_scale: scale of classifier-free guidance; 1 means no guidance.
+        count: number of images; their classes are drawn at random.
+        batch: images that are sampled together and written to one file.
+        precision: "fp32" or "tf32", on a GPU.
     """
 
     seed: int = 0
@@ -155,12 +158,12 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True)
 class DigitsClassifier:
-    """A small classifier of the digits, whose hidden layer gives features where no Inception is.
+    """A small digits classifier whose hidden layer replaces Inception's features at smoke scale.
 
     Attributes:
         data: "digits".
-        hidden: units of its hidden layers; the last are the features.
-        random_state: of its first weights and of the order of its examples.
+        hidden: units of each hidden layer; the last layer gives the features.
+        random_state: seed of the initial weights and of the order of the examples.
     """
 
     data: tuple[str, ...] = ("digits",)
@@ -170,15 +173,17 @@ class DigitsClassifier:
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """Statistics of real images' features, which generated ones are compared with.
+    """Feature statistics of real images, with which generated images are compared.
 
     Attributes:
-        data: the data set, and "inception" where that extracts the features.
-        extractor: "inception", or "digits": the run then needs a ``DigitsClassifier`` under the
-            name "classifier".
+        data: the data set, and "inception" if that is the extractor.
+        extractor: "inception"; or "digits", for which the run needs a ``DigitsClassifier`` under
+            the name "classifier".
         image_size: height and width in pixels that images are resized and cropped to.
-        kept: features kept one by one, for precision and recall, spread over the set.
-        batch, shard: images per forward pass, and per file.
+        kept: number of images, spread over the set, whose features are stored individually for
+            precision and recall.
+        batch: images per forward pass.
+        images_per_file: images per file of features.
     """
 
     data: tuple[str, ...]
@@ -186,40 +191,46 @@ class Reference:
     image_size: int = 256
     kept: int = 10000
     batch: int = 64
-    shard: int = 2048
+    images_per_file: int = 2048
 
     def __post_init__(self) -> None:
         check_choice(self, "extractor", ("inception", "digits"))
-        check_counts(self, "image_size", "kept", "batch", "shard")
+        check_counts(self, "image_size", "kept", "batch", "images_per_file")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scoring:
-    """Fréchet distance and its companions of a set of generated images.
+    """FID and related metrics of a set of generated images.
 
-    The run needs a ``Sampling`` under the name "samples". It is compared with the run that it
-    needs under the name "reference" or, without one, with the batch of real images and statistics
-    that ADM's evaluation suite brings, from the source "imagenet-reference".
+    The run needs a ``Sampling`` under the name "samples". The reference is the run that it needs
+    under the name "reference" or, without one, the real images and statistics in the reference
+    batch of ADM's evaluation suite, from the source "imagenet-reference".
 
     Attributes:
-        data: "inception" where that extracts the features, and "imagenet-reference" where that
-            is the reference.
+        data: "inception" if that is the extractor, and "imagenet-reference" if that is the
+            reference.
         extractor: as in ``Reference``.
         neighbours: k of the k-NN manifolds of precision and recall.
-        batch, shard: images per forward pass, and per file of features.
+        batch: images per forward pass.
+        images_per_file: images per file of features.
     """
 
     data: tuple[str, ...] = ()
     extractor: Extractor = "inception"
     neighbours: int = 3
     batch: int = 64
-    shard: int = 2048
+    images_per_file: int = 2048
 
     def __post_init__(self) -> None:
         check_choice(self, "extractor", ("inception", "digits"))
-        check_counts(self, "neighbours", "batch", "shard")
+        check_counts(self, "neighbours", "batch", "images_per_file")
 
 
 def check_norm(config: Any) -> None:
+    """Check that ``config.norm`` is a ``dyt.Norm``.
+
+    Raises:
+        ValueError: if it is something else.
+    """
     if not isinstance(config.norm, Norm):
         raise ValueError(f"norm is {config.norm!r}; expected a dyt.Norm, such as Norm.dyt()")

@@ -1,7 +1,7 @@
-"""A small classifier of digits whose hidden layer gives features where there is no Inception.
+"""Small digits classifier as feature extractor: the task ``dyt_dit.digits_features:train``.
 
-The task ``dyt_dit.digits_features:train``. It scores what is generated at smoke scale: what comes
-out is no FID and must not be read beside one.
+Its hidden layer replaces Inception's features at smoke scale. The resulting distance is no FID and
+must not be compared with one.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from einops import rearrange
 
 from dyt_dit.config import DigitsClassifier
 from dyt_dit.images import Digits
@@ -20,15 +21,15 @@ from matched.training.file_tasks import digest
 
 WEIGHTS = "classifier.npz"
 SIDE = 8
-"""Height and width of the pictures that it sees."""
-EPOCHS = 500
-"""At most; scikit-learn stops when the loss does not fall any more, after some 200."""
+"""Height and width of its input images."""
+MAX_EPOCHS = 500
+"""Upper limit; scikit-learn stops when the loss no longer decreases, after about 200 epochs."""
 
 
 def train(context: Context, config: DigitsClassifier) -> Outcome:
-    """Train on the training digits; the metric is ``top1`` of the held-out ones, in percent.
+    """Train on the training digits; the metric is ``top1`` on the held-out ones, in percent.
 
-    Those are of other writers: a network of this size gets some 91 % of them right.
+    The held-out digits are by other writers; a network of this size reaches about 91 %.
     """
     with process_group(context):
         return on_rank0(lambda: _train(context, config))
@@ -38,7 +39,7 @@ def _train(context: Context, config: DigitsClassifier) -> Outcome:
     from sklearn.neural_network import MLPClassifier
 
     digits, held_out = Digits("train", SIDE), Digits("held_out", SIDE)
-    network = MLPClassifier(config.hidden, max_iter=EPOCHS, random_state=config.random_state)
+    network = MLPClassifier(config.hidden, max_iter=MAX_EPOCHS, random_state=config.random_state)
     network.fit(_inputs(digits), digits.targets)
     with context.atomic_write(WEIGHTS) as temporary, temporary.open("wb") as target:
         weights = {f"w{i}": weight for i, weight in enumerate(network.coefs_)}
@@ -46,26 +47,26 @@ def _train(context: Context, config: DigitsClassifier) -> Outcome:
         np.savez(target, **weights, **biases)
     classifier = Classifier.read(context.directory)
     _, logits = classifier(_inputs(held_out))
-    right = logits.argmax(1) == np.array(held_out.targets)
+    correct = logits.argmax(1) == np.array(held_out.targets)
     context.write_fingerprint(weights=classifier.checksum, batches=[digits.digest()])
     return Outcome(
-        metrics={"top1": 100 * float(right.mean())},
+        metrics={"top1": 100 * float(correct.mean())},
         steps=network.n_iter_ * -(-len(digits) // min(200, len(digits))),
         details={"epochs": network.n_iter_},
     )
 
 
 def _inputs(digits: Digits) -> np.ndarray:
-    return digits.pixels.reshape(len(digits), -1) / 255
+    return rearrange(digits.pixels, "b h w -> b (h w)") / 255
 
 
 @dataclass(frozen=True, kw_only=True)
 class Classifier:
-    """The trained network.
+    """The trained classifier.
 
     Attributes:
-        layers: weight (in, out) and bias (out,) of each, float64.
-        checksum: of their file.
+        layers: weight (in, out) and bias (out,) of each layer, float64.
+        checksum: SHA-256 of the weights file.
     """
 
     layers: tuple[tuple[np.ndarray, np.ndarray], ...]
@@ -73,10 +74,10 @@ class Classifier:
 
     @classmethod
     def read(cls, directory: Path) -> Classifier:
-        """What a run of ``train`` has left in its directory.
+        """Read the classifier in the directory of a ``train`` run.
 
         Raises:
-            ValueError: if it is lost or damaged; the run writes it anew, as the message says.
+            ValueError: if its file is missing or damaged; the message says how to write it again.
         """
         file = directory / WEIGHTS
         try:
@@ -87,15 +88,15 @@ class Classifier:
             return cls(layers=layers, checksum=digest(file))
         except (FileNotFoundError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(
-                f"{file} is lost or damaged ({error}). Delete {directory / 'result.json'} and "
-                "submit again: the classifier is trained anew in seconds"
+                f"{file} is missing or damaged ({error}). Delete {directory / 'result.json'} and "
+                "submit again to train the classifier again, which takes seconds"
             ) from error
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Activations of the last hidden layer and logits, float64 (B, D) and (B, classes).
+        """Return activations of the last hidden layer (B, D) and logits (B, classes), float64.
 
         Args:
-            images: grey pictures (B, SIDE · SIDE) with values from 0 to 1.
+            images: grey images (B, SIDE · SIDE) with values from 0 to 1.
         """
         hidden = images
         for weight, bias in self.layers[:-1]:

@@ -1,6 +1,6 @@
-"""Latents that a run of ``Encoding`` has left, checked and read for training.
+"""Latent cache: the output of an ``Encoding`` run, verified and read as a data set for training.
 
-A run directory of it holds latents/manifest.json, which names every file and its checksum.
+latents/manifest.json in the run directory lists every file with its checksum.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from matched.training.file_tasks import digest
 FOLDER = "latents"
 MANIFEST = "manifest.json"
 VERSION = 1
-OTHER_FILES = 1024
-"""Open files that a process may have besides those of latents."""
+OTHER_OPEN_FILES = 1024
+"""Number of files that a process may have open in addition to the files of latents."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class File:
-    """A file of the cache, its checksum, and of how many images it tells."""
+    """A file of the cache, its checksum, and the number of images in it."""
 
     name: str
     sha256: str
@@ -43,15 +43,15 @@ class File:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
-    """One split.
+class SplitFiles:
+    """Files of one split.
 
     Attributes:
-        files: of latents, in the order of the images.
-        labels: a file of int64 (images,).
-        classes: how many the image set has.
+        files: files of latents, in the order of the images.
+        labels: file of labels, int64 (images,).
+        classes: number of classes of the image set.
         left_out: names of images that could not be read.
-        digest: of the image set.
+        digest: digest of the image set.
     """
 
     files: tuple[File, ...]
@@ -67,15 +67,15 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a cache of latents holds.
+    """Contents of a latent cache.
 
     Attributes:
-        version: of the layout.
-        kind, checksum, scaling: of the autoencoder.
+        version: version of the layout.
+        kind, checksum, scaling: those of the autoencoder.
         image_size: height and width of the images in pixels.
-        channels, side: of the latents, (channels, side, side).
-        flip: whether the training images' mirror images are there.
-        parts: split → its files.
+        channels, side: shape of the latents, (channels, side, side).
+        flip: True if the mirror images of the training images are included.
+        splits: split → its files.
     """
 
     version: int
@@ -86,36 +86,36 @@ class Manifest:
     channels: int
     side: int
     flip: bool
-    parts: Mapping[Split, Part]
+    splits: Mapping[Split, SplitFiles]
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """That of a run's directory.
+        """Read the manifest in a run directory.
 
         Raises:
-            ValueError: if it is lost or damaged.
+            ValueError: if it is missing or damaged.
         """
         path = folder / FOLDER / MANIFEST
         try:
             content = read_json(path, [field.name for field in fields(cls)])
             if content is None:
-                raise DamagedFileError(f"{path} is lost")
+                raise DamagedFileError(f"{path} is missing")
             if content["version"] != VERSION:
                 raise DamagedFileError(
-                    f"{path} is of version {content['version']}; expected {VERSION}"
+                    f"{path} has version {content['version']}; expected {VERSION}"
                 )
-            parts = {split: _part(found) for split, found in content.pop("parts").items()}
-            return cls(**content, parts=parts)
+            splits = {split: _split_files(entry) for split, entry in content.pop("splits").items()}
+            return cls(**content, splits=splits)
         except DamagedFileError as error:
-            raise ValueError(f"{error}. {_remedy(folder)}, and it is written anew") from None
+            raise ValueError(f"{error}. {_remedy(folder)} to write it again") from None
 
 
-def _part(found: dict[str, Any]) -> Part:
-    return Part(
-        files=tuple(File(**file) for file in found.pop("files")),
-        labels=File(**found.pop("labels")),
-        left_out=tuple(found.pop("left_out")),
-        **found,
+def _split_files(entry: dict[str, Any]) -> SplitFiles:
+    return SplitFiles(
+        files=tuple(File(**file) for file in entry.pop("files")),
+        labels=File(**entry.pop("labels")),
+        left_out=tuple(entry.pop("left_out")),
+        **entry,
     )
 
 
@@ -124,7 +124,7 @@ def _remedy(folder: Path) -> str:
 
 
 _verified: set[tuple[Path, str]] = set()
-"""Directories whose files this process has read through, and the checksums of their manifests."""
+"""(run directory, checksum of its manifest) of the caches that this process has verified."""
 
 
 def open_cache(
@@ -135,18 +135,18 @@ def open_cache(
     network: Network,
     flip: float,
 ) -> Manifest:
-    """See that a cache is whole, and what a training needs; called by all processes of the run.
+    """Verify that a cache is complete and fits a training; call on all processes of the run.
 
-    Each process reads its share of the files, once in its life.
+    Each process verifies its share of the files, and does so only once per cache.
 
     Args:
-        folder: the directory of the encoding's run.
-        autoencoder_folder: where the source "sd-vae" lies on this machine; None for pixels.
-        flip: probability that training mirrors an image.
+        folder: directory of the encoding run.
+        autoencoder_folder: path of the source "sd-vae" on this machine; None for pixels.
+        flip: probability that training takes an image's mirror image.
 
     Raises:
-        ValueError: if a file is lost or damaged, another autoencoder has made the latents, or the
-            network is for others.
+        ValueError: if a file is missing or damaged, the latents were made by another autoencoder,
+            or they do not fit the network.
     """
     manifest = on_rank0(lambda: Manifest.read(folder))
     _check_fit(manifest, folder, network, flip)
@@ -160,29 +160,29 @@ def open_cache(
 
 
 def _check_fit(manifest: Manifest, folder: Path, network: Network, flip: float) -> None:
-    there, expected = (
+    actual, expected = (
         f"{channels} × {side} × {side}"
         for channels, side in (
             (manifest.channels, manifest.side),
             (network.channels, network.input_size),
         )
     )
-    if there != expected:
+    if actual != expected:
         raise ValueError(
-            f"the latents in {folder} are of images of {manifest.image_size} pixels, {there}; the "
-            f"network expects {expected}. Choose another image_size for the encoding, or another "
-            "input_size (and channels) for the network"
+            f"the latents in {folder}, of images of {manifest.image_size} pixels, are {actual}; "
+            f"the network expects {expected}. Choose another image_size for the encoding, or "
+            "another input_size (and channels) for the network"
         )
-    classes = manifest.parts["train"].classes
+    classes = manifest.splits["train"].classes
     if classes != network.classes:
         raise ValueError(
-            f"the latents in {folder} are of {classes} classes, at {manifest.image_size} pixels; "
+            f"the latents in {folder} have {classes} classes, at {manifest.image_size} pixels; "
             f"the network expects {network.classes} (classes)"
         )
     if flip > 0 and not manifest.flip:
         raise ValueError(
-            f"flip is {flip}, and the latents in {folder} are of no mirror images; set flip to 0, "
-            "or encode them with flip=True"
+            f"flip is {flip}, but the latents in {folder} include no mirror images; set flip to 0 "
+            "or encode with flip=True"
         )
 
 
@@ -191,35 +191,35 @@ def _check_autoencoder(manifest: Manifest, folder: Path, autoencoder: Path | Non
         return
     if autoencoder is None:
         raise ValueError(
-            f'an autoencoder has made the latents in {folder}; add "sd-vae" to the run\'s data, '
-            "to be compared with it"
+            f'the latents in {folder} were made by an autoencoder; add "sd-vae" to the run\'s '
+            "data, so that its weights can be compared"
         )
-    found = weights_checksum(autoencoder)
-    if found != manifest.checksum:
+    checksum = weights_checksum(autoencoder)
+    if checksum != manifest.checksum:
         raise ValueError(
-            f"another autoencoder has made the latents in {folder}: its SHA-256 is "
-            f"{manifest.checksum}, and that of the one in {autoencoder} is {found}. Set `sd-vae` "
-            f"under [data] in site.toml to the former, or delete {folder} and submit again, to "
-            "encode all images with the latter"
+            f"the latents in {folder} were made by another autoencoder: its SHA-256 is "
+            f"{manifest.checksum}, and that of the one in {autoencoder} is {checksum}. Set "
+            f"`sd-vae` under [data] in site.toml to the former, or delete {folder} and submit "
+            "again to encode all images with the latter"
         )
 
 
 def _check_files(context: Context, manifest: Manifest, folder: Path) -> None:
-    files = [file for part in manifest.parts.values() for file in (*part.files, part.labels)]
+    files = [file for split in manifest.splits.values() for file in (*split.files, split.labels)]
     with raise_on_all_ranks():
         own = {
             file.name: _digest(folder / FOLDER / file.name)
             for file in files[context.rank :: context.world_size]
         }
-    found = {name: value for values in all_gather_objects(own) for name, value in values.items()}
+    checksums = {name: value for rank in all_gather_objects(own) for name, value in rank.items()}
     for file in files:
-        path, value = folder / FOLDER / file.name, found[file.name]
-        remedy = f"{_remedy(folder)}, and this file alone is made anew"
-        if value is None:
-            raise ValueError(f"{path} is lost. {remedy}")
-        if value != file.sha256:
+        path, checksum = folder / FOLDER / file.name, checksums[file.name]
+        remedy = f"{_remedy(folder)} to write only this file again"
+        if checksum is None:
+            raise ValueError(f"{path} is missing. {remedy}")
+        if checksum != file.sha256:
             raise ValueError(
-                f"{path} is damaged: its SHA-256 is {value}; expected {file.sha256}. {remedy}"
+                f"{path} is damaged: its SHA-256 is {checksum}; expected {file.sha256}. {remedy}"
             )
 
 
@@ -231,22 +231,22 @@ def _digest(path: Path) -> str | None:
 
 
 class Latents(Dataset):
-    """Latents of a split: samples of the autoencoder's posterior, scaled, and labels.
+    """Data set of a split's latents: scaled samples of the autoencoder's posterior, and labels.
 
-    An item draws from torch's global generator: whether it is mirrored, where mirror images are
-    there, and then the noise of the posterior.
+    An item draws from torch's global generator: first, if mirror images are encoded, which of the
+    two views to take, then the noise of the posterior.
 
     Args:
-        folder: the directory of the encoding's run; see ``open_cache``.
-        flip: probability that an image's mirror image is taken.
+        folder: directory of the encoding run; see ``open_cache``.
+        flip: probability of taking an image's mirror image.
     """
 
     def __init__(self, folder: Path, split: Split, flip: float = 0.0) -> None:
         manifest = Manifest.read(folder)
-        part = manifest.parts[split]
-        self.files = [folder / FOLDER / file.name for file in part.files]
-        self.ends = list(accumulate(file.images for file in part.files))
-        self.targets = np.load(folder / FOLDER / part.labels.name)
+        files = manifest.splits[split]
+        self.files = [folder / FOLDER / file.name for file in files.files]
+        self.ends = list(accumulate(file.images for file in files.files))
+        self.targets = np.load(folder / FOLDER / files.labels.name)
         self.scaling = manifest.scaling
         self.flip = flip
         _allow_open_files(len(self.files))
@@ -256,7 +256,7 @@ class Latents(Dataset):
         return len(self.targets)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """float32 (C, H, W), and int64 ()."""
+        """Return a latent, float32 (C, H, W), and its label, int64 ()."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         number = bisect_right(self.ends, index)
@@ -273,14 +273,14 @@ class Latents(Dataset):
         return self.mapped[number]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the mapped files, which a copy would hold in memory."""
+        """Exclude the memory-mapped files, which pickling would copy into memory."""
         return self.__dict__ | {"mapped": {}}
 
 
 def _allow_open_files(count: int) -> None:
-    """Raise this process's own limit where so many mapped files would go beyond it."""
+    """Raise the limit of open files of this process if ``count`` mapped files would exceed it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = count + OTHER_FILES
+    wanted = count + OTHER_OPEN_FILES
     if hard != resource.RLIM_INFINITY:
         wanted = min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:

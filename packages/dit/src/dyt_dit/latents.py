@@ -1,14 +1,13 @@
-"""Latents of all images of a data set, encoded once: the task ``dyt_dit.latents:encode``.
+"""Encoding of a data set into latents, once for all runs: the task ``dyt_dit.latents:encode``.
 
-Every epoch of every arm and seed would otherwise encode the same images again. What is stored is
-the posterior, not a sample of it, and that of the mirror image too, so that training sees what it
-would see with the autoencoder at its side.
+Otherwise every epoch of every arm and seed would encode the same images again. The files store the
+posterior, not a sample of it, also for the mirror image, so training sees the same distribution as
+with the autoencoder in the loop.
 
-A file holds so many images one after the other: an array of float16, (images, flips, 2, C, H, W):
-the image and, where training mirrors, its mirror image; mean and standard deviation, unscaled.
-ImageNet at 256 × 256 takes 43 GB. Float16 moves a value by 1/2048 of it at most: of scaled
-latents, whose variance is about one, some 0.0002. The least noise that the diffusion adds, in its
-first step, has a standard deviation of 0.01.
+A file is an array of float16, (images, flips, 2, C, H, W): the image and, if flips is 2, its mirror
+image; mean and standard deviation, unscaled. ImageNet at 256 × 256 takes 43 GB. Float16 changes a
+value by at most 1/2048 of it: about 0.0002 for scaled latents, whose variance is about one. The
+smallest noise that the diffusion adds, in its first step, has a standard deviation of 0.01.
 """
 
 from __future__ import annotations
@@ -20,64 +19,68 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 
 from dyt_dit.autoencoder import open_autoencoder
 from dyt_dit.config import Encoding
-from dyt_dit.exactness import exact
+from dyt_dit.deterministic_math import deterministic_float32
 from dyt_dit.images import SPLITS, Batch, Reader, Split, open_split
-from dyt_dit.latent_cache import FOLDER, MANIFEST, VERSION, File, Manifest, Part
+from dyt_dit.latent_cache import FOLDER, MANIFEST, VERSION, File, Manifest, SplitFiles
 from dyt_vision.image_data import max_unreadable
 from matched.files import DamagedFileError, read_json, write_json
 from matched.task import Context, Outcome
 from matched.training.distributed import on_rank0, process_group, raise_on_all_ranks
-from matched.training.file_tasks import digest, make_files
+from matched.training.file_tasks import digest, make_files, remove_stale_files
 from matched.training.fingerprint import digest_of
 
 log = logging.getLogger("matched")
-NAMED = 3
-"""Files that a message about many of them names."""
+MAX_NAMED = 3
+"""Maximum number of files that an error message names."""
 
 
 def encode(context: Context, config: Encoding) -> Outcome:
-    """Encode the images of a data set; files that are whole already are left as they are.
+    """Encode the images of a data set; keep files that are already complete.
 
-    The metric is ``images``, those of both splits. The manifest is written last.
+    The metric is ``images``, the number of images of both splits. The manifest is written last.
 
     Raises:
-        ValueError: if the autoencoder or the images are not what they have to be.
+        ValueError: if the autoencoder or the images are unusable.
     """
-    with process_group(context) as device, exact():
+    with process_group(context) as device, deterministic_float32():
         with raise_on_all_ranks():
-            encoder = Encoder(context, config, device)
-        on_rank0(encoder.forget_what_is_stale)
-        sums = make_files(context, encoder.folder, list(encoder.pieces), encoder.make)
-        manifest = on_rank0(lambda: encoder.conclude(sums))
-        parts = manifest.parts
+            encoder = LatentEncoder(context, config, device)
+        on_rank0(encoder.remove_stale_latents)
+        checksums = make_files(context, encoder.folder, list(encoder.files), encoder.write_file)
+        manifest = on_rank0(lambda: encoder.write_manifest(checksums))
+        splits = manifest.splits
         return Outcome(
-            metrics={"images": sum(part.images for part in parts.values())},
-            steps=len(encoder.pieces),
+            metrics={"images": sum(files.images for files in splits.values())},
+            steps=len(encoder.files),
             details={
                 "autoencoder": manifest.checksum,
-                **{split: part.images for split, part in parts.items()},
-                "left_out": [name for part in parts.values() for name in part.left_out],
+                **{split: files.images for split, files in splits.items()},
+                "left_out": [name for files in splits.values() for name in files.left_out],
             },
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
-    """The images of one file."""
+class ImageRange:
+    """The images of one file: ``start`` to before ``stop`` of a split."""
 
     split: Split
     start: int
     stop: int
 
 
-class Encoder:
-    """Makes the files of latents, and beside each a note of what it was made of.
+class LatentEncoder:
+    """Writer of the files of latents, each with a JSON note about its origin.
 
-    A note tells a file that was made before an interruption from one that would be made now, of
-    other images or by another autoencoder, and which images are not in it.
+    The note identifies the images and the autoencoder that a file was made from, so that a resumed
+    run can detect stale files, and lists the images that were left out.
+
+    Attributes:
+        files: name of a file → its images.
     """
 
     def __init__(self, context: Context, config: Encoding, device: torch.device) -> None:
@@ -91,55 +94,56 @@ class Encoder:
             split: open_split(data, context.data.get(data), split, config.image_size)
             for split in SPLITS
         }
-        self.pieces = {
-            f"{split}-{number:05d}.npy": Piece(
-                split=split, start=start, stop=min(start + config.shard, len(images))
+        size = config.images_per_file
+        self.files = {
+            f"{split}-{number:05d}.npy": ImageRange(
+                split=split, start=start, stop=min(start + size, len(images))
             )
             for split, images in self.images.items()
-            for number, start in enumerate(range(0, len(images), config.shard))
+            for number, start in enumerate(range(0, len(images), size))
         }
         self.readers: dict[Split, Reader] = {}
 
-    def make(self, name: str, path: Path) -> None:
+    def write_file(self, name: str, path: Path) -> None:
         """Write one file, after its note.
 
         Raises:
-            ValueError: for images that cannot be read, and latents that are no numbers.
+            ValueError: if images cannot be read or latents are not finite.
         """
-        piece = self.pieces[name]
-        flips = 2 if self.config.flip and piece.split == "train" else 1
-        shape = (piece.stop - piece.start, flips, 2, self.channels, self.side, self.side)
+        images = self.files[name]
+        flips = 2 if self.config.flip and images.split == "train" else 1
+        shape = (images.stop - images.start, flips, 2, self.channels, self.side, self.side)
         latents, count, left_out = np.empty(shape, np.float16), 0, []
-        for batch in self._reader(piece.split).read(piece.start, piece.stop):
-            for index, why in batch.unreadable.items():
+        for batch in self._reader(images.split).read(images.start, images.stop):
+            for index, reason in batch.unreadable.items():
                 left_out.append(index)
-                self._leave_out(piece.split, why, left_out, name)
+                self._leave_out(images.split, reason, left_out, name)
             if batch.indices:
-                rows = self._encoded(batch, piece.split, flips)
+                rows = self._encode_batch(batch, images.split, flips)
                 latents[count : count + len(rows)] = rows
                 count += len(rows)
         _, note = self._paths(name)
-        write_json(note, {"origin": self._origin(piece), "left_out": left_out})
+        write_json(note, {"origin": self._origin(images), "left_out": left_out})
         with path.open("wb") as file:
             np.save(file, latents[:count])
 
-    def _encoded(self, batch: Batch, split: Split, flips: int) -> np.ndarray:
-        """float16 (B, flips, 2, C, h, w)."""
+    def _encode_batch(self, batch: Batch, split: Split, flips: int) -> np.ndarray:
+        """Encode a batch; return float16 (B, flips, 2, C, h, w)."""
         views = (batch.images, batch.images.flip(-1))[:flips]
-        moments = [torch.stack(self.autoencoder.encode(view), dim=1) for view in views]
-        rows = torch.stack(moments, dim=1).half().cpu()
-        wrong = ~rows.flatten(1).isfinite().all(1)
-        if wrong.any():
-            image = self.images[split].name(batch.indices[int(wrong.int().argmax())])
+        moments = [torch.stack(self.autoencoder.encode(view)) for view in views]
+        rows = rearrange(moments, "flip moment b c h w -> b flip moment c h w").half().cpu()
+        not_finite = ~rows.flatten(1).isfinite().all(1)
+        if not_finite.any():
+            image = self.images[split].name(batch.indices[int(not_finite.int().argmax())])
             raise ValueError(
-                f"the latents of {image} are not finite in float16, which Stable Diffusion's are "
-                "far from; are the autoencoder's weights damaged?"
+                f"the latents of {image} are not finite in float16, whose range Stable Diffusion's "
+                "latents are far from exceeding; the autoencoder's weights may be damaged"
             )
         return rows.numpy()
 
     def _reader(self, split: Split) -> Reader:
         if split not in self.readers:
-            # In place of the other split's, whose processes end.
+            # Replaces the reader of the other split and ends its processes.
             self.readers = {
                 split: Reader(
                     self.images[split],
@@ -149,71 +153,71 @@ class Encoder:
             }
         return self.readers[split]
 
-    def _leave_out(self, split: Split, why: str, own: list[int], name: str) -> None:
+    def _leave_out(self, split: Split, reason: str, own: list[int], name: str) -> None:
         if split == "held_out":
-            raise ValueError(f"{why}. A held-out image is not left out: replace it, or delete it")
-        log.warning("%s; it is left out", why)
-        others = [index for n in self.pieces if n != name for index in self._left_out(n, split)]
-        self._check_left_out(split, [*others, *own])
+            raise ValueError(f"{reason}. Held-out images cannot be left out: replace or delete it")
+        log.warning("%s; it is left out", reason)
+        other_files = [other for other in self.files if other != name]
+        earlier = [index for other in other_files for index in self._left_out(other, split)]
+        self._check_left_out(split, [*earlier, *own])
 
     def _check_left_out(self, split: Split, left_out: list[int]) -> None:
         images = self.images[split]
-        most = max_unreadable(len(images))
-        if len(left_out) > most:
-            named = ", ".join(images.name(index) for index in sorted(left_out)[:NAMED])
+        limit = max_unreadable(len(images))
+        if len(left_out) > limit:
+            names = ", ".join(images.name(index) for index in sorted(left_out)[:MAX_NAMED])
             raise ValueError(
-                f"{len(left_out)} images of the training set cannot be read so far, of "
-                f"{len(images)}; {most} may be left out: {named}. Replace them, or delete them"
+                f"{len(left_out)} of {len(images)} images of the training set cannot be read so "
+                f"far, and at most {limit} may be left out: {names}. Replace or delete them"
             )
 
     def _left_out(self, name: str, split: Split) -> list[int]:
-        """The images that the file of this name lacks, if it is of that split."""
-        note = self._note(name) if self.pieces[name].split == split else None
+        """Return the indices of the images missing in a file; none if it is of another split."""
+        note = self._read_note(name) if self.files[name].split == split else None
         return note["left_out"] if note else []
 
-    def forget_what_is_stale(self) -> None:
-        """Delete files that were made of other images or by another autoencoder; on one process.
+    def remove_stale_latents(self) -> None:
+        """Delete files made from other images or by another autoencoder; call on rank 0.
 
-        An image that was replaced or deleted since changes the files from its own on.
+        Replacing an image makes its file stale; deleting one makes all later files stale as well.
         """
         stale = [
             name
-            for name, piece in self.pieces.items()
-            if any(path.exists() for path in self._paths(name)) and not self._is_of(name, piece)
+            for name, images in self.files.items()
+            if any(path.exists() for path in self._paths(name)) and not self._is_from(name, images)
         ]
-        for path in (path for name in stale for path in self._paths(name)):
-            self.context.owned_path(f"{FOLDER}/{path.name}").unlink(missing_ok=True)
+        remove_stale_files(self.context, (path for name in stale for path in self._paths(name)))
         if stale:
             log.warning(
-                "%d files of latents were made of other images or by another autoencoder, and are "
-                "made anew",
+                "%d files of latents were made from other images or by another autoencoder and are "
+                "written again",
                 len(stale),
             )
 
-    def _is_of(self, name: str, piece: Piece) -> bool:
-        note = self._note(name)
-        return note is not None and note["origin"] == self._origin(piece)
+    def _is_from(self, name: str, images: ImageRange) -> bool:
+        note = self._read_note(name)
+        return note is not None and note["origin"] == self._origin(images)
 
-    def _origin(self, piece: Piece) -> str:
-        made_of = self.images[piece.split].digest(piece.start, piece.stop)
-        return digest_of((self.autoencoder.checksum, made_of))
+    def _origin(self, images: ImageRange) -> str:
+        digest_of_images = self.images[images.split].digest(images.start, images.stop)
+        return digest_of((self.autoencoder.checksum, digest_of_images))
 
     def _paths(self, name: str) -> tuple[Path, Path]:
-        """A file, and its note."""
+        """Return the paths of a file and of its note."""
         path = self.folder / name
         return path, path.with_suffix(".json")
 
-    def _note(self, name: str) -> dict[str, Any] | None:
+    def _read_note(self, name: str) -> dict[str, Any] | None:
         try:
             return read_json(self._paths(name)[1], ("origin", "left_out"))
         except DamagedFileError:
             return None
 
-    def conclude(self, sums: dict[str, str]) -> Manifest:
-        """Write labels, fingerprint and manifest, when all files are there; on one process.
+    def write_manifest(self, checksums: dict[str, str]) -> Manifest:
+        """Write labels, fingerprint and manifest after all files; call on rank 0.
 
         Args:
-            sums: name → SHA-256 of every file.
+            checksums: name → SHA-256 of every file.
         """
         manifest = Manifest(
             version=VERSION,
@@ -224,37 +228,39 @@ class Encoder:
             channels=self.channels,
             side=self.side,
             flip=self.config.flip,
-            parts={split: self._part(split, sums) for split in SPLITS},
+            splits={split: self._split_files(split, checksums) for split in SPLITS},
         )
         self.context.write_fingerprint(
-            weights=manifest.checksum, batches=[part.digest for part in manifest.parts.values()]
+            weights=manifest.checksum,
+            batches=[files.digest for files in manifest.splits.values()],
         )
         self.context.write_json(f"{FOLDER}/{MANIFEST}", asdict(manifest))
         return manifest
 
-    def _part(self, split: Split, sums: dict[str, str]) -> Part:
+    def _split_files(self, split: Split, checksums: dict[str, str]) -> SplitFiles:
         images = self.images[split]
-        pieces = {name: piece for name, piece in self.pieces.items() if piece.split == split}
-        left_out = {name: self._left_out(name, split) for name in pieces}
-        every = sorted(index for indices in left_out.values() for index in indices)
-        self._check_left_out(split, every)  # two processes may have met one each
+        ranges = {name: range_ for name, range_ in self.files.items() if range_.split == split}
+        left_out = {name: self._left_out(name, split) for name in ranges}
+        all_left_out = sorted(index for indices in left_out.values() for index in indices)
+        self._check_left_out(split, all_left_out)  # each process may have left out a few
+        count = len(images) - len(all_left_out)
         labels = self.folder / f"{split}-labels.npy"
         with (
             self.context.atomic_write(f"{FOLDER}/{labels.name}") as temporary,
             temporary.open("wb") as file,
         ):
-            np.save(file, np.delete(np.array(images.targets, np.int64), every))
-        return Part(
+            np.save(file, np.delete(np.array(images.targets, np.int64), all_left_out))
+        return SplitFiles(
             files=tuple(
                 File(
                     name=name,
-                    sha256=sums[name],
-                    images=piece.stop - piece.start - len(left_out[name]),
+                    sha256=checksums[name],
+                    images=range_.stop - range_.start - len(left_out[name]),
                 )
-                for name, piece in pieces.items()
+                for name, range_ in ranges.items()
             ),
-            labels=File(name=labels.name, sha256=digest(labels), images=len(images) - len(every)),
+            labels=File(name=labels.name, sha256=digest(labels), images=count),
             classes=images.classes,
-            left_out=tuple(images.name(index) for index in every),
+            left_out=tuple(images.name(index) for index in all_left_out),
             digest=images.digest(),
         )

@@ -1,7 +1,7 @@
-"""Samples the set of images that scores a diffusion transformer, spread over all processes.
+"""Sampling of the set of images that is scored: the task ``dyt_dit.sampling:generate``.
 
-Which images come out depends on the seed alone: each draws its noise for its own place in the set,
-and those that are computed together always are.
+The work is spread over all processes. The images depend only on the seed: each draws its noise from
+a generator for its index in the set, and the same images are always batched together.
 """
 
 from __future__ import annotations
@@ -14,100 +14,110 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 
-from dyt_dit import image_sets, official
+from dyt_dit import image_npz, release_weights
 from dyt_dit.autoencoder import open_autoencoder
 from dyt_dit.config import Sampling
-from dyt_dit.diffusion import Diffusion, Predictor, guided, sample
+from dyt_dit.diffusion import Diffusion, Predictor, classifier_free_guidance, sample
 from dyt_dit.model import DiffusionTransformer, replace_norms
-from dyt_dit.training import LEFT, WEIGHTS
+from dyt_dit.training import WEIGHTS, WEIGHTS_KEYS
 from matched.files import DamagedFileError, read_json
 from matched.task import Context, Outcome
 from matched.training.artifacts import has_diverged, load_artifact
 from matched.training.distributed import on_rank0, process_group
-from matched.training.file_tasks import digest, make_files, verified_checksums
+from matched.training.file_tasks import (
+    digest,
+    make_files,
+    remove_stale_files,
+    verified_checksums,
+)
 from matched.training.fingerprint import batch_digest
 from matched.training.seeding import generator
 
 log = logging.getLogger("matched")
 SAMPLES = "samples.npz"
 """The whole set, in the layout that ADM's evaluation suite reads."""
-MADE_OF = "samples.json"
-"""Tells the weights that sampled what is there."""
+SOURCE = "samples.json"
+"""The checksum of the weights that the existing images were sampled with."""
+BATCHES = "batches"
+"""Folder with one file per batch of images, until they are merged into one file."""
 
 
 def generate(context: Context, config: Sampling) -> Outcome:
-    """Sample the images of the run, from the averaged weights of the training that it needs.
+    """Sample the images of the run with the EMA weights of the training that it needs.
 
     Raises:
-        ValueError: if the weights are another network's, or the autoencoder is not that of the
-            latents.
+        ValueError: if the weights belong to another network, or the autoencoder is not the one
+            that made the latents.
     """
     trained = context.needs["trained"]
     if has_diverged(trained):
-        why = {"reason": "the training diverged"}
-        return Outcome(metrics={}, diverged=True, steps=0, details=why)
+        details = {"reason": "the training diverged"}
+        return Outcome(metrics={}, diverged=True, steps=0, details=details)
     with process_group(context) as device:
-        directory, shards = context.directory, context.directory / "shards"
+        directory, batches = context.directory, context.directory / BATCHES
         names = [f"{i:06d}.npy" for i in range(-(-config.count // config.batch))]
-        labels = classes(config)
-        on_rank0(lambda: _forget_what_is_stale(context, trained))
+        labels = draw_classes(config)
+        on_rank0(lambda: _remove_images_of_other_weights(context, trained))
         if verified_checksums(context, directory, [SAMPLES])[SAMPLES] is None:
-            make_files(context, shards, names, Sampler(context, config, trained, labels, device))
-            make_files(context, directory, [SAMPLES], Together(config, labels, shards, names))
-        on_rank0(lambda: shutil.rmtree(shards, ignore_errors=True))
+            sampler = ImageSampler(context, config, trained, labels, device)
+            make_files(context, batches, names, sampler)
+            make_files(context, directory, [SAMPLES], BatchMerger(config, labels, batches, names))
+        on_rank0(lambda: shutil.rmtree(batches, ignore_errors=True))
         noise = torch.stack(
-            [first_noise(config, i) for i in range(min(config.count, config.batch))]
+            [initial_noise(config, i) for i in range(min(config.count, config.batch))]
         )
-        # What a pair has in common here: classes and first noise.
-        batches = [batch_digest([labels, noise])]
-        on_rank0(lambda: context.write_fingerprint(weights="none", batches=batches))
+        # A pair must have the classes and the initial noise in common.
+        digests = [batch_digest([labels, noise])]
+        on_rank0(lambda: context.write_fingerprint(weights="none", batches=digests))
         return Outcome(metrics={"images": config.count}, steps=len(names))
 
 
-def _forget_what_is_stale(context: Context, trained: Path) -> None:
-    """Delete images of other weights: of a training that was begun anew since."""
+def _remove_images_of_other_weights(context: Context, trained: Path) -> None:
+    """Delete images that were sampled before the training was started again."""
     file = trained / WEIGHTS
-    made_of = {"weights": digest(file) if file.is_file() else "lost"}
-    if _note(context.directory) == made_of:
+    source = {"weights": digest(file) if file.is_file() else "lost"}
+    if _read_source(context.directory) == source:
         return
-    if any((context.directory / name).exists() for name in ("shards", SAMPLES)):
-        log.warning("the images that are there are of other weights, and are sampled anew")
-    shutil.rmtree(context.owned_path("shards"), ignore_errors=True)
-    context.owned_path(SAMPLES).unlink(missing_ok=True)
-    context.write_json(MADE_OF, made_of)
+    stale = [context.directory / name for name in (BATCHES, SAMPLES)]
+    if any(path.exists() for path in stale):
+        log.warning("the existing images were sampled with other weights and are sampled again")
+    remove_stale_files(context, stale)
+    context.write_json(SOURCE, source)
 
 
-def _note(directory: Path) -> dict[str, str] | None:
+def _read_source(directory: Path) -> dict[str, str] | None:
     try:
-        return read_json(directory / MADE_OF)
+        return read_json(directory / SOURCE)
     except DamagedFileError:
         return None
 
 
-def classes(config: Sampling) -> Tensor:
-    """The class of every image of the set, (count,), drawn at random."""
+def draw_classes(config: Sampling) -> Tensor:
+    """Draw the class of every image of the set, (count,)."""
     source = generator(config.seed, "classes")
     return torch.randint(config.network.classes, (config.count,), generator=source)
 
 
-def source_of(config: Sampling, place: int) -> torch.Generator:
-    """What an image draws all its noise from."""
-    return generator(config.seed, "image", place)
+def image_generator(config: Sampling, index: int) -> torch.Generator:
+    """Return the generator of all noise of an image."""
+    return generator(config.seed, "image", index)
 
 
-def first_noise(config: Sampling, place: int) -> Tensor:
-    return torch.randn(_shape(config), generator=source_of(config, place))
+def initial_noise(config: Sampling, index: int) -> Tensor:
+    """Return the latents (C, h, w) from which the sampling of an image starts."""
+    return torch.randn(_latent_shape(config), generator=image_generator(config, index))
 
 
-def _shape(config: Sampling) -> tuple[int, int, int]:
+def _latent_shape(config: Sampling) -> tuple[int, int, int]:
     network = config.network
     return network.channels, network.input_size, network.input_size
 
 
-class Sampler:
-    """Writes one file of images: uint8 (n, H, W, 3)."""
+class ImageSampler:
+    """Sampler of one batch, written to a file of uint8 (n, H, W, 3)."""
 
     def __init__(
         self,
@@ -119,10 +129,11 @@ class Sampler:
     ) -> None:
         self.config, self.labels, self.device = config, labels, device
         self.autoencoder = open_autoencoder(config.autoencoder, context.data.get("sd-vae"), device)
-        model = load(config, trained, self.autoencoder.checksum).to(device).eval()
+        model = load_trained(config, trained, self.autoencoder.checksum).to(device).eval()
         self.model: Predictor = model
         if config.cfg_scale > 1:
-            self.model = guided(model, config.cfg_scale, config.network.classes)
+            no_label = config.network.classes
+            self.model = classifier_free_guidance(model, config.cfg_scale, no_label)
         self.scheduler = Diffusion(config.diffusion_steps).scheduler(config.steps)
         torch.backends.cuda.matmul.allow_tf32 = config.precision == "tf32"
         torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
@@ -130,69 +141,71 @@ class Sampler:
     def __call__(self, name: str, path: Path) -> None:
         config = self.config
         start = int(name.removesuffix(".npy")) * config.batch
-        places = range(start, min(start + config.batch, config.count))
+        indices = range(start, min(start + config.batch, config.count))
         latents = sample(
             self.model,
             self.scheduler,
-            self.labels[list(places)].to(self.device),
-            _shape(config),
-            [source_of(config, place) for place in places],
+            self.labels[list(indices)].to(self.device),
+            _latent_shape(config),
+            [image_generator(config, index) for index in indices],
         )
-        images = self.autoencoder.decode(latents).permute(0, 2, 3, 1).cpu().numpy()
+        images = rearrange(self.autoencoder.decode(latents), "b c h w -> b h w c")
         with path.open("wb") as file:
-            np.save(file, images)
+            np.save(file, images.cpu().numpy())
 
 
-class Together:
-    """Writes all images of the set, in order, into one file."""
+class BatchMerger:
+    """Writer of all batches, in order, to the one file of the set."""
 
-    def __init__(self, config: Sampling, labels: Tensor, shards: Path, names: list[str]) -> None:
-        self.config, self.labels, self.shards, self.names = config, labels, shards, names
+    def __init__(self, config: Sampling, labels: Tensor, batches: Path, names: list[str]) -> None:
+        self.config, self.labels, self.batches, self.names = config, labels, batches, names
 
     def __call__(self, name: str, path: Path) -> None:
-        first = np.load(self.shards / self.names[0], mmap_mode="r")
+        first = np.load(self.batches / self.names[0], mmap_mode="r")
         shape = (self.config.count, *first.shape[1:])
-        image_sets.write(path, shape, self._parts(), labels=self.labels.numpy())
+        image_npz.write_images(path, shape, self._chunks(), labels=self.labels.numpy())
 
-    def _parts(self) -> Iterator[np.ndarray]:
+    def _chunks(self) -> Iterator[np.ndarray]:
         for name in self.names:
-            yield np.load(self.shards / name)
+            yield np.load(self.batches / name)
 
 
-def load(config: Sampling, trained: Path, autoencoder: str) -> DiffusionTransformer:
-    """The network that a training run has left, with its averaged weights.
+def load_trained(config: Sampling, trained: Path, autoencoder: str) -> DiffusionTransformer:
+    """Load the network of a training run with its EMA weights.
 
     Args:
         trained: directory of the run.
-        autoencoder: checksum of the one that will decode.
+        autoencoder: checksum of the autoencoder that decodes.
 
     Raises:
-        ValueError: if the weights are damaged, another network's, or of other latents, or have
-            learned another diffusion.
+        ValueError: if the weights are damaged, or were trained with another network, autoencoder
+            or number of diffusion steps.
     """
     file = trained / WEIGHTS
     try:
         content = load_artifact(file)
-        if lacking := [key for key in LEFT if key not in content]:
-            raise ValueError(f"{file} lacks {', '.join(lacking)}")
+        if missing := [key for key in WEIGHTS_KEYS if key not in content]:
+            raise ValueError(f"{file} lacks {', '.join(missing)}")
     except ValueError as error:
         raise ValueError(
-            f"{error}. The training has ended: delete {trained / 'result.json'} and submit again, "
-            "and it writes the file anew from its last checkpoint"
+            f"{error}. The training is done: delete {trained / 'result.json'} and submit again to "
+            "write the file from its last checkpoint"
         ) from error
     if content["network"] != asdict(config.network):
-        raise ValueError(f"{file} is of {content['network']}, not of {config.network}")
+        raise ValueError(
+            f"{file} has weights of {content['network']}; expected those of {config.network}"
+        )
     if content["diffusion_steps"] != config.diffusion_steps:
         raise ValueError(
-            f"{file} has learned a diffusion of {content['diffusion_steps']} steps, not of "
+            f"{file} was trained with {content['diffusion_steps']} diffusion steps; expected "
             f"{config.diffusion_steps} (diffusion_steps)"
         )
     if content["autoencoder"] != autoencoder:
         raise ValueError(
             f"{file} was trained on latents of the autoencoder {content['autoencoder']}, and "
-            f"`sd-vae` in site.toml is {autoencoder}: name the one that made the latents"
+            f"`sd-vae` in site.toml is {autoencoder}; use the autoencoder that made the latents"
         )
     model = DiffusionTransformer(config.network)
     replace_norms(model, config.norm)
-    official.load_all(model, content["ema"], str(file))
+    release_weights.load_state_dict(model, content["ema"], str(file))
     return model

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -103,6 +104,20 @@ def _verified_checksum(path: Path) -> str | None:
 
 def _checksum_file(path: Path) -> Path:
     return path.with_name(path.name + CHECKSUM_SUFFIX)
+
+
+def remove_stale_files(context: Context, paths: Iterable[Path]) -> None:
+    """Delete files and folders that are out of date or no longer needed; call on rank 0 only.
+
+    Raises:
+        LeaseLostError: if another process has taken over the run; checked before each deletion.
+    """
+    for path in paths:
+        context.check_ownership()
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def digest(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Arithmetic that gives the same bits again, for what is cached and compared."""
+"""Deterministic float32 arithmetic, for results that are cached and compared."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import torch
 
 
 @contextmanager
-def exact() -> Iterator[None]:
-    """Products and convolutions of full float32, by algorithms that give the same bits again."""
+def deterministic_float32() -> Iterator[None]:
+    """Compute matrix products and convolutions in full float32 (no TF32) with deterministic cuDNN
+    algorithms; restore the previous settings on exit."""
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
     try:

@@ -1,4 +1,4 @@
-"""Extractors: torch-fidelity's features, ADM's spatial ones, and which weights are refused."""
+"""Feature extractors: equality with torch-fidelity, ADM's spatial features, rejected weights."""
 
 import os
 
@@ -8,13 +8,13 @@ import torch
 from torch_fidelity import feature_extractor_inceptionv3
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from dyt_dit.features import (
-    exact,
-    extract,
-    located,
+from dyt_dit.feature_extractors import (
+    deterministic_float32,
+    extract_features,
+    extractor_path,
     open_extractor,
-    read_shards,
-    write_shard,
+    read_features,
+    write_features,
 )
 from matched.training.file_tasks import digest
 
@@ -26,7 +26,7 @@ IMAGES = torch.from_numpy(noise(3, side=40)[0]).permute(0, 3, 1, 2).contiguous()
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_downloaded(monkeypatch):
+def _block_downloads(monkeypatch):
     monkeypatch.setattr(feature_extractor_inceptionv3, "load_state_dict_from_url", None)
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", None)
 
@@ -41,22 +41,24 @@ def features(weights):
     return open_extractor("inception", weights, CPU)(IMAGES)
 
 
-class TestInception:
-    def test_it_is_torch_fidelitys(self, weights, features):
-        theirs = FeatureExtractorInceptionV3(
+class TestInceptionExtractor:
+    def test_features_match_torch_fidelity(self, weights, features):
+        published = FeatureExtractorInceptionV3(
             "x", ["2048", "logits_unbiased"], feature_extractor_weights_path=weights
         )
         blocks = []
-        theirs.Mixed_6d.register_forward_hook(lambda module, inputs, output: blocks.append(output))
-        pool, logits = theirs(IMAGES)
+        published.Mixed_6d.register_forward_hook(
+            lambda module, inputs, output: blocks.append(output)
+        )
+        pool, logits = published(IMAGES)
         assert torch.equal(features["pool"], pool) and pool.shape == (3, 2048)
         assert torch.equal(features["logits"], logits) and logits.shape == (3, 1008)
         assert pool.std(0).mean() > 1e-3 and logits.dtype == torch.float32
-        # The first branch comes first in the block; TensorFlow's order has the channels last.
+        # The first branch has the first channels of the block; TensorFlow has the channels last.
         spatial = blocks[0][:, :7].numpy().transpose(0, 2, 3, 1).reshape(3, 17 * 17 * 7)
         assert np.array_equal(features["spatial"].numpy(), spatial) and spatial.std(0).mean() > 1e-3
 
-    def test_other_weights_are_told_of(self, weights, caplog):
+    def test_unpublished_weights_give_a_warning(self, weights, caplog):
         extractor = open_extractor("inception", weights, CPU)
         assert extractor.checksum == digest(weights)
         assert extractor.names == ("pool", "logits", "spatial")
@@ -64,27 +66,29 @@ class TestInception:
         assert "is not torch-fidelity's file" in warning and "6726825d" in warning
         assert warning in caplog.messages
 
-    def test_another_network_is_refused(self, weights, tmp_path):
+    def test_weights_of_other_network_are_rejected(self, weights, tmp_path):
         state = torch.load(weights, weights_only=True)
         state["fc.weights"] = state.pop("fc.weight")
         torch.save(state, tmp_path / "other.pth")
-        with pytest.raises(ValueError, match=r"other\.pth is of another network.*fc\.weight.*6726"):
+        with pytest.raises(
+            ValueError, match=r"other\.pth has weights of another network.*fc\.weight.*6726"
+        ):
             open_extractor("inception", tmp_path / "other.pth", CPU)
 
     @pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, torch.zeros(3)])
-    def test_no_state_dict_is_refused(self, content, tmp_path):
+    def test_file_without_state_dict_is_rejected(self, content, tmp_path):
         torch.save(content, tmp_path / "x.pth")
-        with pytest.raises(ValueError, match=r"x\.pth holds no state dict; expected torch-fid"):
+        with pytest.raises(ValueError, match=r"x\.pth has no state dict; expected torch-fid"):
             open_extractor("inception", tmp_path / "x.pth", CPU)
 
-    def test_no_file_of_torchs_is_refused(self, tmp_path):
+    def test_other_file_formats_are_rejected(self, tmp_path):
         (tmp_path / "x.pth").write_bytes(b"<html>not found</html>")
-        with pytest.raises(ValueError, match=r"x\.pth cannot be read as a checkpoint"):
+        with pytest.raises(ValueError, match=r"x\.pth cannot be read as a torch checkpoint"):
             open_extractor("inception", tmp_path / "x.pth", CPU)
         with pytest.raises(ValueError, match=r"there is no checkpoint .*lost\.pth"):
             open_extractor("inception", tmp_path / "lost.pth", CPU)
 
-    def test_code_in_a_file_is_not_run(self, tmp_path):
+    def test_pickled_code_is_not_executed(self, tmp_path):
         class Trap:
             def __reduce__(self):
                 return os.mkdir, (str(tmp_path / "was here"),)
@@ -100,32 +104,32 @@ def extractor(tmp_path_factory):
     return open_extractor("digits", classifier(tmp_path_factory.mktemp("run")), CPU)
 
 
-class TestDigits:
-    def pictures(self, count=50):
+class TestDigitsExtractor:
+    def held_out_digits(self, count=50):
         return torch.from_numpy(held_out(count)[0]).permute(0, 3, 1, 2)
 
-    def test_larger_pictures_are_averaged(self, extractor):
-        own = extractor(self.pictures())
+    def test_larger_images_are_averaged(self, extractor):
+        own = extractor(self.held_out_digits())
         assert own["pool"].shape == (50, 32) and own["logits"].shape == (50, 10)
         assert own["pool"].dtype == torch.float64
-        enlarged = self.pictures().repeat_interleave(3, 2).repeat_interleave(3, 3)
+        enlarged = self.held_out_digits().repeat_interleave(3, 2).repeat_interleave(3, 3)
         for name, values in extractor(enlarged).items():
             torch.testing.assert_close(values, own[name])
 
-    def test_colours_are_made_grey(self, extractor):
-        pictures = self.pictures()
-        pictures[:, 0], pictures[:, 2] = pictures[:, 0] // 2, 0
-        grey = pictures.double().mean(1, keepdim=True).round().byte().expand(-1, 3, -1, -1)
-        found, expected = extractor(pictures)["logits"], extractor(grey)["logits"]
+    def test_colour_images_are_converted_to_grey(self, extractor):
+        images = self.held_out_digits()
+        images[:, 0], images[:, 2] = images[:, 0] // 2, 0
+        grey = images.double().mean(1, keepdim=True).round().byte().expand(-1, 3, -1, -1)
+        found, expected = extractor(images)["logits"], extractor(grey)["logits"]
         assert (found - expected).abs().max() < 0.2 < found.std()
 
 
-def test_without_tf32_and_as_it_was_afterwards():
+def test_deterministic_float32_restores_settings():
     matmul = torch.backends.cuda.matmul
     before = (matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
     try:
         matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-        with exact():
+        with deterministic_float32():
             assert not matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
             assert torch.backends.cudnn.deterministic
         assert matmul.allow_tf32 and torch.backends.cudnn.allow_tf32
@@ -133,18 +137,21 @@ def test_without_tf32_and_as_it_was_afterwards():
         matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
-def test_shards_hold_what_was_extracted(tmp_path):
+def test_write_and_read_features(tmp_path):
     extractor, batches = Averages(), IMAGES.split(2)
-    write_shard(tmp_path / "a.npz", extract(extractor, batches))
-    write_shard(tmp_path / "b.npz", extract(extractor, [IMAGES]))
-    a, b = read_shards(tmp_path, ["a.npz", "b.npz"], "logits")
+    write_features(tmp_path / "a.npz", extract_features(extractor, batches))
+    write_features(tmp_path / "b.npz", extract_features(extractor, [IMAGES]))
+    a, b = read_features(tmp_path, ["a.npz", "b.npz"], "logits")
     assert np.array_equal(a, b) and a.shape == (3, 120)
 
 
-def test_where_the_weights_lie(tmp_path):
+def test_extractor_path(tmp_path):
     there = context(tmp_path, data={"inception": tmp_path / "x"}, needs={"classifier": tmp_path})
-    assert located(there, "inception") == tmp_path / "x" and located(there, "digits") == tmp_path
-    with pytest.raises(ValueError, match='name the source "inception" in `data`'):
-        located(context(tmp_path), "inception")
-    with pytest.raises(ValueError, match='needed under the name "classifier"'):
-        located(context(tmp_path), "digits")
+    assert (
+        extractor_path(there, "inception") == tmp_path / "x"
+        and extractor_path(there, "digits") == tmp_path
+    )
+    with pytest.raises(ValueError, match='add the source "inception" to `data`'):
+        extractor_path(context(tmp_path), "inception")
+    with pytest.raises(ValueError, match='to the needs under the name "classifier"'):
+        extractor_path(context(tmp_path), "digits")

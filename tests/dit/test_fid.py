@@ -1,4 +1,4 @@
-"""Fréchet distance and its companions: torch-fidelity's numbers, ADM's conventions, known cases."""
+"""FID metrics: torch-fidelity's values, ADM's conventions, known cases, and statistics files."""
 
 import json
 
@@ -9,100 +9,103 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-from dyt_dit import statistics
-from dyt_dit.statistics import Measured, Moments, Statistics
+from dyt_dit import fid
+from dyt_dit.fid import FeatureStatistics, ReferenceStatistics, RunningMoments
 from matched.files import DamagedFileError
 
 CPU = torch.device("cpu")
 
 
 def features(count, width=24, seed=0, shift=0.0):
-    """float32, correlated and never negative, as those of Inception are."""
+    """Return float32 features that are correlated and not negative, like Inception's."""
     source = np.random.default_rng(seed)
     mixed = source.normal(size=(count, width)) @ source.normal(size=(width, width)) + shift
     return np.maximum(mixed, 0).astype(np.float32)
 
 
-def of(values, parts=1):
-    moments = Moments(CPU)
-    for part in np.array_split(values, parts):
-        moments.add(part)
+def statistics_of(values, chunks=1):
+    moments = RunningMoments(CPU)
+    for chunk in np.array_split(values, chunks):
+        moments.add(chunk)
     return moments.statistics()
 
 
-def theirs(one, other):
+def torch_fidelity_fid(one, other):
     pair = [fid_features_to_statistics(torch.from_numpy(values)) for values in (one, other)]
     return fid_statistics_to_metric(*pair, verbose=False)["frechet_inception_distance"]
 
 
 class TestFrechetDistance:
     @pytest.mark.parametrize("shift", [0.0, 0.5, 5.0])
-    def test_it_is_torch_fidelitys(self, shift):
+    def test_matches_torch_fidelity(self, shift):
         one, other = features(600), features(500, seed=1, shift=shift)
-        found = statistics.frechet(of(one, 3), of(other, 7))
-        assert found == pytest.approx(theirs(one, other), rel=1e-6)
-        in_float64 = theirs(one.astype(np.float64), other.astype(np.float64))
+        found = fid.frechet_distance(statistics_of(one, 3), statistics_of(other, 7))
+        assert found == pytest.approx(torch_fidelity_fid(one, other), rel=1e-6)
+        in_float64 = torch_fidelity_fid(one.astype(np.float64), other.astype(np.float64))
         assert found == pytest.approx(in_float64, rel=1e-12)
 
-    def test_a_set_is_as_itself(self):
+    def test_distance_to_itself_is_zero(self):
         for values in (features(400), features(60, width=128)):
-            assert abs(statistics.frechet(of(values), of(values))) < 1e-3
+            assert abs(fid.frechet_distance(statistics_of(values), statistics_of(values))) < 1e-3
 
-    def test_of_two_normal_distributions(self):
-        """Known for diagonal covariances: squared differences of means and of deviations."""
-        one = Statistics(mean=np.array([0.0, 1.0]), covariance=np.diag([4.0, 9.0]))
-        other = Statistics(mean=np.array([3.0, 1.0]), covariance=np.diag([1.0, 25.0]))
-        assert statistics.frechet(one, other) == pytest.approx(9 + 1 + 4)
+    def test_known_normal_distributions(self):
+        """With diagonal covariances: squared differences of means and of standard deviations."""
+        one = FeatureStatistics(mean=np.array([0.0, 1.0]), covariance=np.diag([4.0, 9.0]))
+        other = FeatureStatistics(mean=np.array([3.0, 1.0]), covariance=np.diag([1.0, 25.0]))
+        assert fid.frechet_distance(one, other) == pytest.approx(9 + 1 + 4)
 
-    def test_it_grows_with_noise(self):
+    def test_distance_grows_with_noise(self):
         real = features(500)
         noise = np.random.default_rng(5).normal(size=real.shape).astype(np.float32)
-        found = [statistics.frechet(of(real), of(real + s * noise)) for s in (0.1, 0.5, 2.0)]
+        found = [
+            fid.frechet_distance(statistics_of(real), statistics_of(real + s * noise))
+            for s in (0.1, 0.5, 2.0)
+        ]
         assert found == sorted(found) and found[0] > 0
 
 
-class TestMoments:
-    def test_parts_make_the_whole(self):
+class TestRunningMoments:
+    def test_chunks_give_mean_and_covariance_of_all(self):
         values = features(301)
-        one, many = of(values), of(values, 17)
+        one, many = statistics_of(values), statistics_of(values, 17)
         assert one.count == many.count == 301
         np.testing.assert_allclose(one.mean, values.astype(np.float64).mean(0), rtol=1e-13)
         np.testing.assert_allclose(one.covariance, np.cov(values, rowvar=False), rtol=1e-10)
         np.testing.assert_allclose(many.covariance, one.covariance, rtol=1e-10, atol=1e-12)
         assert one.mean.dtype == one.covariance.dtype == np.float64
 
-    def test_a_mean_far_from_zero_costs_nothing(self):
+    def test_covariance_is_accurate_for_large_mean(self):
         values = np.random.default_rng(0).normal(size=(1000, 4))
-        far = of(values + 1e7, 10)
+        far = statistics_of(values + 1e7, 10)
         np.testing.assert_allclose(far.covariance, np.cov(values, rowvar=False), atol=1e-8)
 
-    def test_one_image_has_no_covariance(self):
+    def test_one_image_is_rejected(self):
         with pytest.raises(ValueError, match="1 images have no covariance; expected 2"):
-            of(features(1))
+            statistics_of(features(1))
 
 
 class TestInceptionScore:
-    def test_it_is_adms_of_5000_images_each_in_their_order(self):
+    def test_score_is_mean_over_5000_images_in_order(self):
         certain = 50 * np.repeat(np.eye(2), 5000, axis=0)
-        assert statistics.inception_score(certain) == pytest.approx(1.0)
+        assert fid.inception_score(certain) == pytest.approx(1.0)
         mixed = certain.reshape(2, 5000, 2).transpose(1, 0, 2).reshape(-1, 2)
-        assert statistics.inception_score(mixed) == pytest.approx(2.0)
+        assert fid.inception_score(mixed) == pytest.approx(2.0)
 
-    def test_it_is_torch_fidelitys_with_these_parts(self):
+    def test_matches_torch_fidelity_with_ordered_splits(self):
         logits = 3 * features(10000, width=10)
         expected = isc_features_to_metric(torch.from_numpy(logits), splits=2, shuffle=False)
-        found = statistics.inception_score(logits)
+        found = fid.inception_score(logits)
         assert found == pytest.approx(expected["inception_score_mean"], rel=1e-9)
 
-    def test_the_last_part_may_be_smaller(self):
+    def test_last_chunk_may_be_smaller(self):
         logits = 3 * features(6000, width=10)
-        parts = [statistics.inception_score(part) for part in (logits[:5000], logits[5000:])]
-        assert statistics.inception_score(logits) == pytest.approx(np.mean(parts))
+        scores = [fid.inception_score(chunk) for chunk in (logits[:5000], logits[5000:])]
+        assert fid.inception_score(logits) == pytest.approx(np.mean(scores))
 
 
 class TestPrecisionAndRecall:
     def found(self, generated, real, neighbours=3):
-        return statistics.precision_recall(generated, real, neighbours=neighbours, device=CPU)
+        return fid.precision_recall(generated, real, neighbours=neighbours, device=CPU)
 
     def test_known_cases(self):
         source = np.random.default_rng(0)
@@ -110,98 +113,101 @@ class TestPrecisionAndRecall:
         assert self.found(a, a) == (1.0, 1.0)
         assert self.found(a, b + 100) == (0.0, 0.0)
         both = np.concatenate([a, b + 100])
-        assert self.found(a, both) == (1.0, 0.5), "what is generated is real, but half of it"
+        assert self.found(a, both) == (1.0, 0.5), "generated images cover half of the real ones"
         assert self.found(both, a) == (0.5, 1.0)
 
-    def test_it_is_torch_fidelitys_whatever_the_blocks(self, monkeypatch):
+    def test_matches_torch_fidelity_for_any_block_size(self, monkeypatch):
         generated, real = features(150, seed=1), features(90)
         pair = torch.from_numpy(generated), torch.from_numpy(real)
         for neighbours in (1, 3):
             expected = prc_features_to_metric(*pair, prc_neighborhood=neighbours, verbose=False)
             for block in (2500, 40):
-                monkeypatch.setattr(statistics, "BLOCK", block)
+                monkeypatch.setattr(fid, "DISTANCE_BLOCK", block)
                 found = self.found(generated, real, neighbours)
                 assert found == (expected["precision"], expected["recall"])
                 assert 0 < found[0] < 1 and 0 < found[1] < 1
 
-    def test_too_few_for_so_many_neighbours(self):
+    def test_fewer_images_than_neighbours_are_rejected(self):
         with pytest.raises(ValueError, match=r"one set has 3 images; .* by 3 neighbours.* need 4"):
             self.found(features(3), features(10))
 
 
-def test_too_few_images_are_told_of(caplog):
-    found = {"pool": of(features(20)), "spatial": of(features(24))}
-    (warning,) = statistics.too_few(found, "generated")
+def test_warn_of_few_images(caplog):
+    found = {"pool": statistics_of(features(20)), "spatial": statistics_of(features(24))}
+    (warning,) = fid.warn_of_few_images(found, "generated")
     assert warning.startswith("20 generated images are fewer than the 24 dimensions")
     assert warning in caplog.messages
-    unknown = Statistics(mean=np.zeros(24), covariance=np.eye(24))
-    assert statistics.too_few({"pool": unknown}, "reference") == []
+    unknown = FeatureStatistics(mean=np.zeros(24), covariance=np.eye(24))
+    assert fid.warn_of_few_images({"pool": unknown}, "reference") == []
 
 
-class TestFile:
+class TestStatisticsFile:
     @pytest.fixture
     def file(self, tmp_path):
-        measured = Measured(statistics={"pool": of(features(50))}, kept=features(5))
-        statistics.write(tmp_path / "x.npz", measured, count=50)
+        own = statistics_of(features(50))
+        reference = ReferenceStatistics(statistics={"pool": own}, kept=features(5))
+        fid.write_statistics(tmp_path / "x.npz", reference, count=50)
         return tmp_path / "x.npz"
 
-    def test_what_is_written_is_read(self, file):
-        assert statistics.facts(file, "count")["count"] == 50
-        found = statistics.read(file, 50)
-        assert statistics.frechet(found.statistics["pool"], of(features(50))) < 1e-6
-        assert np.array_equal(found.statistics["pool"].covariance, of(features(50)).covariance)
+    def test_write_and_read_statistics(self, file):
+        assert fid.read_metadata(file, "count")["count"] == 50
+        found, own = fid.read_statistics(file, 50), statistics_of(features(50))
+        assert fid.frechet_distance(found.statistics["pool"], own) < 1e-6
+        assert np.array_equal(found.statistics["pool"].covariance, own.covariance)
         assert np.array_equal(found.kept, features(5)) and list(found.statistics) == ["pool"]
 
-    def test_damage_is_named(self, file):
+    def test_damaged_file_is_reported(self, file):
         content = bytearray(file.read_bytes())
         content[300] ^= 1
         file.write_bytes(content)
         with pytest.raises(DamagedFileError, match=r"x\.npz is damaged: its checksum"):
-            statistics.facts(file)
+            fid.read_metadata(file)
 
-    def test_loss_is_named(self, file):
+    def test_missing_files_are_reported(self, file):
         with pytest.raises(DamagedFileError, match=r"x\.json lacks images"):
-            statistics.facts(file, "images")
+            fid.read_metadata(file, "images")
         file.unlink()
         with pytest.raises(DamagedFileError, match=r"there is no .*x\.npz"):
-            statistics.facts(file)
+            fid.read_metadata(file)
         file.with_suffix(".json").write_text("{")
         with pytest.raises(DamagedFileError, match=r"x\.json is not valid JSON"):
-            statistics.facts(file)
+            fid.read_metadata(file)
         file.with_suffix(".json").unlink()
         with pytest.raises(DamagedFileError, match=r"there is no .*x\.json"):
-            statistics.facts(file)
+            fid.read_metadata(file)
 
-    def test_without_its_json_it_does_not_count(self, file, monkeypatch, tmp_path):
-        """Killed between the two, the .npz is there and the old checksum is not its own."""
-        monkeypatch.setattr(statistics, "write_json", lambda *_: None)
-        other = Measured(statistics={"pool": of(features(50, seed=3))}, kept=features(5))
-        statistics.write(file, other, count=50)
+    def test_npz_with_outdated_json_is_rejected(self, file, monkeypatch, tmp_path):
+        """After a kill between the two writes, the .json has the checksum of the old .npz."""
+        monkeypatch.setattr(fid, "write_json", lambda *_: None)
+        other = ReferenceStatistics(
+            statistics={"pool": statistics_of(features(50, seed=3))}, kept=features(5)
+        )
+        fid.write_statistics(file, other, count=50)
         assert json.loads(file.with_suffix(".json").read_text())["count"] == 50
         with pytest.raises(DamagedFileError):
-            statistics.facts(file)
+            fid.read_metadata(file)
 
-    def test_adms_names_and_float32(self, tmp_path):
-        own = of(features(50))
+    def test_read_statistics_of_adm_reference_batch(self, tmp_path):
+        own = statistics_of(features(50))
         arrays = {"mu": own.mean.astype(np.float32), "sigma": own.covariance}
         np.savez(
             tmp_path / "adm.npz", arr_0=np.zeros(3), mu_s=np.zeros(7), sigma_s=np.eye(7), **arrays
         )
-        found = statistics.read(tmp_path / "adm.npz")
+        found = fid.read_statistics(tmp_path / "adm.npz")
         assert found.kept is None and found.statistics["pool"].count is None
         assert found.statistics["pool"].mean.dtype == np.float64
-        assert abs(statistics.frechet(found.statistics["pool"], own)) < 1e-6
+        assert abs(fid.frechet_distance(found.statistics["pool"], own)) < 1e-6
         assert found.statistics["spatial"].covariance.shape == (7, 7)
 
     @pytest.mark.parametrize(
         ("arrays", "message"),
         [
-            ({"arr_0": np.zeros(3)}, "holds no statistics; expected mu and sigma"),
+            ({"arr_0": np.zeros(3)}, "has no statistics; expected the arrays mu and sigma"),
             ({"mu": np.zeros(3), "sigma": np.eye(4)}, r"are \(3,\) and \(4, 4\); expected"),
             ({"mu": np.full(3, np.nan), "sigma": np.eye(3)}, "mu or sigma of .* is not finite"),
         ],
     )
-    def test_no_statistics(self, arrays, message, tmp_path):
+    def test_read_statistics_rejects_other_arrays(self, arrays, message, tmp_path):
         np.savez(tmp_path / "x.npz", **arrays)
         with pytest.raises(ValueError, match=message):
-            statistics.read(tmp_path / "x.npz")
+            fid.read_statistics(tmp_path / "x.npz")
