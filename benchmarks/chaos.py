@@ -99,8 +99,7 @@ ALL_ROWS = """
 def short(run):
     return replace(run, config=replace(run.config, epochs=6))
 
-ROWS = {row: short(run) for row, run in SMOKE.runs.items()}
-TABLE = replace(TABLE, scales=(replace(SMOKE, seeds=(0,), runs=ROWS),))
+SCALE = replace(SCALE, seeds=(0,), runs={row: short(run) for row, run in SCALE.runs.items()})
 """
 
 
@@ -138,9 +137,9 @@ def kills(folder: Path, seed: int) -> list[dict[str, Any]]:
 # --- a full disk
 
 ONE_RUN = """
-RUN = SMOKE.runs["vit_b"]
+RUN = SCALE.runs["vit_b"]
 SHORT = replace(RUN, config=replace(RUN.config, epochs=5))
-TABLE = replace(TABLE, scales=(replace(SMOKE, seeds=(0,), runs={"vit_b": SHORT}),))
+SCALE = replace(SCALE, seeds=(0,), runs={"vit_b": SHORT})
 """
 LAST = ("step_00000200.pt", "step_00000220.pt")
 CELL = ("run", "table1", "--row", "vit_b", "--arm", "LN")
@@ -286,9 +285,8 @@ def slurm(folder: Path) -> Iterator[Any]:
 
 
 PAIR = """
-SMOKE = replace(SMOKE, seeds=(0,), runs={"vit_b": SMOKE.runs["vit_b"]},
-                resources=replace(SMOKE.resources, runs_per_job=1))
-TABLE = replace(TABLE, scales=(SMOKE,))
+SCALE = replace(SCALE, seeds=(0,), runs={"vit_b": SCALE.runs["vit_b"]},
+                resources=replace(SCALE.resources, runs_per_job=1))
 """
 
 
@@ -348,8 +346,7 @@ def _num_interruptions(path: Path) -> int:
 
 
 MANY = f"""
-SMOKE = replace(SMOKE, seeds=tuple(range({RUNS // 2})), runs={{"vit_b": SMOKE.runs["vit_b"]}})
-TABLE = replace(TABLE, scales=(SMOKE,))
+SCALE = replace(SCALE, seeds=tuple(range({RUNS // 2})), runs={{"vit_b": SCALE.runs["vit_b"]}})
 """
 
 

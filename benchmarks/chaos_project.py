@@ -17,15 +17,20 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class Project:
-    """A project folder with the recipe of Table 1 and a site.toml."""
+    """A project folder with the recipe of Table 1 and a site.toml.
 
-    def __init__(self, root: Path, site: str, recipe: str = "", **environment: str) -> None:
+    Args:
+        changes: lines at the end of the smoke scale's page, which redefine SCALE.
+    """
+
+    def __init__(self, root: Path, site: str, changes: str, **environment: str) -> None:
         self.root = root
-        folder = root / "recipes" / "cvpr2025"
-        folder.mkdir(parents=True)
-        shutil.copy(ROOT / "recipes" / "paper.toml", root / "recipes")
-        text = (ROOT / "recipes" / "cvpr2025" / "table01.py").read_text(encoding="utf-8")
-        (folder / "table01.py").write_text(text + recipe, encoding="utf-8")
+        (root / "recipes" / "cvpr2025" / "smoke").mkdir(parents=True)
+        for name in ("paper.toml", "cvpr2025/arms.py", "cvpr2025/table01.py"):
+            shutil.copy(ROOT / "recipes" / name, root / "recipes" / name)
+        page = "recipes/cvpr2025/smoke/table01.py"
+        text = (ROOT / page).read_text(encoding="utf-8")
+        (root / page).write_text(text + changes, encoding="utf-8")
         (root / "site.toml").write_text(site, encoding="utf-8")
         self.environment = {
             **os.environ, **environment, "MATCHED_ROOT": str(root), "OMP_NUM_THREADS": "1",

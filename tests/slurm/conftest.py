@@ -16,15 +16,11 @@ import pytest
 from .cluster import Cluster
 
 CHECKOUT = Path(__file__).parents[2]
+RECIPES = CHECKOUT / "recipes"
 
-RECIPE = """
-'''Table 1 at smoke scale, shortened: some of its rows, smaller models, fewer epochs.'''
+SHORT = """
 
-import runpy
-from dataclasses import replace
-
-real = runpy.run_path({path!r})
-(smoke,) = (scale for scale in real["TABLE"].scales if scale.name == "smoke")
+# Shortened: some of the rows, smaller models, fewer epochs.
 
 
 def short(run):
@@ -34,11 +30,11 @@ def short(run):
     return replace(run, config=replace(run.config, **changes, **{config!r}))
 
 
-runs = {{row: short(smoke.runs[row]) for row in {rows!r}}}
-resources = replace(smoke.resources, **{resources!r})
-TABLE = replace(
-    real["TABLE"],
-    scales=(replace(smoke, runs=runs, seeds={seeds!r}, resources=resources),),
+SCALE = replace(
+    SCALE,
+    runs={{row: short(SCALE.runs[row]) for row in {rows!r}}},
+    seeds={seeds!r},
+    resources=replace(SCALE.resources, **{resources!r}),
 )
 """
 
@@ -46,12 +42,12 @@ STATUS = re.compile(r"(\w+) · (\w+) · seed (\d+) +([0-9a-f]{12}) +(\w+)")
 
 
 class Project:
-    """A user's folder: the shortened recipe of a table, and a site.toml for the cluster.
+    """A user's folder: the recipe of a table, its smoke scale shortened, and a site.toml.
 
     Runs are named "<row>.<arm>.<seed>", such as "vit_b.DyT.0".
     """
 
-    table = "table1"
+    table, page = "table1", "table01.py"
 
     def __init__(self, root: Path, cluster: Cluster) -> None:
         self.root = root
@@ -61,10 +57,29 @@ class Project:
             "MATCHED_ROOT": str(root),
             "OMP_NUM_THREADS": "1",
         }
-        (root / "recipes").mkdir()
-        shutil.copy(CHECKOUT / "recipes" / "paper.toml", root / "recipes")
+        self._copy_recipe()
         self.recipe()
         self.site()
+
+    def _copy_recipe(self) -> None:
+        """Copy the table's recipe and what it imports, but not its smoke scale."""
+        folder = self.root / "recipes" / "cvpr2025"
+        (folder / "smoke").mkdir(parents=True)
+        shutil.copy(RECIPES / "paper.toml", folder.parent)
+        for name in ("arms.py", self.page):
+            shutil.copy(RECIPES / "cvpr2025" / name, folder)
+
+    def write_smoke_scale(self, changes: str) -> None:
+        """Write the page of the table's smoke scale with ``changes``, which redefine SCALE."""
+        self._signatures: dict[str, str] = {}
+        path = Path("recipes/cvpr2025/smoke") / self.page
+        text = (CHECKOUT / path).read_text(encoding="utf-8")
+        self.write(str(path), text + changes)
+
+    def change_smoke_scale(self, changes: str) -> None:
+        """Append lines to the page of the table's smoke scale."""
+        with (self.root / "recipes/cvpr2025/smoke" / self.page).open("a") as file:
+            file.write(changes)
 
     def recipe(
         self,
@@ -73,21 +88,19 @@ class Project:
         config: dict[str, Any] | None = None,
         **resources: int,
     ) -> None:
-        """Write a recipe with LN and DyT of these rows; ``resources`` are fields of Resources.
+        """Write a smoke scale with these rows; ``resources`` are fields of Resources.
 
         An epoch has 44 steps, which take a process with one core half a second; its imports take
         three seconds.
         """
-        self._signatures: dict[str, str] = {}
-        text = RECIPE.format(
-            path=str(CHECKOUT / "recipes" / "cvpr2025" / "table01.py"),
+        changes = SHORT.format(
             rows=rows,
             seeds=seeds,
             config={"epochs": 2, **(config or {})},
             # submitit requests the signal 90 s before the limit; Slurm may be a minute early.
             resources={"minutes": 30, **resources},
         )
-        self.write("recipes/cvpr2025/table01.py", text.lstrip())
+        self.write_smoke_scale(changes)
 
     def site(
         self,

@@ -154,23 +154,15 @@ def test_status_shows_slurms_state_without_accounting(project, cluster):
 
 
 CHAIN = """
-from dataclasses import replace as _replace
-
-def chained(table):
-    (scale,) = table.scales
-    begin = scale.runs["vit_b"]
-    begin = _replace(begin, config=_replace(begin.config, epochs=1))
-    runs = {"vit_b": _replace(scale.runs["vit_b"], needs={"begin": begin})}
-    return _replace(table, scales=(_replace(scale, runs=runs),))
-
-TABLE = chained(TABLE)
+begin = SCALE.runs["vit_b"]
+begin = replace(begin, config=replace(begin.config, epochs=1))
+SCALE = replace(SCALE, runs={"vit_b": replace(SCALE.runs["vit_b"], needs={"begin": begin})})
 """
 
 
 def test_failed_need_blocks_its_dependents_until_retry(project, cluster):
     project.recipe(runs_per_job=2)
-    recipe = project.root / "recipes" / "cvpr2025" / "table01.py"
-    recipe.write_text(recipe.read_text(encoding="utf-8") + CHAIN, encoding="utf-8")
+    project.change_smoke_scale(CHAIN)
     # Make the first need fail once: a file where its directory should have the folder owners/.
     plan = project.matched("plan", "table1", "--cluster", "slurm")
     need, other, *dependents = [line.split()[-3] for line in plan.splitlines() if "new" in line]
@@ -224,9 +216,8 @@ class Config:
 def train(context, config):
     return Outcome(metrics={"top1": 1.0}, steps=1, details={"version": "as submitted"})
 '''
-LATE_TABLE = """
+LATE_SCALE = """
 from late import Config
-from matched import Resources, Run, Scale, Table
 
 SCALE = Scale(
     name="smoke",
@@ -234,7 +225,6 @@ SCALE = Scale(
     seeds=(0,),
     resources=Resources(minutes=30, runs_per_job=2),
 )
-TABLE = Table(arms=TABLE.arms, scales=(SCALE,))
 """
 
 
@@ -243,8 +233,7 @@ def test_snapshot_jobs_ignore_later_edits(project, cluster):
     project.write("shared/late/src/late.py", LATE)
     inherited = filter(None, [project.environment.get("PYTHONPATH")])
     project.environment["PYTHONPATH"] = os.pathsep.join([str(code.parent), *inherited])
-    recipe = project.root / "recipes" / "cvpr2025" / "table01.py"
-    recipe.write_text(recipe.read_text(encoding="utf-8") + LATE_TABLE, encoding="utf-8")
+    project.change_smoke_scale(LATE_SCALE)
     user = ("-c", "user.name=a", "-c", "user.email=a@b")
     for command in (("init", "-q"), ("add", "recipes"), (*user, "commit", "-qm", "first")):
         cluster.run("git", "-C", str(project.root), *command)
