@@ -71,7 +71,7 @@ def parse(path: Path) -> ast.Module:
 
 
 # What jobs call may load torch, but only when it is called.
-IN_JOBS = {"peers.py", "provenance.py"}
+IN_JOBS = {"peers.py", "provenance.py", "rendezvous.py"}
 
 EVERY = pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 
@@ -97,6 +97,13 @@ def test_only_training_imports_torch_in_matched(path):
     names = loaded(parse(path))
     heavy = {n for n in names if n.split(".")[0] == "torch" or n.startswith("matched.training")}
     assert "training" in path.parts or not heavy
+
+
+@EVERY
+def test_matched_core_never_imports_training(path):
+    """Not even inside a function: that would close a cycle and load torch outside of training."""
+    if part_of(path) == "matched" and "training" not in path.parts:
+        assert not {n for n in imported(parse(path)) if n.startswith("matched.training")}
 
 
 @EVERY

@@ -24,6 +24,8 @@ from matched.table import runs_with_needs
 from matched.task import write_progress
 
 STAND_INS = Path(__file__).parent / "stand_ins"
+SOURCES = Path(__file__).parents[2] / "shared" / "matched" / "src"
+"""First on the path of processes, so that they import this checkout and no installed package."""
 
 HASTE = {"watch.POLL_SECONDS": 0.05, "lease.POLL": 0.05}
 """Times of the harness, shortened in the processes that tests start: see stand_ins/tiny.py."""
@@ -106,7 +108,7 @@ class Project:
         self.environment = {
             # Nothing else of this machine: it may have a Slurm.
             "PATH": str(self.programs),
-            "PYTHONPATH": f"{STAND_INS}:{STAND_INS / 'no_torch'}",
+            "PYTHONPATH": f"{STAND_INS}:{STAND_INS / 'no_torch'}:{SOURCES}",
             "MATCHED_ROOT": str(root),
             "HOME": str(root),
             "OMP_NUM_THREADS": "1",
@@ -170,7 +172,7 @@ class Project:
             free.bind(("localhost", 0))
             port = str(free.getsockname()[1])
         self.environment.update(
-            PYTHONPATH=str(STAND_INS),
+            PYTHONPATH=f"{STAND_INS}:{SOURCES}",
             MASTER_ADDR="localhost",
             MASTER_PORT=port,
             TINY_HASTE=json.dumps(HASTE | (haste or {})),

@@ -127,7 +127,7 @@ def _meet(context: Context, what: str) -> None:
 def _make_haste() -> None:
     """For processes of tests: TINY_HASTE maps "watch.POLL_SECONDS" to seconds, and such.
 
-    TINY_BARE: of ``matched.training`` the harness needs one module; the others take a second.
+    TINY_BARE: tasks here need one module of ``matched.training``; do not load the others.
     """
     for name, seconds in json.loads(os.environ.get("TINY_HASTE", "{}")).items():
         module, _, constant = name.rpartition(".")

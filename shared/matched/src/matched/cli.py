@@ -14,19 +14,21 @@ from typing import NoReturn
 from rich.console import Console
 
 from matched import (
+    cancellation,
     cli_output,
     gallery,
     job_status,
     planning,
+    preflight,
     recipes,
     site,
     submission,
     table_formats,
 )
 from matched.planning import Plan, PlannedRun
+from matched.preflight import CLUSTERS
 from matched.run_directory import RunFiles
 from matched.status import State
-from matched.submission import CLUSTERS
 from matched.summary_table import summary_table
 from matched.table import SCALES, Cell
 from matched.watch import wait
@@ -170,7 +172,7 @@ def _submit(given: argparse.Namespace) -> int:
 
 def _retry(given: argparse.Namespace) -> int:
     plan = _load(given)
-    submission.preflight(plan, given.cluster)
+    preflight.check_submission(plan, given.cluster)
     for planned in plan.damaged:
         for path in planned.directory.set_aside():
             print(f"set aside: {path}")
@@ -292,7 +294,7 @@ def _found(signature: str) -> RunFiles:
 
 def _cancel(given: argparse.Namespace) -> int:
     plan = _load(given)
-    stopped = submission.cancel(
+    stopped = cancellation.cancel_runs(
         plan, [planned for planned in plan.runs if _is_meant(planned, given)]
     )
     runs = sum(len(items) for items in stopped.values())
@@ -312,9 +314,9 @@ def _is_meant(planned: PlannedRun, given: argparse.Namespace) -> bool:
 def _run(given: argparse.Namespace) -> int:
     plan = _load(given)
     if os.environ.get("RANK", "0") != "0":
-        submission.run_here(plan)
+        submission.run_in_process(plan)
         return 0
-    submission.preflight_here(plan)
+    preflight.check_foreground(plan)
     console = _console()
     if plan.missing or os.environ.get("WORLD_SIZE", "1") != "1":  # others wait for this process
         cli_output.run_shown(plan, console)

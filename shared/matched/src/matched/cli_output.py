@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table as Grid
 from rich.text import Text
 
-from matched import submission
+from matched import slurm_request, submission
 from matched.audit import audit_pairs, read_fingerprint
 from matched.files import DamagedFileError, read_json
 from matched.job_packing import PackedJob, job_arrays, pack_jobs
@@ -59,7 +59,7 @@ def show_plan(plan: Plan, cluster: str, console: Console) -> None:
         return
     for wave in job_arrays(packed, plan.site.slurm.max_array):
         console.print(f"Slurm is asked for {_array(packed, wave)}:", highlight=False)
-        for option in submission.sbatch_lines(plan, packed, wave):
+        for option in slurm_request.sbatch_lines(plan, packed, wave):
             console.print(f"  {option}", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -67,7 +67,7 @@ def _array(packed: list[PackedJob], wave: list[int]) -> str:
     """ "4 jobs of 8 runs, after 2 others", for the jobs of one Slurm array."""
     runs = max(len(packed[i].runs) for i in wave)
     first = packed[wave[0]]
-    after = (*first.after, *first.behind)
+    after = (*first.after, *first.after_ids)
     jobs = f"{len(wave)} job{'s' if len(wave) > 1 else ''}"
     return (
         f"{jobs} of {runs} run{'s' if runs > 1 else ''}"
@@ -148,12 +148,12 @@ class _OneLine(logging.Formatter):
 
 
 def run_shown(plan: Plan, console: Console) -> dict[str, str]:
-    """``launch.run_here`` with a progress bar in a terminal, or log lines elsewhere."""
+    """``submission.run_in_process`` with a progress bar in a terminal, or log lines elsewhere."""
     if not console.is_terminal:
         handler = logging.StreamHandler()
         handler.setFormatter(_OneLine())
         logging.basicConfig(level=logging.INFO, handlers=[handler])
-        return submission.run_here(plan)
+        return submission.run_in_process(plan)
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -167,7 +167,7 @@ def run_shown(plan: Plan, console: Console) -> dict[str, str]:
         watcher = threading.Thread(target=_follow, args=(plan.missing, bar, over), daemon=True)
         watcher.start()
         try:
-            return submission.run_here(plan)
+            return submission.run_in_process(plan)
         finally:
             over.set()
             watcher.join()

@@ -17,7 +17,7 @@ from matched import data, job_status, lease, provenance, signals
 from matched.errors import one_line
 from matched.files import DamagedFileError, write_json
 from matched.lease import Lease
-from matched.peers import PeerLost, Peers, is_loss
+from matched.peers import PeerLostError, Peers, is_connection_error
 from matched.run import Run
 from matched.run_directory import RunDirectory
 from matched.signals import Interrupted
@@ -48,21 +48,21 @@ def execute(
     Only the first process looks at the directory and owns it, the others do as it says.
 
     Args:
-        job: what owns the run's directory meanwhile: see ``jobs.identity``.
+        job: what owns the run's directory meanwhile: see ``job_status.identity``.
         peers: this process among those of the job.
-        code: what ``provenance.submission`` says of the code.
+        code: what ``provenance.record_submission`` says of the code.
 
     Returns:
         "done", "diverged" or, in one line, why the run failed or was not begun.
 
     Raises:
         Interrupted: if the process was asked to stop; what was reached is saved.
-        PeerLost: if another process of the run is gone, which is no failure of the run.
+        PeerLostError: if another process of the run is gone, which is no failure of the run.
     """
     directory = RunDirectory(site.runs_folder, run)
     owned, word = _claim(directory, job) if peers.rank == 0 else (None, None)
     try:
-        word = peers.agree(f"claim/{run.signature}", word)
+        word = peers.broadcast(f"claim/{run.signature}", word)
         if word:
             return word
         directory.path.mkdir(parents=True, exist_ok=True)
@@ -166,8 +166,8 @@ def _compute(
             # Other processes of the run, its data loaders among them, may have been ended before
             # this one. What would fail anyway fails again at the next start.
             raise Interrupted from error
-        if peers.world_size > 1 and is_loss(error):
-            raise PeerLost(why) from error
+        if peers.world_size > 1 and is_connection_error(error):
+            raise PeerLostError(why) from error
         with suppress(OSError):  # not even room for the reason: the job's own output has it
             directory.write_failure(why, job["token"])
         return why
