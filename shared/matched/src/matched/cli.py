@@ -163,7 +163,7 @@ def _plan(given: argparse.Namespace) -> int:
 
 
 def _submit(given: argparse.Namespace) -> int:
-    return _launch(given)
+    return _launch(_load(given), given)
 
 
 def _retry(given: argparse.Namespace) -> int:
@@ -172,12 +172,12 @@ def _retry(given: argparse.Namespace) -> int:
     for planned in plan.damaged:
         for path in planned.directory.set_aside():
             print(f"set aside: {path}")
-    return _launch(given)
+    return _launch(plan.refreshed(), given)
 
 
-def _launch(given: argparse.Namespace) -> int:
+def _launch(plan: Plan, given: argparse.Namespace) -> int:
     console = _console()
-    plan, handed = submission.submit(lambda: _load(given), given.cluster, snapshot=given.snapshot)
+    plan, handed = submission.submit(plan, given.cluster, snapshot=given.snapshot)
     count = len(plan.missing)
     console.print(
         f"{plan.recipe.name} at {plan.scale.name} scale: {count} of {len(plan.runs)} runs "
@@ -190,17 +190,16 @@ def _launch(given: argparse.Namespace) -> int:
             job.result()
     if given.wait:
         children = handed if given.cluster == "local" else []
-        plan = wait(lambda: _load(given), children, console)
-        return _show(plan, console)
+        return _show(wait(plan, children, console), console)
     if given.cluster == "debug":
-        return _verdict(_load(given))
+        return _verdict(plan.refreshed())
     return _damage(plan)  # what had failed is at work again
 
 
 def _status(given: argparse.Namespace) -> int:
     plan, console = _load(given), _console()
     if given.watch:
-        plan = wait(lambda: _load(given), [], console)
+        plan = wait(plan, [], console)
     cli_output.show_status(plan, console)
     return _verdict(plan)
 
@@ -316,7 +315,7 @@ def _run(given: argparse.Namespace) -> int:
     console = _console()
     if plan.missing or os.environ.get("WORLD_SIZE", "1") != "1":  # others wait for this process
         cli_output.run_shown(plan, console)
-        plan = _load(given)
+        plan = plan.refreshed()
     planned = plan.runs[-1]
     if planned.status.state is State.FAILED:
         return _complain(planned.status.reason)

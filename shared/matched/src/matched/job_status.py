@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from matched.status import JobStatus, State
 
 PATIENCE = 60
 """Seconds to wait for a Slurm command, which a busy controller keeps waiting."""
+SLURM_SECONDS = 15.0
+"""Seconds for which an answer of Slurm is used when jobs are watched."""
 SILENCE = 120
 """Seconds after which a run on another host that gives no sign of life is taken to be over."""
 OVER = {
@@ -49,8 +52,13 @@ def write_job_file(directory: RunDirectory, job: Mapping[str, str], **more: Any)
     write_json(directory / "job.json", {**job, **more})
 
 
-def job_statuses(directories: Iterable[RunFiles]) -> dict[str, JobStatus]:
-    """Key of every job that these unfinished runs were given to → what is said of it.
+def job_statuses(
+    directories: Iterable[RunFiles], queue: SlurmQueue | None = None
+) -> dict[str, JobStatus]:
+    """Return the status of every job that these runs were given to, if they are unfinished.
+
+    Args:
+        queue: keeps Slurm's answer from one call to the next; None asks Slurm each time.
 
     Raises:
         ValueError: where Slurm cannot be asked.
@@ -70,13 +78,34 @@ def job_statuses(directories: Iterable[RunFiles]) -> dict[str, JobStatus]:
                 seconds = lease.quiet_for(directory.path, _now(directory.path))
                 quiet[owner["key"]] = min(seconds, quiet.get(owner["key"], seconds))
     slurm = {job["job_id"]: job["user"] for job in jobs.values() if job["cluster"] == "slurm"}
-    queue = _slurm(slurm) if slurm else {}
+    on_slurm = (queue or SlurmQueue()).statuses(slurm)
     return {
-        key: queue.get(job["job_id"], JobStatus(state=None))
+        key: on_slurm.get(job["job_id"], JobStatus(state=None))
         if job["cluster"] == "slurm"
         else _process(job, quiet.get(key))
         for key, job in jobs.items()
     }
+
+
+class SlurmQueue:
+    """Slurm's answer about jobs, kept for ``SLURM_SECONDS``: its controller serves many users."""
+
+    def __init__(self) -> None:
+        self._users: Mapping[str, str] = {}
+        self._answer: dict[str, JobStatus] = {}
+        self._asked = 0.0
+
+    def statuses(self, users: Mapping[str, str]) -> Mapping[str, JobStatus]:
+        """Return the status of at least the jobs in ``users``, which maps ids to user numbers.
+
+        Raises:
+            ValueError: if Slurm cannot be asked.
+        """
+        recent = time.monotonic() - self._asked < SLURM_SECONDS
+        if not (users.keys() <= self._users.keys() and (recent or not users)):
+            self._answer = _slurm(users)
+            self._users, self._asked = dict(users), time.monotonic()
+        return self._answer
 
 
 def cancel(jobs: Iterable[Mapping[str, Any]]) -> None:
@@ -124,6 +153,7 @@ def _now(folder: Path) -> float:
     return time.time()
 
 
+@cache
 def _boot_time() -> float:
     for line in Path("/proc/stat").read_text().splitlines():
         if line.startswith("btime "):

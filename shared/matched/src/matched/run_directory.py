@@ -15,8 +15,9 @@ result.json       exists if and only if the run has finished
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,16 @@ class RunFiles:
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 
+    def _read(self, name: str, keys: Collection[str] = ()) -> dict[str, Any] | None:
+        return read_json(self.path / name, keys)
+
     def job(self) -> dict[str, Any] | None:
         """job.json, or None if nobody was asked to compute the run.
 
         Raises:
             Damaged: if it is not whole.
         """
-        return read_json(self / "job.json", ("key", "cluster", "job_id", "host", "token", "at"))
+        return self._read("job.json", ("key", "cluster", "job_id", "host", "token", "at"))
 
     def owner(self) -> dict[str, Any] | None:
         """Who is computing the run, or was when it was killed; None if nobody has it."""
@@ -53,7 +57,7 @@ class RunFiles:
         Raises:
             Damaged: if it is not whole.
         """
-        return read_json(self / "failure.json", ("reason", "at", "token"))
+        return self._read("failure.json", ("reason", "at", "token"))
 
     def progress(self) -> dict[str, Any] | None:
         """progress.json, or None if the run never began.
@@ -61,7 +65,7 @@ class RunFiles:
         Raises:
             Damaged: if it is not whole.
         """
-        return read_json(self / "progress.json", ("step", "steps", "at"))
+        return self._read("progress.json", ("step", "steps", "at"))
 
 
 class RunDirectory(RunFiles):
@@ -88,7 +92,7 @@ class RunDirectory(RunFiles):
         Raises:
             Damaged: if it is not this run's.
         """
-        config = read_json(self / "config.json")
+        config = self._read("config.json")
         if config is None:
             return False
         if config != {"signature": self.run.signature, **self.run.description}:
@@ -103,10 +107,10 @@ class RunDirectory(RunFiles):
         Raises:
             Damaged: if it is truncated, belongs to another signature, or has no config.json.
         """
-        path = self / "result.json"
-        result = read_json(path, ("signature", "outcome", "metrics"))
+        result = self._read("result.json", ("signature", "outcome", "metrics"))
         if result is None:
             return None
+        path = self / "result.json"
         if result["signature"] != self.run.signature:
             raise DamagedFileError(
                 f"{path} is of signature {result['signature']}, not {self.run.signature}"
@@ -186,6 +190,39 @@ class RunDirectory(RunFiles):
         return RunStatus(
             state=State.FAILED, reason=reason, progress=progress, job=told, started=started
         )
+
+
+class WatchedRunDirectory(RunDirectory):
+    """A run directory that is read again and again: a file is parsed only when it was replaced."""
+
+    def __init__(self, runs: Path, run: Run) -> None:
+        super().__init__(runs, run)
+        self._parsed: dict[str, tuple[tuple[int, ...], dict[str, Any] | None]] = {}
+
+    def _read(self, name: str, keys: Collection[str] = ()) -> dict[str, Any] | None:
+        version = _version(f"{self.path}/{name}")
+        if version is None:
+            return None
+        if self._parsed.get(name, (None,))[0] != version:
+            # The version was taken first: a file that is replaced meanwhile is parsed once more.
+            self._parsed[name] = version, super()._read(name, keys)
+        return self._parsed[name][1]
+
+
+def _version(path: str) -> tuple[int, ...] | None:
+    """Return what tells a file from its predecessors of the same name; None if there is none.
+
+    The file is opened because a network file system may answer ``stat`` from its cache.
+    """
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        found = os.fstat(file)
+    finally:
+        os.close(file)
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _end(job: Mapping[str, Any], seen: JobStatus) -> str:

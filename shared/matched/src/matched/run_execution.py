@@ -106,7 +106,7 @@ def _claim(directory: RunDirectory, job: Mapping[str, Any]) -> tuple[Lease | Non
         if (result := directory.result()) is not None:  # it was finished while we waited
             owned.release()
             return None, result["outcome"]
-        _sweep(directory.path)
+        _delete_temporary_files(directory.path)
         (directory / "failure.json").unlink(missing_ok=True)
     except (DamagedFileError, lease.LeaseHeldError, OSError) as error:
         if owned is not None:
@@ -126,9 +126,11 @@ def _pause() -> None:
     time.sleep(lease.POLL)
 
 
-def _sweep(folder: Path) -> None:
-    """Delete what processes that were killed had not written to the end."""
+def _delete_temporary_files(folder: Path) -> None:
+    """Delete the files that earlier owners of the directory were killed while writing."""
     for path in [*folder.glob(".*.tmp"), *folder.glob("checkpoints/.*.tmp")]:
+        if path.name.startswith(".job.json."):
+            continue  # a submission writes job.json after it has started the job, perhaps now
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

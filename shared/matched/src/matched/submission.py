@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
@@ -143,16 +143,14 @@ def _check_data(plan: Plan) -> None:
     data.resolve(tuple(sorted(names)), plan.site.data, plan.site.file)
 
 
-def submit(
-    replan: Callable[[], Plan], cluster: str, *, snapshot: bool = False
-) -> tuple[Plan, list[submitit.Job]]:
+def submit(plan: Plan, cluster: str, *, snapshot: bool = False) -> tuple[Plan, list[submitit.Job]]:
     """Hand every missing run to submitit; job.json in each run's directory says to which job.
 
     Submissions from one runs folder go one after the other, each seeing what the one before has
     started.
 
     Args:
-        again: makes the plan anew, with the states as they are when it is called.
+        plan: its states are read again when it is this submission's turn.
         snapshot: jobs run from a copy of the code made now.
 
     Returns:
@@ -161,7 +159,6 @@ def submit(
     Raises:
         ValueError: as ``preflight``, or in Slurm's own words if it refuses the job.
     """
-    plan = replan()
     preflight(plan, cluster)
     if not plan.missing:
         return plan, []
@@ -169,7 +166,7 @@ def submit(
     me = job_status.identity("here", str(os.getpid()), secrets.token_hex(4))
     turn = lease.acquire(folder / "submitting", me, wait=True)
     try:
-        plan = replan()
+        plan = plan.refreshed()
         return plan, _submit(plan, cluster, folder, snapshot)
     finally:
         turn.release()
