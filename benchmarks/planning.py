@@ -34,13 +34,7 @@ from matched.task import write_progress
 
 ROOT = Path(__file__).resolve().parent.parent
 WATCH_SECONDS = 30
-START_SECONDS = 15
-"""Time for a process to plan and to look for the first time, which is not measured."""
-JOB = {
-    **job_status.identity("local", str(os.getpid()), "t1"),
-    "folder": tempfile.gettempdir(),
-    "at": time.time(),
-}
+JOB = job_status.job_record("local", str(os.getpid()), "t1", tempfile.gettempdir())
 COMMANDS = ("plan", "status", "table")
 RECIPE = '''"""A table of many runs, generated."""
 
@@ -100,21 +94,21 @@ def seconds(command: str, root: Path) -> float:
 def start_again(directory: RunDirectory) -> None:
     """Make a finished run one that was given to this process and has not begun."""
     (directory / "result.json").unlink(missing_ok=True)
-    write_json(directory / "job.json", JOB)
+    directory.write_job(JOB)
 
 
 def watch(root: Path, running: Sequence[RunDirectory], *, terminal: bool) -> float:
-    """Return the CPU share of ``status --watch`` in its steady state, as a fraction of one core."""
-    ours, theirs = pty.openpty()
+    """Return the share of a core that ``status --watch`` takes after its first output."""
+    ours, theirs = pty.openpty() if terminal else os.pipe()
     environment = {**os.environ, "MATCHED_ROOT": str(root), "COLUMNS": "120", "LINES": "50"}
     process = subprocess.Popen(
         [sys.executable, "-m", "matched", "status", "table1", "--watch"],
         env={**environment, "TERM": "xterm"},
-        stdout=theirs if terminal else subprocess.DEVNULL,
+        stdout=theirs,
     )
     os.close(theirs)
-    threading.Thread(target=_drain, args=(ours,), daemon=True).start()
-    deadline = time.monotonic() + START_SECONDS
+    shown = threading.Event()
+    threading.Thread(target=_drain, args=(ours, shown), daemon=True).start()
     before = started = None
     step = 0
     while started is None or time.monotonic() - started < WATCH_SECONDS:
@@ -122,7 +116,7 @@ def watch(root: Path, running: Sequence[RunDirectory], *, terminal: bool) -> flo
         for directory in running:
             write_progress(directory.path, step, 1000, shown={"loss": 1 / step})
         time.sleep(0.5)
-        if started is None and time.monotonic() > deadline:
+        if started is None and shown.is_set():
             before, started = _cpu_seconds(process.pid), time.monotonic()
     share = (_cpu_seconds(process.pid) - before) / (time.monotonic() - started)
     process.kill()
@@ -130,10 +124,11 @@ def watch(root: Path, running: Sequence[RunDirectory], *, terminal: bool) -> flo
     return share
 
 
-def _drain(descriptor: int) -> None:
-    with suppress(OSError):  # raised when the last program of the terminal has ended
+def _drain(descriptor: int, shown: threading.Event) -> None:
+    """Read what a process writes, and set ``shown`` after its first output."""
+    with suppress(OSError):  # raised when the last program of a terminal has ended
         while os.read(descriptor, 65536):
-            pass
+            shown.set()
     os.close(descriptor)
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from matched.cli import main
 from matched.files import write_json
 from matched.job_runner import JobRunner
 from matched.run_directory import RunDirectory
+from matched.status import JobRecord
 from matched.table import with_needs
 from matched.task import write_progress
 
@@ -247,9 +249,7 @@ class Project:
         """As if the run had been given to that job a moment ago, and not begun."""
         directory = self.directory(name)
         directory.prepare()
-        job_status.write_job_file(
-            directory, self.job(cluster, job_id, token, **more), submission="none"
-        )
+        directory.write_job(self.job(cluster, job_id, token, **more))
         return directory
 
     def begun(self, name: str, *job: str, **more: str) -> RunDirectory:
@@ -259,7 +259,7 @@ class Project:
         write_progress(directory.path, 1, 10)
         return directory
 
-    def owned(self, directory: RunDirectory, job: dict) -> lease.Lease:
+    def owned(self, directory: RunDirectory, job: JobRecord) -> lease.Lease:
         """The run's directory is that job's until the test ends."""
         owned = lease.acquire(directory.path, job)
         self.leases.append(owned)
@@ -267,10 +267,9 @@ class Project:
 
     def job(
         self, cluster: str = "slurm", job_id: str = "41", token: str = "t1", **more: str
-    ) -> dict:
-        folder = str(self.root / "runs" / ".jobs" / job_id)
-        identity = job_status.identity(cluster, job_id, token)
-        return {**identity, "folder": folder, "at": time.time(), **more}
+    ) -> JobRecord:
+        folder = self.root / "runs" / ".jobs" / job_id
+        return replace(job_status.job_record(cluster, job_id, token, folder), **more)
 
     def wait_for(
         self,

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from matched import job_packing
+from matched.status import FailureKind
 
 CHAINS = """
 from chain import Encode, Sample, Score, Train
@@ -123,6 +124,7 @@ def test_a_need_that_failed_blocks_all_that_starts_from_it_and_nothing_else(chai
     first = f"chain:train {trained.run.signature} (trained), which is failed: no room for it"
     assert samples.status.reason == f"blocked by {first}"
     assert score.status.reason == f"blocked by {first}", "what is at the root of it"
+    assert samples.status.failure.root == score.status.failure.root == trained.run.signature
     assert score.title == "large · DyT · seed 0"
     assert f"blocked by {first}" in chains.cli("status", "table1", code=1)
     (chains.root / "trouble/train large DyT 0").unlink()
@@ -138,4 +140,6 @@ def test_when_what_all_share_failed_everything_says_so(chains):
     blocked = f"chain:encode {shared.run.signature} (latents), which is failed: no room for it"
     assert shared.status.reason == "no room for it" and len(others) == RUNS - 1
     for one in others:
+        assert one.status.failure.kind is FailureKind.BLOCKED
+        assert one.status.failure.root == shared.run.signature
         assert one.status.reason.startswith("blocked by ") and one.status.reason.endswith(blocked)

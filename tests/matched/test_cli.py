@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from matched.status import Failure
+
 CELL = ["--row", "small", "--arm", "LN"]
 
 
@@ -34,7 +36,7 @@ def test_status_shows_states_numbers_and_reasons(project):
     failed = project.directory("small.LN.1")
     failed.prepare()
     # Brackets are markup to rich, which would swallow the one and stumble over the other.
-    failed.write_failure("no [data] in [/scratch/x]", "t1")
+    failed.write_failure(Failure(reason="no [data] in [/scratch/x]"))
     told = project.cli("status", "table1", code=1)
     for words in ("done", "81.25", "diverged", "failed", "no [data] in [/scratch/x]", "new"):
         assert words in told
@@ -48,7 +50,7 @@ def test_status_and_table_return_0_while_nothing_has_failed(project):
 
 def test_table_returns_1_when_a_run_has_failed(project):
     project.directory("small.LN.0").prepare()
-    project.directory("small.LN.0").write_failure("no memory", "t1")
+    project.directory("small.LN.0").write_failure(Failure(reason="no memory"))
     assert "Failed: small · LN · seed 0: no memory" in project.cli("table", "table1", code=1)
 
 
@@ -122,7 +124,7 @@ def test_logs_of_a_run_that_has_none(project):
 def test_retry_runs_failed_runs_again_and_leaves_finished_ones(one_row):
     one_row.finish("small.DyT.0", prints=False, top1=1.0)
     one_row.directory("small.LN.0").prepare()
-    one_row.directory("small.LN.0").write_failure("no memory", "t1")
+    one_row.directory("small.LN.0").write_failure(Failure(reason="no memory"))
     told = one_row.compute("retry", "table1", "--wait")
     assert "1 of 2 runs submitted" in told and "Small_1" in told
     assert one_row.computed() == ["small.LN.0"]

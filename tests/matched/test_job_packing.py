@@ -5,7 +5,8 @@ from itertools import chain
 
 import pytest
 
-from matched import job_packing, job_status, submission
+from matched import job_packing, submission
+from matched.status import Failure
 from matched.task import write_progress
 
 NEEDS = """
@@ -201,7 +202,7 @@ def failed(project, name):
     directory = project.directory(name)
     directory.prepare()
     write_progress(directory.path, 1, 10)
-    directory.write_failure("no memory", "t0")
+    directory.write_failure(Failure(reason="no memory"))
 
 
 @pytest.mark.parametrize("cluster", ["local", "slurm"])
@@ -221,7 +222,7 @@ def test_what_failed_without_having_begun_keeps_its_place(project):
     """Its job was cancelled, or another run killed it."""
     directory = project.directory("small.LN.0")
     directory.prepare()
-    directory.write_failure("cancelled", "t0")
+    directory.write_failure(Failure(reason="cancelled"))
     (runs,) = only_runs(project, "local")
     assert runs[0] == "small.LN.0"
 
@@ -233,7 +234,7 @@ def test_a_prerequisite_that_failed_comes_last_but_before_what_needs_it(project,
         if (planned.run.config.model, planned.run.config.norm) == ("middle", "LN"):
             planned.directory.prepare()
             write_progress(planned.directory.path, 1, 10)
-            planned.directory.write_failure("no memory", "t0")
+            planned.directory.write_failure(Failure(reason="no memory"))
     runs = list(chain(*only_runs(project, cluster)))
     assert runs.index("middle.DyT.0") < runs.index("middle.LN.0") < runs.index("small.LN.0")
 
@@ -244,9 +245,7 @@ def test_what_a_job_of_an_earlier_submission_computes_is_waited_for(project):
         if planned.run.config.model == "start":
             planned.directory.prepare()
             number = "41_0" if planned.run.config.norm == "LN" else "41_1"
-            job_status.write_job_file(
-                planned.directory, project.job("slurm", number), submission="none"
-            )
+            planned.directory.write_job(project.job("slurm", number))
     project.program("squeue", "echo '41_0|41|RUNNING|None'; echo '41_1|42|PENDING|Priority'")
     found = job_packing.pack_jobs(project.plan(), "slurm")
     assert [(job.after, job.behind) for job in found] == [
@@ -263,9 +262,7 @@ def test_what_this_machine_computes_is_no_dependency_of_slurm(project):
     for planned in project.plan().runs:
         if planned.run.config.model == "start":
             planned.directory.prepare()
-            job_status.write_job_file(
-                planned.directory, project.job("local", str(os.getpid())), submission="none"
-            )
+            planned.directory.write_job(project.job("local", str(os.getpid())))
     found = job_packing.pack_jobs(project.plan(), "slurm")
     assert len(found) == 4 and not any(job.behind for job in found)
 

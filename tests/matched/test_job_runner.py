@@ -13,7 +13,8 @@ def test_finished_runs_are_skipped(one_row, pack):
     one_row.finish("small.LN.0", top1=1.0)
     one_row.finish("small.DyT.0", outcome="diverged")
     before = one_row.snapshot()
-    assert list(pack().compute("here", "1").values()) == ["done", "diverged"]
+    told = pack().compute("here", "1")
+    assert [result.state for result in told.values()] == ["done", "diverged"]
     assert one_row.computed() == []
     assert one_row.snapshot() == before
 
@@ -24,7 +25,7 @@ def test_damaged_runs_are_neither_computed_nor_written_to(one_row, pack):
         path.write_text("{", encoding="utf-8")
     before = one_row.snapshot()
     told = pack().compute("here", "1")
-    assert all("result.json is not whole JSON" in why for why in told.values())
+    assert all("result.json is not whole JSON" in result.reason for result in told.values())
     assert one_row.computed() == []
     assert one_row.snapshot() == before
 

@@ -215,7 +215,7 @@ def test_a_run_elsewhere_that_gives_signs_of_life_is_at_work(one_row, monkeypatc
 def test_a_run_elsewhere_that_has_been_quiet_for_long_is_over(one_row, monkeypatch):
     far(one_row, "small.LN.0", quiet=600, monkeypatch=monkeypatch)
     told = one_row.cli("status", "table1", code=1)
-    assert "process 7 on far ended without a result (nothing heard of far for 10 min)" in told
+    assert "process 7 on host far ended without a result (nothing heard of far for 10 min)" in told
 
 
 def test_a_run_elsewhere_that_never_began_is_over_some_minutes_after_its_submission(

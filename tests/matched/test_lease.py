@@ -32,7 +32,7 @@ def folder(tmp_path):
 
 
 def job(number):
-    return job_status.identity("slurm", str(number), "t1")
+    return job_status.job_record("slurm", str(number), "t1", "")
 
 
 def take(folder, number, patience=60.0, **more):
@@ -50,7 +50,9 @@ def owned_elsewhere(folder, number=1, touched=None):
     path = folder / "owners" / "000003.json"
     path.parent.mkdir(parents=True)
     place = {"kernel": "another", "pid": 7, "started": 1}
-    path.write_text(json.dumps({**job(number), "host": "far", "place": place}), encoding="utf-8")
+    path.write_text(
+        json.dumps({**job(number).to_json(), "host": "far", "place": place}), encoding="utf-8"
+    )
     if touched is not None:
         os.utime(path, (touched, touched))
     return path
@@ -91,7 +93,7 @@ def test_a_second_owner_is_refused_and_told_who_the_first_is(folder, child):
     with pytest.raises(LeaseHeldError) as refused:
         take(folder, 13)
     pid, host = child.process.pid, os.uname().nodename
-    assert str(refused.value) == f"{folder} is at work: slurm job 12, process {pid} on host {host}"
+    assert str(refused.value) == f"{folder} is in use by slurm job 12, process {pid} on host {host}"
 
 
 def test_a_released_folder_is_free_at_once(folder, child):
@@ -100,7 +102,7 @@ def test_a_released_folder_is_free_at_once(folder, child):
     started = time.monotonic()
     owned = take(folder, 13)
     assert time.monotonic() - started < 5
-    assert lease.owner(folder)["key"] == "slurm job 13"
+    assert lease.owner(folder).job.job_id == "13"
     owned.release()
     assert lease.owner(folder) is None
 
@@ -242,11 +244,11 @@ def test_a_superseded_owner_finds_out_and_does_no_harm(folder):
     slept = take(folder, 1)
     record = json.loads(slept.path.read_text(encoding="utf-8"))
     new = folder / "owners" / "000002.json"
-    new.write_text(json.dumps({**record, "key": "slurm job 2"}), encoding="utf-8")
+    new.write_text(json.dumps({**record, "job": "slurm:2"}), encoding="utf-8")
     with pytest.raises(LeaseLostError, match=f"{folder} was taken over by slurm job 2, process"):
         slept.check_ownership()
     slept.release()
-    assert lease.owner(folder)["key"] == "slurm job 2"
+    assert lease.owner(folder).job.job_id == "2"
 
 
 def test_an_owner_whose_folder_was_deleted_finds_out(folder):
@@ -329,7 +331,7 @@ def test_of_several_who_find_a_dead_owner_one_becomes_the_next(folder):
                 owned.check_ownership()
                 won.append(n)
             except LeaseHeldError as error:
-                assert "slurm job 10" in str(error) or "not said yet" in str(error)
+                assert "slurm job 10" in str(error) or "not recorded its job yet" in str(error)
             barrier.wait(30)
             if owned is not None:
                 owned.release()

@@ -9,7 +9,7 @@ import pytest
 
 from matched import job_status
 from matched.files import DamagedFileError, write_json
-from matched.status import State
+from matched.status import Failure, State
 from matched.task import write_progress
 
 HERE = socket.gethostname()
@@ -97,7 +97,7 @@ def test_a_dead_process_has_failed(directory, given_to, dead):
     write_progress(directory.path, 3, 10)
     found = status(directory)
     assert found.state is State.FAILED
-    assert f"process {dead} on {HERE} ended without a result" in found.reason
+    assert f"process {dead} on host {HERE} ended without a result" in found.reason
 
 
 def test_another_process_under_the_same_number_is_not_it(directory, given_to, alive):
@@ -122,19 +122,19 @@ def test_a_process_of_another_machine_is_taken_for_living(directory, given_to, d
 
 def test_a_failure_says_why(directory, given_to, dead):
     given_to(dead)
-    directory.write_failure("out of memory", "t1")
+    directory.write_failure(Failure(reason="out of memory", token="t1"))
     found = status(directory)
     assert (found.state, found.reason) == (State.FAILED, "out of memory")
 
 
 def test_a_failure_counts_while_its_pack_goes_on(directory, given_to, alive):
     given_to(alive)
-    directory.write_failure("out of memory", "t1")
+    directory.write_failure(Failure(reason="out of memory", token="t1"))
     assert status(directory).state is State.FAILED
 
 
 def test_a_new_attempt_is_not_failed_by_the_one_before(directory, given_to, alive):
-    write_json(directory / "failure.json", {"reason": "old", "at": time.time(), "token": "t0"})
+    directory.write_failure(Failure(reason="old", token="t0"))
     given_to(alive)
     assert status(directory).state is State.QUEUED
 
@@ -142,7 +142,7 @@ def test_a_new_attempt_is_not_failed_by_the_one_before(directory, given_to, aliv
 @pytest.mark.parametrize("outcome", ["done", "diverged"])
 def test_a_result_ends_it_whatever_else_is_there(directory, one_row, alive, outcome):
     one_row.begun("small.LN.0", "local", str(alive))
-    directory.write_failure("an earlier attempt", "t0")
+    directory.write_failure(Failure(reason="an earlier attempt", token="t0"))
     write_progress(directory.path, 3, 10)
     directory.write_result({"outcome": outcome, "metrics": {"top1": 1.0}})
     found = status(directory)
@@ -169,8 +169,16 @@ DAMAGES = {
     "result with another outcome": ("result.json", WHOLE.replace("done", "running")),
     "truncated config": ("config.json", '{"signature": "012'),
     "config of another signature": ("config.json", '{"signature": "0123456789ab"}'),
-    "truncated job": ("job.json", '{"key": "pro'),
-    "job without a key": ("job.json", "{}"),
+    "truncated job": ("job.json", '{"job": "slu'),
+    "job without an id": ("job.json", "{}"),
+    "job with an unknown id": (
+        "job.json",
+        '{"job": "pbs:7", "user": "0", "token": "t1", "folder": "", "at": 0}',
+    ),
+    "failure of an unknown kind": (
+        "failure.json",
+        '{"kind": "mood", "reason": "", "token": "t1", "at": 0}',
+    ),
     "truncated failure": ("failure.json", '{"reason": '),
     "truncated progress": ("progress.json", '{"step": 1, '),
 }
@@ -207,7 +215,7 @@ def test_a_damaged_file_is_named_never_used_set_aside_and_computed_again(one_row
 def test_a_result_that_lost_its_config_is_damaged_and_can_be_retried(one_row):
     directory = one_row.finish("small.LN.0", top1=81.0)
     (directory / "config.json").unlink()
-    assert "no config.json beside it" in one_row.cli("status", "table1", code=2)
+    assert "has no config.json next to it" in one_row.cli("status", "table1", code=2)
     one_row.compute("retry", "table1", "--cluster", "debug")
     assert set(one_row.states().values()) == {"done"}
 

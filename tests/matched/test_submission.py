@@ -49,7 +49,7 @@ def test_of_two_submissions_to_slurm_at_the_same_time_one_finds_nothing_to_do(sl
     assert [process.returncode for process in both] == [0, 0], told
     assert sorted(submitted(out) for out, _ in told) == [0, 2]
     assert len(list(slurm.root.glob("sbatch.*"))) == 1
-    assert slurm.json(slurm.directory(NAMES[0]) / "job.json")["job_id"] == "1_0"
+    assert slurm.directory(NAMES[0]).job().job.job_id == "1_0"
 
 
 def test_of_two_submissions_to_this_machine_at_the_same_time_none_starts_a_run_twice(one_row):
@@ -155,5 +155,5 @@ def test_a_process_of_another_machine_has_to_be_cancelled_there(one_row, monkeyp
         there.setattr(socket, "gethostname", lambda: "far")
         one_row.given(NAMES[0], "local", "7")
     line = one_row.mistake("cancel", "table1")
-    assert line == "process 7 on far can be cancelled on that host only"
+    assert line == "process 7 on host far can be cancelled on that host only"
     assert "cancelled" not in one_row.json(one_row.directory(NAMES[0]) / "job.json")

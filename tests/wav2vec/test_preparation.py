@@ -11,7 +11,7 @@ from dyt_wav2vec import manifests, preparation
 from dyt_wav2vec.config import Preparation
 from dyt_wav2vec.preparation import prepare
 from matched import Run, derive_run, provenance, run_execution, site
-from matched.job_status import identity
+from matched.job_status import job_record
 from matched.peers import Peers
 from matched.run_directory import RunDirectory
 from matched.task import Context
@@ -198,8 +198,9 @@ def test_both_arms_through_the_harness(tmp_path, monkeypatch):
     other = derive_run(plain, norm=DYT)
     told = {}
     for run in (speech, plain, other):
-        job = identity("here", run.signature, "t1") | {"folder": "", "at": 0}
-        assert run_execution.execute(run, here, job, Peers(), threads=1, num_workers=0) == "done"
+        job = job_record("here", run.signature, "t1", tmp_path)
+        result = run_execution.execute(run, here, job, Peers(), threads=1, num_workers=0)
+        assert result.state == "done"
         directory = RunDirectory(here.runs_folder, run)
         told[run] = json.loads((directory / "result.json").read_text())
         assert "warning" not in (directory / "log.txt").read_text().lower()

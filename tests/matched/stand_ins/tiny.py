@@ -44,6 +44,8 @@ def train(context: Context, config: Config) -> Outcome:
     what = trouble.read_text(encoding="utf-8") if trouble.exists() else "none"
     if what == "raise":
         raise ValueError("the tiny task was told\nto fail [/here] at [data]")
+    if what == "says blocked by":
+        raise ValueError("blocked by a firewall")
     if what == "die":
         os._exit(9)
     if what == "wait" or (what == "rank 0 waits" and context.rank == 0):
@@ -55,7 +57,8 @@ def train(context: Context, config: Config) -> Outcome:
         _ask_to_stop(context, signal.Signals[number], *saving)
     if what == "is taken over":
         taken = context.directory / "owners" / "000009.json"
-        record = {"key": "process 7 on far", "host": "far", "place": {"kernel": "x", "pid": 7}}
+        job = {"job": "local:far:7", "user": "0", "token": "t9", "folder": "", "at": 0.0}
+        record = {**job, "host": "far", "place": {"kernel": "x", "pid": 7}}
         taken.write_text(json.dumps(record), encoding="utf-8")
     if what in ("meets", "rank 1 raises", "rank 1 raises early", "rank 1 dies once"):
         _meet(context, what)

@@ -251,7 +251,7 @@ def _logs(given: argparse.Namespace) -> int:
     path = run / "log.txt"
     if not path.exists():
         job = run.job()
-        more = f"; what its job printed is in {job['folder']}" if job is not None else ""
+        more = f"; what its job printed is in {job.folder}" if job is not None else ""
         raise ValueError(f"run {run.path.name} has no log: it has not begun{more}")
     with path.open(encoding="utf-8", errors="replace") as file:
         while True:
@@ -266,7 +266,7 @@ def _logs(given: argparse.Namespace) -> int:
 def _at_work(run: RunFiles) -> bool:
     """Whether the job of a run is there, and has not failed with it and gone on to another."""
     job, failure = run.job(), run.failure()
-    if job is not None and failure is not None and failure["token"] == job["token"]:
+    if job is not None and failure is not None and failure.token == job.token:
         return False
     return any(seen.state for seen in job_status.job_statuses([run]).values())
 

@@ -17,6 +17,7 @@ from matched.audit import fingerprint, pairs
 from matched.files import DamagedFileError, read_json
 from matched.job_packing import PackedJob, job_arrays, pack_jobs
 from matched.planning import Plan, PlannedRun
+from matched.status import ExecutionResult, RunStatus
 from matched.summary_table import data_titles
 from matched.watch import STYLES
 
@@ -99,12 +100,19 @@ def show_status(plan: Plan, console: Console) -> None:
             _state(planned),
             step or str(done.get("steps", "")),
             status.reason or numbers,
-            planned.status.job,
+            _job(status),
         )
     console.print(grid)
     if more := len(plan.runs) - len(listed):
         console.print(f"and {more} finished runs", highlight=False)
     console.print(f"Runs lie in {plan.site.runs_folder}", highlight=False, soft_wrap=True)
+
+
+def _job(status: RunStatus) -> str:
+    """Return "slurm job 12_3 PENDING (Priority)", or "" for a run without a job."""
+    if status.job is None:
+        return ""
+    return f"{status.job.describe()} {status.job_status.words}".strip()
 
 
 def show_audit(plan: Plan, console: Console) -> int:
@@ -147,8 +155,8 @@ class _OneLine(logging.Formatter):
         return f"{self.formatTime(record)} {record.getMessage()}"
 
 
-def run_shown(plan: Plan, console: Console) -> dict[str, str]:
-    """``launch.run_here`` with a progress bar in a terminal, or log lines elsewhere."""
+def run_shown(plan: Plan, console: Console) -> dict[str, ExecutionResult]:
+    """``submission.run_here`` with a progress bar in a terminal, or log lines elsewhere."""
     if not console.is_terminal:
         handler = logging.StreamHandler()
         handler.setFormatter(_OneLine())

@@ -139,9 +139,9 @@ def _at_work(plan: Plan) -> dict[Run, str]:
     found = {}
     for planned in plan.runs:
         if planned.status.state.live:
-            job = planned.directory.job()
-            if job is not None and job["cluster"] == "slurm":
-                found[planned.run] = job["job_id"]
+            record = planned.directory.job()
+            if record is not None and record.job.on_slurm:
+                found[planned.run] = record.job.job_id
     return found
 
 

@@ -25,6 +25,7 @@ from matched.run_directory import RunDirectory
 from matched.run_execution import execute
 from matched.signals import PREEMPTION_SIGNAL, Interrupted
 from matched.site import Site
+from matched.status import ExecutionResult, Failure, FailureKind, State
 from matched.table import Resources
 
 log = logging.getLogger("matched")
@@ -56,8 +57,8 @@ class JobRunner(submitit.helpers.Checkpointable):
     minutes: int | None = None
     code: Mapping[str, Any] = field(default_factory=dict)
 
-    def __call__(self) -> dict[str, str]:
-        """Called by submitit: signature → "done", "diverged" or the reason of the failure."""
+    def __call__(self) -> dict[str, ExecutionResult]:
+        """Called by submitit: compute the runs, and return their results by signature."""
         if self.gpus is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self.gpus))
         environment = submitit.JobEnvironment()
@@ -75,7 +76,7 @@ class JobRunner(submitit.helpers.Checkpointable):
 
     def compute(
         self, cluster: str, job_id: str, environment: submitit.JobEnvironment | None = None
-    ) -> dict[str, str]:
+    ) -> dict[str, ExecutionResult]:
         """As ``__call__``, in a process whose environment is set up already.
 
         Raises:
@@ -107,8 +108,7 @@ class _Attempt:
     ) -> None:
         self.pack, self.cluster, self.environment = pack, cluster, environment
         folder = pack.site.runs_folder / ".jobs" / job_id
-        identity = job_status.identity(cluster, job_id, pack.token)
-        self.job = {**identity, "folder": str(folder), "at": time.time()}
+        self.job = job_status.job_record(cluster, job_id, pack.token, folder)
         self.peers = Peers()
         self.started = time.monotonic()
         self.run: Run | None = None
@@ -117,28 +117,28 @@ class _Attempt:
         self.first = False
         """Whether it was begun as soon as the job was."""
 
-    def go(self) -> dict[str, str]:
-        outcomes: dict[str, str] = {}
+    def go(self) -> dict[str, ExecutionResult]:
+        results: dict[str, ExecutionResult] = {}
         # The last quarter of the grace period is for queueing the job again.
         grace = 0.75 * self.pack.site.slurm.grace_seconds
         with signals.watch_signals(grace, self._overdue):
             try:
                 both = zip(self.pack.runs, self.pack.resources, strict=True)
                 for i, (run, resources) in enumerate(both, start=1):
-                    outcomes[run.signature] = self._one(run, resources, i == len(self.pack.runs))
+                    results[run.signature] = self._one(run, resources, i == len(self.pack.runs))
             except Interrupted:
                 self._give_way(_signal())
         self.peers.close()
-        return outcomes
+        return results
 
-    def _one(self, run: Run, resources: Resources, last: bool) -> str:
+    def _one(self, run: Run, resources: Resources, last: bool) -> ExecutionResult:
         if signals.stop_signal():
             raise Interrupted
         pack = self.pack
         self.run, self.saved = run, self._saved(run)
         self.first = time.monotonic() - self.started < 60
         try:
-            outcome = execute(
+            result = execute(
                 run,
                 pack.site,
                 self.job,
@@ -150,20 +150,19 @@ class _Attempt:
             )
         except PeerLost as error:
             return self._lost(str(error))
-        well = outcome in ("done", "diverged")
-        if not self.peers.all_over(run.signature, 3600 if well else HANGS):
+        if not self.peers.all_over(run.signature, 3600 if result.state.finished else HANGS):
             # Another process hangs in a collective; only the end of the job ends it.
-            self._abandon(outcome, requeue=not last)
-        return outcome
+            self._abandon(str(result), requeue=not last)
+        return result
 
-    def _lost(self, why: str) -> str:
+    def _lost(self, why: str) -> ExecutionResult:
         """Another process is gone: killed, or its node. Or it has failed, and is here to say so."""
         if signals.stop_signal():
             raise Interrupted
         if not self.peers.all_over(self.run.signature, HANGS):
             restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
             self._abandon(why, requeue=self._progressed() or restarts < 3)
-        return why
+        return ExecutionResult(state=State.FAILED, reason=why)
 
     def _abandon(self, why: str, requeue: bool) -> NoReturn:
         """End all processes of the job; ``again``: it is queued again and goes on."""
@@ -246,7 +245,9 @@ class _Attempt:
             f"not one step was saved in the whole time of a job, {limit} min: raise max_hours "
             "under [slurm], or the minutes of the recipe's resources"
         )
-        directory.write_failure(why, self.pack.token)
+        directory.write_failure(
+            Failure(kind=FailureKind.NO_PROGRESS, reason=why, token=self.pack.token)
+        )
         return len(self.pack.runs) > 1
 
     def _saved(self, run: Run) -> set[Path]:

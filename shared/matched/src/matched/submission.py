@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from matched.planning import Plan, PlannedRun
 from matched.recipes import pick, root
 from matched.signals import PREEMPTION_SIGNAL
 from matched.site import Site
+from matched.status import ExecutionResult, JobId, JobRecord
 from matched.table import Resources
 
 CLUSTERS = ("debug", "local", "slurm")
@@ -163,8 +165,8 @@ def submit(plan: Plan, cluster: str, *, snapshot: bool = False) -> tuple[Plan, l
     if not plan.missing:
         return plan, []
     folder = plan.site.runs_folder / ".jobs"
-    me = job_status.identity("here", str(os.getpid()), secrets.token_hex(4))
-    turn = lease.acquire(folder / "submitting", me, wait=True)
+    own = job_status.job_record("here", str(os.getpid()), secrets.token_hex(4), folder)
+    turn = lease.acquire(folder / "submitting", own, wait=True)
     try:
         plan = plan.refreshed()
         return plan, _submit(plan, cluster, folder, snapshot)
@@ -205,15 +207,10 @@ def _submit(plan: Plan, cluster: str, folder: Path, snapshot: bool) -> list[subm
         for i, job in zip(wave, handed, strict=True):
             submitted[i] = job
             job_id = str(os.getpid()) if cluster == "debug" else job.job_id
-            identity = job_status.identity(cluster, job_id, token)
+            record = job_status.job_record(cluster, job_id, token, job.paths.folder)
+            record = replace(record, at=now, submission=code["submission"])
             for planned in packed[i].runs:
-                job_status.write_job_file(
-                    planned.directory,
-                    identity,
-                    folder=str(job.paths.folder),
-                    at=now,
-                    submission=code["submission"],
-                )
+                planned.directory.write_job(record)
     return [submitted[i] for i in sorted(submitted)]
 
 
@@ -250,24 +247,24 @@ def _asked(
     return asked
 
 
-def cancel(plan: Plan, meant: Sequence[PlannedRun]) -> dict[str, list[PlannedRun]]:
-    """Stop the jobs of these runs: key of each job → its runs that are not finished.
+def cancel(plan: Plan, meant: Sequence[PlannedRun]) -> dict[JobId, list[PlannedRun]]:
+    """Stop the jobs of these runs, and return the unfinished runs of each job.
 
     Raises:
         ValueError: if a job has other runs besides, or cannot be cancelled from here.
     """
-    held: dict[str, tuple[dict[str, Any], list[PlannedRun]]] = {}
+    held: dict[JobId, tuple[JobRecord, list[PlannedRun]]] = {}
     for planned in plan.runs:
         if planned.status.state.live:
-            job = planned.directory.owner() or planned.directory.job()
-            assert job is not None, "who is at work has said so"
-            held.setdefault(job["key"], (job, []))[1].append(planned)
-    chosen = {key: pair for key, pair in held.items() if any(i in meant for i in pair[1])}
-    for key, (_, planned_runs) in chosen.items():
+            record = planned.directory.owner() or planned.directory.job()
+            assert record is not None, "a queued or running run has a job"
+            held.setdefault(record.job, (record, []))[1].append(planned)
+    chosen = {job: pair for job, pair in held.items() if any(i in meant for i in pair[1])}
+    for job, (_, planned_runs) in chosen.items():
         if others := [planned.title for planned in planned_runs if planned not in meant]:
             raise ValueError(
-                f"{key} computes other runs too ({'; '.join(others)}); a job can only be "
-                "cancelled as a whole: name no row, arm or seed"
+                f"{job.describe()} computes other runs too ({'; '.join(others)}); a job can only "
+                "be cancelled as a whole: name no row, arm or seed"
             )
     by = f"{getpass.getuser()}, {time.strftime('%Y-%m-%d %H:%M')}"
     directories = [
@@ -275,14 +272,14 @@ def cancel(plan: Plan, meant: Sequence[PlannedRun]) -> dict[str, list[PlannedRun
     ]
     given = [(where, own) for where in directories if (own := where.job()) is not None]
     for directory, own in given:
-        job_status.write_job_file(directory, own, cancelled=by)
+        directory.write_job(replace(own, cancelled=by))
     try:
-        job_status.cancel(job for job, _ in chosen.values())
+        job_status.cancel(record for record, _ in chosen.values())
     except ValueError:
         for directory, own in given:
-            job_status.write_job_file(directory, own)
+            directory.write_job(own)
         raise
-    return {key: planned_runs for key, (_, planned_runs) in chosen.items()}
+    return {job: planned_runs for job, (_, planned_runs) in chosen.items()}
 
 
 def _callable(plan: Plan, job: PackedJob, cluster: str, position: int, **more: Any) -> JobRunner:
@@ -306,20 +303,19 @@ def _last_line(error: Exception) -> str:
     return lines[-1] if lines else type(error).__name__
 
 
-def run_here(plan: Plan) -> dict[str, str]:
-    """Compute the plan's unfinished runs in this process: signature → outcome, as ``Pack`` says it.
+def run_here(plan: Plan) -> dict[str, ExecutionResult]:
+    """Compute the plan's unfinished runs in this process, and return their results by signature.
 
     Under torchrun every process does so, and rank 0 writes. All of them go through all runs: the
     other ranks cannot know which are finished, for rank 0 is about to change that.
     """
-    token, now = secrets.token_hex(4), time.time()
+    token = secrets.token_hex(4)
     if os.environ.get("RANK", "0") == "0":
-        identity = job_status.identity("here", str(os.getpid()), token)
         for planned in plan.missing:
             planned.directory.prepare()
-            job_status.write_job_file(
-                planned.directory, identity, folder=str(planned.directory.path), at=now
-            )
+            folder = planned.directory.path
+            record = job_status.job_record("here", str(os.getpid()), token, folder)
+            planned.directory.write_job(record)
     pack_of_all = JobRunner(
         runs=[planned.run for planned in plan.runs],
         resources=[planned.resources for planned in plan.runs],
