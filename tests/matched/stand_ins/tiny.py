@@ -1,7 +1,7 @@
-"""A task that computes nothing, so that the tests of the harness are about the harness.
+"""A task that computes nothing, for tests of the harness.
 
-What it does is told by files and not by its config, for two arms of a row have to be alike:
-``trouble/<model>.<norm>.<seed>`` in the project's folder names one of those that ``train`` knows.
+Its behaviour is set by files, not by its config, because the arms of a row must have equal configs:
+``trouble/<model>.<norm>.<seed>`` in the project folder names one of the behaviours in ``train``.
 """
 
 import importlib
@@ -79,12 +79,12 @@ def train(context: Context, config: Config) -> Outcome:
 
 
 def _go_on(context: Context, obey: bool) -> None:
-    """Take steps from where the last start was, until the test says "go" or a signal says stop."""
+    """Take steps from the last checkpoint on until the file "go" exists or a signal arrives."""
     folder = context.directory / "checkpoints"
     step = max((int(path.name.removeprefix("step_")) for path in folder.glob("step_*")), default=0)
     with (root() / "started").open("a", encoding="utf-8") as file:
         file.write(f"{os.getpid()} {step}\n")
-    deadline = time.monotonic() + 60  # a test that failed tells nobody to go
+    deadline = time.monotonic() + 60  # a failed test may not create "go"
     while not (root() / "go").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
         step += 1
@@ -106,7 +106,7 @@ def _ask_to_stop(context: Context, number: signal.Signals, save: str = "") -> No
 
 
 def _meet(context: Context, what: str) -> None:
-    """All processes of the run meet, unless something happens to the second."""
+    """Let all processes of the run pass two barriers, unless the second one fails or is killed."""
     import torch.distributed as dist
 
     from matched.training.distributed import process_group
@@ -128,9 +128,10 @@ def _meet(context: Context, what: str) -> None:
 
 
 def _make_haste() -> None:
-    """For processes of tests: TINY_HASTE maps "watch.POLL_SECONDS" to seconds, and such.
+    """Shorten intervals as TINY_HASTE says, a JSON object such as {"watch.POLL_SECONDS": 0.05}.
 
-    TINY_BARE: of ``matched.training`` the harness needs one module; the others take a second.
+    With TINY_BARE, ``matched.training`` is an empty package: importing all of it takes a second,
+    and the harness needs one of its modules.
     """
     for name, seconds in json.loads(os.environ.get("TINY_HASTE", "{}")).items():
         module, _, constant = name.rpartition(".")

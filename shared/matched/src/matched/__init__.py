@@ -1,7 +1,7 @@
-"""Plan, launch, resume and tabulate runs that differ in one thing only.
+"""A harness for matched runs: plan, submit, resume and tabulate runs that differ in one thing only.
 
-Importing this package, and everything that plans, shows states or draws tables, loads no torch;
-only ``matched.training`` does.
+``import matched`` loads neither torch nor submitit. Modules that plan, show states or draw tables
+load no torch either; only ``matched.training`` does.
 """
 
 from matched.config import TrainConfig
