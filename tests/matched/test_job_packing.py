@@ -5,7 +5,8 @@ from itertools import chain
 
 import pytest
 
-from matched import job_packing, job_status, submission
+from matched import job_packing, submission
+from matched.status import Failure
 from matched.task import write_progress
 
 NEEDS = """
@@ -202,7 +203,7 @@ def fail(project, name):
     directory = project.directory(name)
     directory.prepare()
     write_progress(directory.path, 1, 10)
-    directory.write_failure("no memory", "t0")
+    directory.write_failure(Failure(reason="no memory"))
 
 
 @pytest.mark.parametrize("cluster", ["local", "slurm"])
@@ -222,7 +223,7 @@ def test_runs_that_failed_without_starting_keep_their_place(project):
     """Their job was cancelled, or another run killed it."""
     directory = project.directory("small.LN.0")
     directory.prepare()
-    directory.write_failure("cancelled", "t0")
+    directory.write_failure(Failure(reason="cancelled"))
     (runs,) = only_runs(project, "local")
     assert runs[0] == "small.LN.0"
 
@@ -234,7 +235,7 @@ def test_a_failed_prerequisite_comes_just_before_its_dependents(project, cluster
         if (planned.run.config.model, planned.run.config.norm) == ("middle", "LN"):
             planned.directory.prepare()
             write_progress(planned.directory.path, 1, 10)
-            planned.directory.write_failure("no memory", "t0")
+            planned.directory.write_failure(Failure(reason="no memory"))
     runs = list(chain(*only_runs(project, cluster)))
     assert runs.index("middle.DyT.0") < runs.index("middle.LN.0") < runs.index("small.LN.0")
 
@@ -245,9 +246,7 @@ def test_slurm_jobs_depend_on_jobs_of_earlier_submissions(project):
         if planned.run.config.model == "start":
             planned.directory.prepare()
             number = "41_0" if planned.run.config.norm == "LN" else "41_1"
-            job_status.write_job_file(
-                planned.directory, project.job("slurm", number), submission="none"
-            )
+            planned.directory.write_job(project.job("slurm", number))
     project.program("squeue", "echo '41_0|41|RUNNING|None'; echo '41_1|42|PENDING|Priority'")
     packed_jobs = job_packing.pack_jobs(project.plan(), "slurm")
     assert [(job.after, job.after_ids) for job in packed_jobs] == [
@@ -264,9 +263,7 @@ def test_slurm_jobs_do_not_depend_on_local_jobs(project):
     for planned in project.plan().runs:
         if planned.run.config.model == "start":
             planned.directory.prepare()
-            job_status.write_job_file(
-                planned.directory, project.job("local", str(os.getpid())), submission="none"
-            )
+            planned.directory.write_job(project.job("local", str(os.getpid())))
     packed_jobs = job_packing.pack_jobs(project.plan(), "slurm")
     assert len(packed_jobs) == 4 and not any(job.after_ids for job in packed_jobs)
 

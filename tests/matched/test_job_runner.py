@@ -13,7 +13,8 @@ def test_job_runner_skips_finished_runs(one_row, pack):
     one_row.finish("small.LN.0", top1=1.0)
     one_row.finish("small.DyT.0", outcome="diverged")
     before = one_row.snapshot()
-    assert list(pack().compute("here", "1").values()) == ["done", "diverged"]
+    told = pack().compute("here", "1")
+    assert [result.state for result in told.values()] == ["done", "diverged"]
     assert one_row.computed() == []
     assert one_row.snapshot() == before
 
@@ -23,8 +24,8 @@ def test_job_runner_leaves_damaged_runs_alone(one_row, pack):
         path = one_row.finish(name, top1=1.0) / "result.json"
         path.write_text("{", encoding="utf-8")
     before = one_row.snapshot()
-    outcomes = pack().compute("here", "1")
-    assert all("result.json is not valid JSON" in reason for reason in outcomes.values())
+    results = pack().compute("here", "1")
+    assert all("result.json is not valid JSON" in result.reason for result in results.values())
     assert one_row.computed() == []
     assert one_row.snapshot() == before
 

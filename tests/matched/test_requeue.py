@@ -35,7 +35,7 @@ def starts(project):
 
 
 def controller(project):
-    return int(project.json(project.directory(FIRST) / "job.json")["job_id"])
+    return int(project.directory(FIRST).job().job.job_id)
 
 
 def end(project, code):

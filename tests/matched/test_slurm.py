@@ -50,8 +50,7 @@ OPTION = r"#SBATCH --([\w-]+)=?(.*)"
 
 def job_ids(project):
     return {
-        name: project.json(project.directory(name) / "job.json")["job_id"]
-        for name in ("small.LN.0", "small.DyT.0")
+        name: project.directory(name).job().job.job_id for name in ("small.LN.0", "small.DyT.0")
     }
 
 

@@ -48,7 +48,7 @@ def test_concurrent_slurm_submissions_submit_once(slurm):
     assert [process.returncode for process in both] == [0, 0], outputs
     assert sorted(num_submitted(out) for out, _ in outputs) == [0, 2]
     assert len(list(slurm.root.glob("sbatch.*"))) == 1
-    assert slurm.json(slurm.directory(NAMES[0]) / "job.json")["job_id"] == "1_0"
+    assert slurm.directory(NAMES[0]).job().job.job_id == "1_0"
 
 
 def test_concurrent_local_submissions_start_no_run_twice(one_row):
@@ -153,5 +153,5 @@ def test_cancel_refuses_a_process_of_another_host(one_row, monkeypatch):
         other_host.setattr(socket, "gethostname", lambda: "far")
         one_row.given(NAMES[0], "local", "7")
     line = one_row.mistake("cancel", "table1")
-    assert line == "process 7 on far can be cancelled on that host only"
+    assert line == "process 7 on host far can be cancelled on that host only"
     assert "cancelled" not in one_row.json(one_row.directory(NAMES[0]) / "job.json")

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from matched.status import JobId
+
 from .cluster import Cluster
 
 CHECKOUT = Path(__file__).parents[2]
@@ -175,7 +177,7 @@ class Project:
 
     def job(self, name: str) -> str:
         """Return the id of the Slurm job that the run was last given to."""
-        return self.file(name, "job.json")["job_id"]
+        return JobId.parse(self.file(name, "job.json")["job"]).job_id
 
     def file(self, name: str, file: str) -> dict[str, Any]:
         """Return the content of a JSON file of the run's directory, such as "result.json"."""

@@ -1,7 +1,7 @@
-"""Harness for matched experiments: plan, launch, resume and tabulate runs that differ in one thing.
+"""Harness for matched runs: plan, submit, resume and tabulate runs that differ in one thing only.
 
-Importing this package, planning, showing states and printing tables do not import torch; only
-``matched.training`` does.
+``import matched`` loads neither torch nor submitit. Modules that plan, show states or print tables
+load no torch either; only ``matched.training`` does.
 """
 
 from matched.config import TrainConfig

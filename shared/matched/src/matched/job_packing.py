@@ -142,9 +142,9 @@ def _ids_of_live_slurm_jobs(plan: Plan) -> dict[Run, str]:
     ids = {}
     for planned in plan.runs:
         if planned.status.state.live:
-            job = planned.directory.job()
-            if job is not None and job["cluster"] == "slurm":
-                ids[planned.run] = job["job_id"]
+            record = planned.directory.job()
+            if record is not None and record.job.on_slurm:
+                ids[planned.run] = record.job.job_id
     return ids
 
 

@@ -20,6 +20,7 @@ from matched.run import Run
 from matched.run_execution import execute
 from matched.signals import Interrupted
 from matched.site import Site
+from matched.status import ExecutionResult, State
 from matched.table import Resources
 
 log = logging.getLogger("matched")
@@ -50,7 +51,7 @@ class JobRunner(submitit.helpers.Checkpointable):
     minutes: int | None = None
     code: Mapping[str, Any] = field(default_factory=dict)
 
-    def __call__(self) -> dict[str, str]:
+    def __call__(self) -> dict[str, ExecutionResult]:
         """Compute all runs in a job of submitit; see ``compute``."""
         if self.gpus is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self.gpus))
@@ -69,11 +70,11 @@ class JobRunner(submitit.helpers.Checkpointable):
 
     def compute(
         self, cluster: str, job_id: str, environment: submitit.JobEnvironment | None = None
-    ) -> dict[str, str]:
+    ) -> dict[str, ExecutionResult]:
         """Compute all runs in a process whose environment variables are set up already.
 
         Returns:
-            Signature → "done", "diverged" or the reason of the failure.
+            Signature → result of the run.
 
         Raises:
             SystemExit: if the process got a stop signal, or a process of the job was lost.
@@ -96,8 +97,7 @@ class _JobStart:
     ) -> None:
         self.runner = runner
         folder = runner.site.runs_folder / ".jobs" / job_id
-        identity = job_status.identity(cluster, job_id, runner.token)
-        self.job = {**identity, "folder": str(folder), "at": time.time()}
+        self.job = job_status.job_record(cluster, job_id, runner.token, folder)
         self.peers = Peers()
         self.requeuer = Requeuer(
             cluster=cluster,
@@ -109,8 +109,8 @@ class _JobStart:
             rank=self.peers.rank,
         )
 
-    def compute(self) -> dict[str, str]:
-        outcomes: dict[str, str] = {}
+    def compute(self) -> dict[str, ExecutionResult]:
+        results: dict[str, ExecutionResult] = {}
         runs, resources = self.runner.runs, self.runner.resources
         # The last quarter of the grace period is left for requeueing the job.
         grace = 0.75 * self.runner.site.slurm.grace_seconds
@@ -118,18 +118,18 @@ class _JobStart:
             try:
                 for i, (run, its_resources) in enumerate(zip(runs, resources, strict=True)):
                     is_last = i == len(runs) - 1
-                    outcomes[run.signature] = self._compute_run(run, its_resources, is_last)
+                    results[run.signature] = self._compute_run(run, its_resources, is_last)
             except Interrupted:
                 self.requeuer.stop(_wait_for_signal())
         self.peers.close()
-        return outcomes
+        return results
 
-    def _compute_run(self, run: Run, resources: Resources, is_last: bool) -> str:
+    def _compute_run(self, run: Run, resources: Resources, is_last: bool) -> ExecutionResult:
         if signals.stop_signal():
             raise Interrupted
         self.requeuer.begin_run(run)
         try:
-            outcome = execute(
+            result = execute(
                 run,
                 self.runner.site,
                 self.job,
@@ -145,12 +145,12 @@ class _JobStart:
             # A process that merely failed still comes to the barrier; a killed one does not.
             if not self.peers.barrier(run.signature, FAILURE_TIMEOUT):
                 self.requeuer.abort_after_lost_process(str(error))
-            return str(error)
-        timeout = SUCCESS_TIMEOUT if outcome in ("done", "diverged") else FAILURE_TIMEOUT
+            return ExecutionResult(state=State.FAILED, reason=str(error))
+        timeout = SUCCESS_TIMEOUT if result.state.finished else FAILURE_TIMEOUT
         if not self.peers.barrier(run.signature, timeout):
             # Another process hangs in a collective, which only the end of the job can end.
-            self.requeuer.abort(outcome, requeue=not is_last)
-        return outcome
+            self.requeuer.abort(str(result), requeue=not is_last)
+        return result
 
 
 def _wait_for_signal() -> signal.Signals:

@@ -24,6 +24,7 @@ from matched.run import Run
 from matched.run_directory import RunDirectory
 from matched.signals import PREEMPTION_SIGNAL
 from matched.site import Site
+from matched.status import Failure, FailureKind
 
 log = logging.getLogger("matched")
 EXIT_STOPPED = 128 + signal.SIGTERM
@@ -164,7 +165,9 @@ class Requeuer:
             f"no step was saved in the whole time of a job, {self.minutes} min: raise max_hours "
             "under [slurm], or the minutes of the recipe's resources"
         )
-        directory.write_failure(reason, self.token)
+        directory.write_failure(
+            Failure(kind=FailureKind.NO_PROGRESS, reason=reason, token=self.token)
+        )
         return self.num_runs > 1
 
     def _saved_files(self, run: Run) -> set[Path]:

@@ -8,8 +8,8 @@ import secrets
 import shlex
 import sys
 import time
-from collections.abc import Callable
 from contextlib import redirect_stderr
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +23,17 @@ from matched.preflight import check_submission
 from matched.recipes import root
 from matched.signals import PREEMPTION_SIGNAL
 from matched.slurm_request import array_parameters
+from matched.status import ExecutionResult
 
 
-def submit(
-    replan: Callable[[], Plan], cluster: str, *, snapshot: bool = False
-) -> tuple[Plan, list[submitit.Job]]:
+def submit(plan: Plan, cluster: str, *, snapshot: bool = False) -> tuple[Plan, list[submitit.Job]]:
     """Submit every missing run and record its job in job.json of the run's directory.
 
     Concurrent submissions from one runs folder take turns. Each of them plans again when its turn
     comes, so none starts a run that an earlier one has started.
 
     Args:
-        replan: makes the plan from the current states of its runs.
+        plan: its states are read again when it is this submission's turn.
         snapshot: jobs run from a copy of the code made now.
 
     Returns:
@@ -43,15 +42,14 @@ def submit(
     Raises:
         ValueError: as ``preflight.check_submission``, or with Slurm's message if it refuses a job.
     """
-    plan = replan()
     check_submission(plan, cluster)
     if not plan.missing:
         return plan, []
     folder = plan.site.runs_folder / ".jobs"
-    submitter = job_status.identity("here", str(os.getpid()), secrets.token_hex(4))
+    submitter = job_status.job_record("here", str(os.getpid()), secrets.token_hex(4), folder)
     turn = lease.acquire(folder / "submitting", submitter, wait=True)
     try:
-        plan = replan()
+        plan = plan.refreshed()
         return plan, _submit(plan, cluster, folder, snapshot)
     finally:
         turn.release()
@@ -96,15 +94,10 @@ def _submit(plan: Plan, cluster: str, folder: Path, snapshot: bool) -> list[subm
         for i, job in zip(array, jobs, strict=True):
             submitted[i] = job
             job_id = str(os.getpid()) if cluster == "debug" else job.job_id
-            identity = job_status.identity(cluster, job_id, token)
+            record = job_status.job_record(cluster, job_id, token, job.paths.folder)
+            record = replace(record, at=now, submission=code["submission"])
             for planned in packed[i].runs:
-                job_status.write_job_file(
-                    planned.directory,
-                    identity,
-                    folder=str(job.paths.folder),
-                    at=now,
-                    submission=code["submission"],
-                )
+                planned.directory.write_job(record)
     return [submitted[i] for i in sorted(submitted)]
 
 
@@ -145,7 +138,7 @@ def _last_line(error: Exception) -> str:
     return lines[-1] if lines else type(error).__name__
 
 
-def run_in_process(plan: Plan) -> dict[str, str]:
+def run_in_process(plan: Plan) -> dict[str, ExecutionResult]:
     """Compute the plan's unfinished runs in this process, or in each process of torchrun.
 
     All processes go through all runs, finished ones included: the other ranks cannot read which are
@@ -154,14 +147,13 @@ def run_in_process(plan: Plan) -> dict[str, str]:
     Returns:
         Signature → outcome, as ``JobRunner.compute``.
     """
-    token, now = secrets.token_hex(4), time.time()
+    token = secrets.token_hex(4)
     if os.environ.get("RANK", "0") == "0":
-        identity = job_status.identity("here", str(os.getpid()), token)
         for planned in plan.missing:
             planned.directory.prepare()
-            job_status.write_job_file(
-                planned.directory, identity, folder=str(planned.directory.path), at=now
-            )
+            folder = planned.directory.path
+            record = job_status.job_record("here", str(os.getpid()), token, folder)
+            planned.directory.write_job(record)
     runner = JobRunner(
         runs=[planned.run for planned in plan.runs],
         resources=[planned.resources for planned in plan.runs],
