@@ -45,7 +45,7 @@ def main() -> None:
             before = untrained(cell.run, Path(folder) / cell.row / cell.arm, runs_folder)
             after = result["metrics"][KEY]
             values = (f"{before:.1f}", f"{after:.2f}", f"{before / after:.0f}")
-            grid.add_row(recipe.paper.label(cell.row), cell.arm, *values)
+            grid.add_row(recipe.label(cell.row), cell.arm, *values)
             bar.advance(task)
     Console().print(grid)
 

@@ -47,7 +47,7 @@ def main() -> None:
         for cell in cells:
             top1 = accuracies(cell.run, Path(folder) / cell.row / cell.arm, range(args.seeds))
             values = [text(top1[start]) for start in STARTS]
-            grid.add_row(recipe.paper.label(cell.row), cell.arm, *values)
+            grid.add_row(recipe.label(cell.row), cell.arm, *values)
             bar.advance(task)
     Console().print(grid)
 

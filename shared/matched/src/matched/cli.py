@@ -18,6 +18,7 @@ from matched import (
     cli_output,
     gallery,
     job_status,
+    overrides,
     planning,
     preflight,
     recipes,
@@ -70,8 +71,18 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, do: object, text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text)
         added.set_defaults(do=do)
-        added.add_argument("table", help="a table, such as table1 or iclr-table1")
+        added.add_argument(
+            "table", help="a table, such as table1, or a recipe file, such as my_table.py"
+        )
         added.add_argument("--scale", default="smoke", help=f"{', '.join(SCALES)} (default smoke)")
+        added.add_argument(
+            "--set",
+            dest="changes",
+            action="append",
+            default=[],
+            metavar="FIELD=VALUE",
+            help="change a config field in all runs, such as lr=1e-3; may be given several times",
+        )
         return added
 
     def clustered(added: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -115,18 +126,18 @@ def _parser() -> argparse.ArgumentParser:
 def _load(given: argparse.Namespace) -> Plan:
     """Return the plan of the given table, or of one cell for the command ``run``."""
     recipe = recipes.load(given.table)
-    settings = site.read(_site_file())
-    scale = recipe.scale(given.scale)
+    settings = site.read(_site_file(recipe.project))
+    recipe, scale = overrides.with_changes(recipe, recipe.scale(given.scale), given.changes)
     if given.do is not _run:
         return planning.make_plan(recipe, scale, settings)
     cell = _cell(given, list(recipe.table.cells(scale)))
     return planning.make_plan(recipe, scale, settings, only=[cell])
 
 
-def _site_file() -> Path:
+def _site_file(project: Path) -> Path:
     name = os.environ.get("MATCHED_SITE")
     if not name:
-        return recipes.root() / site.FILE
+        return project / site.FILE
     path = Path(name).absolute()
     if not path.is_file():
         raise ValueError(f"MATCHED_SITE is {name}, and there is no such file")
@@ -212,7 +223,7 @@ def _table(given: argparse.Namespace) -> int:
 
 
 def _show(plan: Plan, console: Console) -> int:
-    stem = recipes.root() / "results" / f"{plan.recipe.name}.{plan.scale.name}"
+    stem = plan.recipe.project / "results" / plan.recipe.results_name(plan.scale)
     pictures = gallery.copy_pictures(plan, stem)
     table = summary_table(plan, pictures)
     table_formats.print_table(table, console)
@@ -240,8 +251,7 @@ def _report_damage(plan: Plan) -> int:
     more = f" (and {len(damaged) - 1} more)" if len(damaged) > 1 else ""
     return _report_error(
         f"damaged: {damaged[0].status.reason}{more}; it is not used. "
-        f"`matched retry {plan.recipe.name} --scale {plan.scale.name}` sets it aside and "
-        "runs it again"
+        f"`matched retry {plan.recipe.arguments(plan.scale)}` sets it aside and runs it again"
     )
 
 
@@ -276,7 +286,7 @@ def _is_live(run: RunFiles, queue: SlurmQueue) -> bool:
 
 def _find_run(signature: str) -> RunFiles:
     """Return the directory of the run whose signature starts with ``signature``."""
-    folder = site.read(_site_file()).runs_folder
+    folder = site.read(_site_file(recipes.current_project())).runs_folder
     if not re.fullmatch("[0-9a-f]{3,12}", signature):
         raise ValueError(
             f"{signature!r} is not a signature; expected 12 of the digits 0-9 and a-f, or at least "

@@ -47,6 +47,7 @@ def show_plan(plan: Plan, cluster: str, console: Console) -> None:
     for planned in _listed(plan):
         grid.add_row(planned.title, planned.run.signature, _state(planned), planned.run.task)
     console.print(grid)
+    _show_changes(plan, console)
     packed = pack_jobs(plan, cluster)
     console.print(
         f"{plan.recipe.name} at {plan.scale.name} scale, data {data_titles(plan)}: "
@@ -60,6 +61,12 @@ def show_plan(plan: Plan, cluster: str, console: Console) -> None:
         console.print(f"Slurm is asked for {_array(packed, wave)}:", highlight=False)
         for option in slurm_request.sbatch_lines(plan, packed, wave):
             console.print(f"  {option}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _show_changes(plan: Plan, console: Console) -> None:
+    if plan.recipe.changes:
+        changes = ", ".join(plan.recipe.change_texts)
+        console.print(f"Changed on the command line: {changes}", highlight=False, soft_wrap=True)
 
 
 def _array(packed: list[PackedJob], wave: list[int]) -> str:
@@ -102,6 +109,7 @@ def show_status(plan: Plan, console: Console) -> None:
     console.print(grid)
     if more := len(plan.runs) - len(listed):
         console.print(f"and {more} finished runs", highlight=False)
+    _show_changes(plan, console)
     console.print(f"Runs are in {plan.site.runs_folder}", highlight=False, soft_wrap=True)
 
 

@@ -66,7 +66,7 @@ def copy_pictures(plan: Plan, folder: Path) -> Gallery:
         if picture is None:
             continue
         _write_if_changed(folder / name, picture)
-        title = plan.recipe.paper.label(cell.row)
+        title = plan.recipe.label(cell.row)
         if len(plan.scale.seeds) > 1:
             title += f", seed {cell.seed}"
         row = rows.setdefault((cell.row, cell.seed), GalleryRow(title=title, paths={}))

@@ -55,7 +55,7 @@ def check_foreground(plan: Plan) -> None:
     for planned in plan.damaged:
         raise ValueError(
             f"damaged: {planned.status.reason}; "
-            f"`matched retry {plan.recipe.name} --scale {plan.scale.name}` sets it aside"
+            f"`matched retry {plan.recipe.arguments(plan.scale)}` sets it aside"
         )
 
 

@@ -91,17 +91,31 @@ def _copy_files(root: Path, untracked: Sequence[str], target: Path) -> Path:
     return target
 
 
-def snapshot_python_path(code: Mapping[str, Any], root: Path) -> str | None:
-    """Return the PYTHONPATH for jobs that run from the snapshot of ``root``; None without one."""
-    if "snapshot" not in code:
+def job_python_path(
+    code: Mapping[str, Any], root: Path, recipe_folders: Sequence[Path] = ()
+) -> str | None:
+    """Return the PYTHONPATH for jobs; None to keep that of the environment.
+
+    Args:
+        code: the record of ``record_submission``; if it names a snapshot of ``root``, folders
+            below ``root`` are replaced by their copies.
+        recipe_folders: folders from which a user's own recipe and its tasks are imported.
+    """
+    if "snapshot" not in code and not recipe_folders:
         return None
-    snapshot = Path(code["snapshot"])
-    sources = [*sorted(snapshot.glob("shared/*/src")), *sorted(snapshot.glob("packages/*/src"))]
-    # Keep what is on the path already; entries below ``root`` are replaced by their copies.
-    for entry in filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)):
-        path = Path(entry).absolute()
-        sources.append(snapshot / path.relative_to(root) if path.is_relative_to(root) else path)
-    return os.pathsep.join(map(str, sources))
+    environment = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    # Keep what is on the path already.
+    inherited = [Path(entry).absolute() for entry in environment if entry]
+    paths = [*recipe_folders, *inherited]
+    if "snapshot" in code:
+        snapshot = Path(code["snapshot"])
+        sources = [*sorted(snapshot.glob("shared/*/src")), *sorted(snapshot.glob("packages/*/src"))]
+        first, last = (
+            [snapshot / path.relative_to(root) if path.is_relative_to(root) else path for path in p]
+            for p in (recipe_folders, inherited)
+        )
+        paths = [*first, *sources, *last]
+    return os.pathsep.join(map(str, paths))
 
 
 def environment(code: Mapping[str, Any]) -> dict[str, Any]:

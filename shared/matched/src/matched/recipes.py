@@ -1,21 +1,26 @@
-"""Recipes: discovery, loading and checking of ``recipes/<paper>/tableNN.py``.
+"""Recipes: discovery, loading and checking of a paper's tables and of users' own files.
 
-Users name a recipe by its paper's prefix in paper.toml and its number: "table1", "iclr-table1".
+Users name a paper's recipe, ``recipes/<paper>/tableNN.py``, by its paper's prefix in paper.toml and
+its number: "table1", "iclr-table1". Their own recipe is any importable file: "my_table.py".
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
 import importlib
+import importlib.util
+import keyword
 import os
 import re
+import shlex
 import sys
 import tomllib
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +32,8 @@ from matched.table import SCALES, Metric, Scale, Table
 
 T = TypeVar("T")
 PAPER_FILE = "paper.toml"
+MAX_CHANGES_IN_NAME = 80
+"""Most characters of changed fields in the names of results."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +59,37 @@ class PaperTable:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A loaded recipe: the table to run, and the table that the paper prints."""
+    """A loaded recipe: the table to run, and the table that the paper prints.
+
+    Attributes:
+        paper: None for a user's own table.
+        project: the folder of site.toml, runs/ and results/.
+        changes: config fields changed on the command line; see ``matched.overrides``.
+        python_path: folders from which jobs have to be able to import.
+    """
 
     name: str
     path: Path
     table: Table
-    paper: PaperTable
+    paper: PaperTable | None
+    project: Path
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    python_path: tuple[Path, ...] = ()
+
+    @property
+    def title(self) -> str:
+        return self.paper.title if self.paper else self.table.title or self.name
+
+    @property
+    def caption(self) -> str:
+        return self.paper.caption if self.paper else f"Own table, {self.path.name}"
+
+    def label(self, row: str) -> str:
+        return self.paper.label(row) if self.paper else self.table.labels.get(row, row)
+
+    def printed_cell(self, row: str, arm: str) -> Mapping[str, Any]:
+        """Return the cell that the paper prints; empty if there is none."""
+        return self.paper.cell(row, arm) if self.paper else {}
 
     def scale(self, name: str) -> Scale:
         """Return the scale of that name.
@@ -69,7 +101,30 @@ class Recipe:
         return by_name[match_name(name, by_name, f"scale of {self.name}")]
 
     def metrics(self, scale: Scale) -> tuple[Metric, ...]:
-        return scale.metrics or self.paper.metrics
+        return scale.metrics or (self.paper.metrics if self.paper else ())
+
+    def results_name(self, scale: Scale) -> str:
+        """Return the file name, without suffix, of results; changed fields are part of it."""
+        name = f"{self.name}.{scale.name}"
+        if not self.changes:
+            return name
+        changes = ",".join(self.change_texts)
+        safe = re.sub(r"[^\w.=+,-]", "_", changes)
+        if safe != changes or len(safe) > MAX_CHANGES_IN_NAME:
+            digest = hashlib.sha256(changes.encode()).hexdigest()[:8]
+            safe = f"{safe[:MAX_CHANGES_IN_NAME]}-{digest}"
+        return f"{name}.{safe}"
+
+    @property
+    def change_texts(self) -> list[str]:
+        """The changed fields as "lr=0.001", as ``--set`` takes them."""
+        return [f"{path}={value}" for path, value in self.changes.items()]
+
+    def arguments(self, scale: Scale) -> str:
+        """Return what to type after ``matched <command>`` for this table at a scale."""
+        name = self.name if self.paper else os.path.relpath(self.path)
+        changes = [word for text in self.change_texts for word in ("--set", text)]
+        return shlex.join([name, "--scale", scale.name, *changes])
 
 
 def match_name(name: str, known: Iterable[str], what: str) -> str:
@@ -100,19 +155,45 @@ def root() -> Path:
         ValueError: if no folder has the file.
     """
     start = Path(os.environ.get("MATCHED_ROOT") or Path.cwd()).absolute()
+    folder = _enclosing_project(start)
+    if folder is None:
+        raise ValueError(
+            f"no recipes/{PAPER_FILE} in {start} or above it; "
+            "run this inside the repository, or set MATCHED_ROOT to it"
+        )
+    return folder
+
+
+def _enclosing_project(start: Path) -> Path | None:
     for folder in (start, *start.parents):
         if (folder / "recipes" / PAPER_FILE).is_file():
             return folder
-    raise ValueError(
-        f"no recipes/{PAPER_FILE} in {start} or above it; "
-        "run this inside the repository, or set MATCHED_ROOT to it"
-    )
+    return None
+
+
+def project_folder(recipe_file: Path) -> Path:
+    """Return the folder of site.toml, runs/ and results/ for a user's own recipe file.
+
+    It is the project given by MATCHED_ROOT, else the one that contains the file, else the one that
+    contains the current folder, and outside of any project the folder of the file.
+    """
+    if os.environ.get("MATCHED_ROOT"):
+        return root()
+    folder = recipe_file.parent
+    return _enclosing_project(folder) or _enclosing_project(Path.cwd()) or folder
+
+
+def current_project() -> Path:
+    """Return the project's folder, or outside of any project the current folder."""
+    if os.environ.get("MATCHED_ROOT"):
+        return root()
+    return _enclosing_project(Path.cwd()) or Path.cwd()
 
 
 @cache
-def paper_numbers() -> dict[str, Any]:
+def paper_numbers(project: Path | None = None) -> dict[str, Any]:
     """Return the content of recipes/paper.toml: paper → its venue, prefix and tables."""
-    path = root() / "recipes" / PAPER_FILE
+    path = (project or root()) / "recipes" / PAPER_FILE
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
@@ -120,11 +201,11 @@ def paper_numbers() -> dict[str, Any]:
 
 
 @cache
-def available() -> dict[str, Path]:
+def available(project: Path | None = None) -> dict[str, Path]:
     """Return table name → recipe file for every recipe of the project."""
     paths = {}
-    for paper, tables in paper_numbers().items():
-        for path in sorted((root() / "recipes" / paper).glob("table*.py")):
+    for paper, tables in paper_numbers(project).items():
+        for path in sorted(((project or root()) / "recipes" / paper).glob("table*.py")):
             if match := re.fullmatch(r"table(\d+)", path.stem):
                 paths[f"{tables['prefix']}table{int(match[1])}"] = path
     return paths
@@ -133,23 +214,76 @@ def available() -> dict[str, Path]:
 def load(name: str) -> Recipe:
     """Load the recipe of a table and check that its arms are matched at every scale.
 
+    Args:
+        name: of a table of the project, or the path of a user's own recipe, which ends in ".py".
+
     Raises:
         ValueError: for an unknown table, a recipe that cannot be imported, a row or arm that
             paper.toml or the table does not have, or arms that are not matched
             (``matched.matching.check_matched``).
     """
+    if name.endswith(".py"):
+        return _load_file(Path(os.path.expanduser(name)).absolute())
     name = match_name(name, available(), "table")
     path = available()[name]
-    with _recipes_importable():
-        table = _attribute(path, "TABLE", Table)
+    with _recipes_importable(root()):
+        module = ".".join(path.relative_to(root()).with_suffix("").parts)
+        table = _attribute(module, path, "TABLE", Table)
         scales = [*_scales_beside(path), *table.scales]
     try:
         table = dataclasses.replace(table, scales=tuple(scales))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    recipe = Recipe(name=name, path=path, table=table, paper=_paper_table(path))
+    recipe = Recipe(name=name, path=path, table=table, paper=_paper_table(path), project=root())
     _check_recipe(recipe)
     return recipe
+
+
+def _load_file(path: Path) -> Recipe:
+    """Load a user's own recipe, which needs no entry in paper.toml.
+
+    Raises:
+        ValueError: as ``load``, and for a file that does not exist, has the name of an installed
+            module or of a table, or whose scales name no metrics.
+    """
+    if not path.is_file():
+        raise ValueError(f"no such recipe file: {path}")
+    project = project_folder(path)
+    in_project = (project / "recipes" / PAPER_FILE).is_file()
+    for name, file in available(project).items() if in_project else ():
+        if file == path and project == root():
+            return load(name)
+        if name == path.stem.lower():
+            raise ValueError(
+                f"{path}: {name} is already a table, {file}, whose results it would overwrite; "
+                "rename the file"
+            )
+    _check_module_name(path)
+    # Jobs import from the same folders. They stay on the path for tasks that run in this process.
+    folders = (path.parent, project) if in_project else (path.parent,)
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    sys.modules.pop(path.stem, None)
+    with _recipes_importable(project):
+        table = _attribute(path.stem, path, "TABLE", Table)
+    recipe = Recipe(
+        name=path.stem, path=path, table=table, paper=None, project=project, python_path=folders
+    )
+    _check_recipe(recipe)
+    return recipe
+
+
+def _check_module_name(path: Path) -> None:
+    """Raise ValueError if the file cannot be imported under its name, or hides another module."""
+    if not path.stem.isidentifier() or keyword.iskeyword(path.stem):
+        raise ValueError(
+            f"{path} cannot be imported as {path.stem!r}; rename it to letters, digits and _"
+        )
+    module = sys.modules.get(path.stem)
+    spec = module.__spec__ if module is not None else importlib.util.find_spec(path.stem)
+    origin = spec.origin if spec is not None else None
+    if origin is not None and Path(origin) != path:
+        raise ValueError(f"{path} has the name of another Python module, {origin}; rename the file")
 
 
 def _scales_beside(path: Path) -> Iterator[Scale]:
@@ -161,19 +295,19 @@ def _scales_beside(path: Path) -> Iterator[Scale]:
     for name in SCALES:
         page = path.parent / name / path.name
         if page.is_file():
-            scale = _attribute(page, "SCALE", Scale)
+            module = ".".join(page.relative_to(root()).with_suffix("").parts)
+            scale = _attribute(module, page, "SCALE", Scale)
             if scale.name != name:
                 raise ValueError(f"{page}: SCALE is the scale {scale.name!r}; expected {name!r}")
             yield scale
 
 
-def _attribute(path: Path, name: str, kind: type[T]) -> T:
-    """Import the recipe page ``path`` and return its attribute ``name``.
+def _attribute(module_name: str, path: Path, name: str, kind: type[T]) -> T:
+    """Import the recipe page ``path`` as ``module_name`` and return its attribute ``name``.
 
     Raises:
         ValueError: if the page cannot be imported, or the attribute is missing or of another type.
     """
-    module_name = ".".join(path.relative_to(root()).with_suffix("").parts)
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
@@ -187,9 +321,9 @@ def _attribute(path: Path, name: str, kind: type[T]) -> T:
 
 
 @contextmanager
-def _recipes_importable() -> Iterator[None]:
+def _recipes_importable(project: Path) -> Iterator[None]:
     """Let a recipe import from others: ``from recipes.cvpr2025.table01 import VIT_B``."""
-    folder = str(root())
+    folder = str(project)
     sys.path.insert(0, folder)
     try:
         yield
@@ -203,8 +337,14 @@ def _recipes_importable() -> Iterator[None]:
 def _import_error(error: Exception, path: Path | str) -> str:
     """Format an error raised while importing a recipe, with the file and line of the recipe."""
     frames = traceback.extract_tb(error.__traceback__)
-    folder = str(root() / "recipes")
-    recipe_frames = [frame for frame in frames if frame.filename.startswith(folder)]
+    folder = Path(path).parent
+    project = _enclosing_project(folder)
+    recipe_frames = [
+        frame
+        for frame in frames
+        if Path(frame.filename).parent == folder
+        or (project and Path(frame.filename).is_relative_to(project / "recipes"))
+    ]
     path, line = (
         (recipe_frames[-1].filename, recipe_frames[-1].lineno) if recipe_frames else (path, 1)
     )
@@ -228,13 +368,22 @@ def _paper_table(path: Path) -> PaperTable:
 
 
 def _check_recipe(recipe: Recipe) -> None:
-    """Raise ValueError for unknown rows and arms, and for arms that are not matched."""
+    """Raise ValueError for unknown rows and arms, missing metrics and arms that are not matched."""
     arms = [arm.name for arm in recipe.table.arms]
+    rows = [row for scale in recipe.table.scales for row in scale.runs]
+    for row in recipe.table.labels:
+        _check_key(row, rows, f"row of {recipe.name} in the labels of {recipe.path}")
     for scale in recipe.table.scales:
         for row, runs in scale.runs.items():
-            _check_key(row, recipe.paper.rows, f"row of {recipe.name} in {recipe.path}")
+            if recipe.paper:
+                _check_key(row, recipe.paper.rows, f"row of {recipe.name} in {recipe.path}")
             for arm in () if isinstance(runs, Run) else runs:
                 _check_key(arm, arms, f"arm of {recipe.name} in {recipe.path}")
+        if not recipe.paper and not scale.metrics:
+            raise ValueError(
+                f"{recipe.path}: scale {scale.name} has no metrics; name those that the task "
+                "returns: metrics=(Metric(key=..., label=..., direction=...),)"
+            )
         try:
             check_matched(recipe.table, scale)
         except ValueError as error:

@@ -8,6 +8,7 @@ import secrets
 import shlex
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from matched.job_packing import PackedJob, job_arrays, pack_jobs
 from matched.job_runner import JobRunner
 from matched.planning import Plan
 from matched.preflight import check_submission
-from matched.recipes import root
+from matched.recipes import Recipe
 from matched.signals import PREEMPTION_SIGNAL
 from matched.slurm_request import array_parameters
 from matched.status import ExecutionResult
@@ -64,8 +65,12 @@ def _submit(plan: Plan, cluster: str, folder: Path, snapshot: bool) -> list[subm
             "--snapshot needs jobs of their own, and --cluster debug runs in this process; "
             "use --cluster local or slurm"
         )
-    code = provenance.record_submission(folder / "submissions", root(), snapshot=snapshot)
-    python = _python_command(provenance.snapshot_python_path(code, root()))
+    recipe = plan.recipe
+    code = provenance.record_submission(folder / "submissions", recipe.project, snapshot=snapshot)
+    python_path = provenance.job_python_path(code, recipe.project, recipe.python_path)
+    if snapshot:
+        _check_recipe_in_snapshot(recipe, code)
+    python = _python_command(python_path)
     token = secrets.token_hex(4)
     submitted: dict[int, submitit.Job] = {}
     for array in job_arrays(packed, plan.site.slurm.max_array):
@@ -99,6 +104,17 @@ def _submit(plan: Plan, cluster: str, folder: Path, snapshot: bool) -> list[subm
             for planned in packed[i].runs:
                 planned.directory.write_job(record)
     return [submitted[i] for i in sorted(submitted)]
+
+
+def _check_recipe_in_snapshot(recipe: Recipe, code: Mapping[str, Any]) -> None:
+    """Raise ValueError if a user's own recipe file is not among the copied files."""
+    snapshot = Path(code["snapshot"])
+    inside = recipe.path.is_relative_to(recipe.project)
+    if not inside or not (snapshot / recipe.path.relative_to(recipe.project)).is_file():
+        raise ValueError(
+            f"--snapshot copies the files of {recipe.project} that git does not ignore, and "
+            f"{recipe.path} is not among them; move it there, or submit without a snapshot"
+        )
 
 
 def _python_command(path: str | None) -> str:

@@ -59,22 +59,31 @@ class _Entry:
     matched: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Columns:
+    """The optional columns of a table: the name of the metric, and the paper's numbers."""
+
+    metric: bool
+    paper: bool
+
+
 def summary_table(plan: Plan, gallery: Gallery = NO_PICTURES) -> SummaryTable:
     """Create the table of a plan from the present results of its runs."""
     recipe, scale = plan.recipe, plan.scale
     metrics, arms = recipe.metrics(scale), [arm.name for arm in recipe.table.arms]
+    columns = _Columns(metric=len(metrics) > 1, paper=recipe.paper is not None)
     pairs, groups = audit_pairs(plan), group_by_cell(plan)
     rows, records = [], []
     for row in scale.runs:
         for metric in metrics:
             entries = _entries(plan, row, metric, pairs, groups)
             layout = _one_row if len(arms) <= MAX_ARM_COLUMNS else _one_row_per_arm
-            rows += layout(recipe.paper.label(row), metric, entries, len(metrics) > 1)
+            rows += layout(recipe.label(row), metric, entries, columns)
             records += [_record(plan, row, metric, entry) for entry in entries]
     return SummaryTable(
-        title=f"{recipe.paper.title} · {scale.name} scale",
-        caption=recipe.paper.caption,
-        header=_header(metrics, arms),
+        title=f"{recipe.title} · {scale.name} scale",
+        caption=recipe.caption,
+        header=_header(metrics, arms, columns),
         rows=tuple(rows),
         notes=(*_notes(plan, pairs), *gallery.notes),
         records=tuple(records),
@@ -93,7 +102,7 @@ def _entries(
     entries: list[_Entry] = []
     for arm in plan.recipe.table.arms:
         runs = groups.get((row, arm.name), [])
-        ours, printed = summarize_cell(runs, metric), plan.recipe.paper.cell(row, arm.name)
+        ours, printed = summarize_cell(runs, metric), plan.recipe.printed_cell(row, arm.name)
         base = entries[0] if entries else None
         mark = matched_mark(pairs, row, arm.name) if base else ""
         seeds = matched_seeds(pairs, row, arm.name) if mark != "no" else set()
@@ -120,20 +129,23 @@ def _printed_delta(
 
 
 def _one_row(
-    label: str, metric: Metric, entries: Sequence[_Entry], name_metric: bool
+    label: str, metric: Metric, entries: Sequence[_Entry], columns: _Columns
 ) -> list[tuple[str, ...]]:
-    """Format a row of the paper as one row with a column per arm."""
+    """Format a row of the recipe as one row with a column per arm."""
     base, *other_entries = entries
-    line = (
-        label,
-        *([metric.label] if name_metric else []),
-        *(format_cell(metric, entry.ours) for entry in entries),
-        *(format_delta(metric, base.ours.mean, entry.delta) for entry in other_entries),
+    printed = (
         *(format_printed_cell(metric, entry.printed) for entry in entries),
         *(
             format_delta(metric, base.printed.get(metric.key), e.printed_delta)
             for e in other_entries
         ),
+    )
+    line = (
+        label,
+        *([metric.label] if columns.metric else []),
+        *(format_cell(metric, entry.ours) for entry in entries),
+        *(format_delta(metric, base.ours.mean, entry.delta) for entry in other_entries),
+        *(printed if columns.paper else ()),
         _finished_count(entries),
         *(entry.matched for entry in other_entries),
     )
@@ -141,26 +153,31 @@ def _one_row(
 
 
 def _one_row_per_arm(
-    label: str, metric: Metric, entries: Sequence[_Entry], name_metric: bool
+    label: str, metric: Metric, entries: Sequence[_Entry], columns: _Columns
 ) -> list[tuple[str, ...]]:
-    """Format a row of the paper as one row per arm; only the first has the row's label."""
+    """Format a row of the recipe as one row per arm; only the first has the row's label."""
     base = entries[0]
-    return [
-        (
-            label if entry is base else "",
-            *([metric.label if entry is base else ""] if name_metric else []),
-            entry.arm,
-            format_cell(metric, entry.ours),
-            "" if entry is base else format_delta(metric, base.ours.mean, entry.delta),
+    lines = []
+    for entry in entries:
+        first = entry is base
+        base_printed = base.printed.get(metric.key)
+        printed = (
             format_printed_cell(metric, entry.printed),
-            ""
-            if entry is base
-            else format_delta(metric, base.printed.get(metric.key), entry.printed_delta),
-            _finished_count([entry]),
-            entry.matched,
+            "" if first else format_delta(metric, base_printed, entry.printed_delta),
         )
-        for entry in entries
-    ]
+        lines.append(
+            (
+                label if first else "",
+                *([metric.label if first else ""] if columns.metric else []),
+                entry.arm,
+                format_cell(metric, entry.ours),
+                "" if first else format_delta(metric, base.ours.mean, entry.delta),
+                *(printed if columns.paper else ()),
+                _finished_count([entry]),
+                entry.matched,
+            )
+        )
+    return lines
 
 
 def _finished_count(entries: Sequence[_Entry]) -> str:
@@ -169,14 +186,15 @@ def _finished_count(entries: Sequence[_Entry]) -> str:
     return f"{sum(state.finished for state in states)}/{len(states)}"
 
 
-def _header(metrics: tuple[Metric, ...], arms: list[str]) -> tuple[str, ...]:
+def _header(metrics: tuple[Metric, ...], arms: list[str], columns: _Columns) -> tuple[str, ...]:
     first = metrics[0]
     unit = f" {first.unit}" if first.unit else ""
-    names = ["model", "metric"] if len(metrics) > 1 else [f"{first.label}{unit}"]
+    names = ["model", "metric"] if columns.metric else [f"{first.label}{unit}"]
     if len(arms) > MAX_ARM_COLUMNS:
-        return (*names, "arm", "ours", "Δ", "paper", "paper Δ", "runs", "matched")
+        results = ("ours", "Δ", "paper", "paper Δ") if columns.paper else ("result", "Δ")
+        return (*names, "arm", *results, "runs", "matched")
     deltas = ["Δ"] * (len(arms) - 1)
-    paper = [f"paper {name}" for name in [*arms, *deltas]]
+    paper = [f"paper {name}" for name in [*arms, *deltas]] if columns.paper else []
     return (*names, *arms, *deltas, *paper, "runs", *["matched"] * (len(arms) - 1))
 
 
@@ -231,14 +249,19 @@ def format_delta(metric: Metric, base: float | None, delta: float | None) -> str
 def data_titles(plan: Plan) -> str:
     """Return the titles of all data sources that the runs of a plan read."""
     names = {name for planned in plan.runs for name in data.source_names(planned.run.config)}
-    return ", ".join(data.load_source(name).title for name in sorted(names)) or "none"
+    titles = ", ".join(data.load_source(name).title for name in sorted(names))
+    # The configs of a user's own table need not name its data.
+    return titles or ("none" if plan.recipe.paper else "the recipe's own")
 
 
 def _notes(plan: Plan, pairs: list[AuditedPair]) -> list[str]:
     """Return the lines below the table."""
     scale, table = plan.scale, plan.recipe.table
     notes = [f"Scale: {scale.name}. Data: {data_titles(plan)}. Seeds: {len(scale.seeds)} per cell."]
-    if scale.name != "paper":
+    if plan.recipe.changes:
+        changes = ", ".join(plan.recipe.change_texts)
+        notes.append(f"Changed on the command line: {changes}.")
+    if plan.recipe.paper and scale.name != "paper":
         notes.append(
             f"Not a reproduction of the paper: {scale.name} scale uses other models and other data."
         )
@@ -282,7 +305,7 @@ def _record(plan: Plan, row: str, metric: Metric, entry: _Entry) -> dict[str, An
         "scale": plan.scale.name,
         "data": data_titles(plan),
         "row": row,
-        "model": plan.recipe.paper.label(row),
+        "model": plan.recipe.label(row),
         "arm": entry.arm,
         "metric": metric.key,
         "unit": metric.unit,
@@ -297,5 +320,6 @@ def _record(plan: Plan, row: str, metric: Metric, entry: _Entry) -> dict[str, An
         "paper_delta": entry.printed_delta,
         "matched": entry.matched,
         "states": " ".join(map(str, ours.states.values())),
+        "changes": " ".join(plan.recipe.change_texts),
         "signatures": " ".join(planned.run.signature for _, planned in entry.runs),
     }

@@ -1,4 +1,4 @@
-"""Tables of a paper as data: arms, rows, scales and the run of every cell."""
+"""Tables as data: arms, rows, scales and the run of every cell."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Scale:
         resource_overrides: other resources for some runs, by path: "row" is the run of that row,
             in all arms, and "row/name" the run that it needs under that name.
         note: printed under the table: what the scale uses in place of the paper's models and data.
-        metrics: metrics of this scale if they are not the paper's.
+        metrics: metrics of this scale if they are not the paper's; a table of no paper needs them.
         arm_norms: norms of the arms at this scale if they are not the table's.
     """
 
@@ -157,7 +157,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table of a paper; the first arm is the baseline that the other arms are compared with.
+    """Arms, scales and rows; the first arm is the baseline that the other arms are compared with.
 
     Attributes:
         arms: the columns.
@@ -165,11 +165,16 @@ class Table:
         allowed_differences: what may differ between all arms in addition to the norm, each with its
             reason: a config field, or "weights" or "batches" if the fingerprints must differ.
             What differs in one arm only belongs in ``Arm.allowed_differences``.
+        title, labels: heading, and row key → the row's name in print, for tables of no paper;
+            the defaults are the name of the recipe's file, and the keys. A paper's table has its
+            own in paper.toml.
     """
 
     arms: tuple[Arm, ...]
     scales: tuple[Scale, ...]
     allowed_differences: Mapping[str, str] = field(default_factory=dict)
+    title: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for what, names in (
