@@ -6,6 +6,8 @@ SCALE    ?= smoke
 CLUSTER  ?= local
 DRY      ?=
 SNAPSHOT ?=
+FILE     ?=
+SET      ?=
 
 VENV    := .venv
 BIN     := $(VENV)/bin
@@ -18,13 +20,16 @@ KERNEL  := $(wildcard shared/dyt/setup.py shared/dyt/csrc/*)
 # One process per core, up to four, because each imports torch. Slurm's tests share one cluster.
 TESTS   := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 PARTS   := $(patsubst %/pyproject.toml,%,$(wildcard shared/*/pyproject.toml packages/*/pyproject.toml))
-CHOICE   = --scale $(SCALE) --cluster $(CLUSTER)
-SUBMIT   = submit $@ $(CHOICE) $(if $(SNAPSHOT),--snapshot)
+# A table, or for the target "table" the user's own recipe file.
+TABLE    = $(if $(filter table,$@),'$(FILE)',$@)
+CHANGES  = $(foreach change,$(SET),--set '$(change)')
+CHOICE   = --scale $(SCALE) --cluster $(CLUSTER) $(CHANGES)
+SUBMIT   = submit $(TABLE) $(CHOICE) $(if $(SNAPSHOT),--snapshot)
 
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-slurm lint tables status bench chaos lock clean
+.PHONY: help setup demo test test-slow test-slurm lint table tables status bench chaos lock clean
 
 help:
 	@echo "make setup       create $(VENV) with all packages (other targets do so when needed)"
@@ -32,12 +37,14 @@ help:
 	@echo "make test        the tests           make test-slow   the slow ones    make lint   ruff"
 	@echo "make test-slurm  the tests on a private Slurm, which is installed for root (Debian)"
 	@echo "make table1      a table: submit what is missing, wait when local, print the summary"
+	@echo "make table FILE=my_table.py   a table of your own (docs/OWN-TABLES.md)"
 	@echo "make tables      every table         make status      the state of every run"
 	@echo "make bench       time the harness    make chaos       kill, preempt and fill the disk of runs"
 	@echo "make clean       delete caches; keep the environment, runs and results"
 	@echo
 	@echo "Options: SCALE=smoke|mini|paper  CLUSTER=debug|local|slurm  DRY=1 (print the plan only)"
 	@echo "         SNAPSHOT=1 (run from a copy of the current code)"
+	@echo "         SET='lr=1e-3 epochs=5' (change config fields in all runs)"
 	@echo "Now:     SCALE=$(SCALE)  CLUSTER=$(CLUSTER)"
 
 setup: $(READY)
@@ -69,16 +76,29 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+ifneq ($(DRY),)
+define MAKE_TABLE
+@$(BIN)/matched plan $(TABLE) $(CHOICE)
+endef
+else ifeq ($(CLUSTER),slurm)
+define MAKE_TABLE
+@$(BIN)/matched $(SUBMIT)
+@$(BIN)/matched table $(TABLE) --scale $(SCALE) $(CHANGES)
+endef
+else
+define MAKE_TABLE
+@$(BIN)/matched $(SUBMIT) --wait
+endef
+endif
+
 # table1, iclr-table3, …: `matched` refuses an unknown table and names the known ones.
 table% iclr-table%: setup
-ifneq ($(DRY),)
-	@$(BIN)/matched plan $@ $(CHOICE)
-else ifeq ($(CLUSTER),slurm)
-	@$(BIN)/matched $(SUBMIT)
-	@$(BIN)/matched table $@ --scale $(SCALE)
-else
-	@$(BIN)/matched $(SUBMIT) --wait
-endif
+	$(MAKE_TABLE)
+
+# A table of one's own.
+table: setup
+	@test -n '$(FILE)' || { echo "name the recipe file: make table FILE=my_table.py" >&2; exit 2; }
+	$(MAKE_TABLE)
 
 tables: setup
 	@for table in $$($(BIN)/matched list); do $(MAKE) --no-print-directory $$table || exit $$?; done

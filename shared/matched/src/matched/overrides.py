@@ -54,7 +54,8 @@ def with_changes(recipe: Recipe, scale: Scale, texts: Sequence[str]) -> tuple[Re
         else {arm: changed(row, one) for arm, one in run.items()}
         for row, run in scale.runs.items()
     }
-    return replace(recipe, changes=values), replace(scale, runs=runs)
+    # Sorted, because the order on the command line must not give results another name.
+    return replace(recipe, changes=dict(sorted(values.items()))), replace(scale, runs=runs)
 
 
 def _parse_texts(texts: Sequence[str]) -> Tree:

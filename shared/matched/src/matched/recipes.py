@@ -223,7 +223,7 @@ def load(name: str) -> Recipe:
             (``matched.matching.check_matched``).
     """
     if name.endswith(".py"):
-        return _load_file(Path(os.path.expanduser(name)).absolute())
+        return _load_file(Path(os.path.abspath(os.path.expanduser(name))))
     name = match_name(name, available(), "table")
     path = available()[name]
     with _recipes_importable(root()):
