@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 from matched import DataSource
+from matched.data_files import refuse_pointer
 
 VAE_CONFIG = "config.json"
 VAE_WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
@@ -18,6 +19,8 @@ def vae_weights(folder: Path) -> Path | None:
 
 
 def _check_vae(path: Path) -> None:
+    for name in (VAE_CONFIG, *VAE_WEIGHTS):
+        refuse_pointer(path / name)
     if not (path / VAE_CONFIG).is_file():
         raise ValueError(
             f"{path} has no {VAE_CONFIG}; expected the folder of diffusers' AutoencoderKL, such as "
@@ -28,6 +31,7 @@ def _check_vae(path: Path) -> None:
 
 
 def _check_inception(path: Path) -> None:
+    refuse_pointer(path)
     if not path.is_file():
         raise ValueError(
             f"there is no file {path}; expected the weights of torch-fidelity's Inception v3, "
@@ -36,6 +40,7 @@ def _check_inception(path: Path) -> None:
 
 
 def _check_reference(path: Path) -> None:
+    refuse_pointer(path)
     if not path.is_file():
         raise ValueError(
             f"there is no file {path}; expected ADM's reference batch of ImageNet at 256 × 256, "

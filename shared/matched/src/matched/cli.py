@@ -170,7 +170,8 @@ def _submit(given: argparse.Namespace) -> int:
 
 def _retry(given: argparse.Namespace) -> int:
     plan = _load(given)
-    submission.preflight(plan, given.cluster)
+    if plan.damaged:  # nothing is renamed unless the submission can follow
+        submission.preflight(plan, given.cluster)
     for planned in plan.damaged:
         for path in planned.directory.set_aside():
             print(f"set aside: {path}")
