@@ -83,9 +83,9 @@ def _wrong_class_count(
     else:
         odd = []
     if odd:
-        return f"{message}; move what is not a class out of {split}/: {_some(odd)}. {LAYOUT}"
+        return f"{message}; move what is not a class out of {split}/: {_some(odd)}; {LAYOUT}"
     if missing := sorted(set(folders[other]) - set(names)):
-        return f"{message}; {other}/ also has {_some(missing)}. {LAYOUT}"
+        return f"{message}; {other}/ also has {_some(missing)}; {LAYOUT}"
     return f"{message}; {LAYOUT}"
 
 
