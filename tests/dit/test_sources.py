@@ -82,7 +82,9 @@ LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 3346432
 ANNEX = "/annex/objects/SHA256E-s334643268--4d7a\n"
 
 
-@pytest.mark.parametrize("text, tool", [(LFS, "git-lfs"), (ANNEX, "git-annex")])
+@pytest.mark.parametrize(
+    "text, tool", [(LFS, "git-lfs"), (ANNEX, "git-annex")], ids=["git-lfs", "git-annex"]
+)
 @pytest.mark.parametrize(
     "source, name",
     [

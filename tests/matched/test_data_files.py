@@ -118,7 +118,9 @@ def test_list_files_lists_linked_files_unless_listed_anyway(root, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text, tool", [(LFS, "git-lfs"), (ANNEX, "git-annex"), (ANNEX_LINK, "git-annex")]
+    "text, tool",
+    [(LFS, "git-lfs"), (ANNEX, "git-annex"), (ANNEX_LINK, "git-annex")],
+    ids=["git-lfs", "git-annex", "git-annex link as text"],
 )
 def test_pointer_fault_names_the_tool(tmp_path, text, tool):
     file = write(tmp_path / "weights.pth", text)

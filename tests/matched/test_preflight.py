@@ -158,7 +158,7 @@ def test_survey_of_images_refuses_before_submission(project, four_classes, comma
     imagenet(project, images=1)
     line = refused(project, *command)
     assert line.startswith(f"[data] imagenet in {project.root}/site.toml: ")
-    assert "train/n00000000 has 1 image (and 3 more classes are like this); a class of " in line
+    assert "4 of the 4 classes in" in line and "such as n00000000 with 1; expected 732 to" in line
 
 
 def test_survey_of_images_warns_and_submits(project, four_classes, caplog, monkeypatch):

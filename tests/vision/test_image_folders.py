@@ -134,8 +134,8 @@ class TestSurvey:
         for name in CLASSES:
             remove(folder / "train" / name, *range(1, 200))
         assert refusal(survey_image_folder, folder, SIZES) == (
-            f"{folder}/train/n00000001 has 1 image (and 1 more classes are like this); a class of "
-            "ImageNet-1K has 150 to 250 in train/. Unpack its archive again"
+            f"2 of the 2 classes in {folder}/train have another number of images than ImageNet-1K, "
+            "such as n00000001 with 1; expected 150 to 250 per class. Unpack their archives again"
         )
 
     def test_survey_refuses_a_class_with_an_archive_only(self, folder):
@@ -150,18 +150,22 @@ class TestSurvey:
     def test_check_image_folder_refuses_a_flat_val(self, folder):
         for path in list((folder / "val").glob("*/*")):
             path.rename(folder / "val" / path.name)
+        flat = (
+            f"and {folder}/val has 10 images outside of class folders: n00000001_0.JPEG, …; it "
+            "was unpacked flat: move each image into the folder of its class; expected an ImageFold"
+        )
+        message = refusal(check_image_folder, folder, 2)
+        assert message.startswith(f"{folder}/val/n00000001 is empty, {flat}")
         for name in CLASSES:
             (folder / "val" / name).rmdir()
         message = refusal(check_image_folder, folder, 2)
-        assert message.startswith(
-            f"{folder}/val has 0 class folders, not 2, and 10 images outside of them, such as "
-            "n00000001_0.JPEG: it was unpacked flat. Move each image into the folder of its class"
-        )
+        assert message.startswith(f"{folder}/val has 0 class folders, not 2, {flat}")
 
     def test_survey_refuses_an_incomplete_val(self, folder):
         remove(folder / "val" / CLASSES[1], 3)
         message = refusal(survey_image_folder, folder, SIZES)
-        assert message.startswith(f"{folder}/val/n00000002 has 4 images; a class of ImageNet-1K ha")
+        assert message.startswith(f"1 of the 2 classes in {folder}/val have another number of im")
+        assert "such as n00000002 with 4; expected 5 per class" in message
 
     def test_survey_warns_of_some_missing_training_images(self, folder, warnings):
         remove(folder / "train" / CLASSES[0], 3, 4, 5, 6)

@@ -58,7 +58,8 @@ def check_image_folder(path: Path, classes: int) -> None:
             raise ValueError(_wrong_class_count(path / split, folders, split, other, classes))
         for name in folders[split]:
             if is_empty(path / split / name):
-                raise ValueError(f"{path / split / name} is empty; {LAYOUT}")
+                flat = _unpacked_flat(path / split)
+                raise ValueError(f"{path / split / name} is empty{flat}; {LAYOUT}")
     if unmatched := sorted(set(folders["train"]) ^ set(folders["val"])):
         raise ValueError(f"class {unmatched[0]} is in only one of train/ and val/; {LAYOUT}")
 
@@ -69,12 +70,8 @@ def _wrong_class_count(
     """Return the message for a split with another number of class folders, naming the odd ones."""
     names = folders[split]
     message = f"{folder} has {len(names)} class folders, not {classes}"
-    loose = [name for name in _files_beside_folders(folder) if _is_image(name)]
-    if loose and len(names) < classes:
-        return (
-            f"{message}, and {len(loose):,} images outside of them, such as {loose[0]}: it was "
-            f"unpacked flat. Move each image into the folder of its class; {LAYOUT}"
-        )
+    if len(names) < classes and (flat := _unpacked_flat(folder)):
+        return f"{message}{flat}; {LAYOUT}"
     synsets = [name for name in names if re.fullmatch(r"n\d{8}", name)]
     if len(names) > classes and len(synsets) >= classes:
         odd = sorted(set(names) - set(synsets))
@@ -87,6 +84,19 @@ def _wrong_class_count(
     if missing := sorted(set(folders[other]) - set(names)):
         return f"{message}; {other}/ also has {_some(missing)}; {LAYOUT}"
     return f"{message}; {LAYOUT}"
+
+
+def _unpacked_flat(folder: Path) -> str:
+    """Return what to say about images outside of the class folders, or "" if there are none."""
+    loose = [
+        name for name in _files_beside_folders(folder) if name.lower().endswith(IMAGE_SUFFIXES)
+    ]
+    if not loose:
+        return ""
+    return (
+        f", and {folder} has {len(loose):,} images outside of class folders: {loose[0]}, …; it "
+        "was unpacked flat: move each image into the folder of its class"
+    )
 
 
 def survey_image_folder(path: Path, sizes: Mapping[str, SplitSize]) -> None:
@@ -132,11 +142,10 @@ def _check_classes(
         wrong = [name for name, n in counts.items() if 2 * n < expected.smallest_class]
         size = f"{expected.smallest_class} to {expected.largest_class:,}"
     if wrong:
-        count = counts[wrong[0]]
-        more = f" (and {len(wrong) - 1} more classes are like this)" if len(wrong) > 1 else ""
         raise ValueError(
-            f"{folder / wrong[0]} has {count:,} image{'s' if count != 1 else ''}{more}; a class of "
-            f"ImageNet-1K has {size} in {folder.name}/. Unpack its archive again"
+            f"{len(wrong):,} of the {len(counts):,} classes in {folder} have another number of "
+            f"images than ImageNet-1K, such as {wrong[0]} with {counts[wrong[0]]:,}; expected "
+            f"{size} per class. Unpack their archives again"
         )
 
 
@@ -153,10 +162,6 @@ def _check_total(folder: Path, images: int, expected: SplitSize) -> None:
 
 def _files_beside_folders(folder: Path) -> list[str]:
     return [entry.name for entry in list_entries(folder) if not entry.is_dir()]
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(IMAGE_SUFFIXES)
 
 
 def _some(names: list[str]) -> str:

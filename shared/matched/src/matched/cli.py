@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import re
 import sys
@@ -34,6 +35,7 @@ from matched.watch import wait
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; a user's mistake ends in one line on standard error and exit code 2."""
+    _replace_unprintable_characters()
     given = _parser().parse_args(arguments)
     try:
         code = given.do(given)
@@ -46,6 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         code = _complain("stopped; the same command goes on from where this one was")
     sys.exit(code)
+
+
+def _replace_unprintable_characters() -> None:
+    """Print "?" for what the terminal's encoding lacks, such as α in Latin-1; do not fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _complain(text: str) -> int:
@@ -216,8 +225,8 @@ def _show(plan: Plan, console: Console) -> int:
     stem = recipes.root() / "results" / f"{plan.recipe.name}.{plan.scale.name}"
     pictures = gallery.copy_pictures(plan, stem)
     table = summary_table(plan, pictures)
+    paths = table_formats.write_files(table, stem)  # before printing, which may fail
     table_formats.print_table(table, console)
-    paths = table_formats.write_files(table, stem)
     names = ", ".join(path.suffix[1:] for path in paths)
     console.print(f"Written: {stem}.{{{names}}}", style="dim", highlight=False, soft_wrap=True)
     if pictures.rows:

@@ -272,7 +272,7 @@ def cancel(plan: Plan, meant: Sequence[PlannedRun]) -> dict[str, list[PlannedRun
                 f"{key} computes other runs too ({'; '.join(others)}); a job can only be "
                 "cancelled as a whole: name no row, arm or seed"
             )
-    by = f"{getpass.getuser()}, {time.strftime('%Y-%m-%d %H:%M')}"
+    by = f"{_user_name()}, {time.strftime('%Y-%m-%d %H:%M')}"
     directories = [
         planned.directory for _, planned_runs in chosen.values() for planned in planned_runs
     ]
@@ -286,6 +286,14 @@ def cancel(plan: Plan, meant: Sequence[PlannedRun]) -> dict[str, list[PlannedRun
             job_status.write_job_file(directory, own)
         raise
     return {key: planned_runs for key, (_, planned_runs) in chosen.items()}
+
+
+def _user_name() -> str:
+    """Return the user's name, or the user's number where it has no name, as in containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"
 
 
 def _callable(plan: Plan, job: PackedJob, cluster: str, position: int, **more: Any) -> JobRunner:
@@ -304,7 +312,7 @@ def _callable(plan: Plan, job: PackedJob, cluster: str, position: int, **more: A
 
 def _last_line(error: Exception) -> str:
     text = getattr(error, "output", None) or str(error)
-    text = text.decode() if isinstance(text, bytes) else text
+    text = text.decode(errors="replace") if isinstance(text, bytes) else text
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 
