@@ -97,6 +97,8 @@ ANNEX = "/annex/objects/SHA256E-s334643268--4d7a\n"
 )
 def test_pointer_in_place_of_weights_is_refused(valid_paths, source, name, text, tool):
     file = valid_paths[source] / name
+    if name.endswith(".bin"):
+        (valid_paths[source] / "diffusion_pytorch_model.safetensors").unlink()
     file.write_text(text)
     refused(
         valid_paths,
@@ -105,6 +107,11 @@ def test_pointer_in_place_of_weights_is_refused(valid_paths, source, name, text,
     file.unlink()
     file.symlink_to("../.git/annex/objects/Zx/9q/SHA256E-s1--4d7a/SHA256E-s1--4d7a")
     refused(valid_paths, rf"{file} is a pointer of git-annex, not the file itself; run `git annex")
+
+
+def test_pointer_beside_the_weights_that_are_loaded_is_accepted(valid_paths):
+    (valid_paths["sd-vae"] / "diffusion_pytorch_model.bin").write_text(LFS)
+    assert data.resolve_paths(tuple(valid_paths), valid_paths, SITE) == valid_paths
 
 
 def test_invalid_imagenet_reference_is_rejected(valid_paths):

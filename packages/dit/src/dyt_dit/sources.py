@@ -19,14 +19,17 @@ def vae_weights(folder: Path) -> Path | None:
 
 
 def _check_vae(path: Path) -> None:
-    for name in (VAE_CONFIG, *VAE_WEIGHTS):
-        refuse_pointer(path / name)
+    refuse_pointer(path / VAE_CONFIG)
     if not (path / VAE_CONFIG).is_file():
         raise ValueError(
             f"{path} has no {VAE_CONFIG}; expected the folder of diffusers' AutoencoderKL, such as "
             "a copy of stabilityai/sd-vae-ft-ema"
         )
-    if vae_weights(path) is None:
+    weights = vae_weights(path)
+    # Of two files only the one that is loaded matters; a link without a target is not found as one.
+    for file in [weights] if weights else [path / name for name in VAE_WEIGHTS]:
+        refuse_pointer(file)
+    if weights is None:
         raise ValueError(f"{path} has no weights; expected {' or '.join(VAE_WEIGHTS)} in it")
 
 
