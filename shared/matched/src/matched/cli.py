@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import re
 import sys
@@ -37,6 +38,7 @@ from matched.watch import wait
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command. A user's mistake ends in one line on standard error and exit code 2."""
+    _replace_unprintable_characters()
     given = _parser().parse_args(arguments)
     try:
         code = given.do(given)
@@ -49,6 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         code = _report_error("interrupted; run the same command again to continue")
     sys.exit(code)
+
+
+def _replace_unprintable_characters() -> None:
+    """Print "?" for what the terminal's encoding lacks, such as α in Latin-1; do not fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _report_error(text: str) -> int:
@@ -171,7 +180,8 @@ def _submit(given: argparse.Namespace) -> int:
 
 def _retry(given: argparse.Namespace) -> int:
     plan = _load(given)
-    preflight.check_submission(plan, given.cluster)
+    if plan.damaged:  # nothing is renamed unless the submission can follow
+        preflight.check_submission(plan, given.cluster)
     for planned in plan.damaged:
         for path in planned.directory.set_aside():
             print(f"set aside: {path}")
@@ -215,8 +225,8 @@ def _show(plan: Plan, console: Console) -> int:
     stem = recipes.root() / "results" / f"{plan.recipe.name}.{plan.scale.name}"
     pictures = gallery.copy_pictures(plan, stem)
     table = summary_table(plan, pictures)
+    paths = table_formats.write_files(table, stem)  # before printing, which may fail
     table_formats.print_table(table, console)
-    paths = table_formats.write_files(table, stem)
     names = ", ".join(path.suffix[1:] for path in paths)
     console.print(f"Written: {stem}.{{{names}}}", style="dim", highlight=False, soft_wrap=True)
     if pictures.rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 from collections.abc import Collection, Iterator
@@ -38,6 +39,28 @@ def write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file that a person wrote, in UTF-8 with or without a byte order mark.
+
+    Raises:
+        ValueError: for another encoding, with the line and what to do.
+    """
+    content = path.read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in content:
+        raise ValueError(
+            f"{path} is in UTF-16 or not a text file; expected UTF-8: save the file as UTF-8, for "
+            "example with `iconv -f UTF-16 -t UTF-8`"
+        )
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{path}, line {line}: byte 0x{content[error.start]:02x} is not UTF-8; expected UTF-8: "
+            "save the file as UTF-8, for example with `iconv -f LATIN1 -t UTF-8`"
+        ) from None
 
 
 def write_json(path: Path, value: Any) -> None:
