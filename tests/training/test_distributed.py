@@ -17,7 +17,7 @@ def test_two_processes_train_like_one_that_accumulates(two_processes, uninterrup
 
 def test_only_rank0_writes(two_processes):
     assert {path.name for path in (two_processes / "own-0").iterdir()} == {
-        "checkpoints", "metrics.jsonl", "progress.json", "fingerprint.json",
+        "checkpoints", "metrics.jsonl", "performance.jsonl", "progress.json", "fingerprint.json",
     }  # fmt: skip
     assert list((two_processes / "own-1").iterdir()) == []
 
