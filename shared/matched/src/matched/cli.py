@@ -1,4 +1,4 @@
-"""The command ``matched``: plan, submit, status, table, logs, retry, cancel, audit and run."""
+"""The command ``matched``: plan, submit, status, table, export, logs, retry, cancel, audit, run."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from rich.console import Console
 
 from matched import (
     cli_output,
+    export,
     gallery,
     job_status,
     planning,
@@ -98,6 +99,10 @@ def _parser() -> argparse.ArgumentParser:
     status = command("status", _status, "show where every run stands")
     status.add_argument("--watch", "-w", action="store_true", help="go on while runs are at work")
     command("table", _table, "print the summary table and write it to results/")
+    exported = command("export", _export, "write the training curves of all runs for TensorBoard")
+    exported.add_argument(
+        "--tensorboard", required=True, type=Path, metavar="DIR", help="folder of the event files"
+    )
     command("audit", _audit, "show what differs between the runs of every pair")
     logs = commands.add_parser("logs", help="print the log of a run")
     logs.set_defaults(do=_logs)
@@ -247,6 +252,14 @@ def _damage(plan: Plan) -> int:
 
 def _audit(given: argparse.Namespace) -> int:
     return cli_output.show_audit(_load(given), _console())
+
+
+def _export(given: argparse.Namespace) -> int:
+    writer = export.tensorboard_writer()
+    folders, without = export.write_event_files(_load(given), given.tensorboard, writer)
+    none = f"; {len(without)} runs have none" if without else ""
+    print(f"Written: training curves of {len(folders)} runs to {given.tensorboard}{none}")
+    return 0
 
 
 def _logs(given: argparse.Namespace) -> int:

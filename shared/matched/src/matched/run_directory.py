@@ -5,7 +5,8 @@ environment.json  versions, git commit, hardware of the last start
 job.json          who was asked to compute it, and when
 owners/           who is computing it: see lease.py
 fingerprint.json  hashes of the initial non-norm weights and of the first batches
-metrics.jsonl     one line per logged step and per evaluation
+metrics.jsonl     one line per logged step and per evaluation; the same for identical runs
+performance.jsonl one line per logged step: time, throughput, peak GPU memory
 progress.json     how far a living run is
 checkpoints/      the last two
 log.txt           what happened, tracebacks included
