@@ -107,6 +107,21 @@ class TestMetricsLog:
         assert uninterrupted.outcome.metrics == uninterrupted.evaluations[7]
         assert uninterrupted.json("progress.json")["steps"] == 7
 
+    def test_evaluation_lines_have_alpha_of_the_dyt_arm(self, uninterrupted, plain):
+        lines = [line for line in uninterrupted.lines if "evaluation" in line]
+        model = uninterrupted.state["model"]
+        alphas = {n.removesuffix(".alpha"): t.item() for n, t in model.items() if "norm.alpha" in n}
+        assert lines[-1]["alpha"] == uninterrupted.steps[-1]["alpha"] == alphas
+        assert len(lines) == 2 and lines[0]["alpha"].keys() == alphas.keys()
+        assert not any("alpha" in line for line in plain.lines)
+
+    def test_performance_has_utterances_per_second(self, uninterrupted):
+        text = (uninterrupted.directory / "performance.jsonl").read_text()
+        lines = [json.loads(line) for line in text.splitlines()]
+        assert [line["step"] for line in lines] == [line["step"] for line in uninterrupted.steps]
+        assert all(line.keys() == {"step", "time", "samples_per_second"} for line in lines)
+        assert all(line["samples_per_second"] > 0 for line in lines)
+
     def test_lr_warms_up_and_decays_to_0(self, prepared, tmp_path):
         run = pretrained(tmp_path, prepared, replace(CONFIG, log_updates=1, eval_updates=99))
         peak = CONFIG.lr

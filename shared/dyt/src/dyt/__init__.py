@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dyt.dyt_linear import DyTLinear
     from dyt.folding import fold
     from dyt.layers import Derf, DynamicErf, DynamicTanh, DyT
+    from dyt.monitoring import alphas
     from dyt.standard_norms import BatchNorm, ChannelsFirstLayerNorm
 
 __version__ = "0.1.0"
@@ -34,6 +35,7 @@ __all__ = [
     "Norm",
     "Replacement",
     "Report",
+    "alphas",
     "convert",
     "drop_zero_init",
     "fold",
@@ -45,6 +47,7 @@ _LAZY_NAMES = {
     "folding": ("fold",),
     "layers": ("Derf", "DyT", "DynamicErf", "DynamicTanh"),
     "dyt_linear": ("DyTLinear",),
+    "monitoring": ("alphas",),
     "conversion_report": ("Kept", "Replacement", "Report"),
     "architecture_rules": ("WAV2VEC2_SKIP", "drop_zero_init", "scale_embedding"),
     "standard_norms": ("BatchNorm", "ChannelsFirstLayerNorm"),

@@ -1,4 +1,4 @@
-"""The command ``matched``: plan, submit, status, table, audit, logs, retry, cancel and run."""
+"""The command ``matched``: plan, submit, status, table, export, logs, retry, cancel, audit, run."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rich.console import Console
 from matched import (
     cancellation,
     cli_output,
+    export,
     gallery,
     job_status,
     planning,
@@ -110,6 +111,10 @@ def _parser() -> argparse.ArgumentParser:
     status = command("status", _status, "show the state of every run")
     status.add_argument("--watch", "-w", action="store_true", help="continue until all runs ended")
     command("table", _table, "print the summary table and write it to results/")
+    exported = command("export", _export, "write the training curves of all runs for TensorBoard")
+    exported.add_argument(
+        "--tensorboard", required=True, type=Path, metavar="DIR", help="folder of the event files"
+    )
     command("audit", _audit, "show what differs between the runs of every pair")
     logs = commands.add_parser("logs", help="print the log of a run")
     logs.set_defaults(do=_logs)
@@ -257,6 +262,14 @@ def _report_damage(plan: Plan) -> int:
 
 def _audit(given: argparse.Namespace) -> int:
     return cli_output.show_audit(_load(given), _console())
+
+
+def _export(given: argparse.Namespace) -> int:
+    writer = export.tensorboard_writer()
+    folders, without = export.write_event_files(_load(given), given.tensorboard, writer)
+    none = f"; {len(without)} runs have none" if without else ""
+    print(f"Written: training curves of {len(folders)} runs to {given.tensorboard}{none}")
+    return 0
 
 
 def _logs(given: argparse.Namespace) -> int:

@@ -1,11 +1,12 @@
-"""Atomic file writes: a file is complete or absent, as it is written to a temporary name first."""
+"""Atomic file writes (a file is complete or absent), reading of JSON files, and safe file names."""
 
 from __future__ import annotations
 
 import codecs
 import json
 import os
-from collections.abc import Collection, Iterator
+import re
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -85,3 +86,18 @@ def read_json(path: Path, keys: Collection[str] = ()) -> dict[str, Any] | None:
     if missing := [key for key in keys if key not in value]:
         raise DamagedFileError(f"{path} lacks {', '.join(missing)}")
     return value
+
+
+def unique_file_names(names: Iterable[str]) -> dict[str, str]:
+    """Return name → a form for file names and URLs; all differ even if case is ignored."""
+    safe_names: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in names:
+        plain = re.sub(r"[^A-Za-z0-9_]+", "-", name).strip("-") or "unnamed"
+        safe, count = plain, 1
+        while safe.lower() in taken:
+            count += 1
+            safe = f"{plain}-{count}"
+        taken.add(safe.lower())
+        safe_names[name] = safe
+    return safe_names
