@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 from dyt.norm_config import Norm
 
 if TYPE_CHECKING:
+    from dyt.alpha0_rule import suggested_alpha0
     from dyt.architecture_rules import WAV2VEC2_SKIP, drop_zero_init, scale_embedding
+    from dyt.calibration import Calibration
+    from dyt.calibration_fit import Fit
     from dyt.conversion import convert
     from dyt.conversion_report import Kept, Replacement, Report
     from dyt.dyt_linear import DyTLinear
@@ -24,12 +27,14 @@ __version__ = "0.1.0"
 __all__ = [
     "WAV2VEC2_SKIP",
     "BatchNorm",
+    "Calibration",
     "ChannelsFirstLayerNorm",
     "Derf",
     "DyT",
     "DyTLinear",
     "DynamicErf",
     "DynamicTanh",
+    "Fit",
     "Kept",
     "Norm",
     "Replacement",
@@ -38,9 +43,13 @@ __all__ = [
     "drop_zero_init",
     "fold",
     "scale_embedding",
+    "suggested_alpha0",
 ]
 
 _LAZY_NAMES = {
+    "alpha0_rule": ("suggested_alpha0",),
+    "calibration": ("Calibration",),
+    "calibration_fit": ("Fit",),
     "conversion": ("convert",),
     "folding": ("fold",),
     "layers": ("Derf", "DyT", "DynamicErf", "DynamicTanh"),

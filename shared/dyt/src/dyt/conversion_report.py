@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 from dyt.norm_config import Norm
+
+if TYPE_CHECKING:
+    from dyt.calibration_fit import Fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +27,8 @@ class Replacement:
         aliases: further paths of the same, shared module.
         replaced: False if the layer is kept: under Norm.own(), or because it already is of the
             requested kind.
+        fit: the result of calibration; None without calibration, and for a layer that the data
+            never reached.
     """
 
     path: str
@@ -36,6 +41,7 @@ class Replacement:
     bias: bool
     aliases: tuple[str, ...] = ()
     replaced: bool = True
+    fit: Fit | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,12 @@ class Report(Sequence[Replacement]):
         return iter(self.replacements)
 
     def __str__(self) -> str:
-        rows = [("path", "old", "new", "α0", "shape"), *map(_row, self.replacements)]
+        header = ("path", "old", "new", "α0", "shape")
+        rows = [header, *map(_row, self.replacements)]
+        if any(r.fit is not None for r in self):
+            columns = ("input rms", "|αx| > 2", "error", "worst positions")
+            fits = [columns, *(_fit_row(r.fit) for r in self)]
+            rows = [(*row, *fit) for row, fit in zip(rows, fits, strict=True)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
         changed = sum(r.replaced for r in self)
@@ -100,6 +111,13 @@ def count_by_class(layers: Sequence[Kept]) -> str:
     """Return the number of layers of each class, as in "53 × BatchNorm2d, 1 × GroupNorm"."""
     classes = Counter(kept.layer for kept in layers)
     return ", ".join(f"{n} × {name}" for name, n in classes.most_common())
+
+
+def _fit_row(fit: Fit | None) -> tuple[str, ...]:
+    if fit is None:
+        return ("not called", "", "", "")
+    worst = ", ".join(f"{index} ({error:.2f})" for index, error in fit.worst_positions)
+    return (f"{fit.input_rms:.3g}", f"{fit.saturated:.1%}", f"{fit.error:.3f}", worst)
 
 
 def _row(r: Replacement) -> tuple[str, ...]:

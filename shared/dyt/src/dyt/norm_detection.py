@@ -263,6 +263,17 @@ def _run(stand_in: nn.Module, x: Tensor) -> object:
         return type(stand_in).forward(stand_in, x)
 
 
+def run_without_affine(module: nn.Module, spec: NormSpec, x: Tensor) -> Tensor:
+    """Return the output of a norm layer as if γ were 1 and β 0."""
+    values = {
+        name: torch.full_like(p, 1.0 - spec.offset if p is spec.weight else 0.0)
+        for name, p in module._parameters.items()
+        if p is not None
+    }
+    stand_in = _make_stand_in(module, values)
+    return type(stand_in).forward(stand_in, x)
+
+
 def _make_stand_in(module: nn.Module, parameters: dict[str, Tensor]) -> nn.Module:
     """Return a module that shares the original's attributes but has separate parameters."""
     stand_in = object.__new__(type(module))
