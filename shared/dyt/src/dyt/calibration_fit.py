@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dyt.backends.reference import SQUASHES
+from dyt.backends.reference import squashed
 
 Reduce = Callable[[Tensor], Tensor]
 """Function that sums a tensor over processes."""
@@ -162,7 +162,7 @@ def _fit_once(samples: Samples, form: Form, reduce: Reduce) -> Fit:
 
 def _squashed(x: Tensor, alpha: float | None, shift: float | None, squash: str) -> Tensor:
     u = x if alpha is None else x * alpha
-    return SQUASHES[squash](u if shift is None else u + shift)
+    return squashed(u if shift is None else u + shift, squash)
 
 
 def _subset(samples: Samples) -> Samples:

@@ -9,6 +9,7 @@ replaced.
 from __future__ import annotations
 
 import dataclasses
+import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -122,6 +123,11 @@ def _check_arguments(
 ) -> tuple[tuple[type[nn.Module], ...], tuple[str, ...]]:
     if not isinstance(model, nn.Module):
         raise ValueError(f"convert needs an nn.Module, but got {type(model).__name__}.")
+    if (wrapper := _parallel_wrapper(model)) is not None:
+        raise ValueError(
+            f"The network is inside {wrapper}, which registered its parameters already and would"
+            " not synchronize α. Convert the network first, then wrap it."
+        )
     if not isinstance(norm, Norm):
         raise ValueError(
             f"norm = {norm!r} is not a Norm: pass Norm.dyt(alpha0=0.5), Norm.derf(),"
@@ -136,6 +142,23 @@ def _check_arguments(
         if not (isinstance(pattern, str) and pattern):
             raise ValueError(f"skip has {pattern!r} where a glob of module paths was expected.")
     return classes, patterns
+
+
+def _parallel_wrapper(model: nn.Module) -> str | None:
+    """Return the name of a wrapper for several processes around or in the network, or None."""
+    # Imported by whoever uses them; importing them here would take seconds.
+    classes = {
+        "torch.nn.parallel": "DistributedDataParallel",
+        "torch.distributed.fsdp": "FullyShardedDataParallel",
+        "torch.distributed.tensor": "DTensor",
+    }
+    for module_name, name in classes.items():
+        kind = getattr(sys.modules.get(module_name), name, None)
+        if kind is None:
+            continue
+        if any(isinstance(member, kind) for member in (*model.modules(), *model.parameters())):
+            return "FSDP or tensor parallelism" if name == "DTensor" else name
+    return None
 
 
 def _resolve_alpha0(site: Site, norm: Norm) -> float | None:
