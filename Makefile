@@ -14,7 +14,7 @@ PIP     := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no
 # What packages that come as source are built with is of the lock, too (two names: old and new pip).
 BUILD   := PIP_CONSTRAINT=requirements.lock PIP_BUILD_CONSTRAINT=requirements.lock
 READY   := $(VENV)/.ready
-KERNEL  := $(wildcard shared/dyt/setup.py shared/dyt/src/dyt/kernel_build.py shared/dyt/src/dyt/csrc/*)
+KERNEL  := $(wildcard shared/dyt/build_backend.py shared/dyt/src/dyt/kernel_build.py shared/dyt/src/dyt/csrc/*)
 # A process for each core, up to four: each of them imports torch. Slurm's tests share one cluster.
 TESTS   := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 PARTS   := $(patsubst %/pyproject.toml,%,$(wildcard shared/*/pyproject.toml packages/*/pyproject.toml))

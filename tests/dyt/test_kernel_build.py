@@ -1,12 +1,18 @@
 """Tests of the kernel's compilation into the user's cache, and of the warning without a kernel."""
 
+import importlib
 import os
 import subprocess
 import sys
+import tarfile
+import types
+import zipfile
+from pathlib import Path
 
 import pytest
 import torch
 
+import dyt
 from dyt import kernel_build
 from dyt.__main__ import main
 from dyt.kernel_build import KernelBuildError, TorchInstallation
@@ -108,3 +114,51 @@ def test_build_makes_a_kernel_that_loads(tmp_path):
     subprocess.run([sys.executable, "-m", "dyt", "build"], env=environment, check=True)
     code = "import dyt.backends.cpu as cpu; print(cpu.PROBLEM, dyt.DyT(3)(torch.ones(3)).shape)"
     assert run(code, XDG_CACHE_HOME=str(tmp_path)).stdout.strip() == "None torch.Size([3])"
+
+
+@pytest.fixture
+def backend(monkeypatch):
+    """The build backend, with a kernel that compiles to two bytes."""
+    folder = Path(__file__).parents[2] / "shared" / "dyt"
+    monkeypatch.syspath_prepend(str(folder))
+    module = importlib.import_module("build_backend")
+    compiler = types.SimpleNamespace(
+        MODULE="_dyt_cpu_2",
+        find_torch=lambda: TORCH,
+        compile_kernel=lambda output, torch: output.write_bytes(b"so"),
+        KernelBuildError=KernelBuildError,
+    )
+    monkeypatch.setattr(module, "_load_kernel_build", lambda: compiler)
+    yield module
+    sys.modules.pop("build_backend")
+
+
+def test_build_backend_wheel_has_kernel_sources_and_metadata(backend, tmp_path):
+    name = backend.build_wheel(str(tmp_path))
+    assert name.startswith("dyt-0.1.0-cp3")
+    with zipfile.ZipFile(tmp_path / name) as wheel:
+        names = wheel.namelist()
+        metadata = wheel.read("dyt-0.1.0.dist-info/METADATA").decode()
+        record = wheel.read("dyt-0.1.0.dist-info/RECORD").decode()
+    assert {"dyt/layers.py", "dyt/py.typed", "dyt/csrc/kernel.cpp"} <= set(names)
+    assert [n for n in names if n.startswith("_dyt_cpu_2") and n.endswith(".so")]
+    assert {line.split(",")[0] for line in record.splitlines()} == set(names)
+    assert "Requires-Dist: torch>=2.4\n" in metadata
+    assert f"Version: {dyt.__version__}\n" in metadata
+
+
+def test_build_backend_without_kernel_makes_a_pure_wheel(backend, tmp_path, monkeypatch, capsys):
+    def fail():
+        raise KernelBuildError("torch cannot be imported")
+
+    monkeypatch.setattr(backend._load_kernel_build(), "find_torch", fail)
+    assert backend.build_wheel(str(tmp_path)) == "dyt-0.1.0-py3-none-any.whl"
+    assert capsys.readouterr().err == "dyt: CPU kernel not built: torch cannot be imported\n"
+
+
+def test_build_backend_editable_and_sdist(backend, tmp_path):
+    with zipfile.ZipFile(tmp_path / backend.build_editable(str(tmp_path))) as wheel:
+        assert wheel.read("__editable__.dyt.pth").decode().endswith("shared/dyt/src\n")
+    with tarfile.open(tmp_path / backend.build_sdist(str(tmp_path))) as archive:
+        assert "dyt-0.1.0/src/dyt/csrc/kernel.h" in archive.getnames()
+        assert "dyt-0.1.0/build_backend.py" in archive.getnames()

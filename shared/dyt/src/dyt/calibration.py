@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from dyt.calibration_fit import Fit, Form, Reduce, Samples, fit_layer
-from dyt.norm_detection import BATCH_NORM, NormSpec, run_without_affine
+from dyt.norm_detection import BATCH_NORM, NormSpec, run_norm
 from dyt.validation import check_choice
 
 Inputs = Literal["sequential", "original"]
@@ -190,7 +190,9 @@ class _Run:
             if module not in self.fits or self.calibration.inputs == "original":
                 return None
             rows = self.fits[module].output(_rows(x, target.spec).float(), target.form.squash)
-            return _unrows(rows, x, target.spec).to(y.dtype)
+            result = _unrows(rows, x, target.spec).to(y.dtype)
+            activation = target.spec.activation
+            return result if activation is None else activation(result)
 
         return hook
 
@@ -371,6 +373,8 @@ def _collect_rows(
     """Add evenly spaced rows of one call, with at most `budget` values."""
     if target.form.affine == "none" and target.spec.weight is not None:
         y = _normalized(target, x)
+    elif target.spec.activation is not None:
+        y = run_norm(target.module, target.spec, x, affine=True)
     sizes = _position_sizes(x, target.spec)
     per_input = sizes[1:]
     length = math.prod(per_input)
@@ -411,4 +415,4 @@ def _normalized(target: Target, x: Tensor) -> Tensor:
         axes = [axis for axis in range(x.ndim) if axis != target.spec.channel_axis % x.ndim]
         centred = x - x.mean(axes, keepdim=True)
         return centred * (centred.square().mean(axes, keepdim=True) + target.module.eps).rsqrt()
-    return run_without_affine(target.module, target.spec, x)
+    return run_norm(target.module, target.spec, x, affine=False)

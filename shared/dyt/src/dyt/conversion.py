@@ -22,6 +22,7 @@ from dyt.calibration import calibrate as run_calibration
 from dyt.calibration_fit import Fit, Form
 from dyt.conversion_report import Replacement, Report
 from dyt.layers import DynamicErf, DynamicTanh
+from dyt.norm_activation import add_activation
 from dyt.norm_config import Norm
 from dyt.norm_detection import NormSpec
 from dyt.norm_survey import DYNAMIC, Site, check_survey, survey_norms
@@ -204,6 +205,8 @@ def _build(model: nn.Module, site: Site, norm: Norm, alpha0: float | None) -> nn
     else:
         layer = _build_standard(site, norm, options)
     layer.weight, layer.bias = weight, bias
+    if site.spec.activation is not None:
+        layer = add_activation(layer, site.spec.activation)
     return layer.train(site.module.training)
 
 
@@ -230,6 +233,8 @@ def _build_standard(
     affine = spec.weight is not None
     if spec.shape is None:
         raise ValueError(_unsupported(site, norm, "its width is unknown"))
+    if spec.activation is not None:
+        raise ValueError(_unsupported(site, norm, "it holds an activation as well"))
     if norm.layer == "layernorm":
         if spec.channel_axis == 1:
             return ChannelsFirstLayerNorm(*spec.shape, elementwise_affine=affine, **options)
@@ -356,6 +361,8 @@ def _set_affine(specs: Sequence[NormSpec], copy_affine: bool) -> None:
             if parameter is None or parameter in done:
                 continue
             done.add(parameter)
+            if spec.shape is not None and parameter.shape != spec.shape:
+                parameter.data = parameter.data.view(spec.shape)  # such as (1, C, 1, 1)
             if not copy_affine:
                 parameter.fill_(start)
             elif offset:
