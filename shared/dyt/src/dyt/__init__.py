@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from dyt.dyt_linear import DyTLinear
     from dyt.folding import fold
     from dyt.layers import Derf, DynamicErf, DynamicTanh, DyT
+    from dyt.monitoring import InputStatistics, alphas, watch_saturation
+    from dyt.optimizer_groups import param_groups
+    from dyt.pretrained import load_pretrained, load_state_dict, save_pretrained
     from dyt.standard_norms import BatchNorm, ChannelsFirstLayerNorm
 
 __version__ = "0.1.0"
@@ -35,15 +38,22 @@ __all__ = [
     "DynamicErf",
     "DynamicTanh",
     "Fit",
+    "InputStatistics",
     "Kept",
     "Norm",
     "Replacement",
     "Report",
+    "alphas",
     "convert",
     "drop_zero_init",
     "fold",
+    "load_pretrained",
+    "load_state_dict",
+    "param_groups",
+    "save_pretrained",
     "scale_embedding",
     "suggested_alpha0",
+    "watch_saturation",
 ]
 
 _LAZY_NAMES = {
@@ -52,6 +62,9 @@ _LAZY_NAMES = {
     "calibration_fit": ("Fit",),
     "conversion": ("convert",),
     "folding": ("fold",),
+    "monitoring": ("InputStatistics", "alphas", "watch_saturation"),
+    "optimizer_groups": ("param_groups",),
+    "pretrained": ("load_pretrained", "load_state_dict", "save_pretrained"),
     "layers": ("Derf", "DyT", "DynamicErf", "DynamicTanh"),
     "dyt_linear": ("DyTLinear",),
     "conversion_report": ("Kept", "Replacement", "Report"),

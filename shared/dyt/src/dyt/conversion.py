@@ -42,6 +42,7 @@ def convert(
     skip: str | Iterable[str] = (),
     copy_affine: bool = False,
     calibrate: Any = None,
+    dry_run: bool = False,
 ) -> Report:
     """Replace every LN and RMSNorm of `model` in place (ICLR 2025 submission, Section 2.2).
 
@@ -75,6 +76,7 @@ def convert(
             with copy_affine α, γ and β, to preserve a trained network. Derf's s is fitted too. The
             network runs in evaluation mode. A warning names layers whose relative error exceeds 0.5
             and layers that the data never reach, which get `norm.alpha0`.
+        dry_run: return the report, also of a calibration, and leave the network unchanged.
 
     Returns:
         The report: a sequence of the replacements, in the order of `model.named_modules()`.
@@ -102,8 +104,18 @@ def convert(
         replacements = tuple(
             map(_add_fit, replacements, (fits.get(s.module) for s in survey.sites))
         )
-    elif copy_affine and swaps and norm.layer == "dyt":
+    elif copy_affine and swaps and norm.layer == "dyt" and not dry_run:
         _warn("copy_affine keeps γ and β, but the network's outputs change. Pass calibrate=batch.")
+    report = Report(
+        norm=norm,
+        replacements=replacements,
+        kept=tuple(survey.kept),
+        left=tuple(survey.left),
+        also=tuple(kind.__name__ for kind in also),
+        skip=skip,
+    )
+    if dry_run:
+        return report
     _set_affine([site.spec for site, _ in swaps], copy_affine)
     if calibrate is not None:
         for site, layer in swaps:
@@ -114,9 +126,7 @@ def convert(
             setattr(model.get_submodule(parent), name, layer)
     if swaps:
         _disable_fused_encoder_path(model)
-    return Report(
-        norm=norm, replacements=replacements, kept=tuple(survey.kept), left=tuple(survey.left)
-    )
+    return report
 
 
 def _check_arguments(
@@ -199,7 +209,7 @@ def _build(model: nn.Module, site: Site, norm: Norm, alpha0: float | None) -> nn
     if norm.layer == "dyt":
         layer = _build_dynamic(site.spec, norm, alpha0, options)
         for scalar in (layer.alpha, layer.shift):
-            if scalar is not None:
+            if isinstance(scalar, nn.Parameter):
                 scalar.requires_grad_(trainable)
                 scalar.__dict__.update({} if weight is None else weight.__dict__)
     else:

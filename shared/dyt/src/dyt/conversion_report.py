@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, overload
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, overload
 
 from dyt.norm_config import Norm
 
@@ -63,12 +64,43 @@ class Report(Sequence[Replacement]):
         kept: norm layers that a `skip` pattern kept.
         left: norm-like layers that `convert` does not handle by default, such as BatchNorm, or a
             norm with a gate.
+        also: the names of the further classes that were converted.
+        skip: the patterns of paths that were left alone.
     """
 
     norm: Norm
     replacements: tuple[Replacement, ...]
     kept: tuple[Kept, ...] = ()
     left: tuple[Kept, ...] = ()
+    also: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a flat dict for each replacement, as for `pandas.DataFrame(report.rows())`."""
+        rows = []
+        for replacement in self:
+            row = {f.name: getattr(replacement, f.name) for f in fields(replacement)}
+            fit = row.pop("fit")
+            if fit is not None:
+                names = ("shift", "input_rms", "saturated", "error", "worst_positions")
+                row |= {name: getattr(fit, name) for name in names}
+            rows.append(row)
+        return rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report in plain values, without the fitted γ and β."""
+        return {
+            "norm": asdict(self.norm),
+            "replacements": self.rows(),
+            "kept": [asdict(kept) for kept in self.kept],
+            "left": [asdict(kept) for kept in self.left],
+            "also": list(self.also),
+            "skip": list(self.skip),
+        }
+
+    def to_json(self) -> str:
+        """Return the report as JSON."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, indent=1)
 
     @property
     def paths(self) -> tuple[str, ...]:

@@ -55,7 +55,10 @@ class _Dynamic(nn.Module):
 
         # α and s have shape (1,), not (): FSDP cannot shard a parameter without dimensions.
         width = self.normalized_shape or ()
-        self.register_parameter("alpha", parameter((1,), alpha == "learnable"))
+        if alpha == "fixed":
+            self.register_buffer("alpha", torch.empty(1, device=device, dtype=dtype))
+        else:
+            self.register_parameter("alpha", parameter((1,), alpha == "learnable"))
         self.register_parameter("shift", parameter((1,), shift0 is not None))
         self.register_parameter("weight", parameter(width, affine))
         self.register_parameter("bias", parameter(width, affine and bias))
@@ -102,15 +105,21 @@ class _Dynamic(nn.Module):
         Initialization code of other libraries covers the layers it knows, and would leave these
         undefined.
         """
-        on_meta = any(p.is_meta for p in self.parameters(recurse=False))
+        on_meta = self._on_meta()
         super()._apply(fn, recurse)
-        if on_meta and not any(p.is_meta for p in self.parameters(recurse=False)):
+        if on_meta and not self._on_meta():
             self.reset_parameters()
         return self
+
+    def _on_meta(self) -> bool:
+        tensors = (self.alpha, self.shift, self.weight, self.bias)
+        return any(tensor is not None and tensor.is_meta for tensor in tensors)
 
     def extra_repr(self) -> str:
         shape = "any width" if self.normalized_shape is None else _join(self.normalized_shape)
         notes = [shape, f"alpha0={self.alpha0:g}" if self.alpha is not None else "alpha='absent'"]
+        if "alpha" in self._buffers:
+            notes.append("alpha='fixed'")
         if self.shift is not None:
             notes.append(f"shift0={self.shift0:g}")
         elif self.squash != "tanh":
@@ -149,7 +158,8 @@ class DynamicTanh(_Dynamic):
         elementwise_affine: nn.LayerNorm's name of `affine`, which it overrides.
         squash: "tanh", or an ablation: "hardtanh", "sigmoid", "identity" (CVPR 2025, Table 8),
             or "erf" without a shift (`DynamicErf` has the shift).
-        alpha: "learnable", or "absent" for γ·tanh(x) + β (CVPR 2025, Table 9).
+        alpha: "learnable", "fixed" for a buffer that stays at α0, or "absent" for γ·tanh(x) + β
+            (CVPR 2025, Table 9).
 
     Raises:
         ValueError: an argument is not one of the above.

@@ -10,7 +10,7 @@ from dyt.validation import check_alpha0, check_choice, check_number
 
 Layer = Literal["own", "dyt", "layernorm", "batchnorm"]
 Squash = Literal["tanh", "hardtanh", "sigmoid", "identity", "erf"]
-Alpha = Literal["learnable", "absent"]
+Alpha = Literal["learnable", "fixed", "absent"]
 
 ALPHA0 = 0.5  # CVPR 2025; all models except LLaMA
 
@@ -36,8 +36,8 @@ class Norm:
             any of its parents. LLaMA uses a different α0 before attention:
             (("*.input_layernorm", 0.8),) with alpha0 = 0.2.
         squash: the bounded function. All but tanh and erf are ablations (CVPR 2025, Table 8).
-        alpha: "learnable", or "absent" for γ·squash(x) + β (CVPR 2025, Table 9), where α0 has no
-            meaning.
+        alpha: "learnable", "fixed" for an α that stays at α0, or "absent" for γ·squash(x) + β
+            (CVPR 2025, Table 9), where α0 has no meaning.
         shift0: the initial s, only for squash="erf".
 
     Raises:
@@ -115,7 +115,7 @@ class Norm:
         if self.alpha == "absent":
             notes.append("no α")
         else:
-            notes.append(f"α0={self.alpha0:g}")
+            notes.append(f"{'α' if self.alpha == 'fixed' else 'α0'}={self.alpha0:g}")
             notes += [f"{pattern}: {value:g}" for pattern, value in self.alpha0_at]
         if self.shift0:
             notes.append(f"s0={self.shift0:g}")
