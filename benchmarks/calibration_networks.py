@@ -1,7 +1,7 @@
 """Small networks and real data that ship with the machine, for the calibration benchmark.
 
 - `vit`: a ViT with a class token on scikit-learn's digits (8 × 8 images, 16 patches)
-- `convnext`: a ConvNeXt of two stages on the same digits
+- `convnext`: a ConvNeXt of four stages on the same digits
 - `llama`: a LLaMA of transformers on the bytes of Python's manual (`pydoc_data.topics`)
 """
 
@@ -53,7 +53,7 @@ def build_vit(width: int) -> nn.Module:
         in_chans=1,
         num_classes=10,
         embed_dim=width,
-        depth=4,
+        depth=2,
         num_heads=width // 16,
         mlp_ratio=2,
     )
@@ -63,8 +63,8 @@ def build_convnext(width: int) -> nn.Module:
     return timm.models.ConvNeXt(
         in_chans=1,
         num_classes=10,
-        depths=(2, 2),
-        dims=(width // 2, width),
+        depths=(1, 1, 1, 1),
+        dims=(width // 4, width // 4, width // 2, width),
         patch_size=1,
         kernel_sizes=3,
         ls_init_value=None,
@@ -76,7 +76,7 @@ def build_llama(width: int) -> nn.Module:
         vocab_size=256,
         hidden_size=width,
         intermediate_size=2 * width,
-        num_hidden_layers=4,
+        num_hidden_layers=2,
         num_attention_heads=width // 16,
         max_position_embeddings=64,
         tie_word_embeddings=False,
@@ -132,7 +132,7 @@ def make_tasks(steps: int) -> dict[str, Task]:
         "score": top1,
         "higher_is_better": True,
         "steps": steps,
-        "batch_size": 64,
+        "batch_size": 32,
         "lr": 3e-3,
     }
     text_train, text_test = manual()
@@ -147,7 +147,7 @@ def make_tasks(steps: int) -> dict[str, Task]:
             score=mean_loss,
             higher_is_better=False,
             steps=steps,
-            batch_size=16,
+            batch_size=8,
             lr=2e-3,
         ),
     }

@@ -62,9 +62,8 @@ def test_fold_convnext_with_convolutions_as_mlp():
     randomized(model)
     x = torch.randn(1, 3, 32, 32)
     expected = model(x).detach()
-    assert (
-        len(fold(model).folded) == 7
-    )  # all but the stem's and the head's, which have other readers
+    # The outputs of the stem's and the head's layers have other readers.
+    assert len(fold(model).folded) == 7
     torch.testing.assert_close(model(x), expected, rtol=1e-3, atol=1e-3)
 
 
