@@ -345,3 +345,16 @@ def test_convert_without_calibration_does_not_warn():
         warnings.simplefilter("error")
         convert(net())
         convert(net(), Norm.batch_norm(), copy_affine=True)
+
+
+def test_norm_calibrated_is_a_variant_that_needs_data():
+    norm = Norm.dyt("calibrated")
+    assert str(norm) == "DyT(calibrated)"
+    assert norm != Norm.dyt()
+    with pytest.raises(ValueError, match="needs data"):
+        convert(net(), norm)
+    with pytest.raises(ValueError, match="is calibrated"):
+        norm.alpha0_for("norm")
+    report, plain = convert(net(), norm, calibrate=X), convert(net(), calibrate=X)
+    assert report.norm == norm
+    assert [r.alpha0 for r in report] == [r.alpha0 for r in plain]

@@ -58,7 +58,7 @@ def vit():
 
 def test_load_pretrained_restores_timm_with_calibration_and_skip(tmp_path):
     model, x = vit(), torch.randn(4, 3, 8, 8)
-    report = convert(model, Norm.derf(), skip="blocks.0", calibrate=x)
+    report = convert(model, Norm.derf("calibrated"), skip="blocks.0", calibrate=x)
     save_pretrained(model.eval(), report, tmp_path)
     restored = vit()
     again = load_pretrained(restored, tmp_path)

@@ -11,14 +11,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, distributed, nn
 
-from dyt.calibration_fit import Fit, Form, Reduce, Samples, fit_layer
-from dyt.norm_detection import BATCH_NORM, NormSpec, run_norm
+from dyt.calibration_fit import Fit, Reduce, Samples, fit_layer
+from dyt.calibration_rows import (
+    CalibrationError,
+    Collected,
+    Target,
+    collect_rows,
+    position_sizes,
+    rows_of,
+    unrows,
+)
 from dyt.validation import check_choice
 
 Inputs = Literal["sequential", "original"]
@@ -62,16 +70,6 @@ class Calibration:
         check_choice("inputs", self.inputs, get_args(Inputs))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """A norm layer to imitate, and the parameters to fit."""
-
-    path: str
-    module: nn.Module
-    spec: NormSpec
-    form: Form
-
-
 class _EndOfPass(BaseException):
     """Raised by a hook to end a run early; not an Exception, which the network might catch."""
 
@@ -105,18 +103,6 @@ def calibrate(
     return run.fits
 
 
-@dataclass
-class _Collected:
-    """Rows of one layer's inputs and outputs, collected over its calls."""
-
-    x: list[Tensor] = field(default_factory=list)
-    target: list[Tensor] = field(default_factory=list)
-    weights: list[Tensor] = field(default_factory=list)
-    positions: list[Tensor] = field(default_factory=list)
-    lengths: set[tuple[int, ...]] = field(default_factory=set)
-    calls: int = 0
-
-
 class _Run:
     """Runs of the network on all batches, and what the hooks have collected and fitted."""
 
@@ -135,7 +121,7 @@ class _Run:
         self.counting = True
         self.batch = 0
         self.fits: dict[nn.Module, Fit] = {}
-        self.collected = _Collected()
+        self.collected = Collected()
         # Outlying positions of the layers so far, for each shape of the positions.
         self.emphasized: dict[tuple[int, ...], tuple[int, ...]] = {}
 
@@ -156,7 +142,7 @@ class _Run:
 
     def run_batches(self) -> None:
         """Run all batches with the same random numbers in each pass, and fit the next layers."""
-        self.collected = _Collected()
+        self.collected = Collected()
         devices = {p.device for p in self.model.parameters() if p.is_cuda}
         with torch.random.fork_rng(devices=[d.index for d in devices]):
             for index, data in enumerate(self.batches):
@@ -165,7 +151,7 @@ class _Run:
                     _call(self.model, data)
                 except _EndOfPass:
                     continue
-                except _CalibrationError:
+                except CalibrationError:
                     raise
                 except Exception as error:  # a third-party forward may raise anything
                     raise ValueError(
@@ -189,8 +175,8 @@ class _Run:
                 self.collect(target, x, y)
             if module not in self.fits or self.calibration.inputs == "original":
                 return None
-            rows = self.fits[module].output(_rows(x, target.spec).float(), target.form.squash)
-            result = _unrows(rows, x, target.spec).to(y.dtype)
+            rows = self.fits[module].output(rows_of(x, target.spec).float(), target.form.squash)
+            result = unrows(rows, x, target.spec).to(y.dtype)
             activation = target.spec.activation
             return result if activation is None else activation(result)
 
@@ -200,7 +186,7 @@ class _Run:
         """Keep the rows of a call; after the layer's last call, fit it or end the pass."""
         collected, counts = self.collected, self.calls[target.module]
         budget = SAMPLED_VALUES // sum(counts)
-        _collect_rows(collected, target, x, y, self.row_weights(target, x), budget)
+        collect_rows(collected, target, x, y, self.row_weights(target, x), budget)
         if len(self.batches) == 1 and collected.calls == counts[0]:
             self.fit(target.module)
             if counts[0] > 1:  # its earlier calls gave the norm layer's output
@@ -210,11 +196,11 @@ class _Run:
 
     def row_weights(self, target: Target, x: Tensor) -> Tensor | None:
         """Return the weights of the positions of an input, or None if they count alike."""
-        weights, sizes = self.calibration.weights, _position_sizes(x, target.spec)
+        weights, sizes = self.calibration.weights, position_sizes(x, target.spec)
         if callable(weights):
             weights = weights(target.path, x)
             if tuple(weights.shape) != sizes:
-                raise _CalibrationError(
+                raise CalibrationError(
                     f"weights returned a tensor of shape {tuple(weights.shape)} for"
                     f" {target.path!r}, but its positions have shape {sizes}."
                 )
@@ -227,7 +213,7 @@ class _Run:
     def fit(self, module: nn.Module) -> None:
         """Fit a layer to the collected rows."""
         target, collected = self.targets[module], self.collected
-        self.collected = _Collected()
+        self.collected = Collected()
         device = collected.x[0].device
         fixed = self.same_on_all_ranks(collected.lengths, device)
         samples = Samples(
@@ -242,7 +228,7 @@ class _Run:
         count = (samples.weights > 0).sum()[None]
         minimum = 1 if target.form.affine == "none" else MINIMUM_POSITIONS
         if (positions := int(self.reduce(count).item())) < minimum:
-            raise _CalibrationError(
+            raise CalibrationError(
                 f"{target.path!r} got {positions} positions with a positive weight, but needs at"
                 f" least {minimum}. Pass a larger batch."
             )
@@ -257,13 +243,6 @@ class _Run:
         sums = self.reduce(torch.tensor(values, dtype=torch.float64, device=device))
         count, total, squares = sums.tolist()
         return length > 0 and total == count * length and squares == count * length**2
-
-
-class _CalibrationError(ValueError):
-    """An error found by a hook, inside the network's forward."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(f"calibrate: {message}")
 
 
 def _check_model(model: nn.Module) -> None:
@@ -320,7 +299,7 @@ def _call(model: nn.Module, batch: Any) -> None:
     elif callable(batch):
         batch(model)
     else:
-        raise _CalibrationError(
+        raise CalibrationError(
             f"a batch is {type(batch).__name__}, not a tensor, mapping, tuple or callable."
         )
 
@@ -335,84 +314,3 @@ def _make_reduce(group: distributed.ProcessGroup | None) -> Reduce:
         return total
 
     return sum_over_ranks
-
-
-def _rows(x: Tensor, spec: NormSpec) -> Tensor:
-    """Return the inputs with one row of channels for each position."""
-    if spec.channel_axis == 1:
-        return x.movedim(1, -1).reshape(-1, x.shape[1])
-    return x.reshape(-1, math.prod(x.shape[x.ndim - _channel_dims(spec) :]))
-
-
-def _unrows(rows: Tensor, x: Tensor, spec: NormSpec) -> Tensor:
-    """Return rows in the shape of x."""
-    if spec.channel_axis == 1:
-        return rows.reshape(x.movedim(1, -1).shape).movedim(-1, 1)
-    return rows.reshape(x.shape)
-
-
-def _channel_dims(spec: NormSpec) -> int:
-    return len(spec.shape) if spec.shape else 1
-
-
-def _position_sizes(x: Tensor, spec: NormSpec) -> tuple[int, ...]:
-    """Return the sizes of all axes but channels: (B, T) for (B, T, C)."""
-    if spec.channel_axis == 1:
-        return (x.shape[0], *x.shape[2:])
-    return tuple(x.shape[: x.ndim - _channel_dims(spec)])
-
-
-def _collect_rows(
-    collected: _Collected,
-    target: Target,
-    x: Tensor,
-    y: Tensor,
-    weights: Tensor | None,
-    budget: int,
-) -> None:
-    """Add evenly spaced rows of one call, with at most `budget` values."""
-    if target.form.affine == "none" and target.spec.weight is not None:
-        y = _normalized(target, x)
-    elif target.spec.activation is not None:
-        y = run_norm(target.module, target.spec, x, affine=True)
-    sizes = _position_sizes(x, target.spec)
-    per_input = sizes[1:]
-    length = math.prod(per_input)
-    rows, outputs = _rows(x, target.spec), _rows(y, target.spec)
-    count = len(rows)
-    kept = torch.arange(count, device=x.device)
-    if weights is not None:
-        kept = kept[weights != 0]
-    maximum = max(1, budget // max(1, rows.shape[1]))
-    if len(kept) > maximum:
-        # Whole inputs where possible, so all positions are represented.
-        inputs = max(1, maximum // max(1, length))
-        chosen = torch.linspace(0, sizes[0] - 1, min(inputs, sizes[0]), device=x.device).long()
-        kept = kept[torch.isin(kept // max(1, length), chosen)] if length <= maximum else kept
-        steps = torch.linspace(0, len(kept) - 1, min(maximum, len(kept)), device=x.device)
-        kept = kept[steps.long()]
-    rows, outputs = rows[kept].float(), outputs[kept].float()
-    if not rows.isfinite().all() or not outputs.isfinite().all():
-        raise _CalibrationError(
-            f"the input or output of {target.path!r} is not finite. Check the data, and that the"
-            " network runs on them without NaN or infinity."
-        )
-    collected.x.append(rows)
-    collected.target.append(outputs)
-    collected.weights.append(
-        torch.ones(len(kept), device=x.device) if weights is None else weights[kept]
-    )
-    collected.positions.append(kept % max(1, length))
-    collected.lengths.add(per_input)
-    collected.calls += 1
-
-
-def _normalized(target: Target, x: Tensor) -> Tensor:
-    """Return the norm layer's output with γ = 1 and β = 0."""
-    if isinstance(
-        target.module, BATCH_NORM
-    ):  # at initialization its running statistics mean nothing
-        axes = [axis for axis in range(x.ndim) if axis != target.spec.channel_axis % x.ndim]
-        centred = x - x.mean(axes, keepdim=True)
-        return centred * (centred.square().mean(axes, keepdim=True) + target.module.eps).rsqrt()
-    return run_norm(target.module, target.spec, x, affine=False)

@@ -17,21 +17,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from dyt.calibration import Calibration, Target
-from dyt.calibration import calibrate as run_calibration
-from dyt.calibration_fit import Fit, Form
+from dyt.calibrated_conversion import add_fit, fit_sites, set_fit
 from dyt.conversion_report import Replacement, Report
 from dyt.layers import DynamicErf, DynamicTanh
 from dyt.norm_activation import add_activation
-from dyt.norm_config import Norm
+from dyt.norm_config import ALPHA0, CALIBRATED, Norm
 from dyt.norm_detection import NormSpec
 from dyt.norm_survey import DYNAMIC, Site, check_survey, survey_norms
 from dyt.per_path_alpha0 import check_patterns_used, resolve_shared_alpha0
 from dyt.standard_norms import BatchNorm, ChannelsFirstLayerNorm
 
 DYT = Norm()
-POOR_FIT = 0.5
-"""Relative error above which a warning names the calibrated layer."""
 
 
 def convert(
@@ -91,6 +87,11 @@ def convert(
     also, skip = _check_arguments(model, norm, also, skip)
     if calibrate is not None and (norm.layer != "dyt" or norm.squash == "identity"):
         raise ValueError(f"calibrate fits α of DyT and Derf, not of {norm}. Remove the argument.")
+    requested = norm
+    if norm.alpha0 == CALIBRATED:
+        if calibrate is None:
+            raise ValueError(f"{norm} needs data to fit α on. Pass calibrate=batch.")
+        norm = dataclasses.replace(norm, alpha0=ALPHA0)  # for layers that the data never reach
     survey = survey_norms(model, also, skip)
     check_survey(model, survey, also, skip)
     plan = [(site, _resolve_alpha0(site, norm)) for site in survey.sites]
@@ -100,14 +101,16 @@ def convert(
     pairs = zip(survey.sites, layers, strict=True)
     swaps = [(site, layer) for site, layer in pairs if layer is not site.module]
     if calibrate is not None:
-        fits = _calibrate(model, plan, norm, copy_affine, calibrate)
-        replacements = tuple(
-            map(_add_fit, replacements, (fits.get(s.module) for s in survey.sites))
-        )
+        fits = fit_sites(model, plan, norm, copy_affine, calibrate)
+        pairs = zip(replacements, survey.sites, strict=True)
+        replacements = tuple(add_fit(r, fits.get(site.module)) for r, site in pairs)
     elif copy_affine and swaps and norm.layer == "dyt" and not dry_run:
-        _warn("copy_affine keeps γ and β, but the network's outputs change. Pass calibrate=batch.")
+        warnings.warn(
+            "copy_affine keeps γ and β, but the network's outputs change. Pass calibrate=batch.",
+            stacklevel=2,
+        )
     report = Report(
-        norm=norm,
+        norm=requested,
         replacements=replacements,
         kept=tuple(survey.kept),
         left=tuple(survey.left),
@@ -119,7 +122,7 @@ def convert(
     _set_affine([site.spec for site, _ in swaps], copy_affine)
     if calibrate is not None:
         for site, layer in swaps:
-            _set_fit(layer, fits.get(site.module))
+            set_fit(layer, fits.get(site.module))
     for site, layer in swaps:
         for path in site.paths:
             parent, _, name = path.rpartition(".")
@@ -277,89 +280,6 @@ def _enclosing_options(
             first, trainable = enclosing[0], any(p.requires_grad for p in enclosing)
             return first.device, first.dtype, trainable
     return None, None, True
-
-
-def _calibrate(
-    model: nn.Module,
-    plan: Sequence[tuple[Site, float | None]],
-    norm: Norm,
-    copy_affine: bool,
-    data: Any,
-) -> dict[nn.Module, Fit]:
-    """Return the fit for each norm layer, and warn about poor fits and layers without data."""
-    if norm.alpha == "absent" and not copy_affine:
-        raise ValueError(f"calibrate has nothing to fit: {norm} has no α. Remove the argument.")
-    targets = [_target(site, norm, alpha0, copy_affine) for site, alpha0 in plan]
-    if copy_affine:
-        _check_untied([target.spec for target in targets])
-    calibration = data if isinstance(data, Calibration) else Calibration(data)
-    fits = run_calibration(model, targets, calibration)
-    missed = [target.path for target in targets if target.module not in fits]
-    if missed:
-        _warn(f"calibrate: the data never reached {', '.join(missed)}; α there is {norm.alpha0:g}.")
-    poor = [
-        f"{target.path} ({fits[target.module].error:.2f})"
-        for target in targets
-        if target.module in fits and fits[target.module].error > POOR_FIT
-    ]
-    if poor:
-        _warn(
-            f"calibrate: {', '.join(poor)} differ from the norm layer by more than {POOR_FIT} of"
-            " its output (root mean square). Inputs of very different scales have no common α."
-        )
-    return fits
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, stacklevel=4)
-
-
-def _target(site: Site, norm: Norm, alpha0: float | None, copy_affine: bool) -> Target:
-    spec = site.spec
-    affine, old_weight = "none", None
-    if copy_affine and spec.weight is not None:
-        affine = "weight" if spec.bias is None else "both"
-        old_weight = (spec.weight.detach().float() + spec.offset).reshape(-1)
-    form = Form(
-        squash=norm.squash,
-        alpha=norm.alpha != "absent",
-        shift=norm.squash == "erf",
-        affine=affine,
-        old_weight=old_weight,
-        alpha0=norm.alpha0 if alpha0 is None else alpha0,
-    )
-    return Target(path=site.paths[0], module=site.module, spec=spec, form=form)
-
-
-def _check_untied(specs: Sequence[NormSpec]) -> None:
-    parameters = [p for spec in specs for p in (spec.weight, spec.bias) if p is not None]
-    if len(set(map(id, parameters))) < len(parameters):
-        raise ValueError(
-            "calibrate with copy_affine fits γ and β of each layer, but some norm layers share"
-            " them. Untie them first, or calibrate without copy_affine."
-        )
-
-
-def _add_fit(replacement: Replacement, fit: Fit | None) -> Replacement:
-    if fit is None:
-        return replacement
-    return dataclasses.replace(replacement, alpha0=fit.alpha, fit=fit)
-
-
-@torch.no_grad()
-def _set_fit(layer: DynamicTanh | DynamicErf, fit: Fit | None) -> None:
-    """Set the fitted parameters; `reset_parameters` gives the fitted α and s as well."""
-    if fit is None:
-        return
-    if fit.alpha is not None:
-        layer.alpha0 = fit.alpha
-        layer.alpha.fill_(fit.alpha)
-    if fit.shift is not None:
-        layer.shift0 = fit.shift
-        layer.shift.fill_(fit.shift)
-    for parameter, value in ((layer.weight, fit.weight), (layer.bias, fit.bias)):
-        if value is not None:
-            parameter.copy_(value.view_as(parameter))
 
 
 @torch.no_grad()

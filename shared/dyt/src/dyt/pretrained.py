@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from dyt.architecture_rules import scale_embedding, scaled_embeddings
 from dyt.conversion import convert
 from dyt.conversion_report import Report
-from dyt.norm_config import Norm
+from dyt.norm_config import ALPHA0, CALIBRATED, Norm
 from dyt.norm_survey import DYNAMIC
 
 CONVERSION_FILE = "dyt.json"
@@ -75,7 +76,10 @@ def load_pretrained(model: nn.Module, folder: str | os.PathLike) -> Report:
     record = json.loads((folder / CONVERSION_FILE).read_text(encoding="utf-8"))
     kinds = {type(module).__name__: type(module) for module in model.modules()}
     also = [kinds[name] for name in record["also"] if name in kinds]
-    report = convert(model, Norm(**record["norm"]), also=also, skip=record["skip"])
+    norm = Norm(**record["norm"])
+    if norm.alpha0 == CALIBRATED:  # the weights have the fitted α
+        norm = replace(norm, alpha0=ALPHA0)
+    report = convert(model, norm, also=also, skip=record["skip"])
     saved_paths = [r["path"] for r in record["replacements"]]
     if [r.path for r in report] != saved_paths:
         raise ValueError(
