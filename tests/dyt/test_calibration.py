@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import dyt.calibration as calibration
+import dyt.calibration_fit as calibration_fit
 from dyt import Calibration, ChannelsFirstLayerNorm, Norm, convert
 
 
@@ -358,3 +359,17 @@ def test_norm_calibrated_is_a_variant_that_needs_data():
     report, plain = convert(net(), norm, calibrate=X), convert(net(), calibrate=X)
     assert report.norm == norm
     assert [r.alpha0 for r in report] == [r.alpha0 for r in plain]
+
+
+def test_calibrate_subsamples_large_inputs_at_all_positions(monkeypatch):
+    """A class token at every 25th row is neither missed nor all that is seen."""
+    monkeypatch.setattr(calibration_fit, "SEARCH_VALUES", 1024)
+    x = torch.randn(64, 25, 8, generator=torch.Generator().manual_seed(0))
+    fit = convert(nn.Sequential(nn.LayerNorm(8)), calibrate=x)[0].fit
+    monkeypatch.undo()
+    assert fit.alpha == pytest.approx(
+        convert(nn.Sequential(nn.LayerNorm(8)), calibrate=x)[0].fit.alpha, rel=0.1
+    )
+    monkeypatch.setattr(calibration, "SAMPLED_VALUES", 25 * 8 * 4)
+    few = convert(nn.Sequential(nn.LayerNorm(8)), calibrate=x)[0].fit
+    assert few.alpha == pytest.approx(fit.alpha, rel=0.2)

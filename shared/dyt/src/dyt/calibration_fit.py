@@ -166,16 +166,21 @@ def _squashed(x: Tensor, alpha: float | None, shift: float | None, squash: str) 
 
 
 def _subset(samples: Samples) -> Samples:
-    """Return every n-th row, with at most SEARCH_VALUES values but at least 64 rows."""
+    """Return random rows, with at most SEARCH_VALUES values but at least 64 rows; always the same.
+
+    Every n-th row could be the same position of every input.
+    """
     rows, channels = samples.x.shape
-    step = math.ceil(rows / max(64, SEARCH_VALUES // channels))
-    # An odd step visits all positions of an input whose length is a power of two.
-    step += step > 1 and step % 2 == 0
+    count = max(64, SEARCH_VALUES // channels)
+    if rows <= count:
+        return samples
+    order = torch.randperm(rows, generator=torch.Generator().manual_seed(0))
+    chosen = order[:count].to(samples.x.device)
     return replace(
         samples,
-        x=samples.x[::step],
-        target=samples.target[::step],
-        weights=samples.weights[::step],
+        x=samples.x[chosen],
+        target=samples.target[chosen],
+        weights=samples.weights[chosen],
         positions=None,
     )
 
