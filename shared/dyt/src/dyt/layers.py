@@ -77,16 +77,18 @@ class _Dynamic(nn.Module):
         Raises:
             ValueError: x does not have the layer's width.
         """
-        axis, alpha = self.channel_axis, self.alpha
         if torch.jit.is_scripting():
-            return formula(x, alpha, self.shift, self.weight, self.bias, self.squash, axis)
+            parameters = (self.alpha, self.shift, self.weight, self.bias)
+            return formula(x, *parameters, self.squash, self.channel_axis)
         return self._forward(x)
 
     @torch.jit.unused
     def _forward(self, x: Tensor) -> Tensor:
         """Compute the output outside of TorchScript."""
-        function = formula if self.alpha is None or self.squash not in KERNEL_SQUASHES else compute
-        parameters = (self.alpha, self.shift, self.weight, self.bias)
+        # Each parameter is read once: nn.Module looks it up in several dicts.
+        alpha = self.alpha
+        function = formula if alpha is None or self.squash not in KERNEL_SQUASHES else compute
+        parameters = (alpha, self.shift, self.weight, self.bias)
         arguments = (x, *parameters, self.squash, self.channel_axis)
         if isinstance(x, torch.fx.Proxy):  # one node in the graph, which calls the kernel
             return x.tracer.create_proxy("call_function", function, arguments, {})
