@@ -10,14 +10,16 @@ import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from dyt import Norm
-from dyt_wav2vec import fairseq_config
+from dyt_wav2vec import fairseq_api, fairseq_config
 from dyt_wav2vec.evaluation import evaluate
+from dyt_wav2vec.trainer import Trainer
 from matched.signals import Interrupted, watch_signals
 
 from ..training.processes import run as run_two_processes
@@ -121,6 +123,14 @@ class TestMetricsLog:
         assert [line["step"] for line in lines] == [line["step"] for line in uninterrupted.steps]
         assert all(line.keys() == {"step", "time", "samples_per_second"} for line in lines)
         assert all(line["samples_per_second"] > 0 for line in lines)
+
+    def test_peak_memory_is_what_fairseq_measured(self):
+        """fairseq logs the rest of the GPU's memory, of a stand-in here, and resets the peak."""
+        gpu = SimpleNamespace(cuda=True, cuda_env=SimpleNamespace(total_memory_in_GB=80.0))
+        with fairseq_api.metrics.aggregate("train"):
+            fairseq_api.metrics.log_scalar("gb_free", 78.5, priority=1500, round=1, weight=0)
+        assert Trainer.peak_memory_mib(gpu) == 1536.0
+        assert Trainer.peak_memory_mib(SimpleNamespace(cuda=False)) == 0.0
 
     def test_lr_warms_up_and_decays_to_0(self, prepared, tmp_path):
         run = pretrained(tmp_path, prepared, replace(CONFIG, log_updates=1, eval_updates=99))
