@@ -30,7 +30,7 @@ def test_param_groups_exempt_dyt_and_cover_all_parameters():
     assert "blocks.0.mlp.fc1.weight" in decayed
     assert not any("norm" in name or name.endswith("bias") for name in decayed)
     assert not decayed & model.no_weight_decay()
-    assert [len(g["params"]) for g in groups if "lr" in g] == [2 * len(alphas(model))]
+    assert [len(g["params"]) for g in groups if "lr" in g] == [len(alphas(model))]
 
 
 def test_param_groups_exempt_gamma_with_two_axes_and_skip_frozen():
