@@ -1,11 +1,11 @@
 """Norms of the arms at smoke scale, with the α0 that toy networks need."""
 
-from dyt import Norm
+from dyt import Norm, suggested_alpha0
 from matched import ArmNorms
 
 WIDTH = 64
 """Channels of most networks at smoke scale."""
-ALPHA0 = 2.0
+ALPHA0 = suggested_alpha0(WIDTH)
 REASON = (
     f"these networks are about {WIDTH} channels wide, and the narrower a network, the larger the "
     "α0 it needs (CVPR 2025, Tables 11 and 12; ICLR 2025 submission, Table 7)"

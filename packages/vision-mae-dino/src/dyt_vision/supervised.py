@@ -18,6 +18,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torch.utils.data import Dataset
 
+from dyt import alphas
 from dyt_vision import image_data, models
 from dyt_vision.config import Supervised
 from dyt_vision.evaluation import Accuracy
@@ -74,6 +75,7 @@ def make_learner(
         norms=norms,
         prepare=_make_mixup(config, data.classes),
         ema=_make_ema(model, config),
+        alphas=alphas,
     )
 
 

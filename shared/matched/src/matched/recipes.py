@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from matched.errors import one_line
+from matched.files import read_text
 from matched.matching import check_matched
 from matched.run import Run
 from matched.table import SCALES, Metric, Scale, Table
@@ -195,7 +196,7 @@ def paper_numbers(project: Path | None = None) -> dict[str, Any]:
     """Return the content of recipes/paper.toml: paper → its venue, prefix and tables."""
     path = (project or root()) / "recipes" / PAPER_FILE
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_text(path))
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -349,7 +350,7 @@ def _import_error(error: Exception, path: Path | str) -> str:
         (recipe_frames[-1].filename, recipe_frames[-1].lineno) if recipe_frames else (path, 1)
     )
     if isinstance(error, SyntaxError):
-        path, line = error.filename, error.lineno
+        path, line = error.filename or path, error.lineno or line
     return f"{path}, line {line}: {one_line(error)}"
 
 
