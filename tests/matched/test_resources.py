@@ -200,9 +200,8 @@ def test_plan_shows_the_sbatch_options_of_each_kind(project):
         ("2", "8", "4", "80GB", "60"),
         ("1", "4", "10", "192GB", "60"),
         ("1", "2", "10", "96GB", "30"),
-        ("1", "2", "10", "96GB", "30"),
-    ]
-    assert [script.get("array") for script in shown] == ["0-1%2", None, None, None]
+    ], "the last two requests are equal and shown once"
+    assert [script.get("array") for script in shown] == ["0-1%2", None, None]
     project.cli("submit", "table1", "--cluster", "slurm")
     paths = [project.root / f"sbatch.{n}" for n in range(1, 5)]
     sent = [dict(re.findall(OPTION, path.read_text(encoding="utf-8"))) for path in paths]
@@ -210,7 +209,7 @@ def test_plan_shows_the_sbatch_options_of_each_kind(project):
     assert dependencies == [None, None, "afterany:1_0", "afterany:1_1"]
     for script in sent[2:]:
         assert script.pop("kill-on-invalid-dep") == "yes"
-    assert shown == sent
+    assert [*shown, shown[-1]] == sent
     assert not (project.root / "sbatch.5").exists()
 
 
@@ -253,7 +252,7 @@ def test_largest_cpu_run_has_the_most_processes(project):
     project.recipe(kinds(large=three).replace("gpus=2", "gpus=0"))
     packed = job_packing.pack_jobs(project.plan(), "local")
     assert [job.resources.processes for job in packed] == [3, 3]
-    parameters = slurm_request.array_parameters(packed, [0, 1], project.plan().site, "local")
+    parameters = slurm_request.array_parameters(project.plan(), packed, [0, 1], "local")
     assert (parameters["nodes"], parameters["tasks_per_node"]) == (1, 3)
 
 

@@ -141,4 +141,4 @@ def test_plan_shows_sbatch_options_without_submitting(slurm, per_job):
     sent = scripts(slurm)
     for script in sent[1:]:  # the plan cannot know the id of a job that is not submitted yet
         assert script.pop("dependency") and script.pop("kill-on-invalid-dep") == "yes"
-    assert shown == sent
+    assert shown == [script for i, script in enumerate(sent) if script not in sent[:i]]

@@ -15,7 +15,6 @@ def parameters(resources=PAPER, runs=1, cluster="slurm", **slurm):
 
 def test_paper_scale_on_nodes_of_eight_gpus():
     assert parameters() == {
-        "name": "matched",
         "nodes": 8,
         "tasks_per_node": 8,
         "gpus_per_node": 8,

@@ -12,17 +12,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table as Grid
 from rich.text import Text
 
-from matched import slurm_request, submission
+from matched import slurm_summary, submission
 from matched.audit import audit_pairs, read_fingerprint
 from matched.files import DamagedFileError, read_json
-from matched.job_packing import PackedJob, job_arrays, pack_jobs
+from matched.job_packing import PackedJob, pack_jobs
 from matched.planning import Plan, PlannedRun
+from matched.slurm_summary import Request, Stage
 from matched.status import ExecutionResult, RunStatus
 from matched.summary_table import data_titles
 from matched.watch import STYLES, format_numbers
 
 LISTED = 200
 """``status`` and ``plan`` list finished runs only in plans of at most this many runs."""
+
+SHOWN_TITLES = 8
+"""Most runs that are named with each request to Slurm; the plan above lists all of them."""
 
 
 def _grid(*columns: str) -> Grid:
@@ -57,10 +61,45 @@ def show_plan(plan: Plan, cluster: str, console: Console) -> None:
     )
     if cluster != "slurm":
         return
-    for wave in job_arrays(packed, plan.site.slurm.max_array):
-        console.print(f"Slurm is asked for {_array(packed, wave)}:", highlight=False)
-        for option in slurm_request.sbatch_lines(plan, packed, wave):
+    if packed:
+        _show_slurm_requests(plan, packed, console)
+
+
+def _show_slurm_requests(plan: Plan, packed: list[PackedJob], console: Console) -> None:
+    """Print each distinct request with its runs, hours by stage, and what site.toml limits."""
+    for request in slurm_summary.distinct_requests(plan, packed):
+        console.print(f"Slurm is asked for {_jobs(packed, request)}:", highlight=False)
+        titles = [planned.title for i in request.jobs for planned in packed[i].runs]
+        more = f"; and {len(titles) - SHOWN_TITLES} more" if len(titles) > SHOWN_TITLES else ""
+        text = f"  for {'; '.join(titles[:SHOWN_TITLES])}{more}"
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        for option in request.lines:
             console.print(f"  {option}", highlight=False, markup=False, soft_wrap=True)
+    console.print(_hours_by_stage(slurm_summary.stages(packed)))
+    hours = slurm_summary.hours_to_last_job(packed, plan.site.slurm)
+    console.print(
+        f"Expected: {hours:,.1f} h from the first job's start to the last one's end, if none waits "
+        "in the queue",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for note in slurm_summary.limit_notes(plan, packed):
+        console.print(f"Limit in {plan.site.file}: {note}", highlight=False, soft_wrap=True)
+
+
+def _hours_by_stage(stages: list[Stage]) -> Grid:
+    """Return a grid of all stages and the whole table; core-hours only if a stage has no GPUs."""
+    columns = []
+    if any(stage.gpu_hours for stage in stages):
+        columns.append("GPU-hours")
+    if not all(stage.gpu_hours for stage in stages):
+        columns.append("core-hours")
+    grid = _grid("stage", "runs", "jobs", *columns)
+    for stage in [*stages, slurm_summary.total(stages)]:
+        hours = {"GPU-hours": stage.gpu_hours, "core-hours": stage.core_hours}
+        numbers = (f"{hours[column]:,.1f}" for column in columns)
+        grid.add_row(stage.name, str(stage.runs), str(stage.jobs), *numbers)
+    return grid
 
 
 def _show_changes(plan: Plan, console: Console) -> None:
@@ -69,16 +108,17 @@ def _show_changes(plan: Plan, console: Console) -> None:
         console.print(f"Changed on the command line: {changes}", highlight=False, soft_wrap=True)
 
 
-def _array(packed: list[PackedJob], wave: list[int]) -> str:
-    """Return "4 jobs of 8 runs, after 2 others" for the jobs of one Slurm array."""
-    runs = max(len(packed[i].runs) for i in wave)
-    first = packed[wave[0]]
-    after = (*first.after, *first.after_ids)
-    jobs = f"{len(wave)} job{'s' if len(wave) > 1 else ''}"
-    return (
-        f"{jobs} of {runs} run{'s' if runs > 1 else ''}"
-        f"{f', after {len(after)} others' if after else ''}"
-    )
+def _jobs(packed: list[PackedJob], request: Request) -> str:
+    """Return "table3-score-paper: 4 jobs of 1 run, each after 1 other" for a request."""
+    jobs = [packed[i] for i in request.jobs]
+    runs = max(len(job.runs) for job in jobs)
+    after = max(len(job.after) + len(job.after_ids) for job in jobs)
+    text = f"{request.name}: {len(jobs)} job{'s' if len(jobs) > 1 else ''}"
+    text += f" of {runs} run{'s' if runs > 1 else ''}"
+    if after:
+        each = ", each" if len(jobs) > 1 else ","
+        text += f"{each} after {after} other{'s' if after > 1 else ''}"
+    return text
 
 
 def line(planned: PlannedRun) -> str:

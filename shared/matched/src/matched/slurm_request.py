@@ -15,6 +15,11 @@ MIN_MINUTES = 5
 """Shortest time limit of a Slurm job: the signal to save may come a minute early."""
 
 
+def job_minutes(resources: Resources, num_runs: int) -> int:
+    """Return the time limit that a job needs for all its runs, which the site may cut."""
+    return max(resources.minutes * num_runs, MIN_MINUTES)
+
+
 def executor_parameters(
     resources: Resources, site: Site, cluster: str, num_runs: int
 ) -> dict[str, Any]:
@@ -34,12 +39,11 @@ def executor_parameters(
             f"set gpus_per_node under [slurm] in {site.file} to a divisor"
         )
     parameters = {
-        "name": "matched",
         "nodes": resources.world_size // per_node,
         "tasks_per_node": per_node,
         "cpus_per_task": resources.cpus,
         "mem_gb": resources.memory_gb * per_node,
-        "timeout_min": min(max(resources.minutes * num_runs, MIN_MINUTES), config.max_hours * 60),
+        "timeout_min": min(job_minutes(resources, num_runs), config.max_hours * 60),
         "slurm_array_parallelism": config.parallel,
         "slurm_signal_delay_s": config.grace_seconds,
     }
@@ -58,10 +62,21 @@ def executor_parameters(
     return parameters
 
 
+def stage_name(jobs: Sequence[PackedJob]) -> str:
+    """Return the functions of the jobs' tasks: "train", or "train+probe" if there are two."""
+    tasks = (planned.run.task for job in jobs for planned in job.runs)
+    return "+".join(dict.fromkeys(task.rpartition(":")[2] for task in tasks))
+
+
+def job_name(plan: Plan, jobs: Sequence[PackedJob]) -> str:
+    """Return the name that squeue shows: table, stage and scale, as "table3-train-paper"."""
+    return f"{plan.recipe.name}-{stage_name(jobs)}-{plan.scale.name}"
+
+
 def array_parameters(
+    plan: Plan,
     packed: Sequence[PackedJob],
     array: Sequence[int],
-    site: Site,
     cluster: str,
     dependencies: Sequence[str] = (),
 ) -> dict[str, Any]:
@@ -72,7 +87,9 @@ def array_parameters(
         dependencies: Slurm ids of the jobs that have to end before these jobs start.
     """
     num_runs = max(len(packed[i].runs) for i in array)
-    parameters = executor_parameters(packed[array[0]].resources, site, cluster, num_runs)
+    parameters = executor_parameters(packed[array[0]].resources, plan.site, cluster, num_runs)
+    if cluster == "slurm":
+        parameters["name"] = job_name(plan, [packed[i] for i in array])
     if dependencies:
         # "afterany", because a job ends normally even if one of its runs failed: the run that needs
         # the failed one is reported as blocked, and the other runs of its job are computed.
@@ -88,7 +105,7 @@ def sbatch_lines(plan: Plan, packed: Sequence[PackedJob], array: Sequence[int]) 
 
     Dependencies are left out: their job ids are unknown before the submission.
     """
-    parameters = array_parameters(packed, array, plan.site, "slurm")
+    parameters = array_parameters(plan, packed, array, "slurm")
     folder = plan.site.runs_folder / ".jobs" / "%j"
     script = sbatch_script(parameters, folder, len(array) if len(array) > 1 else None)
     return [line for line in script.splitlines() if line.startswith("#SBATCH")]

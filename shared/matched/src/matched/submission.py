@@ -76,7 +76,7 @@ def _submit(plan: Plan, cluster: str, folder: Path, snapshot: bool) -> list[subm
     for array in job_arrays(packed, plan.site.slurm.max_array):
         first = packed[array[0]]
         dependencies = [*(submitted[i].job_id for i in first.after), *first.after_ids]
-        parameters = array_parameters(packed, array, plan.site, cluster, dependencies)
+        parameters = array_parameters(plan, packed, array, cluster, dependencies)
         executor = submitit.AutoExecutor(
             folder=folder / "%j", cluster=cluster, slurm_python=python, local_python=python
         )
