@@ -83,12 +83,7 @@ class Config:
             raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Encode:
-    size: int = 8
-
-
-ENCODE = Run(task="a:encode", config=Encode())
+ENCODE = Run(task="a:encode", config=Network())
 PRETRAIN = Run(task="a:pretrain", config=Config(lr=0.2), needs={"data": ENCODE})
 RUN = Run(task="a:train", config=Config(), needs={"pretrained": PRETRAIN})
 ARMS = (Arm(name="LN", norm="LN"), Arm(name="DyT", norm="DyT"))
@@ -129,13 +124,13 @@ def test_with_changes_applies_to_runs_given_per_arm(tmp_path):
 
 
 def test_with_changes_reaches_nested_fields_and_needs(tmp_path):
-    texts = ("network.width=16", "pretrained.lr=0.3", "pretrained.data.size=4")
+    texts = ("network.width=16", "pretrained.lr=0.3", "pretrained.data.depth=4")
     recipe, _, runs = changed(tmp_path, *texts)
     for run in runs:
         assert run.config.network == Network(width=16)
         pretrained = run.needs["pretrained"]
         assert (run.config.lr, pretrained.config.lr) == (0.1, 0.3)
-        assert pretrained.needs["data"].config.size == 4
+        assert pretrained.needs["data"].config.depth == 4
     assert recipe.change_texts == sorted(texts)
 
 
@@ -172,7 +167,7 @@ def test_with_changes_refuses(tmp_path, texts, message):
 
 
 def test_with_changes_refuses_a_field_that_one_row_lacks(tmp_path):
-    with pytest.raises(ValueError, match="row other of own: Encode has no field lr"):
+    with pytest.raises(ValueError, match="row other of own: Network has no field lr"):
         changed(tmp_path, "lr=1", row=RUN, other={"LN": ENCODE, "DyT": ENCODE})
 
 
