@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,7 +82,8 @@ class Diffusion:
 
     def scheduler(self, steps: int) -> DDPMScheduler:
         """Return diffusers' ancestral sampler (DDPM) over ``steps`` evenly spaced steps."""
-        scheduler = DDPMScheduler(
+        # Any: diffusers sets a scheduler's attributes without declaring them.
+        scheduler: Any = DDPMScheduler(
             num_train_timesteps=self.steps,
             trained_betas=self.betas,
             variance_type="learned_range",
@@ -144,7 +146,7 @@ def classifier_free_guidance(model: Predictor, scale: float, no_label: int) -> P
 @torch.no_grad()
 def sample(
     model: Predictor,
-    scheduler: DDPMScheduler,
+    scheduler: Any,
     labels: Tensor,
     shape: tuple[int, int, int],
     generators: Sequence[torch.Generator],
@@ -152,7 +154,8 @@ def sample(
     """Return latents (B, *shape) of the given classes by ancestral sampling.
 
     Args:
-        scheduler: from ``Diffusion.scheduler``.
+        scheduler: DDPMScheduler, from ``Diffusion.scheduler``; diffusers does not declare its
+            attributes and methods.
         labels: (B,), on the device to compute on.
         shape: (C, H, W).
         generators: one CPU generator per image, for its initial noise and that of every step.

@@ -141,7 +141,8 @@ class ImageFile:
             raise ValueError(
                 f"{IMAGES} of {self.path} is {dtype} {shape}; expected uint8 (N, H, W, 3){hint}"
             )
-        self.shape, self._header_bytes = shape, member.tell()
+        images, height, width, channels = shape
+        self.shape, self._header_bytes = (images, height, width, channels), member.tell()
 
     def _open_pixels(self) -> IO[bytes]:
         """Open a file that has the pixels uncompressed, from the offset ``_first`` on."""

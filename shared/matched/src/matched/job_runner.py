@@ -160,6 +160,7 @@ class _Attempt:
         """Another process is gone: killed, or its node. Or it has failed, and is here to say so."""
         if signals.stop_signal():
             raise Interrupted
+        assert self.run is not None, "a run is being computed"
         if not self.peers.all_over(self.run.signature, HANGS):
             restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
             self._abandon(why, requeue=self._progressed() or restarts < 3)
@@ -225,6 +226,7 @@ class _Attempt:
         raise SystemExit(STOPPED)
 
     def _progressed(self) -> bool:
+        assert self.run is not None, "a run is being computed"
         return bool(self._saved(self.run) - self.saved)
 
     def _worth_it(self) -> bool:

@@ -66,7 +66,7 @@ class Peers:
         while True:
             try:
                 self._store.wait([topic], WORD)
-                return self._store.get(topic).decode()
+                return str(self._store.get(topic), encoding="utf-8")
             except dist.DistStoreError:
                 if signals.stop_signal():
                     raise Interrupted from None

@@ -43,11 +43,12 @@ class PaperTable:
     rows: Mapping[str, Mapping[str, Any]]
 
     def label(self, row: str) -> str:
-        return self.rows[row]["label"]
+        return str(self.rows[row]["label"])
 
     def cell(self, row: str, arm: str) -> Mapping[str, Any]:
         """Return the printed cell; empty if the paper has none."""
-        return self.rows[row].get(arm, {})
+        cell: Mapping[str, Any] = self.rows[row].get(arm, {})
+        return cell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,7 @@ class Recipe:
         Raises:
             ValueError: for a scale that this recipe does not have.
         """
-        by_name = {scale.name: scale for scale in self.table.scales}
+        by_name: dict[str, Scale] = {scale.name: scale for scale in self.table.scales}
         return by_name[match_name(name, by_name, f"scale of {self.name}")]
 
     def metrics(self, scale: Scale) -> tuple[Metric, ...]:
@@ -209,7 +210,7 @@ def _import_error(error: Exception, path: Path | str) -> str:
         (recipe_frames[-1].filename, recipe_frames[-1].lineno) if recipe_frames else (path, 1)
     )
     if isinstance(error, SyntaxError):
-        path, line = error.filename, error.lineno
+        path, line = error.filename or path, error.lineno
     return f"{path}, line {line}: {one_line(error)}"
 
 

@@ -82,7 +82,9 @@ def sbatch_lines(plan: Plan, packed: Sequence[PackedJob], wave: Sequence[int]) -
     most = max(len(packed[i].runs) for i in wave)
     asked = request(packed[wave[0]].resources, plan.site, "slurm", most)
     names = slurm.SlurmExecutor._equivalence_dict() or {}
-    options = {names.get(key, key.removeprefix("slurm_")): value for key, value in asked.items()}
+    options: dict[str, Any] = {
+        names.get(key, key.removeprefix("slurm_")): value for key, value in asked.items()
+    }
     options["mem"] = f"{options['mem']}GB"
     text = slurm._make_sbatch_string(
         command="",
@@ -145,7 +147,7 @@ def _check_data(plan: Plan) -> None:
 
 def submit(
     replan: Callable[[], Plan], cluster: str, *, snapshot: bool = False
-) -> tuple[Plan, list[submitit.Job]]:
+) -> tuple[Plan, list[submitit.Job[Any]]]:
     """Hand every missing run to submitit; job.json in each run's directory says to which job.
 
     Submissions from one runs folder go one after the other, each seeing what the one before has
@@ -175,7 +177,7 @@ def submit(
         turn.release()
 
 
-def _submit(plan: Plan, cluster: str, folder: Path, snapshot: bool) -> list[submitit.Job]:
+def _submit(plan: Plan, cluster: str, folder: Path, snapshot: bool) -> list[submitit.Job[Any]]:
     packed = pack_jobs(plan, cluster)
     if not packed:
         return []
@@ -184,7 +186,7 @@ def _submit(plan: Plan, cluster: str, folder: Path, snapshot: bool) -> list[subm
     code = provenance.submission(folder / "submissions", root(), snapshot=snapshot)
     python = _python(provenance.path_of(code, root()))
     token = secrets.token_hex(4)
-    submitted: dict[int, submitit.Job] = {}
+    submitted: dict[int, submitit.Job[Any]] = {}
     for wave in job_arrays(packed, plan.site.slurm.max_array):
         executor = submitit.AutoExecutor(
             folder=folder / "%j", cluster=cluster, slurm_python=python, local_python=python
@@ -237,7 +239,7 @@ def _asked(
     cluster: str,
     packed: Sequence[PackedJob],
     wave: Sequence[int],
-    submitted: Mapping[int, submitit.Job],
+    submitted: Mapping[int, submitit.Job[Any]],
 ) -> dict[str, Any]:
     """What submitit is asked for, for the jobs of a wave, dependencies among it."""
     most = max(len(packed[i].runs) for i in wave)

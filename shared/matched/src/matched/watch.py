@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import submitit
 from rich.console import Console, Group
@@ -28,7 +29,7 @@ STYLES = {
 }
 
 
-def wait(replan: Callable[[], Plan], jobs: list[submitit.Job], console: Console) -> Plan:
+def wait(replan: Callable[[], Plan], jobs: list[submitit.Job[Any]], console: Console) -> Plan:
     """Show a plan's runs until none is at work, and return the plan as it then stands.
 
     Args:
@@ -51,7 +52,9 @@ def wait(replan: Callable[[], Plan], jobs: list[submitit.Job], console: Console)
             time.sleep(POLL_SECONDS)
 
 
-def _wait_in_lines(replan: Callable[[], Plan], jobs: list[submitit.Job], console: Console) -> Plan:
+def _wait_in_lines(
+    replan: Callable[[], Plan], jobs: list[submitit.Job[Any]], console: Console
+) -> Plan:
     seen: dict[str, str] = {}
     while True:
         over = all(job.done() for job in jobs)

@@ -199,10 +199,11 @@ class _TrainingLoop:
 
     def _gradient_sync(self, *, last: bool) -> AbstractContextManager[Any]:
         """Synchronize gradients in the backward pass of a step's last micro-batch only."""
+        model: Any = self.model  # FSDP's or DDP's wrapper has these methods
         if self.sharded:
-            self.model.set_requires_gradient_sync(last)
+            model.set_requires_gradient_sync(last)
         elif self.context.world_size > 1 and not last:
-            return self.model.no_sync()
+            return model.no_sync()
         return nullcontext()
 
     def _update(self, step_info: StepInfo) -> None:
