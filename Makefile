@@ -24,12 +24,13 @@ SUBMIT   = submit $@ $(CHOICE) $(if $(SNAPSHOT),--snapshot)
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-slurm lint tables status bench chaos lock clean
+.PHONY: help setup demo test test-slow test-slurm lint docs tables status bench chaos lock clean
 
 help:
 	@echo "make setup       create $(VENV) with everything in it (other targets do it by themselves)"
 	@echo "make demo        matched LN/DyT runs of Table 1 at smoke scale, and their summary table"
-	@echo "make test        the tests           make test-slow   the slow ones    make lint   ruff"
+	@echo "make test        the tests           make test-slow   the slow ones"
+	@echo "make lint        ruff and mypy       make docs        the documentation as a site, in site/"
 	@echo "make test-slurm  the tests on a private Slurm, which root gets installed (Debian)"
 	@echo "make table1      a table: submit what is missing, wait when local, print the summary"
 	@echo "make tables      every table         make status      where every run stands"
@@ -68,6 +69,10 @@ test-slurm: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: setup
+	$(BIN)/mkdocs build --strict --quiet
 
 # table1, iclr-table3, …: an unknown one is refused by `matched`, which names the known ones.
 table% iclr-table%: setup
@@ -100,4 +105,4 @@ lock:
 
 clean:
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
-	rm -rf .pytest_cache .ruff_cache
+	rm -rf .pytest_cache .ruff_cache .mypy_cache site

@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -97,7 +97,8 @@ class ImageFile:
             self._pixels = self._open_pixels()
         images = np.empty((stop - start, *self.shape[1:]), np.uint8)
         self._pixels.seek(self._first + start * images[0].size)
-        if self._pixels.readinto(images.data.cast("B")) != images.size:  # type: ignore[attr-defined]
+        pixels: Any = self._pixels  # IO[bytes] has no readinto, and the files opened here have one
+        if pixels.readinto(images.data.cast("B")) != images.size:
             raise self._damaged(f"it ends before image {stop - 1}")
         return images
 

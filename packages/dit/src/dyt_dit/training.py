@@ -133,7 +133,7 @@ class HeldOutLoss:
     ) -> None:
         self.dataset, self.config, self.context, self.device = dataset, config, context, device
         self.loss = HybridLoss(diffusion)
-        size = len(dataset)  # type: ignore[arg-type]
+        size = len(dataset)  # type: ignore[arg-type]  # Dataset declares no len()
         self.count = min(config.held_out, size)
         self.indices = [i * size // self.count for i in range(self.count)]
         source = generator(config.seed, "evaluation")

@@ -29,7 +29,7 @@ class RankSubset:
     def __init__(
         self, dataset: Dataset[Any], config: Vision, context: Context, device: torch.device
     ) -> None:
-        total = len(dataset)  # type: ignore[arg-type]
+        total = len(dataset)  # type: ignore[arg-type]  # Dataset declares no len()
         own = range(context.rank, total, context.world_size)
         self.count = len(own)
         self.indices = [*own, *[0] * (-(-total // context.world_size) - self.count)]

@@ -111,7 +111,7 @@ class _Survey:
 
 
 def _check_arguments(
-    model: object, norm: object, also: object, skip: object
+    model: object, norm: object, also: Any, skip: Any
 ) -> tuple[tuple[type[nn.Module], ...], tuple[str, ...]]:
     if not isinstance(model, nn.Module):
         raise ValueError(f"convert needs an nn.Module, but got {type(model).__name__}.")
@@ -243,6 +243,7 @@ def _build(model: nn.Module, site: _Site, norm: Norm, alpha0: float | None) -> n
     if weight is not None:
         device, dtype, trainable = weight.device, weight.dtype, weight.requires_grad
     options = {"bias": bias is not None, "device": device, "dtype": dtype}
+    layer: Any  # torch's annotations exclude None for weight and bias
     if norm.layer == "dyt":
         layer = _build_dynamic(site.spec, norm, alpha0, options)
         for scalar in (layer.alpha, layer.shift):
@@ -281,7 +282,7 @@ def _build_standard(
     if norm.layer == "layernorm":
         if spec.channel_axis == 1:
             return ChannelsFirstLayerNorm(*spec.shape, elementwise_affine=affine, **options)
-        return nn.LayerNorm(spec.shape, elementwise_affine=affine, **options)
+        return nn.LayerNorm(list(spec.shape), elementwise_affine=affine, **options)
     if len(spec.shape) > 1:
         raise ValueError(
             _unsupported(site, norm, f"BN needs one channel axis, but its shape is {spec.shape}")

@@ -12,6 +12,7 @@ from typing import Any, overload
 import torch
 from torch import nn
 
+from dyt.layers import DynamicErf, DynamicTanh
 from dyt.output_consumers import DYNAMIC, Consumers, ParameterOwners, observe, trace
 
 
@@ -169,12 +170,15 @@ def _check(model: object) -> None:
 
 
 def _why_not_foldable(
-    layer: nn.Module, consumers: Consumers, owners: ParameterOwners, paths: dict[nn.Module, str]
+    layer: DynamicTanh | DynamicErf,
+    consumers: Consumers,
+    owners: ParameterOwners,
+    paths: dict[nn.Module, str],
 ) -> str | None:
     """Return the first reason why the layer cannot be folded, or None if it can."""
     if not _is_plain(layer) or type(layer).forward not in (d.forward for d in DYNAMIC):
         return "it computes more than its class, or its parameters are not plain nn.Parameters"
-    if layer.channel_axis != -1 or len(layer.normalized_shape) > 1:
+    if layer.channel_axis != -1 or len(layer.normalized_shape or ()) > 1:
         return "its channels are not exactly the last axis"
     if _has_hooks(layer):
         return "it has hooks"
@@ -226,7 +230,7 @@ def _has_hooks(module: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def _fold_into(linear: nn.Linear, layer: nn.Module) -> None:
+def _fold_into(linear: nn.Linear, layer: DynamicTanh | DynamicErf) -> None:
     weight, dtype = linear.weight.double(), linear.weight.dtype
     if layer.bias is not None:
         shift = weight @ layer.bias.double()

@@ -17,6 +17,11 @@ from dyt.validation import check_alpha0, check_choice, check_number
 class _Dynamic(nn.Module):
     """Element-wise γ·squash(αx + s) + β, the base class of all layers of this module."""
 
+    alpha: nn.Parameter | None
+    shift: nn.Parameter | None
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
+
     def __init__(
         self,
         normalized_shape: int | Sequence[int] | None,
@@ -57,7 +62,7 @@ class _Dynamic(nn.Module):
         """Set α to α0, s to s0, γ to 1 and β to 0. Draws no random number."""
         starts = {"alpha": self.alpha0, "shift": self.shift0, "weight": 1.0, "bias": 0.0}
         for name, start in starts.items():
-            if (parameter := getattr(self, name)) is not None:
+            if (parameter := getattr(self, name)) is not None and start is not None:
                 nn.init.constant_(parameter, start)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -69,8 +74,9 @@ class _Dynamic(nn.Module):
         axis, alpha = self.channel_axis, self.alpha
         if self.normalized_shape is not None:
             check_width(self, x, self.normalized_shape, axis)
-        function = formula if alpha is None or self.squash not in KERNEL_SQUASHES else compute
-        return function(x, alpha, self.shift, self.weight, self.bias, self.squash, axis)
+        if alpha is None or self.squash not in KERNEL_SQUASHES:
+            return formula(x, alpha, self.shift, self.weight, self.bias, self.squash, axis)
+        return compute(x, alpha, self.shift, self.weight, self.bias, self.squash, axis)
 
     def extra_repr(self) -> str:
         shape = "any width" if self.normalized_shape is None else _join(self.normalized_shape)

@@ -111,7 +111,7 @@ class Norm:
     def __str__(self) -> str:
         if self.layer in _LABELS:
             return _LABELS[self.layer]
-        notes = [] if self.squash in ("tanh", "erf") else [self.squash]
+        notes: list[str] = [] if self.squash in ("tanh", "erf") else [self.squash]
         if self.alpha == "absent":
             notes.append("no α")
         else:

@@ -11,7 +11,7 @@ import inspect
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -141,8 +141,10 @@ def _read(module: nn.Module) -> NormSpec | None:
     """
     if type(module) in EXACT:
         axis, kind = EXACT[type(module)]
-        shape, bias = tuple(module.normalized_shape), getattr(module, "bias", None)
-        return NormSpec(shape=shape, channel_axis=axis, weight=module.weight, bias=bias, kind=kind)
+        norm: Any = module
+        shape: tuple[int, ...] | None = tuple(norm.normalized_shape)
+        weight, bias = norm.weight, getattr(norm, "bias", None)
+        return NormSpec(shape=shape, channel_axis=axis, weight=weight, bias=bias, kind=kind)
     names = _affine_names(module)
     if names is None or not _takes_one_input(module):
         return None
@@ -186,7 +188,7 @@ def _make_spec(
     offset: float,
     kind: Kind | None,
 ) -> NormSpec:
-    weight, bias = (name and module._parameters[name] for name in names)
+    weight, bias = (module._parameters[name] if name else None for name in names)
     return NormSpec(
         shape=shape, channel_axis=axis, weight=weight, bias=bias, offset=offset, kind=kind
     )
@@ -204,7 +206,9 @@ def _affine_names(module: nn.Module) -> tuple[str | None, str | None] | None:
 
 def _shape(module: nn.Module, weight: str | None, bias: str | None) -> tuple[int, ...] | None:
     if weight is not None:
-        return tuple(module._parameters[weight].shape)
+        parameter = module._parameters[weight]
+        assert parameter is not None, "_affine_names returns parameters that exist"
+        return tuple(parameter.shape)
     for name in ("normalized_shape", "hidden_size", "dim"):
         shape = getattr(module, name, None)
         # A bare int named `dim` may be an axis or a width.
@@ -231,7 +235,7 @@ def _probe(
     if not 1 < math.prod(width) <= 2**20:
         return "inconclusive"
     parameters = {name: 0.5 + draw(*width) for name in names if name}
-    weight, bias = (parameters.get(name) for name in names)
+    weight, bias = (parameters[name] if name else None for name in names)
     stand_in = _make_stand_in(module, parameters)
     ran, matched = False, set()
     for axis, sizes in _input_sizes(width):
@@ -292,11 +296,12 @@ def _formulas(
     column = (-1, *(1,) * (x.ndim - 2)) if axis == 1 else shape
     for dims in candidate_dims:
         centred = x - x.mean(dims, keepdim=True)
-        for kind, normal in (
+        normals: tuple[tuple[Kind | None, Tensor], ...] = (
             ("layernorm", centred / centred.square().mean(dims, keepdim=True).sqrt()),
             (None, x / x.square().mean(dims, keepdim=True).sqrt()),  # RMSNorm
             (None, x / x.std(dims, keepdim=True)),  # timm's SimpleNorm
-        ):
+        )
+        for kind, normal in normals:
             if weight is None:
                 yield 0.0, kind, normal
                 continue

@@ -74,7 +74,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         super().__init__(num_features, eps, momentum, affine, device=device, dtype=dtype)
         self.channel_axis = check_axis(channel_axis, (num_features,))
         if not bias:
-            self.bias = None
+            self.register_parameter("bias", None)
 
     def reset_parameters(self) -> None:
         """Reset the running statistics, and set γ to 1 and β to 0. Draws no random number."""

@@ -81,10 +81,8 @@ def sbatch_lines(plan: Plan, packed: Sequence[PackedJob], wave: Sequence[int]) -
     """
     most = max(len(packed[i].runs) for i in wave)
     asked = request(packed[wave[0]].resources, plan.site, "slurm", most)
-    names = slurm.SlurmExecutor._equivalence_dict() or {}
-    options: dict[str, Any] = {
-        names.get(key, key.removeprefix("slurm_")): value for key, value in asked.items()
-    }
+    names: Any = slurm.SlurmExecutor._equivalence_dict() or {}
+    options = {names.get(key, key.removeprefix("slurm_")): value for key, value in asked.items()}
     options["mem"] = f"{options['mem']}GB"
     text = slurm._make_sbatch_string(
         command="",

@@ -86,7 +86,7 @@ class _TrainingLoop:
         self.batch_layout = BatchLayout.of(config, context.rank, context.world_size)
         self.checkpoints = context.directory / "checkpoints"
         self.state = LoopState()
-        self.samples = len(learner.dataset)  # type: ignore[arg-type]
+        self.samples = len(learner.dataset)  # type: ignore[arg-type]  # Dataset declares no len()
         sampler = EpochSampler(config, self.samples, self.batch_layout, 0)
         self.steps, self.steps_per_epoch = sampler.steps, sampler.steps_per_epoch
         self.metrics_log = MetricsLog(context, self.steps)
