@@ -64,8 +64,10 @@ class Diffusion:
 
         Args:
             output: output of the network (B, 2C, H, W).
-            x, noised, noise: (B, C, H, W).
+            x: images or latents (B, C, H, W).
+            noised: ``x`` after step ``t`` of the forward process (B, C, H, W).
             t: (B,).
+            noise: the noise in ``noised`` (B, C, H, W).
 
         Returns:
             The mean squared error of the noise (B,), and the term of the variational bound in bits

@@ -116,7 +116,8 @@ def precision_recall(
     """Return precision and recall by k-NN manifolds (Kynkäänniemi et al. 2019, arXiv 1904.06991).
 
     Args:
-        generated, real: features (N, D) and (M, D).
+        generated: features (N, D).
+        real: features (M, D).
         neighbours: k.
 
     Raises:

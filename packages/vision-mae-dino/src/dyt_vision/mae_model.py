@@ -89,7 +89,8 @@ class MaskedAutoencoder(nn.Module):
         """Return the predicted pixels (B, N, 3·P²) of every patch.
 
         Args:
-            latent, ranks: from ``encode``.
+            latent: from ``encode``.
+            ranks: from ``encode``.
         """
         x = self.decoder_embed(latent)
         hidden = ranks.shape[1] + 1 - x.shape[1]

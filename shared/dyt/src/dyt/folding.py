@@ -107,8 +107,9 @@ def fold(model: nn.Module, *example: Any, **example_kwargs: Any) -> FoldReport:
 
     Args:
         model: the network, in evaluation mode; it can also be a single `DyTLinear`.
-        example, example_kwargs: the arguments to call the model with, for networks that torch.fx
+        *example: the positional arguments to call the model with, for networks that torch.fx
             cannot trace, such as those of transformers.
+        **example_kwargs: its keyword arguments.
 
     Returns:
         The report: a sequence with the result for each layer that had γ or β.

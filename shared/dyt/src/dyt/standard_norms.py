@@ -49,7 +49,8 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
     Args:
         num_features: the width C.
         channel_axis: 1, as in NCHW, or -1.
-        eps, momentum: torch's defaults.
+        eps: by default torch's.
+        momentum: by default torch's.
         affine: False omits γ and β.
         bias: False omits β.
 
