@@ -72,7 +72,7 @@ lint: setup
 	$(BIN)/mypy
 
 docs: setup
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # table1, iclr-table3, …: an unknown one is refused by `matched`, which names the known ones.
 table% iclr-table%: setup
