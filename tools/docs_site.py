@@ -63,6 +63,4 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return f"`{file}`" if text.strip("`") == file else f"{text} (`{file}`)"
 
     parts = CODE_BLOCK.split(markdown)
-    return "".join(
-        part if part.startswith("```") else LINK.sub(adapt, part) for part in parts
-    )
+    return "".join(part if part.startswith("```") else LINK.sub(adapt, part) for part in parts)
