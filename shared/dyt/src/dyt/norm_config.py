@@ -26,7 +26,7 @@ class Norm:
     - LN or BN, each as a replacement of the other (ICLR 2025 submission, Table 11)
     - the network's own layer
 
-    Fields:
+    Attributes:
         layer: "dyt", "layernorm", "batchnorm", or "own" for the network's own normalization.
             All but "dyt" reset every other field, so all norms of one such kind are equal.
         alpha0: the initial α, a positive number.

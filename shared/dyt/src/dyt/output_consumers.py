@@ -38,7 +38,7 @@ SIZE_ATTRIBUTES = ("shape", "ndim", "size", "dim")
 class Consumers:
     """The result of a trace or a run.
 
-    Fields:
+    Attributes:
         called: the DyT layers that were called.
         linears: for each layer, the Linears that read its output, in order (the values are None).
         others: for each layer, descriptions of everything else that reads its output.

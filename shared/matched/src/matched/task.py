@@ -25,12 +25,13 @@ class Context:
         signature: the run's signature; a checkpoint carries it and is refused by another run.
         data: name → path of every data source of the config that has one.
         needs: name → directory of every run that this one starts from.
-        rank, world: this process and the number of them; only rank 0 writes files.
+        rank: index of this process; only rank 0 writes files.
+        world_size: number of processes.
         local_rank: this process among those of its node: the index of its GPU.
         threads: of this process, for arithmetic on the CPU.
         num_workers: processes that load data for this process; 0 loads in this one.
-        checkpoint_steps, checkpoint_minutes: a checkpoint is due after so many optimiser steps,
-            and after so many minutes, whichever comes first.
+        checkpoint_steps: optimiser steps after which a checkpoint is due.
+        checkpoint_minutes: minutes after which a checkpoint is due, if that is earlier.
         shard: spread the weights and the optimizer's state over the processes (FSDP2) rather than
             keep a copy on each (DDP).
         check_ownership: raise ``LeaseLostError`` if another process has taken this run over. The
