@@ -1,4 +1,4 @@
-# One target per table; `make` alone prints help.
+# One target per table; `make` without a target prints help.
 #
 #   make table1 SCALE=paper CLUSTER=slurm DRY=1
 
@@ -11,11 +11,11 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 PYTHON  ?= $(shell sh tools/find-python)
 PIP     := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps
-# What packages that come as source are built with is of the lock, too (two names: old and new pip).
+# Build dependencies of source packages are pinned by the lock (two names: old and new pip).
 BUILD   := PIP_CONSTRAINT=requirements.lock PIP_BUILD_CONSTRAINT=requirements.lock
 READY   := $(VENV)/.ready
 KERNEL  := $(wildcard shared/dyt/setup.py shared/dyt/csrc/*)
-# A process for each core, up to four: each of them imports torch. Slurm's tests share one cluster.
+# One process per core, up to four, because each imports torch. Slurm's tests share one cluster.
 TESTS   := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 PARTS   := $(patsubst %/pyproject.toml,%,$(wildcard shared/*/pyproject.toml packages/*/pyproject.toml))
 CHOICE   = --scale $(SCALE) --cluster $(CLUSTER)
@@ -27,27 +27,27 @@ export OMP_NUM_THREADS ?= 1
 .PHONY: help setup demo test test-slow test-slurm lint docs tables status bench chaos lock clean
 
 help:
-	@echo "make setup       create $(VENV) with everything in it (other targets do it by themselves)"
+	@echo "make setup       create $(VENV) with all packages (other targets do so when needed)"
 	@echo "make demo        matched LN/DyT runs of Table 1 at smoke scale, and their summary table"
 	@echo "make test        the tests           make test-slow   the slow ones"
 	@echo "make lint        ruff and mypy       make docs        the documentation as a site, in site/"
-	@echo "make test-slurm  the tests on a private Slurm, which root gets installed (Debian)"
+	@echo "make test-slurm  the tests on a private Slurm, which is installed for root (Debian)"
 	@echo "make table1      a table: submit what is missing, wait when local, print the summary"
-	@echo "make tables      every table         make status      where every run stands"
-	@echo "make bench       time the harness itself     make chaos  kill, preempt and starve real runs"
-	@echo "make clean       delete caches; environment, runs and results stay"
+	@echo "make tables      every table         make status      the state of every run"
+	@echo "make bench       time the harness    make chaos       kill, preempt and fill the disk of runs"
+	@echo "make clean       delete caches; keep the environment, runs and results"
 	@echo
 	@echo "Options: SCALE=smoke|mini|paper  CLUSTER=debug|local|slurm  DRY=1 (print the plan only)"
-	@echo "         SNAPSHOT=1 (run from a copy of the code as it is now)"
+	@echo "         SNAPSHOT=1 (run from a copy of the current code)"
 	@echo "Now:     SCALE=$(SCALE)  CLUSTER=$(CLUSTER)"
 
 setup: $(READY)
 
-# The lock is complete, so nothing is resolved here: what is installed is what was tested.
+# The lock is complete, so nothing is resolved: the installed versions are the tested ones.
 $(READY): requirements.lock $(wildcard shared/*/pyproject.toml packages/*/pyproject.toml) $(KERNEL)
 	@$(PYTHON) tools/check_python.py
 	@$(PYTHON) tools/check_compiler.py
-	@echo "Installing the pinned packages into $(VENV): some minutes and 5 GB, once"
+	@echo "Installing the pinned packages into $(VENV): a few minutes and 5 GB, once"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BUILD) $(PIP) -r requirements.lock
 	@$(PIP) --no-build-isolation $(addprefix -e ./,$(PARTS))
@@ -74,7 +74,7 @@ lint: setup
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-# table1, iclr-table3, …: an unknown one is refused by `matched`, which names the known ones.
+# table1, iclr-table3, …: `matched` refuses an unknown table and names the known ones.
 table% iclr-table%: setup
 ifneq ($(DRY),)
 	@$(BIN)/matched plan $@ $(CHOICE)
@@ -98,7 +98,7 @@ bench: setup
 chaos: setup
 	$(BIN)/python benchmarks/chaos.py
 
-# Renew requirements.lock from requirements.in; needs uv.
+# Update requirements.lock from requirements.in; needs uv.
 lock:
 	uv pip compile --universal --python-version 3.11 --no-header --no-annotate \
 		--override requirements.override requirements.in -o requirements.lock

@@ -1,17 +1,17 @@
-"""Kills, preempts and starves real runs, and counts how many end as if nothing had happened.
+"""Fault injection: kill, preempt and fill the disk of real runs; count identical results.
 
     python benchmarks/chaos.py [kills] [disk] [preemption] [submission] [--seed 0]
 
 kills: worker processes of Table 1 at smoke scale (all rows, 6 epochs) get SIGKILL at random
-instants, half of them while a checkpoint is being written, and the table is submitted again.
-disk: a file system of a few megabytes (mounting it takes root) is full while a checkpoint, and
-while a result, is written.
+instants, half of them while a checkpoint is written, and the table is submitted again.
+disk: a file system of a few megabytes (root has to mount it) is full while a checkpoint or a result
+is written.
 preemption: jobs of a private Slurm are preempted by a partition of higher priority.
-submission: a plan of 1,000 runs is submitted to that Slurm, twice at the same time.
+submission: a plan of 1,000 runs is submitted to that Slurm by two processes at the same time.
 
-The runs are then compared bit by bit with undisturbed ones: weights, optimiser, average, every
-line of metrics.jsonl, result and fingerprint. Prints a table and a line of JSON; exit code 1 if a
-bound is missed.
+The runs are then compared bit by bit with undisturbed ones: weights, optimizer state, EMA, every
+line of metrics.jsonl, result and fingerprint. The benchmark prints a table and a line of JSON; its
+exit code is 1 if a bound is missed.
 """
 
 from __future__ import annotations
@@ -46,38 +46,47 @@ console = Console(stderr=True)
 
 
 class Killer:
-    """Watches the worker processes of a project and kills some of them."""
+    """Kills worker processes of a project at random times.
 
-    def __init__(self, project: Project, chance: random.Random) -> None:
-        self.project, self.chance = project, chance
-        self.fates: dict[int, float] = {}
-        self.hit: list[str] = []
-        """The signature of the run at work, for each kill."""
+    Attributes:
+        victims: signature of the run that was running, for each kill.
+        while_writing: how many kills hit a process that was writing a checkpoint.
+    """
+
+    def __init__(self, project: Project, rng: random.Random) -> None:
+        self.project, self.rng = project, rng
+        # Process id → time of its kill; a negative one waits for a checkpoint to be written.
+        self.kill_times: dict[int, float] = {}
+        self.victims: list[str] = []
         self.while_writing = 0
 
-    def strike(self) -> None:
-        """Kill whoever's time has come; to be called again and again, in short intervals."""
+    def poll(self) -> None:
+        """Kill the processes that are due; called in short intervals."""
         for signature, path in self.project.runs().items():
             if (path / "result.json").exists():
                 continue
-            pid = self._worker(path)
+            pid = self._live_owner(path)
             if pid is None:
                 continue
-            if pid not in self.fates:
-                # Half die after some time at work, the others when they next write a checkpoint.
-                wait = self.chance.uniform(0, 6)
-                self.fates[pid] = time.monotonic() + wait if self.chance.random() < 0.5 else -wait
-            fate = self.fates[pid]
+            if pid not in self.kill_times:
+                # Half are killed after some time, the others when they next write a checkpoint.
+                wait = self.rng.uniform(0, 6)
+                at = time.monotonic() + wait if self.rng.random() < 0.5 else -wait
+                self.kill_times[pid] = at
+            kill_time = self.kill_times[pid]
             writing = bool(list(path.glob(f"checkpoints/.step_*.{pid}.tmp")))
-            due = time.monotonic() > fate if fate > 0 else writing and self.chance.random() < 0.3
+            if kill_time > 0:
+                due = time.monotonic() > kill_time
+            else:
+                due = writing and self.rng.random() < 0.3
             if due:
                 os.kill(pid, signal.SIGKILL)
-                self.hit.append(signature)
+                self.victims.append(signature)
                 self.while_writing += writing
-                self.fates[pid] = float("inf")
+                self.kill_times[pid] = float("inf")
 
     @staticmethod
-    def _worker(path: Path) -> int | None:
+    def _live_owner(path: Path) -> int | None:
         from matched import lease
 
         owner = lease.owner(path)
@@ -90,8 +99,7 @@ ALL_ROWS = """
 def short(run):
     return replace(run, config=replace(run.config, epochs=6))
 
-ROWS = {row: short(run) for row, run in SMOKE.runs.items()}
-TABLE = replace(TABLE, scales=(replace(SMOKE, seeds=(0,), runs=ROWS),))
+SCALE = replace(SCALE, seeds=(0,), runs={row: short(run) for row, run in SCALE.runs.items()})
 """
 
 
@@ -104,23 +112,23 @@ def kills(folder: Path, seed: int) -> list[dict[str, Any]]:
     project = Project(folder / "killed", site, ALL_ROWS)
     killer = Killer(project, random.Random(seed))
     expected = reference.finished()
-    while len(killer.hit) < KILLS and project.finished() < expected:
+    while len(killer.victims) < KILLS and project.finished() < expected:
         project.matched("submit", "table1")
-        asked = time.monotonic()
-        while len(killer.hit) < KILLS and time.monotonic() < asked + 3:
-            killer.strike()
+        submitted = time.monotonic()
+        while len(killer.victims) < KILLS and time.monotonic() < submitted + 3:
+            killer.poll()
             time.sleep(0.001)
-        console.print(f"kills: {len(killer.hit)}, {project.finished()} runs finished")
+        console.print(f"kills: {len(killer.victims)}, {project.finished()} runs finished")
     while project.finished() < expected:
         project.matched("submit", "table1", "--wait")
-    good = set(identical(project, reference))
-    alike = sum(signature in good for signature in killer.hit)
+    same_runs = set(identical(project, reference))
+    num_same = sum(signature in same_runs for signature in killer.victims)
     return [
-        _row("SIGKILL: runs that end bit-identical", f"{alike} of {len(killer.hit)}",
-             f"{KILLS} of {KILLS}", alike == len(killer.hit) >= KILLS),
+        _row("SIGKILL: runs that end bit-identical", f"{num_same} of {len(killer.victims)}",
+             f"{KILLS} of {KILLS}", num_same == len(killer.victims) >= KILLS),
         _row("  while a checkpoint was being written", str(killer.while_writing), "", True),
-        _row("  all runs of the table identical", f"{len(good)} of {expected}",
-             f"{expected} of {expected}", len(good) == expected),
+        _row("  all runs of the table identical", f"{len(same_runs)} of {expected}",
+             f"{expected} of {expected}", len(same_runs) == expected),
         _row("  result files lost, doubled or half-written", str(wrong_files(project, expected)),
              "0", wrong_files(project, expected) == 0),
     ]  # fmt: skip
@@ -129,9 +137,9 @@ def kills(folder: Path, seed: int) -> list[dict[str, Any]]:
 # --- a full disk
 
 ONE_RUN = """
-RUN = SMOKE.runs["vit_b"]
+RUN = SCALE.runs["vit_b"]
 SHORT = replace(RUN, config=replace(RUN.config, epochs=5))
-TABLE = replace(TABLE, scales=(replace(SMOKE, seeds=(0,), runs={"vit_b": SHORT}),))
+SCALE = replace(SCALE, seeds=(0,), runs={"vit_b": SHORT})
 """
 LAST = ("step_00000200.pt", "step_00000220.pt")
 CELL = ("run", "table1", "--row", "vit_b", "--arm", "LN")
@@ -139,18 +147,18 @@ CELL = ("run", "table1", "--row", "vit_b", "--arm", "LN")
 
 @contextlib.contextmanager
 def small_disk(folder: Path, kilobytes: int) -> Iterator[Path]:
-    """A file system of that size.
+    """Mount a file system of that size on ``folder``.
 
     Raises:
-        PermissionError: where it cannot be mounted.
+        PermissionError: if it cannot be mounted.
     """
     folder.mkdir()
-    answer = subprocess.run(
+    process = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)],
         capture_output=True,
     )
-    if answer.returncode:
-        raise PermissionError(answer.stderr.decode().strip())
+    if process.returncode:
+        raise PermissionError(process.stderr.decode().strip())
     try:
         yield folder
     finally:
@@ -162,16 +170,16 @@ def disk(folder: Path, seed: int) -> list[dict[str, Any]]:
     reference = Project(folder / "reference", site.format("runs"), ONE_RUN)
     console.print("disk: the undisturbed run")
     assert reference.matched(*CELL)[0] == 0
-    (whole,) = reference.runs().values()
+    (undisturbed,) = reference.runs().values()
     rows = []
-    moments = {"a checkpoint": _as_it_trains, "the result": _before_its_result}
-    for what, step_info in moments.items():
-        rows.append(_row(f"disk full at {what}", "missed the moment", "", False))
+    moments = {"a checkpoint": _fill_during_training, "the result": _fill_before_result}
+    for what, fill in moments.items():
+        rows.append(_row(f"disk full at {what}", "missed the right moment", "", False))
         for attempt in range(8):
             console.print(f"disk: full while {what} is written")
             try:
                 with small_disk(folder / f"{what[-6:]}-{attempt}", 64 * 1024) as mount:
-                    row = _full(mount, what, step_info, site, whole)
+                    row = _run_on_full_disk(mount, what, fill, site, undisturbed)
             except PermissionError as error:
                 row = _row(f"disk full at {what}", f"not measured: {error}", "", True)
             if row is not None:
@@ -180,36 +188,39 @@ def disk(folder: Path, seed: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _full(mount: Path, what: str, step_info: Any, site: str, whole: Path) -> dict[str, Any] | None:
-    """Fill the disk while a run is at work, then make room and go on; None if that came late."""
+def _run_on_full_disk(
+    mount: Path, what: str, fill: Any, site: str, undisturbed: Path
+) -> dict[str, Any] | None:
+    """Fill the disk during a run, then make room and resume it; None if the run was faster."""
     project = Project(mount.parent / f"project-{mount.name}", site.format(mount / "runs"), ONE_RUN)
     process = project.start(*CELL)
     (run,) = _wait(lambda: list(mount.glob("runs/*/*/checkpoints")))
     ballast = mount / "ballast"
-    in_time = step_info(run, process.pid, ballast)
+    in_time = fill(run, process.pid, ballast)
     out, _ = process.communicate()
     if not in_time:
         return None
     lines = [line for line in out.splitlines() if "matched: error:" in line]
-    whole_before = all(_loads(path) for path in run.glob("step_*.pt"))
-    told = process.returncode == 2 and len(lines) == 1 and "Traceback" not in out
-    console.print(f"  it said: {lines[-1] if lines else out[-300:]}", highlight=False)
+    checkpoints_load = all(_loads(path) for path in run.glob("step_*.pt"))
+    one_clear_line = process.returncode == 2 and len(lines) == 1 and "Traceback" not in out
+    console.print(f"  its error: {lines[-1] if lines else out[-300:]}", highlight=False)
     ballast.unlink()
     code, _ = project.matched(*CELL)
-    good = told and whole_before and code == 0 and same(run.parent, whole)
-    words = "one clear line, the whole stays whole, ends bit-identically"
-    return _row(f"disk full at {what}", words if good else f"exit {process.returncode}: {lines}",
-                words, good)  # fmt: skip
+    resumed_same = code == 0 and same(run.parent, undisturbed)
+    good = one_clear_line and checkpoints_load and resumed_same
+    bound = "one clear line, complete files stay intact, ends bit-identically"
+    return _row(f"disk full at {what}", bound if good else f"exit {process.returncode}: {lines}",
+                bound, good)  # fmt: skip
 
 
-def _as_it_trains(run: Path, pid: int, ballast: Path) -> bool:
+def _fill_during_training(run: Path, pid: int, ballast: Path) -> bool:
     _wait(lambda: (run / "step_00000020.pt").exists())
     _fill(ballast, 700)
     return True
 
 
-def _before_its_result(run: Path, pid: int, ballast: Path) -> bool:
-    """Between the last checkpoint and the result lie a few milliseconds: stop the process there."""
+def _fill_before_result(run: Path, pid: int, ballast: Path) -> bool:
+    """Stop the process in the few milliseconds between its last checkpoint and its result."""
     before, last = (run / name for name in LAST)
     _wait(before.exists)
     while not last.exists():
@@ -217,13 +228,13 @@ def _before_its_result(run: Path, pid: int, ballast: Path) -> bool:
     os.kill(pid, signal.SIGSTOP)
     in_time = not (run.parent / "result.json").exists()
     if in_time:
-        # Older checkpoints are about to be deleted, which frees no space while they are open.
-        held = [path.open("rb") for path in run.glob("step_*.pt")]
+        # The process will delete older checkpoints; open files keep that from freeing space.
+        open_files = [path.open("rb") for path in run.glob("step_*.pt")]
         _fill(ballast, 0)
     os.kill(pid, signal.SIGCONT)
     if in_time:
         _wait(lambda: not Path(f"/proc/{pid}").exists() or _zombie(pid))
-        for file in held:
+        for file in open_files:
             file.close()
     return in_time
 
@@ -246,13 +257,14 @@ def _loads(path: Path) -> bool:
     return True
 
 
-def _wait(look: Any, seconds: float = 120) -> Any:
+def _wait(condition: Any, seconds: float = 120) -> Any:
+    """Poll until the condition is true; return its value."""
     deadline = time.monotonic() + seconds
-    while not (found := look()):
+    while not (value := condition()):
         if time.monotonic() > deadline:
-            raise RuntimeError("waited in vain")
+            raise RuntimeError(f"waited more than {seconds:g} s")
         time.sleep(0.01)
-    return found
+    return value
 
 
 # --- Slurm
@@ -260,11 +272,11 @@ def _wait(look: Any, seconds: float = 120) -> Any:
 
 @contextlib.contextmanager
 def slurm(folder: Path) -> Iterator[Any]:
-    """A private cluster, or None where Slurm is not installed."""
+    """Start a private cluster; None if Slurm is not installed."""
     from cluster import Cluster
 
-    if why := Cluster.obstacle():
-        console.print(why)
+    if reason := Cluster.obstacle():
+        console.print(reason)
         yield None
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -273,14 +285,13 @@ def slurm(folder: Path) -> Iterator[Any]:
 
 
 PAIR = """
-SMOKE = replace(SMOKE, seeds=(0,), runs={"vit_b": SMOKE.runs["vit_b"]},
-                resources=replace(SMOKE.resources, runs_per_job=1))
-TABLE = replace(TABLE, scales=(SMOKE,))
+SCALE = replace(SCALE, seeds=(0,), runs={"vit_b": SCALE.runs["vit_b"]},
+                resources=replace(SCALE.resources, runs_per_job=1))
 """
 
 
 def preemption(folder: Path, seed: int) -> list[dict[str, Any]]:
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     site = "[runs]\ncheckpoint_steps = 100\n[slurm]\npartition = 'main'\n"
     reference = Project(folder / "reference", site, PAIR)
     console.print("preemption: the undisturbed pair")
@@ -288,55 +299,54 @@ def preemption(folder: Path, seed: int) -> list[dict[str, Any]]:
     with slurm(folder / "slurm") as cluster:
         if cluster is None:
             return [_row("Slurm preemptions", "not measured: no Slurm", "", True)]
-        done = alike = number = 0
-        while done < PREEMPTIONS:
+        total = num_same = number = 0
+        while total < PREEMPTIONS:
             number += 1
             project = Project(folder / f"preempted-{number}", site, PAIR, **cluster.environment)
-            console.print(f"preemption: {done} of {PREEMPTIONS}, project {number}")
-            hits = _preempted(project, cluster, chance)
-            good = len(identical(project, reference)) == 2 and not wrong_files(project, 2)
-            done += hits
-            alike += hits * good
-    return [_row("Slurm preemptions: runs that end bit-identical", f"{alike} of {done}",
-                 f"{PREEMPTIONS} of {PREEMPTIONS}", alike == done >= PREEMPTIONS)]  # fmt: skip
+            console.print(f"preemption: {total} of {PREEMPTIONS}, project {number}")
+            hits = _preempt_pair(project, cluster, rng)
+            both_same = len(identical(project, reference)) == 2 and not wrong_files(project, 2)
+            total += hits
+            num_same += hits * both_same
+    return [_row("Slurm preemptions: runs that end bit-identical", f"{num_same} of {total}",
+                 f"{PREEMPTIONS} of {PREEMPTIONS}", num_same == total >= PREEMPTIONS)]  # fmt: skip
 
 
-def _preempted(project: Project, cluster: Any, chance: random.Random) -> int:
-    """Submit the pair and preempt it as often as it is found training; how many runs were hit."""
+def _preempt_pair(project: Project, cluster: Any, rng: random.Random) -> int:
+    """Submit the pair and preempt it up to three times; return how many runs were interrupted."""
     code, out = project.matched("submit", "table1", "--cluster", "slurm")
     assert code == 0, out
     hits = 0
     for _ in range(3):
         _wait(lambda: project.finished() == 2 or _training(project))
-        time.sleep(chance.uniform(0, 2))
-        hit = [p for p in project.runs().values() if not (p / "result.json").exists()]
-        if not hit:
+        time.sleep(rng.uniform(0, 2))
+        unfinished = [p for p in project.runs().values() if not (p / "result.json").exists()]
+        if not unfinished:
             break
-        before = {path: _stops(path) for path in hit}
+        before = {path: _num_interruptions(path) for path in unfinished}
         job = cluster.submit("sleep 1", "--partition=urgent", "--nodes=4", "--exclusive")
         cluster.wait_until(lambda job=job: cluster.queue().get(job) == "COMPLETED", 120)
-        hits += sum(_stops(path) > before[path] for path in hit)
+        hits += sum(_num_interruptions(path) > before[path] for path in unfinished)
     _wait(lambda: project.finished() == 2, 300)
     return hits
 
 
 def _training(project: Project) -> bool:
-    """Whether both runs are past their first steps, or done."""
+    """True if both runs are past their first steps."""
     paths = list(project.runs().values())
     steps = [json.loads((p / "progress.json").read_text())["step"] for p in paths
              if (p / "progress.json").exists()]  # fmt: skip
     return len(steps) == 2 and all(step > 0 for step in steps)
 
 
-def _stops(path: Path) -> int:
-    """How often a run was told to stop and had saved."""
+def _num_interruptions(path: Path) -> int:
+    """Return how often a run was interrupted and had saved."""
     log = path / "log.txt"
     return log.read_text().count("interrupted after step") if log.exists() else 0
 
 
 MANY = f"""
-SMOKE = replace(SMOKE, seeds=tuple(range({RUNS // 2})), runs={{"vit_b": SMOKE.runs["vit_b"]}})
-TABLE = replace(TABLE, scales=(SMOKE,))
+SCALE = replace(SCALE, seeds=tuple(range({RUNS // 2})), runs={{"vit_b": SCALE.runs["vit_b"]}})
 """
 
 
@@ -352,14 +362,14 @@ def submission(folder: Path, seed: int) -> list[dict[str, Any]]:
         assert code == 0, out
         before = len(cluster.queue())
         both = Project(folder / "both", site, MANY, **cluster.environment)
-        two = [both.start("submit", "table1", "--cluster", "slurm") for _ in range(2)]
-        told = [process.communicate()[0] for process in two]
+        processes = [both.start("submit", "table1", "--cluster", "slurm") for _ in range(2)]
+        outputs = [process.communicate()[0] for process in processes]
         jobs = len(cluster.queue()) - before
-    started = sorted(int(out.split(" scale: ")[1].split(" of ")[0]) for out in told)
+    started = sorted(int(out.split(" scale: ")[1].split(" of ")[0]) for out in outputs)
     return [
         _row(f"submission of {RUNS} runs in {before} jobs to Slurm", f"{seconds:.1f} s", "10 s",
              seconds < 10),
-        _row("  two at the same time: runs started by each, jobs in all",
+        _row("  two at the same time: runs started by each, total jobs",
              f"{started[0]} and {started[1]}, {jobs}", f"0 and {RUNS}, {before}",
              started == [0, RUNS] and jobs == before),
     ]  # fmt: skip
@@ -376,18 +386,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=list(PARTS))
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     rows = []
-    for name in given.parts or PARTS:
+    for name in arguments.parts or PARTS:
         with tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True) as folder:
             started = time.monotonic()
-            rows += PARTS[name](Path(folder), given.seed)
+            rows += PARTS[name](Path(folder), arguments.seed)
             console.print(f"{name}: {time.monotonic() - started:.0f} s")
     table = Table("what", "measured", "bound", "")
     for row in rows:
         table.add_row(row["what"], row["measured"], row["bound"], "ok" if row["good"] else "MISSED")
     Console(width=140).print(table)
-    print(json.dumps({"benchmark": "chaos", "seed": given.seed, "rows": rows}))
+    print(json.dumps({"benchmark": "chaos", "seed": arguments.seed, "rows": rows}))
     sys.exit(not all(row["good"] for row in rows))
 
 

@@ -1,4 +1,4 @@
-"""Table 1 in a project of its own, and whether its runs are bit by bit those of another."""
+"""Projects that contain Table 1, and the bit-by-bit comparison of their runs."""
 
 from __future__ import annotations
 
@@ -17,15 +17,20 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class Project:
-    """A project of its own with Table 1, its runs folder and site.toml."""
+    """A project folder with the recipe of Table 1 and a site.toml.
 
-    def __init__(self, root: Path, site: str, recipe: str = "", **environment: str) -> None:
+    Args:
+        changes: lines at the end of the smoke scale's page, which redefine SCALE.
+    """
+
+    def __init__(self, root: Path, site: str, changes: str, **environment: str) -> None:
         self.root = root
-        folder = root / "recipes" / "cvpr2025"
-        folder.mkdir(parents=True)
-        shutil.copy(ROOT / "recipes" / "paper.toml", root / "recipes")
-        text = (ROOT / "recipes" / "cvpr2025" / "table01.py").read_text(encoding="utf-8")
-        (folder / "table01.py").write_text(text + recipe, encoding="utf-8")
+        (root / "recipes" / "cvpr2025" / "smoke").mkdir(parents=True)
+        for name in ("paper.toml", "cvpr2025/arms.py", "cvpr2025/table01.py"):
+            shutil.copy(ROOT / "recipes" / name, root / "recipes" / name)
+        page = "recipes/cvpr2025/smoke/table01.py"
+        text = (ROOT / page).read_text(encoding="utf-8")
+        (root / page).write_text(text + changes, encoding="utf-8")
         (root / "site.toml").write_text(site, encoding="utf-8")
         self.environment = {
             **os.environ, **environment, "MATCHED_ROOT": str(root), "OMP_NUM_THREADS": "1",
@@ -42,16 +47,16 @@ class Project:
         )
 
     def matched(self, *arguments: str) -> tuple[int, str]:
-        """Exit code and output of a command."""
-        # A file, as jobs that go on after a submission would keep a pipe open.
-        with tempfile.TemporaryFile("w+") as said:
-            process = self.start(*arguments, stdout=said)
+        """Run a command; return its exit code and output."""
+        # A file, because jobs that outlive a submission would keep a pipe open.
+        with tempfile.TemporaryFile("w+") as output:
+            process = self.start(*arguments, stdout=output)
             process.wait()
-            said.seek(0)
-            return process.returncode, said.read()
+            output.seek(0)
+            return process.returncode, output.read()
 
     def runs(self) -> dict[str, Path]:
-        """Signature → directory."""
+        """Map signatures to run directories."""
         return {p.parent.name: p.parent for p in self.root.glob("runs/*/*/config.json")}
 
     def finished(self) -> int:
@@ -59,7 +64,7 @@ class Project:
 
 
 def same(one: Path, other: Path) -> bool:
-    """Whether nothing but times and places tells two run directories apart."""
+    """True if two run directories differ only in times and paths."""
     if (one / "metrics.jsonl").read_bytes() != (other / "metrics.jsonl").read_bytes():
         return False
     if (one / "fingerprint.json").read_bytes() != (other / "fingerprint.json").read_bytes():
@@ -85,7 +90,7 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def wrong_files(project: Project, expected: int) -> int:
-    """Results that are missing, half-written or were written twice."""
+    """Count the results that are missing, half-written or were written twice."""
     wrong = max(0, expected - project.finished())
     for path in project.runs().values():
         try:
@@ -98,6 +103,6 @@ def wrong_files(project: Project, expected: int) -> int:
 
 
 def identical(disturbed: Project, reference: Project) -> list[str]:
-    """Signatures of the runs that ended as in the undisturbed project."""
-    whole = reference.runs()
-    return [name for name, path in disturbed.runs().items() if same(path, whole[name])]
+    """Return the signatures of the runs that ended as in the undisturbed project."""
+    expected = reference.runs()
+    return [name for name, path in disturbed.runs().items() if same(path, expected[name])]

@@ -1,16 +1,20 @@
-"""Who may import whom, and what every module has to be: the arrows of docs/ARCHITECTURE.md.
+"""Import rules between parts of the project, and the shape of every module.
 
 recipes → packages → shared/matched → nothing of ours; packages → shared/dyt; dyt_dit → dyt_vision.
 """
 
 import ast
+import json
+import subprocess
+import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 LONGEST = 420
-"""Lines of a module: about 400, which is what one reads in one go."""
+"""The most lines a module may have: about 400, which can be read in one go."""
 
 
 def part_of(path: Path) -> str:
@@ -31,7 +35,7 @@ SOURCES = sorted(
 PACKAGES = {part_of(path) for path in ROOT.glob("packages/*/src/*/*.py")}
 OURS = {"dyt", "matched", "recipes", *PACKAGES}
 
-# What a part may import of ours, besides itself.
+# The parts of this project that a part may import, other than itself.
 ALLOWED = {
     "dyt": set(),
     "matched": set(),
@@ -46,19 +50,19 @@ IMPORT = (ast.Import, ast.ImportFrom)
 
 
 def imported(tree: ast.AST) -> set[str]:
-    """Modules that a tree imports anywhere in it, functions included."""
+    """Return every name that a tree imports, also inside functions."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "relative imports hide the arrows; name the module"
+            assert node.level == 0, "relative imports hide dependencies; name the module"
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
 
 def imported_on_import(tree: ast.AST) -> set[str]:
-    """Modules that are loaded when this one is: those outside of its functions and methods."""
+    """Return the names imported outside of functions: those loaded together with the module."""
     found = set()
     for node in ast.iter_child_nodes(tree):
         if not isinstance(node, ast.FunctionDef):
@@ -70,27 +74,70 @@ def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-# What jobs call may load torch, but only when it is called.
-IN_JOBS = {"peers.py", "provenance.py"}
+def module_name(path: Path) -> str:
+    """Return the dotted name by which a source file is imported."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    names = parts[parts.index("src") + 1 :] if "src" in parts else parts
+    return ".".join(names).removesuffix(".__init__")
+
+
+def dependencies(trees: dict[str, ast.AST]) -> dict[str, set[str]]:
+    """Map each module to those it imports, also inside functions, but not to their packages.
+
+    ``from a import b`` is an edge to the module ``a.b`` if there is one, and to ``a`` otherwise.
+    """
+
+    def module(name: str) -> str:
+        return name if name in trees else name.rpartition(".")[0]
+
+    return {
+        name: {module(target) for target in imported(tree)} & trees.keys() - {name}
+        for name, tree in trees.items()
+    }
+
+
+def import_cycle(trees: dict[str, ast.AST]) -> list[str]:
+    """Return the modules of one import cycle, in order, or nothing if there is none."""
+    try:
+        TopologicalSorter(dependencies(trees)).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+# Modules used inside jobs: they may load torch, but only inside functions.
+IN_JOBS = {"peers.py", "provenance.py", "rendezvous.py"}
 
 EVERY = pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 
 
-def test_the_parts_are_there():
+def test_every_part_is_found():
     assert {part_of(path) for path in SOURCES} == OURS
     assert "dyt_vision" in PACKAGES
 
 
 @EVERY
-def test_imports_follow_the_arrows(path):
+def test_imports_follow_allowed_dependencies(path):
     part = part_of(path)
     ours = {name.split(".")[0] for name in imported(parse(path))} & OURS
     assert ours <= {part, *ALLOWED[part]}
 
 
+def test_no_import_cycles():
+    assert import_cycle({module_name(path): parse(path) for path in SOURCES}) == []
+
+
+def test_import_matched_loads_no_heavy_package():
+    """Recipes and configs import ``matched``; a command that shows states answers at once."""
+    heavy = ("submitit", "torch", "rich", "numpy")
+    code = f"import json, sys, matched; print(json.dumps([m for m in {heavy} if m in sys.modules]))"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert json.loads(answer.stdout) == []
+
+
 @EVERY
 def test_only_training_imports_torch_in_matched(path):
-    """Planning, states and tables are for machines where torch takes seconds to load."""
+    """Planning, states and tables must not wait seconds for torch to load."""
     if part_of(path) != "matched":
         return
     loaded = imported_on_import if path.name in IN_JOBS else imported
@@ -100,7 +147,14 @@ def test_only_training_imports_torch_in_matched(path):
 
 
 @EVERY
-def test_recipes_load_nothing_but_the_standard_library_and_ours(path):
+def test_matched_core_never_imports_training(path):
+    """Not even inside a function: that would close a cycle and load torch outside of training."""
+    if part_of(path) == "matched" and "training" not in path.parts:
+        assert not {n for n in imported(parse(path)) if n.startswith("matched.training")}
+
+
+@EVERY
+def test_recipes_import_no_heavy_package(path):
     if part_of(path) != "recipes":
         return
     heavy = {"torch", "timm", "numpy", "submitit", "torchvision", "transformers", "diffusers"}
@@ -108,13 +162,13 @@ def test_recipes_load_nothing_but_the_standard_library_and_ours(path):
 
 
 @EVERY
-def test_a_module_is_short_and_says_what_it_is_for(path):
+def test_modules_are_short_and_have_a_docstring(path):
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= LONGEST
     if text.strip():
-        said = ast.get_docstring(ast.parse(text))
-        assert said, "a module starts with a docstring"
-        assert len(said.splitlines()[0]) <= 100
+        docstring = ast.get_docstring(ast.parse(text))
+        assert docstring, "a module starts with a docstring"
+        assert len(docstring.splitlines()[0]) <= 100
     else:
         assert path.name == "__init__.py"
 
@@ -123,13 +177,12 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_test_module_says_what_it_is_for(path):
+def test_test_modules_are_short_and_have_a_docstring(path):
     assert ast.get_docstring(parse(path))
     assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST
 
 
-def test_the_checks_see_what_they_look_for():
-    """Of a tree that breaks the rules, every breach is seen."""
+def test_imported_finds_imports_in_functions_and_classes():
     tree = ast.parse(
         "import torch.nn\nfrom dyt_vision import models\n"
         "def later():\n    import timm\n    from matched.training import fit\n"
@@ -143,3 +196,23 @@ def test_the_checks_see_what_they_look_for():
         "numpy",
     }
     assert imported_on_import(tree) == {"torch.nn", "dyt_vision.models", "numpy"}
+
+
+def test_import_cycle_finds_imports_in_functions():
+    trees = {
+        "a": ast.parse("import b.c"),
+        "b": ast.parse(""),
+        "b.c": ast.parse("from b import d"),
+        "b.d": ast.parse("def later():\n    from a import name\n"),
+    }
+    assert set(import_cycle(trees)) == {"a", "b.c", "b.d"}
+    assert dependencies(trees) == {"a": {"b.c"}, "b": set(), "b.c": {"b.d"}, "b.d": {"a"}}
+    assert import_cycle({**trees, "b.d": ast.parse("")}) == []
+
+
+def test_module_name_of_packages_and_recipes():
+    source = ROOT / "shared" / "matched" / "src" / "matched"
+    assert module_name(source / "training" / "loop.py") == "matched.training.loop"
+    assert module_name(source / "__init__.py") == "matched"
+    recipe = ROOT / "recipes" / "cvpr2025" / "table01.py"
+    assert module_name(recipe) == "recipes.cvpr2025.table01"

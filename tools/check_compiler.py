@@ -1,6 +1,6 @@
-"""Refuses, in one line, a machine on which fairseq cannot be built: it comes as source alone.
+"""Check that fairseq, which is distributed only as source, can be built on this machine.
 
-What is asked of the machine is what the build asks: a file of C++ that includes Python's headers.
+The check compiles what the build compiles: a C++ file that includes Python's headers.
 """
 
 import os
@@ -16,7 +16,7 @@ SOURCE = "#include <Python.h>\n#include <vector>\nint main() { return 0; }\n"
 
 
 def complaint():
-    """One line saying what to install, or None if C++ compiles."""
+    """Return one line that says what to install, or None if C++ compiles."""
     command = shlex.split(os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "g++")
     if not shutil.which(command[0]):
         return (
@@ -28,26 +28,26 @@ def complaint():
     if not (Path(headers) / "Python.h").is_file():
         version = "{}.{}".format(*sys.version_info)
         return (
-            "error: fairseq is built on this machine, which has not the headers of Python "
+            "error: fairseq is built on this machine, which lacks the headers of Python "
             f"{version} ({headers}/Python.h). Install them: python{version}-dev on Debian and "
             f"Ubuntu, python{version}-devel on Fedora and RHEL"
         )
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "hello.cpp"
         source.write_text(SOURCE, encoding="ascii")
-        answer = subprocess.run(
+        process = subprocess.run(
             [*command, f"-I{headers}", "-c", str(source), "-o", f"{folder}/hello.o"],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             errors="replace",
         )
-    if answer.returncode == 0:
+    if process.returncode == 0:
         return None
-    said = [line.strip() for line in answer.stderr.splitlines() if "error" in line.lower()]
+    errors = [line.strip() for line in process.stderr.splitlines() if "error" in line.lower()]
     return (
         f"error: fairseq is built on this machine, whose C++ compiler ({' '.join(command)}) fails: "
-        f"{(said or [f'exit code {answer.returncode}'])[0]}. Install g++, or name another one: "
+        f"{(errors or [f'exit code {process.returncode}'])[0]}. Install g++, or name another one: "
         "`make setup CXX=NAME`"
     )
 

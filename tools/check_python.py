@@ -1,4 +1,4 @@
-"""Refuses, in one line, a Python that the pinned packages do not run on; any Python reads this."""
+"""Check that the pinned packages support this Python; the file is valid syntax for any Python."""
 
 import sys
 
@@ -6,7 +6,7 @@ OLDEST, NEWEST = (3, 11), (3, 12)
 
 
 def complaint(version):
-    """One line saying what to do about a Python of this version, or None if it is fine."""
+    """Return one line that says what to do about this version, or None if it is supported."""
     if OLDEST <= tuple(version[:2]) <= NEWEST:
         return None
     return (
@@ -18,7 +18,7 @@ def complaint(version):
 if __name__ == "__main__":
     text = complaint(sys.version_info)
     try:
-        import ensurepip  # noqa: F401  venv needs it, and Debian packs it apart
+        import ensurepip  # noqa: F401  venv needs it; Debian has it in a separate package
     except ImportError:
         text = text or (
             "error: this Python has no venv module; on Debian and Ubuntu install python%d.%d-venv"

@@ -19,12 +19,13 @@ from recipes.cvpr2025 import table01, table15
 from recipes.cvpr2025.table15 import RESNET50, TASK
 from recipes.iclr2025.arms import ALPHA0
 
-NORMS = {"BN": Norm.batch_norm(), "LN": Norm.layer_norm(), "DyT": Norm.dyt(alpha0=ALPHA0)}
+ARMS = ("BN", "LN", "DyT")
 
 
-def row(run: Run, *, own_norm: str) -> dict[str, Run]:
+def row(run: Run, *, own_norm: str, alpha0: float = ALPHA0) -> dict[str, Run]:
     """The three arms of a network; the one with its own norm shares its run with other tables."""
-    norms = {**NORMS, own_norm: Norm.own()}
+    norms = {"BN": Norm.batch_norm(), "LN": Norm.layer_norm(), "DyT": Norm.dyt(alpha0=alpha0)}
+    norms[own_norm] = Norm.own()
     return {arm: derive_run(run, norm=norm) for arm, norm in norms.items()}
 
 
@@ -42,4 +43,4 @@ PAPER = Scale(
     resource_overrides={"vit_b": table01.PAPER.resources},
 )
 
-TABLE = Table(arms=tuple(Arm(name=arm) for arm in NORMS), scales=(PAPER,))
+TABLE = Table(arms=tuple(Arm(name=arm) for arm in ARMS), scales=(PAPER,))

@@ -1,4 +1,4 @@
-"""A project of its own for each test: paper.toml, a recipe, a site.toml, and ``matched`` in it."""
+"""A temporary project for each test: paper.toml, a recipe, a site.toml, and ``matched`` in it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,13 +21,16 @@ from matched.cli import main
 from matched.files import write_json
 from matched.job_runner import JobRunner
 from matched.run_directory import RunDirectory
+from matched.status import JobRecord
 from matched.table import runs_with_needs
 from matched.task import write_progress
 
 STAND_INS = Path(__file__).parent / "stand_ins"
+SOURCES = Path(__file__).parents[2] / "shared" / "matched" / "src"
+"""First on the path of processes, so that they import this checkout and no installed package."""
 
 HASTE = {"watch.POLL_SECONDS": 0.05, "lease.POLL": 0.05}
-"""Times of the harness, shortened in the processes that tests start: see stand_ins/tiny.py."""
+"""Shortened intervals of the harness in processes that tests start: see stand_ins/tiny.py."""
 
 PAPER = """
 [first]
@@ -68,7 +72,7 @@ HEAD = '''
 
 from dataclasses import replace
 
-from matched import Arm, Metric, Resources, Run, Scale, Table
+from matched import Arm, ArmNorms, Metric, Resources, Run, Scale, Table
 from tiny import Config
 
 SMALL = Run(task="tiny:train", config=Config(model="small"))
@@ -89,7 +93,7 @@ ONE_ROW = "TABLE = Table(arms=ARMS, scales=(scale(seeds=(0,), small=SMALL),))"
 
 
 class Project:
-    """A folder that ``matched`` takes for its project."""
+    """A folder that ``matched`` uses as its project."""
 
     stand_ins = STAND_INS
     checkout = Path(__file__).parents[2]
@@ -104,9 +108,9 @@ class Project:
         for name in ("cat", "env", "git", "sh", "sleep", "true"):
             (self.programs / name).symlink_to(shutil.which(name))
         self.environment = {
-            # Nothing else of this machine: it may have a Slurm.
+            # No other program of this host, which may have a Slurm.
             "PATH": str(self.programs),
-            "PYTHONPATH": f"{STAND_INS}:{STAND_INS / 'no_torch'}",
+            "PYTHONPATH": f"{STAND_INS}:{STAND_INS / 'no_torch'}:{SOURCES}",
             "MATCHED_ROOT": str(root),
             "HOME": str(root),
             "OMP_NUM_THREADS": "1",
@@ -123,14 +127,14 @@ class Project:
         return path
 
     def recipe(self, text: str, name: str = "first/table01") -> Path:
-        """A recipe: the names of HEAD, and ``text``."""
+        """Write a recipe: HEAD and ``text``."""
         return self.write(f"recipes/{name}.py", HEAD.lstrip() + text + "\n")
 
     def site(self, text: str) -> Path:
         return self.write("site.toml", text)
 
     def trouble(self, what: str, *names: str) -> None:
-        """What the runs "<model>.<norm>.<seed>" will do; see stand_ins/tiny.py."""
+        """Make the runs "<model>.<norm>.<seed>" do ``what``; see stand_ins/tiny.py."""
         for name in names:
             self.write(f"trouble/{name}", what)
 
@@ -139,13 +143,13 @@ class Project:
             path.unlink()
 
     def program(self, name: str, script: str) -> None:
-        """A stand-in for a program, first on PATH."""
+        """Write a shell script that stands in for a program on PATH."""
         path = self.programs / name
         path.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
         path.chmod(0o755)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """``matched`` in a process of its own."""
+        """Start ``matched`` as a process."""
         process = subprocess.Popen(
             [sys.executable, "-m", "matched", *arguments],
             cwd=self.root,
@@ -155,22 +159,23 @@ class Project:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            # A shell's background jobs ignore Ctrl-C, and what they start inherits that.
+            # Background jobs of a shell ignore Ctrl-C, and their children inherit that.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         self.processes.append(process)
         return process
 
     def meeting(self, haste: dict[str, float] | None = None) -> None:
-        """Let processes of one run meet: through torch, so that it has to be the real one.
+        """Let the processes of one run communicate, which takes the real torch.
 
-        ``haste``: see stand_ins/tiny.py.
+        Args:
+            haste: shortened intervals; see stand_ins/tiny.py.
         """
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = str(free.getsockname()[1])
         self.environment.update(
-            PYTHONPATH=str(STAND_INS),
+            PYTHONPATH=f"{STAND_INS}:{SOURCES}",
             MASTER_ADDR="localhost",
             MASTER_PORT=port,
             TINY_HASTE=json.dumps(HASTE | (haste or {})),
@@ -178,8 +183,8 @@ class Project:
         )
 
     def end(self) -> None:
-        """Leave nothing behind, whatever became of the test."""
-        (self.root / "go").touch()  # for tasks in processes that are not our children
+        """Release all leases and end all processes, also after a failed test."""
+        (self.root / "go").touch()  # ends tasks in processes that are not children
         for owned in self.leases:
             owned.release()
         for process in self.processes:
@@ -188,18 +193,18 @@ class Project:
                 process.communicate()
 
     def compute(self, *arguments: str, code: int = 0) -> str:
-        """What ``matched``, as a process of its own, prints on both streams."""
+        """Run ``matched`` as a process, and return what it prints on both streams."""
         process = self.start(*arguments)
         out, err = process.communicate(timeout=60)
         return _checked(process.returncode, out, err, code)
 
     def cli(self, *arguments: str, code: int = 0) -> str:
-        """What ``matched`` prints on both streams; here, for commands that compute nothing."""
+        """Run ``matched`` in this process, for commands that compute nothing; return the output."""
         out, err, returned = self._main(arguments)
         return _checked(returned, out, err, code)
 
     def mistake(self, *arguments: str) -> str:
-        """The one line with which ``matched`` refuses."""
+        """Return the one line with which ``matched`` refuses."""
         _, err, returned = self._main(arguments)
         assert returned == 2, err
         (line,) = err.splitlines()
@@ -214,12 +219,12 @@ class Project:
         return *self.capsys.readouterr(), exit.value.code
 
     def plan(self, table: str = "table1", scale: str = "smoke") -> planning.Plan:
-        """The plan as this process sees it."""
+        """Return the plan as this process makes it."""
         recipe = recipes.load(table)
         return planning.make_plan(recipe, recipe.scale(scale), site.read(self.root / site.FILE))
 
     def directory(self, name: str) -> RunDirectory:
-        """The directory of the run "<model>.<norm>.<seed>" of table1 at smoke scale."""
+        """Return the directory of the run "<model>.<norm>.<seed>" of table1 at smoke scale."""
         recipe = recipes.load("table1")
         for cell in recipe.table.cells(recipe.scale("smoke")):
             for _, run in runs_with_needs(cell.run, cell.row):
@@ -228,7 +233,7 @@ class Project:
         raise AssertionError(f"no run {name}")
 
     def states(self) -> dict[str, str]:
-        """ "<model>.<norm>.<seed>" → state."""
+        """Return the state of every run, by "<model>.<norm>.<seed>"."""
         return {_name(planned.run): str(planned.status.state) for planned in self.plan().runs}
 
     def finish(self, name: str, outcome: str = "done", prints: bool = True, **metrics: float):
@@ -244,33 +249,30 @@ class Project:
     def given(
         self, name: str, cluster: str = "slurm", job_id: str = "41", token: str = "t1", **more: str
     ) -> RunDirectory:
-        """As if the run had been given to that job a moment ago, and not begun."""
+        """Give the run to that job, which has not started it."""
         directory = self.directory(name)
         directory.prepare()
-        job_status.write_job_file(
-            directory, self.job(cluster, job_id, token, **more), submission="none"
-        )
+        directory.write_job(self.job(cluster, job_id, token, **more))
         return directory
 
     def begun(self, name: str, *job: str, **more: str) -> RunDirectory:
-        """As if that job were at work on the run; ``job`` as for ``given``."""
+        """Give the run to that job, which has started it; ``job`` as for ``given``."""
         directory = self.given(name, *job, **more)
         self.owned(directory, self.job(*job, **more))
         write_progress(directory.path, 1, 10)
         return directory
 
-    def owned(self, directory: RunDirectory, job: dict) -> lease.Lease:
-        """The run's directory is that job's until the test ends."""
+    def owned(self, directory: RunDirectory, job: JobRecord) -> lease.Lease:
+        """Let that job own the run directory until the test ends."""
         owned = lease.acquire(directory.path, job)
         self.leases.append(owned)
         return owned
 
     def job(
         self, cluster: str = "slurm", job_id: str = "41", token: str = "t1", **more: str
-    ) -> dict:
-        folder = str(self.root / "runs" / ".jobs" / job_id)
-        identity = job_status.identity(cluster, job_id, token)
-        return {**identity, "folder": folder, "at": time.time(), **more}
+    ) -> JobRecord:
+        folder = self.root / "runs" / ".jobs" / job_id
+        return replace(job_status.job_record(cluster, job_id, token, folder), **more)
 
     def wait_for(
         self,
@@ -278,23 +280,23 @@ class Project:
         *processes: subprocess.Popen[str],
         seconds: float = 30,
     ) -> None:
-        """Return when ``condition`` holds; ``processes`` have to live until then."""
+        """Wait until ``condition`` holds; ``processes`` must not end before."""
         deadline = time.monotonic() + seconds
         while not condition():
             ended = [p.communicate() for p in processes if p.poll() is not None]
             assert not ended, f"a process ended too early: {ended}"
-            assert time.monotonic() < deadline, f"waited {seconds} s in vain"
+            assert time.monotonic() < deadline, f"condition not met within {seconds} s"
             time.sleep(0.02)
 
     def computed(self) -> list[str]:
-        """The runs that the task was really called for, in order."""
+        """Return the runs that the task was called for, in order."""
         path = self.root / "computed.txt"
         if not path.exists():
             return []
         return [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines()]
 
     def snapshot(self) -> dict[str, bytes]:
-        """Every file of the runs folder, to see that nothing was written."""
+        """Return the content of every file of the runs folder, to check that nothing changed."""
         files = sorted((self.root / "runs").rglob("*"))
         return {str(path): path.read_bytes() for path in files if path.is_file()}
 
@@ -321,7 +323,7 @@ def project(tmp_path, monkeypatch, capsys):
     for name in ("MATCHED_SITE", "RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_JOB_ID", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.syspath_prepend(STAND_INS)
-    # A recipe written twice within a second would be taken from its bytecode.
+    # A recipe that is written twice within a second would be loaded from its bytecode.
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     _forget()
     yield made
@@ -342,9 +344,9 @@ def one_row(project):
 
 @pytest.fixture
 def pack(one_row, monkeypatch):
-    """Makes a job of all runs, to be computed in this process."""
+    """Return a function that makes a job of all runs, to be computed in this process."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        monkeypatch.setenv(name, "1")  # the pack changes them; this puts them back
+        monkeypatch.setenv(name, "1")  # the job changes them; this restores them
     monkeypatch.setattr(provenance, "environment", dict)  # it would import torch
 
     def made(token: str = "t1", **more: int) -> JobRunner:
@@ -363,7 +365,7 @@ def pack(one_row, monkeypatch):
 
 @pytest.fixture
 def read_only():
-    """Makes folders that nobody can write to, root included."""
+    """Return a function that makes a folder read-only, even for root."""
     undo = []
 
     def make(folder: Path) -> None:

@@ -1,10 +1,11 @@
-"""Runs that start from runs, four deep, one of which all rows and arms share at two depths."""
+"""Chains of needs, four deep, with one run that all rows and arms share at two depths."""
 
 import re
 
 import pytest
 
 from matched import job_packing
+from matched.status import FailureKind
 
 CHAINS = """
 from chain import Encode, Sample, Score, Train
@@ -24,7 +25,7 @@ SCALE = scale(seeds=(0, 1), small=chain("small"), large=chain("large"))
 TABLE = Table(arms=ARMS, scales=(SCALE,))
 """
 RUNS = 1 + 2 * 2 * 2 * 3
-"""The shared one; and of two rows, two arms and two seeds three each."""
+"""The shared run, and three runs for each of two rows, two arms and two seeds."""
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def planned(project, title):
     return found
 
 
-def test_a_plan_has_what_all_share_once_and_first(chains):
+def test_plan_lists_a_shared_need_once_and_first(chains):
     told = chains.cli("plan", "table1")
     assert f"{RUNS} of {RUNS} runs to do" in told
     titles = [planned.title for planned in chains.plan().runs]
@@ -56,7 +57,7 @@ def test_a_plan_has_what_all_share_once_and_first(chains):
 
 
 @pytest.mark.parametrize("cluster", ["debug", "local"])
-def test_a_table_of_chains_is_computed_and_every_pair_is_matched(chains, cluster):
+def test_table_of_chains_is_computed_with_matched_pairs(chains, cluster):
     chains.site("[local]\nworkers = 2\n")
     told = chains.compute("submit", "table1", "--cluster", cluster, "--wait")
     assert f"{RUNS} of {RUNS} runs submitted" in told
@@ -78,13 +79,13 @@ def test_a_table_of_chains_is_computed_and_every_pair_is_matched(chains, cluster
     assert f"0 of {RUNS} runs submitted" in chains.compute("submit", "table1")
 
 
-def test_what_both_arms_share_needs_no_fingerprint_to_be_matched(chains):
+def test_shared_need_without_fingerprint_is_matched(chains):
     chains.recipe(CHAINS.replace("chain:encode", "chain:encode_without_fingerprint"))
     chains.compute("submit", "table1", "--cluster", "debug")
     assert chains.cli("audit", "table1").count(" matched") == 4
 
 
-def test_what_is_not_alike_deep_in_a_chain_is_found(chains):
+def test_audit_finds_a_difference_deep_in_a_chain(chains):
     chains.compute("submit", "table1", "--cluster", "debug")
     trained = planned(chains, "large · DyT · seed 1 · samples · trained").directory
     (trained / "fingerprint.json").write_text('{"weights": "x", "batches": ["b"]}', "utf-8")
@@ -96,7 +97,7 @@ def test_what_is_not_alike_deep_in_a_chain_is_found(chains):
     )
 
 
-def test_a_run_deep_in_a_chain_may_ask_for_something_else(chains):
+def test_resource_overrides_reach_deep_into_a_chain(chains):
     more = 'resource_overrides={"large/samples/trained/latents": replace(SCALE.resources, gpus=8)}'
     chains.recipe(CHAINS.replace("TABLE =", f"SCALE = replace(SCALE, {more})\nTABLE ="))
     asked = {planned.title: planned.resources.gpus for planned in chains.plan().runs}
@@ -104,7 +105,7 @@ def test_a_run_deep_in_a_chain_may_ask_for_something_else(chains):
     assert shared == 8 and set(others) == {0}, "the first row's is the same run"
 
 
-def test_on_slurm_each_link_waits_for_those_before_it(chains):
+def test_pack_jobs_orders_chains_on_slurm(chains):
     chains.recipe(CHAINS.replace("seeds=(0, 1)", "seeds=(0, 1), runs_per_job=8"))
     packed = job_packing.pack_jobs(chains.plan(), "slurm")
     assert [({planned.run.task for planned in job.runs}, job.after) for job in packed] == [
@@ -115,7 +116,7 @@ def test_on_slurm_each_link_waits_for_those_before_it(chains):
     ]
 
 
-def test_a_need_that_failed_blocks_all_that_starts_from_it_and_nothing_else(chains):
+def test_failed_need_blocks_its_dependents_only(chains):
     chains.write("trouble/train large DyT 0", "")
     chains.compute("submit", "table1", "--cluster", "debug", code=1)
     failed = [i for i in chains.plan().runs if i.status.state == "failed"]
@@ -123,7 +124,8 @@ def test_a_need_that_failed_blocks_all_that_starts_from_it_and_nothing_else(chai
     assert trained.status.reason == "no room for it"
     first = f"chain:train {trained.run.signature} (trained), which is failed: no room for it"
     assert samples.status.reason == f"blocked by {first}"
-    assert score.status.reason == f"blocked by {first}", "what is at the root of it"
+    assert score.status.reason == f"blocked by {first}", "the root of the chain is named"
+    assert samples.status.failure.root == score.status.failure.root == trained.run.signature
     assert score.title == "large · DyT · seed 0"
     assert f"blocked by {first}" in chains.cli("status", "table1", code=1)
     (chains.root / "trouble/train large DyT 0").unlink()
@@ -132,11 +134,13 @@ def test_a_need_that_failed_blocks_all_that_starts_from_it_and_nothing_else(chai
     assert computed(chains).count("encode") == 1
 
 
-def test_when_what_all_share_failed_everything_says_so(chains):
+def test_failed_shared_need_blocks_every_run(chains):
     chains.write("trouble/encode", "")
     chains.compute("submit", "table1", "--cluster", "debug", code=1)
     shared, *others = chains.plan().runs
     blocked = f"chain:encode {shared.run.signature} (latents), which is failed: no room for it"
     assert shared.status.reason == "no room for it" and len(others) == RUNS - 1
     for one in others:
+        assert one.status.failure.kind is FailureKind.BLOCKED
+        assert one.status.failure.root == shared.run.signature
         assert one.status.reason.startswith("blocked by ") and one.status.reason.endswith(blocked)

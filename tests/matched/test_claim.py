@@ -1,6 +1,5 @@
-"""Who may compute a run, what is cleared away before, and what becomes of what it needs."""
+"""Claims of run directories: ownership, cleaning up, repeated failures, waiting for needs."""
 
-import json
 import os
 import threading
 import time
@@ -20,8 +19,8 @@ TABLE = Table(arms=ARMS, scales=(scale(seeds=(0,), small=SMALL, large=LARGE),))
 
 
 def words(told, project, name):
-    """What is said of one run of a job."""
-    return told[project.directory(name).run.signature]
+    """Return the state, or the reason for it, that a job returned for one run."""
+    return str(told[project.directory(name).run.signature])
 
 
 def states(project):
@@ -32,13 +31,14 @@ def _name(planned):
     return f"{planned.run.config.model}.{planned.run.config.norm}.{planned.run.config.seed}"
 
 
-# --- what killed processes leave
+# --- files of killed processes
 
 
-def test_what_killed_processes_had_not_finished_writing_is_deleted(one_row, pack):
+def test_execute_deletes_temporary_files_of_killed_processes(one_row, pack):
     directory = one_row.directory(FIRST)
     directory.prepare()
     (directory / ".result.json.4711.tmp").write_text("{", encoding="utf-8")
+    (directory / ".job.json.4712.tmp").write_text("{", encoding="utf-8")
     (directory / "checkpoints" / ".step_3.4711.tmp").mkdir()
     (directory / "checkpoints" / ".step_3.4711.tmp" / "weights").touch()
     (directory / "checkpoints" / ".step_4.4711.tmp").touch()
@@ -46,14 +46,15 @@ def test_what_killed_processes_had_not_finished_writing_is_deleted(one_row, pack
     (directory / "notes.tmp").touch()
     pack().compute("here", "1")
     assert [path.name for path in (directory / "checkpoints").iterdir()] == ["step_2"]
-    assert not list(directory.path.glob(".*"))
-    assert (directory / "notes.tmp").exists(), "what others wrote is theirs"
+    (left,) = directory.path.glob(".*")
+    assert left.name == ".job.json.4712.tmp", "a submission may be writing it"
+    assert (directory / "notes.tmp").exists(), "files of other programs are kept"
 
 
 # --- failures
 
 
-def test_a_run_that_failed_is_not_computed_again_when_its_job_is_queued_again(one_row, pack):
+def test_requeued_job_does_not_repeat_a_failed_run(one_row, pack):
     one_row.trouble("raise", FIRST)
     first = pack().compute("here", "1")
     one_row.no_trouble()
@@ -63,7 +64,7 @@ def test_a_run_that_failed_is_not_computed_again_when_its_job_is_queued_again(on
     assert states(one_row)[FIRST] == "failed"
 
 
-def test_a_new_submission_computes_it_again(one_row, pack):
+def test_new_submission_repeats_a_failed_run(one_row, pack):
     one_row.trouble("raise", FIRST)
     pack("t1").compute("here", "1")
     one_row.no_trouble()
@@ -73,7 +74,7 @@ def test_a_new_submission_computes_it_again(one_row, pack):
     assert not (one_row.directory(FIRST) / "failure.json").exists()
 
 
-def test_a_run_that_fails_again_says_why_it_failed_this_time(one_row, pack):
+def test_failure_is_replaced_by_the_next_submission(one_row, pack):
     one_row.trouble("raise", FIRST)
     pack("t1").compute("here", "1")
     one_row.trouble("no outcome", FIRST)
@@ -95,9 +96,7 @@ def unwritable_folder(project, read_only):
 
 
 @pytest.mark.parametrize("make", [unwritable_file, unwritable_folder])
-def test_a_directory_that_cannot_be_written_to_fails_alone_in_one_line(
-    one_row, pack, read_only, make
-):
+def test_unwritable_run_directory_fails_one_run(one_row, pack, read_only, make):
     make(one_row, read_only)
     told = pack().compute("here", "1")
     line = words(told, one_row, FIRST)
@@ -106,30 +105,30 @@ def test_a_directory_that_cannot_be_written_to_fails_alone_in_one_line(
     assert one_row.computed() == ["small.DyT.0"]
 
 
-def test_a_log_that_cannot_be_written_keeps_no_run_from_its_result(one_row, pack):
+def test_unwritable_log_does_not_stop_a_run(one_row, pack):
     directory = one_row.directory(FIRST)
     (directory / "log.txt").mkdir(parents=True)
     told = pack().compute("here", "1")
-    assert list(told.values()) == ["done", "done"]
+    assert [result.state for result in told.values()] == ["done", "done"]
 
 
 # --- owners
 
 
-def test_a_run_that_another_process_is_computing_is_left_alone(one_row, pack):
+def test_run_owned_by_another_process_is_left_alone(one_row, pack):
     job = pack()
     directory = one_row.begun(FIRST, "slurm", "7")
     before = {path: path.read_bytes() for path in directory.path.rglob("*.json")}
     told = job.compute("here", "1")
     line = words(told, one_row, FIRST)
-    assert line.startswith(f"{directory.path} is at work: slurm job 7, process {os.getpid()} on")
+    assert line.startswith(f"{directory.path} is in use by slurm job 7, process {os.getpid()} on")
     assert {path: path.read_bytes() for path in directory.path.rglob("*.json")} == before
     assert not (directory / "failure.json").exists(), "it has not failed"
     assert one_row.computed() == ["small.DyT.0"]
 
 
-def test_a_result_that_came_while_waiting_is_taken(one_row, pack, monkeypatch):
-    """The first start of a job finishes its run while the next one waits for it to end."""
+def test_result_written_while_acquire_waits_is_returned(one_row, pack, monkeypatch):
+    """The first start of a job finishes its run while the second start waits."""
     directory = one_row.directory(FIRST)
     directory.prepare()
     owned = lease.acquire(directory.path, one_row.job("here", "1"))
@@ -149,18 +148,15 @@ def test_a_result_that_came_while_waiting_is_taken(one_row, pack, monkeypatch):
     assert waits == [1] and one_row.computed() == ["small.DyT.0"]
 
 
-def test_who_was_taken_over_writes_nothing_beside_the_new_owner(one_row, pack):
+def test_process_that_lost_its_lease_writes_nothing(one_row, pack):
     one_row.trouble("is taken over", FIRST)
     told = pack().compute("here", "1")
     directory = one_row.directory(FIRST)
     line = words(told, one_row, FIRST)
-    assert (
-        line == f"{directory.path} was taken over by process 7 on far, process 7 on host far; "
-        "this process stops"
-    )
+    assert line == f"{directory.path} was taken over by process 7 on host far; this process stops"
     assert not (directory / "result.json").exists()
     assert not (directory / "failure.json").exists()
-    assert lease.owner(directory.path)["host"] == "far"
+    assert lease.owner(directory.path).job.host == "far"
     assert words(told, one_row, "small.DyT.0") == "done"
 
 
@@ -173,14 +169,14 @@ def needy(one_row):
     return one_row
 
 
-def test_what_another_process_is_computing_is_waited_for(needy):
+def test_run_waits_for_a_need_of_another_process(needy):
     needy.trouble("wait", "start.LN.0")
     first = needy.start("run", "table1", "--row", "small", "--arm", "LN")
     needy.wait_for((needy.root / "started").exists, first)
     second = needy.start("submit", "table1", "--cluster", "debug")
     large = needy.directory("large.LN.0")
     needy.wait_for((large / "progress.json").exists, first, second)
-    time.sleep(0.3)  # time to fail, for a run that does not wait
+    time.sleep(0.3)  # enough for a run that does not wait to fail
     assert states(needy)["large.LN.0"] == "running"
     (needy.root / "go").touch()
     for process in (first, second):
@@ -189,7 +185,7 @@ def test_what_another_process_is_computing_is_waited_for(needy):
     assert needy.computed().count("start.LN.0") == 1
 
 
-def test_a_need_that_failed_says_why_and_retry_heals_both(needy):
+def test_retry_repeats_a_failed_need_and_blocked_runs(needy):
     needy.trouble("raise", "start.LN.0")
     needy.compute("submit", "table1", "--cluster", "debug", code=1)
     (start,) = (i.run for i in needy.plan().runs if _name(i) == "start.LN.0")
@@ -201,14 +197,13 @@ def test_a_need_that_failed_says_why_and_retry_heals_both(needy):
     assert set(states(needy).values()) == {"done"}
 
 
-@pytest.mark.parametrize("reason", ["not writable", "at work elsewhere until it was killed"])
-def test_a_need_that_this_job_could_not_begin_blocks_what_needs_it(needy, pack, reason):
-    """It stays given to this very job, which would wait for itself."""
+@pytest.mark.parametrize("reason", ["not writable", "owned by another job until it was killed"])
+def test_need_that_this_job_could_not_start_blocks(needy, pack, reason):
+    """The need is still assigned to this very job, which must not wait for itself."""
     job = needy.job("here", str(os.getpid()))
     for planned in needy.plan().runs:
         planned.directory.prepare()
-        text = json.dumps({**job, "submission": "none"})
-        (planned.directory / "job.json").write_text(text, encoding="utf-8")
+        planned.directory.write_job(job)
         if _name(planned) == "start.LN.0":
             start = planned
     if reason == "not writable":

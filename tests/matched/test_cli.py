@@ -1,4 +1,4 @@
-"""Every command on a tiny project: what it prints, what it returns, how it refuses."""
+"""Every command on a tiny project: output, exit code and refusals."""
 
 import json
 import subprocess
@@ -6,13 +6,15 @@ import sys
 
 import pytest
 
+from matched.status import Failure
+
 CELL = ["--row", "small", "--arm", "LN"]
 
 
 # --- plan and status
 
 
-def test_plan_shows_every_run_and_what_a_job_asks_for(project):
+def test_plan_shows_every_run_and_the_jobs(project):
     project.finish("small.LN.0", top1=1.0)
     told = project.cli("plan", "table1")
     for planned in project.plan().runs:
@@ -33,12 +35,12 @@ def test_status_shows_states_numbers_and_reasons(project):
     project.finish("small.DyT.0", outcome="diverged", top1=40.0)
     failed = project.directory("small.LN.1")
     failed.prepare()
-    # Brackets are markup to rich, which would swallow the one and stumble over the other.
-    failed.write_failure("no [data] in [/scratch/x]", "t1")
+    # rich takes brackets for markup: it would drop the first and raise an error for the second.
+    failed.write_failure(Failure(reason="no [data] in [/scratch/x]"))
     told = project.cli("status", "table1", code=1)
     for words in ("done", "81.25", "diverged", "failed", "no [data] in [/scratch/x]", "new"):
         assert words in told
-    assert f"Runs lie in {project.root}/runs" in told
+    assert f"Runs are in {project.root}/runs" in told
 
 
 def test_status_and_table_return_0_while_nothing_has_failed(project):
@@ -48,12 +50,12 @@ def test_status_and_table_return_0_while_nothing_has_failed(project):
 
 def test_table_returns_1_when_a_run_has_failed(project):
     project.directory("small.LN.0").prepare()
-    project.directory("small.LN.0").write_failure("no memory", "t1")
+    project.directory("small.LN.0").write_failure(Failure(reason="no memory"))
     assert "Failed: small · LN · seed 0: no memory" in project.cli("table", "table1", code=1)
 
 
-def test_nothing_is_cut_off_in_a_pipe(project):
-    """However long the arms' names are."""
+def test_table_is_not_cut_off_in_a_pipe(project):
+    """The names of arms may be of any length."""
     project.recipe(
         "MORE = tuple(Arm(name=f'DyT, alpha0 {i}' + 60 * '!', norm=f'x{i}') for i in range(5))\n"
         "TABLE = Table(arms=(*ARMS, *MORE), scales=(scale(seeds=(0,), small=SMALL),))"
@@ -83,7 +85,7 @@ def test_run_of_a_finished_cell_computes_nothing(project):
 
 
 def test_run_of_a_failing_cell(one_row):
-    """One line and no traceback here; the traceback is in the log."""
+    """One line is printed; the traceback is in the log."""
     one_row.trouble("raise", "small.LN.0")
     told = one_row.compute("run", "table1", *CELL, code=2)
     why = "the tiny task was told to fail [/here] at [data]"
@@ -112,17 +114,18 @@ def test_logs_prints_the_log(project):
     assert project.cli("logs", signature, "--follow") == "one [data]\ntwo ± three\n"
 
 
-def test_logs_of_a_run_that_has_none(project):
+def test_logs_of_a_run_without_log(project):
     directory = project.given("small.LN.0")
     signature = directory.run.signature
     line = project.mistake("logs", signature)
-    assert line.startswith(f"run {signature} has no log: it has not begun; what its job printed is")
+    expected = f"run {signature} has no log: it has not started; what its job printed is"
+    assert line.startswith(expected)
 
 
-def test_retry_runs_failed_runs_again_and_leaves_finished_ones(one_row):
+def test_retry_repeats_failed_runs_only(one_row):
     one_row.finish("small.DyT.0", prints=False, top1=1.0)
     one_row.directory("small.LN.0").prepare()
-    one_row.directory("small.LN.0").write_failure("no memory", "t1")
+    one_row.directory("small.LN.0").write_failure(Failure(reason="no memory"))
     told = one_row.compute("retry", "table1", "--wait")
     assert "1 of 2 runs submitted" in told and "Small_1" in told
     assert one_row.computed() == ["small.LN.0"]
@@ -144,7 +147,7 @@ def test_retry_runs_failed_runs_again_and_leaves_finished_ones(one_row):
     ],
     ids=" ".join,
 )
-def test_a_wrong_command_line_is_refused(project, arguments):
+def test_wrong_command_line_is_refused(project, arguments):
     process = project.start(*arguments)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (2, "")
@@ -152,8 +155,8 @@ def test_a_wrong_command_line_is_refused(project, arguments):
     assert "Traceback" not in err
 
 
-def test_a_file_that_may_not_be_read_is_named(project, monkeypatch):
-    """As root everything may be read, so the refusal is made here."""
+def test_unreadable_file_is_named(project, monkeypatch):
+    """Root may read every file, so the error is raised by a patched ``open``."""
     path = project.finish("small.LN.0", top1=1.0) / "result.json"
 
     def refuse(file, *rest, **more):
@@ -166,17 +169,17 @@ def test_a_file_that_may_not_be_read_is_named(project, monkeypatch):
     assert project.mistake("status", "table1") == f"{path}: Permission denied"
 
 
-def test_a_results_folder_that_is_a_file(project):
+def test_results_folder_that_is_a_file_is_named(project):
     project.write("results", "")
     assert project.mistake("table", "table1").startswith(f"{project.root}/results")
 
 
-def test_an_interruption_says_how_to_go_on(project, monkeypatch):
+def test_interruption_says_how_to_continue(project, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("matched.recipes.load", interrupted)
-    assert "the same command goes on" in project.mistake("plan", "table1")
+    assert "run the same command again" in project.mistake("plan", "table1")
 
 
 # --- speed
@@ -199,7 +202,7 @@ print(json.dumps([code, [m for m in ("torch", "numpy", "timm") if m in sys.modul
     [("tiny", name) for name in ("list", "plan", "status", "table", "audit")]
     + [("committed", name) for name in ("list", "plan", "status", "audit")],
 )
-def test_looking_imports_no_torch(project, command, recipe):
+def test_read_only_commands_import_no_torch(project, command, recipe):
     environment = {**project.environment, "PYTHONPATH": str(project.stand_ins)}
     if recipe == "committed":
         environment |= {"MATCHED_ROOT": str(project.checkout), "MATCHED_SITE": ""}

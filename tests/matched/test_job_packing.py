@@ -1,11 +1,12 @@
-"""How the missing runs of a table are spread over jobs, and these over arrays."""
+"""pack_jobs and job_arrays: missing runs spread over jobs, and jobs over Slurm arrays."""
 
 import os
 from itertools import chain
 
 import pytest
 
-from matched import job_packing, job_status, submission
+from matched import job_packing, submission
+from matched.status import Failure
 from matched.task import write_progress
 
 NEEDS = """
@@ -29,7 +30,7 @@ CHAIN = NEEDS + (
 
 
 def packed(project, cluster):
-    """Each job's runs as "<model>.<norm>.<seed>", and the jobs that it waits for."""
+    """Return each job's runs as "<model>.<norm>.<seed>", and the positions of its dependencies."""
     jobs = job_packing.pack_jobs(project.plan(), cluster)
     return [
         ([f"{c.model}.{c.norm}.{c.seed}" for c in (i.run.config for i in job.runs)], job.after)
@@ -45,36 +46,37 @@ def only_runs(project, cluster):
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
-def test_this_machine_has_one_job_per_worker(project, workers):
+def test_pack_jobs_makes_one_local_job_per_worker(project, workers):
     project.site(f"[local]\nworkers = {workers}\n")
     jobs = only_runs(project, "local")
     assert len(jobs) == workers
     assert sorted(chain(*jobs)) == sorted(project.states())
-    assert max(map(len, jobs)) - min(map(len, jobs)) <= 1, "evenly spread"
+    assert max(map(len, jobs)) - min(map(len, jobs)) <= 1, "spread evenly"
 
 
-def test_there_are_no_empty_jobs(project):
+def test_pack_jobs_makes_no_empty_jobs(project):
     project.site("[local]\nworkers = 64\n")
     assert [len(job) for job in only_runs(project, "local")] == [1] * 8
 
 
-def test_debug_is_one_job(project):
+def test_pack_jobs_makes_one_debug_job(project):
     project.site("[local]\nworkers = 4\n")
     assert len(packed(project, "debug")) == 1
 
 
 @pytest.mark.parametrize(("gpus", "jobs"), [(1, 4), (2, 2), (3, 1), (4, 1)])
-def test_runs_on_gpus_share_those_of_the_machine(project, gpus, jobs):
+def test_local_jobs_get_distinct_gpus(project, gpus, jobs):
     project.site("[local]\nworkers = 99\ngpus = 4\n")
     project.recipe(f"TABLE = Table(arms=ARMS, scales=(scale(gpus={gpus}, small=SMALL),))")
     plan = project.plan()
-    found = job_packing.pack_jobs(plan, "local")
-    assert len(found) == jobs
-    used = [
-        submission._callable(plan, job, "local", i, token="t1").gpus for i, job in enumerate(found)
+    packed_jobs = job_packing.pack_jobs(plan, "local")
+    assert len(packed_jobs) == jobs
+    gpus_of_jobs = [
+        submission._job_runner(plan, job, "local", i, token="t1").gpus
+        for i, job in enumerate(packed_jobs)
     ]
-    flat = list(chain(*used))
-    assert len(flat) == len(set(flat)) == jobs * gpus, "no GPU is given to two jobs"
+    flat = list(chain(*gpus_of_jobs))
+    assert len(flat) == len(set(flat)) == jobs * gpus, "no GPU belongs to two jobs"
     assert set(flat) <= set(range(4))
 
 
@@ -88,7 +90,7 @@ def test_runs_of_several_processes_share_the_workers(project):
 
 
 @pytest.mark.parametrize(("per_job", "sizes"), [(1, [1] * 8), (3, [3, 3, 2]), (8, [8]), (99, [8])])
-def test_slurm_jobs_hold_so_many_runs(project, per_job, sizes):
+def test_slurm_jobs_have_runs_per_job_runs(project, per_job, sizes):
     project.recipe(
         "TABLE = Table(arms=ARMS, scales=("
         f"scale(runs_per_job={per_job}, small=SMALL, large=LARGE),))"
@@ -99,14 +101,14 @@ def test_slurm_jobs_hold_so_many_runs(project, per_job, sizes):
     assert list(chain(*(runs for runs, _ in jobs))) == list(project.states()), "in the plan's order"
 
 
-def test_only_what_is_missing_is_packed(project):
+def test_pack_jobs_skips_finished_runs(project):
     project.finish("small.LN.0", top1=1.0)
     project.finish("large.DyT.1", outcome="diverged")
     names = list(chain(*only_runs(project, "slurm")))
     assert len(names) == 6 and not {"small.LN.0", "large.DyT.1"} & set(names)
 
 
-def test_nothing_missing_is_no_job(one_row):
+def test_pack_jobs_without_missing_runs_makes_no_job(one_row):
     for name in list(one_row.states()):
         one_row.finish(name, top1=1.0)
     assert packed(one_row, "local") == packed(one_row, "slurm") == []
@@ -115,13 +117,13 @@ def test_nothing_missing_is_no_job(one_row):
 # --- needs
 
 
-def test_a_prerequisite_comes_first_and_once(project):
+def test_plan_has_each_prerequisite_first_and_once(project):
     project.recipe(SHARED.replace("@", "1"))
     order = [planned.run.config.model for planned in project.plan().runs]
     assert order == ["start", "small", "start", "small", "large", "large"]
 
 
-def test_runs_that_need_each_other_stay_in_one_local_job(project):
+def test_runs_with_a_shared_need_are_one_local_job(project):
     project.site("[local]\nworkers = 2\n")
     project.recipe(SHARED.replace("@", "1"))
     assert packed(project, "local") == [
@@ -130,7 +132,7 @@ def test_runs_that_need_each_other_stay_in_one_local_job(project):
     ]
 
 
-def test_they_are_parted_where_workers_would_have_nothing_to_do(project):
+def test_runs_with_a_shared_need_split_for_idle_workers(project):
     project.site("[local]\nworkers = 4\n")
     project.recipe(SHARED.replace("@", "1"))
     assert packed(project, "local") == [
@@ -141,18 +143,18 @@ def test_they_are_parted_where_workers_would_have_nothing_to_do(project):
     ]
 
 
-def test_they_stay_together_behind_a_shared_run_that_failed(project):
-    """It comes last, in case it kills its process; so nothing else may stand behind it."""
+def test_runs_whose_shared_need_failed_stay_together(project):
+    """The failed run comes last, in case it kills its process; only its dependents follow it."""
     project.site("[local]\nworkers = 4\n")
     project.recipe(SHARED.replace("@", "1"))
-    failed(project, "start.LN.0")
+    fail(project, "start.LN.0")
     assert packed(project, "local") == [
         (["start.DyT.0", "small.DyT.0", "large.DyT.0"], ()),
         (["start.LN.0", "small.LN.0", "large.LN.0"], ()),
     ]
 
 
-def test_on_slurm_jobs_wait_for_the_jobs_of_what_they_need(project):
+def test_slurm_jobs_depend_on_the_jobs_of_their_needs(project):
     project.recipe(SHARED.replace("@", "1"))
     assert packed(project, "slurm") == [
         (["start.LN.0"], ()),
@@ -164,7 +166,7 @@ def test_on_slurm_jobs_wait_for_the_jobs_of_what_they_need(project):
     ]
 
 
-def test_on_slurm_a_chain_waits_link_by_link(project):
+def test_slurm_jobs_of_a_chain_depend_on_each_other(project):
     project.recipe(CHAIN.replace("@", "2"))
     assert packed(project, "slurm") == [
         (["start.LN.0", "start.DyT.0"], ()),
@@ -179,7 +181,7 @@ def test_a_chain_is_one_local_job_in_order(project):
     assert only_runs(project, "local")[0] == ["start.LN.0", "middle.LN.0", "small.LN.0"]
 
 
-def test_a_finished_prerequisite_is_not_waited_for(project):
+def test_slurm_jobs_do_not_depend_on_finished_runs(project):
     project.recipe(CHAIN.replace("@", "1"))
     for planned in project.plan().runs:
         if planned.run.config.model == "start":
@@ -193,102 +195,98 @@ def test_a_finished_prerequisite_is_not_waited_for(project):
     ]
 
 
-# --- runs that failed before, runs that are at work
+# --- runs that failed before, and runs of earlier submissions
 
 
-def failed(project, name):
-    """As if the run had begun and then failed."""
+def fail(project, name):
+    """Write the files of a run that started and then failed."""
     directory = project.directory(name)
     directory.prepare()
     write_progress(directory.path, 1, 10)
-    directory.write_failure("no memory", "t0")
+    directory.write_failure(Failure(reason="no memory"))
 
 
 @pytest.mark.parametrize("cluster", ["local", "slurm"])
-def test_what_failed_before_comes_last(project, cluster):
-    """It may kill its process again, and with it the turn of those behind it."""
-    failed(project, "small.LN.0")
-    failed(project, "large.LN.0")
+def test_runs_that_failed_before_come_last(project, cluster):
+    """They may kill their process again, which would prevent the runs after them."""
+    fail(project, "small.LN.0")
+    fail(project, "large.LN.0")
     project.recipe(
         "TABLE = Table(arms=ARMS, scales=(scale(runs_per_job=8, small=SMALL, large=LARGE),))"
     )
     (runs,) = only_runs(project, cluster)
-    others = [name for name in project.states() if name not in ("small.LN.0", "large.LN.0")]
-    assert runs == [*others, "small.LN.0", "large.LN.0"]
+    new = [name for name in project.states() if name not in ("small.LN.0", "large.LN.0")]
+    assert runs == [*new, "small.LN.0", "large.LN.0"]
 
 
-def test_what_failed_without_having_begun_keeps_its_place(project):
-    """Its job was cancelled, or another run killed it."""
+def test_runs_that_failed_without_starting_keep_their_place(project):
+    """Their job was cancelled, or another run killed it."""
     directory = project.directory("small.LN.0")
     directory.prepare()
-    directory.write_failure("cancelled", "t0")
+    directory.write_failure(Failure(reason="cancelled"))
     (runs,) = only_runs(project, "local")
     assert runs[0] == "small.LN.0"
 
 
 @pytest.mark.parametrize("cluster", ["local", "slurm"])
-def test_a_prerequisite_that_failed_comes_last_but_before_what_needs_it(project, cluster):
+def test_a_failed_prerequisite_comes_just_before_its_dependents(project, cluster):
     project.recipe(CHAIN.replace("@", "99"))
     for planned in project.plan().runs:
         if (planned.run.config.model, planned.run.config.norm) == ("middle", "LN"):
             planned.directory.prepare()
             write_progress(planned.directory.path, 1, 10)
-            planned.directory.write_failure("no memory", "t0")
+            planned.directory.write_failure(Failure(reason="no memory"))
     runs = list(chain(*only_runs(project, cluster)))
     assert runs.index("middle.DyT.0") < runs.index("middle.LN.0") < runs.index("small.LN.0")
 
 
-def test_what_a_job_of_an_earlier_submission_computes_is_waited_for(project):
+def test_slurm_jobs_depend_on_jobs_of_earlier_submissions(project):
     project.recipe(CHAIN.replace("@", "1"))
     for planned in project.plan().runs:
         if planned.run.config.model == "start":
             planned.directory.prepare()
             number = "41_0" if planned.run.config.norm == "LN" else "41_1"
-            job_status.write_job_file(
-                planned.directory, project.job("slurm", number), submission="none"
-            )
+            planned.directory.write_job(project.job("slurm", number))
     project.program("squeue", "echo '41_0|41|RUNNING|None'; echo '41_1|42|PENDING|Priority'")
-    found = job_packing.pack_jobs(project.plan(), "slurm")
-    assert [(job.after, job.behind) for job in found] == [
+    packed_jobs = job_packing.pack_jobs(project.plan(), "slurm")
+    assert [(job.after, job.after_ids) for job in packed_jobs] == [
         ((), ("41_0",)),
         ((), ("41_1",)),
         ((0,), ()),
         ((1,), ()),
     ]
-    assert job_packing.job_arrays(found, 1000) == [[0], [1], [2], [3]], "an array waits as a whole"
+    assert job_packing.job_arrays(packed_jobs, 1000) == [[0], [1], [2], [3]], "equal dependencies"
 
 
-def test_what_this_machine_computes_is_no_dependency_of_slurm(project):
+def test_slurm_jobs_do_not_depend_on_local_jobs(project):
     project.recipe(CHAIN.replace("@", "1"))
     for planned in project.plan().runs:
         if planned.run.config.model == "start":
             planned.directory.prepare()
-            job_status.write_job_file(
-                planned.directory, project.job("local", str(os.getpid())), submission="none"
-            )
-    found = job_packing.pack_jobs(project.plan(), "slurm")
-    assert len(found) == 4 and not any(job.behind for job in found)
+            planned.directory.write_job(project.job("local", str(os.getpid())))
+    packed_jobs = job_packing.pack_jobs(project.plan(), "slurm")
+    assert len(packed_jobs) == 4 and not any(job.after_ids for job in packed_jobs)
 
 
 # --- arrays
 
 
-def job_arrays(project, largest):
-    return job_packing.job_arrays(job_packing.pack_jobs(project.plan(), "slurm"), largest)
+def job_arrays(project, max_size):
+    return job_packing.job_arrays(job_packing.pack_jobs(project.plan(), "slurm"), max_size)
 
 
 @pytest.mark.parametrize(
-    ("largest", "sizes"), [(1000, [8]), (8, [8]), (7, [7, 1]), (3, [3, 3, 2]), (1, [1] * 8)]
+    ("max_size", "sizes"), [(1000, [8]), (8, [8]), (7, [7, 1]), (3, [3, 3, 2]), (1, [1] * 8)]
 )
-def test_an_array_has_no_more_jobs_than_slurm_takes(project, largest, sizes):
-    found = job_arrays(project, largest)
-    assert [len(wave) for wave in found] == sizes
-    assert list(chain(*found)) == list(range(8))
+def test_job_arrays_have_at_most_max_size_jobs(project, max_size, sizes):
+    arrays = job_arrays(project, max_size)
+    assert [len(array) for array in arrays] == sizes
+    assert list(chain(*arrays)) == list(range(8))
 
 
-def test_jobs_of_one_array_wait_for_the_same_jobs(project):
+def test_jobs_of_one_array_have_the_same_dependencies(project):
     project.recipe(SHARED.replace("@", "1"))
     assert job_arrays(project, 1000) == [[0, 1], [2, 4], [3, 5]]
     assert job_arrays(project, 1) == [[0], [1], [2], [4], [3], [5]], (
-        "a wave after what it waits for"
+        "an array comes after its dependencies"
     )

@@ -1,4 +1,4 @@
-"""Whether a run is still at work on Slurm, as squeue tells it."""
+"""States of runs on Slurm, as squeue and sacct report them, and of processes on other hosts."""
 
 import os
 import socket
@@ -12,7 +12,7 @@ NAMES = ["small.LN.0", "small.DyT.0", "small.LN.1", "small.DyT.1", "large.LN.0"]
 
 
 def squeue(project, *lines):
-    """A squeue that answers as the format ``%F_%K|%A|%T|%r`` asks, and notes how it was asked."""
+    """Write a squeue that answers in the format ``%F_%K|%A|%T|%r`` and records its arguments."""
     text = "".join(f"{line}\n" for line in lines)
     project.program("squeue", f'echo "$@" >> "$HOME/asked"\ncat <<END\n{text}END')
 
@@ -42,8 +42,8 @@ def test_states_of_single_jobs_and_of_array_tasks(project):
     assert "slurm job 43 ended without a result" in " ".join(told.split())
 
 
-def test_a_pack_that_runs_has_runs_that_wait(one_row):
-    """The job is at work, but on another of its runs."""
+def test_runs_of_a_running_job_are_queued_until_started(one_row):
+    """The job is running, but is computing another of its runs."""
     one_row.given("small.LN.0")
     one_row.begun("small.DyT.0")
     squeue(one_row, "41_N/A|41|RUNNING|None")
@@ -65,13 +65,13 @@ def test_a_pack_that_runs_has_runs_that_wait(one_row):
         ("OUT_OF_MEMORY", "failed"),
     ],
 )
-def test_words_of_squeue(one_row, word, state):
+def test_squeue_state_words(one_row, word, state):
     one_row.begun("small.LN.0")
     squeue(one_row, f"41_N/A|41|{word}|None")
     assert one_row.states()["small.LN.0"] == state
 
 
-def test_squeue_is_asked_once_and_only_if_there_is_something_to_ask(project):
+def test_squeue_is_asked_once_and_only_if_needed(project):
     squeue(project)
     project.states()
     assert not (project.root / "asked").exists()
@@ -89,27 +89,27 @@ def test_finished_runs_need_no_squeue(one_row):
     assert set(one_row.states().values()) == {"done"}
 
 
-def test_without_squeue_the_states_cannot_be_told(one_row):
+def test_missing_squeue_is_an_error(one_row):
     one_row.given("small.LN.0")
     line = one_row.mistake("status", "table1")
     assert "there is no squeue here; ask from a machine of the cluster" in line
 
 
-def test_a_squeue_that_fails_is_quoted(one_row):
+def test_failing_squeue_is_quoted(one_row):
     one_row.given("small.LN.0")
     one_row.program("squeue", "echo 'slurm_load_jobs error: Unable to contact' >&2; exit 1")
     line = one_row.mistake("status", "table1")
     assert line == "squeue failed: slurm_load_jobs error: Unable to contact"
 
 
-def test_a_squeue_that_never_answers(one_row, monkeypatch):
+def test_squeue_without_answer_times_out(one_row, monkeypatch):
     one_row.given("small.LN.0")
     one_row.program("squeue", "exec sleep 60")
     monkeypatch.setattr(job_status, "PATIENCE", 0.05)
     assert one_row.mistake("status", "table1").startswith("squeue gave no answer in 0.05 s")
 
 
-def test_a_living_job_is_left_alone(one_row):
+def test_submit_leaves_live_jobs_alone(one_row):
     for name in ("small.LN.0", "small.DyT.0"):
         one_row.given(name)
     squeue(one_row, "41_N/A|41|PENDING|Priority")
@@ -118,7 +118,7 @@ def test_a_living_job_is_left_alone(one_row):
     assert one_row.snapshot() == before
 
 
-# --- in Slurm's own words
+# --- messages of Slurm
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_a_living_job_is_left_alone(one_row):
         ("RUNNING|None", "slurm job 41 RUNNING"),
     ],
 )
-def test_status_says_what_squeue_says_of_a_job(one_row, answer, told):
+def test_status_shows_squeue_state_and_reason(one_row, answer, told):
     one_row.given("small.LN.0")
     squeue(one_row, f"41_N/A|41|{answer}")
     shown = one_row.cli("status", "table1")
@@ -141,7 +141,7 @@ def test_status_says_what_squeue_says_of_a_job(one_row, answer, told):
 
 
 @pytest.mark.parametrize("word", ["OUT_OF_MEMORY", "TIMEOUT", "NODE_FAIL"])
-def test_a_job_that_is_over_ended_as_squeue_remembers(one_row, word):
+def test_status_shows_how_a_slurm_job_ended(one_row, word):
     one_row.begun("small.LN.0")
     squeue(one_row, f"41_N/A|41|{word}|None")
     told = one_row.cli("status", "table1", code=1)
@@ -153,7 +153,7 @@ def sacct(project, *lines, script=""):
     project.program("sacct", f'echo "$@" >> "$HOME/asked_sacct"\n{script}\ncat <<END\n{text}END')
 
 
-def test_what_squeue_has_forgotten_sacct_remembers(one_row):
+def test_sacct_is_asked_for_jobs_unknown_to_squeue(one_row):
     one_row.begun("small.LN.0", "slurm", "41_0")
     one_row.begun("small.DyT.0", "slurm", "42")
     squeue(one_row, "42_N/A|42|RUNNING|None")
@@ -161,10 +161,10 @@ def test_what_squeue_has_forgotten_sacct_remembers(one_row):
     told = one_row.cli("status", "table1", code=1)
     assert "slurm job 41_0 ended without a result (CANCELLED by 1000)" in told
     (asked,) = (one_row.root / "asked_sacct").read_text(encoding="utf-8").splitlines()
-    assert asked.endswith("-j 41_0"), "what squeue knows is not asked for again"
+    assert asked.endswith("-j 41_0"), "sacct is not asked about jobs that squeue knows"
 
 
-def test_a_job_that_only_sacct_knows_may_still_be_at_work(one_row):
+def test_job_known_only_to_sacct_may_be_running(one_row):
     one_row.begun("small.LN.0")
     squeue(one_row)
     sacct(one_row, "41|RUNNING")
@@ -172,7 +172,7 @@ def test_a_job_that_only_sacct_knows_may_still_be_at_work(one_row):
 
 
 @pytest.mark.parametrize("missing", ["there is none", "it has no database", "it knows nothing"])
-def test_without_accounting_the_end_is_told_without_its_reason(one_row, missing):
+def test_missing_accounting_gives_an_end_without_reason(one_row, missing):
     one_row.begun("small.LN.0")
     squeue(one_row)
     if missing == "it has no database":
@@ -184,8 +184,8 @@ def test_without_accounting_the_end_is_told_without_its_reason(one_row, missing)
     assert "accounting storage" not in told
 
 
-def test_jobs_of_other_users_are_asked_for_too(one_row):
-    """People who share a runs folder see each other's runs."""
+def test_squeue_is_asked_for_jobs_of_other_users(one_row):
+    """Users who share a runs folder see each other's runs."""
     one_row.given("small.LN.0", user="1001")
     one_row.given("small.DyT.0", job_id="42", user="1002")
     squeue(one_row, "41_N/A|41|RUNNING|None", "42_N/A|42|PENDING|Priority")
@@ -194,11 +194,11 @@ def test_jobs_of_other_users_are_asked_for_too(one_row):
     assert asked.startswith("--user=1001,1002 ")
 
 
-# --- processes of other machines
+# --- processes on other hosts
 
 
 def far(project, name, quiet, monkeypatch):
-    """A run that a machine has begun whose processes cannot be seen, and its last sign of life."""
+    """Write a run that was started on another host, with a last beat ``quiet`` seconds ago."""
     with monkeypatch.context() as there:
         there.setattr(socket, "gethostname", lambda: "far")
         directory = project.begun(name, "local", "7")
@@ -207,20 +207,18 @@ def far(project, name, quiet, monkeypatch):
     return directory
 
 
-def test_a_run_elsewhere_that_gives_signs_of_life_is_at_work(one_row, monkeypatch):
+def test_run_on_other_host_with_recent_beat_is_running(one_row, monkeypatch):
     far(one_row, "small.LN.0", quiet=10, monkeypatch=monkeypatch)
     assert one_row.states()["small.LN.0"] == "running"
 
 
-def test_a_run_elsewhere_that_has_been_quiet_for_long_is_over(one_row, monkeypatch):
+def test_run_on_other_host_without_beat_has_failed(one_row, monkeypatch):
     far(one_row, "small.LN.0", quiet=600, monkeypatch=monkeypatch)
     told = one_row.cli("status", "table1", code=1)
-    assert "process 7 on far ended without a result (nothing heard of far for 10 min)" in told
+    assert "process 7 on host far ended without a result (nothing heard of far for 10 min)" in told
 
 
-def test_a_run_elsewhere_that_never_began_is_over_some_minutes_after_its_submission(
-    one_row, monkeypatch
-):
+def test_unstarted_run_on_other_host_fails_after_some_minutes(one_row, monkeypatch):
     with monkeypatch.context() as there:
         there.setattr(socket, "gethostname", lambda: "far")
         one_row.given("small.LN.0", "local", "7")

@@ -1,4 +1,4 @@
-"""One owner per run directory: who may have it, who has to wait, and what clocks have no say in."""
+"""Leases: exclusive ownership of a folder, across processes, hosts and wrong clocks."""
 
 import json
 import multiprocessing
@@ -27,12 +27,12 @@ def quick(monkeypatch):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A run's directory; whoever owns it lets go at the end."""
+    """Return the path of a run directory, which no process owns yet."""
     return tmp_path / "run"
 
 
 def job(number):
-    return job_status.identity("slurm", str(number), "t1")
+    return job_status.job_record("slurm", str(number), "t1", "")
 
 
 def take(folder, number, patience=60.0, **more):
@@ -46,18 +46,20 @@ def take(folder, number, patience=60.0, **more):
 
 
 def owned_elsewhere(folder, number=1, touched=None):
-    """The file of an owner on a machine whose processes cannot be seen from here."""
+    """Write the file of an owner on a host whose processes cannot be seen from here."""
     path = folder / "owners" / "000003.json"
     path.parent.mkdir(parents=True)
     place = {"kernel": "another", "pid": 7, "started": 1}
-    path.write_text(json.dumps({**job(number), "host": "far", "place": place}), encoding="utf-8")
+    path.write_text(
+        json.dumps({**job(number).to_json(), "host": "far", "place": place}), encoding="utf-8"
+    )
     if touched is not None:
         os.utime(path, (touched, touched))
     return path
 
 
 class Child:
-    """A process that owns ``folder`` until it is killed or let go."""
+    """A process that owns ``folder`` until it is killed or told to leave."""
 
     def __init__(self, folder, number):
         self.ready, self.leave = FORK.Event(), FORK.Event()
@@ -84,40 +86,40 @@ def child(folder):
     made.process.join()
 
 
-# --- on this machine
+# --- owners on this host
 
 
-def test_a_second_owner_is_refused_and_told_who_the_first_is(folder, child):
+def test_acquire_refuses_a_second_owner_and_names_the_first(folder, child):
     with pytest.raises(LeaseHeldError) as refused:
         take(folder, 13)
     pid, host = child.process.pid, os.uname().nodename
-    assert str(refused.value) == f"{folder} is at work: slurm job 12, process {pid} on host {host}"
+    assert str(refused.value) == f"{folder} is in use by slurm job 12, process {pid} on host {host}"
 
 
-def test_a_released_folder_is_free_at_once(folder, child):
+def test_released_folder_is_free_at_once(folder, child):
     child.leave.set()
     child.process.join()
     started = time.monotonic()
     owned = take(folder, 13)
     assert time.monotonic() - started < 5
-    assert lease.owner(folder)["key"] == "slurm job 13"
+    assert lease.owner(folder).job.job_id == "13"
     owned.release()
     assert lease.owner(folder) is None
 
 
-def test_a_killed_owner_is_replaced_at_once(folder, child):
-    """No patience is needed where one can see that the process is gone."""
+def test_killed_owner_is_replaced_at_once(folder, child):
+    """No patience is needed if the end of the process can be seen."""
     child.kill()
     take(folder, 13, patience=DAY).release()
 
 
-def test_a_killed_owner_that_nobody_has_reaped_is_gone_too(folder, child):
+def test_zombie_owner_is_replaced(folder, child):
     os.kill(child.process.pid, signal.SIGKILL)
     os.waitid(os.P_PID, child.process.pid, os.WEXITED | os.WNOWAIT)
     take(folder, 13, patience=DAY).release()
 
 
-def test_another_process_under_the_number_of_a_dead_owner_is_not_it(folder, child):
+def test_later_process_with_the_owners_pid_is_another(folder, child):
     path = folder / "owners" / "000001.json"
     record = json.loads(path.read_text(encoding="utf-8"))
     record["place"]["started"] -= 1
@@ -125,8 +127,8 @@ def test_another_process_under_the_number_of_a_dead_owner_is_not_it(folder, chil
     take(folder, 13, patience=DAY).release()
 
 
-def test_an_owner_of_the_same_job_is_waited_for(folder, child):
-    """A start of the job that Slurm has not ended yet, beside the start that was queued again."""
+def test_acquire_waits_for_an_owner_of_the_same_job(folder, child):
+    """Slurm may not have ended one start of a job yet when the requeued job starts again."""
     looks = []
 
     def pause():
@@ -139,7 +141,7 @@ def test_an_owner_of_the_same_job_is_waited_for(folder, child):
     assert len(looks) >= 3
 
 
-def test_who_waits_can_give_up(folder, child):
+def test_acquire_stops_waiting_when_pause_raises(folder, child):
     def pause():
         raise KeyboardInterrupt
 
@@ -149,11 +151,11 @@ def test_who_waits_can_give_up(folder, child):
         take(folder, 13)
 
 
-# --- elsewhere
+# --- owners on other hosts
 
 
 @pytest.mark.parametrize("skew", [0, DAY, -DAY], ids=["equal clocks", "a day fast", "a day slow"])
-def test_an_owner_elsewhere_is_dead_when_its_beat_has_stopped_for_so_long_here(folder, skew):
+def test_remote_owner_without_beat_is_dead_after_patience(folder, skew):
     owned_elsewhere(folder, touched=time.time() + skew)
     started = time.monotonic()
     owned = take(folder, 2, patience=0.3)
@@ -164,13 +166,13 @@ def test_an_owner_elsewhere_is_dead_when_its_beat_has_stopped_for_so_long_here(f
 
 @pytest.mark.parametrize("step", [1.0, -1.0, -DAY], ids=["on", "back", "back by days"])
 @pytest.mark.parametrize("skew", [0, DAY, -DAY], ids=["equal clocks", "a day fast", "a day slow"])
-def test_an_owner_elsewhere_lives_while_its_beat_changes_whatever_it_says(folder, skew, step):
+def test_remote_owner_is_alive_while_its_beat_changes(folder, skew, step):
     start = time.time() + skew
     path = owned_elsewhere(folder, touched=start)
     beats = []
 
     def pause():
-        assert not beats, "one was to be enough"
+        assert not beats, "one beat is enough"
         beats.append(start + step)
         os.utime(path, (beats[-1], beats[-1]))
 
@@ -178,7 +180,7 @@ def test_an_owner_elsewhere_lives_while_its_beat_changes_whatever_it_says(folder
         acquire(folder, job(2), patience=DAY, pause=pause)
 
 
-def test_an_owner_elsewhere_that_is_waited_for_may_die_meanwhile(folder):
+def test_remote_owner_may_die_while_acquire_waits(folder):
     path = owned_elsewhere(folder)
     beats, deadline = iter(range(20)), time.monotonic() + 20
 
@@ -189,16 +191,16 @@ def test_an_owner_elsewhere_that_is_waited_for_may_die_meanwhile(folder):
         time.sleep(0.01)
 
     acquire(folder, job(1), patience=0.2, pause=pause).release()
-    assert next(beats, None) is None, "it was alive before"
+    assert next(beats, None) is None, "it beat before it died"
 
 
-def test_an_owner_elsewhere_that_has_let_go_is_not_watched(folder):
+def test_released_remote_owner_needs_no_patience(folder):
     owned_elsewhere(folder, touched=0)
     take(folder, 2, patience=DAY).release()
 
 
-def test_owners_beat(folder):
-    """As an observer sees it who cannot see the process."""
+def test_owner_beats(folder):
+    """The owner's file is changed so that its process cannot be seen."""
     owned = take(folder, 1)
     record = json.loads(owned.path.read_text(encoding="utf-8"))
     record["place"]["kernel"] = "another"
@@ -209,7 +211,7 @@ def test_owners_beat(folder):
     take(folder, 2, patience=10).release()
 
 
-def test_a_beat_that_fails_is_not_the_last(folder, monkeypatch):
+def test_beat_continues_after_an_error(folder, monkeypatch):
     failures = iter(range(3))
 
     def utime(*arguments):
@@ -227,29 +229,29 @@ def test_a_beat_that_fails_is_not_the_last(folder, monkeypatch):
     owned.release()
 
 
-def test_an_owner_that_was_killed_before_it_had_said_who_it_is_blocks_nobody_for_ever(folder):
+def test_empty_owner_file_is_replaced_after_patience(folder):
     (folder / "owners").mkdir(parents=True)
     (folder / "owners" / "000001.json").touch()
     started = time.monotonic()
     take(folder, 2, patience=0.3).release()
-    assert time.monotonic() - started >= 0.3, "it might have been about to"
+    assert time.monotonic() - started >= 0.3, "the process may be about to write its record"
 
 
-# --- losing it
+# --- lost leases
 
 
-def test_a_superseded_owner_finds_out_and_does_no_harm(folder):
+def test_superseded_owner_raises_lease_lost(folder):
     slept = take(folder, 1)
     record = json.loads(slept.path.read_text(encoding="utf-8"))
     new = folder / "owners" / "000002.json"
-    new.write_text(json.dumps({**record, "key": "slurm job 2"}), encoding="utf-8")
+    new.write_text(json.dumps({**record, "job": "slurm:2"}), encoding="utf-8")
     with pytest.raises(LeaseLostError, match=f"{folder} was taken over by slurm job 2, process"):
         slept.check_ownership()
     slept.release()
-    assert lease.owner(folder)["key"] == "slurm job 2"
+    assert lease.owner(folder).job.job_id == "2"
 
 
-def test_an_owner_whose_folder_was_deleted_finds_out(folder):
+def test_owner_of_a_deleted_folder_raises_lease_lost(folder):
     owned = take(folder, 1)
     owned.check_ownership()
     shutil.rmtree(folder)
@@ -260,8 +262,8 @@ def test_an_owner_whose_folder_was_deleted_finds_out(folder):
     assert not folder.exists()
 
 
-def test_on_a_full_disk_nobody_becomes_owner(folder):
-    """A limit on the size of files has the effect, and needs no disk."""
+def test_acquire_fails_on_a_full_disk(folder):
+    """A limit on file sizes has the same effect as a full disk."""
     (folder / "owners").mkdir(parents=True)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
@@ -274,7 +276,7 @@ def test_on_a_full_disk_nobody_becomes_owner(folder):
     take(folder, 2).release()
 
 
-def test_an_owner_can_let_go_on_a_full_disk(folder):
+def test_release_works_on_a_full_disk(folder):
     owned = take(folder, 1)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
@@ -289,7 +291,7 @@ def test_an_owner_can_let_go_on_a_full_disk(folder):
 
 
 def at_once(processes, work):
-    """What ``work(i)`` gives in so many processes; the work waits at a barrier, its argument."""
+    """Return the results of ``work(i, barrier)`` in that many processes."""
     barrier, answers = FORK.Barrier(processes), FORK.SimpleQueue()
 
     def run(i):
@@ -308,7 +310,7 @@ def at_once(processes, work):
     return told
 
 
-def test_of_several_who_find_a_dead_owner_one_becomes_the_next(folder):
+def test_one_of_several_processes_replaces_a_dead_owner(folder):
     gone = subprocess.Popen(["true"])
     gone.wait()
     rounds = 60
@@ -329,7 +331,7 @@ def test_of_several_who_find_a_dead_owner_one_becomes_the_next(folder):
                 owned.check_ownership()
                 won.append(n)
             except LeaseHeldError as error:
-                assert "slurm job 10" in str(error) or "not said yet" in str(error)
+                assert "slurm job 10" in str(error) or "not recorded its job yet" in str(error)
             barrier.wait(30)
             if owned is not None:
                 owned.release()
@@ -337,11 +339,11 @@ def test_of_several_who_find_a_dead_owner_one_becomes_the_next(folder):
 
     told = at_once(4, work)
     assert all(isinstance(won, list) for won in told), told
-    assert sorted(chain(*told)) == list(range(rounds)), "one and only one each time"
+    assert sorted(chain(*told)) == list(range(rounds)), "exactly one each time"
 
 
-def test_there_is_never_more_than_one_owner(folder):
-    """Each adds to a number as slowly as it can be done wrong."""
+def test_never_more_than_one_owner(folder):
+    """Each process increments a number slowly enough for two owners to collide."""
     folder.mkdir()
     number = folder / "number"
     number.write_text("0", encoding="utf-8")
@@ -360,4 +362,4 @@ def test_there_is_never_more_than_one_owner(folder):
 
     assert at_once(3, work) == ["well"] * 3
     assert int(number.read_text(encoding="utf-8")) == 3 * rounds
-    assert threading.active_count() < 20, "beats end with their leases"
+    assert threading.active_count() < 20, "the beat threads end with their leases"

@@ -1,4 +1,4 @@
-"""What is known to be wrong is said before anything is written or submitted."""
+"""Preflight checks refuse in one line, before anything is written or submitted."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ IMAGENET = (
 
 
 def refused(project, *arguments):
-    """The line of the refusal, which leaves no trace."""
+    """Return the error line of a command that leaves no trace."""
     line = project.mistake(*arguments)
     assert not (project.root / "runs").exists(), "nothing was written"
     return line
@@ -32,7 +32,7 @@ COMMANDS = pytest.mark.parametrize(
 
 
 @COMMANDS
-def test_data_without_a_path(project, command):
+def test_submit_names_data_without_a_path(project, command):
     project.recipe(IMAGENET)
     line = refused(project, *command)
     assert line.startswith("no path for ImageNet-1K: set `imagenet` under [data]")
@@ -40,7 +40,7 @@ def test_data_without_a_path(project, command):
 
 
 @COMMANDS
-def test_data_that_is_not_there(project, command):
+def test_submit_names_data_that_is_missing(project, command):
     project.recipe(IMAGENET)
     project.site('[data]\nimagenet = "nowhere"\n')
     line = refused(project, *command)
@@ -49,7 +49,7 @@ def test_data_that_is_not_there(project, command):
     assert "expected an ImageFolder: train/<class>/<image> and val/<class>/<image>" in line
 
 
-def test_data_with_too_few_classes(project):
+def test_imagenet_with_too_few_classes_is_refused(project):
     project.recipe(IMAGENET)
     project.site('[data]\nimagenet = "in1k"\n')
     for split in ("train", "val"):
@@ -58,7 +58,7 @@ def test_data_with_too_few_classes(project):
     assert "train has 1 class folders, not 1000" in line
 
 
-def test_the_committed_table_1_at_paper_scale_names_its_data(project):
+def test_table1_at_paper_scale_plans_without_data(project):
     """Planning needs no data; submitting does."""
     recipe = Path(__file__).parents[2] / "recipes" / "cvpr2025" / "table01.py"
     project.write("recipes/first/table01.py", recipe.read_text(encoding="utf-8"))
@@ -78,7 +78,7 @@ def test_the_committed_table_1_at_paper_scale_names_its_data(project):
     assert "set `imagenet` under [data]" in refused(project, "submit", *arguments)
 
 
-def test_an_unregistered_source(project):
+def test_unregistered_data_source_is_refused(project):
     project.recipe(IMAGENET.replace("imagenet", "imagnet"))
     for command in ("plan", "submit"):
         line = refused(project, command, "table1")
@@ -86,21 +86,21 @@ def test_an_unregistered_source(project):
         assert "make setup" in line
 
 
-def test_finished_runs_need_no_data(project):
+def test_submit_needs_no_data_for_finished_runs(project):
     project.recipe(IMAGENET)
     for name in list(project.states()):
         project.finish(name, top1=1.0)
     assert "0 of 2 runs submitted" in project.cli("submit", "table1")
 
 
-def test_slurm_where_there_is_none(project):
+def test_cluster_slurm_without_sbatch_is_refused(project):
     line = refused(project, "submit", "table1", "--cluster", "slurm")
     assert "there is no Slurm here (no sbatch on PATH)" in line
     assert "run this on a login node, or use --cluster local" in line
 
 
 @pytest.mark.parametrize("cluster", ["local", "debug"])
-def test_more_gpus_than_the_machine_has(project, cluster):
+def test_more_gpus_than_the_machine_has_are_refused(project, cluster):
     project.site("[local]\ngpus = 2\n")
     project.recipe("TABLE = Table(arms=ARMS, scales=(scale(gpus=4, small=SMALL),))")
     line = refused(project, "submit", "table1", "--cluster", cluster)
@@ -108,7 +108,7 @@ def test_more_gpus_than_the_machine_has(project, cluster):
     assert "use --cluster slurm" in line
 
 
-def test_gpus_that_do_not_fill_nodes(project):
+def test_gpus_that_do_not_fill_nodes_are_refused(project):
     project.program("sbatch", "echo Submitted batch job 1")
     project.program("srun", "")
     project.site("[slurm]\ngpus_per_node = 3\n")
@@ -117,7 +117,7 @@ def test_gpus_that_do_not_fill_nodes(project):
     assert "do not fill nodes of 3" in refused(project, "plan", "table1", "--cluster", "slurm")
 
 
-def test_a_runs_folder_that_is_a_file(project):
+def test_runs_folder_that_is_a_file_is_refused(project):
     project.write("occupied", "")
     project.site('[runs]\nfolder = "occupied"\n')
     line = project.mistake("submit", "table1")
@@ -127,35 +127,35 @@ def test_a_runs_folder_that_is_a_file(project):
 # --- data sources
 
 
-def some_source(path):
+def check_folder(path):
     if not path.is_dir():
-        raise ValueError(f"{path} is no folder")
+        raise ValueError(f"{path} is not a folder")
 
 
 @pytest.fixture
 def sources(monkeypatch):
     known = {
-        "here": DataSource(title="Embedded"),
-        "there": DataSource(title="X", check=some_source),
+        "embedded": DataSource(title="Embedded"),
+        "on_disk": DataSource(title="X", check=check_folder),
     }
     monkeypatch.setattr(data, "load_source", known.__getitem__)
 
 
-def test_embedded_data_has_no_path(sources, tmp_path):
-    assert data.resolve_paths(("here",), {}, tmp_path / "site.toml") == {}
+def test_resolve_paths_gives_embedded_data_no_path(sources, tmp_path):
+    assert data.resolve_paths(("embedded",), {}, tmp_path / "site.toml") == {}
 
 
-def test_a_path_is_checked_and_given(sources, tmp_path):
-    paths = {"there": tmp_path, "more": tmp_path / "unused"}
-    assert data.resolve_paths(("here", "there"), paths, tmp_path / "site.toml") == {
-        "there": tmp_path
+def test_resolve_paths_returns_the_paths_asked_for(sources, tmp_path):
+    paths = {"on_disk": tmp_path, "other": tmp_path / "unused"}
+    assert data.resolve_paths(("embedded", "on_disk"), paths, tmp_path / "site.toml") == {
+        "on_disk": tmp_path
     }
 
 
 @pytest.mark.parametrize(
     ("value", "names"), [("a", ("a",)), (("a", "b"), ("a", "b")), ((), ()), (None, ())], ids=str
 )
-def test_the_names_that_a_config_reads(value, names):
+def test_source_names_of_configs(value, names):
     class Config:
         data = value
 

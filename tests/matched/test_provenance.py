@@ -1,4 +1,4 @@
-"""Which code a run was computed with: what is written down, and the copy that jobs can run from."""
+"""Provenance: the commit and uncommitted changes of a submission, and code snapshots."""
 
 import shutil
 import subprocess
@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 NAMES = ["small.LN.0", "small.DyT.0"]
-# Run by a task of the project's own code, which is imported when the first run begins.
+# A task of the project's own code, which a job imports when its first run starts.
 TASK = """
 import tiny
 from matched import Outcome
@@ -24,7 +24,7 @@ TABLE = Table(arms=ARMS[:1], scales=(scale(seeds=(0,), small=SMALL, large=LARGE)
 
 
 class Repository:
-    """The project's folder, as a git repository with code of its own."""
+    """The project's folder as a git repository that contains a task."""
 
     def __init__(self, project):
         self.project = project
@@ -37,8 +37,8 @@ class Repository:
         self.commit()
 
     def git(self, *arguments):
-        who = ["-c", "user.name=Somebody", "-c", "user.email=somebody@example.com"]
-        command = ["git", *who, *arguments]
+        author = ["-c", "user.name=Somebody", "-c", "user.email=somebody@example.com"]
+        command = ["git", *author, *arguments]
         return subprocess.run(
             command, cwd=self.project.root, capture_output=True, text=True, check=True
         ).stdout
@@ -55,22 +55,22 @@ def repository(project):
 
 
 def submission(project):
-    """The folder of the only submission."""
+    """Return the folder of the only submission."""
     (folder,) = (project.root / "runs/.jobs/submissions").iterdir()
     return folder
 
 
-def debug(project, *more, **keywords):
-    return project.compute("submit", "table1", "--cluster", "debug", *more, **keywords)
+def submit_debug(project):
+    return project.compute("submit", "table1", "--cluster", "debug")
 
 
-# --- what is written down
+# --- records
 
 
-def test_the_commit_is_written_down(repository):
+def test_submission_records_the_commit(repository):
     project = repository.project
     commit = repository.git("rev-parse", "HEAD").strip()
-    debug(project)
+    submit_debug(project)
     folder = submission(project)
     code = project.json(folder / "code.json")
     assert (code["commit"], code["uncommitted"], code["left_out"]) == (commit, False, [])
@@ -81,42 +81,42 @@ def test_the_commit_is_written_down(repository):
     assert job["submission"] == str(folder)
 
 
-def test_what_is_not_committed_can_be_restored(repository):
-    """Changed, new, deleted, staged or not: the commit and the difference give the same files."""
+def test_uncommitted_changes_can_be_restored(repository):
+    """Changed, new, deleted, staged or not: commit and diff give the same files."""
     project = repository.project
-    project.write("code/gone.py", "")
+    project.write("code/deleted.py", "")
     project.write("code/staged.py", "old")
     commit = repository.commit()
-    own = project.write("code/own.py", TASK + "# changed ±\n")
+    changed = project.write("code/own.py", TASK + "# changed ±\n")
     new = project.write("code/deep/a new file.py", "NEW = 1\n")
     binary = project.root / "code" / "weights.bin"
     binary.write_bytes(bytes(range(256)))
-    (project.root / "code/gone.py").unlink()
+    (project.root / "code/deleted.py").unlink()
     staged = project.write("code/staged.py", "new")
     repository.git("add", "code/staged.py")
-    files = {path: path.read_bytes() for path in (own, new, binary, staged)}
+    files = {path: path.read_bytes() for path in (changed, new, binary, staged)}
     index = (project.root / ".git/index").read_bytes()
     status = repository.git("status", "--porcelain")
-    debug(project)
+    submit_debug(project)
     assert (project.root / ".git/index").read_bytes() == index
     assert repository.git("status", "--porcelain", "--", "code", "recipes") in status
     code = project.json(submission(project) / "code.json")
     assert (code["commit"], code["uncommitted"]) == (commit, True)
 
-    elsewhere = project.root / "runs" / "elsewhere"
-    repository.git("worktree", "add", "--quiet", "--detach", str(elsewhere), commit)
-    difference = submission(project) / "uncommitted.diff"
-    subprocess.run(["git", "apply", str(difference)], cwd=elsewhere, check=True)
-    restored = {path: elsewhere / path.relative_to(project.root) for path in files}
+    worktree = project.root / "runs" / "worktree"
+    repository.git("worktree", "add", "--quiet", "--detach", str(worktree), commit)
+    diff = submission(project) / "uncommitted.diff"
+    subprocess.run(["git", "apply", str(diff)], cwd=worktree, check=True)
+    restored = {path: worktree / path.relative_to(project.root) for path in files}
     assert {path: copy.read_bytes() for path, copy in restored.items()} == files
-    assert not (elsewhere / "code/gone.py").exists()
+    assert not (worktree / "code/deleted.py").exists()
 
 
-def test_large_files_that_git_does_not_know_are_named_and_not_kept(repository):
+def test_large_untracked_files_are_named_but_not_kept(repository):
     project = repository.project
     with project.write("code/images.tar", "").open("r+b") as file:
         file.truncate(10_000_001)
-    debug(project)
+    submit_debug(project)
     folder = submission(project)
     assert project.json(folder / "code.json")["left_out"] == ["code/images.tar"]
     assert sum(path.stat().st_size for path in folder.rglob("*")) < 100_000
@@ -135,35 +135,38 @@ def no_commit(project):
     subprocess.run(["git", "init", "--quiet"], cwd=project.root, check=True)
 
 
-@pytest.mark.parametrize("lacking", [no_git, no_repository, no_commit])
-def test_without_a_commit_null_is_written_down_and_a_snapshot_refused(repository, lacking):
+@pytest.mark.parametrize("remove", [no_git, no_repository, no_commit])
+def test_without_a_commit_a_snapshot_is_refused(repository, remove):
     project = repository.project
-    lacking(project)
+    remove(project)
     line = project.mistake("submit", "table1", "--snapshot")
-    assert line.startswith("a snapshot copies the files that git tracks, and ")
-    assert f"{project.root} is no git repository with a commit (or there is no git)" in line
+    assert line.startswith("a snapshot copies the files that git tracks, but ")
+    assert f"{project.root} is not a git repository with a commit" in line
     assert set(project.states().values()) == {"new"}
     assert not list(project.root.glob("runs/.jobs/submissions/*"))
-    debug(project)
+    submit_debug(project)
     assert project.json(submission(project) / "code.json")["commit"] is None
 
 
-def test_a_snapshot_makes_no_sense_in_the_process_that_submits(repository):
+def test_snapshot_with_cluster_debug_is_refused(repository):
     line = repository.project.mistake("submit", "table1", "--cluster", "debug", "--snapshot")
-    assert line == "a snapshot is for jobs of their own, and `debug` runs in this process"
+    assert line == (
+        "--snapshot needs jobs of their own, and --cluster debug runs in this process; "
+        "use --cluster local or slurm"
+    )
     assert not list(repository.project.root.glob("runs/.jobs/submissions/*"))
 
 
-# --- running from a copy
+# --- snapshots
 
 
 @pytest.mark.parametrize("snapshot", [True, False], ids=["snapshot", "plain"])
-def test_what_is_edited_after_a_submission(repository, snapshot):
-    """It changes what is queued, unless that runs from a snapshot."""
+def test_code_edited_after_a_submission(repository, snapshot):
+    """Queued runs use the edited code, unless they run from a snapshot."""
     project = repository.project
     project.trouble("wait", "small.LN.0")
-    more = ["--snapshot"] if snapshot else []
-    process = project.start("submit", "table1", "--wait", *more)
+    options = ["--snapshot"] if snapshot else []
+    process = project.start("submit", "table1", "--wait", *options)
     project.wait_for((project.root / "started").exists, process)
     assert project.states() == {"small.LN.0": "running", "large.LN.0": "queued"}
     own = project.root / "code" / "own.py"
@@ -176,7 +179,7 @@ def test_what_is_edited_after_a_submission(repository, snapshot):
     assert own.read_text(encoding="utf-8").count("2.0") == 1
 
 
-def test_a_snapshot_has_what_is_not_committed_and_nothing_that_git_ignores(repository):
+def test_snapshot_has_uncommitted_files_but_no_ignored_ones(repository):
     project = repository.project
     project.write("code/own.py", TASK.replace("1.0", "3.0"))
     project.write("code/new.py", "")

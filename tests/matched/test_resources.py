@@ -1,10 +1,19 @@
-"""Runs of one table that ask for different things: which share a job, and what it asks for."""
+"""resource_overrides: runs of one table that request different resources, and their jobs."""
 
 import re
 
 import pytest
 
-from matched import Resources, Run, Scale, TrainConfig, job_packing, submission
+from matched import (
+    Resources,
+    Run,
+    Scale,
+    TrainConfig,
+    job_packing,
+    preflight,
+    slurm_request,
+    submission,
+)
 
 BIG = "Resources(gpus=16, cpus=4, memory_gb=10, minutes=60, shard=True)"
 WIDE = "Resources(gpus=4, cpus=10, memory_gb=48, minutes=30, runs_per_job=2)"
@@ -16,10 +25,10 @@ TABLE = Table(arms=ARMS, scales=(replace(SCALE, resource_overrides={{{resource_o
 """
 
 
-def kinds(**others):
-    """Row small, which needs START, and row large; ``others`` by place."""
+def kinds(**overrides):
+    """Return a recipe with row small, which needs START, and row large; overrides by place."""
     return KINDS.format(
-        resource_overrides=", ".join(f"'{key}': {value}" for key, value in others.items())
+        resource_overrides=", ".join(f"'{key}': {value}" for key, value in overrides.items())
     )
 
 
@@ -27,13 +36,13 @@ THREE_KINDS = kinds(**{"small/start": BIG, "large": WIDE})
 
 
 def gpus(project):
-    """ "<model>.<norm>" → the GPUs that the run asks for."""
+    """Map "<model>.<norm>" to the GPUs that the run requests."""
     configs = ((planned.run.config, planned.resources) for planned in project.plan().runs)
     return {f"{config.model}.{config.norm}": resources.gpus for config, resources in configs}
 
 
 def finish(project, *sizes):
-    """As if the runs that ask for so many GPUs had finished."""
+    """Write results for the runs that request one of these numbers of GPUs."""
     for planned in project.plan().runs:
         if planned.resources.gpus in sizes:
             planned.directory.prepare()
@@ -41,22 +50,22 @@ def finish(project, *sizes):
 
 
 def jobs(project, cluster):
-    found = job_packing.pack_jobs(project.plan(), cluster)
+    packed = job_packing.pack_jobs(project.plan(), cluster)
     return [
         ([f"{i.run.config.model}.{i.run.config.norm}" for i in job.runs], job.resources.gpus)
-        for job in found
+        for job in packed
     ]
 
 
-# --- whose they are
+# --- which override applies
 
 
-def test_all_runs_ask_for_the_same_unless_told_otherwise(project):
+def test_all_runs_have_the_scales_resources_by_default(project):
     project.recipe(kinds())
     assert set(gpus(project).values()) == {2}
 
 
-def test_a_rows_own_runs_and_what_they_need_may_ask_for_something_else(project):
+def test_overrides_of_a_row_and_of_a_need(project):
     project.recipe(THREE_KINDS)
     assert gpus(project) == {
         "start.LN": 16,
@@ -68,12 +77,12 @@ def test_a_rows_own_runs_and_what_they_need_may_ask_for_something_else(project):
     }
 
 
-def test_a_row_that_is_named_does_not_speak_for_what_it_needs(project):
+def test_override_of_a_row_does_not_cover_its_needs(project):
     project.recipe(kinds(small=WIDE))
     assert (gpus(project)["small.LN"], gpus(project)["start.LN"]) == (4, 2)
 
 
-def test_a_need_of_a_need_has_a_place_too(project):
+def test_override_of_a_need_of_a_need(project):
     recipe = kinds(**{"large/middle/start": BIG}).replace(
         "SCALE =",
         "MIDDLE = Run(task='tiny:train', config=Config(model='middle'), needs={'start': START})\n"
@@ -81,25 +90,25 @@ def test_a_need_of_a_need_has_a_place_too(project):
         "SCALE =",
     )
     project.recipe(recipe)
-    found = gpus(project)
-    assert [found[f"{model}.LN"] for model in ("start", "middle", "large")] == [16, 2, 2]
+    requested = gpus(project)
+    assert [requested[f"{model}.LN"] for model in ("start", "middle", "large")] == [16, 2, 2]
 
 
-def test_of_several_rows_the_first_that_names_a_run_decides(project):
-    """Also for a plan of one cell that is not of that row: what a run asks for is the run's."""
+def test_first_row_that_overrides_a_shared_run_wins(project):
+    """Also in a plan of one cell of another row: resources belong to the run, not to the cell."""
     shared = "SCALE = scale(seeds=(0,), gpus=2, small=TOP, large=replace(TOP, config=LARGE.config))"
     recipe = kinds(**{"large/start": WIDE, "small/start": BIG})
     project.recipe(re.sub("SCALE = .*", shared, recipe))
     assert gpus(project)["start.LN"] == 16
     project.recipe(re.sub("SCALE = .*", shared, kinds(**{"large/start": WIDE})))
     assert gpus(project)["start.LN"] == 4, "the first row does not name it"
-    told = project.compute("run", "table1", "--row", "small", "--arm", "LN")
-    assert "done  top1" in told
-    assert "start.LN.0" in with_loaders(project)[9], "10 cores less one, as for the other row"
+    output = project.compute("run", "table1", "--row", "small", "--arm", "LN")
+    assert "done  top1" in output
+    assert "start.LN.0" in runs_by_num_workers(project)[9], "10 cores minus one, as for row large"
 
 
 @pytest.mark.parametrize("place", ["smal", "small/begin", "start", "large/start", "small/"])
-def test_a_place_that_is_none_is_refused(project, place):
+def test_override_of_an_unknown_place_is_refused(project, place):
     project.recipe(kinds(**{place: WIDE}))
     line = project.mistake("plan", "table1")
     assert (
@@ -109,24 +118,26 @@ def test_a_place_that_is_none_is_refused(project, place):
     assert line.endswith("known are small/start, small, large")
 
 
-def test_what_one_arm_of_a_row_needs_is_a_place():
+def test_override_of_a_need_of_one_arm():
     config = TrainConfig(epochs=1, batch=1, micro_batch=1, lr=0.1)
     start = Run(task="tiny:train", config=config)
     top = Run(task="tiny:train", config=config, needs={"start": start})
     resources = Resources(minutes=1)
-    more = {"name": "smoke", "seeds": (0,), "resources": resources}
+    options = {"name": "smoke", "seeds": (0,), "resources": resources}
     runs = {"row": {"LN": start, "DyT": top}}
-    assert Scale(runs=runs, resource_overrides={"row/start": resources}, **more).resource_overrides
+    assert Scale(
+        runs=runs, resource_overrides={"row/start": resources}, **options
+    ).resource_overrides
     with pytest.raises(
         ValueError, match=r"resource_overrides names row/stop, .*known are row, row/start$"
     ):
-        Scale(runs=runs, resource_overrides={"row/stop": resources}, **more)
+        Scale(runs=runs, resource_overrides={"row/stop": resources}, **options)
 
 
 # --- Slurm
 
 
-def test_runs_share_a_slurm_job_with_their_like_only(project):
+def test_slurm_job_has_runs_of_equal_resources(project):
     recipe = THREE_KINDS.replace("gpus=2", "gpus=2, runs_per_job=2")
     project.recipe(recipe)
     assert jobs(project, "slurm") == [
@@ -143,29 +154,29 @@ def test_runs_share_a_slurm_job_with_their_like_only(project):
     ]
 
 
-def test_an_array_holds_jobs_of_one_kind(project):
+def test_slurm_array_has_jobs_of_equal_resources(project):
     project.recipe(THREE_KINDS.replace("runs_per_job=2", "runs_per_job=1"))
     packed = job_packing.pack_jobs(project.plan(), "slurm")
     assert job_packing.job_arrays(packed, 1000) == [[0, 1], [2, 3], [4], [5]]
     assert [job.resources.gpus for job in packed] == [16, 16, 4, 4, 2, 2]
 
 
-def test_a_slurm_job_is_given_what_its_runs_ask_for(project):
+def test_slurm_job_runner_gets_the_resources_of_its_runs(project):
     project.recipe(THREE_KINDS)
     plan = project.plan()
-    packs = [
-        submission._callable(plan, job, "slurm", i, token="t1")
+    runners = [
+        submission._job_runner(plan, job, "slurm", i, token="t1")
         for i, job in enumerate(job_packing.pack_jobs(plan, "slurm"))
     ]
-    assert [pack.threads for pack in packs] == [4, 4, 10, 10, 10]
-    assert [[r.num_workers for r in pack.resources] for pack in packs] == [
+    assert [runner.threads for runner in runners] == [4, 4, 10, 10, 10]
+    assert [[r.num_workers for r in runner.resources] for runner in runners] == [
         [3],
         [3],
         [9, 9],
         [9],
         [9],
     ]
-    assert [pack.resources[0].shard for pack in packs] == [True, True, False, False, False]
+    assert [runner.resources[0].shard for runner in runners] == [True, True, False, False, False]
 
 
 OPTION = r"#SBATCH --([\w-]+)=?(.*)"
@@ -175,17 +186,17 @@ for script; do :; done
 cat "$script" > "$HOME/sbatch.$n"
 echo "Submitted batch job $n"
 """
-ASKED = ("nodes", "gpus-per-node", "cpus-per-task", "mem", "time")
+REQUESTED = ("nodes", "gpus-per-node", "cpus-per-task", "mem", "time")
 
 
-def test_sbatch_is_asked_for_what_each_kind_of_run_needs_and_the_plan_shows_it(project):
+def test_plan_shows_the_sbatch_options_of_each_kind(project):
     project.recipe(THREE_KINDS)
     project.program("srun", "")
     project.program("squeue", "")
     project.program("sbatch", SBATCH)
-    told = project.cli("plan", "table1", "--cluster", "slurm")
-    shown = [dict(re.findall(OPTION, part)) for part in told.split("Slurm is asked for")[1:]]
-    assert [tuple(script[key] for key in ASKED) for script in shown] == [
+    output = project.cli("plan", "table1", "--cluster", "slurm")
+    shown = [dict(re.findall(OPTION, part)) for part in output.split("Slurm is asked for")[1:]]
+    assert [tuple(script[key] for key in REQUESTED) for script in shown] == [
         ("2", "8", "4", "80GB", "60"),
         ("1", "4", "10", "192GB", "60"),
         ("1", "2", "10", "96GB", "30"),
@@ -195,15 +206,15 @@ def test_sbatch_is_asked_for_what_each_kind_of_run_needs_and_the_plan_shows_it(p
     project.cli("submit", "table1", "--cluster", "slurm")
     paths = [project.root / f"sbatch.{n}" for n in range(1, 5)]
     sent = [dict(re.findall(OPTION, path.read_text(encoding="utf-8"))) for path in paths]
-    waits = [script.pop("dependency", None) for script in sent]
-    assert waits == [None, None, "afterany:1_0", "afterany:1_1"]
+    dependencies = [script.pop("dependency", None) for script in sent]
+    assert dependencies == [None, None, "afterany:1_0", "afterany:1_1"]
     for script in sent[2:]:
         assert script.pop("kill-on-invalid-dep") == "yes"
     assert shown == sent
     assert not (project.root / "sbatch.5").exists()
 
 
-def test_every_kind_of_run_is_checked_before_anything_is_submitted(project):
+def test_preflight_checks_the_resources_of_every_kind(project):
     project.program("srun", "")
     project.program("sbatch", "echo Submitted batch job 1")
     project.recipe(kinds(**{"small/start": "Resources(gpus=12, minutes=1)"}))
@@ -215,71 +226,71 @@ def test_every_kind_of_run_is_checked_before_anything_is_submitted(project):
 # --- this machine
 
 
-def test_here_all_runs_are_given_what_the_largest_asks_for(project):
+def test_local_jobs_all_get_the_largest_resources(project):
     project.site("[local]\ngpus = 32\n")
     project.recipe(THREE_KINDS)
     plan = project.plan()
     packed = job_packing.pack_jobs(plan, "local")
     assert [(len(job.runs), job.resources.gpus) for job in packed] == [(3, 16), (3, 16)]
-    packs = [
-        submission._callable(plan, job, "local", i, token="t1") for i, job in enumerate(packed)
+    runners = [
+        submission._job_runner(plan, job, "local", i, token="t1") for i, job in enumerate(packed)
     ]
-    assert [pack.gpus for pack in packs] == [tuple(range(16)), tuple(range(16, 32))]
-    assert [[r.gpus for r in pack.resources] for pack in packs] == [[16] * 3] * 2
+    assert [runner.gpus for runner in runners] == [tuple(range(16)), tuple(range(16, 32))]
+    assert [[r.gpus for r in runner.resources] for runner in runners] == [[16] * 3] * 2
 
 
-def test_the_largest_is_looked_for_among_what_is_missing(project):
+def test_local_resources_ignore_finished_runs(project):
     project.site("[local]\ngpus = 32\n")
     project.recipe(THREE_KINDS)
     finish(project, 16)
     assert {size for _, size in jobs(project, "local")} == {4}
-    assert len(jobs(project, "local")) == 4, "8 fit, and 4 runs are left"
+    assert len(jobs(project, "local")) == 4, "8 jobs fit, but only 4 runs are missing"
 
 
-def test_on_the_cpu_the_largest_has_the_most_processes(project):
+def test_largest_cpu_run_has_the_most_processes(project):
     project.site("[local]\nworkers = 6\n")
     three = "Resources(processes=3, minutes=1)"
     project.recipe(kinds(large=three).replace("gpus=2", "gpus=0"))
     packed = job_packing.pack_jobs(project.plan(), "local")
     assert [job.resources.processes for job in packed] == [3, 3]
-    asked = submission._asked(project.plan(), "local", packed, [0, 1], {})
-    assert (asked["nodes"], asked["tasks_per_node"]) == (1, 3)
+    parameters = slurm_request.array_parameters(packed, [0, 1], project.plan().site, "local")
+    assert (parameters["nodes"], parameters["tasks_per_node"]) == (1, 3)
 
 
-def test_a_run_on_gpus_is_not_sent_to_the_cpu_for_one_of_more_processes(project):
+def test_gpu_runs_count_as_larger_than_cpu_runs(project):
     project.site("[local]\ngpus = 2\n")
     project.recipe(kinds(large="Resources(processes=8, minutes=1)"))
     assert {size for _, size in jobs(project, "local")} == {2}
 
 
 @pytest.mark.parametrize("cluster", ["local", "debug"])
-def test_a_machine_too_small_for_one_kind_is_refused(project, cluster):
+def test_preflight_refuses_a_machine_too_small_for_one_kind(project, cluster):
     project.site("[local]\ngpus = 4\n")
     project.recipe(THREE_KINDS)
     line = project.mistake("submit", "table1", "--cluster", cluster)
     assert "asks for 16 GPUs per run and this machine has 4" in line
 
 
-def test_what_is_finished_asks_for_nothing(project):
-    """The large runs were computed elsewhere, and the rest fits here."""
+def test_preflight_ignores_finished_runs(project):
+    """The large runs were computed elsewhere; the missing ones fit on this machine."""
     project.site("[local]\ngpus = 2\n")
     project.recipe(THREE_KINDS)
     finish(project, 16, 4)
-    submission.preflight(project.plan(), "local")
+    preflight.check_submission(project.plan(), "local")
 
 
-def with_loaders(project):
-    """Data-loading workers → the runs that were computed with so many."""
+def runs_by_num_workers(project):
+    """Map a number of data-loading workers to the runs that were computed with it."""
     text = (project.root / "computed.txt").read_text(encoding="utf-8")
-    found = {}
+    runs = {}
     for name, num_workers in re.findall(r"^(\S+) \w+ with (\d+) loaders", text, re.MULTILINE):
-        found.setdefault(int(num_workers), []).append(name)
-    return found
+        runs.setdefault(int(num_workers), []).append(name)
+    return runs
 
 
-def test_a_run_in_the_foreground_and_what_it_needs_have_their_own(project):
+def test_foreground_run_and_its_need_have_their_own_resources(project):
     project.recipe(THREE_KINDS)
     project.compute("run", "table1", "--row", "small", "--arm", "DyT")
-    assert with_loaders(project) == {3: ["start.DyT.0"], 9: ["small.DyT.0"]}
+    assert runs_by_num_workers(project) == {3: ["start.DyT.0"], 9: ["small.DyT.0"]}
     text = (project.root / "computed.txt").read_text(encoding="utf-8")
     assert [", sharded" in line for line in text.splitlines()] == [True, False]

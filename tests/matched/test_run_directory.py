@@ -1,4 +1,4 @@
-"""What the files of a run directory say of its state, and what happens to damaged ones."""
+"""States of run directories, and the treatment of damaged files."""
 
 import os
 import socket
@@ -9,7 +9,7 @@ import pytest
 
 from matched import job_status
 from matched.files import DamagedFileError, write_json
-from matched.status import State
+from matched.status import Failure, State
 from matched.task import write_progress
 
 HERE = socket.gethostname()
@@ -17,7 +17,7 @@ HERE = socket.gethostname()
 
 @pytest.fixture
 def directory(one_row):
-    """The directory of small · LN · seed 0."""
+    """Return the prepared directory of small · LN · seed 0."""
     directory = one_row.directory("small.LN.0")
     directory.prepare()
     return directory
@@ -25,7 +25,7 @@ def directory(one_row):
 
 @pytest.fixture
 def given_to(one_row, directory):
-    """As if the run had been given to a process of this machine."""
+    """Return a function that gives the run to a process of this host."""
 
     def given_to(process, **more):
         one_row.given("small.LN.0", "local", str(process), **more)
@@ -39,7 +39,7 @@ def status(directory):
 
 @pytest.fixture
 def dead():
-    """The id of a process that is over."""
+    """Return the id of a process that has ended."""
     process = subprocess.Popen(["true"])
     process.wait()
     return process.pid
@@ -56,16 +56,16 @@ def alive():
 # --- states
 
 
-def test_nobody_has_asked_for_it_yet(one_row):
+def test_run_without_directory_is_new(one_row):
     assert set(one_row.states().values()) == {"new"}
-    assert not (one_row.root / "runs").exists(), "looking writes nothing"
+    assert not (one_row.root / "runs").exists(), "reading states writes nothing"
 
 
-def test_a_prepared_directory_is_still_new(directory):
+def test_prepared_directory_is_new(directory):
     assert status(directory).state is State.NEW
 
 
-def test_the_directory_is_named_by_task_and_signature(directory, one_row):
+def test_directory_is_named_by_task_and_signature(directory, one_row):
     expected = one_row.root / "runs" / "tiny.train" / directory.run.signature
     assert directory.path == expected and expected.is_dir()
     config = one_row.json(directory / "config.json")
@@ -74,38 +74,38 @@ def test_the_directory_is_named_by_task_and_signature(directory, one_row):
     assert config["config"]["betas"] == [0.9, 0.999], "defaults are written too"
 
 
-def test_a_living_process_that_has_not_come_to_it_is_queued(directory, given_to, alive):
+def test_run_of_a_live_process_is_queued_until_started(directory, given_to, alive):
     given_to(alive)
     assert status(directory).state is State.QUEUED
 
 
-def test_a_living_process_at_work_is_running(directory, one_row, alive):
+def test_run_owned_by_a_live_process_is_running(directory, one_row, alive):
     one_row.begun("small.LN.0", "local", str(alive))
     write_progress(directory.path, 3, 10)
     found = status(directory)
     assert (found.state, found.progress["step"]) == (State.RUNNING, 3)
 
 
-def test_progress_of_an_earlier_attempt_does_not_count(directory, given_to, alive):
+def test_progress_of_an_earlier_attempt_is_not_running(directory, given_to, alive):
     write_json(directory / "progress.json", {"step": 9, "steps": 10, "at": time.time() - 100})
     given_to(alive)
     assert status(directory).state is State.QUEUED
 
 
-def test_a_dead_process_has_failed(directory, given_to, dead):
+def test_run_of_a_dead_process_has_failed(directory, given_to, dead):
     given_to(dead)
     write_progress(directory.path, 3, 10)
     found = status(directory)
     assert found.state is State.FAILED
-    assert f"process {dead} on {HERE} ended without a result" in found.reason
+    assert f"process {dead} on host {HERE} ended without a result" in found.reason
 
 
-def test_another_process_under_the_same_number_is_not_it(directory, given_to, alive):
+def test_later_process_with_the_same_pid_is_another(directory, given_to, alive):
     given_to(alive, at=time.time() - 7200)
     assert status(directory).state is State.FAILED
 
 
-def test_a_zombie_is_dead(directory, given_to):
+def test_run_of_a_zombie_has_failed(directory, given_to):
     process = subprocess.Popen(["true"])
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     given_to(process.pid)
@@ -113,36 +113,36 @@ def test_a_zombie_is_dead(directory, given_to):
     process.wait()
 
 
-def test_a_process_of_another_machine_is_taken_for_living(directory, given_to, dead, monkeypatch):
+def test_recent_job_on_other_host_counts_as_live(directory, given_to, dead, monkeypatch):
     with monkeypatch.context() as there:
         there.setattr(socket, "gethostname", lambda: "elsewhere")
         given_to(dead)
     assert status(directory).state is State.QUEUED
 
 
-def test_a_failure_says_why(directory, given_to, dead):
+def test_failure_has_a_reason(directory, given_to, dead):
     given_to(dead)
-    directory.write_failure("out of memory", "t1")
+    directory.write_failure(Failure(reason="out of memory", token="t1"))
     found = status(directory)
     assert (found.state, found.reason) == (State.FAILED, "out of memory")
 
 
-def test_a_failure_counts_while_its_pack_goes_on(directory, given_to, alive):
+def test_failed_run_of_a_running_job_is_failed(directory, given_to, alive):
     given_to(alive)
-    directory.write_failure("out of memory", "t1")
+    directory.write_failure(Failure(reason="out of memory", token="t1"))
     assert status(directory).state is State.FAILED
 
 
-def test_a_new_attempt_is_not_failed_by_the_one_before(directory, given_to, alive):
-    write_json(directory / "failure.json", {"reason": "old", "at": time.time(), "token": "t0"})
+def test_failure_of_an_earlier_submission_is_ignored(directory, given_to, alive):
+    directory.write_failure(Failure(reason="old", token="t0"))
     given_to(alive)
     assert status(directory).state is State.QUEUED
 
 
 @pytest.mark.parametrize("outcome", ["done", "diverged"])
-def test_a_result_ends_it_whatever_else_is_there(directory, one_row, alive, outcome):
+def test_result_takes_precedence_over_other_files(directory, one_row, alive, outcome):
     one_row.begun("small.LN.0", "local", str(alive))
-    directory.write_failure("an earlier attempt", "t0")
+    directory.write_failure(Failure(reason="an earlier attempt", token="t0"))
     write_progress(directory.path, 3, 10)
     directory.write_result({"outcome": outcome, "metrics": {"top1": 1.0}})
     found = status(directory)
@@ -150,7 +150,7 @@ def test_a_result_ends_it_whatever_else_is_there(directory, one_row, alive, outc
     assert found.state.finished and not found.state.live
 
 
-def test_a_result_that_cannot_be_written_is_not_there(directory):
+def test_write_result_is_atomic(directory):
     with pytest.raises(TypeError):
         directory.write_result({"outcome": "done", "metrics": {"top1": object()}})
     assert status(directory).state is State.NEW
@@ -169,15 +169,23 @@ DAMAGES = {
     "result with another outcome": ("result.json", WHOLE.replace("done", "running")),
     "truncated config": ("config.json", '{"signature": "012'),
     "config of another signature": ("config.json", '{"signature": "0123456789ab"}'),
-    "truncated job": ("job.json", '{"key": "pro'),
-    "job without a key": ("job.json", "{}"),
+    "truncated job": ("job.json", '{"job": "slu'),
+    "job without an id": ("job.json", "{}"),
+    "job with an unknown id": (
+        "job.json",
+        '{"job": "pbs:7", "user": "0", "token": "t1", "folder": "", "at": 0}',
+    ),
+    "failure of an unknown kind": (
+        "failure.json",
+        '{"kind": "mood", "reason": "", "token": "t1", "at": 0}',
+    ),
     "truncated failure": ("failure.json", '{"reason": '),
     "truncated progress": ("progress.json", '{"step": 1, '),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_file_is_named_never_used_set_aside_and_computed_again(one_row, damage):
+def test_damaged_file_is_reported_and_retry_computes_again(one_row, damage):
     name, text = DAMAGES[damage]
     if name in ("result.json", "config.json"):
         one_row.finish("small.LN.0", top1=99.0)
@@ -204,15 +212,15 @@ def test_a_damaged_file_is_named_never_used_set_aside_and_computed_again(one_row
     assert one_row.computed() == ["small.LN.0"]
 
 
-def test_a_result_that_lost_its_config_is_damaged_and_can_be_retried(one_row):
+def test_result_without_config_is_damaged_and_can_be_retried(one_row):
     directory = one_row.finish("small.LN.0", top1=81.0)
     (directory / "config.json").unlink()
-    assert "no config.json beside it" in one_row.cli("status", "table1", code=2)
+    assert "has no config.json next to it" in one_row.cli("status", "table1", code=2)
     one_row.compute("retry", "table1", "--cluster", "debug")
     assert set(one_row.states().values()) == {"done"}
 
 
-def test_only_damaged_files_are_set_aside(directory):
+def test_set_aside_moves_only_damaged_files(directory):
     directory.write_result({"outcome": "done", "metrics": {}})
     assert directory.set_aside() == []
     assert status(directory).state is State.DONE
@@ -231,7 +239,7 @@ def test_run_refuses_a_damaged_run(one_row):
     assert str(directory / "result.json") in line and "matched retry table1" in line
 
 
-def test_a_worker_leaves_a_damaged_run_alone(one_row):
+def test_prepare_leaves_a_damaged_config_alone(one_row):
     directory = one_row.finish("small.LN.0", top1=81.0)
     (directory / "config.json").write_text("{", encoding="utf-8")
     with pytest.raises(DamagedFileError, match=r"config\.json is not valid JSON"):

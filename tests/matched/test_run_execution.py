@@ -1,4 +1,4 @@
-"""Whole tables through submitit, with a task that takes no time: what is computed, and what not."""
+"""Whole tables through submitit, with a task that takes no time: which runs are computed."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ TABLE = Table(arms=ARMS, scales=(scale(seeds=(0,), small=SMALL),))
 # --- debug and local
 
 
-def test_local_computes_a_table_and_prints_it(project):
+def test_submit_local_computes_and_prints_a_table(project):
     project.site("[local]\nworkers = 2\n")
     told = project.compute("submit", "table1", "--wait")
     assert "8 of 8 runs submitted in 2 jobs (local)" in told
@@ -34,13 +34,13 @@ def test_local_computes_a_table_and_prints_it(project):
     assert (project.root / "results/table1.smoke.csv").exists()
 
 
-def test_debug_computes_in_this_process(one_row):
+def test_submit_debug_computes_in_this_process(one_row):
     one_row.compute("submit", "table1", "--cluster", "debug")
     assert one_row.states() == {"small.LN.0": "done", "small.DyT.0": "done"}
     assert one_row.computed() == ["small.LN.0", "small.DyT.0"]
 
 
-def test_a_second_submission_starts_nothing(one_row):
+def test_second_submit_starts_nothing(one_row):
     one_row.compute("submit", "table1", "--cluster", "debug")
     before = one_row.snapshot()
     told = one_row.compute("submit", "table1", "--wait")
@@ -49,7 +49,7 @@ def test_a_second_submission_starts_nothing(one_row):
     assert len(one_row.computed()) == 2
 
 
-def test_a_run_directory_holds_what_the_docstring_says(one_row):
+def test_run_directory_has_the_documented_files(one_row):
     one_row.compute("submit", "table1", "--cluster", "debug")
     directory = one_row.directory("small.LN.0")
     names = {path.name for path in directory.path.iterdir()}
@@ -71,7 +71,7 @@ def test_a_run_directory_holds_what_the_docstring_says(one_row):
     assert (result["outcome"], result["metrics"]["top1"], result["steps"]) == ("done", 80.0, 3)
 
 
-def test_a_machine_without_git_computes_too(one_row):
+def test_runs_are_computed_without_git(one_row):
     (one_row.programs / "git").unlink()
     one_row.compute("submit", "table1", "--cluster", "debug")
     assert set(one_row.states().values()) == {"done"}
@@ -82,7 +82,7 @@ def test_a_machine_without_git_computes_too(one_row):
 # --- failures and divergence
 
 
-def test_a_failing_and_a_diverging_run_leave_the_others_of_their_pack_alone(project):
+def test_failing_and_diverging_runs_do_not_stop_their_job(project):
     project.trouble("raise", "small.LN.0")
     project.trouble("diverge", "large.LN.0")
     project.trouble("diverge at once", "large.DyT.0")
@@ -104,14 +104,14 @@ def test_a_failing_and_a_diverging_run_leave_the_others_of_their_pack_alone(proj
 @pytest.mark.parametrize(
     ("trouble", "reason"), [("no outcome", "AttributeError"), ("live metric", "TypeError")]
 )
-def test_a_task_that_returns_nonsense_fails_alone(one_row, trouble, reason):
+def test_wrong_return_value_fails_one_run(one_row, trouble, reason):
     one_row.trouble(trouble, "small.LN.0")
     one_row.compute("submit", "table1", "--wait", code=1)
     assert one_row.states() == {"small.LN.0": "failed", "small.DyT.0": "done"}
     assert reason in one_row.json(one_row.directory("small.LN.0") / "failure.json")["reason"]
 
 
-def test_a_failed_run_is_submitted_again_and_a_diverged_one_is_not(project):
+def test_submit_repeats_failed_but_not_diverged_runs(project):
     project.trouble("raise", "small.LN.0")
     project.trouble("diverge", "large.LN.0")
     project.compute("submit", "table1", "--cluster", "debug", code=1)
@@ -122,7 +122,7 @@ def test_a_failed_run_is_submitted_again_and_a_diverged_one_is_not(project):
     assert not (project.directory("small.LN.0") / "failure.json").exists()
 
 
-def test_a_task_that_cannot_be_found(one_row):
+def test_unknown_task_fails_the_run(one_row):
     one_row.recipe(
         "TABLE = Table(arms=ARMS, scales=("
         "scale(seeds=(0,), small=Run(task='nowhere:train', config=SMALL.config)),))"
@@ -132,7 +132,7 @@ def test_a_task_that_cannot_be_found(one_row):
     assert "No module named 'nowhere'" in told
 
 
-def test_a_killed_process_counts_as_failed_and_its_runs_are_submitted_again(one_row):
+def test_runs_of_a_killed_process_fail_and_are_resubmitted(one_row):
     one_row.trouble("die", "small.LN.0")
     told = one_row.compute("submit", "table1", "--wait", code=1)
     assert "ended without a result (killed, or the machine went away)" in told
@@ -147,7 +147,7 @@ def test_a_killed_process_counts_as_failed_and_its_runs_are_submitted_again(one_
 
 @pytest.fixture
 def at_work(one_row):
-    """A project whose first run has been begun by a process in the background."""
+    """Return a project whose first run was started by a process in the background."""
     one_row.trouble("wait", "small.LN.0")
     process = one_row.start("run", "table1", "--row", "small", "--arm", "LN")
     one_row.wait_for((one_row.root / "started").exists, process)
@@ -155,7 +155,7 @@ def at_work(one_row):
     return one_row
 
 
-def test_a_run_at_work_is_not_submitted_again(at_work):
+def test_running_run_is_not_submitted_again(at_work):
     assert at_work.states() == {"small.LN.0": "running", "small.DyT.0": "new"}
     told = at_work.compute("submit", "table1", "--cluster", "debug")
     assert "1 of 2 runs submitted" in told
@@ -169,7 +169,7 @@ def test_a_run_at_work_is_not_submitted_again(at_work):
     assert set(at_work.states().values()) == {"done"}
 
 
-def test_there_is_no_result_before_the_end(at_work):
+def test_result_exists_only_after_the_end(at_work):
     directory = at_work.directory("small.LN.0")
     assert not (directory / "result.json").exists()
     (at_work.root / "go").touch()
@@ -177,7 +177,7 @@ def test_there_is_no_result_before_the_end(at_work):
     assert at_work.json(directory / "result.json")["outcome"] == "done"
 
 
-def test_a_killed_run_is_resumed_by_the_next_submission(at_work):
+def test_killed_run_is_resumed_by_the_next_submit(at_work):
     os.kill(at_work.background.pid, signal.SIGKILL)
     at_work.background.wait()
     assert at_work.states()["small.LN.0"] == "failed"
@@ -195,7 +195,7 @@ def test_logs_follow_a_run_to_its_end(at_work):
     assert "done: {'top1': 80.0" in out, "the last line is printed too"
 
 
-def test_waiting_prints_a_line_for_each_change(one_row):
+def test_submit_wait_prints_a_line_per_change(one_row):
     one_row.trouble("wait", "small.LN.0")
     process = one_row.start("submit", "table1", "--wait")
     assert "2 of 2 runs submitted in 1 jobs" in process.stdout.readline()
@@ -209,7 +209,7 @@ def test_waiting_prints_a_line_for_each_change(one_row):
 # --- needs
 
 
-def test_what_is_needed_is_computed_first_and_handed_over(one_row):
+def test_needs_are_computed_first_and_passed_on(one_row):
     one_row.recipe(WITH_NEED)
     one_row.compute("submit", "table1", "--wait")
     assert one_row.computed() == ["start.LN.0", "small.LN.0", "start.DyT.0", "small.DyT.0"]
@@ -217,7 +217,7 @@ def test_what_is_needed_is_computed_first_and_handed_over(one_row):
     assert [line.rpartition(" from ")[2] for line in lines] == ["nothing", "begin"] * 2
 
 
-def test_a_run_without_its_prerequisite_is_blocked(one_row):
+def test_run_is_blocked_by_a_failed_need(one_row):
     one_row.recipe(WITH_NEED)
     one_row.trouble("raise", "start.LN.0")
     told = one_row.compute("submit", "table1", "--wait", code=1)

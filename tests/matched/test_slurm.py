@@ -1,4 +1,4 @@
-"""Submitting to a Slurm that is a few lines of shell: what sbatch is told, and what is kept."""
+"""submit to a stand-in for Slurm: the options of sbatch, and the recorded job ids."""
 
 import re
 
@@ -10,7 +10,7 @@ TOP = Run(task="tiny:train", config=Config(model="small"), needs={"start": START
 TABLE = Table(arms=ARMS, scales=(scale(seeds=(0,), runs_per_job=@, small=TOP),))
 """
 
-# The nth submission becomes job n and leaves its script as sbatch.n.
+# Submission n becomes job n and writes its script to sbatch.n.
 SBATCH = """
 n=1; while [ -e "$HOME/sbatch.$n" ]; do n=$((n + 1)); done
 for script; do :; done
@@ -37,12 +37,12 @@ def submit(project, code=0):
 
 
 def scripts(project):
-    """The options of each submission, in order."""
-    found = []
-    while (path := project.root / f"sbatch.{len(found) + 1}").exists():
+    """Return the options of each submission, in order."""
+    submissions = []
+    while (path := project.root / f"sbatch.{len(submissions) + 1}").exists():
         lines = path.read_text(encoding="utf-8").splitlines()
-        found.append(dict(m.groups() for line in lines if (m := re.match(OPTION, line))))
-    return found
+        submissions.append(dict(m.groups() for line in lines if (m := re.match(OPTION, line))))
+    return submissions
 
 
 OPTION = r"#SBATCH --([\w-]+)=?(.*)"
@@ -50,12 +50,11 @@ OPTION = r"#SBATCH --([\w-]+)=?(.*)"
 
 def job_ids(project):
     return {
-        name: project.json(project.directory(name) / "job.json")["job_id"]
-        for name in ("small.LN.0", "small.DyT.0")
+        name: project.directory(name).job().job.job_id for name in ("small.LN.0", "small.DyT.0")
     }
 
 
-def test_jobs_of_one_wave_are_one_array(slurm):
+def test_equal_jobs_are_one_slurm_array(slurm):
     slurm.site('[slurm]\npartition = "gpu"\naccount = "a1"\nparallel = 1\nmax_hours = 1\n')
     assert "2 of 2 runs submitted in 2 jobs (slurm)" in submit(slurm)
     (script,) = scripts(slurm)
@@ -65,7 +64,7 @@ def test_jobs_of_one_wave_are_one_array(slurm):
     assert job_ids(slurm) == {"small.LN.0": "1_0", "small.DyT.0": "1_1"}
 
 
-def test_a_single_job_is_no_array(slurm):
+def test_a_single_job_is_not_an_array(slurm):
     slurm.recipe(
         "TABLE = Table(arms=ARMS, scales=(scale(seeds=(0,), runs_per_job=2, small=SMALL),))"
     )
@@ -75,15 +74,15 @@ def test_a_single_job_is_no_array(slurm):
     assert job_ids(slurm) == {"small.LN.0": "1", "small.DyT.0": "1"}
 
 
-def test_the_queue_then_says_where_the_runs_stand(slurm):
+def test_queued_runs_are_not_submitted_again(slurm):
     submit(slurm)
     queue(slurm, "1_0|2|RUNNING|None", "1_1|3|PENDING|Priority")
     assert set(slurm.states().values()) == {"queued"}
     assert "0 of 2 runs submitted" in submit(slurm)
-    assert len(scripts(slurm)) == 1, "what is at work is left alone"
+    assert len(scripts(slurm)) == 1, "queued and running runs are left alone"
 
 
-def test_jobs_that_vanished_are_submitted_again(slurm):
+def test_runs_of_vanished_jobs_are_submitted_again(slurm):
     submit(slurm)
     queue(slurm, "1_0|2|RUNNING|None")
     assert slurm.states() == {"small.LN.0": "queued", "small.DyT.0": "failed"}
@@ -91,15 +90,15 @@ def test_jobs_that_vanished_are_submitted_again(slurm):
     assert job_ids(slurm) == {"small.LN.0": "1_0", "small.DyT.0": "2"}
 
 
-def test_needs_become_dependencies(slurm):
+def test_needs_become_slurm_dependencies(slurm):
     slurm.recipe(CHAIN.replace("@", "1"))
     submit(slurm)
-    first, *others = scripts(slurm)
+    first, *dependents = scripts(slurm)
     assert "dependency" not in first and first["array"].startswith("0-1")
-    assert [script["dependency"] for script in others] == ["afterany:1_0", "afterany:1_1"]
+    assert [script["dependency"] for script in dependents] == ["afterany:1_0", "afterany:1_1"]
 
 
-def test_dependencies_keep_the_other_options_of_the_site(slurm):
+def test_dependencies_keep_the_sites_slurm_options(slurm):
     slurm.site('[slurm.options]\nexclude = "node7"\n')
     slurm.recipe(CHAIN.replace("@", "2"))
     submit(slurm)
@@ -108,18 +107,18 @@ def test_dependencies_keep_the_other_options_of_the_site(slurm):
     assert second["dependency"] == "afterany:1"
 
 
-def test_a_refusal_is_quoted_in_one_line_and_leaves_the_runs_new(slurm):
-    words = "sbatch: error: Batch job submission failed: Invalid partition name specified"
+def test_sbatch_error_is_quoted_and_leaves_runs_new(slurm):
+    message = "sbatch: error: Batch job submission failed: Invalid partition name specified"
     slurm.program(
         "sbatch",
-        f"echo 'sbatch: error: invalid partition specified' >&2\necho '{words}' >&2; exit 1",
+        f"echo 'sbatch: error: invalid partition specified' >&2\necho '{message}' >&2; exit 1",
     )
     line = slurm.mistake("submit", "table1", "--cluster", "slurm")
-    assert line == f"Slurm refused the job: {words}"
+    assert line == f"Slurm refused the job: {message}"
     assert set(slurm.states().values()) == {"new"}
 
 
-def test_what_was_accepted_before_a_refusal_is_remembered(slurm):
+def test_jobs_accepted_before_an_sbatch_error_are_recorded(slurm):
     slurm.recipe(CHAIN.replace("@", "2"))
     slurm.program(
         "sbatch", f"[ -e $HOME/sbatch.1 ] && {{ echo 'no more jobs' >&2; exit 1; }}\n{SBATCH}"
@@ -131,15 +130,15 @@ def test_what_was_accepted_before_a_refusal_is_remembered(slurm):
 
 
 @pytest.mark.parametrize("per_job", ["1", "2"])
-def test_the_plan_shows_what_sbatch_will_be_told_and_asks_nothing(slurm, per_job):
+def test_plan_shows_sbatch_options_without_submitting(slurm, per_job):
     slurm.site('[slurm]\npartition = "gpu"\nparallel = 1\n[slurm.options]\nexclude = "node7"\n')
     slurm.recipe(CHAIN.replace("@", per_job))
-    told = slurm.cli("plan", "table1", "--cluster", "slurm")
+    output = slurm.cli("plan", "table1", "--cluster", "slurm")
     assert scripts(slurm) == []
     assert not (slurm.root / "runs").exists()
-    shown = [dict(re.findall(OPTION, part)) for part in told.split("Slurm is asked for")[1:]]
+    shown = [dict(re.findall(OPTION, part)) for part in output.split("Slurm is asked for")[1:]]
     submit(slurm)
     sent = scripts(slurm)
-    for script in sent[1:]:  # on the id of a job that was not there yet
+    for script in sent[1:]:  # the plan cannot know the id of a job that is not submitted yet
         assert script.pop("dependency") and script.pop("kill-on-invalid-dep") == "yes"
     assert shown == sent

@@ -1,4 +1,4 @@
-"""Submissions at the same time, submissions of nothing, and taking back what was submitted."""
+"""submit with concurrent or empty submissions, and cancel."""
 
 import os
 import re
@@ -8,7 +8,7 @@ import socket
 import pytest
 
 NAMES = ["small.LN.0", "small.DyT.0"]
-# Every submission takes a while, so that two at a time would meet.
+# Slow, so that two concurrent submissions overlap.
 SBATCH = """
 sleep 0.3
 n=1; while [ -e "$HOME/sbatch.$n" ]; do n=$((n + 1)); done
@@ -30,52 +30,51 @@ def slurm(one_row):
     return one_row
 
 
-def cancelled(project):
+def scancel_calls(project):
     path = project.root / "cancelled"
     return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
-def submitted(told):
-    """How many runs that submission started."""
-    return int(re.search(r"(\d+) of 2 runs submitted", told)[1])
+def num_submitted(output):
+    return int(re.search(r"(\d+) of 2 runs submitted", output)[1])
 
 
-# --- at the same time
+# --- concurrent submissions
 
 
-def test_of_two_submissions_to_slurm_at_the_same_time_one_finds_nothing_to_do(slurm):
+def test_concurrent_slurm_submissions_submit_once(slurm):
     both = [slurm.start("submit", "table1", "--cluster", "slurm") for _ in range(2)]
-    told = [process.communicate(timeout=30) for process in both]
-    assert [process.returncode for process in both] == [0, 0], told
-    assert sorted(submitted(out) for out, _ in told) == [0, 2]
+    outputs = [process.communicate(timeout=30) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert sorted(num_submitted(out) for out, _ in outputs) == [0, 2]
     assert len(list(slurm.root.glob("sbatch.*"))) == 1
-    assert slurm.json(slurm.directory(NAMES[0]) / "job.json")["job_id"] == "1_0"
+    assert slurm.directory(NAMES[0]).job().job.job_id == "1_0"
 
 
-def test_of_two_submissions_to_this_machine_at_the_same_time_none_starts_a_run_twice(one_row):
+def test_concurrent_local_submissions_start_no_run_twice(one_row):
     both = [one_row.start("submit", "table1", "--wait") for _ in range(2)]
-    told = [process.communicate(timeout=30) for process in both]
-    assert [process.returncode for process in both] == [0, 0], told
-    assert sorted(submitted(out) for out, _ in told) == [0, 2]
+    outputs = [process.communicate(timeout=30) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert sorted(num_submitted(out) for out, _ in outputs) == [0, 2]
     assert sorted(one_row.computed()) == sorted(NAMES)
 
 
-def test_a_submission_that_was_killed_keeps_nobody_from_submitting(slurm):
-    slurm.program("sbatch", 'echo > "$HOME/asked"; exec sleep 60')
+def test_submit_after_a_killed_submission(slurm):
+    slurm.program("sbatch", 'echo > "$HOME/submitting"; exec sleep 60')
     first = slurm.start("submit", "table1", "--cluster", "slurm")
-    slurm.wait_for((slurm.root / "asked").exists, first)
+    slurm.wait_for((slurm.root / "submitting").exists, first)
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
     slurm.program("sbatch", SBATCH)
-    assert submitted(slurm.cli("submit", "table1", "--cluster", "slurm")) == 2
+    assert num_submitted(slurm.cli("submit", "table1", "--cluster", "slurm")) == 2
 
 
-# --- nothing to do
+# --- nothing to submit
 
 
-@pytest.mark.parametrize("reason", ["all finished", "all at work"])
+@pytest.mark.parametrize("reason", ["all finished", "all running"])
 @pytest.mark.parametrize("snapshot", [[], ["--snapshot"]], ids=["plain", "snapshot"])
-def test_a_submission_of_nothing_writes_nothing(slurm, reason, snapshot):
+def test_submit_with_nothing_missing_writes_nothing(slurm, reason, snapshot):
     for name in NAMES:
         if reason == "all finished":
             slurm.finish(name, top1=1.0)
@@ -84,15 +83,15 @@ def test_a_submission_of_nothing_writes_nothing(slurm, reason, snapshot):
             slurm.write("sbatch.1", "")
     before = sorted((slurm.root / "runs").rglob("*")), slurm.snapshot()
     for command in ("submit", "retry"):
-        told = slurm.cli(command, "table1", "--cluster", "slurm", *snapshot)
-        assert "0 of 2 runs submitted in 0 jobs" in told
+        output = slurm.cli(command, "table1", "--cluster", "slurm", *snapshot)
+        assert "0 of 2 runs submitted in 0 jobs" in output
     assert (sorted((slurm.root / "runs").rglob("*")), slurm.snapshot()) == before
 
 
-# --- taking it back
+# --- cancel
 
 
-def test_cancel_stops_the_runs_of_this_machine_which_save(one_row):
+def test_cancel_local_runs_saves_checkpoints(one_row):
     one_row.trouble("steps", NAMES[0])
     process = one_row.start("submit", "table1", "--wait")
     one_row.wait_for((one_row.root / "started").exists, process)
@@ -104,44 +103,43 @@ def test_cancel_stops_the_runs_of_this_machine_which_save(one_row):
     assert "cancelled by" in one_row.cli("status", "table1", code=1)
     (one_row.root / "go").touch()
     one_row.compute("submit", "table1", "--wait")
-    assert set(one_row.states().values()) == {"done"}, "`submit` goes on"
+    assert set(one_row.states().values()) == {"done"}, "`submit` resumes cancelled runs"
 
 
-def test_cancel_tells_slurm_which_jobs(slurm):
+def test_cancel_passes_job_ids_to_scancel(slurm):
     slurm.cli("submit", "table1", "--cluster", "slurm")
     assert "2 runs asked to stop, in 2 jobs" in slurm.cli("cancel", "table1")
-    assert [sorted(line.split()) for line in cancelled(slurm)] == [["1_0", "1_1"]]
+    assert [sorted(line.split()) for line in scancel_calls(slurm)] == [["1_0", "1_1"]]
     (slurm.root / "sbatch.1").unlink()
-    told = slurm.cli("status", "table1", code=1)
-    assert told.count("cancelled by") == 2
+    assert slurm.cli("status", "table1", code=1).count("cancelled by") == 2
 
 
-def test_one_cell_can_be_cancelled_if_its_job_is_its_own(slurm):
+def test_cancel_one_cell_with_its_own_job(slurm):
     slurm.cli("submit", "table1", "--cluster", "slurm")
     assert "1 runs asked" in slurm.cli("cancel", "table1", "--row", "small", "--arm", "DyT")
-    assert cancelled(slurm) == ["1_1"]
+    assert scancel_calls(slurm) == ["1_1"]
 
 
-@pytest.mark.parametrize("some", [["--arm", "LN"], ["--row", "small", "--arm", "DyT"]])
-def test_a_job_that_computes_other_cells_too_is_not_cancelled_for_one(slurm, some):
+@pytest.mark.parametrize("selection", [["--arm", "LN"], ["--row", "small", "--arm", "DyT"]])
+def test_cancel_refuses_part_of_a_shared_job(slurm, selection):
     for name in NAMES:
         slurm.given(name, "slurm", "1_0")
     slurm.write("sbatch.1", "")
-    line = slurm.mistake("cancel", "table1", *some)
-    other = "LN" if some[-1] == "DyT" else "DyT"
+    line = slurm.mistake("cancel", "table1", *selection)
+    other = "LN" if selection[-1] == "DyT" else "DyT"
     assert line.startswith(f"slurm job 1_0 computes other runs too (small · {other} · seed 0)")
     assert "name no row, arm or seed" in line
-    assert cancelled(slurm) == []
+    assert scancel_calls(slurm) == []
     assert "cancelled" not in slurm.json(slurm.directory(NAMES[0]) / "job.json")
 
 
-def test_there_may_be_nothing_to_cancel(one_row):
+def test_cancel_with_nothing_running(one_row):
     one_row.finish(NAMES[0], top1=1.0)
     assert "0 runs asked to stop" in one_row.cli("cancel", "table1")
     assert "0 runs asked to stop" in one_row.cli("cancel", "table1", "--seed", "99")
 
 
-def test_slurm_may_refuse_to_cancel(slurm):
+def test_cancel_refused_by_scancel_leaves_runs_queued(slurm):
     slurm.cli("submit", "table1", "--cluster", "slurm")
     slurm.program("scancel", "echo 'scancel: error: Access denied' >&2; exit 1")
     line = slurm.mistake("cancel", "table1")
@@ -150,10 +148,10 @@ def test_slurm_may_refuse_to_cancel(slurm):
     assert "cancelled" not in slurm.json(slurm.directory(NAMES[0]) / "job.json")
 
 
-def test_a_process_of_another_machine_has_to_be_cancelled_there(one_row, monkeypatch):
-    with monkeypatch.context() as there:
-        there.setattr(socket, "gethostname", lambda: "far")
+def test_cancel_refuses_a_process_of_another_host(one_row, monkeypatch):
+    with monkeypatch.context() as other_host:
+        other_host.setattr(socket, "gethostname", lambda: "far")
         one_row.given(NAMES[0], "local", "7")
     line = one_row.mistake("cancel", "table1")
-    assert line == "process 7 on far can be cancelled on that host only"
+    assert line == "process 7 on host far can be cancelled on that host only"
     assert "cancelled" not in one_row.json(one_row.directory(NAMES[0]) / "job.json")

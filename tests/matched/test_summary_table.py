@@ -7,6 +7,7 @@ import re
 import pytest
 
 from matched import table_formats
+from matched.status import Failure
 from matched.summary_table import summary_table
 
 TWO_METRICS = """
@@ -98,7 +99,7 @@ def test_a_cell_without_a_number_shows_its_state(one_row, state, word):
     directory = one_row.directory("small.LN.0")
     directory.prepare()
     if state == "failed":
-        directory.write_failure("out of memory", "t1")
+        directory.write_failure(Failure(reason="out of memory"))
     elif state == "damaged":
         (directory / "result.json").write_text("{", encoding="utf-8")
     assert row(one_row)["LN"] == word
@@ -286,7 +287,7 @@ def test_latex_is_escaped_and_balanced(project):
         project.finish(f"small.LN.{seed}", outcome="diverged", top1=60.0)
     failed = project.directory("small.DyT.0")
     failed.prepare()
-    failed.write_failure(r"C:\data {x} costs 5$ & 3% of #1 ~ a_b^2", "t1")
+    failed.write_failure(Failure(reason=r"C:\data {x} costs 5$ & 3% of #1 ~ a_b^2"))
     text = table_formats.to_latex(summary_table(project.plan()))
     assert r"Small\_1 & 60.0 $\pm$ 0.0 $\rightarrow$ diverged & failed & --- &" in text
     assert r"Two models \& two norms." in text

@@ -40,6 +40,28 @@ def test_an_arm_missing_in_a_row_is_a_dash(project):
     assert row == "| Small_1 | 81.0 | — | — | 82.3 | 82.5 | +0.2 | 1/1 | — |"
 
 
+# --- norms of a scale
+
+SCALE_NORMS = (
+    "NORMS = ArmNorms(norms={'DyT': 'DyT with a larger alpha0'}, reason='it is narrow')\n"
+    "SMOKE = replace(scale(seeds=(0,), small=SMALL), arm_norms=NORMS)\n"
+    "TABLE = Table(arms=ARMS, scales=(SMOKE,))"
+)
+
+
+def test_arm_norms_of_a_scale_replace_those_of_the_table(project):
+    project.recipe(SCALE_NORMS)
+    assert [r.run.config.norm for r in project.plan().runs] == ["LN", "DyT with a larger alpha0"]
+    output = project.cli("table", "table1")
+    assert "Norms at this scale: DyT with a larger alpha0, because it is narrow." in output
+
+
+def test_arm_norms_refuse_an_unknown_arm(project):
+    project.recipe(SCALE_NORMS.replace("'DyT': ", "'DYT': "))
+    line = project.mistake("plan", "table1")
+    assert "scale smoke: arm_norms names DYT; the table's arms are LN, DyT" in line
+
+
 # --- arms without a norm: the runs have it in their own configs
 
 OWN_NORMS = """

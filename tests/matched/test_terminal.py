@@ -1,4 +1,4 @@
-"""What a person sees: bars and tables in a terminal of 80 columns, and no traceback."""
+"""Output in a terminal of 80 columns: bars, tables, and no traceback."""
 
 import os
 import pty
@@ -8,13 +8,15 @@ import sys
 
 import pytest
 
+from matched.task import write_progress
+
 CELL = ["--row", "small", "--arm", "LN"]
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
 
 
 @pytest.fixture
 def terminal(one_row):
-    """Runs ``matched`` in a terminal: its exit code, and all that it wrote there."""
+    """Return a function that runs ``matched`` in a terminal: exit code and all output."""
 
     def run(*arguments):
         ours, theirs = pty.openpty()
@@ -40,18 +42,18 @@ def terminal(one_row):
 def _read(descriptor):
     try:
         return os.read(descriptor, 65536)
-    except OSError:  # how a terminal says that its last program has ended
+    except OSError:  # raised when the last program of the terminal has ended
         return b""
 
 
-def test_submit_waits_and_prints_the_table(one_row, terminal):
+def test_submit_wait_shows_bars_and_the_table(one_row, terminal):
     code, told = terminal("submit", "table1", "--wait")
     assert code == 0
     assert "2 of 2 runs finished (2 done)" in told
     assert "Small_1" in told and "80.0" in told
 
 
-def test_a_failure_is_shown_while_waiting(one_row, terminal):
+def test_submit_wait_shows_failures(one_row, terminal):
     one_row.trouble("raise", "small.LN.0")
     code, told = terminal("submit", "table1", "--wait")
     assert code == 1
@@ -67,13 +69,24 @@ def test_run_of_a_failing_cell_ends_in_one_line(one_row, terminal):
     assert "Traceback" not in told
 
 
+def test_run_shows_bars_for_a_run_that_failed_before(one_row, terminal):
+    """Its progress is known when the bars are created."""
+    one_row.trouble("raise", "small.LN.0")
+    terminal("run", "table1", *CELL)
+    write_progress(one_row.directory("small.LN.0").path, 3, 10)
+    one_row.no_trouble()
+    code, told = terminal("run", "table1", *CELL)
+    assert code == 0 and "done  top1 80" in told
+    assert "Traceback" not in told
+
+
 def test_run_shows_a_bar_and_the_result(one_row, terminal):
     code, told = terminal("run", "table1", *CELL)
     assert code == 0
     assert "done  top1 80" in told
 
 
-def test_the_table_fits_eighty_columns(one_row, terminal):
+def test_table_fits_eighty_columns(one_row, terminal):
     one_row.finish("small.LN.0", top1=80.0)
     one_row.finish("small.DyT.0", top1=81.0)
     _, told = terminal("table", "table1")

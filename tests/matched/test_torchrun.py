@@ -1,4 +1,4 @@
-"""Several processes of one run, as torchrun starts them: all compute, and rank 0 writes."""
+"""`matched run` under torchrun: all processes compute, and only rank 0 writes and prints."""
 
 import pytest
 
@@ -12,7 +12,7 @@ TABLE = Table(arms=ARMS, scales=(scale(seeds=(0,), small=SMALL),))
 
 @pytest.fixture
 def start(one_row):
-    """Starts both processes; they meet through torch, so that it has to be the real one."""
+    """Start both processes, which communicate through the real torch."""
     one_row.meeting()
 
     def start():
@@ -25,16 +25,16 @@ def start(one_row):
     return start
 
 
-def ends(processes):
-    """Whether all end well; what rank 0 prints."""
-    told = [process.communicate(timeout=30) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], told
-    assert told[1][0] == "", "rank 0 speaks for all"
-    return told[0][0]
+def rank0_output(processes):
+    """Return what rank 0 prints, after checking that all processes succeed."""
+    outputs = [process.communicate(timeout=30) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert outputs[1][0] == "", "only rank 0 prints"
+    return outputs[0][0]
 
 
-def test_all_compute_the_runs_and_who_is_done_first_waits_for_the_result(one_row, start):
-    """The next run needs it, and only rank 0 writes it."""
+def test_torchrun_ranks_wait_for_rank_0_to_write_the_result(one_row, start):
+    """The next run needs that result."""
     one_row.recipe(WITH_NEED)
     one_row.trouble("rank 0 waits", "start.LN.0")
     processes = start()
@@ -42,23 +42,23 @@ def test_all_compute_the_runs_and_who_is_done_first_waits_for_the_result(one_row
     states = {_name(planned): str(planned.status.state) for planned in one_row.plan().runs}
     assert (states["start.LN.0"], states["small.LN.0"]) == ("running", "queued")
     (one_row.root / "go").touch()
-    assert "done  top1 80" in ends(processes)
+    assert "done  top1 80" in rank0_output(processes)
     assert one_row.computed() == ["start.LN.0"] * 2 + ["small.LN.0"] * 2
 
 
-def test_what_is_finished_already_is_left_alone_by_all(one_row, start):
-    """All go through the same runs, or the one would wait for a word that the other never says."""
+def test_torchrun_skips_finished_runs_on_all_ranks(one_row, start):
+    """All ranks go through the same runs: one would wait forever for a broadcast of the other."""
     one_row.recipe(WITH_NEED)
-    (start_run,) = (i for i in one_row.plan().runs if _name(i) == "start.LN.0")
+    (start_run,) = (planned for planned in one_row.plan().runs if _name(planned) == "start.LN.0")
     start_run.directory.prepare()
     start_run.directory.write_result({"outcome": "done", "metrics": {}})
-    assert "done  top1 80" in ends(start())
+    assert "done  top1 80" in rank0_output(start())
     assert one_row.computed() == ["small.LN.0"] * 2
 
 
-def test_a_finished_cell_is_shown_and_all_end(one_row, start):
+def test_torchrun_with_a_finished_cell_shows_it(one_row, start):
     one_row.finish("small.LN.0", top1=81.25)
-    assert "done  top1 81.25" in ends(start())
+    assert "done  top1 81.25" in rank0_output(start())
     assert one_row.computed() == []
 
 

@@ -1,16 +1,19 @@
-"""Looking at runs while they are at work and after: logs, `status --watch`, read-only folders."""
+"""Views of running and finished runs: logs, ``status --watch``, read-only folders."""
 
 import os
 import signal
 
 import pytest
 
+from matched import job_status, run_directory
+from matched.task import write_progress
+
 CELL = ["--row", "small", "--arm", "LN"]
 
 
 @pytest.fixture
 def at_work(one_row):
-    """The first run is under way in the background."""
+    """Start the first run in the background."""
     one_row.trouble("wait", "small.LN.0")
     one_row.background = one_row.start("run", "table1", *CELL)
     one_row.wait_for((one_row.root / "started").exists, one_row.background)
@@ -28,36 +31,36 @@ def with_log(project, name, text):
     (project.finish(name, top1=1.0) / "log.txt").write_text(text, encoding="utf-8")
 
 
-def test_the_first_digits_of_a_signature_will_do(project):
+def test_logs_accepts_the_first_digits_of_a_signature(project):
     with_log(project, "small.LN.0", "of LN\n")
     with_log(project, "small.DyT.0", "of DyT\n")
     for digits in (4, 8, 12):
         assert project.cli("logs", signature(project)[:digits]) == "of LN\n"
 
 
-def test_digits_that_begin_several_signatures_are_refused_with_all_of_them(project):
+def test_logs_refuses_ambiguous_digits(project):
     folder = project.root / "runs" / "tiny.train"
     for name in ("abc000000000", "abc111111111", "abd000000000"):
         (folder / name).mkdir(parents=True)
     line = project.mistake("logs", "abc")
-    assert line == "abc begins several: abc000000000, abc111111111"
+    assert line == "several signatures start with abc: abc000000000, abc111111111"
 
 
-def test_a_signature_that_no_run_has(project):
+def test_logs_refuses_an_unknown_signature(project):
     line = project.mistake("logs", "0123456789ab")
-    assert "/runs has a signature that begins with 0123456789ab" in line
+    assert "/runs has a signature that starts with 0123456789ab" in line
 
 
 @pytest.mark.parametrize("given", ["table1", "ab", "../..", "*", "0123456789abc", "ABC123", ""])
-def test_what_is_no_signature(project, given):
+def test_logs_refuses_what_is_not_a_signature(project, given):
     project.finish("small.LN.0", top1=1.0)
     line = project.mistake("logs", given)
-    assert line.startswith(f"{given!r} is no signature: 12 of the digits 0-9 and a-f")
+    assert line.startswith(f"{given!r} is not a signature; expected 12 of the digits 0-9 and a-f")
     assert "`matched status` shows every run's" in line
 
 
-def test_a_log_is_followed_while_its_run_is_at_work(at_work):
-    """Lines appear as they are written, until the run ends, however it ends."""
+def test_logs_follow_prints_lines_until_the_run_ends(at_work):
+    """Lines appear as they are written, until the run ends; here it is killed."""
     follower = at_work.start("logs", "-f", signature(at_work)[:6])
     assert "starts (process 0 of 1)" in follower.stdout.readline()
     log = at_work.directory("small.LN.0") / "log.txt"
@@ -76,7 +79,7 @@ def test_a_log_is_followed_while_its_run_is_at_work(at_work):
 # --- status --watch
 
 
-def test_status_watches_until_nothing_is_at_work(at_work):
+def test_status_watch_ends_with_the_last_running_run(at_work):
     watcher = at_work.start("status", "table1", "--watch")
     assert watcher.stdout.readline().endswith("small · LN · seed 0: running, 0% (2 to go)\n")
     (at_work.root / "go").touch()
@@ -86,13 +89,13 @@ def test_status_watches_until_nothing_is_at_work(at_work):
     assert signature(at_work) in out, "and the states at the end"
 
 
-def test_status_watches_nothing_where_nothing_is_at_work(one_row):
+def test_status_watch_ends_at_once_without_live_runs(one_row):
     one_row.finish("small.LN.0", top1=1.0)
     watched = one_row.cli("status", "table1", "-w")
     assert one_row.cli("status", "table1") in watched
 
 
-def test_watching_can_be_stopped(at_work):
+def test_status_watch_can_be_interrupted(at_work):
     watcher = at_work.start("status", "table1", "--watch")
     watcher.stdout.readline()
     watcher.send_signal(signal.SIGINT)
@@ -101,10 +104,10 @@ def test_watching_can_be_stopped(at_work):
     assert at_work.background.poll() is None, "the run goes on"
 
 
-# --- folders that can only be read
+# --- read-only folders
 
 
-def test_the_table_is_printed_where_it_cannot_be_written(one_row, read_only):
+def test_table_is_printed_if_results_are_read_only(one_row, read_only):
     for name in ("small.LN.0", "small.DyT.0"):
         one_row.finish(name, top1=81.25)
     results = one_row.root / "results"
@@ -117,7 +120,7 @@ def test_the_table_is_printed_where_it_cannot_be_written(one_row, read_only):
     assert list(results.iterdir()) == []
 
 
-def test_runs_of_others_that_can_only_be_read_are_shown(one_row, read_only):
+def test_read_only_runs_are_shown(one_row, read_only):
     one_row.finish("small.LN.0", top1=81.25)
     directory = one_row.given("small.DyT.0", "local", "999999999")
     assert directory.path.is_dir()
@@ -126,3 +129,124 @@ def test_runs_of_others_that_can_only_be_read_are_shown(one_row, read_only):
     assert "81.2" in one_row.cli("table", "table1", code=1)
     line = one_row.mistake("submit", "table1")
     assert line.startswith(f"{one_row.root}/runs/")
+
+
+# --- a plan is made once
+
+
+def edit(project, what):
+    """Change or break a file that the plan was made from."""
+    recipe = project.root / "recipes" / "first" / "table01.py"
+    if what == "the recipe has other runs":
+        project.recipe("TABLE = Table(arms=ARMS, scales=(scale(seeds=(5, 6), large=LARGE),))")
+    elif what == "the recipe is broken":
+        recipe.write_text("TABLE = ", encoding="utf-8")
+    elif what == "the recipe is deleted":
+        recipe.unlink()
+    elif what == "site.toml is broken":
+        project.site("[local\n")
+    else:
+        project.site(f'[runs]\nfolder = "{project.root}/elsewhere"\n')
+
+
+EDITS = [
+    "the recipe has other runs",
+    "the recipe is broken",
+    "the recipe is deleted",
+    "site.toml is broken",
+    "site.toml names another folder",
+]
+
+
+@pytest.mark.parametrize("what", EDITS)
+def test_submit_wait_does_not_read_recipe_or_site_again(one_row, what):
+    one_row.trouble("wait", "small.LN.0")
+    process = one_row.start("submit", "table1", "--wait")
+    one_row.wait_for((one_row.root / "started").exists, process)
+    edit(one_row, what)
+    (one_row.root / "go").touch()
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (0, "")
+    assert "small · DyT · seed 0: done top1 80.5 fid 19.5 (0 to go)" in out
+    assert "Small_1" in out and "2/2" in out, "the table of the plan that was made"
+
+
+@pytest.mark.parametrize("what", EDITS)
+def test_status_watch_does_not_read_recipe_or_site_again(at_work, what):
+    watcher = at_work.start("status", "table1", "--watch")
+    assert "running, 0% (2 to go)" in watcher.stdout.readline()
+    edit(at_work, what)
+    (at_work.root / "go").touch()
+    out, err = watcher.communicate(timeout=30)
+    assert (watcher.returncode, err) == (0, "")
+    assert "small · LN · seed 0: done top1 80 fid 20 (1 to go)\n" in out
+
+
+def test_refreshed_does_not_read_finished_runs(one_row):
+    one_row.finish("small.LN.0", top1=1.0)
+    plan = one_row.plan()
+    (one_row.directory("small.LN.0") / "result.json").write_text("{", encoding="utf-8")
+    one_row.finish("small.DyT.0", top1=2.0)
+    again = plan.refreshed()
+    assert [planned.status.state for planned in again.runs] == ["done", "done"]
+    assert again.runs[0] is plan.runs[0]
+    assert again.runs[1].status.result["metrics"] == {"top1": 2.0}
+    assert not again.unfinished
+
+
+def test_refreshed_keeps_a_run_whose_state_has_not_changed(one_row):
+    directory = one_row.begun("small.LN.0", "local", str(os.getpid()))
+    plan = one_row.plan().refreshed()
+    assert all(new is old for new, old in zip(plan.refreshed().runs, plan.runs, strict=True))
+    write_progress(directory.path, 2, 10)
+    again = plan.refreshed()
+    assert again.runs[0].status.progress["step"] == 2 and again.runs[1] is plan.runs[1]
+
+
+def test_refreshed_parses_a_file_only_after_it_was_replaced(one_row, monkeypatch):
+    directory = one_row.begun("small.LN.0", "local", str(os.getpid()))
+    plan = one_row.plan().refreshed()
+    parsed = []
+    real = run_directory.read_json
+
+    def read_json(path, *keys):
+        parsed.append(path.name)
+        return real(path, *keys)
+
+    monkeypatch.setattr(run_directory, "read_json", read_json)
+    for _ in range(3):
+        plan = plan.refreshed()
+    assert parsed == []
+    write_progress(directory.path, 2, 10)
+    assert plan.refreshed().runs[0].status.progress["step"] == 2
+    assert parsed == ["progress.json"]
+
+
+def test_refreshed_sees_damage_and_repair(one_row):
+    directory = one_row.begun("small.LN.0", "local", str(os.getpid()))
+    plan = one_row.plan().refreshed()
+    content = (directory / "job.json").read_text(encoding="utf-8")
+    (directory / "job.json").write_text("{", encoding="utf-8")
+    plan = plan.refreshed()
+    assert plan.runs[0].status.state == "damaged"
+    (directory / "job.json").write_text(content, encoding="utf-8")
+    assert plan.refreshed().runs[0].status.state == "running"
+
+
+def test_watch_asks_slurm_only_now_and_then(one_row, monkeypatch):
+    for name in ("small.LN.0", "small.DyT.0"):
+        one_row.given(name)
+    answer = 'echo asked >> "$HOME/asked"; echo "41_N/A|41|PENDING|Priority"'
+    one_row.program("squeue", answer)
+    plan, queue = one_row.plan(), job_status.SlurmQueue()
+    asked = one_row.root / "asked"
+    asked.unlink()
+    for _ in range(3):
+        plan = plan.refreshed(queue)
+    assert asked.read_text(encoding="utf-8").count("asked") == 1
+    one_row.given("small.DyT.0", job_id="42")  # the last answer is not about this job
+    plan = plan.refreshed(queue)
+    assert asked.read_text(encoding="utf-8").count("asked") == 2
+    monkeypatch.setattr(job_status, "SLURM_SECONDS", 0)
+    plan.refreshed(queue)
+    assert asked.read_text(encoding="utf-8").count("asked") == 3

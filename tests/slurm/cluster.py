@@ -1,6 +1,6 @@
-"""A Slurm of one's own: the real daemons, four nodes on this machine, everything in one folder.
+"""A private Slurm cluster: the real daemons, four nodes on this machine, all files in one folder.
 
-It needs no root, no configuration and no free port of a certain number, and leaves nothing behind.
+It needs neither root nor configuration nor fixed ports, and leaves nothing running.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scancel", "scontrol", "sinfo", "squeue")
 NODES = ("127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4")
-"""As on a real cluster, a node's name has to resolve to the node: these do without /etc/hosts."""
+"""A node's name has to resolve to the node; addresses do so without entries in /etc/hosts."""
 SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
-"""Where the daemons lie, and where PATH need not lead."""
+"""Folders of the daemons, which may not be on PATH."""
 
 CONFIG = """
 ClusterName=private
@@ -32,7 +32,7 @@ SlurmctldPort={port}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
-# A job that is queued again waits until its old credential has expired: 120 s by default.
+# A requeued job waits until its old credential has expired: 120 s by default.
 AuthInfo=socket={folder}/munge.socket,cred_expire=5
 
 StateSaveLocation={folder}/state
@@ -49,7 +49,7 @@ SwitchType=switch/none
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 
-# The nodes have more cores and memory than their share of this machine.
+# The nodes claim more cores and memory than their share of this machine.
 SlurmdParameters=config_overrides
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
@@ -60,7 +60,7 @@ JobRequeue=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SlurmctldParameters=preempt_send_user_signal
-# A job that its partition will never take is refused, as where Slurm knows the accounts.
+# Refuse a job that its partition never accepts, as a cluster with accounting does.
 EnforcePartLimits=ALL
 
 PartitionName=main Nodes=ALL Default=YES PriorityTier=1 GraceTime=30
@@ -71,37 +71,38 @@ NODE = "NodeName={name} NodeAddr=127.0.0.1 Port={port} CPUs=4 RealMemory=10000"
 
 
 class Cluster:
-    """Partitions: ``main``, ``urgent``, whose jobs preempt those of main, and ``closed`` to all.
+    """A cluster of four nodes, each of them a slurmd with 4 cores and 10 GB on any machine.
 
-    A node is a slurmd. Every node has 4 cores and 10 GB to give away, whatever this machine has.
+    Its partitions are ``main``, ``urgent``, whose jobs preempt those of main, and ``closed``, which
+    accepts no job.
 
     Attributes:
-        folder: everything that the daemons read and write.
-        environment: for programs that are to find this cluster.
-        daemons: name → process; a node's name is that of its slurmd.
+        folder: all files that the daemons read and write.
+        environment: environment variables with which programs find this cluster.
+        daemons: name → process; a slurmd has the name of its node.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        # The tests may be a job of another cluster, or its user may have options set.
-        others = re.compile("S(LURM|BATCH|CANCEL|CONTROL|INFO|QUEUE|RUN)")
-        inherited = {k: v for k, v in os.environ.items() if not others.match(k)}
+        # The tests may run in a job of another cluster, or its user may have set options.
+        foreign = re.compile("S(LURM|BATCH|CANCEL|CONTROL|INFO|QUEUE|RUN)")
+        inherited = {k: v for k, v in os.environ.items() if not foreign.match(k)}
         self.environment = {**inherited, "SLURM_CONF": str(folder / "slurm.conf")}
         self.daemons: dict[str, subprocess.Popen[bytes]] = {}
 
     @staticmethod
     def obstacle() -> str:
-        """Why there can be no cluster here; "" if there can."""
-        missing = [name for name in PROGRAMS if _found(name) is None]
+        """Return why no cluster can be started on this machine; "" if one can."""
+        missing = [name for name in PROGRAMS if _find_program(name) is None]
         if missing:
             return (
-                f"no {', '.join(missing)} here: `make test-slurm` installs them as root "
+                f"{', '.join(missing)} not found: `make test-slurm` installs them as root "
                 "(on Debian: the packages slurm-wlm and munge)"
             )
         try:
             _user()
         except KeyError:
-            return "this user has no name, and Slurm asks for one"
+            return "this user has no name, which Slurm needs"
         return ""
 
     def __enter__(self) -> Cluster:
@@ -112,10 +113,10 @@ class Cluster:
         self.stop()
 
     def start(self) -> None:
-        """Return when all nodes are idle.
+        """Start all daemons; return when all nodes are idle.
 
         Raises:
-            RuntimeError: with the logs, if a daemon gives up or the nodes do not come up.
+            RuntimeError: with the logs, if a daemon exits or the nodes do not become idle.
         """
         self._configure()
         try:
@@ -132,88 +133,88 @@ class Cluster:
         """End every daemon and every process of every job.
 
         Raises:
-            RuntimeError: if one of them is still there.
+            RuntimeError: if one of them is still running.
         """
         for name in ("slurmctld", *NODES, "munged"):
             self._end(name)
         self._kill(NODES)
 
     def run(self, *command: str, seconds: float = 60) -> str:
-        """What a program that finds this cluster prints on standard output.
+        """Run a program in this cluster's environment and return its standard output.
 
         Raises:
-            RuntimeError: with standard error, if it fails.
+            RuntimeError: if it fails, with its standard error.
         """
-        answer = subprocess.run(
+        process = subprocess.run(
             command, env=self.environment, capture_output=True, text=True, timeout=seconds
         )
-        if answer.returncode:
-            raise RuntimeError(f"{' '.join(command)}: {answer.stderr.strip()}")
-        return answer.stdout
+        if process.returncode:
+            raise RuntimeError(f"{' '.join(command)}: {process.stderr.strip()}")
+        return process.stdout
 
     def submit(self, script: str, *options: str) -> str:
-        """Hand a batch job of these shell lines to sbatch; its id."""
-        where = (f"--chdir={self.folder}", "--output=job.%j.txt", "--open-mode=append")
-        return self.run("sbatch", "--parsable", *where, *options, f"--wrap={script}").strip()
+        """Submit a batch job of these shell lines; return its id."""
+        files = (f"--chdir={self.folder}", "--output=job.%j.txt", "--open-mode=append")
+        return self.run("sbatch", "--parsable", *files, *options, f"--wrap={script}").strip()
 
     def output(self, job: str) -> str:
-        """What a job that ``submit`` submitted has printed, in all its starts."""
+        """Return what a job of ``submit`` has printed in all its starts."""
         path = self.folder / f"job.{job}.txt"
         return path.read_text(encoding="utf-8") if path.exists() else ""
 
     def queue(self) -> dict[str, str]:
-        """Job id (array tasks as "7_3") → Slurm's state.
+        """Map job ids (of array tasks: "7_3") to Slurm's states.
 
-        Jobs that are over are in it too: Slurm remembers them for five minutes.
+        Finished jobs are included: Slurm remembers them for five minutes.
         """
-        found = {}
+        states = {}
         options = ("--noheader", "--array", "--states=all", "--format=%F_%K %A %T")
         for line in self.run("squeue", *options).splitlines():
             task, job, state = line.split()
-            found[job if task.endswith("_N/A") else task] = state
-        return found
+            states[job if task.endswith("_N/A") else task] = state
+        return states
 
     def job(self, job: str) -> dict[str, str]:
-        """What Slurm says of a job: "Restarts", "Reason", "NodeList", …"""
+        """Return Slurm's fields of a job: "Restarts", "Reason", "NodeList", …"""
         text = self.run("scontrol", "--oneliner", "show", "job", job)
         return dict(re.findall(r"(\S+?)=(\S*)", text))
 
     def wait_until(self, condition: Callable[[], object], seconds: float = 30) -> None:
-        """Ask again and again until the condition holds.
+        """Poll until the condition holds.
 
         Raises:
-            RuntimeError: with what Slurm shows and logs, if it does not or a daemon has ended.
+            RuntimeError: if it does not in time, or a daemon exits; with Slurm's states and logs.
         """
         deadline = time.monotonic() + seconds
         while not condition():
             if ended := self._ended():
-                raise RuntimeError(f"ended: {', '.join(ended)}\n{self._report()}")
+                raise RuntimeError(f"daemons exited: {', '.join(ended)}\n{self._report()}")
             if time.monotonic() > deadline:
-                raise RuntimeError(f"waited {seconds:g} s in vain\n{self._report()}")
+                raise RuntimeError(f"waited more than {seconds:g} s\n{self._report()}")
             time.sleep(0.1)
 
     def _ended(self) -> list[str]:
         return [name for name, daemon in self.daemons.items() if daemon.poll() is not None]
 
     def _report(self) -> str:
-        """The queue, the nodes and the ends of the logs."""
-        shown = []
+        """Return the queue, the nodes and the last lines of the logs."""
+        parts = []
         for command in (("squeue", "--states=all"), ("sinfo", "--Node", "--long")):
             try:
-                shown.append(self.run(*command, seconds=5))
+                parts.append(self.run(*command, seconds=5))
             except (RuntimeError, subprocess.TimeoutExpired) as error:
-                shown.append(str(error))
-        # What a daemon says before it has read where its log is goes to standard error.
+                parts.append(str(error))
+        # Until a daemon has read the path of its log, it writes to standard error.
         outs = [self.folder / f"{name}.out" for name in self._ended()]
         for path in [*outs, *sorted(self.folder.glob("*.log"))]:
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-            shown += [f"== {path.name}", *lines[-10:]]
-        return "\n".join(shown)
+            parts += [f"== {path.name}", *lines[-10:]]
+        return "\n".join(parts)
 
     def fail_node(self, name: str) -> None:
-        """End a node as a power cut does, and let Slurm know, which would need minutes to notice.
+        """End a node as a power cut does, and tell Slurm, which would need minutes to notice.
 
-        Batch jobs that it worked on are queued again.
+        Slurm requeues the batch jobs of the node.
         """
         self._end(name)
         self._kill([name])
@@ -231,30 +232,30 @@ class Cluster:
                 self._start_node(name)
 
         def cleared() -> bool:
-            # Again and again: a job that is being queued again may slip through.
+            # Repeated, because a job that is just being requeued may be missed.
             self.run("scancel", f"--user={_user()}")
-            self._kill(NODES)  # one that takes no notice would have seconds to live
+            self._kill(NODES)  # a job that ignores SIGTERM would live for some seconds
             return not self.run("squeue", "--noheader") and self._idle(*NODES)
 
         self.wait_until(cleared)
 
     def processes(self, *nodes: str) -> list[int]:
-        """Processes of these nodes, or of all: slurmd, the daemons of job steps, and the jobs.
+        """Return the processes of these nodes, or of all: slurmd, daemons of job steps, and jobs.
 
-        Slurm tells a job's processes their node by a variable, and its slurmd is given the same
-        one here, which the daemons of job steps inherit.
+        Slurm sets SLURMD_NODENAME for the processes of jobs; ``_start_node`` sets it for slurmd,
+        from which the daemons of job steps inherit it.
         """
         conf = f"SLURM_CONF={self.environment['SLURM_CONF']}".encode()
         names = {f"SLURMD_NODENAME={name}".encode() for name in nodes or NODES}
-        found = []
+        pids = []
         for path in Path("/proc").glob("[0-9]*/environ"):
             try:
                 variables = path.read_bytes().split(b"\0")
-            except OSError:  # it has ended, or is another user's
+            except OSError:  # the process has exited, or belongs to another user
                 continue
             if conf in variables and not names.isdisjoint(variables):
-                found.append(int(path.parent.name))
-        return found
+                pids.append(int(path.parent.name))
+        return pids
 
     def _configure(self) -> None:
         for name in ("state", "spool"):
@@ -272,7 +273,7 @@ class Cluster:
         files = {"key-file": key.name, "socket": "munge.socket", "pid-file": "munged.pid"}
         files |= {"log-file": "munged.log", "seed-file": "munged.seed"}
         options = [f"--{option}={self.folder / name}" for option, name in files.items()]
-        # It wants its socket to be within everybody's reach; here it is for one user.
+        # --force, because munged refuses a socket in a folder that not everybody can enter.
         self._start("munged", "munged", "--foreground", "--force", *options)
         self.wait_until((self.folder / "munge.socket").exists)
 
@@ -282,12 +283,12 @@ class Cluster:
     def _start(self, name: str, program: str, *arguments: str, **variables: str) -> None:
         with (self.folder / f"{name}.out").open("ab") as out:
             self.daemons[name] = subprocess.Popen(
-                [_found(program) or program, *arguments],
+                [_find_program(program) or program, *arguments],
                 env={**self.environment, **variables},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
-                # Ctrl-C is for the tests, which then stop the cluster.
+                # Ctrl-C has to reach only the tests, which then stop the cluster.
                 start_new_session=True,
             )
 
@@ -295,7 +296,7 @@ class Cluster:
         daemon = self.daemons.pop(name, None)
         if daemon is None:
             return
-        if name not in NODES:  # slurmd would wait for what it has begun
+        if name not in NODES:  # slurmd would wait for its jobs
             daemon.terminate()
             with suppress(subprocess.TimeoutExpired):
                 daemon.wait(10)
@@ -303,28 +304,28 @@ class Cluster:
         daemon.wait()
 
     def _kill(self, nodes: Sequence[str]) -> None:
-        """End whatever slurmd has started on these nodes.
+        """Kill all processes that slurmd has started on these nodes.
 
         Raises:
-            RuntimeError: if some of it is there after some seconds.
+            RuntimeError: if some are still running after ten seconds.
         """
         deadline = time.monotonic() + 10
         daemons = {daemon.pid for daemon in self.daemons.values()}
-        while left := set(self.processes(*nodes)) - daemons:
+        while remaining := set(self.processes(*nodes)) - daemons:
             if time.monotonic() > deadline:
-                raise RuntimeError(f"processes {left} cannot be killed")
-            # All at once: the daemon of a step must not live to report how its tasks ended.
+                raise RuntimeError(f"processes {remaining} cannot be killed")
+            # Stop all of them first: the daemon of a step must not report how its tasks ended.
             for number in (signal.SIGSTOP, signal.SIGKILL):
-                for pid in left:
+                for pid in remaining:
                     with suppress(ProcessLookupError):
                         os.kill(pid, number)
             time.sleep(0.02)
 
     def _idle(self, *names: str) -> bool:
-        # Before the controller listens, sinfo fails.
+        # sinfo fails until the controller listens.
         command = ("sinfo", "--noheader", "--Node", "--partition=main", "--format=%N %T")
-        answer = subprocess.run(command, env=self.environment, capture_output=True, text=True)
-        states = dict(line.split() for line in answer.stdout.splitlines())
+        process = subprocess.run(command, env=self.environment, capture_output=True, text=True)
+        states = dict(line.split() for line in process.stdout.splitlines())
         return all(states.get(name) == "idle" for name in names)
 
 
@@ -332,17 +333,17 @@ def _user() -> str:
     return pwd.getpwuid(os.geteuid()).pw_name
 
 
-def _found(program: str) -> str | None:
+def _find_program(program: str) -> str | None:
     return shutil.which(program, path=os.pathsep.join([os.environ["PATH"], *SYSTEM_FOLDERS]))
 
 
 def _free_ports(count: int) -> list[int]:
-    """Free now, and below those that the kernel gives to anybody and submitit to its jobs."""
-    found: list[int] = []
+    """Return ports that are free, below those that the kernel assigns and submitit uses."""
+    ports: list[int] = []
     for port in random.sample(range(10000, 20000), 10000):
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("", port))
-            found.append(port)
-        if len(found) == count:
-            return found
-    raise RuntimeError("there are no free ports")
+            ports.append(port)
+        if len(ports) == count:
+            return ports
+    raise RuntimeError("there are not enough free ports")

@@ -1,4 +1,4 @@
-"""A Slurm for the whole session, and a project folder for each test whose runs it computes."""
+"""Fixtures: a private Slurm cluster per session, and a project that uses it per test."""
 
 from __future__ import annotations
 
@@ -13,18 +13,16 @@ from typing import Any
 
 import pytest
 
+from matched.status import JobId
+
 from .cluster import Cluster
 
 CHECKOUT = Path(__file__).parents[2]
+RECIPES = CHECKOUT / "recipes"
 
-RECIPE = """
-'''Table 1 at smoke scale, made short: some of its rows, smaller models, fewer epochs.'''
+SHORT = """
 
-import runpy
-from dataclasses import replace
-
-real = runpy.run_path({path!r})
-(smoke,) = (scale for scale in real["TABLE"].scales if scale.name == "smoke")
+# Shortened: some of the rows, smaller models, fewer epochs.
 
 
 def short(run):
@@ -34,11 +32,11 @@ def short(run):
     return replace(run, config=replace(run.config, **changes, **{config!r}))
 
 
-runs = {{row: short(smoke.runs[row]) for row in {rows!r}}}
-resources = replace(smoke.resources, **{resources!r})
-TABLE = replace(
-    real["TABLE"],
-    scales=(replace(smoke, runs=runs, seeds={seeds!r}, resources=resources),),
+SCALE = replace(
+    SCALE,
+    runs={{row: short(SCALE.runs[row]) for row in {rows!r}}},
+    seeds={seeds!r},
+    resources=replace(SCALE.resources, **{resources!r}),
 )
 """
 
@@ -46,12 +44,12 @@ STATUS = re.compile(r"(\w+) · (\w+) · seed (\d+) +([0-9a-f]{12}) +(\w+)")
 
 
 class Project:
-    """A user's folder: the recipe of a table, made short, and a site.toml for the cluster.
+    """A user's folder: the recipe of a table, its smoke scale shortened, and a site.toml.
 
-    Runs are called "<row>.<arm>.<seed>", such as "vit_b.DyT.0".
+    Runs are named "<row>.<arm>.<seed>", such as "vit_b.DyT.0".
     """
 
-    table = "table1"
+    table, page = "table1", "table01.py"
 
     def __init__(self, root: Path, cluster: Cluster) -> None:
         self.root = root
@@ -61,10 +59,29 @@ class Project:
             "MATCHED_ROOT": str(root),
             "OMP_NUM_THREADS": "1",
         }
-        (root / "recipes").mkdir()
-        shutil.copy(CHECKOUT / "recipes" / "paper.toml", root / "recipes")
+        self._copy_recipe()
         self.recipe()
         self.site()
+
+    def _copy_recipe(self) -> None:
+        """Copy the table's recipe and what it imports, but not its smoke scale."""
+        folder = self.root / "recipes" / "cvpr2025"
+        (folder / "smoke").mkdir(parents=True)
+        shutil.copy(RECIPES / "paper.toml", folder.parent)
+        for name in ("arms.py", self.page):
+            shutil.copy(RECIPES / "cvpr2025" / name, folder)
+
+    def write_smoke_scale(self, changes: str) -> None:
+        """Write the page of the table's smoke scale with ``changes``, which redefine SCALE."""
+        self._signatures: dict[str, str] = {}
+        path = Path("recipes/cvpr2025/smoke") / self.page
+        text = (CHECKOUT / path).read_text(encoding="utf-8")
+        self.write(str(path), text + changes)
+
+    def change_smoke_scale(self, changes: str) -> None:
+        """Append lines to the page of the table's smoke scale."""
+        with (self.root / "recipes/cvpr2025/smoke" / self.page).open("a") as file:
+            file.write(changes)
 
     def recipe(
         self,
@@ -73,21 +90,19 @@ class Project:
         config: dict[str, Any] | None = None,
         **resources: int,
     ) -> None:
-        """Write the recipe: LN and DyT of these rows of ViTs, ``resources`` as recipes name them.
+        """Write a smoke scale with these rows; ``resources`` are fields of Resources.
 
-        An epoch has 44 steps and takes a process on a core of its own half a second; importing
-        what it needs takes it three.
+        An epoch has 44 steps, which take a process with one core half a second; its imports take
+        three seconds.
         """
-        self._signatures: dict[str, str] = {}
-        text = RECIPE.format(
-            path=str(CHECKOUT / "recipes" / "cvpr2025" / "table01.py"),
+        changes = SHORT.format(
             rows=rows,
             seeds=seeds,
             config={"epochs": 2, **(config or {})},
-            # submitit has jobs told 90 s before their limit, and Slurm may be a minute early.
+            # submitit requests the signal 90 s before the limit; Slurm may be a minute early.
             resources={"minutes": 30, **resources},
         )
-        self.write("recipes/cvpr2025/table01.py", text.lstrip())
+        self.write_smoke_scale(changes)
 
     def site(
         self,
@@ -95,7 +110,7 @@ class Project:
         options: dict[str, str] | None = None,
         **slurm: str | int | list[str],
     ) -> None:
-        """Write site.toml with these keys in [slurm]; runs of four processes take two nodes."""
+        """Write site.toml with these keys in [slurm]; runs of four processes need two nodes."""
         slurm = {"partition": "main", "gpus_per_node": 2, **slurm}
         sections = {
             "runs": {"checkpoint_steps": checkpoint_steps},
@@ -105,7 +120,7 @@ class Project:
         lines = []
         for name, keys in sections.items():
             lines.append(f"[{name}]")
-            # Strings, whole numbers and lists of strings look alike in TOML and in JSON.
+            # Strings, integers and lists of strings are written alike in TOML and JSON.
             lines += [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
         self.write("site.toml", "\n".join(lines) + "\n")
 
@@ -115,7 +130,7 @@ class Project:
         path.write_text(text, encoding="utf-8")
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """The command ``matched`` in a process of its own, both streams in one."""
+        """Start the command ``matched``, with both output streams in one."""
         return subprocess.Popen(
             [sys.executable, "-m", "matched", *arguments],
             cwd=self.root,
@@ -127,68 +142,69 @@ class Project:
         )
 
     def matched(self, *arguments: str, code: int | None = 0, seconds: float = 90) -> str:
-        """What the command ``matched`` prints; None allows for any exit code."""
+        """Return what the command ``matched`` prints; ``code`` None allows any exit code."""
         with self.start(*arguments) as process:
             try:
-                printed, _ = process.communicate(timeout=seconds)
+                output, _ = process.communicate(timeout=seconds)
             finally:
                 process.kill()
-        assert code in (None, process.returncode), f"{process.returncode}\n{printed}"
-        assert "Traceback" not in printed, printed
-        return printed
+        assert code in (None, process.returncode), f"{process.returncode}\n{output}"
+        assert "Traceback" not in output, output
+        return output
 
     def submit(self, *arguments: str, code: int = 0) -> str:
-        """``matched submit`` to the cluster."""
+        """Run ``matched submit`` with the cluster."""
         return self.matched("submit", self.table, "--cluster", "slurm", *arguments, code=code)
 
     def states(self) -> dict[str, str]:
-        """Run → state, as ``matched status`` tells it."""
+        """Map runs to their states as ``matched status`` prints them."""
         return {name: state for name, (_, state) in self._status().items()}
 
     def names(self) -> list[str]:
         return list(self._status())
 
     def directory(self, name: str) -> Path:
-        """The run's directory; there is one once it was submitted."""
+        """Return the run's directory, which exists once the run was submitted."""
         if name not in self._signatures:
             self._signatures = {name: signature for name, (signature, _) in self._status().items()}
         (path,) = (self.root / "runs").glob(f"*/{self._signatures[name]}")
         return path
 
     def _status(self) -> dict[str, tuple[str, str]]:
-        """Run → signature, state."""
-        shown = self.matched("status", self.table, code=None)
-        return {"{}.{}.{}".format(*line[:3]): (line[3], line[4]) for line in STATUS.findall(shown)}
+        """Map runs to (signature, state)."""
+        output = self.matched("status", self.table, code=None)
+        return {"{}.{}.{}".format(*line[:3]): (line[3], line[4]) for line in STATUS.findall(output)}
 
     def job(self, name: str) -> str:
-        """Id of the Slurm job that the run was last given to."""
-        return self.file(name, "job.json")["job_id"]
+        """Return the id of the Slurm job that the run was last given to."""
+        return JobId.parse(self.file(name, "job.json")["job"]).job_id
 
     def file(self, name: str, file: str) -> dict[str, Any]:
-        """A JSON file of the run's directory, such as "result.json"."""
+        """Return the content of a JSON file of the run's directory, such as "result.json"."""
         return json.loads((self.directory(name) / file).read_text(encoding="utf-8"))
 
     def log(self, name: str) -> str:
         return (self.directory(name) / "log.txt").read_text(encoding="utf-8")
 
     def wait_for_step(self, name: str, step: int, seconds: float = 60) -> None:
-        """Until the run has saved this step or a later one."""
+        """Wait until the run has saved this step or a later one."""
         folder = self.directory(name) / "checkpoints"
 
         def saved() -> bool:
             return any(int(path.stem[5:]) >= step for path in folder.glob("step_*"))
 
-        self._wait_until(saved, seconds)
+        self.wait_until(saved, seconds)
 
     def wait_for_results(self, *names: str, seconds: float = 60) -> None:
-        """Until these runs, or all, have finished."""
+        """Wait until these runs, or all, have finished."""
         paths = [self.directory(name) / "result.json" for name in names or self.names()]
-        self._wait_until(lambda: all(path.exists() for path in paths), seconds)
+        self.wait_until(lambda: all(path.exists() for path in paths), seconds)
 
-    def _wait_until(self, condition: Callable[[], object], seconds: float) -> None:
-        """
+    def wait_until(self, condition: Callable[[], object], seconds: float) -> None:
+        """Wait until the condition holds.
+
         Raises:
-            RuntimeError: in vain, with what was printed in the jobs.
+            RuntimeError: if the condition does not hold in time; with the output of the jobs.
         """
         try:
             self.cluster.wait_until(condition, seconds)
@@ -200,14 +216,14 @@ class Project:
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory):
-    if why := Cluster.obstacle():
-        pytest.skip(why)
+    if reason := Cluster.obstacle():
+        pytest.skip(reason)
     with Cluster(tmp_path_factory.mktemp("slurm")) as started:
         yield started
 
 
 @pytest.fixture(autouse=True)
-def _cleared(cluster):
+def _clear_after_each_test(cluster):
     yield
     cluster.clear()
 

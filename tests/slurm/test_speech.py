@@ -1,21 +1,16 @@
-"""fairseq's trainer in two processes on a real Slurm, under the harness as every other domain."""
+"""fairseq's trainer in two processes on a real Slurm: preemption, resume and matching."""
 
 import pytest
 
-from .conftest import CHECKOUT, Project
+from .conftest import Project
 
 pytestmark = pytest.mark.slurm
 LN, DYT = "wav2vec2_base.LN.0", "wav2vec2_base.DyT.0"
 
-RECIPE = """
-'''Table 5 at smoke scale, made short: one row, a smaller model, fewer updates, less speech.'''
+SHORT = """
 
-import runpy
-from dataclasses import replace
-
-real = runpy.run_path({path!r})
-(smoke,) = (scale for scale in real["TABLE"].scales if scale.name == "smoke")
-run = smoke.runs["wav2vec2_base"]
+# Shortened: one row, a smaller model, fewer updates, less speech, two processes.
+run = SCALE.runs["wav2vec2_base"]
 network = replace(run.config.network, conv_feature_layers=((16, 40, 20), (64, 16, 16)))
 short = dict(updates=24, warmup_updates=6, eval_updates=24, eval_passes=2, log_updates=4)
 short |= dict(micro_batches_per_update=2)
@@ -24,34 +19,28 @@ speech = replace(speech, config=replace(speech.config, train=24, valid=4, voices
 run = replace(
     run, config=replace(run.config, network=network, **short), needs=dict(speech=speech)
 )
-resources = replace(smoke.resources, minutes=30, processes=2, runs_per_job=2)
-TABLE = replace(
-    real["TABLE"],
-    scales=(replace(smoke, runs=dict(wav2vec2_base=run), resources=resources),),
-)
+resources = replace(SCALE.resources, minutes=30, processes=2, runs_per_job=2)
+SCALE = replace(SCALE, runs=dict(wav2vec2_base=run), resources=resources)
 """
 
 
-class Speech(Project):
-    table = "table5"
+class SpeechProject(Project):
+    table, page = "table5", "table05.py"
 
     def recipe(self):
-        path = str(CHECKOUT / "recipes" / "cvpr2025" / "table05.py")
-        text = RECIPE.format(path=path)
-        self._signatures = {}
-        self.write("recipes/cvpr2025/table05.py", text.lstrip())
+        self.write_smoke_scale(SHORT)
 
 
-def last_step(project, name):
+def num_logged_updates(project, name):
     path = project.directory(name) / "metrics.jsonl"
     return path.read_text(encoding="utf-8").count("gradient_norm") if path.exists() else 0
 
 
-def test_fairseq_in_two_processes_is_interrupted_goes_on_and_is_matched(tmp_path, cluster):
-    project = Speech(tmp_path, cluster)
-    project.site(checkpoint_steps=100_000)  # all that is saved is saved on the signal
+def test_fairseq_run_of_two_processes_resumes_and_is_matched(tmp_path, cluster):
+    project = SpeechProject(tmp_path, cluster)
+    project.site(checkpoint_steps=100_000)  # so that only the signal saves
     project.submit()
-    project._wait_until(lambda: last_step(project, LN) > 0, 120)
+    project.wait_until(lambda: num_logged_updates(project, LN) > 0, 120)
     job = project.job(LN)
     assert cluster.job(job)["NumTasks"] == "2"
     cluster.run("scancel", "--signal=USR2", job)  # as before a time limit

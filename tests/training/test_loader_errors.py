@@ -8,7 +8,7 @@ import pytest
 from torch.utils.data import DataLoader, Dataset, _utils
 
 from matched import Run, TrainConfig, provenance, run_execution, site
-from matched.job_status import identity
+from matched.job_status import job_record
 from matched.peers import Peers
 
 
@@ -74,10 +74,11 @@ def fails(tmp_path, monkeypatch):
         monkeypatch.setattr(provenance, "environment", lambda code: {})
         here = site.Site(file=tmp_path / "site.toml", runs=site.Runs(folder=str(tmp_path)))
         run = Run(task="reads:train", config=TrainConfig(epochs=1, batch=1, micro_batch=1, lr=0.1))
-        job = identity("here", "1", "t1") | {"folder": "", "at": 0}
-        reason = run_execution.execute(run, here, job, Peers(), threads=1, num_workers=num_workers)
-        assert run_execution.RunDirectory(here.runs_folder, run).failure()["reason"] == reason
-        return reason
+        job = job_record("here", "1", "t1", tmp_path)
+        result = run_execution.execute(run, here, job, Peers(), threads=1, num_workers=num_workers)
+        failure = run_execution.RunDirectory(here.runs_folder, run).failure()
+        assert failure.reason == result.reason
+        return result.reason
 
     return fails
 

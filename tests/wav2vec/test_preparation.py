@@ -11,7 +11,7 @@ from dyt_wav2vec import manifests, preparation
 from dyt_wav2vec.config import Preparation
 from dyt_wav2vec.preparation import prepare
 from matched import Run, derive_run, provenance, run_execution, site
-from matched.job_status import identity
+from matched.job_status import job_record
 from matched.peers import Peers
 from matched.run_directory import RunDirectory
 from matched.task import Context
@@ -219,8 +219,9 @@ def test_harness_runs_preparation_and_both_arms(tmp_path, monkeypatch):
     dyt = derive_run(plain, norm=DYT)
     results = {}
     for run in (speech, plain, dyt):
-        job = identity("here", run.signature, "t1") | {"folder": "", "at": 0}
-        assert run_execution.execute(run, local, job, Peers(), threads=1, num_workers=0) == "done"
+        job = job_record("here", run.signature, "t1", tmp_path)
+        result = run_execution.execute(run, local, job, Peers(), threads=1, num_workers=0)
+        assert result.state == "done"
         directory = RunDirectory(local.runs_folder, run)
         results[run] = json.loads((directory / "result.json").read_text())
         assert "warning" not in (directory / "log.txt").read_text().lower()

@@ -5,6 +5,7 @@ from dataclasses import replace
 from dyt_vision.config import Supervised
 from matched import Resources, Run, Scale
 from recipes.cvpr2025.table01 import CONVNEXT_B, CONVNEXT_L, TASK, VIT_B, VIT_L
+from recipes.smoke_norms import SMOKE_NORMS
 
 
 def tiny(config: Supervised, **changes: object) -> Supervised:
@@ -49,6 +50,7 @@ def tiny_convnext(config: Supervised, dims: tuple[int, ...]) -> Supervised:
 
 SCALE = Scale(
     name="smoke",
+    arm_norms=SMOKE_NORMS,
     seeds=(0, 1),
     runs={
         "vit_b": Run(task=TASK, config=tiny_vit(VIT_B, embed_dim=64, depth=4, num_heads=4)),

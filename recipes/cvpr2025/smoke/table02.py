@@ -15,6 +15,7 @@ from recipes.cvpr2025.table02 import (
     dino,
     mae,
 )
+from recipes.smoke_norms import SMOKE_NORMS
 
 TINY = {
     "data": "digits",
@@ -112,6 +113,7 @@ def tiny_tuning(
 
 SCALE = Scale(
     name="smoke",
+    arm_norms=SMOKE_NORMS,
     seeds=(0,),
     runs={
         "mae_vit_b": mae(tiny_mae(MAE_B, depth=4), tiny_tuning(FINE_TUNE_B, depth=4)),

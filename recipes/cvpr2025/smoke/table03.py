@@ -5,6 +5,7 @@ from dataclasses import replace
 from dyt_dit.config import DigitsClassifier, Encoding, Network, Reference, Scoring
 from matched import Metric, Resources, Run, Scale
 from recipes.cvpr2025.table03 import ENCODE, MEASURE, SAMPLING, TRAINING, chain
+from recipes.smoke_norms import SMOKE_NORMS
 
 LEARN_DIGITS = "dyt_dit.digits_features:train"
 
@@ -68,6 +69,7 @@ SCORE_NOTE = (
 
 SCALE = Scale(
     name="smoke",
+    arm_norms=SMOKE_NORMS,
     seeds=(0,),
     runs={
         "dit_b4": tiny_chain(width=64, depth=2),

@@ -5,6 +5,7 @@ from dataclasses import replace
 from dyt_wav2vec.config import Network, Preparation, Pretraining
 from matched import Resources, Run, Scale
 from recipes.cvpr2025.table05 import METRICS, PREPARE, pretrained
+from recipes.smoke_norms import SMOKE_NORMS
 
 SYNTHETIC = Run(task=PREPARE, config=Preparation(data="synthetic-speech"))
 TINY = Network(
@@ -56,6 +57,7 @@ TASK_NOTE = (
 
 SCALE = Scale(
     name="smoke",
+    arm_norms=SMOKE_NORMS,
     seeds=(0,),
     runs={
         "wav2vec2_base": tiny(pre_norm=False),

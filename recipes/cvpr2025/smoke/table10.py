@@ -5,6 +5,7 @@ from dataclasses import replace
 from matched import Run, Scale
 from recipes.cvpr2025.smoke import table01, table02
 from recipes.cvpr2025.table10 import rows
+from recipes.smoke_norms import SMOKE_NORMS
 
 
 def shorter(run: Run) -> Run:
@@ -18,6 +19,7 @@ SUPERVISED = replace(
 
 SCALE = Scale(
     name="smoke",
+    arm_norms=SMOKE_NORMS,
     seeds=(0,),
     runs=rows(SUPERVISED, table02.SCALE),
     resources=table02.SCALE.resources,

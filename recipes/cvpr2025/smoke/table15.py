@@ -6,6 +6,7 @@ from dyt_vision.config import Supervised
 from matched import Resources, Run, Scale
 from recipes.cvpr2025.table01 import TASK
 from recipes.cvpr2025.table15 import RESNET50, VGG19
+from recipes.smoke_norms import SMOKE_NORMS
 
 
 def tiny(config: Supervised, model: str) -> Supervised:
@@ -32,6 +33,7 @@ def tiny(config: Supervised, model: str) -> Supervised:
 
 SCALE = Scale(
     name="smoke",
+    arm_norms=SMOKE_NORMS,
     seeds=(0, 1),
     runs={
         "resnet50": Run(task=TASK, config=tiny(RESNET50, "dyt_vision.small:resnet")),

@@ -8,6 +8,7 @@ from recipes.cvpr2025.smoke import table02
 from recipes.cvpr2025.smoke.table02 import B8, B16, TINY, tiny_dino, tiny_mae, tiny_tuning
 from recipes.cvpr2025.table02 import DINO_B8, DINO_B16, FINE_TUNE_L, MAE_B, MAE_L, mae
 from recipes.iclr2025.table02 import PROBE_B8, PROBE_B16, TUNE_B, probe
+from recipes.smoke_norms import SMOKE_NORMS
 
 
 def tiny_probe(config: Probing, **size: int) -> Probing:
@@ -25,6 +26,7 @@ def tiny_probe(config: Probing, **size: int) -> Probing:
 
 SCALE = Scale(
     name="smoke",
+    arm_norms=SMOKE_NORMS,
     seeds=(0,),
     runs={
         "mae_vit_b": mae(tiny_mae(MAE_B, depth=4), tiny_tuning(TUNE_B, depth=4)),

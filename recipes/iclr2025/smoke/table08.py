@@ -5,8 +5,8 @@ from recipes.cvpr2025.smoke import table01
 from recipes.cvpr2025.smoke.table01 import tiny_vit
 from recipes.cvpr2025.table01 import TASK
 from recipes.cvpr2025.table09 import alpha_rows
-from recipes.iclr2025.arms import ALPHA0
 from recipes.iclr2025.table08 import FUNCTIONS, VIT_TINY
+from recipes.smoke_norms import ALPHA0, REASON
 
 SCALE = Scale(
     name="smoke",
@@ -17,5 +17,7 @@ SCALE = Scale(
         alpha0=ALPHA0,
     ),
     resources=table01.SCALE.resources,
-    note="Toy model: 4 blocks of width 32, images of 16 × 16 pixels.",
+    note=(
+        f"Toy model: 4 blocks of width 32, images of 16 × 16 pixels. α0 is {ALPHA0:g}: {REASON}."
+    ),
 )

@@ -1,4 +1,4 @@
-"""Four tasks, each of which starts from the one before; ``trouble/<task>`` makes one fail."""
+"""Four tasks, each of which needs the one before; ``trouble/<task>`` makes one fail."""
 
 import json
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from matched import Context, Outcome
 
 @dataclass(frozen=True, kw_only=True)
 class Encode:
-    """Knows neither norm nor seed: a cache of the data."""
+    """A config without norm and seed, like that of a data cache."""
 
     size: int = 8
 
@@ -56,7 +56,7 @@ def score(context: Context, config: Score) -> Outcome:
 
 
 def _made(context: Context, name: str) -> Outcome:
-    """Write what came of the needs and of this task, as one line."""
+    """Write the name of this task and the lines of its needs as one line."""
     if (root() / "trouble" / name).exists():
         raise ValueError("no room for it")
     with (root() / "computed.txt").open("a", encoding="utf-8") as file:

@@ -1,7 +1,7 @@
-"""A task that computes nothing, so that the tests of the harness are about the harness.
+"""A task that computes nothing, for tests of the harness.
 
-What it does is told by files and not by its config, for two arms of a row have to be alike:
-``trouble/<model>.<norm>.<seed>`` in the project's folder names one of those that ``train`` knows.
+Its behaviour is set by files, not by its config, because the arms of a row must have equal configs:
+``trouble/<model>.<norm>.<seed>`` in the project folder names one of the behaviours in ``train``.
 """
 
 import importlib
@@ -44,6 +44,8 @@ def train(context: Context, config: Config) -> Outcome:
     what = trouble.read_text(encoding="utf-8") if trouble.exists() else "none"
     if what == "raise":
         raise ValueError("the tiny task was told\nto fail [/here] at [data]")
+    if what == "says blocked by":
+        raise ValueError("blocked by a firewall")
     if what == "die":
         os._exit(9)
     if what == "wait" or (what == "rank 0 waits" and context.rank == 0):
@@ -55,7 +57,8 @@ def train(context: Context, config: Config) -> Outcome:
         _ask_to_stop(context, signal.Signals[number], *saving)
     if what == "is taken over":
         taken = context.directory / "owners" / "000009.json"
-        record = {"key": "process 7 on far", "host": "far", "place": {"kernel": "x", "pid": 7}}
+        job = {"job": "local:far:7", "user": "0", "token": "t9", "folder": "", "at": 0.0}
+        record = {**job, "host": "far", "place": {"kernel": "x", "pid": 7}}
         taken.write_text(json.dumps(record), encoding="utf-8")
     if what in ("meets", "rank 1 raises", "rank 1 raises early", "rank 1 dies once"):
         _meet(context, what)
@@ -76,12 +79,12 @@ def train(context: Context, config: Config) -> Outcome:
 
 
 def _go_on(context: Context, obey: bool) -> None:
-    """Take steps from where the last start was, until the test says "go" or a signal says stop."""
+    """Take steps from the last checkpoint on until the file "go" exists or a signal arrives."""
     folder = context.directory / "checkpoints"
     step = max((int(path.name.removeprefix("step_")) for path in folder.glob("step_*")), default=0)
     with (root() / "started").open("a", encoding="utf-8") as file:
         file.write(f"{os.getpid()} {step}\n")
-    deadline = time.monotonic() + 60  # a test that failed tells nobody to go
+    deadline = time.monotonic() + 60  # a failed test may not create "go"
     while not (root() / "go").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
         step += 1
@@ -103,7 +106,7 @@ def _ask_to_stop(context: Context, number: signal.Signals, save: str = "") -> No
 
 
 def _meet(context: Context, what: str) -> None:
-    """All processes of the run meet, unless something happens to the second."""
+    """Let all processes of the run pass two barriers, unless the second one fails or is killed."""
     import torch.distributed as dist
 
     from matched.training.distributed import process_group
@@ -125,9 +128,9 @@ def _meet(context: Context, what: str) -> None:
 
 
 def _make_haste() -> None:
-    """For processes of tests: TINY_HASTE maps "watch.POLL_SECONDS" to seconds, and such.
+    """Shorten intervals as TINY_HASTE says, a JSON object such as {"watch.POLL_SECONDS": 0.05}.
 
-    TINY_BARE: of ``matched.training`` the harness needs one module; the others take a second.
+    TINY_BARE: tasks here need one module of ``matched.training``; do not load the others.
     """
     for name, seconds in json.loads(os.environ.get("TINY_HASTE", "{}")).items():
         module, _, constant = name.rpartition(".")

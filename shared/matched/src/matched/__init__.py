@@ -1,17 +1,18 @@
-"""Harness for matched experiments: plan, launch, resume and tabulate runs that differ in one thing.
+"""Harness for matched runs: plan, submit, resume and tabulate runs that differ in one thing only.
 
-Importing this package, planning, showing states and printing tables do not import torch; only
-``matched.training`` does.
+``import matched`` loads neither torch nor submitit. Modules that plan, show states or print tables
+load no torch either; only ``matched.training`` does.
 """
 
 from matched.config import TrainConfig
 from matched.data import DataSource
 from matched.run import Run, derive_run
-from matched.table import Arm, Metric, Resources, Scale, Table
+from matched.table import Arm, ArmNorms, Metric, Resources, Scale, Table
 from matched.task import Context, Outcome
 
 __all__ = [
     "Arm",
+    "ArmNorms",
     "Context",
     "DataSource",
     "Metric",

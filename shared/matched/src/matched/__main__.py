@@ -1,4 +1,4 @@
-"""``python -m matched``, so that torchrun can start it."""
+"""Entry point of ``python -m matched``, by which torchrun starts the command."""
 
 from matched.cli import main
 

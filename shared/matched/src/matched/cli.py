@@ -1,4 +1,4 @@
-"""The command ``matched``: plan, submit, status, table, logs, retry, cancel, audit and run."""
+"""The command ``matched``: plan, submit, status, table, audit, logs, retry, cancel and run."""
 
 from __future__ import annotations
 
@@ -14,50 +14,53 @@ from typing import NoReturn
 from rich.console import Console
 
 from matched import (
+    cancellation,
     cli_output,
     gallery,
     job_status,
     planning,
+    preflight,
     recipes,
     site,
     submission,
     table_formats,
 )
+from matched.job_status import SlurmQueue
 from matched.planning import Plan, PlannedRun
+from matched.preflight import CLUSTERS
 from matched.run_directory import RunFiles
 from matched.status import State
-from matched.submission import CLUSTERS
 from matched.summary_table import summary_table
 from matched.table import SCALES, Cell
 from matched.watch import wait
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command; a user's mistake ends in one line on standard error and exit code 2."""
+    """Run the command. A user's mistake ends in one line on standard error and exit code 2."""
     given = _parser().parse_args(arguments)
     try:
         code = given.do(given)
     except ValueError as error:
-        code = _complain(str(error))
+        code = _report_error(str(error))
     except OSError as error:
         if error.filename is None:
             raise
-        code = _complain(f"{error.filename}: {error.strerror}")
+        code = _report_error(f"{error.filename}: {error.strerror}")
     except KeyboardInterrupt:
-        code = _complain("stopped; the same command goes on from where this one was")
+        code = _report_error("interrupted; run the same command again to continue")
     sys.exit(code)
 
 
-def _complain(text: str) -> int:
+def _report_error(text: str) -> int:
     print(f"matched: error: {' '.join(text.split())}", file=sys.stderr)
     return 2
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong with a command line in one line, as every other mistake is said."""
+    """Reports a wrong command line in one line, like every other mistake."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(_complain(f"{message}; `{self.prog} --help` shows what there is"))
+        self.exit(_report_error(f"{message}; see `{self.prog} --help`"))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -93,18 +96,16 @@ def _parser() -> argparse.ArgumentParser:
 
     listed = commands.add_parser("list", help="the tables that have a recipe")
     listed.set_defaults(do=_list)
-    clustered(command("plan", _plan, "show the runs of a table and what a submission would ask"))
+    clustered(command("plan", _plan, "show the runs of a table and the requests of a submission"))
     submitting(command("submit", _submit, "submit what is missing"))
-    status = command("status", _status, "show where every run stands")
-    status.add_argument("--watch", "-w", action="store_true", help="go on while runs are at work")
+    status = command("status", _status, "show the state of every run")
+    status.add_argument("--watch", "-w", action="store_true", help="continue until all runs ended")
     command("table", _table, "print the summary table and write it to results/")
     command("audit", _audit, "show what differs between the runs of every pair")
     logs = commands.add_parser("logs", help="print the log of a run")
     logs.set_defaults(do=_logs)
-    logs.add_argument(
-        "signature", help="of the run, as `status` shows it; its first digits will do"
-    )
-    logs.add_argument("--follow", "-f", action="store_true", help="go on while the run is at work")
+    logs.add_argument("signature", help="of the run, as `status` shows it, or its first digits")
+    logs.add_argument("--follow", "-f", action="store_true", help="continue until the run ended")
     submitting(command("retry", _retry, "run failed and damaged runs again"))
     some_cells(command("cancel", _cancel, "stop runs that are queued or running"), one=False)
     some_cells(command("run", _run, "run one cell here, in the foreground"), one=True)
@@ -112,23 +113,23 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _load(given: argparse.Namespace) -> Plan:
-    """The plan of the table that is asked for, or of the one cell."""
+    """Return the plan of the given table, or of one cell for the command ``run``."""
     recipe = recipes.load(given.table)
-    here = site.read(_site_file())
+    settings = site.read(_site_file())
     scale = recipe.scale(given.scale)
     if given.do is not _run:
-        return planning.make_plan(recipe, scale, here)
+        return planning.make_plan(recipe, scale, settings)
     cell = _cell(given, list(recipe.table.cells(scale)))
-    return planning.make_plan(recipe, scale, here, only=[cell])
+    return planning.make_plan(recipe, scale, settings, only=[cell])
 
 
 def _site_file() -> Path:
-    elsewhere = os.environ.get("MATCHED_SITE")
-    if not elsewhere:
+    name = os.environ.get("MATCHED_SITE")
+    if not name:
         return recipes.root() / site.FILE
-    path = Path(elsewhere).absolute()
+    path = Path(name).absolute()
     if not path.is_file():
-        raise ValueError(f"MATCHED_SITE is {elsewhere}, and there is no such file")
+        raise ValueError(f"MATCHED_SITE is {name}, and there is no such file")
     return path
 
 
@@ -146,9 +147,9 @@ def _cell(given: argparse.Namespace, cells: list[Cell]) -> Cell:
 
 
 def _console() -> Console:
-    # The words of a failure may hold brackets, which are markup to rich unless told otherwise.
+    # Error messages may contain brackets, which rich takes for markup by default.
     console = Console(markup=False)
-    # Pipes and files have no width of their own; the table must not be folded there.
+    # Pipes and files have no width; tables must not be folded there.
     return console if console.is_terminal else Console(markup=False, width=1000)
 
 
@@ -165,46 +166,45 @@ def _plan(given: argparse.Namespace) -> int:
 
 
 def _submit(given: argparse.Namespace) -> int:
-    return _launch(given)
+    return _launch(_load(given), given)
 
 
 def _retry(given: argparse.Namespace) -> int:
     plan = _load(given)
-    submission.preflight(plan, given.cluster)
+    preflight.check_submission(plan, given.cluster)
     for planned in plan.damaged:
         for path in planned.directory.set_aside():
             print(f"set aside: {path}")
-    return _launch(given)
+    return _launch(plan.refreshed(), given)
 
 
-def _launch(given: argparse.Namespace) -> int:
+def _launch(plan: Plan, given: argparse.Namespace) -> int:
     console = _console()
-    plan, handed = submission.submit(lambda: _load(given), given.cluster, snapshot=given.snapshot)
+    plan, jobs = submission.submit(plan, given.cluster, snapshot=given.snapshot)
     count = len(plan.missing)
     console.print(
         f"{plan.recipe.name} at {plan.scale.name} scale: {count} of {len(plan.runs)} runs "
-        f"submitted in {len(handed)} jobs ({given.cluster}); runs lie in {plan.site.runs_folder}",
+        f"submitted in {len(jobs)} jobs ({given.cluster}); runs are in {plan.site.runs_folder}",
         highlight=False,
         soft_wrap=True,
     )
     if given.cluster == "debug":
-        for job in handed:
+        for job in jobs:
             job.result()
     if given.wait:
-        children = handed if given.cluster == "local" else []
-        plan = wait(lambda: _load(given), children, console)
-        return _show(plan, console)
+        children = jobs if given.cluster == "local" else []
+        return _show(wait(plan, children, console), console)
     if given.cluster == "debug":
-        return _verdict(_load(given))
-    return _damage(plan)  # what had failed is at work again
+        return _exit_code(plan.refreshed())
+    return _report_damage(plan)  # failed runs have just been submitted again
 
 
 def _status(given: argparse.Namespace) -> int:
     plan, console = _load(given), _console()
     if given.watch:
-        plan = wait(lambda: _load(given), [], console)
+        plan = wait(plan, [], console)
     cli_output.show_status(plan, console)
-    return _verdict(plan)
+    return _exit_code(plan)
 
 
 def _table(given: argparse.Namespace) -> int:
@@ -221,24 +221,24 @@ def _show(plan: Plan, console: Console) -> int:
     console.print(f"Written: {stem}.{{{names}}}", style="dim", highlight=False, soft_wrap=True)
     if pictures.rows:
         count = sum(len(row.paths) for row in pictures.rows)
-        told = f"Pictures: {stem}/ ({count}; the Markdown shows them)"
-        console.print(told, style="dim", highlight=False, soft_wrap=True)
+        text = f"Pictures: {stem}/ ({count}; the Markdown shows them)"
+        console.print(text, style="dim", highlight=False, soft_wrap=True)
     unmatched = any(record["matched"] == "no" for record in table.records)
-    return _verdict(plan) or int(unmatched)
+    return _exit_code(plan) or int(unmatched)
 
 
-def _verdict(plan: Plan) -> int:
-    """2 with one line if something is damaged, 1 if a run has failed, else 0."""
-    return _damage(plan) or int(any(i.status.state is State.FAILED for i in plan.runs))
+def _exit_code(plan: Plan) -> int:
+    """Return 2 and print one line if a run is damaged; else 1 if a run has failed, or 0."""
+    return _report_damage(plan) or int(any(i.status.state is State.FAILED for i in plan.runs))
 
 
-def _damage(plan: Plan) -> int:
-    """2 with one line if something is damaged, else 0."""
+def _report_damage(plan: Plan) -> int:
+    """Return 2 and print one line if a run is damaged, else 0."""
     damaged = plan.damaged
     if not damaged:
         return 0
     more = f" (and {len(damaged) - 1} more)" if len(damaged) > 1 else ""
-    return _complain(
+    return _report_error(
         f"damaged: {damaged[0].status.reason}{more}; it is not used. "
         f"`matched retry {plan.recipe.name} --scale {plan.scale.name}` sets it aside and "
         "runs it again"
@@ -250,77 +250,80 @@ def _audit(given: argparse.Namespace) -> int:
 
 
 def _logs(given: argparse.Namespace) -> int:
-    run = _found(given.signature)
-    path = run / "log.txt"
+    run = _find_run(given.signature)
+    path, queue = run / "log.txt", SlurmQueue()
     if not path.exists():
         job = run.job()
-        more = f"; what its job printed is in {job['folder']}" if job is not None else ""
-        raise ValueError(f"run {run.path.name} has no log: it has not begun{more}")
+        more = f"; what its job printed is in {job.folder}" if job is not None else ""
+        raise ValueError(f"run {run.path.name} has no log: it has not started{more}")
     with path.open(encoding="utf-8", errors="replace") as file:
         while True:
-            # Asked first, so that what a run writes before it ends is still printed.
-            goes_on = given.follow and _at_work(run)
+            # Checked first, so that what a run writes before it ends is still printed.
+            live = given.follow and _is_live(run, queue)
             print(file.read(), end="", flush=True)
-            if not goes_on:
+            if not live:
                 return 0
             time.sleep(1)
 
 
-def _at_work(run: RunFiles) -> bool:
-    """Whether the job of a run is there, and has not failed with it and gone on to another."""
+def _is_live(run: RunFiles, queue: SlurmQueue) -> bool:
+    """True if the run's job is queued or running and the run has not failed in it."""
     job, failure = run.job(), run.failure()
-    if job is not None and failure is not None and failure["token"] == job["token"]:
+    if job is not None and failure is not None and failure.token == job.token:
         return False
-    return any(seen.state for seen in job_status.job_statuses([run]).values())
+    return any(status.state for status in job_status.job_statuses([run], queue).values())
 
 
-def _found(signature: str) -> RunFiles:
-    """The directory of the run whose signature begins so."""
+def _find_run(signature: str) -> RunFiles:
+    """Return the directory of the run whose signature starts with ``signature``."""
     folder = site.read(_site_file()).runs_folder
     if not re.fullmatch("[0-9a-f]{3,12}", signature):
         raise ValueError(
-            f"{signature!r} is no signature: 12 of the digits 0-9 and a-f, or the first of them; "
-            "`matched status` shows every run's"
+            f"{signature!r} is not a signature; expected 12 of the digits 0-9 and a-f, or at least "
+            "the first 3; `matched status` shows every run's"
         )
     found = sorted(folder.glob(f"*/{signature}*"))
     if not found:
-        raise ValueError(f"no run below {folder} has a signature that begins with {signature}")
+        raise ValueError(f"no run below {folder} has a signature that starts with {signature}")
     if len(found) > 1:
-        raise ValueError(f"{signature} begins several: {', '.join(path.name for path in found)}")
+        names = ", ".join(path.name for path in found)
+        raise ValueError(f"several signatures start with {signature}: {names}")
     return RunFiles(found[0])
 
 
 def _cancel(given: argparse.Namespace) -> int:
     plan = _load(given)
-    stopped = submission.cancel(
-        plan, [planned for planned in plan.runs if _is_meant(planned, given)]
+    stopped = cancellation.cancel_runs(
+        plan, [planned for planned in plan.runs if _is_selected(planned, given)]
     )
     runs = sum(len(items) for items in stopped.values())
-    print(f"{runs} runs asked to stop, in {len(stopped)} jobs; `matched submit` goes on with them")
+    print(f"{runs} runs asked to stop, in {len(stopped)} jobs; `matched submit` continues them")
     return 0
 
 
-def _is_meant(planned: PlannedRun, given: argparse.Namespace) -> bool:
-    """Whether one of the run's cells is in the row, of the arm and of the seed asked for."""
-    asked = {key: getattr(given, key) for key in ("row", "arm", "seed")}
-    wanted = {key: value for key, value in asked.items() if value is not None}
-    return not wanted or any(
-        all(getattr(cell, key) == value for key, value in wanted.items()) for cell in planned.cells
+def _is_selected(planned: PlannedRun, given: argparse.Namespace) -> bool:
+    """True if one of the run's cells has the row, arm and seed on the command line."""
+    options = {key: getattr(given, key) for key in ("row", "arm", "seed")}
+    selected = {key: value for key, value in options.items() if value is not None}
+    return not selected or any(
+        all(getattr(cell, key) == value for key, value in selected.items())
+        for cell in planned.cells
     )
 
 
 def _run(given: argparse.Namespace) -> int:
     plan = _load(given)
     if os.environ.get("RANK", "0") != "0":
-        submission.run_here(plan)
+        submission.run_in_process(plan)
         return 0
-    submission.preflight_here(plan)
+    preflight.check_foreground(plan)
     console = _console()
-    if plan.missing or os.environ.get("WORLD_SIZE", "1") != "1":  # others wait for this process
+    # Other ranks wait for this process even if nothing is missing.
+    if plan.missing or os.environ.get("WORLD_SIZE", "1") != "1":
         cli_output.run_shown(plan, console)
-        plan = _load(given)
+        plan = plan.refreshed()
     planned = plan.runs[-1]
     if planned.status.state is State.FAILED:
-        return _complain(planned.status.reason)
+        return _report_error(planned.status.reason)
     console.print(cli_output.line(planned), highlight=False, markup=False, soft_wrap=True)
-    return _verdict(plan)
+    return _exit_code(plan)

@@ -1,4 +1,4 @@
-"""What ``plan``, ``status``, ``audit`` and ``run`` print."""
+"""Output of the commands ``plan``, ``status``, ``audit`` and ``run``."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table as Grid
 from rich.text import Text
 
-from matched import submission
+from matched import slurm_request, submission
 from matched.audit import audit_pairs, read_fingerprint
 from matched.files import DamagedFileError, read_json
 from matched.job_packing import PackedJob, job_arrays, pack_jobs
 from matched.planning import Plan, PlannedRun
+from matched.status import ExecutionResult, RunStatus
 from matched.summary_table import data_titles
-from matched.watch import STYLES
+from matched.watch import STYLES, format_numbers
 
 LISTED = 200
-"""Of more runs than this, ``status`` and ``plan`` list only those that are not finished."""
+"""``status`` and ``plan`` list finished runs only in plans of at most this many runs."""
 
 
 def _grid(*columns: str) -> Grid:
@@ -41,7 +42,7 @@ def _state(planned: PlannedRun) -> Text:
 
 
 def show_plan(plan: Plan, cluster: str, console: Console) -> None:
-    """Every run with its signature and state, and what each job would be asked for."""
+    """Print every run with its signature and state, and the requests of its jobs to Slurm."""
     grid = _grid("run", "signature", "state", "task")
     for planned in _listed(plan):
         grid.add_row(planned.title, planned.run.signature, _state(planned), planned.run.task)
@@ -53,21 +54,19 @@ def show_plan(plan: Plan, cluster: str, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    if not packed:
-        return
     if cluster != "slurm":
         return
     for wave in job_arrays(packed, plan.site.slurm.max_array):
         console.print(f"Slurm is asked for {_array(packed, wave)}:", highlight=False)
-        for option in submission.sbatch_lines(plan, packed, wave):
+        for option in slurm_request.sbatch_lines(plan, packed, wave):
             console.print(f"  {option}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _array(packed: list[PackedJob], wave: list[int]) -> str:
-    """ "4 jobs of 8 runs, after 2 others", for the jobs of one Slurm array."""
+    """Return "4 jobs of 8 runs, after 2 others" for the jobs of one Slurm array."""
     runs = max(len(packed[i].runs) for i in wave)
     first = packed[wave[0]]
-    after = (*first.after, *first.behind)
+    after = (*first.after, *first.after_ids)
     jobs = f"{len(wave)} job{'s' if len(wave) > 1 else ''}"
     return (
         f"{jobs} of {runs} run{'s' if runs > 1 else ''}"
@@ -76,52 +75,58 @@ def _array(packed: list[PackedJob], wave: list[int]) -> str:
 
 
 def line(planned: PlannedRun) -> str:
-    """A run's title, signature, state and numbers in one line."""
-    numbers = (planned.status.result or {}).get("metrics", {})
-    shown = "  ".join(f"{key} {value:.4g}" for key, value in numbers.items())
+    """Return a run's title, signature, state and metrics in one line."""
+    metrics = (planned.status.result or {}).get("metrics", {})
+    shown = "  ".join(f"{key} {value:.4g}" for key, value in metrics.items())
     return f"{planned.title}  {planned.run.signature}  {planned.status.state}  {shown}".rstrip()
 
 
 def show_status(plan: Plan, console: Console) -> None:
-    """Every run with its state, its progress and, where something is wrong, the reason."""
+    """Print every run with its state, its progress and, if something is wrong, the reason."""
     grid = _grid("run", "signature", "state", "step", "numbers", "job")
     listed = _listed(plan)
     for planned in listed:
         status = planned.status
         progress = status.progress or {}
-        done = status.result or {}
+        result = status.result or {}
         step = f"{progress['step']}/{progress['steps']}" if progress.get("steps") else ""
-        shown = done.get("metrics") or progress.get("shown", {})
-        numbers = " ".join(f"{k} {v:.4g}" for k, v in shown.items() if v is not None)
+        numbers = format_numbers(result.get("metrics") or progress.get("shown", {}))
         grid.add_row(
             planned.title,
             planned.run.signature,
             _state(planned),
-            step or str(done.get("steps", "")),
+            step or str(result.get("steps", "")),
             status.reason or numbers,
-            planned.status.job,
+            _job(status),
         )
     console.print(grid)
     if more := len(plan.runs) - len(listed):
         console.print(f"and {more} finished runs", highlight=False)
-    console.print(f"Runs lie in {plan.site.runs_folder}", highlight=False, soft_wrap=True)
+    console.print(f"Runs are in {plan.site.runs_folder}", highlight=False, soft_wrap=True)
+
+
+def _job(status: RunStatus) -> str:
+    """Return "slurm job 12_3 PENDING (Priority)", or "" for a run without a job."""
+    if status.job is None:
+        return ""
+    return f"{status.job.describe()} {status.job_status.words}".strip()
 
 
 def show_audit(plan: Plan, console: Console) -> int:
-    """Each pair's config difference and fingerprints; returns 1 if a pair is not matched."""
+    """Print each pair's config difference and fingerprints; return 1 if a pair is not matched."""
     table = plan.recipe.table
     grid = _grid("pair", "differs in", "first weights", "first batches", "verdict")
     pairs = audit_pairs(plan)
     for pair in pairs:
         changed = "\n".join(f"{path}: {a!r} → {b!r}" for path, (a, b) in pair.differences.items())
-        prints = [_prints(pair.base), _prints(pair.other)]
+        hashes = [_short_hashes(pair.base), _short_hashes(pair.other)]
         style = {"matched": "green", "not matched": "bold red"}.get(pair.verdict, "dim")
         verdict = f"{pair.verdict}: {pair.reason}" if pair.reason else pair.verdict
         grid.add_row(
             f"{pair.row}, seed {pair.seed}\n{table.baseline.name} / {pair.arm}",
             Text(changed),
-            "\n".join(p["weights"] for p in prints),
-            "\n".join(p["batches"] for p in prints),
+            "\n".join(one["weights"] for one in hashes),
+            "\n".join(one["batches"] for one in hashes),
             Text(verdict, style=style),
         )
     console.print(grid)
@@ -130,7 +135,7 @@ def show_audit(plan: Plan, console: Console) -> int:
     return int(any(pair.verdict == "not matched" for pair in pairs))
 
 
-def _prints(planned: PlannedRun) -> dict[str, str]:
+def _short_hashes(planned: PlannedRun) -> dict[str, str]:
     try:
         found = read_fingerprint(planned)
     except DamagedFileError:
@@ -141,19 +146,19 @@ def _prints(planned: PlannedRun) -> dict[str, str]:
 
 
 class _OneLine(logging.Formatter):
-    """Time and message; the traceback of a failure is for log.txt."""
+    """Formats time and message, without the traceback of a failure, which log.txt has."""
 
     def format(self, record: logging.LogRecord) -> str:
         return f"{self.formatTime(record)} {record.getMessage()}"
 
 
-def run_shown(plan: Plan, console: Console) -> dict[str, str]:
-    """``launch.run_here`` with a progress bar in a terminal, or log lines elsewhere."""
+def run_shown(plan: Plan, console: Console) -> dict[str, ExecutionResult]:
+    """Call ``run_in_process`` with progress bars in a terminal or log lines elsewhere."""
     if not console.is_terminal:
         handler = logging.StreamHandler()
         handler.setFormatter(_OneLine())
         logging.basicConfig(level=logging.INFO, handlers=[handler])
-        return submission.run_here(plan)
+        return submission.run_in_process(plan)
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -167,23 +172,21 @@ def run_shown(plan: Plan, console: Console) -> dict[str, str]:
         watcher = threading.Thread(target=_follow, args=(plan.missing, bar, over), daemon=True)
         watcher.start()
         try:
-            return submission.run_here(plan)
+            return submission.run_in_process(plan)
         finally:
             over.set()
             watcher.join()
 
 
 def _follow(planned_runs: list[PlannedRun], bar: Progress, over: threading.Event) -> None:
-    """Copy progress.json into the bar until ``over`` is set, and once more after it."""
-    tasks = {planned: bar.add_task(planned.title, total=None, shown="") for planned in planned_runs}
+    """Copy progress.json to the bar of each run until ``over`` is set, and once after that."""
+    tasks = [bar.add_task(planned.title, total=None, shown="") for planned in planned_runs]
     last = False
     while not last:
         last = over.is_set()
-        for planned, task in tasks.items():
+        for planned, task in zip(planned_runs, tasks, strict=True):
             progress = read_json(planned.directory / "progress.json") or {}
-            shown = " ".join(
-                f"{k} {v:.4g}" for k, v in progress.get("shown", {}).items() if v is not None
-            )
+            shown = format_numbers(progress.get("shown", {}))
             if progress.get("steps"):
                 bar.update(task, completed=progress["step"], total=progress["steps"], shown=shown)
         if not last:

@@ -1,4 +1,4 @@
-"""Which runs share a job, and which jobs wait for which."""
+"""Packing of runs into jobs, and the dependencies between these jobs."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from matched.table import Resources
 
 @dataclass(frozen=True, kw_only=True)
 class PackedJob:
-    """Runs that share one job.
+    """The runs of one job, and the jobs that have to end before it starts.
 
     Attributes:
-        resources: what each of its runs is computed with.
-        after: positions of the jobs of the same submission that it has to wait for.
-        behind: Slurm's ids of jobs of earlier submissions that it has to wait for.
+        resources: of each run.
+        after: positions of jobs of the same submission.
+        after_ids: Slurm ids of jobs of earlier submissions.
     """
 
     runs: tuple[PlannedRun, ...]
     resources: Resources
     after: tuple[int, ...] = ()
-    behind: tuple[str, ...] = ()
+    after_ids: tuple[str, ...] = ()
 
 
 def pack_jobs(plan: Plan, cluster: str) -> list[PackedJob]:
-    """Spread the missing runs over jobs, a run never before what it needs.
+    """Spread the missing runs over jobs; no run comes before one that it needs.
 
-    On this machine there are as many jobs as workers, and runs that need each other stay in one
-    job, but for what so many need that workers would have nothing to do. On Slurm there are
-    ``runs_per_job`` runs of equal resources in each, and jobs wait for jobs. Runs that failed
-    before come last: one that kills its process would keep the others from their turn.
+    On this machine there is one job per worker. Runs that need each other share a job, unless that
+    would leave workers idle. On Slurm each job has up to ``runs_per_job`` runs of equal resources,
+    and depends on the jobs of the runs that it needs. Runs that failed before come last, because
+    one that kills its process again would prevent the runs after it.
     """
     if not plan.missing:
         return []
-    return _on_slurm(plan) if cluster == "slurm" else _here(plan, cluster)
+    return _pack_for_slurm(plan) if cluster == "slurm" else _pack_for_workers(plan, cluster)
 
 
-def _here(plan: Plan, cluster: str) -> list[PackedJob]:
-    """Jobs of one size, so that they share this machine evenly: that of the largest run.
+def _pack_for_workers(plan: Plan, cluster: str) -> list[PackedJob]:
+    """Pack jobs of equal resources, those of the largest run, so that they divide this machine.
 
     A run's result does not depend on the number of its processes.
     """
@@ -51,104 +51,105 @@ def _here(plan: Plan, cluster: str) -> list[PackedJob]:
     resources = max(
         (planned.resources for planned in missing), key=lambda r: (r.gpus, r.world_size)
     )
-    workers = min(_workers(resources, plan.site, cluster), len(missing))
-    bins: list[list[PlannedRun]] = [[] for _ in range(workers)]
-    for chains in _turns(missing, workers):
-        for i, chain in enumerate(chains):
-            bins[i % len(bins)].extend(chain)
-    return [PackedJob(runs=tuple(items), resources=resources) for items in bins if items]
+    num_jobs = min(_num_workers(resources, plan.site, cluster), len(missing))
+    jobs: list[list[PlannedRun]] = [[] for _ in range(num_jobs)]
+    for groups in _rounds(missing, num_jobs):
+        for i, group in enumerate(groups):
+            jobs[i % num_jobs].extend(group)
+    return [PackedJob(runs=tuple(runs), resources=resources) for runs in jobs if runs]
 
 
-def _turns(missing: Sequence[PlannedRun], workers: int) -> Iterator[list[list[PlannedRun]]]:
-    """Chains to spread over the workers, and then others, which may wait for them in another job.
+def _rounds(missing: Sequence[PlannedRun], num_jobs: int) -> Iterator[list[list[PlannedRun]]]:
+    """Yield one or two rounds of groups to spread over the jobs.
 
-    All jobs take their runs in an order in which what is needed comes first, so that two never wait
-    for each other.
+    Runs of the second round may wait for runs of the first in another job. Two jobs never wait for
+    each other, because every job computes its runs in an order in which needed runs come first.
     """
-    chains = _chains(missing)
-    needed = _needed_by_several(missing)
-    if len(chains) < workers and not any(_failed(i) for i in missing if i.run in needed):
-        yield _chains([planned for planned in missing if planned.run in needed])
-        chains = _chains([planned for planned in missing if planned.run not in needed])
-    yield sorted(chains, key=lambda chain: any(map(_failed, chain)))
+    groups = _connected_groups(missing)
+    shared = _shared_needs(missing)
+    if len(groups) < num_jobs and not any(_has_failed(i) for i in missing if i.run in shared):
+        yield _connected_groups([planned for planned in missing if planned.run in shared])
+        groups = _connected_groups([planned for planned in missing if planned.run not in shared])
+    yield sorted(groups, key=lambda group: any(map(_has_failed, group)))
 
 
-def _needed_by_several(items: Sequence[PlannedRun]) -> set[Run]:
-    """Runs that more than one of the items needs, and all that these need themselves."""
-    times = Counter(need for planned in items for need in planned.run.needs.values())
-    found: set[Run] = set()
-    for planned in reversed(items):  # prerequisites come first in a plan
-        if times[planned.run] > 1 or planned.run in found:
-            found |= {planned.run, *planned.run.needs.values()}
-    return found
+def _shared_needs(planned_runs: Sequence[PlannedRun]) -> set[Run]:
+    """Return the runs that more than one of the given runs needs, and everything these need."""
+    counts = Counter(need for planned in planned_runs for need in planned.run.needs.values())
+    shared: set[Run] = set()
+    for planned in reversed(planned_runs):  # prerequisites come first in a plan
+        if counts[planned.run] > 1 or planned.run in shared:
+            shared |= {planned.run, *planned.run.needs.values()}
+    return shared
 
 
-def _on_slurm(plan: Plan) -> list[PackedJob]:
-    at_work = _at_work(plan)
+def _pack_for_slurm(plan: Plan) -> list[PackedJob]:
+    earlier_ids = _ids_of_live_slurm_jobs(plan)
     packed: list[PackedJob] = []
-    home: dict[Run, int] = {}
+    position: dict[Run, int] = {}
     for level in _levels(plan.missing):
-        alike: dict[Resources, list[PlannedRun]] = {}
-        for planned in sorted(level, key=_failed):
-            alike.setdefault(planned.resources, []).append(planned)
-        for resources, items in _portions(alike):
-            needs = [need for planned in items for need in planned.run.needs.values()]
-            after = {home[need] for need in needs if need in home}
-            behind = {at_work[need] for need in needs if need in at_work}
-            home.update({planned.run: len(packed) for planned in items})
+        by_resources: dict[Resources, list[PlannedRun]] = {}
+        for planned in sorted(level, key=_has_failed):
+            by_resources.setdefault(planned.resources, []).append(planned)
+        for resources, runs in _split_by_runs_per_job(by_resources):
+            needs = [need for planned in runs for need in planned.run.needs.values()]
+            after = {position[need] for need in needs if need in position}
+            after_ids = {earlier_ids[need] for need in needs if need in earlier_ids}
+            position.update({planned.run: len(packed) for planned in runs})
             packed.append(
                 PackedJob(
-                    runs=tuple(items),
+                    runs=tuple(runs),
                     resources=resources,
                     after=tuple(sorted(after)),
-                    behind=tuple(sorted(behind)),
+                    after_ids=tuple(sorted(after_ids)),
                 )
             )
     return packed
 
 
-def _portions(
-    alike: Mapping[Resources, list[PlannedRun]],
+def _split_by_runs_per_job(
+    by_resources: Mapping[Resources, list[PlannedRun]],
 ) -> Iterator[tuple[Resources, list[PlannedRun]]]:
-    """The runs of each kind, as many at a time as share a job."""
-    for resources, items in alike.items():
-        for start in range(0, len(items), resources.runs_per_job):
-            yield resources, items[start : start + resources.runs_per_job]
+    for resources, runs in by_resources.items():
+        for start in range(0, len(runs), resources.runs_per_job):
+            yield resources, runs[start : start + resources.runs_per_job]
 
 
-def job_arrays(packed: Sequence[PackedJob], largest: int) -> list[list[int]]:
-    """Positions of jobs of equal resources that wait for the same jobs: each is one Slurm array.
+def job_arrays(packed: Sequence[PackedJob], max_size: int) -> list[list[int]]:
+    """Group jobs into Slurm arrays: lists of positions in ``packed``.
+
+    The jobs of an array have equal resources and dependencies.
 
     Args:
-        largest: the most jobs that an array may have.
+        max_size: the most jobs that an array may have.
     """
-    found: dict[tuple[object, ...], list[int]] = {}
+    groups: dict[tuple[object, ...], list[int]] = {}
     for i, job in enumerate(packed):
-        found.setdefault((job.resources, job.after, job.behind), []).append(i)
+        groups.setdefault((job.resources, job.after, job.after_ids), []).append(i)
     return [
-        wave[start : start + largest]
-        for wave in found.values()
-        for start in range(0, len(wave), largest)
+        group[start : start + max_size]
+        for group in groups.values()
+        for start in range(0, len(group), max_size)
     ]
 
 
-def _failed(planned: PlannedRun) -> bool:
+def _has_failed(planned: PlannedRun) -> bool:
     return planned.status.state is State.FAILED and planned.status.started
 
 
-def _at_work(plan: Plan) -> dict[Run, str]:
-    """Runs that jobs of earlier submissions have, and Slurm's ids of these jobs."""
-    found = {}
+def _ids_of_live_slurm_jobs(plan: Plan) -> dict[Run, str]:
+    """Map the runs that jobs of earlier submissions have to the Slurm ids of these jobs."""
+    ids = {}
     for planned in plan.runs:
         if planned.status.state.live:
-            job = planned.directory.job()
-            if job is not None and job["cluster"] == "slurm":
-                found[planned.run] = job["job_id"]
-    return found
+            record = planned.directory.job()
+            if record is not None and record.job.on_slurm:
+                ids[planned.run] = record.job.job_id
+    return ids
 
 
-def _workers(resources: Resources, site: Site, cluster: str) -> int:
-    """How many jobs of this size this machine works on at a time."""
+def _num_workers(resources: Resources, site: Site, cluster: str) -> int:
+    """Return how many jobs of these resources this machine computes at a time."""
     if cluster == "debug":
         return 1
     if resources.gpus:
@@ -156,24 +157,25 @@ def _workers(resources: Resources, site: Site, cluster: str) -> int:
     return max(1, site.local.worker_count() // resources.processes)
 
 
-def _levels(items: Sequence[PlannedRun]) -> list[list[PlannedRun]]:
-    """Items by the length of the longest chain of missing runs below them."""
+def _levels(planned_runs: Sequence[PlannedRun]) -> list[list[PlannedRun]]:
+    """Group runs by the length of their longest chain of missing prerequisites."""
     depth: dict[Run, int] = {}
     levels: list[list[PlannedRun]] = []
-    for planned in items:  # prerequisites come first in a plan
-        below = [depth[need] for need in planned.run.needs.values() if need in depth]
-        depth[planned.run] = max(below, default=-1) + 1
+    for planned in planned_runs:  # prerequisites come first in a plan
+        needed = [depth[need] for need in planned.run.needs.values() if need in depth]
+        depth[planned.run] = max(needed, default=-1) + 1
         while len(levels) <= depth[planned.run]:
             levels.append([])
         levels[depth[planned.run]].append(planned)
     return levels
 
 
-def _chains(items: Sequence[PlannedRun]) -> list[list[PlannedRun]]:
-    """Items grouped so that no run needs one of another group; order kept."""
-    group: dict[Run, list[PlannedRun]] = {}
-    for planned in items:
-        needed = {id(group[n]): group[n] for n in planned.run.needs.values() if n in group}
-        merged = [*(member for members in needed.values() for member in members), planned]
-        group.update({member.run: merged for member in merged})
-    return list({id(members): members for members in group.values()}.values())
+def _connected_groups(planned_runs: Sequence[PlannedRun]) -> list[list[PlannedRun]]:
+    """Group runs so that none needs a run of another group; keep their order."""
+    group_of: dict[Run, list[PlannedRun]] = {}
+    for planned in planned_runs:
+        needed = [group_of[need] for need in planned.run.needs.values() if need in group_of]
+        distinct = {id(group): group for group in needed}.values()
+        merged = [*(member for group in distinct for member in group), planned]
+        group_of.update({member.run: merged for member in merged})
+    return list({id(group): group for group in group_of.values()}.values())

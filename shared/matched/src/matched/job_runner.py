@@ -1,50 +1,45 @@
-"""A job: several runs one after the other, and what becomes of it when it is cut short."""
+"""Jobs: the callable that submitit starts, which computes several runs one after the other."""
 
 from __future__ import annotations
 
 import logging
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import submitit
 import submitit.helpers
-from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 
 from matched import job_status, signals
-from matched.files import CHECKSUM_SUFFIX
-from matched.peers import PeerLost, Peers
+from matched.peers import PeerLostError, Peers
+from matched.requeue import Requeuer
 from matched.run import Run
-from matched.run_directory import RunDirectory
 from matched.run_execution import execute
-from matched.signals import PREEMPTION_SIGNAL, Interrupted
+from matched.signals import Interrupted
 from matched.site import Site
+from matched.status import ExecutionResult, State
 from matched.table import Resources
 
 log = logging.getLogger("matched")
-STOPPED = 128 + signal.SIGTERM
-UNTIL_KILLED = 600
-"""Seconds that a process waits for Slurm to end it; by then it is not going to."""
-HANGS = 20
-"""Seconds after the failure of one process in which the others have to come to their end."""
+SUCCESS_TIMEOUT = 3600
+"""Seconds to wait for the other processes after this one has finished a run."""
+FAILURE_TIMEOUT = 20
+"""Seconds to wait for the other processes after a run has failed in this one."""
 
 
 @dataclass(kw_only=True)
 class JobRunner(submitit.helpers.Checkpointable):
-    """The callable that submitit pickles: several runs that share one job.
+    """The callable that submitit pickles: the runs that share one job.
 
     Attributes:
         resources: of each run, in the order of ``runs``.
-        gpus: indices of the GPUs to use; None leaves the choice to whoever started the job.
-        token: tells this submission's failures from earlier ones'.
-        minutes: time limit of the job; None where it has none.
-        code: what ``provenance.submission`` says.
+        gpus: indices of the GPUs to use; None keeps those that the job was started with.
+        token: identifies the submission, and so distinguishes its failures from earlier ones.
+        minutes: time limit of the job; None without one.
+        code: the record of ``provenance.record_submission``.
     """
 
     runs: list[Run]
@@ -56,16 +51,16 @@ class JobRunner(submitit.helpers.Checkpointable):
     minutes: int | None = None
     code: Mapping[str, Any] = field(default_factory=dict)
 
-    def __call__(self) -> dict[str, str]:
-        """Called by submitit: signature → "done", "diverged" or the reason of the failure."""
+    def __call__(self) -> dict[str, ExecutionResult]:
+        """Compute all runs in a job of submitit; see ``compute``."""
         if self.gpus is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self.gpus))
         environment = submitit.JobEnvironment()
-        if environment.cluster == "debug":  # there the terminal shows the runs' progress already
+        if environment.cluster == "debug":  # the terminal already shows the runs' progress
             return self.compute("debug", str(os.getpid()))
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
         if environment.num_tasks > 1:
-            # A site whose nodes' names do not resolve, or have a faster network, sets its own.
+            # A site whose node names do not resolve, or that has a faster network, sets its own.
             address = os.environ.get("MASTER_ADDR")
             submitit.helpers.TorchDistributedEnvironment().export(
                 set_cuda_visible_devices=False, overwrite=True
@@ -75,183 +70,92 @@ class JobRunner(submitit.helpers.Checkpointable):
 
     def compute(
         self, cluster: str, job_id: str, environment: submitit.JobEnvironment | None = None
-    ) -> dict[str, str]:
-        """As ``__call__``, in a process whose environment is set up already.
+    ) -> dict[str, ExecutionResult]:
+        """Compute all runs in a process whose environment variables are set up already.
+
+        Returns:
+            Signature → result of the run.
 
         Raises:
-            SystemExit: if the process was asked to stop, or has to end for others' sake.
+            SystemExit: if the process got a stop signal, or a process of the job was lost.
         """
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-            # Before torch is imported: more threads than cores cost a multiple of what they bring.
+            # Set before torch is imported: more threads than cores are several times slower.
             os.environ[name] = str(self.threads)
-        return _Attempt(self, cluster, job_id, environment).go()
+        return _JobStart(self, cluster, job_id, environment).compute()
 
 
-def _signal() -> signal.Signals:
-    """What this job was told; another process may have passed it on before it came here."""
-    deadline = time.monotonic() + 5
-    while (number := signals.stop_signal()) is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return number or signal.SIGTERM
-
-
-class _Attempt:
-    """One start of a pack's job, which may have been started before."""
+class _JobStart:
+    """One start of a job; a requeued job has several."""
 
     def __init__(
         self,
-        pack: JobRunner,
+        runner: JobRunner,
         cluster: str,
         job_id: str,
         environment: submitit.JobEnvironment | None,
     ) -> None:
-        self.pack, self.cluster, self.environment = pack, cluster, environment
-        folder = pack.site.runs_folder / ".jobs" / job_id
-        identity = job_status.identity(cluster, job_id, pack.token)
-        self.job = {**identity, "folder": str(folder), "at": time.time()}
+        self.runner = runner
+        folder = runner.site.runs_folder / ".jobs" / job_id
+        self.job = job_status.job_record(cluster, job_id, runner.token, folder)
         self.peers = Peers()
-        self.started = time.monotonic()
-        self.run: Run | None = None
-        self.saved: set[Path] = set()
-        """What the run at work had saved when it was begun."""
-        self.first = False
-        """Whether it was begun as soon as the job was."""
+        self.requeuer = Requeuer(
+            cluster=cluster,
+            environment=environment,
+            site=runner.site,
+            token=runner.token,
+            minutes=runner.minutes,
+            num_runs=len(runner.runs),
+            rank=self.peers.rank,
+        )
 
-    def go(self) -> dict[str, str]:
-        outcomes: dict[str, str] = {}
-        # The last quarter of the grace period is for queueing the job again.
-        grace = 0.75 * self.pack.site.slurm.grace_seconds
-        with signals.watch_signals(grace, self._overdue):
+    def compute(self) -> dict[str, ExecutionResult]:
+        results: dict[str, ExecutionResult] = {}
+        runs, resources = self.runner.runs, self.runner.resources
+        # The last quarter of the grace period is left for requeueing the job.
+        grace = 0.75 * self.runner.site.slurm.grace_seconds
+        with signals.watch_signals(grace, self.requeuer.stop_overdue):
             try:
-                both = zip(self.pack.runs, self.pack.resources, strict=True)
-                for i, (run, resources) in enumerate(both, start=1):
-                    outcomes[run.signature] = self._one(run, resources, i == len(self.pack.runs))
+                for i, (run, its_resources) in enumerate(zip(runs, resources, strict=True)):
+                    is_last = i == len(runs) - 1
+                    results[run.signature] = self._compute_run(run, its_resources, is_last)
             except Interrupted:
-                self._give_way(_signal())
+                self.requeuer.stop(_wait_for_signal())
         self.peers.close()
-        return outcomes
+        return results
 
-    def _one(self, run: Run, resources: Resources, last: bool) -> str:
+    def _compute_run(self, run: Run, resources: Resources, is_last: bool) -> ExecutionResult:
         if signals.stop_signal():
             raise Interrupted
-        pack = self.pack
-        self.run, self.saved = run, self._saved(run)
-        self.first = time.monotonic() - self.started < 60
+        self.requeuer.begin_run(run)
         try:
-            outcome = execute(
+            result = execute(
                 run,
-                pack.site,
+                self.runner.site,
                 self.job,
                 self.peers,
-                threads=pack.threads,
+                threads=self.runner.threads,
                 num_workers=resources.num_workers,
                 shard=resources.shard,
-                code=pack.code,
+                code=self.runner.code,
             )
-        except PeerLost as error:
-            return self._lost(str(error))
-        well = outcome in ("done", "diverged")
-        if not self.peers.all_over(run.signature, 3600 if well else HANGS):
-            # Another process hangs in a collective; only the end of the job ends it.
-            self._abandon(outcome, requeue=not last)
-        return outcome
+        except PeerLostError as error:
+            if signals.stop_signal():
+                raise Interrupted from error
+            # A process that merely failed still comes to the barrier; a killed one does not.
+            if not self.peers.barrier(run.signature, FAILURE_TIMEOUT):
+                self.requeuer.abort_after_lost_process(str(error))
+            return ExecutionResult(state=State.FAILED, reason=str(error))
+        timeout = SUCCESS_TIMEOUT if result.state.finished else FAILURE_TIMEOUT
+        if not self.peers.barrier(run.signature, timeout):
+            # Another process hangs in a collective, which only the end of the job can end.
+            self.requeuer.abort(str(result), requeue=not is_last)
+        return result
 
-    def _lost(self, why: str) -> str:
-        """Another process is gone: killed, or its node. Or it has failed, and is here to say so."""
-        if signals.stop_signal():
-            raise Interrupted
-        assert self.run is not None, "a run is being computed"
-        if not self.peers.all_over(self.run.signature, HANGS):
-            restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-            self._abandon(why, requeue=self._progressed() or restarts < 3)
-        return why
 
-    def _abandon(self, why: str, requeue: bool) -> NoReturn:
-        """End all processes of the job; ``again``: it is queued again and goes on."""
-        log.error("the job ends because of %s: %s", self.run and self.run.signature, why)
-        code = 1
-        if self.cluster == "slurm" and requeue:
-            self._requeue()
-        elif self.cluster == "local" and self.environment is not None:
-            code = LOCAL_REQUEUE_RETURN_CODE if requeue else 1
-            os.kill(int(self.environment.job_id), signal.SIGTERM)  # which tells the others
-        print(f"matched: error: {why}", file=sys.stderr)
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        # Not by an exception: threads of a collective that never ends would abort the process in
-        # the middle of Python's own clean-up, with another exit code.
-        os._exit(code)
-
-    def _give_way(self, number: signal.Signals) -> NoReturn:
-        """The run has been saved, or there was none: queue the job again where that is for us."""
-        log.info("stopped by %s after %.0f s", number.name, time.monotonic() - self.started)
-        if self.cluster == "slurm":
-            if number == PREEMPTION_SIGNAL and self.peers.rank == 0 and self._worth_it():
-                self._requeue()
-            self._until_killed()
-        if number == PREEMPTION_SIGNAL and self.cluster == "local":
-            raise SystemExit(LOCAL_REQUEUE_RETURN_CODE)
-        raise SystemExit(STOPPED)
-
-    def _overdue(self, number: signal.Signals) -> None:
-        """In another thread: the run did not save in time; its last checkpoint has to do."""
-        log.warning("no step has ended since %s; going back to the last checkpoint", number.name)
-        if self.cluster != "slurm":
-            requeue = number == PREEMPTION_SIGNAL and self.cluster == "local"
-            os._exit(LOCAL_REQUEUE_RETURN_CODE if requeue else STOPPED)
-        if number == PREEMPTION_SIGNAL and self.peers.rank == 0 and self._worth_it():
-            self._requeue()
-
-    def _requeue(self) -> None:
-        """Queue the job again and wait for Slurm to end this start of it."""
-        assert self.environment is not None
-        try:
-            self.environment._requeue(countdown=0)
-        except (OSError, subprocess.SubprocessError) as error:
-            # Slurm may have queued it again by itself: this is then of no account.
-            log.warning("the job could not be queued again: %s", error)
-        self._until_killed()
-
-    def _until_killed(self) -> NoReturn:
-        """Wait for Slurm to end this start of the job.
-
-        An exit would end the other processes before they have saved, and Slurm would take it for
-        the end of the job, which it may be about to queue again. SIGTERM after another signal is
-        that end.
-        """
-        deadline = time.monotonic() + UNTIL_KILLED
-        while time.monotonic() < deadline and signal.SIGTERM not in signals.received_signals()[1:]:
-            time.sleep(0.1)
-        raise SystemExit(STOPPED)
-
-    def _progressed(self) -> bool:
-        assert self.run is not None, "a run is being computed"
-        return bool(self._saved(self.run) - self.saved)
-
-    def _worth_it(self) -> bool:
-        """Whether another start of the job would get any further than this one.
-
-        A run that had the whole time of the job and saved nothing has failed for good.
-        """
-        limit = self.pack.minutes
-        if self.run is None or limit is None or not self.first or self._progressed():
-            return True
-        spent = time.monotonic() - self.started
-        # Slurm may give the signal a minute early.
-        if spent < 60 * (limit - 1) - self.pack.site.slurm.grace_seconds:
-            return True
-        directory = RunDirectory(self.pack.site.runs_folder, self.run)
-        if (directory / "result.json").exists():
-            return True
-        why = (
-            f"not one step was saved in the whole time of a job, {limit} min: raise max_hours "
-            "under [slurm], or the minutes of the recipe's resources"
-        )
-        directory.write_failure(why, self.pack.token)
-        return len(self.pack.runs) > 1
-
-    def _saved(self, run: Run) -> set[Path]:
-        """Its checkpoints, and the files of ``training.file_tasks`` that are whole."""
-        folder = RunDirectory(self.pack.site.runs_folder, run).path
-        return {*folder.glob("checkpoints/step_*"), *folder.glob(f"**/*{CHECKSUM_SUFFIX}")}
+def _wait_for_signal() -> signal.Signals:
+    """Return the stop signal; another process may pass on a stop before the signal arrives."""
+    deadline = time.monotonic() + 5
+    while (number := signals.stop_signal()) is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return number or signal.SIGTERM

@@ -1,28 +1,29 @@
-"""Which jobs are still at work: asked of the operating system and of Slurm, once for all runs."""
+"""Status of jobs, asked from the operating system and from Slurm once for all runs."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 from matched import lease
-from matched.files import DamagedFileError, write_json
-from matched.run_directory import RunDirectory, RunFiles
-from matched.status import JobStatus, State
+from matched.files import DamagedFileError
+from matched.run_directory import RunFiles
+from matched.status import JobId, JobRecord, JobStatus, State
 
 PATIENCE = 60
-"""Seconds to wait for a Slurm command, which a busy controller keeps waiting."""
+"""Seconds to wait for a Slurm command: a busy controller answers late."""
+SLURM_SECONDS = 15.0
+"""Seconds for which an answer of Slurm is used when jobs are watched."""
 SILENCE = 120
-"""Seconds after which a run on another host that gives no sign of life is taken to be over."""
+"""Seconds without a beat after which a run on another host is taken to be over."""
 OVER = {
     "COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL",
     "DEADLINE", "PREEMPTED", "REVOKED",
@@ -30,100 +31,135 @@ OVER = {
 WAITING = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "SUSPENDED"}
 
 
-def identity(cluster: str, job_id: str, token: str) -> dict[str, str]:
-    """What tells a job from all others: its cluster, number, and the submission's token."""
-    host = socket.gethostname()
-    key = f"slurm job {job_id}" if cluster == "slurm" else f"process {job_id} on {host}"
-    return {
-        "key": key,
-        "cluster": cluster,
-        "job_id": job_id,
-        "host": host,
-        "user": str(os.getuid()),
-        "token": token,
-    }
+def job_record(cluster: str, job_id: str, token: str, folder: Path | str) -> JobRecord:
+    """Return the record of a job that this user gives runs to now, from this host.
+
+    Args:
+        cluster: as submitit names it.
+        token: names the submission.
+        folder: where the output of the job is.
+    """
+    return JobRecord(
+        job=JobId.here(cluster, job_id),
+        user=str(os.getuid()),
+        token=token,
+        folder=str(folder),
+        at=time.time(),
+    )
 
 
-def write_job_file(directory: RunDirectory, job: Mapping[str, str], **more: Any) -> None:
-    """Write job.json: the run was given to that job."""
-    write_json(directory / "job.json", {**job, **more})
+def job_statuses(
+    directories: Iterable[RunFiles], queue: SlurmQueue | None = None
+) -> dict[JobId, JobStatus]:
+    """Return the status of every job that these runs were given to, if they are unfinished.
 
-
-def job_statuses(directories: Iterable[RunFiles]) -> dict[str, JobStatus]:
-    """Key of every job that these unfinished runs were given to → what is said of it.
+    Args:
+        queue: keeps Slurm's answer from one call to the next; None asks Slurm each time.
 
     Raises:
-        ValueError: where Slurm cannot be asked.
+        ValueError: if Slurm cannot be asked.
     """
-    jobs: dict[str, dict[str, Any]] = {}
-    quiet: dict[str, float] = {}
+    jobs: dict[JobId, JobRecord] = {}
+    silence: dict[JobId, float] = {}
     for directory in directories:
         if (directory / "result.json").exists():
             continue
         with suppress(DamagedFileError):
-            if (job := directory.job()) is not None:
-                jobs[job["key"]] = job
+            if (record := directory.job()) is not None:
+                jobs[record.job] = record
         owner = directory.owner()
-        if owner is not None and "key" in owner:
-            jobs.setdefault(owner["key"], owner)
-            if owner["cluster"] != "slurm" and owner["host"] != socket.gethostname():
-                seconds = lease.quiet_for(directory.path, _now(directory.path))
-                quiet[owner["key"]] = min(seconds, quiet.get(owner["key"], seconds))
-    slurm = {job["job_id"]: job["user"] for job in jobs.values() if job["cluster"] == "slurm"}
-    queue = _slurm(slurm) if slurm else {}
+        if owner is not None:
+            jobs.setdefault(owner.job, owner)
+            if owner.job.on_other_host:
+                seconds = lease.seconds_since_beat(directory.path, _now(directory.path))
+                silence[owner.job] = min(seconds, silence.get(owner.job, seconds))
+    users = {job.job_id: record.user for job, record in jobs.items() if job.on_slurm}
+    on_slurm = (queue or SlurmQueue()).statuses(users)
     return {
-        key: queue.get(job["job_id"], JobStatus(state=None))
-        if job["cluster"] == "slurm"
-        else _process(job, quiet.get(key))
-        for key, job in jobs.items()
+        job: on_slurm.get(job.job_id, JobStatus(state=None))
+        if job.on_slurm
+        else _process_status(record, silence.get(job))
+        for job, record in jobs.items()
     }
 
 
-def cancel(jobs: Iterable[Mapping[str, Any]]) -> None:
-    """Ask these jobs to stop; they save where they can.
+class SlurmQueue:
+    """Slurm's answer about jobs, kept for ``SLURM_SECONDS``: its controller serves many users."""
+
+    def __init__(self) -> None:
+        self._users: Mapping[str, str] = {}
+        self._answer: dict[str, JobStatus] = {}
+        self._asked = 0.0
+
+    def statuses(self, users: Mapping[str, str]) -> Mapping[str, JobStatus]:
+        """Return the status of at least these jobs.
+
+        Args:
+            users: the number of the user who submitted each job, by job id.
+
+        Raises:
+            ValueError: if Slurm cannot be asked.
+        """
+        if not users:
+            return {}
+        recent = time.monotonic() - self._asked < SLURM_SECONDS
+        if not (recent and users.keys() <= self._users.keys()):
+            self._answer = _ask_slurm(users)
+            self._users, self._asked = dict(users), time.monotonic()
+        return self._answer
+
+
+def cancel(jobs: Iterable[JobRecord]) -> None:
+    """Ask these jobs to stop; they save what they can.
 
     Raises:
         ValueError: if Slurm refuses, or a process is on another host.
     """
     slurm = []
-    for job in jobs:
-        if job["cluster"] == "slurm":
-            slurm.append(job["job_id"])
-        elif job["host"] != socket.gethostname():
-            raise ValueError(f"{job['key']} can be cancelled on that host only")
-        elif _process(job, None).state is not None:
-            os.kill(int(job["job_id"]), signal.SIGTERM)
+    for record in jobs:
+        if record.job.on_slurm:
+            slurm.append(record.job.job_id)
+        elif record.job.on_other_host:
+            raise ValueError(f"{record.job.describe()} can be cancelled on that host only")
+        elif _process_status(record, None).state is not None:
+            os.kill(int(record.job.job_id), signal.SIGTERM)
     if slurm:
-        _ask("scancel", *slurm)
+        _run_command("scancel", *slurm)
 
 
-def _process(job: Mapping[str, Any], quiet: float | None) -> JobStatus:
-    """Whether the process is there; of another host's, whether it has been heard of lately."""
-    if job["host"] != socket.gethostname():
-        if quiet is None:  # nothing of this job has begun: its submission is all there is to go by
-            quiet = _now(Path(job["folder"])) - job["at"]
-        heard = quiet < SILENCE
-        words = "" if heard else f"nothing heard of {job['host']} for {quiet / 60:.0f} min"
-        return JobStatus(state=State.RUNNING if heard else None, words=words)
-    stat = Path(f"/proc/{job['job_id']}/stat")
+def _process_status(record: JobRecord, silence: float | None) -> JobStatus:
+    """Return whether a process exists or, on another host, has given a sign of life lately.
+
+    Args:
+        silence: seconds since its last beat; None if it owns no run yet.
+    """
+    if record.job.on_other_host:
+        if silence is None:  # until a run has started, only the time of the submission is known
+            silence = _now(Path(record.folder)) - record.at
+        if silence < SILENCE:
+            return JobStatus(state=State.RUNNING)
+        words = f"nothing heard of {record.job.host} for {silence / 60:.0f} min"
+        return JobStatus(state=None, words=words)
+    stat = Path(f"/proc/{record.job.job_id}/stat")
     try:
         fields = stat.read_text().rpartition(")")[2].split()
     except OSError:
         return JobStatus(state=None)
     zombie = fields[0] == "Z"
-    # A later process may have been given the same number: it started after the job was recorded.
+    # A later process may have the same id: then it started after the job was recorded.
     started = _boot_time() + int(fields[19]) / os.sysconf("SC_CLK_TCK")
-    over = zombie or started > job["at"] + 60
+    over = zombie or started > record.at + 60
     return JobStatus(state=None if over else State.RUNNING)
 
 
 def _now(folder: Path) -> float:
-    """The time by the clock that stamps the files of ``folder``, which may be a server's."""
+    """Return the time of the clock that stamps the files of ``folder``, which may be a server's."""
     with suppress(OSError), tempfile.NamedTemporaryFile(dir=folder) as file:
         return os.fstat(file.fileno()).st_mtime
     return time.time()
 
 
+@cache
 def _boot_time() -> float:
     for line in Path("/proc/stat").read_text().splitlines():
         if line.startswith("btime "):
@@ -131,11 +167,13 @@ def _boot_time() -> float:
     raise AssertionError("/proc/stat has no btime")
 
 
-def _slurm(users: Mapping[str, str]) -> dict[str, JobStatus]:
-    """Slurm job id (array tasks as "7_3") → what squeue says, or else what sacct remembers.
+def _ask_slurm(users: Mapping[str, str]) -> dict[str, JobStatus]:
+    """Return the status of jobs by id (array tasks as "7_3"), from squeue and then from sacct.
 
-    ``users`` maps the job ids that are asked for to the number of the user who submitted each.
-    squeue answers with and without accounting, and for some minutes of jobs that are over.
+    squeue needs no accounting, and remembers jobs that are over for some minutes.
+
+    Args:
+        users: the number of the user who submitted each job, by job id.
     """
     if shutil.which("squeue") is None:
         raise ValueError(
@@ -143,22 +181,25 @@ def _slurm(users: Mapping[str, str]) -> dict[str, JobStatus]:
             "ask from a machine of the cluster"
         )
     of = "--user=" + ",".join(sorted(set(users.values())))
-    shown = _ask("squeue", of, "--noheader", "--array", "--states=all", "--format=%F_%K|%A|%T|%r")
-    queue = {}
+    shown = _run_command(
+        "squeue", of, "--noheader", "--array", "--states=all", "--format=%F_%K|%A|%T|%r"
+    )
+    statuses = {}
     for line in shown.splitlines():
         task, job_id, state, reason = line.strip().split("|", 3)
-        queue[job_id if task.endswith("_N/A") else task] = _seen(state, reason)
-    gone = sorted(set(users) - set(queue))
-    if gone and shutil.which("sacct") is not None:
-        with suppress(ValueError):  # no accounting, no memory
-            shown = _ask("sacct", "-X", "-n", "-P", "-o", "JobID,State", "-j", ",".join(gone))
+        statuses[job_id if task.endswith("_N/A") else task] = _slurm_status(state, reason)
+    missing = sorted(users.keys() - statuses.keys())
+    if missing and shutil.which("sacct") is not None:
+        with suppress(ValueError):  # the cluster has no accounting
+            ids = ",".join(missing)
+            shown = _run_command("sacct", "-X", "-n", "-P", "-o", "JobID,State", "-j", ids)
             for line in shown.splitlines():
                 job_id, _, state = line.partition("|")
-                queue[job_id] = _seen(state, "")
-    return queue
+                statuses[job_id] = _slurm_status(state, "")
+    return statuses
 
 
-def _seen(state: str, reason: str) -> JobStatus:
+def _slurm_status(state: str, reason: str) -> JobStatus:
     word = state.split()[0].rstrip("+") if state.strip() else ""  # "CANCELLED by 1000"
     if not word or word in OVER:
         return JobStatus(state=None, words=state)
@@ -166,11 +207,11 @@ def _seen(state: str, reason: str) -> JobStatus:
     return JobStatus(state=State.QUEUED if word in WAITING else State.RUNNING, words=words)
 
 
-def _ask(*command: str) -> str:
-    """What a Slurm command answers.
+def _run_command(*command: str) -> str:
+    """Return what a Slurm command prints.
 
     Raises:
-        ValueError: if it fails, with its own words.
+        ValueError: if it fails, with its own message, or does not answer.
     """
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)

@@ -1,12 +1,14 @@
-"""One owner per run directory: a lease that outlives no owner and trusts no clock.
+"""Leases: exclusive ownership that expires with its process and needs no synchronized clocks.
 
-The owners of a folder are numbered files, owners/000007.json being the seventh; the highest
-number owns the folder. Whoever wants it creates the next number, which the file system lets only
-one do (O_EXCL, atomic on NFS from version 3 on). An owner touches its file every ``BEAT`` seconds.
-It is taken to be dead when its process is gone (where that can be seen: same kernel), or when the
-touched time has not *changed* for ``PATIENCE`` seconds of the observer's own clock: times of two
-hosts are never compared. A time of 0 says that the owner has let go, and takes no space to write
-on a full disk. An owner that was only asleep finds a higher number and stops (``confirm``).
+The owners of a folder are numbered files: owners/000007.json is the seventh, and the highest number
+owns the folder. A process becomes owner by creating the next number with O_EXCL, which succeeds for
+one process only (on NFS from version 3 on). It then touches its file every ``BEAT`` seconds.
+
+An owner is dead if its process is gone, where that can be seen (same kernel), or if its file has
+not been touched for ``PATIENCE`` seconds of the observer's own clock. Times of two hosts are never
+compared. An owner releases the folder by setting the time of its file to 0, which needs no space
+on a full disk. An owner that was only suspended finds a higher number in ``check_ownership`` and
+stops.
 """
 
 from __future__ import annotations
@@ -18,10 +20,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matched.files import DamagedFileError, read_json
+from matched.files import read_json
+from matched.status import JOB_KEYS, JobRecord
 
 FOLDER = "owners"
 BEAT = 5.0
@@ -30,15 +34,35 @@ POLL = 0.5
 
 
 class LeaseHeldError(ValueError):
-    """Another process is at work on the run; the message names it."""
+    """Another process owns the folder; the message names it."""
 
 
 class LeaseLostError(RuntimeError):
-    """This process owned the run, and another has taken it over."""
+    """This process owned the folder, and another has taken it over."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Owner:
+    """The process that owns a folder, as its file records it.
+
+    Attributes:
+        host: where the process runs; a Slurm job itself has no host.
+        place: the process among those of its host: see ``_place``.
+    """
+
+    job: JobRecord
+    host: str
+    place: Mapping[str, Any]
+
+    def describe(self) -> str:
+        """Return "slurm job 12_3, process 4711 on host n2"."""
+        process = f"process {self.place['pid']} on host {self.host}"
+        job = self.job.job.describe()
+        return process if job == process else f"{job}, {process}"
 
 
 class Lease:
-    """What an owner holds; made by ``acquire``."""
+    """The ownership of a folder, kept up by a thread until it is released; see ``acquire``."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -52,13 +76,11 @@ class Lease:
                 os.utime(self.path)
 
     def check_ownership(self) -> None:
-        """
-        Raises:
-            Lost: if another process has taken over.
-        """
+        """Raise LeaseLostError if another process has taken over."""
         newest = _newest(self.path.parent)
         if newest != self.path:
-            by = describe(_read(newest)) if newest is not None else "nobody: its files are gone"
+            owner = None if newest is None else _read(newest)
+            by = _describe(owner) if newest is not None else "nobody: its files are gone"
             raise LeaseLostError(
                 f"{self.path.parent.parent} was taken over by {by}; this process stops"
             )
@@ -72,33 +94,33 @@ class Lease:
 
 def acquire(
     folder: Path,
-    job: Mapping[str, Any],
+    job: JobRecord,
     *,
     patience: float = PATIENCE,
     wait: bool = False,
     pause: Callable[[], None] = lambda: time.sleep(POLL),
 ) -> Lease:
-    """Own ``folder``; an owner that is alive is waited for if it is of the same job.
+    """Become the owner of ``folder``, after an owner of the same job that is still alive.
 
     Args:
-        folder: its ``owners`` folder is made if it is not there.
-        job: who asks: "key" (equal for all starts of a job) and whatever else others should know.
-        patience: seconds without a beat after which an owner elsewhere is taken to be dead.
-        wait: wait for an owner of another job too.
-        pause: called between looks; raises if the wait has become pointless.
+        folder: its subfolder ``owners`` is created if necessary.
+        job: the job of this process; all starts of a requeued job have the same ``job.job``.
+        patience: seconds without a beat after which an owner on another host is taken for dead.
+        wait: wait for owners of other jobs too.
+        pause: called between two looks; raises if there is no point in waiting any longer.
 
     Raises:
-        Held: if somebody else is at work there.
-        OSError: if the folder cannot be written.
+        LeaseHeldError: if a process of another job owns the folder.
+        OSError: if the folder cannot be written to.
     """
     owners = folder / FOLDER
     owners.mkdir(parents=True, exist_ok=True)
     while True:
         newest = _newest(owners)
-        if newest is not None and not _free(newest, patience, pause):
+        if newest is not None and not _is_free(newest, patience, pause):
             owner = _read(newest)
-            if owner and not wait and owner["key"] != job["key"]:
-                raise LeaseHeldError(f"{folder} is at work: {describe(owner)}")
+            if owner is not None and not wait and owner.job.job != job.job:
+                raise LeaseHeldError(f"{folder} is in use by {_describe(owner)}")
             pause()
             continue
         taken = _take(owners, 1 if newest is None else int(newest.stem) + 1, job)
@@ -106,25 +128,26 @@ def acquire(
             return Lease(taken)
 
 
-def owner(folder: Path) -> dict[str, Any] | None:
-    """The record of who owns ``folder``, dead or alive; None if nobody does."""
+def owner(folder: Path) -> JobRecord | None:
+    """Return the job that owns ``folder``, alive or dead; None if there is none or it is unknown.
+
+    An owner is unknown for the moment between the creation of its file and its first line.
+    """
     newest = _newest(folder / FOLDER)
-    if newest is None or _released(newest):
+    if newest is None or _is_released(newest):
         return None
-    return _read(newest)
+    found = _read(newest)
+    return None if found is None else found.job
 
 
-def quiet_for(folder: Path, now: float) -> float:
-    """Seconds since the owner's last beat, ``now`` being a time of the same file system."""
+def seconds_since_beat(folder: Path, now: float) -> float:
+    """Return the age of the owner's last beat, ``now`` being a time of the same file system."""
     newest = _newest(folder / FOLDER)
     return float("inf") if newest is None else now - _touched(newest)
 
 
-def describe(owner: Mapping[str, Any]) -> str:
-    """ "slurm job 12_3 on host n2 (process 4711)"."""
-    if "key" not in owner:
-        return "a process that has not said yet who it is"
-    return f"{owner['key']}, process {owner['place']['pid']} on host {owner['host']}"
+def _describe(owner: Owner | None) -> str:
+    return "a process that has not recorded its job yet" if owner is None else owner.describe()
 
 
 def _newest(owners: Path) -> Path | None:
@@ -135,29 +158,32 @@ def _newest(owners: Path) -> Path | None:
     return owners / max(numbered) if numbered else None
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """The record in ``path``; empty if its writer has come no further, or has been replaced."""
+def _read(path: Path) -> Owner | None:
+    """Return the owner in ``path``; None if its content is not yet written, or it was replaced."""
     try:
-        return read_json(path, ("key", "host", "place")) or {}
-    except DamagedFileError:
-        return {}
+        record = read_json(path, (*JOB_KEYS, "host", "place"))
+        if record is None:
+            return None
+        return Owner(job=JobRecord.from_json(record), host=record["host"], place=record["place"])
+    except ValueError:  # a DamagedFileError too
+        return None
 
 
-def _take(owners: Path, number: int, job: Mapping[str, Any]) -> Path | None:
-    """Become owner number so-and-so; None if another was faster."""
+def _take(owners: Path, number: int, job: JobRecord) -> Path | None:
+    """Become owner ``number`` and return its file; None if another process was faster."""
     path = owners / f"{number:06d}.json"
     try:
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     except FileExistsError:
         return None
-    record = {**job, "host": socket.gethostname(), "place": _place(os.getpid())}
+    record = {**job.to_json(), "host": socket.gethostname(), "place": _place(os.getpid())}
     try:
         with open(handle, "w", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
-    except OSError:  # a full disk: nobody can own anything here
+    except OSError:  # the disk is full: nobody can own the folder
         path.unlink(missing_ok=True)
         raise
-    # A lower number may have been free because its owner had been replaced and cleared away.
+    # A lower number is free again after its owner was replaced and its file deleted.
     if _newest(owners) != path:
         path.unlink(missing_ok=True)
         return None
@@ -167,11 +193,14 @@ def _take(owners: Path, number: int, job: Mapping[str, Any]) -> Path | None:
     return path
 
 
-def _free(path: Path, patience: float, pause: Callable[[], None]) -> bool:
-    """Whether that owner has let go or is dead; where it cannot be seen, its beat is watched."""
+def _is_free(path: Path, patience: float, pause: Callable[[], None]) -> bool:
+    """True if that owner has released the folder or is dead.
+
+    An owner whose process cannot be seen from here is watched until it beats or patience ends.
+    """
     owner = _read(path)
-    if owner and (seen := alive(owner["place"])) is not None:
-        return not seen or _released(path)
+    if owner is not None and (running := alive(owner.place)) is not None:
+        return not running or _is_released(path)
     first, since = _touched(path), time.monotonic()
     while True:
         touched = _touched(path)
@@ -185,25 +214,25 @@ def _free(path: Path, patience: float, pause: Callable[[], None]) -> bool:
 
 
 def _touched(path: Path) -> float:
-    """When the owner last touched its file; 0 if it has let go, or the file is gone."""
+    """Return when the owner last touched its file; 0 if it was released or deleted."""
     try:
-        with path.open("rb"):  # a network file system looks again when a file is opened
+        with path.open("rb"):  # a network file system asks its server when a file is opened
             return path.stat().st_mtime
     except FileNotFoundError:
         return 0.0
 
 
-def _released(path: Path) -> bool:
+def _is_released(path: Path) -> bool:
     return _touched(path) == 0
 
 
 def _place(pid: int) -> dict[str, Any]:
-    """Where a process is, and which one: numbers are used again, start times are not."""
+    """Return what identifies a process; ids are used again, but not with the same start time."""
     return {"kernel": _kernel(), "pid": pid, "started": _started(pid)}
 
 
 def _kernel() -> str:
-    """Names the running kernel and the process namespace: who shares both sees our processes."""
+    """Return an id of the running kernel and the process namespace, within which pids are valid."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
@@ -212,7 +241,7 @@ def _kernel() -> str:
 
 
 def _started(pid: int) -> int | None:
-    """Clock ticks from boot to the start of a process; None if it is gone (or a zombie)."""
+    """Return the start of a process in clock ticks since boot; None if it is gone or a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -221,7 +250,7 @@ def _started(pid: int) -> int | None:
 
 
 def alive(place: Mapping[str, Any]) -> bool | None:
-    """Whether that process is still there; None if that cannot be seen from here."""
+    """Return whether that process still exists; None if that cannot be seen from here."""
     if not place["kernel"] or place["kernel"] != _kernel():
         return None
     return place["started"] is not None and _started(place["pid"]) == place["started"]

@@ -1,14 +1,16 @@
-"""What a table still needs: its runs, prerequisites first, and where each of them stands."""
+"""Plans: all runs of a table at one scale, prerequisites first, with the state of each."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from matched import job_status
+from matched.job_status import SlurmQueue
 from matched.recipes import Recipe
 from matched.run import Run
-from matched.run_directory import RunDirectory
+from matched.run_directory import RunDirectory, WatchedRunDirectory
 from matched.site import Site
 from matched.status import RunStatus, State
 from matched.table import Cell, Resources, Scale, Table, runs_with_needs
@@ -16,10 +18,13 @@ from matched.table import Cell, Resources, Scale, Table, runs_with_needs
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedRun:
-    """One run of a plan: the cells that show it, what it asks for, and where it stands.
+    """One run of a plan.
 
-    A run that others need may stand in no cell; its title is the first of these cells, and the
-    name under which it is needed.
+    Attributes:
+        title: of its first cell. A run that only other runs need has no cell; it is named after
+            the first cell that needs it, followed by the name under which it is needed.
+        resources: what the run asks for.
+        cells: the table cells that show it.
     """
 
     run: Run
@@ -32,7 +37,7 @@ class PlannedRun:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """All runs of a table at one scale, prerequisites before the runs that need them."""
+    """All runs of a table at one scale, each after the runs that it needs."""
 
     recipe: Recipe
     scale: Scale
@@ -41,16 +46,50 @@ class Plan:
 
     @property
     def missing(self) -> list[PlannedRun]:
-        """What a submission starts: neither finished, nor at work, nor damaged."""
+        """The runs that a submission starts: not finished, queued, running or damaged."""
         return [i for i in self.runs if i.status.state in (State.NEW, State.FAILED)]
 
     @property
     def damaged(self) -> list[PlannedRun]:
         return [planned for planned in self.runs if planned.status.state is State.DAMAGED]
 
+    @cached_property
+    def unfinished(self) -> tuple[PlannedRun, ...]:
+        return tuple(planned for planned in self.runs if not planned.status.state.finished)
+
+    def refreshed(self, queue: SlurmQueue | None = None) -> Plan:
+        """Return the plan with the states of its unfinished runs read again.
+
+        The recipe, site.toml and finished runs are not read. A run whose state has not changed
+        since the last refresh is the same object in the new plan.
+
+        Args:
+            queue: keeps Slurm's answer from one call to the next; None asks Slurm each time.
+
+        Raises:
+            ValueError: if Slurm cannot be asked.
+        """
+        watched = [_watched(planned, self.site) for planned in self.unfinished]
+        jobs = job_status.job_statuses([planned.directory for planned in watched], queue)
+        fresh = {
+            id(before): _with_status(planned, planned.directory.status(jobs))
+            for before, planned in zip(self.unfinished, watched, strict=True)
+        }
+        return replace(self, runs=tuple(fresh.get(id(planned), planned) for planned in self.runs))
+
+
+def _watched(planned: PlannedRun, site: Site) -> PlannedRun:
+    if isinstance(planned.directory, WatchedRunDirectory):
+        return planned
+    return replace(planned, directory=WatchedRunDirectory(site.runs_folder, planned.run))
+
+
+def _with_status(planned: PlannedRun, status: RunStatus) -> PlannedRun:
+    return planned if status == planned.status else replace(planned, status=status)
+
 
 def make_plan(recipe: Recipe, scale: Scale, site: Site, only: Sequence[Cell] | None = None) -> Plan:
-    """The runs of a table (or of ``only`` these cells) and where each of them stands."""
+    """Return the runs of a table, or of ``only`` these cells, with the state of each."""
     cells: dict[Run, list[Cell]] = {}
     titles: dict[Run, str] = {}
     for cell in recipe.table.cells(scale) if only is None else only:
@@ -59,26 +98,26 @@ def make_plan(recipe: Recipe, scale: Scale, site: Site, only: Sequence[Cell] | N
             titles.setdefault(run, place.replace("/", " · "))
         cells[cell.run].append(cell)
     directories = {run: RunDirectory(site.runs_folder, run) for run in cells}
-    others = _others(recipe.table, scale)
-    seen = job_status.job_statuses(directories.values())
-    items = tuple(
+    overrides = _resource_overrides(recipe.table, scale)
+    jobs = job_status.job_statuses(directories.values())
+    runs = tuple(
         PlannedRun(
             run=run,
             title=str(cells[run][0]) if cells[run] else titles[run],
-            resources=others.get(run, scale.resources),
+            resources=overrides.get(run, scale.resources),
             cells=tuple(cells[run]),
             directory=directory,
-            status=directory.status(seen),
+            status=directory.status(jobs),
         )
         for run, directory in directories.items()
     )
-    return Plan(recipe=recipe, scale=scale, site=site, runs=items)
+    return Plan(recipe=recipe, scale=scale, site=site, runs=runs)
 
 
-def _others(table: Table, scale: Scale) -> dict[Run, Resources]:
-    """What the runs ask for that ``scale.others`` names; the first row that names one decides.
+def _resource_overrides(table: Table, scale: Scale) -> dict[Run, Resources]:
+    """Map the runs named in ``scale.resource_overrides`` to their resources; the first row wins.
 
-    All cells are gone through, or what a run asks for would depend on which are planned.
+    All cells are considered, or a run's resources would depend on which cells are planned.
     """
     found: dict[Run, Resources] = {}
     for cell in table.cells(scale):

@@ -1,4 +1,4 @@
-"""Which code a run is computed with: the commit, what is not committed, and a copy to run from."""
+"""Provenance of a run: commit, uncommitted changes, code snapshot, versions and hardware."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import distributions
 from itertools import accumulate
 from pathlib import Path
@@ -17,89 +17,99 @@ from typing import Any
 
 from matched.files import atomic_write, write_json
 
-LARGEST = 10_000_000
-"""Bytes of all new files that are kept; what is beyond is named: code is never that large."""
+MAX_NEW_BYTES = 10_000_000
+"""Total size of the untracked files to keep; whatever exceeds it is data and only named."""
 
 
-def submission(folder: Path, root: Path, *, snapshot: bool) -> dict[str, Any]:
-    """Write down which code is submitted from ``root``: what jobs carry with them.
+def record_submission(folder: Path, root: Path, *, snapshot: bool) -> dict[str, Any]:
+    """Record which code is submitted from ``root``, in a new folder below ``folder``.
 
-    A folder of its own below ``folder`` gets code.json, uncommitted.diff where something is not
-    committed, and, for a snapshot, code/: the files that git tracks, and new ones that it does not
-    ignore, as they are now.
+    The new folder holds code.json, uncommitted.diff if there are uncommitted changes, and for a
+    snapshot code/: the tracked files and the untracked ones that git does not ignore, as they are.
+
+    Returns:
+        The content of code.json, which jobs carry with them.
 
     Raises:
-        ValueError: for a snapshot without git or outside a repository.
+        ValueError: if a snapshot is asked for without git or outside of a repository.
     """
-    made = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
+    target = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
     commit = (_git(root, "rev-parse", "HEAD") or "").strip() or None
     if commit is None and snapshot:
         raise ValueError(
-            f"a snapshot copies the files that git tracks, and {root} is no git repository with "
-            "a commit (or there is no git); submit without SNAPSHOT=1"
+            f"a snapshot copies the files that git tracks, but {root} is not a git repository with "
+            "a commit, or git is not installed; submit without SNAPSHOT=1"
         )
-    code: dict[str, Any] = {"commit": commit, "submission": str(made)}
+    code: dict[str, Any] = {"commit": commit, "submission": str(target)}
     if commit is not None:
-        new = (_git(root, "ls-files", "-z", "--others", "--exclude-standard") or "").split("\0")
-        sizes = {name: (root / name).lstat().st_size for name in new if (root / name).is_file()}
-        smallest_first = sorted(sizes, key=lambda name: sizes[name])
-        totals = accumulate(sizes[name] for name in smallest_first)
-        kept = [n for n, total in zip(smallest_first, totals, strict=True) if total <= LARGEST]
-        difference = _difference(root, kept, made)
-        code["uncommitted"] = bool(difference)
-        code["left_out"] = sorted(set(sizes) - set(kept))
-        if difference:
-            with atomic_write(made / "uncommitted.diff") as temporary:
-                temporary.write_bytes(difference.encode(errors="surrogateescape"))
+        listed = _git(root, "ls-files", "-z", "--others", "--exclude-standard") or ""
+        untracked = [name for name in listed.split("\0") if (root / name).is_file()]
+        kept = _smallest(root, untracked)
+        diff = _diff_of_everything(root, kept, target)
+        code["uncommitted"] = bool(diff)
+        code["left_out"] = sorted(set(untracked) - set(kept))
+        if diff:
+            with atomic_write(target / "uncommitted.diff") as temporary:
+                temporary.write_bytes(diff.encode(errors="surrogateescape"))
         if snapshot:
-            code["snapshot"] = str(_copy(root, kept, made / "code"))
-    write_json(made / "code.json", code)
+            code["snapshot"] = str(_copy_files(root, kept, target / "code"))
+    write_json(target / "code.json", code)
     return code
 
 
-def _difference(root: Path, new: list[str], folder: Path) -> str:
-    """What a commit of everything would change, new files with their content."""
+def _smallest(root: Path, names: Sequence[str]) -> list[str]:
+    """Return the smallest files, as many as fit into ``MAX_NEW_BYTES`` together."""
+    sizes = {name: (root / name).lstat().st_size for name in names}
+    by_size = sorted(names, key=lambda name: sizes[name])
+    totals = accumulate(sizes[name] for name in by_size)
+    return [name for name, total in zip(by_size, totals, strict=True) if total <= MAX_NEW_BYTES]
+
+
+def _diff_of_everything(root: Path, untracked: Sequence[str], folder: Path) -> str:
+    """Return the diff from HEAD to the working tree, with the content of the untracked files."""
     folder.mkdir(parents=True, exist_ok=True)
     index = folder / "index"
-    own = _git(root, "rev-parse", "--path-format=absolute", "--git-path", "index")
-    if own and Path(own.strip()).exists():
-        shutil.copy(own.strip(), index)  # the user's own index is not to be touched
-    if new:
-        names = "\0".join(new)  # not as arguments: of those there may be too many
+    users_index = _git(root, "rev-parse", "--path-format=absolute", "--git-path", "index")
+    if users_index and Path(users_index.strip()).exists():
+        shutil.copy(users_index.strip(), index)  # never change the user's own index
+    if untracked:
+        names = "\0".join(untracked)  # on stdin: there may be too many for the command line
         options = ("--pathspec-from-file=-", "--pathspec-file-nul")
-        _git(root, "add", "--intent-to-add", *options, index=index, said=names)
-    difference = _git(root, "diff", "--binary", "HEAD", index=index) or ""
+        _git(root, "add", "--intent-to-add", *options, index=index, stdin=names)
+    diff = _git(root, "diff", "--binary", "HEAD", index=index) or ""
     index.unlink(missing_ok=True)
-    return difference
+    return diff
 
 
-def _copy(root: Path, new: list[str], target: Path) -> Path:
+def _copy_files(root: Path, untracked: Sequence[str], target: Path) -> Path:
     tracked = (_git(root, "ls-files", "-z") or "").split("\0")
-    for name in sorted({*tracked, *new} - {""}):
+    for name in sorted({*tracked, *untracked} - {""}):
         source, copy = root / name, target / name
-        if source.is_file():  # neither deleted nor another repository
+        if source.is_file():  # not deleted, and not a submodule
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, copy)
     return target
 
 
-def path_of(code: Mapping[str, Any], root: Path) -> str | None:
-    """PYTHONPATH for jobs that are to run from the snapshot of ``root``; None without one."""
+def snapshot_python_path(code: Mapping[str, Any], root: Path) -> str | None:
+    """Return the PYTHONPATH for jobs that run from the snapshot of ``root``; None without one."""
     if "snapshot" not in code:
         return None
-    copy = Path(code["snapshot"])
-    sources = [*sorted(copy.glob("shared/*/src")), *sorted(copy.glob("packages/*/src"))]
-    # What was on the path already is kept, where it lies in the checkout as its copy.
+    snapshot = Path(code["snapshot"])
+    sources = [*sorted(snapshot.glob("shared/*/src")), *sorted(snapshot.glob("packages/*/src"))]
+    # Keep what is on the path already; entries below ``root`` are replaced by their copies.
     for entry in filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)):
         path = Path(entry).absolute()
-        sources.append(copy / path.relative_to(root) if path.is_relative_to(root) else path)
+        sources.append(snapshot / path.relative_to(root) if path.is_relative_to(root) else path)
     return os.pathsep.join(map(str, sources))
 
 
 def environment(code: Mapping[str, Any]) -> dict[str, Any]:
-    """Versions, code and hardware, for environment.json.
+    """Return the content of environment.json: versions, code and hardware of this process.
 
-    "commit" is of the code that runs, ``code`` what was submitted.
+    Args:
+        code: the record of ``record_submission``. It becomes "submitted"; "commit" is that of the
+            code which actually runs.
     """
     import torch
 
@@ -112,7 +122,7 @@ def environment(code: Mapping[str, Any]) -> dict[str, Any]:
         "source": str(Path(__file__).parent),
         "host": platform.node(),
         "system": platform.platform(),
-        "cpu": _processor(),
+        "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -123,27 +133,27 @@ def environment(code: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit that this code is of, "-dirty" if changed; None without git or repository."""
-    found = _git(Path(__file__).parent, "describe", "--always", "--dirty", "--abbrev=40")
-    return found and found.strip()
+    """Return the commit of this code, with "-dirty" if it is changed; None without a repository."""
+    description = _git(Path(__file__).parent, "describe", "--always", "--dirty", "--abbrev=40")
+    return description and description.strip()
 
 
-def _git(where: Path, *arguments: str, index: Path | None = None, said: str = "") -> str | None:
-    """What git answers; None if it is not there, or refuses."""
+def _git(folder: Path, *arguments: str, index: Path | None = None, stdin: str = "") -> str | None:
+    """Return the output of a git command; None if git is not installed or fails."""
     if shutil.which("git") is None:
         return None
-    more = {} if index is None else {"GIT_INDEX_FILE": str(index)}
-    answer = subprocess.run(
+    variables = {} if index is None else {"GIT_INDEX_FILE": str(index)}
+    process = subprocess.run(
         ["git", *arguments],
-        input=said.encode(errors="surrogateescape"),
+        input=stdin.encode(errors="surrogateescape"),
         capture_output=True,
-        cwd=where,
-        env={**os.environ, **more},
+        cwd=folder,
+        env={**os.environ, **variables},
     )
-    return answer.stdout.decode(errors="surrogateescape") if answer.returncode == 0 else None
+    return process.stdout.decode(errors="surrogateescape") if process.returncode == 0 else None
 
 
-def _processor() -> str:
+def _cpu_name() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()

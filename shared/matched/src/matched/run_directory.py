@@ -1,33 +1,45 @@
-"""The directory of one run: what is in it, and what its files say of the run's state.
+"""Run directories: the files of a run, who writes each, and the state that they amount to.
 
-config.json       the run: task, config, needs, signature
-environment.json  versions, git commit, hardware of the last start
-job.json          who was asked to compute it, and when
-owners/           who is computing it: see lease.py
-fingerprint.json  hashes of the initial non-norm weights and of the first batches
-metrics.jsonl     one line per logged step and per evaluation
-progress.json     how far a living run is
-checkpoints/      the last two
-log.txt           what happened, tracebacks included
-failure.json      why the last attempt failed
-result.json       exists if and only if the run has finished
+config.json       the run: task, config, needs, signature (``RunDirectory.prepare``)
+job.json          the job that the run was given to (``RunDirectory.write_job``)
+owners/           the process that is computing the run (``lease.acquire``)
+environment.json  versions, git commit and hardware of the last start (``run_execution.execute``)
+log.txt           the log of all attempts, with tracebacks (``run_execution.execute``)
+fingerprint.json  hashes of the initial non-norm weights and of the first batches (the task)
+metrics.jsonl     a line per logged step and per evaluation (the task)
+checkpoints/      the last two (the task)
+progress.json     how far the run is (``task.write_progress``)
+failure.json      why the last attempt failed (``RunDirectory.write_failure``)
+result.json       exists if and only if the run has finished (``RunDirectory.write_result``)
 """
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from matched import lease
 from matched.files import DamagedFileError, read_json, write_json
 from matched.run import Run
-from matched.status import JobStatus, RunStatus, State
+from matched.status import (
+    JOB_KEYS,
+    Failure,
+    FailureKind,
+    JobId,
+    JobRecord,
+    JobStatus,
+    RunStatus,
+    State,
+)
+
+OVER = JobStatus(state=None)
 
 
 class RunFiles:
-    """What can be read from a run's directory without knowing the run."""
+    """The files of a run directory that can be read without knowing the run."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -35,60 +47,76 @@ class RunFiles:
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 
-    def job(self) -> dict[str, Any] | None:
-        """job.json, or None if nobody was asked to compute the run.
+    def _read(self, name: str, keys: Collection[str] = ()) -> dict[str, Any] | None:
+        return read_json(self.path / name, keys)
+
+    def job(self) -> JobRecord | None:
+        """Return job.json, or None if the run was not given to a job.
 
         Raises:
-            Damaged: if it is not whole.
+            DamagedFileError: if job.json is damaged.
         """
-        return read_json(self / "job.json", ("key", "cluster", "job_id", "host", "token", "at"))
+        record = self._read("job.json", JOB_KEYS)
+        try:
+            return None if record is None else JobRecord.from_json(record)
+        except ValueError as error:
+            raise DamagedFileError(f"{self / 'job.json'} is damaged: {error}") from None
 
-    def owner(self) -> dict[str, Any] | None:
-        """Who is computing the run, or was when it was killed; None if nobody has it."""
+    def owner(self) -> JobRecord | None:
+        """Return the job that owns the directory, alive or not; None if there is no owner."""
         return lease.owner(self.path)
 
-    def failure(self) -> dict[str, Any] | None:
-        """failure.json, or None if the last attempt has not failed.
+    def failure(self) -> Failure | None:
+        """Return failure.json, or None if the last attempt has not failed.
 
         Raises:
-            Damaged: if it is not whole.
+            DamagedFileError: if failure.json is damaged.
         """
-        return read_json(self / "failure.json", ("reason", "at", "token"))
+        record = self._read("failure.json", ("kind", "reason", "token", "at"))
+        if record is None:
+            return None
+        try:
+            kind = FailureKind(record["kind"])
+        except ValueError as error:
+            raise DamagedFileError(f"{self / 'failure.json'} is damaged: {error}") from None
+        return Failure(
+            reason=record["reason"], kind=kind, token=record["token"], root=record.get("root", "")
+        )
 
     def progress(self) -> dict[str, Any] | None:
-        """progress.json, or None if the run never began.
+        """Return progress.json, or None if the run never started.
 
         Raises:
-            Damaged: if it is not whole.
+            DamagedFileError: if progress.json is damaged.
         """
-        return read_json(self / "progress.json", ("step", "steps", "at"))
+        return self._read("progress.json", ("step", "steps", "at"))
 
 
 class RunDirectory(RunFiles):
-    """Reads and writes the directory of ``run`` below the folder ``runs``."""
+    """The directory of ``run`` below the folder ``runs``."""
 
     def __init__(self, runs: Path, run: Run) -> None:
         super().__init__(runs / run.folder)
         self.run = run
 
     def prepare(self) -> None:
-        """Make the directory and write config.json; keep it if it is there.
+        """Create the directory and config.json unless they exist.
 
         Raises:
-            Damaged: if config.json is there but is not this run's.
+            DamagedFileError: if config.json exists and describes another run.
         """
         (self / "checkpoints").mkdir(parents=True, exist_ok=True)
-        if not self.config_fits():
+        if not self.has_config():
             config = {"signature": self.run.signature, **self.run.description}
             write_json(self / "config.json", config)
 
-    def config_fits(self) -> bool:
-        """Whether config.json is there.
+    def has_config(self) -> bool:
+        """True if config.json exists.
 
         Raises:
-            Damaged: if it is not this run's.
+            DamagedFileError: if it describes another run.
         """
-        config = read_json(self / "config.json")
+        config = self._read("config.json")
         if config is None:
             return False
         if config != {"signature": self.run.signature, **self.run.description}:
@@ -98,15 +126,15 @@ class RunDirectory(RunFiles):
         return True
 
     def result(self) -> dict[str, Any] | None:
-        """result.json, or None while the run has not finished.
+        """Return result.json, or None while the run has not finished.
 
         Raises:
-            Damaged: if it is truncated, belongs to another signature, or has no config.json.
+            DamagedFileError: if it is truncated, belongs to another run, or has no config.json.
         """
-        path = self / "result.json"
-        result = read_json(path, ("signature", "outcome", "metrics"))
+        result = self._read("result.json", ("signature", "outcome", "metrics"))
         if result is None:
             return None
+        path = self / "result.json"
         if result["signature"] != self.run.signature:
             raise DamagedFileError(
                 f"{path} is of signature {result['signature']}, not {self.run.signature}"
@@ -115,32 +143,43 @@ class RunDirectory(RunFiles):
             raise DamagedFileError(
                 f"{path} has the outcome {result['outcome']!r}, not done or diverged"
             )
-        if not self.config_fits():
-            raise DamagedFileError(f"{path} has no config.json beside it")
+        if not self.has_config():
+            raise DamagedFileError(f"{path} has no config.json next to it")
         return result
 
+    def write_job(self, record: JobRecord) -> None:
+        """Write job.json: the run was given to that job."""
+        write_json(self / "job.json", record.to_json())
+
     def write_result(self, outcome: Mapping[str, Any]) -> None:
+        """Write result.json, which ends the run: `run_execution` calls this once."""
         (self / "failure.json").unlink(missing_ok=True)
         write_json(self / "result.json", {"signature": self.run.signature, **outcome})
 
-    def write_failure(self, reason: str, token: str) -> None:
-        """Say why the run failed, in the job that bears ``token``; the first reason stays."""
+    def write_failure(self, failure: Failure) -> None:
+        """Write failure.json unless an earlier failure of this attempt is recorded there."""
         if (self / "failure.json").exists():
             return
-        failure = {"reason": reason, "at": time.time(), "token": token}
+        record = {
+            "kind": failure.kind,
+            "reason": failure.reason,
+            "token": failure.token,
+            "at": time.time(),
+            **({"root": failure.root} if failure.root else {}),
+        }
         try:
-            write_json(self / "failure.json", failure)
+            write_json(self / "failure.json", record)
         except OSError:
-            # On a full disk this makes room, and what it tells is over.
+            # On a full disk this makes room; progress is not needed any more.
             (self / "progress.json").unlink(missing_ok=True)
-            write_json(self / "failure.json", failure)
+            write_json(self / "failure.json", record)
 
     def set_aside(self) -> list[Path]:
         """Rename damaged files so that the run can be computed again; nothing is deleted."""
         moved = []
         readers = {
-            "config.json": self.config_fits,
-            "result.json": self.result,  # after config.json, which it goes with
+            "config.json": self.has_config,
+            "result.json": self.result,  # after config.json, without which it is damaged
             "job.json": self.job,
             "failure.json": self.failure,
             "progress.json": self.progress,
@@ -155,42 +194,89 @@ class RunDirectory(RunFiles):
                 moved.append(target)
         return moved
 
-    def status(self, jobs: Mapping[str, JobStatus]) -> RunStatus:
-        """The run's state; ``jobs`` maps the keys of jobs to what is said of them."""
+    def status(self, jobs: Mapping[JobId, JobStatus]) -> RunStatus:
+        """Return the run's state, given the status of the jobs that may compute it."""
         try:
             result = self.result()
             if result is not None:
                 return RunStatus(state=State(result["outcome"]), result=result)
-            self.config_fits()
-            job, failure, progress = self.job(), self.failure(), self.progress()
+            self.has_config()
+            record, failure, progress = self.job(), self.failure(), self.progress()
         except DamagedFileError as error:
-            return RunStatus(state=State.DAMAGED, reason=str(error))
+            return RunStatus(state=State.DAMAGED, damage=str(error))
         started = progress is not None
         owner = self.owner()
-        if owner is not None and (seen := jobs.get(owner.get("key", ""))) and seen.state:
-            state, told = seen.state, f"{owner['key']} {seen.words}".strip()
-            return RunStatus(state=state, progress=progress, job=told, started=started)
-        seen = (
-            jobs.get(job["key"], JobStatus(state=None))
-            if job is not None
-            else JobStatus(state=None)
-        )
-        told = f"{job['key']} {seen.words}".strip() if job is not None else ""
-        failed_here = failure is not None and job is not None and failure["token"] == job["token"]
-        if seen.state is not None and not failed_here:
-            # The job may be running, but another run of its pack.
-            return RunStatus(state=State.QUEUED, progress=progress, job=told, started=started)
-        if failure is None and job is None:
-            return RunStatus(state=State.NEW, started=started)
-        reason = failure["reason"] if failure is not None else _end(job or {}, seen)
+        if owner is not None and (status := jobs.get(owner.job, OVER)).state is not None:
+            return RunStatus(
+                state=status.state,
+                progress=progress,
+                job=owner.job,
+                job_status=status,
+                started=started,
+            )
+        if record is None:
+            if failure is None:
+                return RunStatus(state=State.NEW, started=started)
+            return RunStatus(
+                state=State.FAILED, failure=failure, progress=progress, started=started
+            )
+        status = jobs.get(record.job, OVER)
+        failed_here = failure is not None and failure.token == record.token
+        if status.state is not None and not failed_here:
+            # The job may be running, but it is computing another of its runs.
+            state, failure = State.QUEUED, None
+        else:
+            state, failure = State.FAILED, failure or _ended(record, status)
         return RunStatus(
-            state=State.FAILED, reason=reason, progress=progress, job=told, started=started
+            state=state,
+            failure=failure,
+            progress=progress,
+            job=record.job,
+            job_status=status,
+            started=started,
         )
 
 
-def _end(job: Mapping[str, Any], seen: JobStatus) -> str:
-    """Why a job is over that has left neither a result nor a reason."""
-    if "cancelled" in job:
-        return f"cancelled by {job['cancelled']}"
-    words = seen.words or "killed, or the machine went away"
-    return f"{job['key']} ended without a result ({words}); what it printed is in {job['folder']}"
+def _ended(record: JobRecord, status: JobStatus) -> Failure:
+    """Return why a job is over that has left neither a result nor a failure."""
+    if record.cancelled:
+        return Failure(kind=FailureKind.CANCELLED, reason=f"cancelled by {record.cancelled}")
+    words = status.words or "killed, or the machine went away"
+    return Failure(
+        kind=FailureKind.ENDED,
+        reason=f"{record.job.describe()} ended without a result ({words}); "
+        f"what it printed is in {record.folder}",
+    )
+
+
+class WatchedRunDirectory(RunDirectory):
+    """A run directory that is read again and again: a file is parsed only when it was replaced."""
+
+    def __init__(self, runs: Path, run: Run) -> None:
+        super().__init__(runs, run)
+        self._parsed: dict[str, tuple[tuple[int, ...], dict[str, Any] | None]] = {}
+
+    def _read(self, name: str, keys: Collection[str] = ()) -> dict[str, Any] | None:
+        version = _version(f"{self.path}/{name}")
+        if version is None:
+            return None
+        if self._parsed.get(name, (None,))[0] != version:
+            # The version was taken first: a file that is replaced meanwhile is parsed once more.
+            self._parsed[name] = version, super()._read(name, keys)
+        return self._parsed[name][1]
+
+
+def _version(path: str) -> tuple[int, ...] | None:
+    """Return what tells a file from its predecessors of the same name; None if there is none.
+
+    The file is opened because a network file system may answer ``stat`` from its cache.
+    """
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        found = os.fstat(file)
+    finally:
+        os.close(file)
+    return found.st_ino, found.st_mtime_ns, found.st_size

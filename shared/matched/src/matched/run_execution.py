@@ -1,70 +1,82 @@
-"""One run inside a job: own its directory, compute it, write what comes out."""
+"""Execution of one run inside a job: own its directory, call its task, write its result."""
 
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from matched import data, job_status, lease, provenance, signals
 from matched.errors import one_line
 from matched.files import DamagedFileError, write_json
+from matched.job_status import SlurmQueue
 from matched.lease import Lease
-from matched.peers import PeerLost, Peers, is_loss
+from matched.peers import PeerLostError, Peers, is_connection_error
 from matched.run import Run
 from matched.run_directory import RunDirectory
 from matched.signals import Interrupted
 from matched.site import Site
-from matched.status import JobStatus, RunStatus
+from matched.status import (
+    ExecutionResult,
+    Failure,
+    FailureKind,
+    JobId,
+    JobRecord,
+    JobStatus,
+    RunStatus,
+    State,
+)
 from matched.task import Context, Outcome, write_progress
 
 log = logging.getLogger("matched")
-BLOCKED = "blocked by "
-"""How the reason begins of a run that could not start because of another."""
-ASK_EVERY = 30
-"""Pauses between two questions to Slurm: its controller has others to answer."""
+
+
+class BlockedError(ValueError):
+    """A run cannot start because one that it needs has no result."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.reason)
+        self.failure = failure
 
 
 def execute(
     run: Run,
     site: Site,
-    job: Mapping[str, Any],
+    job: JobRecord,
     peers: Peers,
     *,
     threads: int,
     num_workers: int,
     shard: bool = False,
     code: Mapping[str, Any] | None = None,
-) -> str:
-    """Compute one run unless its result is there; a failure is written down, not raised.
+) -> ExecutionResult:
+    """Compute one run unless it has a result; a failure is recorded and returned, not raised.
 
-    Only the first process looks at the directory and owns it, the others do as it says.
+    Only rank 0 reads and owns the run directory; the other ranks follow its decision.
 
     Args:
-        job: what owns the run's directory meanwhile: see ``jobs.identity``.
-        peers: this process among those of the job.
-        code: what ``provenance.submission`` says of the code.
-
-    Returns:
-        "done", "diverged" or, in one line, why the run failed or was not begun.
+        job: owns the run directory meanwhile; see ``job_status.job_record``.
+        peers: this process and the other processes of the job.
+        code: what ``provenance.record_submission`` returned about the code.
 
     Raises:
-        Interrupted: if the process was asked to stop; what was reached is saved.
-        PeerLost: if another process of the run is gone, which is no failure of the run.
+        Interrupted: if the process was asked to stop; progress has been saved.
+        PeerLostError: if another process of the run is gone, which is not a failure of the run.
     """
     directory = RunDirectory(site.runs_folder, run)
-    owned, word = _claim(directory, job) if peers.rank == 0 else (None, None)
+    owned, answer = _claim(directory, job) if peers.rank == 0 else (None, None)
     try:
-        word = peers.agree(f"claim/{run.signature}", word)
-        if word:
-            return word
+        answer = _broadcast(peers, f"claim/{run.signature}", answer)
+        if answer is not None:
+            return answer
         directory.path.mkdir(parents=True, exist_ok=True)
         with _logging_to(directory / "log.txt" if peers.rank == 0 else None):
             context = Context(
@@ -86,43 +98,68 @@ def execute(
             owned.release()
 
 
-def _claim(directory: RunDirectory, job: Mapping[str, Any]) -> tuple[Lease | None, str]:
-    """Own the directory of a run that is to be computed; else nothing, and why not."""
+def _broadcast(peers: Peers, topic: str, answer: ExecutionResult | None) -> ExecutionResult | None:
+    """Return the answer of rank 0 on all ranks."""
+    text = peers.broadcast(topic, json.dumps(answer and asdict(answer)))
+    decided = json.loads(text)
+    return decided and ExecutionResult(state=State(decided["state"]), reason=decided["reason"])
+
+
+def _claim(
+    directory: RunDirectory, job: JobRecord
+) -> tuple[Lease, None] | tuple[None, ExecutionResult]:
+    """Own the directory of a run that has to be computed, or return why it is not computed."""
     owned = None
     try:
-        if (result := directory.result()) is not None:
-            return None, result["outcome"]
+        if (finished := _finished(directory)) is not None:
+            return None, finished
         failure = directory.failure()
-        if failure is not None and failure["token"] == job["token"]:
-            return None, failure["reason"]  # before this job was queued again
+        if failure is not None and failure.token == job.token:
+            # The run failed before this job was requeued.
+            return None, ExecutionResult(state=State.FAILED, reason=failure.reason)
         directory.prepare()
         owned = lease.acquire(directory.path, job, pause=_pause)
-        if (result := directory.result()) is not None:  # it was finished while we waited
+        if (finished := _finished(directory)) is not None:  # while this process waited
             owned.release()
-            return None, result["outcome"]
-        _sweep(directory.path)
+            return None, finished
+        _delete_temporary_files(directory.path)
         (directory / "failure.json").unlink(missing_ok=True)
     except (DamagedFileError, lease.LeaseHeldError, OSError) as error:
         if owned is not None:
             owned.release()
-        why = one_line(error)
-        if isinstance(error, OSError):
-            with suppress(OSError):
-                directory.write_failure(why, job["token"])
-        return None, why
-    return owned, ""
+        return None, _refusal(directory, job, error)
+    return owned, None
+
+
+def _finished(directory: RunDirectory) -> ExecutionResult | None:
+    result = directory.result()
+    return None if result is None else ExecutionResult(state=State(result["outcome"]))
+
+
+def _refusal(directory: RunDirectory, job: JobRecord, error: Exception) -> ExecutionResult:
+    """Return why the directory cannot be owned; record it if it is a failure of the run."""
+    reason = one_line(error)
+    if isinstance(error, lease.LeaseHeldError):
+        return ExecutionResult(state=State.RUNNING, reason=reason)
+    if isinstance(error, DamagedFileError):
+        return ExecutionResult(state=State.DAMAGED, reason=reason)
+    with suppress(OSError):
+        directory.write_failure(Failure(reason=reason, token=job.token))
+    return ExecutionResult(state=State.FAILED, reason=reason)
 
 
 def _pause() -> None:
-    """Between two looks at something that others do."""
+    """Sleep between two looks at what another process does."""
     if signals.stop_signal():
         raise Interrupted
     time.sleep(lease.POLL)
 
 
-def _sweep(folder: Path) -> None:
-    """Delete what processes that were killed had not written to the end."""
+def _delete_temporary_files(folder: Path) -> None:
+    """Delete the files that earlier owners of the directory were killed while writing."""
     for path in [*folder.glob(".*.tmp"), *folder.glob("checkpoints/.*.tmp")]:
+        if path.name.startswith(".job.json."):
+            continue  # a submission writes job.json after it has started the job, perhaps now
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -135,9 +172,9 @@ def _compute(
     directory: RunDirectory,
     context: Context,
     peers: Peers,
-    job: Mapping[str, Any],
+    job: JobRecord,
     code: Mapping[str, Any],
-) -> str:
+) -> ExecutionResult:
     started = time.time()
     try:
         if peers.rank == 0:
@@ -146,38 +183,40 @@ def _compute(
         context = replace(
             context,
             data=data.resolve_paths(data.source_names(run.config), site.data, site.file),
-            needs=_needs(run, site, job["key"]),
+            needs=_needs(run, site, job.job),
         )
         log.info(
             "%s %s starts (process %d of %d)", run.task, run.signature, peers.rank, peers.world_size
         )
         outcome = _resolve(run.task)(context, run.config)
-        word = "diverged" if outcome.diverged else "done"
+        state = State.DIVERGED if outcome.diverged else State.DONE
         if peers.rank == 0:
             context.check_ownership()
-            directory.write_result(_result(word, outcome, time.time() - started))
+            directory.write_result(_result(state, outcome, time.time() - started))
     except lease.LeaseLostError as error:
         log.error("%s", error)
-        return str(error)  # its failure or result is the new owner's to write
+        # The new owner writes the result or the failure.
+        return ExecutionResult(state=State.RUNNING, reason=str(error))
     except Exception as error:
-        why = one_line(error)
-        log.error("%s failed: %s", run.signature, why, exc_info=True)
+        reason = one_line(error)
+        log.error("%s failed: %s", run.signature, reason, exc_info=True)
         if signals.stop_signal():
-            # Other processes of the run, its data loaders among them, may have been ended before
-            # this one. What would fail anyway fails again at the next start.
+            # Other processes of the run, such as its data loaders, may have been ended before this
+            # one. An error of the run itself will occur again at the next start.
             raise Interrupted from error
-        if peers.world_size > 1 and is_loss(error):
-            raise PeerLost(why) from error
-        with suppress(OSError):  # not even room for the reason: the job's own output has it
-            directory.write_failure(why, job["token"])
-        return why
-    log.info("%s %s: %s", run.signature, word, dict(outcome.metrics))
-    return word
+        if peers.world_size > 1 and is_connection_error(error):
+            raise PeerLostError(reason) from error
+        failure = error.failure if isinstance(error, BlockedError) else Failure(reason=reason)
+        with suppress(OSError):  # no room even for the reason, which the job's output has
+            directory.write_failure(replace(failure, token=job.token))
+        return ExecutionResult(state=State.FAILED, reason=reason)
+    log.info("%s %s: %s", run.signature, state, dict(outcome.metrics))
+    return ExecutionResult(state=state)
 
 
-def _result(word: str, outcome: Outcome, seconds: float) -> dict[str, Any]:
+def _result(state: State, outcome: Outcome, seconds: float) -> dict[str, Any]:
     return {
-        "outcome": word,
+        "outcome": state,
         "metrics": dict(outcome.metrics),
         "best": dict(outcome.best),
         "steps": outcome.steps,
@@ -187,42 +226,47 @@ def _result(word: str, outcome: Outcome, seconds: float) -> dict[str, Any]:
     }
 
 
-def _needs(run: Run, site: Site, own: str) -> dict[str, Path]:
-    """Name → directory of the runs that this one starts from; those still at work are awaited.
+def _needs(run: Run, site: Site, own: JobId) -> dict[str, Path]:
+    """Return the directories of the runs that this one needs, by name, once these have finished.
 
     Args:
-        own: key of the job that asks: what it could not begin itself is not waited for.
+        own: the job of this process. Runs that it failed to start already are not waited for.
 
     Raises:
-        ValueError: if one of them has no result and nobody is computing it.
+        BlockedError: if one of them has no result and no job is computing it.
     """
     found = {}
+    queue = SlurmQueue()
     for name, need in run.needs.items():
-        needed = RunDirectory(site.runs_folder, need)
-        while (status := _status(needed, own)).state.live:
-            for _ in range(ASK_EVERY if "slurm" in status.job else 1):
-                _pause()
+        directory = RunDirectory(site.runs_folder, need)
+        while (status := _status_of_need(directory, own, queue)).state.live:
+            _pause()
         if not status.state.finished:
-            if status.reason.startswith(BLOCKED):
-                raise ValueError(
-                    status.reason
-                )  # what is at the root of it, and not the whole chain
-            why = f": {status.reason}" if status.reason else ""
-            raise ValueError(
-                f"{BLOCKED}{need.task} {need.signature} ({name}), which is {status.state}{why}"
-            )
-        found[name] = needed.path
+            raise BlockedError(_blocked_by(name, need, status))
+        found[name] = directory.path
     return found
 
 
-def _status(directory: RunDirectory, own: str) -> RunStatus:
+def _status_of_need(directory: RunDirectory, own: JobId, queue: SlurmQueue) -> RunStatus:
     try:
-        seen = job_status.job_statuses([directory])
-    except ValueError:  # Slurm cannot be asked from this node: what the files say has to do
+        jobs = job_status.job_statuses([directory], queue)
+    except ValueError:  # Slurm cannot be asked from this node: rely on the files alone
         return directory.status({})
-    if own in seen:  # this job has been there already
-        seen[own] = JobStatus(state=None, words="it could not begin it")
-    return directory.status(seen)
+    if own in jobs:  # this job takes its runs in order, so it has tried that one already
+        jobs[own] = JobStatus(state=None, words="it could not start the run")
+    return directory.status(jobs)
+
+
+def _blocked_by(name: str, need: Run, status: RunStatus) -> Failure:
+    """Return the failure of a run whose need has no result; a chain names only its root."""
+    if status.failure is not None and status.failure.kind is FailureKind.BLOCKED:
+        return status.failure
+    why = f": {status.reason}" if status.reason else ""
+    return Failure(
+        kind=FailureKind.BLOCKED,
+        reason=f"blocked by {need.task} {need.signature} ({name}), which is {status.state}{why}",
+        root=need.signature,
+    )
 
 
 def _resolve(task: str) -> Any:
@@ -239,7 +283,7 @@ class _LogFile(logging.FileHandler):
 
 @contextmanager
 def _logging_to(path: Path | None) -> Iterator[None]:
-    """Send the log of this block to ``path`` too; other ranks only to the job's own output."""
+    """Also send the log of this block to ``path``; None for ranks whose job output is enough."""
     if path is None:
         yield
         return

@@ -1,15 +1,16 @@
-"""Status of runs and jobs as typed values."""
+"""Typed values for the status of runs and jobs; text for people is made where it is shown."""
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any
 
 
 class State(StrEnum):
-    """Where a run stands, read from its directory and the job that it was given to."""
+    """The state of a run, read from its directory and from the job that it was given to."""
 
     NEW = "new"
     QUEUED = "queued"
@@ -29,30 +30,189 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class JobStatus:
-    """What the machine or the cluster says of a job.
+class JobId:
+    """A job on Slurm, or a process on a host.
 
     Attributes:
-        state: queued or running; None if it is over.
-        words: in Slurm's own words, such as "PENDING (Resources)" or "OUT_OF_MEMORY".
+        cluster: "slurm", or "local" for a process.
+        job_id: Slurm's id, such as "12" or "12_3", or the process id.
+        host: where the process runs; empty for Slurm, which places the job itself.
+    """
+
+    cluster: str
+    job_id: str
+    host: str = ""
+
+    @classmethod
+    def here(cls, cluster: str, job_id: str) -> JobId:
+        """Return the id of a job that was started from this host.
+
+        Args:
+            cluster: as submitit names it; everything but "slurm" is a process on this host.
+        """
+        if cluster == "slurm":
+            return cls(cluster="slurm", job_id=job_id)
+        return cls(cluster="local", job_id=job_id, host=socket.gethostname())
+
+    @classmethod
+    def parse(cls, text: str) -> JobId:
+        """Return the id that ``str`` wrote.
+
+        Raises:
+            ValueError: if ``text`` is not such an id.
+        """
+        cluster, _, rest = text.partition(":")
+        host, _, job_id = rest.rpartition(":")
+        if not job_id or (cluster, bool(host)) not in (("slurm", False), ("local", True)):
+            raise ValueError(f"{text!r} is not a job id; expected slurm:ID or local:HOST:PID")
+        return cls(cluster=cluster, job_id=job_id, host=host)
+
+    def __str__(self) -> str:
+        """Return the form in files: "slurm:12_3" or "local:n2:4711"."""
+        return ":".join(part for part in (self.cluster, self.host, self.job_id) if part)
+
+    @property
+    def on_slurm(self) -> bool:
+        return self.cluster == "slurm"
+
+    @property
+    def on_other_host(self) -> bool:
+        """True for a process that cannot be seen from here."""
+        return self.cluster == "local" and self.host != socket.gethostname()
+
+    def describe(self) -> str:
+        """Return the form for people: "slurm job 12_3" or "process 4711 on host n2"."""
+        if self.on_slurm:
+            return f"slurm job {self.job_id}"
+        return f"process {self.job_id} on host {self.host}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobRecord:
+    """A job and its submission, as job.json and the files of owners record them.
+
+    Attributes:
+        user: number of the user who submitted the job.
+        token: names the submission; a failure with the same token happened in this job.
+        folder: where the output of the job is.
+        at: when the job was given the run, in seconds since 1970.
+        submission: name of the record of the submitted code; empty if there is none.
+        cancelled: who cancelled the job and when; empty if nobody did.
+    """
+
+    job: JobId
+    user: str
+    token: str
+    folder: str
+    at: float
+    submission: str = ""
+    cancelled: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as a JSON object without its empty fields."""
+        record = {key: value for key, value in asdict(self).items() if value != ""}
+        return {**record, "job": str(self.job), "folder": self.folder}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> JobRecord:
+        """Return the record of a JSON object, which may have other keys too.
+
+        Raises:
+            ValueError: if the job's id is not one.
+        """
+        known = {field.name: record[field.name] for field in fields(cls) if field.name in record}
+        return cls(**{**known, "job": JobId.parse(record["job"])})
+
+
+JOB_KEYS = ("job", "user", "token", "folder", "at")
+"""Keys that the JSON object of a ``JobRecord`` always has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobStatus:
+    """What the operating system or Slurm reports about a job.
+
+    Attributes:
+        state: queued or running; None if the job is over.
+        words: Slurm's own words, such as "PENDING (Resources)" or "OUT_OF_MEMORY".
     """
 
     state: State | None
     words: str = ""
 
 
+class FailureKind(StrEnum):
+    """Why a run has no result.
+
+    ERROR: its task, or the preparation of its directory, raised an error.
+    NO_PROGRESS: a whole job was too short to save anything.
+    BLOCKED: a run that it needs has no result.
+    CANCELLED: a user cancelled its job.
+    ENDED: its job ended without a result and without recording a failure.
+    """
+
+    ERROR = "error"
+    NO_PROGRESS = "no_progress"
+    BLOCKED = "blocked"
+    CANCELLED = "cancelled"
+    ENDED = "ended"
+
+
 @dataclass(frozen=True, kw_only=True)
-class RunStatus:
-    """A run's state, with the reason in words where there is one, and its result if it has one.
+class Failure:
+    """Why the last attempt at a run failed; failure.json holds it.
 
     Attributes:
-        job: the job that is to compute it or is computing it, and what is said of that job.
-        begun: whether it was ever at work.
+        reason: one line for people.
+        token: of the submission in which the run failed; empty if no job recorded the failure.
+        root: signature of the failed run at the root of a blocked one, which may need it through
+            others; empty for other kinds.
+    """
+
+    reason: str
+    kind: FailureKind = FailureKind.ERROR
+    token: str = ""
+    root: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStatus:
+    """The state of a run, its result if it has one, and what went wrong if something did.
+
+    Attributes:
+        failure: of a failed run.
+        damage: what is wrong with the files of a damaged run.
+        job: the job that is to compute the run, is computing it, or was.
+        job_status: of ``job``.
+        started: True if an attempt at the run ever started.
+    """
+
+    state: State
+    failure: Failure | None = None
+    damage: str = ""
+    result: Mapping[str, Any] | None = None
+    progress: Mapping[str, Any] | None = None
+    job: JobId | None = None
+    job_status: JobStatus = JobStatus(state=None)
+    started: bool = False
+
+    @property
+    def reason(self) -> str:
+        """What went wrong, in one line; empty if nothing did."""
+        return self.failure.reason if self.failure is not None else self.damage
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutionResult:
+    """How the attempt of one process to compute a run ended.
+
+    Attributes:
+        state: done, diverged, failed or damaged; running if another process owns the run.
+        reason: why there is no result, in one line.
     """
 
     state: State
     reason: str = ""
-    result: Mapping[str, Any] | None = None
-    progress: Mapping[str, Any] | None = None
-    job: str = ""
-    started: bool = False
+
+    def __str__(self) -> str:
+        return self.reason or str(self.state)

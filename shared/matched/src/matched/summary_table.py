@@ -245,6 +245,9 @@ def _notes(plan: Plan, pairs: list[AuditedPair]) -> list[str]:
         )
     if scale.note:
         notes.append(scale.note)
+    if scale.arm_norms:
+        norms = ", ".join(map(str, scale.arm_norms.norms.values()))
+        notes.append(f"Norms at this scale: {norms}, because {scale.arm_norms.reason}.")
     if len(scale.seeds) > 1:
         notes.append("± is the standard deviation over seeds.")
     arm = table.arms[1].name if len(table.arms) == 2 else "each arm"

@@ -73,6 +73,19 @@ class Resources:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ArmNorms:
+    """Norms of some arms at one scale, such as another α0 for narrower networks.
+
+    Attributes:
+        norms: arm name → norm.
+        reason: why they differ from the table's, printed under the table.
+    """
+
+    norms: Mapping[str, Any]
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scale:
     """A table at one size of experiment; results of different scales are never mixed.
 
@@ -87,6 +100,7 @@ class Scale:
             in all arms, and "row/name" the run that it needs under that name.
         note: printed under the table: what the scale uses in place of the paper's models and data.
         metrics: metrics of this scale if they are not the paper's.
+        arm_norms: norms of the arms at this scale if they are not the table's.
     """
 
     name: Literal["smoke", "mini", "paper"]
@@ -96,6 +110,7 @@ class Scale:
     resource_overrides: Mapping[str, Resources] = field(default_factory=dict)
     note: str = ""
     metrics: tuple[Metric, ...] = ()
+    arm_norms: ArmNorms | None = None
 
     def __post_init__(self) -> None:
         if self.name not in SCALES:
@@ -171,8 +186,15 @@ class Table:
             self._check_norms(scale)
 
     def _check_norms(self, scale: Scale) -> None:
-        """Raise ValueError if a row is one run for all arms and an arm has no norm."""
-        without_norm = [arm.name for arm in self.arms if arm.norm is None]
+        """Refuse unknown arms in arm_norms, and arms without a norm in a row shared by all."""
+        names = [arm.name for arm in self.arms]
+        norms = scale.arm_norms.norms if scale.arm_norms else {}
+        if unknown := [name for name in norms if name not in names]:
+            raise ValueError(
+                f"scale {scale.name}: arm_norms names {', '.join(unknown)}; the table's arms are "
+                f"{', '.join(names)}"
+            )
+        without_norm = [arm.name for arm in self.arms if _norm_at(scale, arm) is None]
         shared_rows = [row for row, run in scale.runs.items() if isinstance(run, Run)]
         if without_norm and shared_rows:
             raise ValueError(
@@ -209,4 +231,10 @@ class Table:
     def _run(self, scale: Scale, row: str, arm: Arm, seed: int) -> Run | None:
         row_runs = scale.runs[row]
         run = row_runs if isinstance(row_runs, Run) else row_runs.get(arm.name)
-        return None if run is None else derive_run(run, norm=arm.norm, seed=seed)
+        return None if run is None else derive_run(run, norm=_norm_at(scale, arm), seed=seed)
+
+
+def _norm_at(scale: Scale, arm: Arm) -> Any:
+    """Return the norm of an arm at one scale."""
+    norms = scale.arm_norms.norms if scale.arm_norms else {}
+    return norms.get(arm.name, arm.norm)

@@ -18,23 +18,23 @@ from matched.files import atomic_write, write_json
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """What a task is told besides its config: where it runs. None of it may change a result.
+    """The place and the resources that a task runs with; none of it may change a result.
 
     Attributes:
-        directory: the run's directory.
-        signature: the run's signature; a checkpoint carries it and is refused by another run.
-        data: name → path of every data source of the config that has one.
-        needs: name → directory of every run that this one starts from.
-        rank: index of this process; only rank 0 writes files.
+        directory: the run directory.
+        signature: the run's signature. A checkpoint carries it, and other runs refuse to load it.
+        data: path of every data source of the config that has one, by name.
+        needs: directory of every run that this one needs, by name.
+        rank: this process; only rank 0 writes files.
         world_size: number of processes.
         local_rank: this process among those of its node: the index of its GPU.
-        threads: of this process, for arithmetic on the CPU.
-        num_workers: processes that load data for this process; 0 loads in this one.
-        checkpoint_steps: optimiser steps after which a checkpoint is due.
-        checkpoint_minutes: minutes after which a checkpoint is due, if that is earlier.
-        shard: spread the weights and the optimizer's state over the processes (FSDP2) rather than
-            keep a copy on each (DDP).
-        check_ownership: raise ``LeaseLostError`` if another process has taken this run over. The
+        threads: CPU threads of this process.
+        num_workers: data-loading processes for this process; with 0 it loads the data itself.
+        checkpoint_steps: a checkpoint is due after so many optimizer steps, or
+        checkpoint_minutes: after so many minutes, whichever comes first.
+        shard: shard weights and optimizer state over the processes (FSDP2) instead of keeping a
+            copy on each (DDP).
+        check_ownership: raise ``LeaseLostError`` if another process has taken the run over. The
             methods below call it before they write, so that two processes never write to one run
             directory. It does nothing on ranks other than 0, which write no files of the run.
     """
@@ -109,16 +109,16 @@ class Context:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a task returns.
+    """The result of a task.
 
     Attributes:
-        metrics: key → value of the last evaluation; after a divergence, of the best one.
-        diverged: whether training diverged; a result, not a failure.
-        steps: optimiser steps done.
+        metrics: the last evaluation, by metric key; after a divergence, the best one.
+        diverged: True if training diverged, which is a result and not a failure.
+        steps: optimizer steps done.
         best: the evaluation with the best score, and its step.
         details: anything else worth keeping, in plain values. "picture" is the name of a PNG in
-            the run's directory, which tables show, and "warnings" is a list of sentences, which
-            stand below them.
+            the run directory, which tables show; "warnings" is a list of sentences, which tables
+            print below.
     """
 
     metrics: Mapping[str, float]
@@ -129,7 +129,7 @@ class Outcome:
 
 
 def write_progress(directory: Path, step: int, steps: int, **more: Any) -> None:
-    """Tell ``status`` how far a run is: ``step`` of ``steps``, and anything worth showing."""
+    """Write progress.json: ``step`` of ``steps``, and anything else that ``status`` may show."""
     write_json(
         directory / "progress.json", {"step": step, "steps": steps, "at": time.time(), **more}
     )

@@ -1,10 +1,10 @@
-"""Show runs while they are computed: live bars in a terminal, a line per event elsewhere."""
+"""Live progress of a plan: bars in a terminal, a line per event elsewhere."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import submitit
@@ -14,10 +14,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table as Grid
 from rich.text import Text
 
+from matched.job_status import SlurmQueue
 from matched.planning import Plan, PlannedRun
 from matched.status import State
 
 POLL_SECONDS = 0.5
+REST = 25
+"""Seconds of sleep per second of CPU time of a look: watching takes at most 4 % of a core."""
 STYLES = {
     State.NEW: "dim",
     State.QUEUED: "dim",
@@ -29,82 +32,124 @@ STYLES = {
 }
 
 
-def wait(replan: Callable[[], Plan], jobs: list[submitit.Job[Any]], console: Console) -> Plan:
-    """Show a plan's runs until none is at work, and return the plan as it then stands.
+def wait(plan: Plan, jobs: Sequence[submitit.Job[Any]], console: Console) -> Plan:
+    """Show a plan's runs until none is queued or running, and return the plan in its last state.
+
+    Only states are read again. The recipe and site.toml are not, so that editing them does not
+    change what is being watched.
 
     Args:
-        again: makes the plan anew from the run directories.
-        jobs: the child processes just started, if any: asking them whether they are done lets
-            them be reaped.
+        jobs: child processes that were just started, if any; asking whether they are done reaps
+            them.
         console: a terminal shows bars; anything else gets one line per change of state.
     """
-    started = time.monotonic()
-    if not console.is_terminal:
-        return _wait_in_lines(replan, jobs, console)
-    plan = replan()
-    with Live(console=console, refresh_per_second=4) as screen:
+    queue = SlurmQueue()
+    with _Bars(console) if console.is_terminal else _Lines(console, plan) as display:
+        # The first look parses every file of the unfinished runs and says little about the next.
+        plan = plan.refreshed(queue)
         while True:
+            started = time.process_time()
             over = all(job.done() for job in jobs)
-            plan = replan()
-            screen.update(_picture(plan, time.monotonic() - started))
-            if over and not any(planned.status.state.live for planned in plan.runs):
+            plan = plan.refreshed(queue)
+            display.show(plan)
+            if over and not any(planned.status.state.live for planned in plan.unfinished):
                 return plan
-            time.sleep(POLL_SECONDS)
+            time.sleep(max(POLL_SECONDS, REST * (time.process_time() - started)))
 
 
-def _wait_in_lines(
-    replan: Callable[[], Plan], jobs: list[submitit.Job[Any]], console: Console
-) -> Plan:
-    seen: dict[str, str] = {}
-    while True:
-        over = all(job.done() for job in jobs)
-        plan = replan()
-        for planned in plan.runs:
+class _Lines:
+    """Prints a line for each event; runs that had finished before are not reported."""
+
+    def __init__(self, console: Console, plan: Plan) -> None:
+        self.console = console
+        self.before = plan.runs
+        self.events: dict[str, str] = {}
+
+    def __enter__(self) -> _Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def show(self, plan: Plan) -> None:
+        changed = [
+            now for now, before in zip(plan.runs, self.before, strict=True) if now is not before
+        ]
+        self.before = plan.runs
+        for planned in changed:
             event = _event(planned)
-            if event and seen.get(planned.run.signature) != event:
-                seen[planned.run.signature] = event
-                left = sum(not other.status.state.finished for other in plan.runs)
-                console.print(
-                    f"{time.strftime('%H:%M:%S')} {planned.title}: {event} ({left} to go)",
+            if event and self.events.get(planned.run.signature) != event:
+                self.events[planned.run.signature] = event
+                self.console.print(
+                    f"{time.strftime('%H:%M:%S')} {planned.title}: {event} "
+                    f"({len(plan.unfinished)} to go)",
                     highlight=False,
                     soft_wrap=True,
                 )
-        if over and not any(planned.status.state.live for planned in plan.runs):
-            return plan
-        time.sleep(POLL_SECONDS)
 
 
 def _event(planned: PlannedRun) -> str:
-    """The state in words, of a running run each quarter of its way; "" where nothing is new."""
+    """Return the state, with progress in quarters, or "" if there is nothing to report."""
     status = planned.status
     if status.state in (State.NEW, State.QUEUED):
         return ""
     if status.result is not None:
-        metrics = status.result["metrics"]
-        return f"{status.state} {_numbers(metrics)}"
+        return f"{status.state} {format_numbers(status.result['metrics'])}"
     if status.state is State.RUNNING:
-        return f"running, {int(4 * _share(planned)) * 25}%"
+        return f"running, {int(4 * _fraction_done(planned)) * 25}%"
     return f"{status.state} {status.reason}".strip()
 
 
-def _numbers(metrics: dict[str, float]) -> str:
-    return " ".join(f"{key} {value:.4g}" for key, value in metrics.items() if value is not None)
+def format_numbers(numbers: Mapping[str, float | None]) -> str:
+    """Return "top1 81.25 loss 0.7"; numbers that are None are left out."""
+    return " ".join(f"{key} {value:.4g}" for key, value in numbers.items() if value is not None)
 
 
-def _picture(plan: Plan, seconds: float) -> Group:
-    """A line for each run at work or failed, and one for the whole."""
+class _Bars:
+    """Draws a bar for each running run and one for the whole plan."""
+
+    def __init__(self, console: Console) -> None:
+        # Drawing takes longer than looking: the screen changes only when the states were read.
+        self.live = Live(console=console, auto_refresh=False)
+        self.started = time.monotonic()
+
+    def __enter__(self) -> _Bars:
+        self.live.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.live.__exit__(*error)
+
+    def show(self, plan: Plan) -> None:
+        rows = self.live.console.height - 3
+        seconds = time.monotonic() - self.started
+        self.live.update(_picture(plan, rows, seconds), refresh=True)
+
+
+def _picture(plan: Plan, rows: int, seconds: float) -> Group:
+    """Return at most ``rows`` lines for running and failed runs, and one line for all runs."""
     grid = Grid.grid(padding=(0, 2))
-    for planned in plan.runs:
-        if planned.status.state in (State.RUNNING, State.FAILED, State.DAMAGED):
-            grid.add_row(planned.title, *_cells(planned))
-    counts = Counter(planned.status.state for planned in plan.runs)
-    words = [f"{counts[state]} {state}" for state in State if counts[state]]
-    finished = sum(planned.status.state.finished for planned in plan.runs)
-    share = sum(_share(planned) for planned in plan.runs) / len(plan.runs)
-    left = f", about {(seconds / share - seconds) / 60:.0f} min left" if 0.1 < share < 1 else ""
-    text = f"{finished} of {len(plan.runs)} runs finished ({', '.join(words)}){left}"
+    shown = [
+        planned
+        for planned in plan.unfinished
+        if planned.status.state in (State.RUNNING, State.FAILED, State.DAMAGED)
+    ]
+    for planned in shown[:rows]:
+        grid.add_row(planned.title, *_cells(planned))
+    if len(shown) > rows:
+        grid.add_row(f"and {len(shown) - rows} more")
+    counts = Counter(planned.status.state for planned in plan.unfinished)
+    finished = len(plan.runs) - len(plan.unfinished)
+    counts[State.DIVERGED] = sum(p.status.state is State.DIVERGED for p in plan.runs)
+    counts[State.DONE] = finished - counts[State.DIVERGED]
+    summary = ", ".join(f"{counts[state]} {state}" for state in State if counts[state])
+    fraction = (finished + sum(map(_fraction_done, plan.unfinished))) / len(plan.runs)
+    left = ""
+    if 0.1 < fraction < 1:
+        left = f", about {(seconds / fraction - seconds) / 60:.0f} min left"
+    text = f"{finished} of {len(plan.runs)} runs finished ({summary}){left}"
     total = Grid.grid(padding=(0, 2))
-    total.add_row(ProgressBar(total=1, completed=share, width=40), text)
+    total.add_row(ProgressBar(total=1, completed=fraction, width=40), text)
     return Group(grid, total)
 
 
@@ -113,11 +158,11 @@ def _cells(planned: PlannedRun) -> tuple[ProgressBar | Text, str]:
     if status.state is not State.RUNNING:
         return Text(str(status.state), style=STYLES[status.state]), status.reason
     progress = status.progress or {}
-    bar = ProgressBar(total=1, completed=_share(planned), width=30)
-    return bar, f"{progress.get('step', 0)} steps  {_numbers(progress.get('shown', {}))}"
+    bar = ProgressBar(total=1, completed=_fraction_done(planned), width=30)
+    return bar, f"{progress.get('step', 0)} steps  {format_numbers(progress.get('shown', {}))}"
 
 
-def _share(planned: PlannedRun) -> float:
+def _fraction_done(planned: PlannedRun) -> float:
     status = planned.status
     if status.state.finished:
         return 1.0

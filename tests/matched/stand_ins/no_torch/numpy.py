@@ -1,3 +1,3 @@
-"""submitit loads numpy before a task that may want it; none here does, and it takes a while."""
+"""A stand-in for numpy that cannot be imported: submitit would spend time on loading it."""
 
 raise ImportError

@@ -1,4 +1,4 @@
-"""Stands for torch in the jobs of these tests: all that environment.json asks it, at no cost."""
+"""A stand-in for torch in the jobs of these tests, with what environment.json records."""
 
 from types import SimpleNamespace
 

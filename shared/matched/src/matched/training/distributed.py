@@ -6,13 +6,13 @@ import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import cache
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
+from matched.rendezvous import rendezvous_store
 from matched.task import Context
 
 T = TypeVar("T")
@@ -59,17 +59,6 @@ def process_group(context: Context) -> Iterator[torch.device]:
     finally:
         _object_group = None
         dist.destroy_process_group()
-
-
-@cache
-def rendezvous_store() -> dist.Store:
-    """Return the store through which the processes of a job connect, shared by all of its runs.
-
-    With one store per run on the same port, a process that reaches the next run early would connect
-    to the store of the previous one.
-    """
-    store, _, _ = next(dist.rendezvous("env://"))
-    return store
 
 
 def all_gather_objects(value: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""tools/check_python.py refuses, in one line, a Python that the pinned packages do not run on."""
+"""tools/check_python.py: one line for a Python that the pinned packages do not support."""
 
 import ast
 import importlib.util
@@ -20,45 +20,45 @@ def check_python():
 
 
 @pytest.mark.parametrize("version", [(3, 11, 0), (3, 11, 9), (3, 12, 4), (3, 12)])
-def test_a_python_that_fits(check_python, version):
+def test_check_python_accepts_supported_versions(check_python, version):
     assert check_python.complaint(version) is None
 
 
 @pytest.mark.parametrize("version", [(2, 7), (3, 8), (3, 10), (3, 10, 14), (3, 13), (3, 13, 1)])
-def test_a_python_that_does_not(check_python, version):
+def test_check_python_refuses_unsupported_versions(check_python, version):
     line = check_python.complaint(version)
     assert line.startswith(f"error: this is Python {version[0]}.{version[1]};")
     assert "need 3.11 or 3.12" in line and "make setup PYTHON=python3.12" in line
     assert "\n" not in line
 
 
-def test_it_agrees_with_the_packages():
+def test_check_python_agrees_with_requires_python():
     for path in (TOOL.parents[1]).glob("packages/*/pyproject.toml"):
         assert 'requires-python = ">=3.11,<3.13"' in path.read_text(encoding="utf-8"), path
 
 
 @pytest.mark.parametrize("version", [(2, 7), (3, 10), (3, 13)])
-def test_as_a_script_it_refuses_in_one_line_with_exit_code_2(version):
-    """Run by this Python, which is told that it is another one."""
+def test_check_python_script_refuses_with_exit_code_2(version):
+    """This Python runs the script with another version in sys.version_info."""
     code = (
         f"import runpy, sys; sys.version_info = {(*version, 0, 'final', 0)}; "
         f"runpy.run_path({str(TOOL)!r}, run_name='__main__')"
     )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert answer.returncode == 2
-    (line,) = answer.stderr.splitlines()
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert process.returncode == 2
+    (line,) = process.stderr.splitlines()
     assert line.startswith(f"error: this is Python {version[0]}.{version[1]};")
 
 
-def test_as_a_script_it_is_silent_where_the_python_fits():
-    answer = subprocess.run([sys.executable, str(TOOL)], capture_output=True, text=True)
-    assert (answer.returncode, answer.stdout, answer.stderr) == (0, "", "")
+def test_check_python_script_is_silent_if_supported():
+    process = subprocess.run([sys.executable, str(TOOL)], capture_output=True, text=True)
+    assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
 
 
-def test_an_old_python_can_read_it():
-    """A syntax error of the old Python would stand in the place of the message."""
+def test_check_python_has_no_new_syntax():
+    """An old Python would print a syntax error instead of the message."""
     text = TOOL.read_text(encoding="utf-8")
     tree = ast.parse(text, feature_version=(3, 4))  # refuses f-strings, := and typed variables
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     assert not [f for f in functions if f.returns or any(a.annotation for a in f.args.args)]
-    assert text.isascii(), "Python 2 wants a declaration otherwise"
+    assert text.isascii(), "Python 2 needs an encoding declaration otherwise"

@@ -1,0 +1,64 @@
+"""Preflight checks: everything that can be found wrong before a run is submitted or started."""
+
+from __future__ import annotations
+
+import shutil
+
+from matched import data
+from matched.planning import Plan
+from matched.recipes import match_name
+from matched.slurm_request import executor_parameters
+
+CLUSTERS = ("debug", "local", "slurm")
+
+
+def check_submission(plan: Plan, cluster: str) -> None:
+    """Check all missing runs of a plan before any of them is submitted.
+
+    Raises:
+        ValueError: if data or the cluster is missing, the machine has too few GPUs, or processes
+            do not fill whole nodes.
+    """
+    match_name(cluster, CLUSTERS, "cluster")
+    _check_data(plan)
+    if cluster == "slurm" and shutil.which("sbatch") is None:
+        raise ValueError(
+            "there is no Slurm here (no sbatch on PATH): run this on a login node, "
+            "or use --cluster local"
+        )
+    distinct = dict.fromkeys(planned.resources for planned in plan.missing)
+    for resources in distinct:
+        executor_parameters(resources, plan.site, cluster, num_runs=1)
+    needed = max((resources.gpus for resources in distinct), default=0)
+    available = plan.site.local.gpus
+    if cluster != "slurm" and needed > available:
+        raise ValueError(
+            f"{plan.recipe.name} at {plan.scale.name} scale asks for {needed} GPUs per run and "
+            f"this machine has {available} (`gpus` under [local] in {plan.site.file}); "
+            "use --cluster slurm"
+        )
+
+
+def check_foreground(plan: Plan) -> None:
+    """Check a plan before its runs are computed in this process or under torchrun.
+
+    Raises:
+        ValueError: if data is missing, a run is queued or running elsewhere, or one of its files
+            is damaged.
+    """
+    _check_data(plan)
+    for planned in plan.runs:
+        if planned.status.state.live:
+            raise ValueError(
+                f"{planned.title} is {planned.status.state} already; see `matched status`"
+            )
+    for planned in plan.damaged:
+        raise ValueError(
+            f"damaged: {planned.status.reason}; "
+            f"`matched retry {plan.recipe.name} --scale {plan.scale.name}` sets it aside"
+        )
+
+
+def _check_data(plan: Plan) -> None:
+    names = {name for planned in plan.missing for name in data.source_names(planned.run.config)}
+    data.resolve_paths(tuple(sorted(names)), plan.site.data, plan.site.file)

@@ -1,0 +1,94 @@
+"""Slurm requests: resources as submitit's parameters, and the #SBATCH lines that result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from matched.job_packing import PackedJob
+from matched.planning import Plan
+from matched.site import Site
+from matched.submitit_internals import sbatch_script
+from matched.table import Resources
+
+MIN_MINUTES = 5
+"""Shortest time limit of a Slurm job: the signal to save may come a minute early."""
+
+
+def executor_parameters(
+    resources: Resources, site: Site, cluster: str, num_runs: int
+) -> dict[str, Any]:
+    """Return submitit's parameters, under its own names, for a job of ``num_runs`` runs.
+
+    Raises:
+        ValueError: if the processes do not fill whole nodes.
+    """
+    if cluster != "slurm":
+        # submitit's local executor kills a job at its time limit; local runs have no limit.
+        return {"timeout_min": 60 * 24 * 365, "nodes": 1, "tasks_per_node": resources.world_size}
+    config = site.slurm
+    per_node = min(resources.world_size, config.gpus_per_node)
+    if resources.world_size % per_node:
+        raise ValueError(
+            f"{resources.world_size} processes do not fill nodes of {per_node}; "
+            f"set gpus_per_node under [slurm] in {site.file} to a divisor"
+        )
+    parameters = {
+        "name": "matched",
+        "nodes": resources.world_size // per_node,
+        "tasks_per_node": per_node,
+        "cpus_per_task": resources.cpus,
+        "mem_gb": resources.memory_gb * per_node,
+        "timeout_min": min(max(resources.minutes * num_runs, MIN_MINUTES), config.max_hours * 60),
+        "slurm_array_parallelism": config.parallel,
+        "slurm_signal_delay_s": config.grace_seconds,
+    }
+    if resources.gpus:
+        parameters["gpus_per_node"] = per_node
+    if resources.world_size > 1:
+        # Processes wait for each other: when one fails, Slurm has to end the others.
+        parameters["slurm_srun_args"] = ["--kill-on-bad-exit=1"]
+    for name in ("partition", "account", "qos", "constraint"):
+        if value := getattr(config, name):
+            parameters[f"slurm_{name}"] = value
+    if config.setup:
+        parameters["slurm_setup"] = list(config.setup)
+    # Requeue preempted jobs even where the cluster does not by default.
+    parameters["slurm_additional_parameters"] = {"requeue": True, **config.options}
+    return parameters
+
+
+def array_parameters(
+    packed: Sequence[PackedJob],
+    array: Sequence[int],
+    site: Site,
+    cluster: str,
+    dependencies: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Return submitit's parameters for one array of ``job_packing.job_arrays``.
+
+    Args:
+        array: positions in ``packed``; the array's time limit is that of its longest job.
+        dependencies: Slurm ids of the jobs that have to end before these jobs start.
+    """
+    num_runs = max(len(packed[i].runs) for i in array)
+    parameters = executor_parameters(packed[array[0]].resources, site, cluster, num_runs)
+    if dependencies:
+        # "afterany", because a job ends normally even if one of its runs failed: the run that needs
+        # the failed one is reported as blocked, and the other runs of its job are computed.
+        parameters["slurm_additional_parameters"] |= {
+            "dependency": f"afterany:{':'.join(dependencies)}",
+            "kill-on-invalid-dep": "yes",
+        }
+    return parameters
+
+
+def sbatch_lines(plan: Plan, packed: Sequence[PackedJob], array: Sequence[int]) -> list[str]:
+    """Return the #SBATCH lines of one array exactly as submitit writes them; needs no Slurm.
+
+    Dependencies are left out: their job ids are unknown before the submission.
+    """
+    parameters = array_parameters(packed, array, plan.site, "slurm")
+    folder = plan.site.runs_folder / ".jobs" / "%j"
+    script = sbatch_script(parameters, folder, len(array) if len(array) > 1 else None)
+    return [line for line in script.splitlines() if line.startswith("#SBATCH")]

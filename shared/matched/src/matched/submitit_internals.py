@@ -1,0 +1,57 @@
+"""Internals of submitit: the only module that uses names which submitit does not document.
+
+tests/matched/test_submitit_internals.py says what to adapt if a version of submitit moves one.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import submitit
+from submitit.core import utils
+from submitit.local import local
+from submitit.slurm import slurm
+
+TESTED_VERSIONS = ">=1.5.3,<1.6"
+"""The range in pyproject.toml."""
+
+
+def sbatch_script(parameters: Mapping[str, Any], folder: Path, array_size: int | None) -> str:
+    """Return the script that ``AutoExecutor`` would give to sbatch, without its command.
+
+    submitit has no public way to see it before a submission, or on a machine without Slurm.
+
+    Args:
+        parameters: as for ``AutoExecutor.update_parameters``.
+        folder: as for ``AutoExecutor``.
+        array_size: number of jobs of an array; None for a single job.
+    """
+    names: Any = slurm.SlurmExecutor._equivalence_dict() or {}
+    options = {names.get(k, k.removeprefix("slurm_")): value for k, value in parameters.items()}
+    options["mem"] = f"{options['mem']}GB"
+    return slurm._make_sbatch_string(command="", folder=folder, map_count=array_size, **options)
+
+
+def requeue_on_slurm(environment: submitit.JobEnvironment) -> None:
+    """Requeue the Slurm job that this process belongs to.
+
+    submitit itself requeues only from its own handler of the preemption signal, which
+    ``signals.watch_signals`` replaces: the handler does not wait for a step boundary.
+
+    Raises:
+        OSError, subprocess.SubprocessError: if scontrol cannot be run or fails.
+    """
+    environment._requeue(countdown=0)  # the countdown is only logged
+
+
+def local_requeue_exit_code() -> int:
+    """Return the exit code with which a process has submitit's local controller restart its job."""
+    return local.LOCAL_REQUEUE_RETURN_CODE
+
+
+def submission_errors() -> tuple[type[Exception], ...]:
+    """Return the exceptions that a submission raises if sbatch fails."""
+    return utils.FailedJobError, subprocess.CalledProcessError

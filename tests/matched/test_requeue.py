@@ -1,0 +1,178 @@
+"""Jobs that get a stop signal: what is saved, and when the job is requeued."""
+
+import os
+import signal
+
+import pytest
+
+from matched import requeue, submitit_internals
+from matched.signals import PREEMPTION_SIGNAL
+
+FIRST, SECOND = "small.LN.0", "small.DyT.0"
+
+
+@pytest.fixture
+def running_job(one_row):
+    """Start a local job of both runs; the first run behaves as the argument says."""
+    one_row.site("[local]\nworkers = 1\n[slurm]\ngrace_seconds = 1\n")
+
+    def start(behaviour):
+        one_row.trouble(behaviour, FIRST)
+        one_row.job_process = one_row.start("submit", "table1", "--wait")
+        one_row.wait_for(lambda: starts(one_row), one_row.job_process)
+        return one_row
+
+    return start
+
+
+def starts(project):
+    """Return (process, step that it resumed from) of every start of the run."""
+    path = project.root / "started"
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return [
+        tuple(map(int, line.split())) for line in text.splitlines(keepends=True) if "\n" in line
+    ]
+
+
+def controller(project):
+    return int(project.directory(FIRST).job().job.job_id)
+
+
+def end(project, code):
+    out, err = project.job_process.communicate(timeout=30)
+    assert project.job_process.returncode == code, out + err
+    return out
+
+
+# --- local jobs
+
+
+@pytest.mark.parametrize("behaviour", ["steps", "wait"], ids=["saves", "ignores the signal"])
+def test_preempted_local_job_restarts_and_resumes(running_job, behaviour):
+    project = running_job(behaviour)
+    os.kill(starts(project)[0][0], PREEMPTION_SIGNAL)
+    project.wait_for(lambda: len(starts(project)) == 2, project.job_process)
+    (first, first_step), (second, resumed_step) = starts(project)
+    assert first != second and first_step == 0
+    assert (resumed_step > 0) == (behaviour == "steps"), "from its last checkpoint"
+    (project.root / "go").touch()
+    end(project, 0)
+    assert project.states() == {FIRST: "done", SECOND: "done"}
+    assert project.computed() == [FIRST, FIRST, SECOND]
+
+
+@pytest.mark.parametrize("behaviour", ["steps", "wait"], ids=["saves", "ignores the signal"])
+def test_terminated_local_job_is_resumed_by_the_next_submission(running_job, behaviour):
+    project = running_job(behaviour)
+    os.kill(controller(project), signal.SIGTERM)
+    assert "failed" in end(project, 1)
+    assert project.states() == {FIRST: "failed", SECOND: "failed"}
+    assert project.computed() == [FIRST], "it is not restarted"
+    assert not (project.directory(FIRST) / "failure.json").exists(), "a stopped run has not failed"
+    (project.root / "go").touch()
+    project.compute("submit", "table1", "--wait")
+    assert (starts(project)[1][1] > 0) == (behaviour == "steps")
+    assert project.states() == {FIRST: "done", SECOND: "done"}
+
+
+def test_terminated_foreground_run_can_be_resumed(one_row):
+    one_row.trouble("steps", FIRST)
+    cell = ["run", "table1", "--row", "small", "--arm", "LN"]
+    process = one_row.start(*cell)
+    one_row.wait_for(lambda: starts(one_row), process)
+    process.terminate()
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM and "Traceback" not in err
+    assert one_row.states()[FIRST] == "failed"
+    (one_row.root / "go").touch()
+    one_row.compute(*cell)
+    assert starts(one_row)[1][1] > 0
+    assert one_row.states()[FIRST] == "done"
+
+
+# --- Slurm jobs, with a stand-in for scontrol
+
+
+@pytest.fixture
+def on_slurm(one_row, pack, monkeypatch):
+    """Compute the job as on Slurm; return how often it requeued itself."""
+    requeued = []
+
+    def requeue_on_slurm(environment):
+        requeued.append(environment)
+        os.kill(os.getpid(), signal.SIGTERM)  # Slurm ends a start of a job that is requeued
+
+    monkeypatch.setattr(submitit_internals, "requeue_on_slurm", requeue_on_slurm)
+    monkeypatch.setattr(requeue, "KILL_TIMEOUT", 0.3)
+    one_row.program("squeue", "")
+
+    def compute(**more):
+        requeued.clear()
+        environment = object()
+        with pytest.raises(SystemExit) as exit:
+            pack(**more).compute("slurm", "41", environment)
+        assert exit.value.code == 128 + signal.SIGTERM
+        assert set(requeued) <= {environment}
+        return len(requeued)
+
+    return compute
+
+
+def failure_reason(project, name=FIRST):
+    path = project.directory(name) / "failure.json"
+    return project.json(path)["reason"] if path.exists() else None
+
+
+USED_UP, LONG = 1, 60
+"""Time limits in minutes: one that is over at once, since Slurm may signal a minute early; more."""
+
+
+@pytest.mark.parametrize("saved", ["saving", "filling"], ids=["checkpoint", "file of a task"])
+def test_job_at_its_time_limit_is_requeued_if_it_saved(one_row, on_slurm, saved):
+    one_row.trouble(f"gets SIGUSR2 {saved}", FIRST)
+    assert on_slurm(minutes=USED_UP) == 1
+    assert failure_reason(one_row) is None and one_row.computed() == [FIRST]
+
+
+def test_run_that_saves_nothing_in_a_whole_job_has_failed(one_row, on_slurm):
+    """Otherwise it would be requeued forever. The other runs of the job are still computed."""
+    one_row.trouble("gets SIGUSR2", FIRST)
+    assert on_slurm(minutes=USED_UP) == 1
+    assert failure_reason(one_row).startswith(
+        "no step was saved in the whole time of a job, 1 min:"
+    )
+    assert "max_hours under [slurm]" in failure_reason(one_row)
+    one_row.trouble("gets SIGUSR2 saving", SECOND)
+    assert on_slurm(minutes=USED_UP) == 1
+    assert one_row.computed() == [FIRST, SECOND], "the failed run is not computed again in this job"
+
+
+def test_job_whose_only_run_saves_nothing_is_not_requeued(one_row, on_slurm):
+    one_row.finish(SECOND, top1=1.0)
+    one_row.recipe("TABLE = Table(arms=ARMS[:1], scales=(scale(seeds=(0,), small=SMALL),))")
+    one_row.trouble("gets SIGUSR2", FIRST)
+    assert on_slurm(minutes=USED_UP) == 0
+    assert "no step was saved" in failure_reason(one_row)
+
+
+@pytest.mark.parametrize("minutes", [LONG, None], ids=["preempted early", "no limit"])
+def test_preempted_run_that_saved_nothing_has_not_failed(one_row, on_slurm, minutes):
+    one_row.trouble("gets SIGUSR2", FIRST)
+    assert on_slurm(minutes=minutes) == 1
+    assert failure_reason(one_row) is None
+
+
+def test_run_that_started_late_in_a_job_has_not_failed(one_row, on_slurm, monkeypatch):
+    """The runs before it used most of the time."""
+    clock = iter([0.0, 100.0])
+    monkeypatch.setattr(requeue.time, "monotonic", lambda: next(clock, 100.0))
+    monkeypatch.setattr(requeue, "KILL_TIMEOUT", 0)
+    one_row.trouble("gets SIGUSR2", FIRST)
+    assert on_slurm(minutes=USED_UP) == 1
+    assert failure_reason(one_row) is None
+
+
+def test_cancelled_slurm_job_is_not_requeued(one_row, on_slurm):
+    one_row.trouble("gets SIGTERM saving", FIRST)
+    assert on_slurm(minutes=LONG) == 0
+    assert failure_reason(one_row) is None

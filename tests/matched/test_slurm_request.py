@@ -1,0 +1,90 @@
+"""executor_parameters: what a job requests from Slurm or from this machine."""
+
+import pytest
+
+from matched import Resources, slurm_request
+from matched.site import Local, Site, Slurm
+
+PAPER = Resources(gpus=64, cpus=10, memory_gb=48, minutes=48 * 60)
+
+
+def parameters(resources=PAPER, runs=1, cluster="slurm", **slurm):
+    site = Site(file="site.toml", slurm=Slurm(**slurm), local=Local())
+    return slurm_request.executor_parameters(resources, site, cluster, runs)
+
+
+def test_paper_scale_on_nodes_of_eight_gpus():
+    assert parameters() == {
+        "name": "matched",
+        "nodes": 8,
+        "tasks_per_node": 8,
+        "gpus_per_node": 8,
+        "cpus_per_task": 10,
+        "mem_gb": 8 * 48,
+        "timeout_min": 24 * 60,
+        "slurm_array_parallelism": 64,
+        "slurm_srun_args": ["--kill-on-bad-exit=1"],
+        "slurm_signal_delay_s": 120,
+        "slurm_additional_parameters": {"requeue": True},
+    }
+
+
+def test_paper_scale_on_nodes_of_four_gpus():
+    request = parameters(gpus_per_node=4)
+    assert (request["nodes"], request["tasks_per_node"], request["gpus_per_node"]) == (16, 4, 4)
+    assert request["mem_gb"] == 4 * 48
+
+
+@pytest.mark.parametrize(("gpus", "nodes"), [(1, 1), (4, 1), (8, 1), (16, 2)])
+def test_small_runs_request_part_of_a_node(gpus, nodes):
+    request = parameters(Resources(gpus=gpus, minutes=60))
+    assert (request["nodes"], request["nodes"] * request["gpus_per_node"]) == (nodes, gpus)
+
+
+@pytest.mark.parametrize(("gpus", "per_node"), [(64, 7), (12, 8), (3, 2)])
+def test_executor_parameters_refuse_partly_filled_nodes(gpus, per_node):
+    with pytest.raises(ValueError, match=rf"{gpus} .* do not fill nodes of {per_node}.*\[slurm\]"):
+        parameters(Resources(gpus=gpus, minutes=60), gpus_per_node=per_node)
+
+
+def test_time_limit_covers_all_runs_up_to_max_hours():
+    resources = Resources(minutes=10)
+    assert parameters(resources, runs=3)["timeout_min"] == 30
+    assert parameters(resources, runs=3000)["timeout_min"] == 24 * 60
+    assert parameters(max_hours=72)["timeout_min"] == 48 * 60
+    assert parameters(max_hours=2)["timeout_min"] == 120
+
+
+def test_cpu_runs_request_no_gpus():
+    request = parameters(Resources(minutes=10, cpus=2, memory_gb=5))
+    assert "gpus_per_node" not in request and "slurm_srun_args" not in request
+    assert (request["nodes"], request["tasks_per_node"]) == (1, 1)
+    assert (request["cpus_per_task"], request["mem_gb"]) == (2, 5)
+
+
+def test_site_settings_are_passed_to_slurm():
+    request = parameters(
+        partition="gpu",
+        account="a1",
+        qos="q",
+        constraint="c",
+        parallel=3,
+        grace_seconds=30,
+        setup=("module load cuda",),
+        options={"exclude": "node7"},
+    )
+    assert request["slurm_partition"] == "gpu"
+    assert request["slurm_account"] == "a1"
+    assert request["slurm_qos"] == "q"
+    assert request["slurm_constraint"] == "c"
+    assert request["slurm_array_parallelism"] == 3
+    assert request["slurm_signal_delay_s"] == 30
+    assert request["slurm_setup"] == ["module load cuda"]
+    assert request["slurm_additional_parameters"] == {"requeue": True, "exclude": "node7"}
+
+
+@pytest.mark.parametrize("cluster", ["local", "debug"])
+def test_local_clusters_request_only_processes(cluster):
+    request = parameters(Resources(gpus=2, minutes=1), cluster=cluster, partition="gpu")
+    assert (request["nodes"], request["tasks_per_node"]) == (1, 2)
+    assert not [key for key in request if "slurm" in key]

@@ -1,0 +1,105 @@
+"""Typed values of run and job status: job ids, job records, failures."""
+
+import json
+import socket
+
+import pytest
+
+from matched.status import Failure, FailureKind, JobId, JobRecord, State
+
+SLURM = JobId(cluster="slurm", job_id="12_3")
+PROCESS = JobId(cluster="local", host="slurm-login", job_id="4711")
+
+
+@pytest.mark.parametrize(
+    ("job", "text", "description"),
+    [
+        (SLURM, "slurm:12_3", "slurm job 12_3"),
+        (PROCESS, "local:slurm-login:4711", "process 4711 on host slurm-login"),
+    ],
+    ids=["slurm", "process"],
+)
+def test_job_id_has_one_form_for_files_and_one_for_people(job, text, description):
+    assert (str(job), job.describe()) == (text, description)
+    assert JobId.parse(text) == job
+
+
+def test_job_id_of_a_process_on_a_host_named_slurm():
+    """The cluster decides, not the text."""
+    assert SLURM.on_slurm and not PROCESS.on_slurm
+    assert PROCESS.on_other_host and not SLURM.on_other_host
+
+
+@pytest.mark.parametrize(
+    "text", ["", "12", "slurm:", "slurm:n2:12", "local:4711", "local::4711", "pbs:12", "local:n2:"]
+)
+def test_job_id_parse_refuses_other_text(text):
+    with pytest.raises(ValueError, match="is not a job id; expected slurm:ID or local:HOST:PID"):
+        JobId.parse(text)
+
+
+@pytest.mark.parametrize("cluster", ["local", "debug", "here"])
+def test_job_id_here_names_the_process_of_this_host(cluster):
+    job = JobId.here(cluster, "7")
+    assert job == JobId(cluster="local", host=socket.gethostname(), job_id="7")
+    assert not job.on_other_host
+    assert JobId.here("slurm", "7") == JobId(cluster="slurm", job_id="7")
+
+
+def test_job_record_survives_json():
+    record = JobRecord(job=PROCESS, user="1000", token="t1", folder="", at=1.5, submission="s")
+    text = json.dumps(record.to_json())
+    assert JobRecord.from_json(json.loads(text)) == record
+    assert "cancelled" not in text
+
+
+# --- failures of runs
+
+
+@pytest.fixture
+def directory(one_row):
+    directory = one_row.directory("small.LN.0")
+    directory.prepare()
+    return directory
+
+
+@pytest.mark.parametrize("kind", FailureKind)
+def test_failure_json_keeps_kind_and_root(directory, kind):
+    failure = Failure(kind=kind, reason="why", token="t1", root="0123456789ab")
+    directory.write_failure(failure)
+    assert directory.failure() == failure
+    assert directory.status({}).failure == failure
+
+
+def test_first_failure_of_an_attempt_is_kept(directory):
+    directory.write_failure(Failure(reason="first", token="t1"))
+    directory.write_failure(Failure(reason="second", token="t1"))
+    assert directory.failure().reason == "first"
+
+
+def test_job_that_left_nothing_has_ended_or_was_cancelled(one_row, directory):
+    directory.write_job(one_row.job("local", "999999999"))
+    status = directory.status({})
+    assert (status.state, status.failure.kind) == (State.FAILED, FailureKind.ENDED)
+    directory.write_job(one_row.job("local", "999999999", cancelled="me"))
+    status = directory.status({})
+    assert (status.failure.kind, status.reason) == (FailureKind.CANCELLED, "cancelled by me")
+
+
+def test_blocked_run_is_found_by_kind_not_by_text(one_row):
+    """A task's own message may start with the same words."""
+    one_row.recipe(
+        'START = Run(task="tiny:train", config=Config(model="start"))\n'
+        'SMALL = Run(task="tiny:train", config=Config(model="small"), needs={"begin": START})\n'
+        "TABLE = Table(arms=ARMS[:1], scales=(scale(seeds=(0,), small=SMALL),))"
+    )
+    one_row.trouble("says blocked by", "start.LN.0")
+    one_row.compute("submit", "table1", "--cluster", "debug", code=1)
+    start, small = one_row.plan().runs
+    assert start.status.failure.kind is FailureKind.ERROR
+    assert small.status.failure.kind is FailureKind.BLOCKED
+    assert small.status.failure.root == start.run.signature
+    assert small.status.reason == (
+        f"blocked by tiny:train {start.run.signature} (begin), which is failed: "
+        "blocked by a firewall"
+    )
