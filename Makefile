@@ -14,7 +14,7 @@ PIP     := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no
 # Build dependencies of source packages are pinned by the lock (two names: old and new pip).
 BUILD   := PIP_CONSTRAINT=requirements.lock PIP_BUILD_CONSTRAINT=requirements.lock
 READY   := $(VENV)/.ready
-KERNEL  := $(wildcard shared/dyt/setup.py shared/dyt/csrc/*)
+KERNEL  := $(wildcard shared/dyt/build_backend.py shared/dyt/src/dyt/kernel_build.py shared/dyt/src/dyt/csrc/*)
 # One process per core, up to four, because each imports torch. Slurm's tests share one cluster.
 TESTS   := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 PARTS   := $(patsubst %/pyproject.toml,%,$(wildcard shared/*/pyproject.toml packages/*/pyproject.toml))
@@ -24,7 +24,7 @@ SUBMIT   = submit $@ $(CHOICE) $(if $(SNAPSHOT),--snapshot)
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-slurm lint docs tables status bench chaos lock clean
+.PHONY: help setup wheels demo test test-slow test-slurm lint docs tables status bench chaos lock clean
 
 help:
 	@echo "make setup       create $(VENV) with all packages (other targets do so when needed)"
@@ -35,6 +35,7 @@ help:
 	@echo "make table1      a table: submit what is missing, wait when local, print the summary"
 	@echo "make tables      every table         make status      the state of every run"
 	@echo "make bench       time the harness    make chaos       kill, preempt and fill the disk of runs"
+	@echo "make wheels      a wheel of dyt with the CPU kernel inside, in dist/"
 	@echo "make clean       delete caches; keep the environment, runs and results"
 	@echo
 	@echo "Options: SCALE=smoke|mini|paper  CLUSTER=debug|local|slurm  DRY=1 (print the plan only)"
@@ -52,6 +53,9 @@ $(READY): requirements.lock $(wildcard shared/*/pyproject.toml packages/*/pyproj
 	@$(BUILD) $(PIP) -r requirements.lock
 	@$(PIP) --no-build-isolation $(addprefix -e ./,$(PARTS))
 	@touch $@
+
+wheels: setup
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist ./shared/dyt
 
 demo: setup
 	$(BIN)/matched submit table1 --scale smoke --cluster local --wait

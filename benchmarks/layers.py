@@ -1,13 +1,14 @@
 """Layer benchmark: time and memory of DyT, Derf, LayerNorm, RMSNorm, the formula and a plain copy.
 
-    python benchmarks/layers.py                     # three to four minutes on a CPU
+    python benchmarks/layers.py --shape 8x197x768   # your shape; prints ratios, writes nothing
+    python benchmarks/layers.py --save              # three to four minutes on a CPU
     python benchmarks/layers.py --sweep             # numbers of rows at width 4096
     python benchmarks/layers.py --device cuda [--sweep]
     python benchmarks/layers.py --report            # results/layers.md and .svg from the CSV
 
 All layers are built and compiled first and then timed in turn in one process, in a random order for
 each round, so a busy machine slows them equally. A ratio is the median over rounds of the ratio to
-nn.LayerNorm in the same round. Each measurement is a row of results/layers.csv.
+nn.LayerNorm in the same round. With --save, each measurement is added to results/layers.csv.
 
 - The copy is a lower bound: a forward pass reads the input and writes the output, and a backward
   pass reads the input and the output's gradient and writes the input's gradient.
@@ -306,6 +307,7 @@ def parse_args() -> argparse.Namespace:
     positive_int = measuring.positive_int
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--report", action="store_true", help="write layers.md and layers.svg")
+    parser.add_argument("--save", action="store_true", help="add the rows to results/layers.csv")
     parser.add_argument("--device", choices=KERNELS, default="cpu")
     parser.add_argument(
         "--rounds", type=positive_int, help="(default: 41 to 121 on a CPU, 101 on a GPU)"
@@ -352,8 +354,9 @@ def main() -> None:
             print(f"{format_shape(shape)}, {dtype} …", flush=True)
             measured += rows(shape, dtype, args, environment, seconds)
             torch.cuda.empty_cache()
-    measuring.append(layers_report.CSV, measured)
-    print(layers_report.markdown(measured))
+    if args.save:
+        measuring.append(layers_report.CSV, measured)
+    print(layers_report.markdown(measured, with_targets=False))
 
 
 if __name__ == "__main__":

@@ -60,9 +60,11 @@ def document(rows: list[Row]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def markdown(rows: list[Row]) -> str:
+def markdown(rows: list[Row], with_targets: bool = True) -> str:
     """Return a section for each machine."""
-    return "\n\n".join(section(title, group) for title, group in machines(rows).items())
+    return "\n\n".join(
+        section(title, group, with_targets) for title, group in machines(rows).items()
+    )
 
 
 def machines(rows: list[Row]) -> dict[str, list[Row]]:
@@ -85,8 +87,8 @@ def newest(rows: list[Row]) -> list[Row]:
     return [row for row in rows if row["time"] == last[key(row)]]
 
 
-def section(title: str, rows: list[Row]) -> str:
-    """Return one machine's section: times, memory, and the targets on one CPU thread."""
+def section(title: str, rows: list[Row], with_targets: bool) -> str:
+    """Return one machine's section: times, memory and, if requested, the targets on one thread."""
     parts = [f"## {title}", versions(rows)]
     for kind, rows_of_kind in by_kind_of_shape(rows).items():
         for pass_ in PASSES:
@@ -95,7 +97,8 @@ def section(title: str, rows: list[Row]) -> str:
         if selected := [row for row in rows_of_kind if row["kept_bytes"]]:
             parts += [f"### Memory, {kind}", MEMORY_LEGEND, table(selected, format_memory)]
     network_rows = by_kind_of_shape(rows).get(NETWORKS)
-    if network_rows and rows[0]["device"] == "cpu" and str(rows[0]["threads"]) == "1":
+    measured_for_targets = rows[0]["device"] == "cpu" and str(rows[0]["threads"]) == "1"
+    if with_targets and network_rows and measured_for_targets:
         parts += ["### Targets of the kernel", targets(network_rows)]
     return "\n\n".join(parts)
 

@@ -1,6 +1,6 @@
 """Training-step benchmark: ViT-S on a CPU with LayerNorm, DyT's kernel and DyT's formula.
 
-    python benchmarks/training_step.py [--rounds 25] [--threads 1] [--dtype bfloat16]
+    python benchmarks/training_step.py [--rounds 25] [--threads 1] [--dtype bfloat16] [--save]
 
 A step is forward pass, loss, backward pass and AdamW on one batch of random images. The networks
 are timed in turn in one process, in a random order for each round, so a busy machine slows them
@@ -8,8 +8,8 @@ equally. All parameters except those of the norm layers are shared between the n
 different memory location of the weights alone changes the time of a step by 1 or 2 %, more than all
 norms take. A ratio is a ratio of medians, and its range covers 80 % of the rounds. The network with
 LayerNorm is measured twice: the distance of the second from 1 is the uncertainty of such ratios.
-With bfloat16, forward pass and loss run under autocast. Each network is a row of
-results/training_step.csv.
+With bfloat16, forward pass and loss run under autocast. With --save, each network is added as a row
+to results/training_step.csv.
 """
 
 from __future__ import annotations
@@ -140,13 +140,15 @@ def main() -> None:
     parser.add_argument("--batch", type=measuring.positive_int, default=8)
     parser.add_argument("--threads", type=measuring.positive_int, default=1)
     parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0])
+    parser.add_argument("--save", action="store_true", help="add the rows to the CSV file")
     args = parser.parse_args()
     if cpu.PROBLEM is not None:
         parser.error(f"the kernel is missing: {cpu.PROBLEM}. {cpu.REMEDY}")
     measuring.reuse_freed_memory()
     torch.set_num_threads(args.threads)
     measured = rows(args.dtype, args.rounds, args.batch)
-    measuring.append(CSV, measured)
+    if args.save:
+        measuring.append(CSV, measured)
     print(table(measured))
 
 

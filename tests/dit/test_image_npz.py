@@ -118,6 +118,12 @@ class TestRejectedFiles:
         self.rejected(tmp_path / "x.png", "not a complete .npz file")
         self.rejected(tmp_path / "lost.npz", "there is no file")
 
+    def test_pointer_of_git_lfs(self, tmp_path):
+        file = tmp_path / "set.npz"
+        file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 9\n")
+        with pytest.raises(ValueError, match=rf"^{file} is a pointer of git-lfs, not the file its"):
+            ImageFile(file)
+
     def test_damaged_header(self, tmp_path):
         with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
             archive.writestr("arr_0.npy", b"something else entirely")

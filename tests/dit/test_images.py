@@ -89,6 +89,18 @@ class TestImageNet:
         original = Image.open(images / "train" / "n02" / "1.JPEG")
         assert torch.equal(picture, as_tensor(center_crop(original, 16)))
 
+    def test_imagenet_passes_over_system_files_and_folders(self, folder):
+        before = open_split("imagenet", folder, "train", 16)
+        names = [before.name(i) for i in range(len(before))]
+        for name in names:
+            image = folder / "train" / name
+            image.with_name(f"._{image.name}").write_bytes(b"x")
+        for system_folder in (".ipynb_checkpoints", "@eaDir", "lost+found", "__MACOSX"):
+            shutil.copytree(folder / "val" / "n01", folder / "train" / system_folder)
+        after = open_split("imagenet", folder, "train", 16)
+        assert [after.name(i) for i in range(len(after))] == names
+        assert (after.classes, after.digest()) == (2, before.digest())
+
     @pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "P"])
     def test_every_image_mode_becomes_rgb(self, folder, mode):
         path = folder / "train" / "n01" / "0.png"

@@ -78,6 +78,42 @@ def test_sd_vae_folder_without_autoencoder_is_rejected(valid_paths):
     refused(valid_paths, r"has no config\.json; expected the folder of diffusers' AutoencoderKL")
 
 
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 334643268\n"
+ANNEX = "/annex/objects/SHA256E-s334643268--4d7a\n"
+
+
+@pytest.mark.parametrize(
+    "text, tool", [(LFS, "git-lfs"), (ANNEX, "git-annex")], ids=["git-lfs", "git-annex"]
+)
+@pytest.mark.parametrize(
+    "source, name",
+    [
+        ("sd-vae", "diffusion_pytorch_model.safetensors"),
+        ("sd-vae", "diffusion_pytorch_model.bin"),
+        ("sd-vae", "config.json"),
+        ("inception", ""),
+        ("imagenet-reference", ""),
+    ],
+)
+def test_pointer_in_place_of_weights_is_refused(valid_paths, source, name, text, tool):
+    file = valid_paths[source] / name
+    if name.endswith(".bin"):
+        (valid_paths[source] / "diffusion_pytorch_model.safetensors").unlink()
+    file.write_text(text)
+    refused(
+        valid_paths,
+        rf"^\[data\] {source} in site\.toml: {file} is a pointer of {tool}, not the file",
+    )
+    file.unlink()
+    file.symlink_to("../.git/annex/objects/Zx/9q/SHA256E-s1--4d7a/SHA256E-s1--4d7a")
+    refused(valid_paths, rf"{file} is a pointer of git-annex, not the file itself; run `git annex")
+
+
+def test_pointer_beside_the_weights_that_are_loaded_is_accepted(valid_paths):
+    (valid_paths["sd-vae"] / "diffusion_pytorch_model.bin").write_text(LFS)
+    assert data.resolve_paths(tuple(valid_paths), valid_paths, SITE) == valid_paths
+
+
 def test_invalid_imagenet_reference_is_rejected(valid_paths):
     path = valid_paths["imagenet-reference"]
     np.savez(path, arr_0=np.zeros(1), mu=np.zeros(1))

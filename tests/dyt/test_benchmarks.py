@@ -12,7 +12,14 @@ import torch
 from dyt import DynamicTanh
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-NAMES = ("measuring", "layers_report", "layers", "training_step")
+NAMES = (
+    "measuring",
+    "layers_report",
+    "layers",
+    "training_step",
+    "calibration",
+    "calibration_networks",
+)
 COMMON = (
     "layer,pass,dtype,shape,rounds,ms_p10,ms_median,ms_p90,ratio_p10,ratio_median,ratio_p90,"
     "kept_bytes,peak_bytes,device,threads,hardware,instructions,load,torch,python,triton,liger,time"
@@ -111,6 +118,20 @@ def test_layers_benchmark_measures_time_and_memory(load, report):
     assert 2 * size <= peak[report.KERNEL] < 3 * size < peak[report.EAGER]
 
 
+def test_layers_benchmark_writes_only_with_save(load, report, monkeypatch, capsys):
+    layers = load("layers")
+    monkeypatch.setattr(load("measuring"), "reuse_freed_memory", lambda: None)
+    options = {"--shape": "2x8x64", "--rounds": "2", "--dtype": "float32", "--passes": "forward"}
+    arguments = ["--no-compile", *(part for option in options.items() for part in option)]
+    for extra in ([], ["--save"]):
+        monkeypatch.setattr(sys, "argv", ["layers.py", *arguments, *extra])
+        layers.main()
+        assert report.CSV.exists() == bool(extra)
+        output = capsys.readouterr().out
+        assert "nn.LayerNorm" in output
+        assert "Targets" not in output
+
+
 def test_training_step_benchmark_measures_all_arms(load):
     step = load("training_step")
     found = step.rows("float32", 1, 2, model="vit_tiny_patch16_224", size=224)
@@ -156,3 +177,29 @@ def test_layers_benchmark_rejects_invalid_arguments(load, monkeypatch, capsys, a
     with pytest.raises(SystemExit):
         load("layers").parse_args()
     assert message in capsys.readouterr().err
+
+
+def test_calibration_benchmark_runs_and_writes_only_with_save(load, monkeypatch, tmp_path, capsys):
+    calibration = load("calibration")
+    monkeypatch.setattr(calibration, "RESULTS", tmp_path)
+    small = ["--networks", "vit", "--widths", "16", "--seeds", "0", "1", "--steps", "2"]
+    monkeypatch.setattr(calibration, "CONVERSION_WIDTH", 16)
+    for benchmark in ("scratch", "conversion"):
+        for extra in ([], ["--save"]):
+            monkeypatch.setattr(sys, "argv", ["calibration.py", benchmark, *small, *extra])
+            calibration.main()
+            assert (tmp_path / f"calibration_{benchmark}.csv").exists() == bool(extra)
+    assert "| vit, 16 |" in (tmp_path / "calibration_scratch.md").read_text(encoding="utf-8")
+    assert calibration.CALIBRATED in capsys.readouterr().out
+
+
+def test_calibration_benchmark_marks_scores_below_the_interval(load):
+    calibration = load("calibration")
+    scores = {calibration.OWN: (90, 91, 92), "DyT (0.5)": (70, 71, 72), "calibrated": (90, 90, 91)}
+    rows = [
+        {"network": "vit", "width": 32, "arm": arm, "score": value}
+        for arm, values in scores.items()
+        for value in values
+    ]
+    line = calibration.scratch_table(rows).splitlines()[-1]
+    assert line == "| vit, 32 | 91.00 ± 2.48 | **71.00 ± 2.48** | 90.33 ± 1.43 |"

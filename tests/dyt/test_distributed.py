@@ -9,7 +9,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_module, distribute_tensor
 
-from dyt import DynamicErf, DynamicTanh
+from dyt import Calibration, DynamicErf, DynamicTanh, convert
 
 
 @pytest.fixture
@@ -57,6 +57,15 @@ def test_fsdp_gradients_equal_single_process(mesh):
     with torch.profiler.profile() as profile:
         assert_same(model, plain, x)
     assert "dyt::dyt_backward" in {event.key for event in profile.key_averages()}
+
+
+def test_calibration_sums_over_a_process_group(mesh):
+    models = [nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8)) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    x = torch.randn(32, 6)
+    alone = convert(models[0], copy_affine=True, calibrate=x)
+    group = Calibration(x, group=distributed.group.WORLD)
+    assert convert(models[1], copy_affine=True, calibrate=group)[0].fit.alpha == alone[0].fit.alpha
 
 
 @pytest.mark.parametrize("placement", [Shard(0), Shard(1), Replicate()])

@@ -201,7 +201,7 @@ def test_fold_leaves_tied_parametrized_or_hooked_linears(change, reason, example
 @pytest.mark.parametrize(
     ("norm", "x", "reader"),
     [
-        (DyT(8, channel_axis=1), torch.randn(2, 8, 4), nn.Conv1d(8, 4, 1)),
+        (DyT(8, channel_axis=1), torch.randn(2, 8, 4), nn.Conv1d(8, 4, 3, padding=1)),
         (DyT(8, channel_axis=1), torch.randn(2, 8, 8), nn.Linear(8, 5)),
         (DyT((4, 8)), X, nn.Linear(8, 5)),
         (DyT(8), X, nn.GELU()),

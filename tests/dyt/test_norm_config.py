@@ -84,7 +84,7 @@ def test_norm_label(norm, label):
         ),
         ({"squash": "relu"}, "squash = 'relu' is unknown. Use one of 'tanh', 'hardtanh',"),
         ({"squash": None}, "squash = None is unknown"),
-        ({"alpha": "fixed"}, "alpha = 'fixed' is unknown. Use one of 'learnable', 'absent'."),
+        ({"alpha": "free"}, "alpha = 'free' is unknown. Use one of 'learnable', 'fixed'"),
         ({"alpha0": 0}, "alpha0 = 0 is not positive"),
         ({"alpha0": -0.5}, "alpha0 = -0.5 is not positive"),
         ({"alpha0": math.inf}, "alpha0 = inf is not a finite number"),

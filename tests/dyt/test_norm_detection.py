@@ -183,7 +183,6 @@ def test_convert_keeps_weight_and_spectral_normalization():
 @pytest.mark.parametrize(
     "module",
     [
-        tl.LayerNormAct2d(8, act_layer=nn.ReLU),
         GeluRMSNorm(8),
     ],
     ids=lambda module: type(module).__name__,

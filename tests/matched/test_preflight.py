@@ -1,9 +1,12 @@
 """Preflight checks refuse in one line, before anything is written or submitted."""
 
+import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from dyt_vision import sources as vision_sources
 from matched import DataSource, data
 
 IMAGENET = (
@@ -124,6 +127,53 @@ def test_runs_folder_that_is_a_file_is_refused(project):
     assert line.startswith(f"{project.root}/occupied")
 
 
+def imagenet(project, images=732):
+    """A folder in ImageNet-1K's layout: empty files, 732 in most training classes."""
+    project.recipe(IMAGENET)
+    project.site('[data]\nimagenet = "in1k"\n')
+    for split, count in (("train", images), ("val", 50)):
+        for number in range(4):
+            folder = project.root / "in1k" / split / f"n{number:08d}"
+            folder.mkdir(parents=True)
+            for i in range(count):
+                (folder / f"{i}.JPEG").touch()
+
+
+@pytest.fixture
+def four_classes(monkeypatch):
+    """ImageNet-1K with four classes."""
+    imagenet_check = vision_sources.check_image_folder
+    monkeypatch.setattr(
+        vision_sources, "check_image_folder", lambda path, classes: imagenet_check(path, 4)
+    )
+    sizes = {
+        name: replace(size, images=4 * size.smallest_class)
+        for name, size in vision_sources.IMAGENET_1K.items()
+    }
+    monkeypatch.setattr(vision_sources, "IMAGENET_1K", sizes)
+
+
+@COMMANDS
+def test_survey_of_images_refuses_before_submission(project, four_classes, command):
+    imagenet(project, images=1)
+    line = refused(project, *command)
+    assert line.startswith(f"[data] imagenet in {project.root}/site.toml: ")
+    assert "4 of the 4 classes in" in line and "such as n00000000 with 1; expected 732 to" in line
+
+
+def test_survey_of_images_warns_and_submits(project, four_classes, caplog, monkeypatch):
+    imagenet(project)
+    (project.root / "in1k" / "train" / "n00000002" / "7.JPEG").unlink()
+    monkeypatch.setattr(logging.getLogger("matched"), "propagate", True)
+    told = project.cli("submit", "table1", "--cluster", "debug", code=0)
+    assert "2 of 2 runs submitted" in told
+    warnings = [r.getMessage() for r in caplog.records if "results may differ" in r.getMessage()]
+    assert warnings == [
+        f"{project.root}/in1k/train has 2,927 images, and ImageNet-1K has 2,928; results may "
+        "differ from those on the complete set"
+    ]
+
+
 # --- data sources
 
 
@@ -143,6 +193,20 @@ def sources(monkeypatch):
 
 def test_resolve_paths_gives_embedded_data_no_path(sources, tmp_path):
     assert data.resolve_paths(("embedded",), {}, tmp_path / "site.toml") == {}
+
+
+def test_resolve_paths_surveys_only_when_asked(monkeypatch, tmp_path):
+    surveyed = []
+    source = DataSource(title="X", check=check_folder, survey=surveyed.append)
+    monkeypatch.setattr(data, "load_source", {"on_disk": source}.__getitem__)
+    data.resolve_paths(("on_disk",), {"on_disk": tmp_path}, tmp_path / "site.toml")
+    assert surveyed == []
+    data.resolve_paths(("on_disk",), {"on_disk": tmp_path}, tmp_path / "site.toml", survey=True)
+    assert surveyed == [tmp_path]
+    with pytest.raises(ValueError, match="nowhere is not a folder"):
+        nowhere = {"on_disk": tmp_path / "nowhere"}
+        data.resolve_paths(("on_disk",), nowhere, tmp_path / "site.toml", survey=True)
+    assert len(surveyed) == 1
 
 
 def test_resolve_paths_returns_the_paths_asked_for(sources, tmp_path):

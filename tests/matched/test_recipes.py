@@ -294,3 +294,18 @@ def test_table_1_at_paper_scale_needs_no_accumulation(repository):
     assert paper.resources.gpus == 64
     for cell in recipe.table.cells(paper):
         assert paper.resources.gpus * cell.run.config.micro_batch == cell.run.config.batch
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_recipe_in_another_encoding_is_refused_by_name(project, encoding):
+    path = project.root / "recipes" / "first" / "table01.py"
+    path.write_bytes('"""Für mich."""\n'.encode(encoding))
+    line = project.mistake("plan", "table1")
+    assert line.startswith(f"{path}, line 1: SyntaxError: ")
+
+
+def test_paper_toml_in_latin_1_is_refused_by_name(project):
+    path = project.root / "recipes" / "paper.toml"
+    path.write_bytes("[first]\n# für mich\n".encode("latin-1"))
+    line = project.mistake("plan", "table1")
+    assert line.startswith(f"{path}, line 2: byte 0xfc is not UTF-8; expected UTF-8: save the file")

@@ -189,3 +189,45 @@ def test_the_example_has_every_key_with_its_default():
     settings = site.read(EXAMPLE)
     assert (settings.runs, settings.local) == (Runs(), Local())
     assert settings.slurm == Slurm(partition=settings.slurm.partition)
+
+
+def test_site_accepts_a_byte_order_mark(tmp_path):
+    path = tmp_path / "site.toml"
+    path.write_bytes("[local]\nworkers = 3  # für mich\n".encode("utf-8-sig"))
+    assert site.read(path).local.workers == 3
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_site_in_utf_16_is_refused_by_name(tmp_path, encoding):
+    path = tmp_path / "site.toml"
+    path.write_bytes("[local]\nworkers = 3\n".encode(encoding))
+    with pytest.raises(ValueError) as refused:
+        site.read(path)
+    assert str(refused.value) == (
+        f"{path} is in UTF-16 or not a text file; expected UTF-8: save the file as UTF-8, for "
+        "example with `iconv -f UTF-16 -t UTF-8`"
+    )
+
+
+def test_site_in_latin_1_is_refused_with_its_line(tmp_path):
+    path = tmp_path / "site.toml"
+    path.write_bytes("[local]\n# für mich\nworkers = 3\n".encode("latin-1"))
+    with pytest.raises(ValueError) as refused:
+        site.read(path)
+    assert str(refused.value) == (
+        f"{path}, line 2: byte 0xfc is not UTF-8; expected UTF-8: save the file as UTF-8, for "
+        "example with `iconv -f LATIN1 -t UTF-8`"
+    )
+
+
+@pytest.mark.parametrize("path", ["~/runs", "~nobody-of-this-name/runs"])
+def test_site_refuses_a_home_folder_that_is_unknown(tmp_path, monkeypatch, path):
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", _no_name)
+    settings = read(tmp_path, f'[runs]\nfolder = "{path}"\n')
+    with pytest.raises(ValueError, match=rf"site\.toml: the home folder in '{path}' is not known"):
+        _ = settings.runs_folder
+
+
+def _no_name(number):
+    raise KeyError(f"getpwuid(): uid not found: {number}")

@@ -133,6 +133,21 @@ def test_cancel_refuses_part_of_a_shared_job(slurm, selection):
     assert "cancelled" not in slurm.json(slurm.directory(NAMES[0]) / "job.json")
 
 
+def test_cancel_by_a_user_number_without_a_name(slurm, monkeypatch):
+    """As in a container whose passwd lacks the user."""
+
+    def no_name(number):
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", no_name)
+    slurm.cli("submit", "table1", "--cluster", "slurm")
+    assert "2 runs asked to stop, in 2 jobs" in slurm.cli("cancel", "table1")
+    job = slurm.json(slurm.directory(NAMES[0]) / "job.json")
+    assert job["cancelled"].startswith(f"user {os.getuid()}, ")
+
+
 def test_cancel_with_nothing_running(one_row):
     one_row.finish(NAMES[0], top1=1.0)
     assert "0 runs asked to stop" in one_row.cli("cancel", "table1")

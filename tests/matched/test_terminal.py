@@ -92,3 +92,47 @@ def test_table_fits_eighty_columns(one_row, terminal):
     _, told = terminal("table", "table1")
     (line,) = (line for line in told.splitlines() if line.lstrip().startswith("Small_1"))
     assert line.split() == ["Small_1", "80.0", "81.0", "+1.0", "82.3", "82.5", "+0.2", "2/2", "yes"]
+
+
+# --- terminals that lack characters
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_table_prints_what_the_encoding_of_stdout_has(one_row, encoding):
+    paper = one_row.root / "recipes" / "paper.toml"
+    caption = "Zwei Modelle → α ± Δ, 模型"
+    text = paper.read_text(encoding="utf-8").replace("Two models & two norms", caption)
+    paper.write_text(text.replace('label = "Small_1"', 'label = "Größe α"'), encoding="utf-8")
+    for name in ("small.LN.0", "small.DyT.0"):
+        one_row.finish(name, top1=81.25)
+    one_row.environment |= {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    process = subprocess.run(
+        [sys.executable, "-m", "matched", "table", "table1"],
+        cwd=one_row.root,
+        env=one_row.environment,
+        capture_output=True,
+    )
+    assert (process.returncode, process.stderr) == (0, b"")
+    shown = "Größe α".encode(encoding, errors="replace").decode(encoding)
+    assert shown in process.stdout.decode(encoding) and b"81.2" in process.stdout
+    for suffix in ("md", "csv", "tex"):
+        result = one_row.root / "results" / f"table1.smoke.{suffix}"
+        assert "Größe" in result.read_text(encoding="utf-8")
+    markdown = (one_row.root / "results" / "table1.smoke.md").read_text(encoding="utf-8")
+    assert caption in markdown
+
+
+def test_results_are_written_before_the_table_is_printed(one_row, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device", "/dev/stdout")
+
+    monkeypatch.setattr("matched.table_formats.print_table", full)
+    assert one_row.mistake("table", "table1") == "/dev/stdout: No space left on device"
+    assert (one_row.root / "results" / "table1.smoke.md").exists()
+
+
+def test_one_line_errors_fit_the_encoding_of_stderr(one_row):
+    one_row.environment["PYTHONIOENCODING"] = "ascii:strict"
+    process = one_row.start("table", "täble")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2 and err.startswith("matched: error: unknown table: 't?ble'")

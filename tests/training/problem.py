@@ -14,7 +14,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torch.utils.data import Dataset
 
-from dyt import Norm, convert
+from dyt import Norm, alphas, convert
 from matched import TrainConfig, signals
 from matched.task import Context
 from matched.training import Learner, checkpoint, fit, reseed
@@ -182,6 +182,7 @@ def learner(config=CONFIG, *, weights=None, norm=OWN, dropout=0.2, **changes):
         "selection_metric": ("error", "lower"),
         "norms": norms,
         "prepare": mixup,
+        "alphas": alphas,
         "ema": None if config.ema_decay is None else ModelEmaV3(model, config.ema_decay),
     }
     return Learner(**{**defaults, **changes})
@@ -209,6 +210,16 @@ class TrainedRun:
 
         text = (self.directory / "metrics.jsonl").read_text()
         return [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
+
+    @property
+    def performance(self):
+        """The lines of performance.jsonl."""
+        text = (self.directory / "performance.jsonl").read_text()
+        return [json.loads(line) for line in text.splitlines()]
+
+    @property
+    def gradient_norms(self):
+        return [line["gradient_norm"] for line in self.lines if "gradient_norm" in line]
 
     @property
     def losses(self):

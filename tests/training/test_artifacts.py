@@ -33,3 +33,10 @@ def test_save_artifact_writes_nothing_after_the_lease_is_lost(tmp_path):
     with pytest.raises(LeaseLostError, match="taken over"):
         save_artifact(context(tmp_path, check_ownership=lost), "weights.pt", {"w": torch.zeros(2)})
     assert (tmp_path / "weights.pt").read_bytes() == before
+
+
+def test_load_artifact_refuses_a_pointer_of_git_lfs(tmp_path):
+    file = tmp_path / "weights.pth"
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 334643268\n")
+    with pytest.raises(ValueError, match=rf"^{file} is a pointer of git-lfs, not the file itself"):
+        load_artifact(file)

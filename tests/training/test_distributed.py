@@ -11,13 +11,14 @@ def test_two_processes_train_like_one_that_accumulates(two_processes, uninterrup
     two = TrainedRun(directory=two_processes / "own-0")
     assert two.losses == pytest.approx(uninterrupted.losses, rel=1e-4)
     assert two.lrs == uninterrupted.lrs
+    assert two.gradient_norms == pytest.approx(uninterrupted.gradient_norms, rel=1e-4)
     for name, tensor in two.state["model"].items():
         torch.testing.assert_close(tensor, uninterrupted.state["model"][name], rtol=1e-3, atol=1e-4)
 
 
 def test_only_rank0_writes(two_processes):
     assert {path.name for path in (two_processes / "own-0").iterdir()} == {
-        "checkpoints", "metrics.jsonl", "progress.json", "fingerprint.json",
+        "checkpoints", "metrics.jsonl", "performance.jsonl", "progress.json", "fingerprint.json",
     }  # fmt: skip
     assert list((two_processes / "own-1").iterdir()) == []
 

@@ -21,7 +21,11 @@ def test_diverged_metrics_line_has_loss_null(tmp_path, uninterrupted):
     run = train(tmp_path, loss=NaNFrom(7))
     before = [line for line in uninterrupted.lines if line["step"] < 8]
     assert run.lines[:-1] == before
-    assert run.lines[-1] == {**uninterrupted.lines[len(before)], "loss": None}
+    assert run.lines[-1] == {
+        **uninterrupted.lines[len(before)],
+        "loss": None,
+        "gradient_norm": None,
+    }
     assert run.json("progress.json")["steps"] == 12
 
 

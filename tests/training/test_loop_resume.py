@@ -145,7 +145,9 @@ def test_no_temporary_files_remain(tmp_path):
     crash_at(tmp_path, 7)
     train(tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"checkpoints", "metrics.jsonl", "progress.json", "fingerprint.json"}
+    assert names == {
+        "checkpoints", "metrics.jsonl", "performance.jsonl", "progress.json", "fingerprint.json",
+    }  # fmt: skip
 
 
 def test_comparisons_of_these_tests_detect_another_seed(tmp_path, uninterrupted):

@@ -1,6 +1,7 @@
 """Metrics log: lines, ownership of metrics.jsonl, write errors, damaged lines."""
 
 import json
+import time
 from contextlib import suppress
 from dataclasses import replace
 
@@ -9,6 +10,13 @@ import pytest
 from matched.training.metrics_log import MetricsLog
 
 from .problem import CONFIG, Crash, CrashAt, context, mse, train
+
+VALUES = {"loss": 1.0, "lr": 0.1, "gradient_norm": 2.0}
+
+
+def written(lines):
+    """Return the content of a StepLines."""
+    return [json.loads(line) for line in lines.path.read_text().splitlines()]
 
 
 def test_replaced_process_does_not_write_to_the_new_metrics_file(tmp_path):
@@ -36,44 +44,64 @@ def test_metrics_lines_are_flushed_immediately(tmp_path):
 
 
 @pytest.mark.parametrize("loss", [mse, CrashAt(4)], ids=["finished", "crashed"])
-def test_metrics_file_is_closed_at_the_end(tmp_path, monkeypatch, loss):
+def test_log_files_are_closed_at_the_end(tmp_path, monkeypatch, loss):
     start, files = MetricsLog.start, []
 
     def recorded(self, step):
         start(self, step)
-        files.append(self.file)
+        files.extend([self.metrics.file, self.performance.file])
 
     monkeypatch.setattr(MetricsLog, "start", recorded)
     with suppress(Crash):
         train(tmp_path, loss=loss)
-    assert [file.closed for file in files] == [True]
+    assert [file.closed for file in files] == [True, True]
 
 
 def test_metrics_log_step_writes_further_values(tmp_path):
     metrics_log = MetricsLog(context(tmp_path), 12)
     metrics_log.start(0)
-    metrics_log.step(1, 0.1, loss=1.0, lr=0.1, scale=128, alpha={"norm": 0.5})
-    metrics_log.step(2, 0.2, loss=float("nan"), lr=0.1)
+    nan = float("nan")
+    metrics_log.step(1, 0.1, **VALUES, scale=128, alpha={"norm": 0.5, "out": nan})
+    metrics_log.step(2, 0.2, loss=nan, lr=0.1, gradient_norm=float("inf"))
     metrics_log.close()
-    assert [json.loads(line) for line in metrics_log.metrics.read_text().splitlines()] == [
-        {"step": 1, "epoch": 0.1, "loss": 1.0, "lr": 0.1, "scale": 128, "alpha": {"norm": 0.5}},
-        {"step": 2, "epoch": 0.2, "loss": None, "lr": 0.1},
+    assert written(metrics_log.metrics) == [
+        {"step": 1, "epoch": 0.1, **VALUES, "scale": 128, "alpha": {"norm": 0.5, "out": None}},
+        {"step": 2, "epoch": 0.2, "loss": None, "lr": 0.1, "gradient_norm": None},
     ]
     other = MetricsLog(context(tmp_path / "other", rank=1, world_size=2), 12)
     other.start(0)
-    other.step(1, 0.1, loss=1.0, lr=0.1, scale=128)
-    assert not other.metrics.exists()
+    other.step(1, 0.1, **VALUES, scale=128, performance={"samples_per_second": 3.5})
+    assert not list((tmp_path / "other").iterdir())
+
+
+def test_metrics_log_writes_performance_to_its_own_file(tmp_path):
+    metrics_log, now = MetricsLog(context(tmp_path), 12), time.time()
+    metrics_log.start(0)
+    metrics_log.step(1, 0.1, **VALUES, performance={"samples_per_second": 3.5})
+    metrics_log.step(2, 0.2, **VALUES, performance={})  # nothing measured since a resumption
+    metrics_log.evaluation(2, 0.2, {"top1": 1.0}, {})
+    metrics_log.close()
+    (line,) = written(metrics_log.performance)
+    assert line.pop("time") == pytest.approx(now, abs=60)
+    assert line == {"step": 1, "samples_per_second": 3.5}
+    assert written(metrics_log.metrics) == [
+        {"step": 1, "epoch": 0.1, **VALUES},
+        {"step": 2, "epoch": 0.2, **VALUES},
+        {"step": 2, "epoch": 0.2, "evaluation": {"top1": 1.0}},
+    ]
 
 
 def test_full_disk_error_names_the_metrics_file(tmp_path):
     metrics_log = MetricsLog(context(tmp_path), 12)
     metrics_log.start(0)
-    metrics_log.file.close()
-    metrics_log.file = open("/dev/full", "a")  # noqa: SIM115
+    metrics_log.metrics.file.close()
+    metrics_log.metrics.file = open("/dev/full", "a")  # noqa: SIM115
     with pytest.raises(OSError, match=r"No space left on device: '.*metrics.jsonl'"):
-        metrics_log.step(1, 0.1, loss=1.0, lr=0.1)
+        metrics_log.step(1, 0.1, **VALUES)
+    performance = metrics_log.performance.file
     with pytest.raises(OSError):  # what was not written is still in its buffer
         metrics_log.close()
+    assert performance.closed
 
 
 @pytest.mark.parametrize("damage", ["\0" * 40, "{}", '{"step": "4"', "[1]"])

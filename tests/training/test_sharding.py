@@ -21,6 +21,7 @@ def test_sharded_run_equals_unsharded_run(two_processes, suffix, unsharded):
     unsharded = TrainedRun(directory=two_processes / unsharded)
     assert sharded.json("fingerprint.json") == unsharded.json("fingerprint.json")
     assert sharded.losses == pytest.approx(unsharded.losses, rel=1e-5)
+    assert sharded.gradient_norms == pytest.approx(unsharded.gradient_norms, rel=1e-4)
     metrics, expected = (run.lines[-1]["evaluation"] for run in (sharded, unsharded))
     assert metrics == pytest.approx(expected, rel=1e-5)
     one, other = sharded.state, unsharded.state
@@ -35,6 +36,17 @@ def test_sharded_run_equals_one_process_that_accumulates(two_processes, uninterr
     sharded = TrainedRun(directory=two_processes / "sharded")
     assert sharded.losses == pytest.approx(uninterrupted.losses, rel=1e-4)
     assert sharded.json("fingerprint.json") == uninterrupted.json("fingerprint.json")
+
+
+def test_sharded_alphas_are_gathered_for_the_metrics(two_processes):
+    lines, expected = (
+        [line for line in TrainedRun(directory=two_processes / name).lines if "evaluation" in line]
+        for name in ("sharded-dyt", "dyt-0")
+    )
+    assert len(lines) == len(expected) == 4
+    for line, other in zip(lines, expected, strict=True):
+        assert line["alpha"] == pytest.approx(other["alpha"], rel=1e-5)
+        assert list(line["alpha"]) == ["1"]
 
 
 def test_fp16_overflow_on_one_process_skips_the_step_everywhere(two_processes):

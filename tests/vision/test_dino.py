@@ -50,6 +50,7 @@ class TestRun:
         assert {path.name for path in directory.iterdir()} == {
             "checkpoints",
             "metrics.jsonl",
+            "performance.jsonl",
             "progress.json",
             "fingerprint.json",
             "pretrained.pth",

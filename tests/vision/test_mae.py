@@ -41,6 +41,7 @@ def test_pretrain_reports_held_out_loss_and_writes_its_files(own):
     assert {path.name for path in directory.iterdir()} == {
         "checkpoints",
         "metrics.jsonl",
+        "performance.jsonl",
         "progress.json",
         "fingerprint.json",
         "pretrained.pth",

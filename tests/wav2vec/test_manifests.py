@@ -2,16 +2,21 @@
 
 import hashlib
 import json
+import os
 import shutil
 import signal
 
 import pytest
+import soundfile
 from torchaudio.datasets import LIBRISPEECH
 
-from dyt_wav2vec import manifests
-from dyt_wav2vec.audio_files import librispeech_files
+from dyt_wav2vec import audio_files, manifests, sources
+from dyt_wav2vec.sources import librispeech_files
 from matched import signals
 from matched.task import Context
+
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 11\n"
+ANNEX = "/annex/objects/SHA256E-s11--4d7a.flac\n"
 
 
 @pytest.fixture
@@ -53,32 +58,38 @@ def test_from_librispeech_refuses_incomplete_subset(librispeech):
 
 
 def test_librispeech_files_equal_torchaudios_paths(librispeech):
-    path, _ = librispeech
+    path, subsets = librispeech
     dataset = LIBRISPEECH(path, url="train-clean-360")
     expected = [dataset.get_metadata(n)[0] for n in range(len(dataset))]
-    files = librispeech_files(path, "train-clean-360")
+    folder = path / "LibriSpeech" / "train-clean-360"
+    files = librispeech_files(folder, subsets["train-clean-360"])
     assert [f"train-clean-360/{name}" for name in files] == expected and len(expected) == 6
 
 
 def test_librispeech_files_need_no_transcripts_and_skip_hidden(librispeech):
-    path, _ = librispeech
-    files = librispeech_files(path, "train-clean-100")
+    path, subsets = librispeech
+    folder, expected = path / "LibriSpeech" / "train-clean-100", subsets["train-clean-100"]
+    files = librispeech_files(folder, expected)
     for transcript in path.rglob("*.trans.txt"):
         transcript.unlink()
-    chapter = path / "LibriSpeech" / "train-clean-100" / "0" / "100"
+    chapter = folder / "0" / "100"
     (chapter / "._0-100-0000.flac").write_bytes(b"x")
     (chapter / "more").mkdir()
-    assert librispeech_files(path, "train-clean-100") == files
+    for system_folder in (folder / "@eaDir", folder / "0" / ".ipynb_checkpoints"):
+        shutil.copytree(chapter, system_folder / "100")
+        shutil.copy(chapter / "0-100-0000.flac", system_folder)
+    assert librispeech_files(folder, expected) == files
+    sources.LIBRISPEECH.check(path)
 
 
 def test_librispeech_files_refuse_name_that_is_not_an_utterance(librispeech):
-    path, _ = librispeech
-    chapter = path / "LibriSpeech" / "train-clean-100" / "0" / "100"
-    (chapter / "0-100.flac").write_bytes(b"x")
+    path, subsets = librispeech
+    folder = path / "LibriSpeech" / "train-clean-100"
+    (folder / "0" / "100" / "0-100.flac").write_bytes(b"x")
     with pytest.raises(
-        ValueError, match=r"train-clean-100 has the file 0-100\.flac; expected name"
+        ValueError, match=r"train-clean-100 has the file 0/100/0-100\.flac; expected names"
     ):
-        librispeech_files(path, "train-clean-100")
+        librispeech_files(folder, subsets["train-clean-100"])
 
 
 def test_from_split_folder_keeps_train_and_valid(corpus):
@@ -121,7 +132,19 @@ def truncate(path, noise):
     path.write_bytes(path.read_bytes()[:-50])
 
 
+def without_length(path, noise):
+    """A FLAC as encoders write it to a pipe: its header has neither a length nor a checksum."""
+    noise(path)
+    content = bytearray(path.read_bytes())
+    content[21] &= 0xF0
+    content[22:42] = bytes(20)
+    path.write_bytes(content)
+
+
 BAD = {
+    "has no length in its header, as it was written to a pipe": without_length,
+    "is a pointer of git-lfs, not the file itself": lambda path, noise: path.write_text(LFS),
+    "is a pointer of git-annex, not the file itself": lambda path, noise: path.write_text(ANNEX),
     "has 8000 Hz, not 16000": lambda path, noise: noise(path, rate=8000),
     "has 2 channels, not one": lambda path, noise: noise(path, channels=2),
     "is empty": lambda path, noise: path.write_bytes(b""),
@@ -162,6 +185,52 @@ def test_from_folder_leaves_out_wav_without_samples(folder, noise, harness_log):
     noise(folder / "zero.wav", 0)
     manifests.from_folder(folder, seed=0)
     assert "zero.wav has 0 samples, fewer than 400" in harness_log.text
+
+
+@pytest.mark.parametrize("size", [0, 0x7FFF0000, 0xFFFFFFFF], ids=hex)
+def test_read_header_of_a_wav_written_to_a_pipe(tmp_path, noise, size):
+    path = noise(tmp_path / "pipe.wav")
+    content = bytearray(path.read_bytes())
+    start = content.index(b"data") + 4
+    content[start : start + 4] = size.to_bytes(4, "little")
+    path.write_bytes(content)
+    header = audio_files.read_header(path)
+    if size:
+        assert header.frames == len(soundfile.read(path)[0]) == 4000
+    else:
+        assert header.startswith("has no length in its header")
+
+
+def test_fairseq_cannot_read_a_flac_written_to_a_pipe(tmp_path, noise):
+    """If this fails, read_header may count the samples of such files instead of refusing them."""
+    without_length(tmp_path / "pipe.flac", noise)
+    with pytest.raises(ValueError, match="array is too big"):
+        soundfile.read(tmp_path / "pipe.flac", dtype="float32")
+
+
+def test_from_folder_refuses_an_unreadable_folder(folder, monkeypatch):
+    scandir = os.scandir
+
+    def scan(path):
+        if str(path).endswith("/07"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    with pytest.raises(ValueError, match=r"data/07 cannot be read \(Permission denied\); every fo"):
+        manifests.from_folder(folder, seed=0)
+
+
+def test_from_folder_lists_files_once_without_hidden_folders(folder, tmp_path):
+    expected = manifests.from_folder(folder, seed=0)
+    (folder / "07" / "up").symlink_to("..")
+    (folder / "07" / "higher").symlink_to(tmp_path)
+    (folder / "again").symlink_to("03")
+    (folder / "again.flac").symlink_to("03/a.flac")
+    for name in (".ipynb_checkpoints", "@eaDir", "lost+found", "__MACOSX"):
+        shutil.copytree(folder / "05", folder / name)
+        shutil.copytree(folder / "05", folder / "06" / name)
+    assert manifests.from_folder(folder, seed=0) == expected
 
 
 def test_from_folder_with_wrong_sample_rate_suggests_ffmpeg(tmp_path, noise):

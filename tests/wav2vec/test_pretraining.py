@@ -10,14 +10,16 @@ import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from dyt import Norm
-from dyt_wav2vec import fairseq_config
+from dyt_wav2vec import fairseq_api, fairseq_config
 from dyt_wav2vec.evaluation import evaluate
+from dyt_wav2vec.trainer import Trainer
 from matched.signals import Interrupted, watch_signals
 
 from ..training.processes import run as run_two_processes
@@ -106,6 +108,29 @@ class TestMetricsLog:
         assert list(uninterrupted.evaluations) == [4, 7]
         assert uninterrupted.outcome.metrics == uninterrupted.evaluations[7]
         assert uninterrupted.json("progress.json")["steps"] == 7
+
+    def test_evaluation_lines_have_alpha_of_the_dyt_arm(self, uninterrupted, plain):
+        lines = [line for line in uninterrupted.lines if "evaluation" in line]
+        model = uninterrupted.state["model"]
+        alphas = {n.removesuffix(".alpha"): t.item() for n, t in model.items() if "norm.alpha" in n}
+        assert lines[-1]["alpha"] == uninterrupted.steps[-1]["alpha"] == alphas
+        assert len(lines) == 2 and lines[0]["alpha"].keys() == alphas.keys()
+        assert not any("alpha" in line for line in plain.lines)
+
+    def test_performance_has_utterances_per_second(self, uninterrupted):
+        text = (uninterrupted.directory / "performance.jsonl").read_text()
+        lines = [json.loads(line) for line in text.splitlines()]
+        assert [line["step"] for line in lines] == [line["step"] for line in uninterrupted.steps]
+        assert all(line.keys() == {"step", "time", "samples_per_second"} for line in lines)
+        assert all(line["samples_per_second"] > 0 for line in lines)
+
+    def test_peak_memory_is_what_fairseq_measured(self):
+        """fairseq logs the rest of the GPU's memory, of a stand-in here, and resets the peak."""
+        gpu = SimpleNamespace(cuda=True, cuda_env=SimpleNamespace(total_memory_in_GB=80.0))
+        with fairseq_api.metrics.aggregate("train"):
+            fairseq_api.metrics.log_scalar("gb_free", 78.5, priority=1500, round=1, weight=0)
+        assert Trainer.peak_memory_mib(gpu) == 1536.0
+        assert Trainer.peak_memory_mib(SimpleNamespace(cuda=False)) == 0.0
 
     def test_lr_warms_up_and_decays_to_0(self, prepared, tmp_path):
         run = pretrained(tmp_path, prepared, replace(CONFIG, log_updates=1, eval_updates=99))

@@ -75,7 +75,8 @@ def test_resume_after_kill_is_bit_identical(prepared, uninterrupted, tmp_path, d
     assert_same_run(pretrained(tmp_path, prepared), uninterrupted)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {
-        "checkpoints", "fingerprint.json", "lists", "metrics.jsonl", "progress.json",
+        "checkpoints", "fingerprint.json", "lists", "metrics.jsonl", "performance.jsonl",
+        "progress.json",
     }  # fmt: skip
 
 

@@ -30,6 +30,10 @@ def test_check_librispeech_names_missing_parts_and_layout(librispeech):
         sources.LIBRISPEECH.check(path / "elsewhere")
     with pytest.raises(ValueError, match=rf"\(use its parent folder: {path}\)"):
         sources.LIBRISPEECH.check(corpus)
+    (corpus / "train-clean-360" / "backup").mkdir()
+    with pytest.raises(ValueError, match=r"train-clean-360 has folders that .* number: backup; mo"):
+        sources.LIBRISPEECH.check(path)
+    (corpus / "train-clean-360" / "backup").rmdir()
     shutil.rmtree(corpus / "train-clean-360" / "10")
     with pytest.raises(ValueError, match=r"train-clean-360 has 1 speaker folders, not 2"):
         sources.LIBRISPEECH.check(path)
@@ -37,6 +41,43 @@ def test_check_librispeech_names_missing_parts_and_layout(librispeech):
     shutil.rmtree(corpus / "train-other-500")
     with pytest.raises(ValueError, match=r"lacks train-clean-360, train-other-500; expected"):
         sources.LIBRISPEECH.check(path)
+
+
+def test_check_librispeech_passes_over_system_folders(librispeech):
+    path, _ = librispeech
+    for name in (".ipynb_checkpoints", "@eaDir", "lost+found", "__MACOSX"):
+        (path / "LibriSpeech" / "train-clean-100" / name).mkdir()
+    sources.LIBRISPEECH.check(path)
+
+
+def test_survey_librispeech_counts_utterances_of_every_subset(librispeech):
+    path, _ = librispeech
+    sources.LIBRISPEECH.survey(path)
+    subset = path / "LibriSpeech" / "train-clean-360"
+    for utterance in sorted(subset.rglob("*.flac"))[:2]:
+        utterance.unlink()
+    sources.LIBRISPEECH.check(path)
+    with pytest.raises(ValueError, match=r"train-clean-360 has 4 FLAC files, not 6; unpack its "):
+        sources.LIBRISPEECH.survey(path)
+
+
+@pytest.mark.parametrize("source", ["LIBRISPEECH", "SPEECH_FOLDER"])
+def test_survey_refuses_pointers_of_git_lfs(librispeech, source):
+    path, _ = librispeech
+    utterance = sorted(path.rglob("*.flac"))[7]
+    utterance.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 11\n")
+    with pytest.raises(
+        ValueError, match=rf"^{utterance} is a pointer of git-lfs, not the file its"
+    ):
+        getattr(sources, source).survey(path)
+
+
+def test_survey_folder_refuses_a_folder_without_audio(tmp_path):
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / ".hidden" / "a.flac").touch()
+    sources.SPEECH_FOLDER.check(tmp_path)
+    with pytest.raises(ValueError, match=r"has no \*\.flac or \*\.wav files at any depth"):
+        sources.SPEECH_FOLDER.survey(tmp_path)
 
 
 def test_sources_import_neither_torch_nor_soundfile():

@@ -18,6 +18,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib import format as npy
 
+from matched.data_files import refuse_pointer
 from matched.files import atomic_write
 
 IMAGES, LABELS = "arr_0", "arr_1"
@@ -63,7 +64,8 @@ class ImageFile:
         shape: (N, H, W, 3).
 
     Raises:
-        ValueError: if the file has another layout or is incomplete.
+        ValueError: if the file has another layout, is incomplete, or is a pointer of git-lfs or
+            git-annex.
     """
 
     shape: tuple[int, int, int, int]
@@ -71,6 +73,7 @@ class ImageFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._pixels: IO[bytes] | None = None
+        refuse_pointer(path)
         try:
             with zipfile.ZipFile(path) as archive:
                 self._names = {name.removesuffix(".npy") for name in archive.namelist()}

@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 from matched import DataSource
+from matched.data_files import refuse_pointer
 
 VAE_CONFIG = "config.json"
 VAE_WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
@@ -18,16 +19,22 @@ def vae_weights(folder: Path) -> Path | None:
 
 
 def _check_vae(path: Path) -> None:
+    refuse_pointer(path / VAE_CONFIG)
     if not (path / VAE_CONFIG).is_file():
         raise ValueError(
             f"{path} has no {VAE_CONFIG}; expected the folder of diffusers' AutoencoderKL, such as "
             "a copy of stabilityai/sd-vae-ft-ema"
         )
-    if vae_weights(path) is None:
+    weights = vae_weights(path)
+    # Of two files only the one that is loaded matters; a link without a target is not found as one.
+    for file in [weights] if weights else [path / name for name in VAE_WEIGHTS]:
+        refuse_pointer(file)
+    if weights is None:
         raise ValueError(f"{path} has no weights; expected {' or '.join(VAE_WEIGHTS)} in it")
 
 
 def _check_inception(path: Path) -> None:
+    refuse_pointer(path)
     if not path.is_file():
         raise ValueError(
             f"there is no file {path}; expected the weights of torch-fidelity's Inception v3, "
@@ -36,6 +43,7 @@ def _check_inception(path: Path) -> None:
 
 
 def _check_reference(path: Path) -> None:
+    refuse_pointer(path)
     if not path.is_file():
         raise ValueError(
             f"there is no file {path}; expected ADM's reference batch of ImageNet at 256 × 256, "

@@ -15,6 +15,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from dyt import alphas
 from dyt_dit import release_weights
 from dyt_dit.config import Training
 from dyt_dit.diffusion import Diffusion
@@ -69,6 +70,7 @@ def train(context: Context, config: Training) -> Outcome:
             norms=differing_layers,
             prepare=AddNoise(config),
             ema=ema,
+            alphas=alphas,
         )
         outcome = fit(context, config, learner, device)
         _save_weights(context, model, ema, cache.checksum, config.diffusion_steps)

@@ -13,6 +13,7 @@ import math
 import torch
 from torch import nn
 
+from dyt import alphas
 from dyt_vision import image_data, models, weights
 from dyt_vision.config import DINO
 from dyt_vision.dino_crops import MultiCropTransform
@@ -52,6 +53,7 @@ def pretrain(context: Context, config: DINO) -> Outcome:
             norms=norms,
             prepare=lambda batch: batch[0],
             hooks=schedules,
+            alphas=alphas,
         )
         outcome = fit(context, config, learner, device)
         weights.export(

@@ -7,6 +7,7 @@ limit of unreadable files equal in both domains.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from torch.utils.data import Dataset, Subset
 from torchvision import datasets
 
 from dyt_vision.config import Vision
+from dyt_vision.sources import IMAGE_SUFFIXES
+from matched.data_files import list_files, list_folders, pointer_fault
 
 log = logging.getLogger("matched")
 
@@ -71,7 +74,30 @@ class Digits(Dataset[Any]):
 
 
 class ImageFolder(datasets.ImageFolder):
-    """torchvision's ImageFolder, with undecodable images told apart from file system errors."""
+    """torchvision's ImageFolder, which tells undecodable images apart from file system errors.
+
+    Classes and images are listed by ``matched.data_files``: in torchvision's order, without hidden
+    and system files and folders, each image once.
+    """
+
+    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
+        classes = list_folders(directory)
+        if not classes:
+            raise ValueError(f"{directory} has no class folders; expected <class>/<image>")
+        return classes, {name: index for index, name in enumerate(classes)}
+
+    @staticmethod
+    def make_dataset(
+        directory: str | Path, class_to_idx: dict[str, int], *args: Any, **kwargs: Any
+    ) -> list[tuple[str, int]]:
+        samples = []
+        for name, label in class_to_idx.items():
+            folder = os.path.join(directory, name)
+            paths = list_files(folder, IMAGE_SUFFIXES)
+            if not paths:
+                raise ValueError(f"{folder} has no images ({', '.join(IMAGE_SUFFIXES)})")
+            samples += [(path, label) for path in paths]
+        return samples
 
     def read(self, index: int) -> tuple[Image.Image, int]:
         """Return an image, decoded to RGB but not transformed, and its label.
@@ -94,6 +120,8 @@ class ImageFolder(datasets.ImageFolder):
 
 
 def _unreadable_message(path: str, error: Exception) -> str:
+    if fault := pointer_fault(path):
+        return f"{path} cannot be read as an image: it {fault}"
     return f"{path} cannot be read as an image: {error}"
 
 

@@ -14,6 +14,7 @@ import torch
 from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 
+from dyt import alphas
 from dyt_vision import image_data, models, pictures, weights
 from dyt_vision.config import MAE
 from dyt_vision.evaluation import RankSubset
@@ -51,6 +52,7 @@ def pretrain(context: Context, config: MAE) -> Outcome:
             selection_metric=("loss", "lower"),
             norms=norms,
             prepare=draw_mask_noise(config),
+            alphas=alphas,
         )
         outcome = fit(context, config, learner, device)
         weights.export(context, model=model.state_dict())

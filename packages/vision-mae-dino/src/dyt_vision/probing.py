@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dyt import alphas
 from dyt_vision import image_data, weights
 from dyt_vision.config import Probing
 from dyt_vision.dino_model import Backbone
@@ -66,6 +67,7 @@ def train(context: Context, config: Probing) -> Outcome:
             selection_metric=("top1", "higher"),
             norms=norms,
             inherited=inherited,
+            alphas=alphas,
         )
         return fit(context, config, learner, device)
 

@@ -1,49 +1,180 @@
-"""Image data sets that runs name, and the expected layout of their folders; imports no torch."""
+"""Image data sets that runs name, and checks of their folders; imports no torch."""
 
 from __future__ import annotations
 
-import os
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from matched import DataSource
+from matched.data_files import is_empty, list_entries, list_files, list_folders, refuse_pointers
+
+log = logging.getLogger("matched")
 
 LAYOUT = (
     "expected an ImageFolder: train/<class>/<image> and val/<class>/<image> "
     "with the same classes in both"
 )
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""torchvision's IMG_EXTENSIONS."""
+SPLITS = ("train", "val")
+MAX_NAMES = 3
+"""Names listed in a message about many."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitSize:
+    """Images of a split, in total and per class."""
+
+    images: int
+    smallest_class: int
+    largest_class: int
+
+
+IMAGENET_1K = {
+    "train": SplitSize(images=1_281_167, smallest_class=732, largest_class=1300),
+    "val": SplitSize(images=50_000, smallest_class=50, largest_class=50),
+}
+"""Russakovsky et al., "ImageNet Large Scale Visual Recognition Challenge" (2015), Table 2."""
+MAX_MISSING_SHARE = 0.01
+"""Share of the training images that may be missing, with a warning."""
 
 
 def check_image_folder(path: Path, classes: int) -> None:
-    """Check the two levels of folders; images are not opened.
+    """Check the two levels of folders; images are not listed.
 
     Raises:
-        ValueError: naming what is missing and the expected layout.
+        ValueError: naming what is missing or not expected, and the expected layout.
     """
-    class_folders = {}
-    for split in ("train", "val"):
+    folders = {}
+    for split in SPLITS:
         if not (path / split).is_dir():
             raise ValueError(f"{path} has no folder {split}/; {LAYOUT}")
-        names = {entry.name for entry in os.scandir(path / split) if entry.is_dir()}
-        if len(names) != classes:
-            raise ValueError(
-                f"{path / split} has {len(names)} class folders, not {classes}; {LAYOUT}"
-            )
-        empty = next((name for name in sorted(names) if _is_empty(path / split / name)), None)
-        if empty is not None:
-            raise ValueError(f"{path / split / empty} is empty; {LAYOUT}")
-        class_folders[split] = names
-    if unmatched := sorted(class_folders["train"] ^ class_folders["val"]):
+        folders[split] = list_folders(path / split)
+    for split, other in (SPLITS, SPLITS[::-1]):
+        if len(folders[split]) != classes:
+            raise ValueError(_wrong_class_count(path / split, folders, split, other, classes))
+        for name in folders[split]:
+            if is_empty(path / split / name):
+                flat = _unpacked_flat(path / split)
+                raise ValueError(f"{path / split / name} is empty{flat}; {LAYOUT}")
+    if unmatched := sorted(set(folders["train"]) ^ set(folders["val"])):
         raise ValueError(f"class {unmatched[0]} is in only one of train/ and val/; {LAYOUT}")
 
 
-def _is_empty(folder: Path) -> bool:
-    with os.scandir(folder) as entries:
-        return next(entries, None) is None
+def _wrong_class_count(
+    folder: Path, folders: Mapping[str, list[str]], split: str, other: str, classes: int
+) -> str:
+    """Return the message for a split with another number of class folders, naming the odd ones."""
+    names = folders[split]
+    message = f"{folder} has {len(names)} class folders, not {classes}"
+    if len(names) < classes and (flat := _unpacked_flat(folder)):
+        return f"{message}{flat}; {LAYOUT}"
+    synsets = [name for name in names if re.fullmatch(r"n\d{8}", name)]
+    if len(names) > classes and len(synsets) >= classes:
+        odd = sorted(set(names) - set(synsets))
+    elif len(names) > classes:
+        odd = sorted(set(names) - set(folders[other]))
+    else:
+        odd = []
+    if odd:
+        return f"{message}; move what is not a class out of {split}/: {_some(odd)}; {LAYOUT}"
+    if missing := sorted(set(folders[other]) - set(names)):
+        return f"{message}; {other}/ also has {_some(missing)}; {LAYOUT}"
+    return f"{message}; {LAYOUT}"
+
+
+def _unpacked_flat(folder: Path) -> str:
+    """Return what to say about images outside of the class folders, or "" if there are none."""
+    loose = [
+        name for name in _files_beside_folders(folder) if name.lower().endswith(IMAGE_SUFFIXES)
+    ]
+    if not loose:
+        return ""
+    return (
+        f", and {folder} has {len(loose):,} images outside of class folders: {loose[0]}, …; it "
+        "was unpacked flat: move each image into the folder of its class"
+    )
+
+
+def survey_image_folder(path: Path, sizes: Mapping[str, SplitSize]) -> None:
+    """Count the images of every class, without opening them, and compare the counts with ``sizes``.
+
+    The held-out split has to be complete, because accuracies on another set cannot be compared.
+    Training images may be missing, with a warning: up to ``MAX_MISSING_SHARE`` of all, and in one
+    class as many as leave half of the smallest class of ImageNet-1K. The first image of every class
+    is checked for pointers of git-lfs and git-annex.
+
+    Raises:
+        ValueError: naming a class that has too few images, or the number of missing images.
+    """
+    for split, expected in sizes.items():
+        folder = path / split
+        counts = dict(_count_images(folder))
+        _check_classes(folder, counts, expected, complete=split != "train")
+        _check_total(folder, sum(counts.values()), expected)
+        if files := _files_beside_folders(folder):
+            log.warning("%s has files outside of its class folders: %s", folder, _some(files))
+
+
+def _count_images(folder: Path) -> Iterator[tuple[str, int]]:
+    for name in list_folders(folder):
+        images = list_files(folder / name, IMAGE_SUFFIXES)
+        if not images:
+            others = [entry.name for entry in list_entries(folder / name)]
+            raise ValueError(
+                f"{folder / name} has no images, but {_some(others)}; expected files of the kinds "
+                f"{', '.join(IMAGE_SUFFIXES)}. Unpack archives, then submit again"
+            )
+        refuse_pointers(images, most=1)
+        yield name, len(images)
+
+
+def _check_classes(
+    folder: Path, counts: Mapping[str, int], expected: SplitSize, *, complete: bool
+) -> None:
+    if complete:
+        wrong = [name for name, count in counts.items() if count != expected.smallest_class]
+        size = f"{expected.smallest_class}"
+    else:
+        wrong = [name for name, n in counts.items() if 2 * n < expected.smallest_class]
+        size = f"{expected.smallest_class} to {expected.largest_class:,}"
+    if wrong:
+        raise ValueError(
+            f"{len(wrong):,} of the {len(counts):,} classes in {folder} have another number of "
+            f"images than ImageNet-1K, such as {wrong[0]} with {counts[wrong[0]]:,}; expected "
+            f"{size} per class. Unpack their archives again"
+        )
+
+
+def _check_total(folder: Path, images: int, expected: SplitSize) -> None:
+    missing = expected.images - images
+    count = f"{folder} has {images:,} images, and ImageNet-1K has {expected.images:,}"
+    if missing > MAX_MISSING_SHARE * expected.images:
+        raise ValueError(
+            f"{count}; at most {MAX_MISSING_SHARE:.0%} may be missing. Unpack its archives again"
+        )
+    if missing:
+        log.warning("%s; results may differ from those on the complete set", count)
+
+
+def _files_beside_folders(folder: Path) -> list[str]:
+    return [entry.name for entry in list_entries(folder) if not entry.is_dir()]
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join([*names[:MAX_NAMES], "…"] if len(names) > MAX_NAMES else names)
 
 
 def _check_imagenet(path: Path) -> None:
     check_image_folder(path, classes=1000)
 
 
+def _survey_imagenet(path: Path) -> None:
+    survey_image_folder(path, IMAGENET_1K)
+
+
 DIGITS = DataSource(title="scikit-learn digits (1,797 real handwritten digits, 360 held out)")
-IMAGENET = DataSource(title="ImageNet-1K", check=_check_imagenet)
+IMAGENET = DataSource(title="ImageNet-1K", check=_check_imagenet, survey=_survey_imagenet)

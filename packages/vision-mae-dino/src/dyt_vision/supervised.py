@@ -19,6 +19,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torch.utils.data import Dataset
 
+from dyt import alphas
 from dyt_vision import image_data, models
 from dyt_vision.config import Supervised
 from dyt_vision.evaluation import Accuracy
@@ -75,6 +76,7 @@ def make_learner(
         norms=norms,
         prepare=_make_mixup(config, data.classes),
         ema=_make_ema(model, config),
+        alphas=alphas,
     )
 
 

@@ -1,92 +1,23 @@
-"""Audio files on disk: lists of their names, and checks of their headers and last samples."""
+"""Headers of audio files, and checks of their last samples."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import soundfile
-from torchaudio.datasets import LIBRISPEECH
 
-from dyt_wav2vec.sources import ARCHIVE_FOLDER, SAMPLE_RATE
+from dyt_wav2vec.sources import SAMPLE_RATE
+from matched.data_files import pointer_fault
 
-SUFFIXES = (".flac", ".wav")
-
-
-class _Utterances(LIBRISPEECH):
-    """torchaudio's LibriSpeech without its transcripts.
-
-    Pretraining needs the paths alone. The public ``get_metadata`` also reads the transcript file of
-    each utterance's chapter, which is one more open per utterance and fails where only the audio
-    was kept.
-    """
-
-    def paths(self) -> list[str]:
-        """Return the paths below the subset's folder, as ``get_metadata`` forms them."""
-        names = (name for name in self._walker if not name.startswith("."))
-        return [self._path_of(name) for name in names]
-
-    def _path_of(self, name: str) -> str:
-        try:
-            speaker, chapter, _ = name.split("-")
-        except ValueError:
-            raise ValueError(
-                f"{self._path} has the file {name}{self._ext_audio}; expected names of the form "
-                f"<speaker>-<chapter>-<utterance>{self._ext_audio}"
-            ) from None
-        return f"{speaker}/{chapter}/{name}{self._ext_audio}"
-
-
-def librispeech_files(path: Path, subset: str) -> list[str]:
-    """Return the sorted paths, with slashes, of a subset's utterances below its folder.
-
-    Hidden files are skipped.
-
-    Args:
-        path: folder that contains ``LibriSpeech``.
-        subset: a name that ``torchaudio.datasets.LIBRISPEECH`` accepts.
-
-    Raises:
-        ValueError: if the subset's folder is missing or a file's name is not an utterance's.
-    """
-    folder = path / ARCHIVE_FOLDER / subset
-    if not folder.is_dir():
-        raise ValueError(f"there is no folder {folder}; expected LibriSpeech's {subset}")
-    names = _Utterances(path, url=subset, folder_in_archive=ARCHIVE_FOLDER).paths()
-    _check_printable(folder, names)
-    return sorted(names)
-
-
-def find_audio_files(folder: Path) -> list[str]:
-    """Return the sorted paths, with slashes, of all FLAC and WAV files below a folder.
-
-    Hidden files are skipped.
-
-    Raises:
-        ValueError: if there are none, or a name cannot be written to a manifest.
-    """
-    if not folder.is_dir():
-        raise ValueError(f"there is no folder {folder}; expected a folder of FLAC or WAV files")
-    names = [
-        (Path(parent) / name).relative_to(folder).as_posix()
-        for parent, _, files in os.walk(folder, followlinks=True)
-        for name in files
-        if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-    ]
-    if not names:
-        raise ValueError(f"{folder} has no *.flac or *.wav files at any depth")
-    _check_printable(folder, names)
-    return sorted(names)
-
-
-def _check_printable(folder: Path, names: Sequence[str]) -> None:
-    if bad := [name for name in names if not name.isprintable() or name != name.strip()]:
-        raise ValueError(
-            f"{folder} has the file {bad[0]!r}, whose name cannot be written to a manifest; "
-            "rename it"
-        )
+MAX_FRAMES = 1 << 62
+"""libsndfile's length of a FLAC whose header has none is the largest number of 64 bits."""
+MAX_EMPTY_BYTES = 4096
+"""Size up to which a file without samples is taken for an empty one: headers, tags, a cue sheet."""
+UNKNOWN_LENGTH = (
+    "has no length in its header, as it was written to a pipe, and fairseq cannot read it (convert "
+    "it: `ffmpeg -i in.flac out.flac`)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,12 +38,16 @@ def read_header(path: Path) -> AudioHeader | str:
     try:
         file = soundfile.SoundFile(path)
     except soundfile.LibsndfileError as error:
+        if fault := pointer_fault(path):
+            return fault
         # libsndfile does not report errors of the file system; opening the file again does.
         with path.open("rb") as content:
             if not content.read(1):
                 return "is empty"
         return f"is damaged or not an audio file ({error.error_string.rstrip('.')})"
     with file:
+        if file.frames >= MAX_FRAMES or (not file.frames and path.stat().st_size > MAX_EMPTY_BYTES):
+            return UNKNOWN_LENGTH
         header = AudioHeader(
             frames=file.frames, sample_rate=file.samplerate, channels=file.channels
         )

@@ -26,14 +26,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from dyt_wav2vec.audio_files import (
-    AudioHeader,
+from dyt_wav2vec.audio_files import AudioHeader, read_header, unusable_reason
+from dyt_wav2vec.sources import (
+    ARCHIVE_FOLDER,
+    MAX_NAMES,
+    SAMPLE_RATE,
+    TRAIN_SUBSETS,
+    Subset,
     find_audio_files,
     librispeech_files,
-    read_header,
-    unusable_reason,
+    max_unusable,
 )
-from dyt_wav2vec.sources import ARCHIVE_FOLDER, SAMPLE_RATE, TRAIN_SUBSETS, Subset
 from matched import signals
 from matched.files import write_text
 from matched.task import Context
@@ -47,10 +50,6 @@ LibriSpeech contains such files, so they are no reason for a warning.
 """
 VALID_FRACTION = 0.01
 """Fraction of the files that is held out for validation."""
-MAX_UNUSABLE_FRACTION = 0.001
-"""Fraction of the training files that may be left out."""
-MAX_NAMES = 3
-"""Files listed by name in a message about many files."""
 READER_THREADS = 8
 """Files opened at a time: most of the time is spent waiting for the disk or the network."""
 BLOCK = 1000
@@ -103,12 +102,7 @@ def from_librispeech(
     """
     root, names = path / ARCHIVE_FOLDER, []
     for subset, expected in subsets.items():
-        files = librispeech_files(path, subset)
-        if expected.utterances - len(files) > _max_unusable(expected.utterances):
-            raise ValueError(
-                f"{root / subset} has {len(files)} FLAC files, not {expected.utterances}; "
-                "unpack its archive completely"
-            )
+        files = librispeech_files(root / subset, expected)
         names += [f"{subset}/{name}" for name in files]
     train, valid = _hold_out(root, names, seed)
     return _check_and_build(root, train, valid, MIN_SAMPLES, context)
@@ -119,7 +113,7 @@ def from_folder(
 ) -> Manifest:
     """Make the manifest of all FLAC and WAV files of a folder and hold out a fraction of them.
 
-    Hidden files are skipped. A truncated WAV is read as a shorter one.
+    Hidden and system files and folders are passed over. A truncated WAV is read as a shorter one.
 
     Args:
         path: folder, searched at any depth.
@@ -174,7 +168,7 @@ def _check_and_build(
     context: Context | None,
 ) -> Manifest:
     root = root.resolve()
-    held_out, max_unusable = frozenset(valid), _max_unusable(len(train))
+    held_out = frozenset(valid)
     lengths: dict[str, int] = {}
     faults: dict[str, str] = {}
     sample_rates: set[int] = set()
@@ -186,7 +180,7 @@ def _check_and_build(
                 sample_rates.add(header.sample_rate)
                 lengths[name] = header.frames
         _check_sample_rates(root, sample_rates, len(lengths))
-        _check_faults(root, faults, held_out, len(train), max_unusable)
+        _check_faults(root, faults, held_out, len(train))
     for name, fault in faults.items():
         log.warning("%s %s; it is left out", root / name, fault)
     splits = (
@@ -196,11 +190,6 @@ def _check_and_build(
     if not manifest.train:
         raise ValueError(f"{root} has no usable file for training: {_summary(faults)}")
     return manifest
-
-
-def _max_unusable(files: int) -> int:
-    """Return how many of this many training files may be missing or unusable."""
-    return max(1, int(MAX_UNUSABLE_FRACTION * files))
 
 
 def _check_sample_rates(root: Path, sample_rates: set[int], files: int) -> None:
@@ -217,17 +206,16 @@ def _check_faults(
     faults: Mapping[str, str],
     held_out: frozenset[str],
     files: int,
-    max_unusable: int,
 ) -> None:
     if bad := {name: fault for name, fault in faults.items() if name in held_out}:
         raise ValueError(
             f"validation files in {root} cannot be used: {_summary(bad)}. Expected 16 kHz mono; "
             "replace or delete these files"
         )
-    if len(faults) > max_unusable:
+    if len(faults) > (allowed := max_unusable(files)):
         raise ValueError(
             f"{len(faults)} of {files} training files in {root} cannot be used, and at most "
-            f"{max_unusable} may be left out: {_summary(faults)}. Expected 16 kHz mono; replace or "
+            f"{allowed} may be left out: {_summary(faults)}. Expected 16 kHz mono; replace or "
             "delete these files"
         )
 

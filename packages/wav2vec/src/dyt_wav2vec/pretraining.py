@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from dyt import alphas
 from dyt_wav2vec import fairseq_api, fairseq_compat, fairseq_config, manifests, model
 from dyt_wav2vec.config import Pretraining
 from dyt_wav2vec.evaluation import evaluate
@@ -30,6 +31,7 @@ from matched.training import checkpoint
 from matched.training.checkpoint_schedule import CheckpointSchedule
 from matched.training.distributed import all_gather_objects, on_rank0, process_group
 from matched.training.fingerprint import BATCHES, batch_digest, digest_of, weights_digest
+from matched.training.measurements import PerformanceMeter
 from matched.training.metrics_log import MetricsLog
 
 log = logging.getLogger("matched")
@@ -135,6 +137,7 @@ class _PretrainingRun:
         )
         self.micro_batches = config.micro_batches_per_update // context.world_size
         """Micro-batches of an update in this process."""
+        self.meter = PerformanceMeter(device)
         self.saved: int | None = None
         """Update of the newest checkpoint."""
         self.resumed_iterator: dict[str, Any] | None = None
@@ -216,6 +219,7 @@ class _PretrainingRun:
             ) as checkpoint_schedule:
                 if self.update and self._is_due() and not self.progress.diverged:
                     self._evaluate()  # the run was interrupted in this validation
+                self.meter.restart()
                 while not self._is_finished():
                     self._train_epoch(checkpoint_schedule)
         finally:
@@ -283,6 +287,7 @@ class _PretrainingRun:
         def value(name: str) -> float:
             return float(fairseq_api.metrics.get_meter("train", name).val)
 
+        self.meter.add(int(value("nsentences")), peak_mib=self.trainer.peak_memory_mib())
         size = value("ntokens")
         values = {
             "updates": 1.0,
@@ -299,10 +304,10 @@ class _PretrainingRun:
             sums[name] = sums.get(name, 0.0) + number
 
     def _log(self) -> None:
-        """Write a line of metrics.jsonl: means since the last line, and the current values of α."""
+        """Write a line to the log: means since the last one, and the current values of α."""
         sums, self.progress.log_sums = self.progress.log_sums, {}
         updates, size = sums["updates"], sums["size"]
-        means = ("gradient_norm", "code_perplexity", "prob_perplexity", "temp")
+        means = ("code_perplexity", "prob_perplexity", "temp")
         more: dict[str, Any] = {
             "contrastive": sums["contrastive"] / size,
             "accuracy": 100 * sums["correct"] / sums["total"],
@@ -310,16 +315,17 @@ class _PretrainingRun:
         }
         if self.config.precision == "fp16":
             more["loss_scale"] = self.trainer.optimizer.scaler.loss_scale
-        if alphas := self._alphas():
-            more["alpha"] = alphas
-        loss = sums["loss"] / size
-        self.metrics_log.step(self.update, self._epochs(), loss=loss, lr=self.progress.lr, **more)
-
-    def _alphas(self) -> dict[str, float]:
-        """Return path → α of each norm layer that has a learnable α."""
-        layers = {path: self.model.get_submodule(path) for path in self.model.norms}
-        alphas = {path: getattr(layer, "alpha", None) for path, layer in layers.items()}
-        return {path: alpha.item() for path, alpha in alphas.items() if alpha is not None}
+        if alpha := alphas(self.model):
+            more["alpha"] = alpha
+        self.metrics_log.step(
+            self.update,
+            self._epochs(),
+            loss=sums["loss"] / size,
+            lr=self.progress.lr,
+            gradient_norm=sums["gradient_norm"] / updates,
+            performance=self.meter.read(),
+            **more,
+        )
 
     def _epochs(self) -> float:
         return round(self.update / self.per_epoch, 4)
@@ -332,8 +338,9 @@ class _PretrainingRun:
         """Validate, unless this update has been validated already."""
         if self.progress.evaluated == self.update:
             return
-        metrics, passes = evaluate(self.trainer, self.config.eval_passes, self._check_for_stop)
-        self.metrics_log.evaluation(self.update, self._epochs(), metrics)
+        with self.meter.paused():
+            metrics, passes = evaluate(self.trainer, self.config.eval_passes, self._check_for_stop)
+        self.metrics_log.evaluation(self.update, self._epochs(), metrics, alphas(self.model))
         if not all(map(math.isfinite, metrics.values())):
             log.info("diverged: validation gives %s", metrics)
             self.progress.diverged = True
@@ -357,8 +364,11 @@ class _PretrainingRun:
 
     def _save(self) -> None:
         """Write a checkpoint, unless this update has one."""
-        if self.saved == self.update:
-            return
+        if self.saved != self.update:
+            with self.meter.paused():
+                self._write_checkpoint()
+
+    def _write_checkpoint(self) -> None:
         started = time.perf_counter()
         on_rank0(self.context.check_ownership)
         state = self.trainer.full_state(

@@ -1,17 +1,24 @@
-"""Data sources of pretraining and the expected layout of their folders; imports no torch."""
+"""Data sources of pretraining, the layout of their folders and lists of their files; no torch."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from matched import DataSource
+from matched.data_files import list_files, list_folders, refuse_pointers
 
 SAMPLE_RATE = 16_000
 """Sampling rate in Hz of LibriSpeech, and the one that fairseq's task expects."""
 ARCHIVE_FOLDER = "LibriSpeech"
 """Top-level folder of every LibriSpeech archive."""
+SUFFIXES = (".flac", ".wav")
+MAX_UNUSABLE_SHARE = 0.001
+"""Share of the training files that may be missing or left out."""
+MAX_NAMES = 3
+"""Names listed in a message about many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +62,12 @@ def check_librispeech(path: Path) -> None:
     if missing := [name for name in TRAIN_SUBSETS if not (corpus / name).is_dir()]:
         raise ValueError(f"{corpus} lacks {', '.join(missing)}; {LAYOUT}")
     for name, expected in TRAIN_SUBSETS.items():
-        speakers = [entry.name for entry in os.scandir(corpus / name) if entry.is_dir()]
+        speakers = list_folders(corpus / name)
+        if odd := [speaker for speaker in speakers if not speaker.isdecimal()]:
+            raise ValueError(
+                f"{corpus / name} has folders that are not a speaker's number: "
+                f"{', '.join(odd[:MAX_NAMES])}; move them out. {LAYOUT}"
+            )
         if len(speakers) != expected.speakers:
             raise ValueError(
                 f"{corpus / name} has {len(speakers)} speaker folders, not {expected.speakers}; "
@@ -63,8 +75,85 @@ def check_librispeech(path: Path) -> None:
             )
 
 
+def survey_librispeech(path: Path) -> None:
+    """Count the utterances of all subsets, and check some for pointers of git-lfs and git-annex.
+
+    Raises:
+        ValueError: as ``librispeech_files``, or for a pointer.
+    """
+    for name, expected in TRAIN_SUBSETS.items():
+        folder = path / ARCHIVE_FOLDER / name
+        refuse_pointers([folder / file for file in librispeech_files(folder, expected)])
+
+
+def librispeech_files(folder: Path, expected: Subset) -> list[str]:
+    """Return the sorted paths, with slashes, of a subset's utterances below its folder.
+
+    They are those that torchaudio lists, except that hidden and system files and folders are passed
+    over. Transcripts are not needed.
+
+    Raises:
+        ValueError: if the folder is missing, a file's name is not an utterance's, or more than
+            0.1 % of the utterances (and more than one) are missing.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}; expected LibriSpeech's {folder.name}")
+    names = [name for name in _files_below(folder, (".flac",)) if name.count("/") == 2]
+    for name in names:
+        speaker, chapter, utterance = name.removesuffix(".flac").split("/")
+        if utterance.split("-")[:-1] != [speaker, chapter]:
+            raise ValueError(
+                f"{folder} has the file {name}; expected names of the form "
+                "<speaker>/<chapter>/<speaker>-<chapter>-<utterance>.flac"
+            )
+    if expected.utterances - len(names) > max_unusable(expected.utterances):
+        raise ValueError(
+            f"{folder} has {len(names)} FLAC files, not {expected.utterances}; "
+            "unpack its archive completely"
+        )
+    return names
+
+
+def max_unusable(files: int) -> int:
+    """Return how many of this many training files may be missing or unusable: at least one."""
+    return max(1, int(MAX_UNUSABLE_SHARE * files))
+
+
+def find_audio_files(folder: Path) -> list[str]:
+    """Return the sorted paths, with slashes, of all FLAC and WAV files below a folder.
+
+    Files are listed as ``matched.data_files.list_files`` does: each once, without hidden and system
+    files and folders.
+
+    Raises:
+        ValueError: if there are none, a folder may not be read, or a name cannot be written to a
+            manifest.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}; expected a folder of FLAC or WAV files")
+    names = _files_below(folder, SUFFIXES)
+    if not names:
+        raise ValueError(f"{folder} has no *.flac or *.wav files at any depth")
+    return names
+
+
+def _files_below(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
+    prefix = len(os.path.join(folder, ""))  # pathlib would take seconds for LibriSpeech
+    names = sorted(path[prefix:] for path in list_files(folder, suffixes))
+    _check_printable(folder, names)
+    return names
+
+
+def _check_printable(folder: Path, names: Sequence[str]) -> None:
+    if bad := [name for name in names if not name.isprintable() or name != name.strip()]:
+        raise ValueError(
+            f"{folder} has the file {bad[0]!r}, whose name cannot be written to a manifest; "
+            "rename it"
+        )
+
+
 def check_folder(path: Path) -> None:
-    """Check that the folder exists; preparation checks its files.
+    """Check that the folder exists; a survey lists its files, and preparation opens them.
 
     Raises:
         ValueError: if it does not.
@@ -73,6 +162,17 @@ def check_folder(path: Path) -> None:
         raise ValueError(f"{path} is not a folder; expected a folder of FLAC or WAV files")
 
 
+def survey_folder(path: Path) -> None:
+    """List the audio files of a folder, and check some for pointers of git-lfs and git-annex.
+
+    Raises:
+        ValueError: as ``find_audio_files``, or for a pointer.
+    """
+    refuse_pointers([path / file for file in find_audio_files(path)])
+
+
 SYNTHETIC_SPEECH = DataSource(title="synthetic speech (8 voices, 240 utterances of 2–4 s)")
-LIBRISPEECH = DataSource(title="LibriSpeech (960 h)", check=check_librispeech)
-SPEECH_FOLDER = DataSource(title="a folder of speech", check=check_folder)
+LIBRISPEECH = DataSource(
+    title="LibriSpeech (960 h)", check=check_librispeech, survey=survey_librispeech
+)
+SPEECH_FOLDER = DataSource(title="a folder of speech", check=check_folder, survey=survey_folder)

@@ -41,6 +41,16 @@ class Trainer(fairseq_api.Trainer):
         self.gradient_norm = float(norm)
         return norm
 
+    def peak_memory_mib(self) -> float:
+        """Return the last update's peak of allocated GPU memory in MiB; 0 on a CPU.
+
+        fairseq resets torch's peak in every update and keeps the rest of the GPU's memory.
+        """
+        if not self.cuda:
+            return 0.0
+        free_gib = float(fairseq_api.metrics.get_meter("train", "gb_free").val)
+        return 1024 * (self.cuda_env.total_memory_in_GB - free_gib)
+
     def save_checkpoint(self, filename: str, extra_state: dict[str, Any]) -> None:
         """Do nothing: fairseq would write a crash.pt in the middle of an update."""
 

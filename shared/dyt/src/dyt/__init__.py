@@ -11,12 +11,18 @@ from typing import TYPE_CHECKING, Any
 from dyt.norm_config import Norm
 
 if TYPE_CHECKING:
+    from dyt.alpha0_rule import suggested_alpha0
     from dyt.architecture_rules import WAV2VEC2_SKIP, drop_zero_init, scale_embedding
+    from dyt.calibration import Calibration
+    from dyt.calibration_fit import Fit
     from dyt.conversion import convert
     from dyt.conversion_report import Kept, Replacement, Report
     from dyt.dyt_linear import DyTLinear
     from dyt.folding import fold
     from dyt.layers import Derf, DynamicErf, DynamicTanh, DyT
+    from dyt.monitoring import InputStatistics, alphas, watch_saturation
+    from dyt.optimizer_groups import param_groups
+    from dyt.pretrained import load_pretrained, load_state_dict, save_pretrained
     from dyt.standard_norms import BatchNorm, ChannelsFirstLayerNorm
 
 __version__ = "0.1.0"
@@ -24,25 +30,41 @@ __version__ = "0.1.0"
 __all__ = [
     "WAV2VEC2_SKIP",
     "BatchNorm",
+    "Calibration",
     "ChannelsFirstLayerNorm",
     "Derf",
     "DyT",
     "DyTLinear",
     "DynamicErf",
     "DynamicTanh",
+    "Fit",
+    "InputStatistics",
     "Kept",
     "Norm",
     "Replacement",
     "Report",
+    "alphas",
     "convert",
     "drop_zero_init",
     "fold",
+    "load_pretrained",
+    "load_state_dict",
+    "param_groups",
+    "save_pretrained",
     "scale_embedding",
+    "suggested_alpha0",
+    "watch_saturation",
 ]
 
 _LAZY_NAMES = {
+    "alpha0_rule": ("suggested_alpha0",),
+    "calibration": ("Calibration",),
+    "calibration_fit": ("Fit",),
     "conversion": ("convert",),
     "folding": ("fold",),
+    "monitoring": ("InputStatistics", "alphas", "watch_saturation"),
+    "optimizer_groups": ("param_groups",),
+    "pretrained": ("load_pretrained", "load_state_dict", "save_pretrained"),
     "layers": ("Derf", "DyT", "DynamicErf", "DynamicTanh"),
     "dyt_linear": ("DyTLinear",),
     "conversion_report": ("Kept", "Replacement", "Report"),

@@ -56,6 +56,15 @@ def scale_embedding(model: nn.Module, path: str | None = None) -> str:
     return f"{path}.scale" if path else "scale"
 
 
+def scaled_embeddings(model: nn.Module) -> list[str]:
+    """Return the paths of the embeddings that `scale_embedding` changed."""
+    return [
+        path
+        for path, module in model.named_modules()
+        if _multiply_by_scale in module._forward_hooks.values()
+    ]
+
+
 def _multiply_by_scale(embedding: Any, _: tuple[Tensor, ...], output: Tensor) -> Tensor:
     return output * embedding.scale
 

@@ -1,30 +1,33 @@
 """`convert`: in-place replacement of the norm layers of any network, with a report.
 
-The steps are a survey of the network (`dyt.norm_detection`), the α0 of each layer
-(`dyt.per_path_alpha0`), the construction of the new layers, and the replacement itself. All errors
-are raised before the first layer is replaced.
+The steps are a survey of the network (`dyt.norm_survey`), the α0 of each layer
+(`dyt.per_path_alpha0`), the construction of the new layers, their calibration if there are data
+(`dyt.calibration`), and the replacement itself. All errors are raised before the first layer is
+replaced.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import dataclasses
+import sys
+import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
-from dyt.conversion_report import Kept, Replacement, Report, count_by_class
+from dyt.calibrated_conversion import add_fit, fit_sites, set_fit
+from dyt.conversion_report import Replacement, Report
 from dyt.layers import DynamicErf, DynamicTanh
-from dyt.norm_config import Norm
-from dyt.norm_detection import NormSpec, is_norm_like, read_listed, read_norm
-from dyt.path_patterns import matches
+from dyt.norm_activation import add_activation
+from dyt.norm_config import ALPHA0, CALIBRATED, Norm
+from dyt.norm_detection import NormSpec
+from dyt.norm_survey import DYNAMIC, Site, check_survey, survey_norms
 from dyt.per_path_alpha0 import check_patterns_used, resolve_shared_alpha0
 from dyt.standard_norms import BatchNorm, ChannelsFirstLayerNorm
 
 DYT = Norm()
-DYNAMIC = (DynamicTanh, DynamicErf)
 
 
 def convert(
@@ -34,6 +37,8 @@ def convert(
     also: type[nn.Module] | Iterable[type[nn.Module]] = (),
     skip: str | Iterable[str] = (),
     copy_affine: bool = False,
+    calibrate: Any = None,
+    dry_run: bool = False,
 ) -> Report:
     """Replace every LN and RMSNorm of `model` in place (ICLR 2025 submission, Section 2.2).
 
@@ -59,7 +64,15 @@ def convert(
             nn.GroupNorm, whose channels are at axis 1. By default these are left alone.
         skip: globs of module paths to leave alone, each including everything inside the module
             ("*" crosses dots, so "*feature_extractor" matches at any depth).
-        copy_affine: keep the trained γ and β instead of resetting them to 1 and 0.
+        copy_affine: keep the trained γ and β instead of resetting them to 1 and 0. The network's
+            outputs are not preserved unless the layers are also calibrated.
+        calibrate: a batch of data, an iterable of batches, a function that runs the network, or a
+            `Calibration` with further options. Each new layer is fitted to the outputs of the norm
+            layer that it replaces: α alone, for training from scratch (γ = 1 and β = 0 in both), or
+            with copy_affine α, γ and β, to preserve a trained network. Derf's s is fitted too. The
+            network runs in evaluation mode. A warning names layers whose relative error exceeds 0.5
+            and layers that the data never reach, which get `norm.alpha0`.
+        dry_run: return the report, also of a calibration, and leave the network unchanged.
 
     Returns:
         The report: a sequence of the replacements, in the order of `model.named_modules()`.
@@ -68,46 +81,56 @@ def convert(
         ValueError: no norm layer matched; `model` is one itself; a pattern in `skip` or
             `norm.alpha0_at`, or a class in `also`, matched nothing; a shared layer gets two α0;
             a layer holds more than a norm (timm's fused norm and activation); LN or BN would
-            replace a layer of unknown width; or BN would replace a layer that normalizes several
-            axes.
+            replace a layer of unknown width; BN would replace a layer that normalizes several
+            axes; or the network cannot be calibrated on the data.
     """
     also, skip = _check_arguments(model, norm, also, skip)
-    survey = _survey(model, also, skip)
-    _check_survey(model, survey, also, skip)
+    if calibrate is not None and (norm.layer != "dyt" or norm.squash == "identity"):
+        raise ValueError(f"calibrate fits α of DyT and Derf, not of {norm}. Remove the argument.")
+    requested = norm
+    if norm.alpha0 == CALIBRATED:
+        if calibrate is None:
+            raise ValueError(f"{norm} needs data to fit α on. Pass calibrate=batch.")
+        norm = dataclasses.replace(norm, alpha0=ALPHA0)  # for layers that the data never reach
+    survey = survey_norms(model, also, skip)
+    check_survey(model, survey, also, skip)
     plan = [(site, _resolve_alpha0(site, norm)) for site in survey.sites]
     check_patterns_used(norm.alpha0_at, [site.paths for site in survey.sites])
     layers = [_build(model, site, norm, alpha0) for site, alpha0 in plan]
     replacements = tuple(map(_describe, survey.sites, layers, (alpha0 for _, alpha0 in plan)))
     pairs = zip(survey.sites, layers, strict=True)
     swaps = [(site, layer) for site, layer in pairs if layer is not site.module]
+    if calibrate is not None:
+        fits = fit_sites(model, plan, norm, copy_affine, calibrate)
+        described = zip(replacements, survey.sites, strict=True)
+        replacements = tuple(add_fit(r, fits.get(site.module)) for r, site in described)
+    elif copy_affine and swaps and norm.layer == "dyt" and not dry_run:
+        warnings.warn(
+            "copy_affine keeps γ and β, but the network's outputs change. Pass calibrate=batch.",
+            stacklevel=2,
+        )
+    report = Report(
+        norm=requested,
+        replacements=replacements,
+        kept=tuple(survey.kept),
+        left=tuple(survey.left),
+        also=tuple(kind.__name__ for kind in also),
+        skip=skip,
+    )
+    if dry_run:
+        return report
     _set_affine([site.spec for site, _ in swaps], copy_affine)
+    if calibrate is not None:
+        for site, layer in swaps:
+            assert isinstance(layer, (DynamicTanh, DynamicErf))
+            set_fit(layer, fits.get(site.module))
     for site, layer in swaps:
         for path in site.paths:
             parent, _, name = path.rpartition(".")
             setattr(model.get_submodule(parent), name, layer)
     if swaps:
         _disable_fused_encoder_path(model)
-    return Report(
-        norm=norm, replacements=replacements, kept=tuple(survey.kept), left=tuple(survey.left)
-    )
-
-
-@dataclass(frozen=True)
-class _Site:
-    """A norm layer to replace, and every path that leads to it."""
-
-    paths: tuple[str, ...]
-    module: nn.Module
-    spec: NormSpec
-
-
-@dataclass
-class _Survey:
-    """The norm layers of a network: to replace, kept by `skip`, and not convertible."""
-
-    sites: list[_Site] = field(default_factory=list)
-    kept: list[Kept] = field(default_factory=list)
-    left: list[Kept] = field(default_factory=list)
+    return report
 
 
 def _check_arguments(
@@ -115,6 +138,11 @@ def _check_arguments(
 ) -> tuple[tuple[type[nn.Module], ...], tuple[str, ...]]:
     if not isinstance(model, nn.Module):
         raise ValueError(f"convert needs an nn.Module, but got {type(model).__name__}.")
+    if (wrapper := _parallel_wrapper(model)) is not None:
+        raise ValueError(
+            f"The network is inside {wrapper}, which registered its parameters already and would"
+            " not synchronize α. Convert the network first, then wrap it."
+        )
     if not isinstance(norm, Norm):
         raise ValueError(
             f"norm = {norm!r} is not a Norm: pass Norm.dyt(alpha0=0.5), Norm.derf(),"
@@ -131,92 +159,32 @@ def _check_arguments(
     return classes, patterns
 
 
-def _paths(model: nn.Module) -> dict[nn.Module, list[str]]:
-    """Return every module with all of its paths; a shared module has several."""
-    paths: dict[nn.Module, list[str]] = {}
-    for path, module in model.named_modules(remove_duplicate=False):
-        paths.setdefault(module, []).append(path)
-    return paths
-
-
-def _survey(model: nn.Module, also: tuple[type[nn.Module], ...], skip: tuple[str, ...]) -> _Survey:
-    survey = _Survey()
-    for module, paths in _paths(model).items():
-        label = Kept(paths[0], type(module).__name__)
-        skipped = any(matches(pattern, path) for pattern in skip for path in paths)
-        try:
-            spec = read_listed(module) if isinstance(module, also) else read_norm(module)
-        except ValueError as reason:
-            if not skipped:
-                raise ValueError(
-                    f"{paths[0]!r} ({label.layer}) cannot be replaced: {reason}."
-                    f" Leave it alone with skip=({paths[0]!r},), or build the network without it."
-                ) from None
-            survey.kept.append(label)
+def _parallel_wrapper(model: nn.Module) -> str | None:
+    """Return the name of a wrapper for several processes around or in the network, or None."""
+    # Imported by whoever uses them; importing them here would take seconds.
+    classes = {
+        "torch.nn.parallel": "DistributedDataParallel",
+        "torch.distributed.fsdp": "FullyShardedDataParallel",
+        "torch.distributed.tensor": "DTensor",
+    }
+    for module_name, name in classes.items():
+        kind = getattr(sys.modules.get(module_name), name, None)
+        if kind is None:
             continue
-        if spec is None:
-            if is_norm_like(module):
-                survey.left.append(label)
-        elif skipped:
-            survey.kept.append(label)
-        else:
-            survey.sites.append(_Site(tuple(paths), module, spec))
-    return survey
+        if any(isinstance(member, kind) for member in (*model.modules(), *model.parameters())):
+            return "FSDP or tensor parallelism" if name == "DTensor" else name
+    return None
 
 
-def _check_survey(
-    model: nn.Module,
-    survey: _Survey,
-    also: tuple[type[nn.Module], ...],
-    skip: tuple[str, ...],
-) -> None:
-    if any("" in site.paths for site in survey.sites):
-        raise ValueError(
-            f"The model is itself a norm layer ({type(model).__name__}), which cannot be replaced"
-            " in place. Convert the network that contains it, or build dyt.DynamicTanh directly."
-        )
-    paths = [path for path, _ in model.named_modules(remove_duplicate=False)]
-    for pattern in skip:
-        if not any(matches(pattern, path) for path in paths):
-            raise ValueError(
-                f"skip pattern {pattern!r} matches no module of {type(model).__name__}. Correct"
-                " it (see model.named_modules()) or remove it."
-            )
-    for kind in also:
-        if not any(isinstance(module, kind) for module in model.modules()):
-            raise ValueError(
-                f"also lists {kind.__name__}, but {type(model).__name__} has none. Remove it."
-            )
-    if not survey.sites:
-        raise ValueError(_no_norm_message(model, survey))
-
-
-def _no_norm_message(model: nn.Module, survey: _Survey) -> str:
-    message = f"{type(model).__name__} has no LN or RMSNorm to replace."
-    converted = Counter(
-        type(module).__name__ for module in model.modules() if isinstance(module, DYNAMIC)
-    )
-    if converted:
-        layers = ", ".join(f"{n} × {name}" for name, n in converted.items())
-        message += f" It has {layers}: it seems to be converted already."
-    if survey.kept:
-        message += f" Kept by skip: {count_by_class(survey.kept)}."
-    if survey.left:
-        message += (
-            f" It has {count_by_class(survey.left)}: to replace these, pass their classes, as in"
-            f" also=({survey.left[0].layer},)."
-        )
-    return message
-
-
-def _resolve_alpha0(site: _Site, norm: Norm) -> float | None:
+def _resolve_alpha0(site: Site, norm: Norm) -> float | None:
     """Return the initial α of a layer, or None for a norm without α."""
     if norm.layer != "dyt" or norm.alpha == "absent":
         return None
+    assert not isinstance(norm.alpha0, str), "convert replaces 'calibrated' by a number"
     return resolve_shared_alpha0(norm.alpha0_at, norm.alpha0, site.paths)
 
 
-def _describe(site: _Site, layer: nn.Module, alpha0: float | None) -> Replacement:
+def _describe(site: Site, layer: nn.Module, alpha0: float | None) -> Replacement:
     return Replacement(
         path=site.paths[0],
         aliases=site.paths[1:],
@@ -231,7 +199,7 @@ def _describe(site: _Site, layer: nn.Module, alpha0: float | None) -> Replacemen
     )
 
 
-def _build(model: nn.Module, site: _Site, norm: Norm, alpha0: float | None) -> nn.Module:
+def _build(model: nn.Module, site: Site, norm: Norm, alpha0: float | None) -> nn.Module:
     """Return the new layer, with the old layer's parameters and their values unchanged.
 
     Returns the old layer itself if it is to be kept.
@@ -247,18 +215,21 @@ def _build(model: nn.Module, site: _Site, norm: Norm, alpha0: float | None) -> n
     if norm.layer == "dyt":
         layer = _build_dynamic(site.spec, norm, alpha0, options)
         for scalar in (layer.alpha, layer.shift):
-            if scalar is not None:
+            if isinstance(scalar, nn.Parameter):
                 scalar.requires_grad_(trainable)
                 scalar.__dict__.update({} if weight is None else weight.__dict__)
     else:
         layer = _build_standard(site, norm, options)
     layer.weight, layer.bias = weight, bias
+    if site.spec.activation is not None:
+        layer = add_activation(layer, site.spec.activation)
     return layer.train(site.module.training)
 
 
 def _build_dynamic(
     spec: NormSpec, norm: Norm, alpha0: float | None, options: dict[str, Any]
 ) -> DynamicTanh | DynamicErf:
+    assert not isinstance(norm.alpha0, str), "convert replaces 'calibrated' by a number"
     alpha0 = norm.alpha0 if alpha0 is None else alpha0
     options = {
         **options,
@@ -272,13 +243,15 @@ def _build_dynamic(
 
 
 def _build_standard(
-    site: _Site, norm: Norm, options: dict[str, Any]
+    site: Site, norm: Norm, options: dict[str, Any]
 ) -> nn.LayerNorm | ChannelsFirstLayerNorm | BatchNorm:
     """Return a LN or BN with the width and channel axis of the old layer."""
     spec = site.spec
     affine = spec.weight is not None
     if spec.shape is None:
         raise ValueError(_unsupported(site, norm, "its width is unknown"))
+    if spec.activation is not None:
+        raise ValueError(_unsupported(site, norm, "it holds an activation as well"))
     if norm.layer == "layernorm":
         if spec.channel_axis == 1:
             return ChannelsFirstLayerNorm(*spec.shape, elementwise_affine=affine, **options)
@@ -290,7 +263,7 @@ def _build_standard(
     return BatchNorm(*spec.shape, channel_axis=spec.channel_axis, affine=affine, **options)
 
 
-def _unsupported(site: _Site, norm: Norm, reason: str) -> str:
+def _unsupported(site: Site, norm: Norm, reason: str) -> str:
     return (
         f"{norm} cannot replace {site.paths[0]!r} ({type(site.module).__name__}): {reason}."
         f" Leave it alone with skip=({site.paths[0]!r},)."
@@ -322,6 +295,8 @@ def _set_affine(specs: Sequence[NormSpec], copy_affine: bool) -> None:
             if parameter is None or parameter in done:
                 continue
             done.add(parameter)
+            if spec.shape is not None and parameter.shape != spec.shape:
+                parameter.data = parameter.data.view(spec.shape)  # such as (1, C, 1, 1)
             if not copy_affine:
                 parameter.fill_(start)
             elif offset:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import overload
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, overload
 
 from dyt.norm_config import Norm
+
+if TYPE_CHECKING:
+    from dyt.calibration_fit import Fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +30,8 @@ class Replacement:
         aliases: further paths of the same, shared module.
         replaced: False if the layer is kept: under Norm.own(), or because it already is of the
             requested kind.
+        fit: the result of calibration; None without calibration, and for a layer that the data
+            never reached.
     """
 
     path: str
@@ -38,6 +44,7 @@ class Replacement:
     bias: bool
     aliases: tuple[str, ...] = ()
     replaced: bool = True
+    fit: Fit | None = None
 
 
 @dataclass(frozen=True)
@@ -59,12 +66,43 @@ class Report(Sequence[Replacement]):
         kept: norm layers that a `skip` pattern kept.
         left: norm-like layers that `convert` does not handle by default, such as BatchNorm, or a
             norm with a gate.
+        also: the names of the further classes that were converted.
+        skip: the patterns of paths that were left alone.
     """
 
     norm: Norm
     replacements: tuple[Replacement, ...]
     kept: tuple[Kept, ...] = ()
     left: tuple[Kept, ...] = ()
+    also: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a flat dict for each replacement, as for `pandas.DataFrame(report.rows())`."""
+        rows = []
+        for replacement in self:
+            row = {f.name: getattr(replacement, f.name) for f in fields(replacement)}
+            fit = row.pop("fit")
+            if fit is not None:
+                names = ("shift", "input_rms", "saturated", "error", "worst_positions")
+                row |= {name: getattr(fit, name) for name in names}
+            rows.append(row)
+        return rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report in plain values, without the fitted γ and β."""
+        return {
+            "norm": asdict(self.norm),
+            "replacements": self.rows(),
+            "kept": [asdict(kept) for kept in self.kept],
+            "left": [asdict(kept) for kept in self.left],
+            "also": list(self.also),
+            "skip": list(self.skip),
+        }
+
+    def to_json(self) -> str:
+        """Return the report as JSON."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, indent=1)
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -85,7 +123,12 @@ class Report(Sequence[Replacement]):
         return iter(self.replacements)
 
     def __str__(self) -> str:
-        rows = [("path", "old", "new", "α0", "shape"), *map(_row, self.replacements)]
+        header = ("path", "old", "new", "α0", "shape")
+        rows = [header, *map(_row, self.replacements)]
+        if any(r.fit is not None for r in self):
+            columns = ("input rms", "|αx| > 2", "error", "worst positions")
+            fits = [columns, *(_fit_row(r.fit) for r in self)]
+            rows = [(*row, *fit) for row, fit in zip(rows, fits, strict=True)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
         changed = sum(r.replaced for r in self)
@@ -102,6 +145,13 @@ def count_by_class(layers: Sequence[Kept]) -> str:
     """Return the number of layers of each class, as in "53 × BatchNorm2d, 1 × GroupNorm"."""
     classes = Counter(kept.layer for kept in layers)
     return ", ".join(f"{n} × {name}" for name, n in classes.most_common())
+
+
+def _fit_row(fit: Fit | None) -> tuple[str, ...]:
+    if fit is None:
+        return ("not called", "", "", "")
+    worst = ", ".join(f"{index} ({error:.2f})" for index, error in fit.worst_positions)
+    return (f"{fit.input_rms:.3g}", f"{fit.saturated:.1%}", f"{fit.error:.3f}", worst)
 
 
 def _row(r: Replacement) -> tuple[str, ...]:

@@ -13,14 +13,21 @@ import torch
 from torch import nn
 
 from dyt.layers import DynamicErf, DynamicTanh
-from dyt.output_consumers import DYNAMIC, Consumers, ParameterOwners, observe, trace
+from dyt.output_consumers import (
+    DYNAMIC,
+    Consumers,
+    ParameterOwners,
+    channel_axis,
+    observe,
+    trace,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fold:
     """The result for one DyT layer: the Linears it was folded into, or the reason why it was not.
 
-    Attributes:
+    Fields:
         path: the layer's path, such as "blocks.0.norm1"; the first one of a shared layer.
         layer: the name of its class.
         into: the paths of the Linears that took γ and β; empty if the layer is unchanged.
@@ -41,7 +48,7 @@ class FoldReport(Sequence[Fold]):
 
     Prints as a table.
 
-    Attributes:
+    Fields:
         layers: one result for each layer. The report is a sequence of these.
     """
 
@@ -84,13 +91,14 @@ def _row(fold: Fold) -> tuple[str, str, str]:
 
 
 def fold(model: nn.Module, *example: Any, **example_kwargs: Any) -> FoldReport:
-    """Fold γ and β of each DyT and Derf layer into the nn.Linears that use it, for inference.
+    """Fold γ and β of each DyT and Derf layer into the Linears that use it, for inference.
 
     W(γ·t + β) + b = (W·diag(γ))·t + (b + W·β), with t = tanh(αx), erf(αx + s) or an ablation.
     The model is changed in place: the layer then computes only t, and the network's output is the
     same up to rounding (bfloat16 values are rounded at different places). A layer is folded if its
     output is used only by Linears and these have no other input; all other layers are unchanged,
-    and the report states the reason.
+    and the report states the reason. Here and below a convolution without padding, such as one of
+    1 × 1, is a Linear for a layer with channels at axis 1.
 
     The consumers of each output are found by tracing the network (torch.fx) or, if an example of
     the inputs is given (torch 2.6 or newer), by one run on it under no_grad, which follows any
@@ -107,9 +115,8 @@ def fold(model: nn.Module, *example: Any, **example_kwargs: Any) -> FoldReport:
 
     Args:
         model: the network, in evaluation mode; it can also be a single `DyTLinear`.
-        *example: the positional arguments to call the model with, for networks that torch.fx
+        example, example_kwargs: the arguments to call the model with, for networks that torch.fx
             cannot trace, such as those of transformers.
-        **example_kwargs: its keyword arguments.
 
     Returns:
         The report: a sequence with the result for each layer that had γ or β.
@@ -179,8 +186,8 @@ def _why_not_foldable(
     """Return the first reason why the layer cannot be folded, or None if it can."""
     if not _is_plain(layer) or type(layer).forward not in (d.forward for d in DYNAMIC):
         return "it computes more than its class, or its parameters are not plain nn.Parameters"
-    if layer.channel_axis != -1 or len(layer.normalized_shape or ()) > 1:
-        return "its channels are not exactly the last axis"
+    if len(layer.normalized_shape or ()) > 1:
+        return "its channels are more than one axis"
     if _has_hooks(layer):
         return "it has hooks"
     if layer in consumers.exposed:
@@ -203,6 +210,8 @@ def _why_not_into(
     """Return the first reason why the layer cannot be folded into this Linear, or None."""
     if consumers.inputs[linear] != {layer}:
         return "has other inputs as well"
+    if channel_axis(linear) != layer.channel_axis:
+        return "reads another axis than the channels"
     if not _is_plain(linear):
         return "has no plain nn.Parameters as weight and bias"
     if any(p is not None and owners.of(p) != {linear} for p in (linear.weight, linear.bias)):
@@ -234,11 +243,13 @@ def _has_hooks(module: nn.Module) -> bool:
 def _fold_into(linear: nn.Linear, layer: DynamicTanh | DynamicErf) -> None:
     weight, dtype = linear.weight.double(), linear.weight.dtype
     if layer.bias is not None:
-        shift = weight @ layer.bias.double()
+        # For a convolution summed over the positions of its kernel.
+        shift = weight.reshape(*weight.shape[:2], -1).sum(2) @ layer.bias.double()
         if linear.bias is not None:
             linear.bias.copy_(linear.bias.double() + shift)
         else:
             trained = linear.weight.requires_grad
             linear.bias = nn.Parameter(shift.to(dtype), requires_grad=trained)
     if layer.weight is not None:
-        linear.weight.copy_(weight * layer.weight.double())
+        gamma = layer.weight.double()
+        linear.weight.copy_(weight * gamma.view([-1] + [1] * (weight.ndim - 2)))

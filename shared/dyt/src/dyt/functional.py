@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -136,6 +138,8 @@ def _uses_kernel(x: Tensor, parameters: tuple[Tensor | None, ...], backend: str 
     elif device.type != "meta":
         name = _KERNEL_OF_DEVICE.get(device.type)
         if name is None or _KERNEL_MODULES[name].PROBLEM is not None:
+            if name == "cpu" and not torch.compiler.is_compiling():
+                _warn_without_cpu_kernel()
             return False
     if x.ndim == 0 or x.layout is not torch.strided or x.dtype not in cpu.DTYPES:
         return False
@@ -145,6 +149,16 @@ def _uses_kernel(x: Tensor, parameters: tuple[Tensor | None, ...], backend: str 
         ):
             return False
     return not _requires_plain_operations(x)
+
+
+@cache
+def _warn_without_cpu_kernel() -> None:
+    """Warn once per process that DyT is slow on this CPU, and name the command that helps."""
+    warnings.warn(
+        f"DyT runs on the CPU without its kernel, several times slower: {cpu.PROBLEM}."
+        f" {cpu.REMEDY}. DYT_BACKEND=reference silences this warning.",
+        stacklevel=2,
+    )
 
 
 def _requires_plain_operations(x: Tensor) -> bool:

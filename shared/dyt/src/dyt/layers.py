@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import get_args
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +13,18 @@ from dyt.functional import KERNEL_SQUASHES, compute
 from dyt.norm_config import ALPHA0, Alpha, Squash
 from dyt.validation import check_alpha0, check_choice, check_number
 
+if TYPE_CHECKING:
+    from typing import Self
+
 
 class _Dynamic(nn.Module):
     """Element-wise γ·squash(αx + s) + β, the base class of all layers of this module."""
 
-    alpha: nn.Parameter | None
-    shift: nn.Parameter | None
-    weight: nn.Parameter | None
-    bias: nn.Parameter | None
+    if TYPE_CHECKING:  # TorchScript cannot read these annotations
+        alpha: Tensor | None
+        shift: nn.Parameter | None
+        weight: nn.Parameter | None
+        bias: nn.Parameter | None
 
     def __init__(
         self,
@@ -31,14 +35,19 @@ class _Dynamic(nn.Module):
         affine: bool,
         bias: bool,
         channel_axis: int,
+        eps: float | None,
+        elementwise_affine: bool | None,
         squash: Squash,
         alpha: Alpha,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
     ) -> None:
         super().__init__()
-        check_choice("squash", squash, tuple(SQUASHES))
+        check_choice("squash", squash, SQUASHES)
         check_choice("alpha", alpha, get_args(Alpha))
+        if eps is not None:
+            check_number("eps", eps)  # accepted like nn.LayerNorm's, and without effect
+        affine = affine if elementwise_affine is None else elementwise_affine
         self.normalized_shape = _check_shape(normalized_shape, affine)
         self.channel_axis = check_axis(channel_axis, self.normalized_shape)
         self.squash = squash
@@ -52,7 +61,10 @@ class _Dynamic(nn.Module):
 
         # α and s have shape (1,), not (): FSDP cannot shard a parameter without dimensions.
         width = self.normalized_shape or ()
-        self.register_parameter("alpha", parameter((1,), alpha == "learnable"))
+        if alpha == "fixed":
+            self.register_buffer("alpha", torch.empty(1, device=device, dtype=dtype))
+        else:
+            self.register_parameter("alpha", parameter((1,), alpha == "learnable"))
         self.register_parameter("shift", parameter((1,), shift0 is not None))
         self.register_parameter("weight", parameter(width, affine))
         self.register_parameter("bias", parameter(width, affine and bias))
@@ -71,16 +83,51 @@ class _Dynamic(nn.Module):
         Raises:
             ValueError: x does not have the layer's width.
         """
-        axis, alpha = self.channel_axis, self.alpha
+        if torch.jit.is_scripting():
+            parameters = (self.alpha, self.shift, self.weight, self.bias)
+            return formula(x, *parameters, self.squash, self.channel_axis)
+        return self._forward(x)
+
+    @torch.jit.unused
+    def _forward(self, x: Tensor) -> Tensor:
+        """Compute the output outside of TorchScript."""
+        # Each parameter is read once: nn.Module looks it up in several dicts.
+        alpha = self.alpha
+        function: Any = formula if alpha is None or self.squash not in KERNEL_SQUASHES else compute
+        parameters = (alpha, self.shift, self.weight, self.bias)
+        arguments = (x, *parameters, self.squash, self.channel_axis)
+        if isinstance(x, torch.fx.Proxy):  # one node in the graph, which calls the kernel
+            return x.tracer.create_proxy("call_function", function, arguments, {})
         if self.normalized_shape is not None:
-            check_width(self, x, self.normalized_shape, axis)
-        if alpha is None or self.squash not in KERNEL_SQUASHES:
-            return formula(x, alpha, self.shift, self.weight, self.bias, self.squash, axis)
-        return compute(x, alpha, self.shift, self.weight, self.bias, self.squash, axis)
+            check_width(self, x, self.normalized_shape, self.channel_axis)
+        if not x.is_floating_point():
+            raise ValueError(
+                f"{type(self).__name__} takes real floating-point numbers, but its input has dtype"
+                f" {x.dtype}. Convert it first, as with x.float()."
+            )
+        return function(*arguments)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Apply `fn` to all tensors; `to_empty` from the meta device also initializes them.
+
+        Initialization code of other libraries covers the layers it knows, and would leave these
+        undefined.
+        """
+        on_meta = self._on_meta()
+        super()._apply(fn, recurse)
+        if on_meta and not self._on_meta():
+            self.reset_parameters()
+        return self
+
+    def _on_meta(self) -> bool:
+        tensors = (self.alpha, self.shift, self.weight, self.bias)
+        return any(tensor is not None and tensor.is_meta for tensor in tensors)
 
     def extra_repr(self) -> str:
         shape = "any width" if self.normalized_shape is None else _join(self.normalized_shape)
         notes = [shape, f"alpha0={self.alpha0:g}" if self.alpha is not None else "alpha='absent'"]
+        if "alpha" in self._buffers:
+            notes.append("alpha='fixed'")
         if self.shift is not None:
             notes.append(f"shift0={self.shift0:g}")
         elif self.squash != "tanh":
@@ -114,9 +161,13 @@ class DynamicTanh(_Dynamic):
         affine: False omits γ and β (DiT).
         bias: False omits β (as a replacement of RMSNorm, as in LLaMA).
         channel_axis: -1, or 1 for inputs such as NCHW.
+        eps: ignored, as DyT divides by nothing; accepted so that DyT can be passed where a network
+            takes a norm class, as in partial(DyT, eps=1e-6).
+        elementwise_affine: nn.LayerNorm's name of `affine`, which it overrides.
         squash: "tanh", or an ablation: "hardtanh", "sigmoid", "identity" (CVPR 2025, Table 8),
             or "erf" without a shift (`DynamicErf` has the shift).
-        alpha: "learnable", or "absent" for γ·tanh(x) + β (CVPR 2025, Table 9).
+        alpha: "learnable", "fixed" for a buffer that stays at α0, or "absent" for γ·tanh(x) + β
+            (CVPR 2025, Table 9).
 
     Raises:
         ValueError: an argument is not one of the above.
@@ -130,6 +181,8 @@ class DynamicTanh(_Dynamic):
         affine: bool = True,
         bias: bool = True,
         channel_axis: int = -1,
+        eps: float | None = None,
+        elementwise_affine: bool | None = None,
         squash: Squash = "tanh",
         alpha: Alpha = "learnable",
         device: torch.device | str | None = None,
@@ -142,6 +195,8 @@ class DynamicTanh(_Dynamic):
             affine=affine,
             bias=bias,
             channel_axis=channel_axis,
+            eps=eps,
+            elementwise_affine=elementwise_affine,
             squash=squash,
             alpha=alpha,
             device=device,
@@ -165,6 +220,8 @@ class DynamicErf(_Dynamic):
         affine: bool = True,
         bias: bool = True,
         channel_axis: int = -1,
+        eps: float | None = None,
+        elementwise_affine: bool | None = None,
         alpha: Alpha = "learnable",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -176,6 +233,8 @@ class DynamicErf(_Dynamic):
             affine=affine,
             bias=bias,
             channel_axis=channel_axis,
+            eps=eps,
+            elementwise_affine=elementwise_affine,
             squash="erf",
             alpha=alpha,
             device=device,

@@ -10,9 +10,10 @@ from dyt.validation import check_alpha0, check_choice, check_number
 
 Layer = Literal["own", "dyt", "layernorm", "batchnorm"]
 Squash = Literal["tanh", "hardtanh", "sigmoid", "identity", "erf"]
-Alpha = Literal["learnable", "absent"]
+Alpha = Literal["learnable", "fixed", "absent"]
 
 ALPHA0 = 0.5  # CVPR 2025; all models except LLaMA
+CALIBRATED = "calibrated"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,15 +30,16 @@ class Norm:
     Attributes:
         layer: "dyt", "layernorm", "batchnorm", or "own" for the network's own normalization.
             All but "dyt" reset every other field, so all norms of one such kind are equal.
-        alpha0: the initial α, a positive number.
+        alpha0: the initial α, a positive number, or "calibrated": `convert` then requires data to
+            fit α of each layer on (its argument `calibrate`).
         alpha0_at: (pattern, α0) pairs for parts of the network. The first pattern that matches a
             module's path takes precedence; `alpha0` applies to all other layers. A pattern is a
             glob whose `*` crosses dots, and it matches a path if it matches the path itself or
             any of its parents. LLaMA uses a different α0 before attention:
             (("*.input_layernorm", 0.8),) with alpha0 = 0.2.
         squash: the bounded function. All but tanh and erf are ablations (CVPR 2025, Table 8).
-        alpha: "learnable", or "absent" for γ·squash(x) + β (CVPR 2025, Table 9), where α0 has no
-            meaning.
+        alpha: "learnable", "fixed" for an α that stays at α0, or "absent" for γ·squash(x) + β
+            (CVPR 2025, Table 9), where α0 has no meaning.
         shift0: the initial s, only for squash="erf".
 
     Raises:
@@ -46,7 +48,7 @@ class Norm:
     """
 
     layer: Layer = "dyt"
-    alpha0: float = ALPHA0
+    alpha0: float | Literal["calibrated"] = ALPHA0
     alpha0_at: tuple[tuple[str, float], ...] = ()
     squash: Squash = "tanh"
     alpha: Alpha = "learnable"
@@ -57,7 +59,9 @@ class Norm:
         check_choice("squash", self.squash, get_args(Squash))
         check_choice("alpha", self.alpha, get_args(Alpha))
         values: dict[str, Any] = {
-            "alpha0": check_alpha0("alpha0", self.alpha0),
+            "alpha0": self.alpha0
+            if self.alpha0 == CALIBRATED
+            else check_alpha0("alpha0", self.alpha0),
             "alpha0_at": check_alpha0_patterns(self.alpha0_at),
             "shift0": check_number("shift0", self.shift0),
         }
@@ -79,12 +83,17 @@ class Norm:
         return cls(layer="own")
 
     @classmethod
-    def dyt(cls, alpha0: float = ALPHA0, **options: Any) -> Norm:
+    def dyt(cls, alpha0: float | Literal["calibrated"] = ALPHA0, **options: Any) -> Norm:
         """Return Dynamic Tanh, or one of its ablations through squash= and alpha=."""
         return cls(layer="dyt", alpha0=alpha0, **options)
 
     @classmethod
-    def derf(cls, alpha0: float = ALPHA0, shift0: float = 0.0, **options: Any) -> Norm:
+    def derf(
+        cls,
+        alpha0: float | Literal["calibrated"] = ALPHA0,
+        shift0: float = 0.0,
+        **options: Any,
+    ) -> Norm:
         """Return Dynamic erf with a learnable shift; arXiv 2512.10938 uses the same defaults."""
         return cls(layer="dyt", squash="erf", alpha0=alpha0, shift0=shift0, **options)
 
@@ -105,8 +114,15 @@ class Norm:
         return cls(layer="batchnorm")
 
     def alpha0_for(self, path: str) -> float:
-        """Return the initial α of the layer at a module path, such as "blocks.0.norm1"."""
-        return resolve_alpha0(self.alpha0_at, self.alpha0, path)
+        """Return the initial α of the layer at a module path, such as "blocks.0.norm1".
+
+        Raises:
+            ValueError: α0 is calibrated, and no path pattern sets that of this layer.
+        """
+        alpha0 = resolve_alpha0(self.alpha0_at, self.alpha0, path)
+        if isinstance(alpha0, str):
+            raise ValueError(f"α0 of {path!r} is calibrated: the report of convert has it.")
+        return alpha0
 
     def __str__(self) -> str:
         if self.layer in _LABELS:
@@ -114,8 +130,10 @@ class Norm:
         notes: list[str] = [] if self.squash in ("tanh", "erf") else [self.squash]
         if self.alpha == "absent":
             notes.append("no α")
+        elif self.alpha0 == CALIBRATED:
+            notes.append(CALIBRATED)
         else:
-            notes.append(f"α0={self.alpha0:g}")
+            notes.append(f"{'α' if self.alpha == 'fixed' else 'α0'}={self.alpha0:g}")
             notes += [f"{pattern}: {value:g}" for pattern, value in self.alpha0_at]
         if self.shift0:
             notes.append(f"s0={self.shift0:g}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -41,13 +41,14 @@ EPSILON_NAMES = ("eps", "epsilon", "variance_epsilon", "norm_eps")
 class NormSpec:
     """Shape, axis and parameters of a norm layer, sufficient to build its replacement.
 
-    Attributes:
+    Fields:
         shape: the normalized shape; None for a layer without parameters or a width attribute.
         channel_axis: -1, or 1 as in NCHW.
         weight, bias: the layer's parameters; None where it has none.
         offset: the number that the layer adds to its weight to get γ: 1 for Gemma, otherwise 0.
         kind: the `Norm.layer` that this layer already computes and that keeps it unchanged; None
             for RMSNorm and all others.
+        activation: the activation that follows in the same module, as in timm's LayerNormAct2d.
     """
 
     shape: tuple[int, ...] | None
@@ -56,6 +57,7 @@ class NormSpec:
     bias: nn.Parameter | None
     offset: float = 0.0
     kind: Kind | None = None
+    activation: nn.Module | None = None
 
 
 def read_norm(module: nn.Module) -> NormSpec | None:
@@ -65,12 +67,15 @@ def read_norm(module: nn.Module) -> NormSpec | None:
         ValueError: the module is a subclass of nn.LayerNorm or nn.RMSNorm but computes something
             else, and replacing it would drop part of the network.
     """
+    activation = _activation(module)
+    norm = module if activation is None else _without_children(module)
     if isinstance(module, LAYER_OR_RMS):
-        spec = _read(module)
+        spec = _read(norm)
         if spec is None:
             raise ValueError("it is a LayerNorm or RMSNorm by class, but computes something else")
-        return spec
-    return _read(module) if _is_candidate(module) else None
+    else:
+        spec = _read(norm) if _is_candidate(norm) else None
+    return spec and replace(spec, activation=activation)
 
 
 def read_listed(module: nn.Module) -> NormSpec:
@@ -112,14 +117,37 @@ def is_norm_like(module: nn.Module) -> bool:
     return named and not any(True for child in module.children() for _ in child.parameters())
 
 
+def _activation(module: nn.Module) -> nn.Module | None:
+    """Return the activation inside a norm layer, or None if there is none or more than that."""
+    activation = module._modules.get("act")
+    if activation is None or isinstance(module, OTHER_NORMS) or not is_norm_like(module):
+        return None
+    others = [child for child in module.children() if child is not activation]
+    identity = isinstance(activation, nn.Identity)
+    return None if identity or not all(isinstance(m, nn.Identity) for m in others) else activation
+
+
+def _without_children(module: nn.Module) -> nn.Module:
+    """Return a module that shares everything with the original but has identities as children."""
+    stand_in = object.__new__(type(module))
+    stand_in.__dict__.update(module.__dict__)
+    stand_in.__dict__["_modules"] = {name: nn.Identity() for name in module._modules}
+    return stand_in
+
+
 def _is_candidate(module: nn.Module) -> bool:
     """True if the module is worth running: a norm by name, without further structure."""
     return (
         is_norm_like(module)
         and not isinstance(module, OTHER_NORMS)
-        and not any(True for _ in module.buffers())
+        and all(map(_is_zero, module.buffers()))
         and _takes_one_input(module)
     )
+
+
+def _is_zero(buffer: Tensor) -> bool:
+    """True for a β that is a buffer of zeros, as in norms without a learnable β."""
+    return buffer.is_floating_point() and not buffer.is_meta and not buffer.any()
 
 
 def _takes_one_input(module: nn.Module) -> bool:
@@ -142,29 +170,37 @@ def _read(module: nn.Module) -> NormSpec | None:
     if type(module) in EXACT:
         axis, kind = EXACT[type(module)]
         norm: Any = module
-        shape: tuple[int, ...] | None = tuple(norm.normalized_shape)
         weight, bias = norm.weight, getattr(norm, "bias", None)
-        return NormSpec(shape=shape, channel_axis=axis, weight=weight, bias=bias, kind=kind)
-    names = _affine_names(module)
-    if names is None or not _takes_one_input(module):
+        return NormSpec(
+            shape=tuple(norm.normalized_shape),
+            channel_axis=axis,
+            weight=weight,
+            bias=bias,
+            kind=kind,
+        )
+    if not _takes_one_input(module):
         return None
-    shape = _shape(module, *names)
-    result = _probe(module, names, shape)
-    if result == "differs":
-        return None
-    if result == "inconclusive":
-        return _read_by_structure(module) if _is_norm_by_name(module) else None
-    axis, offset, kind = result
-    return _make_spec(module, names, shape, axis, offset, kind)
+    for names in _affine_names(module):
+        shape = _shape(module, *names)
+        result = _probe(module, names, shape)
+        if result == "inconclusive":
+            return _read_by_structure(module) if _is_norm_by_name(module) else None
+        if result != "differs":
+            axis, offset, kind = result
+            return _make_spec(module, names, shape, axis, offset, kind)
+    return None
 
 
 def _read_by_structure(module: nn.Module) -> NormSpec | None:
     """Return the spec that attributes and class name suggest; None if the width is unknown."""
-    names = _affine_names(module)
+    names = next(iter(_affine_names(module)), None)
     shape = names and _shape(module, *names)
     if not (names and shape):
         return None
     first = getattr(module, "data_format", None) == "channels_first"
+    weight = module._parameters[names[0]] if names[0] else None
+    if weight is not None and weight.ndim > 1 and weight.shape[-1] == 1:  # such as (C, 1, 1)
+        first = True
     axis = 1 if first or "2d" in type(module).__name__.lower() else -1
     layer = isinstance(module, nn.LayerNorm) or "layernorm" in _class_name(module)
     return _make_spec(module, names, shape, axis, 0.0, "layernorm" if layer else None)
@@ -194,21 +230,34 @@ def _make_spec(
     )
 
 
-def _affine_names(module: nn.Module) -> tuple[str | None, str | None] | None:
-    """Return the names of the weight and the bias; None if there are further parameters."""
+def _affine_names(module: nn.Module) -> list[tuple[str | None, str | None]]:
+    """Return possible names of the weight and the bias; none if there are further parameters.
+
+    Parameters with unusual names, such as a_2 and b_2, are possible in either role.
+    """
     names = [name for name, p in module._parameters.items() if p is not None]
     weight = next((name for name in WEIGHT_NAMES if name in names), None)
     bias = next((name for name in BIAS_NAMES if name in names), None)
-    if len(names) > (weight is not None) + (bias is not None) or (bias and not weight):
-        return None
-    return weight, bias
+    if len(names) == (weight is not None) + (bias is not None) and (weight or not bias):
+        return [(weight, bias)]
+    if len(names) == 1:
+        return [(names[0], None)]
+    if len(names) == 2 and len({_parameter_shape(module, name) for name in names}) == 1:
+        return [(names[0], names[1]), (names[1], names[0])]
+    return []
+
+
+def _parameter_shape(module: nn.Module, name: str) -> tuple[int, ...]:
+    parameter = module._parameters[name]
+    assert parameter is not None, "_affine_names returns parameters that exist"
+    return tuple(parameter.shape)
 
 
 def _shape(module: nn.Module, weight: str | None, bias: str | None) -> tuple[int, ...] | None:
     if weight is not None:
-        parameter = module._parameters[weight]
-        assert parameter is not None, "_affine_names returns parameters that exist"
-        return tuple(parameter.shape)
+        sizes = _parameter_shape(module, weight)
+        width = tuple(n for n in sizes if n != 1)
+        return width if len(width) == 1 else sizes  # (1, C, 1, 1) is the width C
     for name in ("normalized_shape", "hidden_size", "dim"):
         shape = getattr(module, name, None)
         # A bare int named `dim` may be an axis or a width.
@@ -234,9 +283,13 @@ def _probe(
     # All norms agree on a single channel, and a probe of more than 2**20 would take memory.
     if not 1 < math.prod(width) <= 2**20:
         return "inconclusive"
-    parameters = {name: 0.5 + draw(*width) for name in names if name}
-    weight, bias = (parameters[name] if name else None for name in names)
+    parameters = {name: 0.5 + draw(*_parameter_shape(module, name)) for name in names if name}
+    weight, bias = (parameters[name].view(width) if name else None for name in names)
     stand_in = _make_stand_in(module, parameters)
+    stand_in.__dict__["_buffers"] = {
+        name: buffer if buffer is None else torch.zeros(buffer.shape)
+        for name, buffer in module._buffers.items()
+    }
     ran, matched = False, set()
     for axis, sizes in _input_sizes(width):
         # Values far above every epsilon and with a nonzero mean, to distinguish LN from RMSNorm.
@@ -265,6 +318,18 @@ def _run(stand_in: nn.Module, x: Tensor) -> object:
     ):
         # Not stand_in(x), which would run the hooks of the original module.
         return type(stand_in).forward(stand_in, x)
+
+
+def run_norm(module: nn.Module, spec: NormSpec, x: Tensor, affine: bool) -> Tensor:
+    """Return the output of a norm layer without its activation; affine=False: with γ = 1, β = 0."""
+    values = {
+        name: p if affine else torch.full_like(p, 1.0 - spec.offset if p is spec.weight else 0.0)
+        for name, p in module._parameters.items()
+        if p is not None
+    }
+    norm = module if spec.activation is None else _without_children(module)
+    stand_in = _make_stand_in(norm, values)
+    return type(stand_in).forward(stand_in, x)
 
 
 def _make_stand_in(module: nn.Module, parameters: dict[str, Tensor]) -> nn.Module:
@@ -300,6 +365,7 @@ def _formulas(
             ("layernorm", centred / centred.square().mean(dims, keepdim=True).sqrt()),
             (None, x / x.square().mean(dims, keepdim=True).sqrt()),  # RMSNorm
             (None, x / x.std(dims, keepdim=True)),  # timm's SimpleNorm
+            (None, centred / x.std(dims, keepdim=True)),  # "The Annotated Transformer"
         )
         for kind, normal in normals:
             if weight is None:

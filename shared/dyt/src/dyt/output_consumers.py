@@ -38,7 +38,9 @@ SIZE_ATTRIBUTES = ("shape", "ndim", "size", "dim")
 class Consumers:
     """The result of a trace or a run.
 
-    Attributes:
+    A convolution without padding counts as a Linear.
+
+    Fields:
         called: the DyT layers that were called.
         linears: for each layer, the Linears that read its output, in order (the values are None).
         others: for each layer, descriptions of everything else that reads its output.
@@ -58,8 +60,23 @@ class Consumers:
 
 
 def is_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
-    """True if the module's class computes exactly what nn.Linear does, x·Wᵀ + b."""
-    return isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
+    """True if the module computes exactly what nn.Linear or an unpadded convolution does.
+
+    Padding inserts zeros, which γ·t + β is not.
+    """
+    # The annotation names nn.Linear alone: convolutions have the attributes that are used here.
+    if isinstance(module, nn.Linear):
+        return type(module).forward is nn.Linear.forward
+    for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
+        if isinstance(module, kind):
+            unpadded = module.padding == "valid" or set(module.padding) == {0}
+            return type(module).forward is kind.forward and unpadded and module.groups == 1
+    return False
+
+
+def channel_axis(linear: nn.Module) -> int:
+    """Return the axis of the channels that a Linear (-1) or a convolution (1) reads."""
+    return -1 if isinstance(linear, nn.Linear) else 1
 
 
 class ParameterOwners:
@@ -224,20 +241,22 @@ def observe(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 class _Output:
     """The output of a layer, and its position in its storage."""
 
-    layer: nn.Module
+    layer: DynamicTanh | DynamicErf
     sizes: tuple[int, ...]
     strides: tuple[int, ...]
     offset: int
     dtype: torch.dtype
 
     @classmethod
-    def of(cls, layer: nn.Module, y: Tensor) -> _Output:
+    def of(cls, layer: DynamicTanh | DynamicErf, y: Tensor) -> _Output:
         return cls(layer, tuple(y.shape), y.stride(), int(y.storage_offset()), y.dtype)
 
-    def has_channels_of(self, view: Tensor) -> bool:
-        """True if the last axis of a view of the output is the channels, in their order."""
+    def has_channels_of(self, view: Tensor, axis: int) -> bool:
+        """True if this axis of a view of the output is the channels, in their order."""
         if self == _Output.of(self.layer, view):
-            return True
+            return self.layer.channel_axis == axis
+        if axis != -1 or self.layer.channel_axis != -1:
+            return False
         width, contiguous = self.sizes[-1], _contiguous_strides(self.sizes) == self.strides
         steps = (*view.stride()[:-1], view.storage_offset() - self.offset)
         return (
@@ -275,7 +294,7 @@ class _OperatorRecorder(TorchDispatchMode):
             return
         x = args[0] if args else kwargs["input"]
         output = self._output_of(x)
-        if output is not None and output.has_channels_of(x):
+        if output is not None and output.has_channels_of(x, channel_axis(module)):
             self.consumers.linears[output.layer][module] = None
             self.consumers.inputs[module].add(output.layer)
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -41,7 +42,7 @@ def cancel_runs(plan: Plan, selected: Sequence[PlannedRun]) -> dict[JobId, list[
 
 def _cancel(jobs: Sequence[JobRecord], planned_runs: Sequence[PlannedRun]) -> None:
     """Record in every job.json who cancels the job, then cancel it; undo that if it is refused."""
-    by = f"{getpass.getuser()}, {time.strftime('%Y-%m-%d %H:%M')}"
+    by = f"{_user_name()}, {time.strftime('%Y-%m-%d %H:%M')}"
     directories = [planned.directory for planned in planned_runs]
     records = [(where, record) for where in directories if (record := where.job()) is not None]
     for directory, record in records:
@@ -52,3 +53,11 @@ def _cancel(jobs: Sequence[JobRecord], planned_runs: Sequence[PlannedRun]) -> No
         for directory, record in records:
             directory.write_job(record)
         raise
+
+
+def _user_name() -> str:
+    """Return the user's name, or the user's number if it has no name, as in containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"

@@ -1,8 +1,9 @@
-"""The command ``matched``: plan, submit, status, table, audit, logs, retry, cancel and run."""
+"""The command ``matched``: plan, submit, status, table, export, logs, retry, cancel, audit, run."""
 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import re
 import sys
@@ -16,6 +17,7 @@ from rich.console import Console
 from matched import (
     cancellation,
     cli_output,
+    export,
     gallery,
     job_status,
     planning,
@@ -37,6 +39,7 @@ from matched.watch import wait
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command. A user's mistake ends in one line on standard error and exit code 2."""
+    _replace_unprintable_characters()
     given = _parser().parse_args(arguments)
     try:
         code = given.do(given)
@@ -49,6 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         code = _report_error("interrupted; run the same command again to continue")
     sys.exit(code)
+
+
+def _replace_unprintable_characters() -> None:
+    """Print "?" for what the terminal's encoding lacks, such as α in Latin-1; do not fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _report_error(text: str) -> int:
@@ -101,6 +111,10 @@ def _parser() -> argparse.ArgumentParser:
     status = command("status", _status, "show the state of every run")
     status.add_argument("--watch", "-w", action="store_true", help="continue until all runs ended")
     command("table", _table, "print the summary table and write it to results/")
+    exported = command("export", _export, "write the training curves of all runs for TensorBoard")
+    exported.add_argument(
+        "--tensorboard", required=True, type=Path, metavar="DIR", help="folder of the event files"
+    )
     command("audit", _audit, "show what differs between the runs of every pair")
     logs = commands.add_parser("logs", help="print the log of a run")
     logs.set_defaults(do=_logs)
@@ -171,7 +185,8 @@ def _submit(given: argparse.Namespace) -> int:
 
 def _retry(given: argparse.Namespace) -> int:
     plan = _load(given)
-    preflight.check_submission(plan, given.cluster)
+    if plan.damaged:  # nothing is renamed unless the submission can follow
+        preflight.check_submission(plan, given.cluster)
     for planned in plan.damaged:
         for path in planned.directory.set_aside():
             print(f"set aside: {path}")
@@ -215,8 +230,8 @@ def _show(plan: Plan, console: Console) -> int:
     stem = recipes.root() / "results" / f"{plan.recipe.name}.{plan.scale.name}"
     pictures = gallery.copy_pictures(plan, stem)
     table = summary_table(plan, pictures)
+    paths = table_formats.write_files(table, stem)  # before printing, which may fail
     table_formats.print_table(table, console)
-    paths = table_formats.write_files(table, stem)
     names = ", ".join(path.suffix[1:] for path in paths)
     console.print(f"Written: {stem}.{{{names}}}", style="dim", highlight=False, soft_wrap=True)
     if pictures.rows:
@@ -247,6 +262,14 @@ def _report_damage(plan: Plan) -> int:
 
 def _audit(given: argparse.Namespace) -> int:
     return cli_output.show_audit(_load(given), _console())
+
+
+def _export(given: argparse.Namespace) -> int:
+    writer = export.tensorboard_writer()
+    folders, without = export.write_event_files(_load(given), given.tensorboard, writer)
+    none = f"; {len(without)} runs have none" if without else ""
+    print(f"Written: training curves of {len(folders)} runs to {given.tensorboard}{none}")
+    return 0
 
 
 def _logs(given: argparse.Namespace) -> int:

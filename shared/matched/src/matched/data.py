@@ -23,10 +23,15 @@ class DataSource:
         title: its name in the notes of tables.
         check: called with the path from site.toml; raises a ValueError that describes the expected
             layout if the data is not there. None for data that comes with an installed package.
+            Every process of a run calls it, so it takes a fraction of a second.
+        survey: called after ``check``, before a submission only, because it may list millions of
+            files; raises a ValueError if too much is missing, and logs a warning for what does not
+            prevent a run.
     """
 
     title: str
     check: Callable[[Path], None] | None = None
+    survey: Callable[[Path], None] | None = None
 
     @property
     def embedded(self) -> bool:
@@ -66,9 +71,15 @@ def source_names(config: Any) -> tuple[str, ...]:
 
 
 def resolve_paths(
-    names: tuple[str, ...], paths: Mapping[str, Path], site_file: Path
+    names: tuple[str, ...], paths: Mapping[str, Path], site_file: Path, *, survey: bool = False
 ) -> dict[str, Path]:
     """Return the checked path of every source in ``names`` that is not embedded.
+
+    Args:
+        names: names of registered sources.
+        paths: name → path, from site.toml.
+        site_file: path of site.toml, for messages.
+        survey: also list the files of each source, as before a submission.
 
     Raises:
         ValueError: naming all paths that are missing in site.toml or do not contain the data.
@@ -83,6 +94,8 @@ def resolve_paths(
             continue
         try:
             source.check(paths[name])
+            if survey and source.survey is not None:
+                source.survey(paths[name])
         except ValueError as error:
             problems.append(f"[data] {name} in {site_file}: {error}")
         resolved[name] = paths[name]

@@ -1,10 +1,12 @@
-"""Atomic file writes: a file is complete or absent, as it is written to a temporary name first."""
+"""Atomic file writes (a file is complete or absent), reading of JSON files, and safe file names."""
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
-from collections.abc import Collection, Iterator
+import re
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,28 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def read_text(path: Path) -> str:
+    """Return the text of a file that a person wrote, in UTF-8 with or without a byte order mark.
+
+    Raises:
+        ValueError: for another encoding, with the line and what to do.
+    """
+    content = path.read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in content:
+        raise ValueError(
+            f"{path} is in UTF-16 or not a text file; expected UTF-8: save the file as UTF-8, for "
+            "example with `iconv -f UTF-16 -t UTF-8`"
+        )
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{path}, line {line}: byte 0x{content[error.start]:02x} is not UTF-8; expected UTF-8: "
+            "save the file as UTF-8, for example with `iconv -f LATIN1 -t UTF-8`"
+        ) from None
+
+
 def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1) + "\n")
 
@@ -62,3 +86,18 @@ def read_json(path: Path, keys: Collection[str] = ()) -> dict[str, Any] | None:
     if missing := [key for key in keys if key not in value]:
         raise DamagedFileError(f"{path} lacks {', '.join(missing)}")
     return value
+
+
+def unique_file_names(names: Iterable[str]) -> dict[str, str]:
+    """Return name → a form for file names and URLs; all differ even if case is ignored."""
+    safe_names: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in names:
+        plain = re.sub(r"[^A-Za-z0-9_]+", "-", name).strip("-") or "unnamed"
+        safe, count = plain, 1
+        while safe.lower() in taken:
+            count += 1
+            safe = f"{plain}-{count}"
+        taken.add(safe.lower())
+        safe_names[name] = safe
+    return safe_names

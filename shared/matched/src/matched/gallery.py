@@ -7,13 +7,13 @@ passed on without the runs folder.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from matched.aggregation import group_by_cell
-from matched.files import atomic_write
+from matched.files import atomic_write, unique_file_names
 from matched.planning import Plan, PlannedRun
 from matched.table import Cell
 
@@ -82,28 +82,13 @@ def copy_pictures(plan: Plan, folder: Path) -> Gallery:
 
 def _copy_names(plan: Plan) -> Iterator[tuple[Cell, PlannedRun, str]]:
     """Yield every cell's run with the file name of its picture's copy, by row and seed."""
-    rows = _file_names(plan.scale.runs)
-    arms = _file_names(arm.name for arm in plan.recipe.table.arms)
+    rows = unique_file_names(plan.scale.runs)
+    arms = unique_file_names(arm.name for arm in plan.recipe.table.arms)
     groups = group_by_cell(plan)
     for row in rows:
         runs = [pair for arm in arms for pair in groups.get((row, arm), [])]
         for cell, planned in sorted(runs, key=lambda pair: plan.scale.seeds.index(pair[0].seed)):
             yield cell, planned, f"{rows[row]}.{arms[cell.arm]}.seed{cell.seed}.png"
-
-
-def _file_names(names: Iterable[str]) -> dict[str, str]:
-    """Return name → a form for file names and URLs; all differ even if case is ignored."""
-    safe_names: dict[str, str] = {}
-    taken: set[str] = set()
-    for name in names:
-        plain = re.sub(r"[^A-Za-z0-9_]+", "-", name).strip("-") or "unnamed"
-        safe, count = plain, 1
-        while safe.lower() in taken:
-            count += 1
-            safe = f"{plain}-{count}"
-        taken.add(safe.lower())
-        safe_names[name] = safe
-    return safe_names
 
 
 def _read_picture(planned: PlannedRun) -> bytes | None:

@@ -214,7 +214,9 @@ def _run_command(*command: str) -> str:
         ValueError: if it fails, with its own message, or does not answer.
     """
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+        answer = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=PATIENCE
+        )
     except subprocess.TimeoutExpired:
         raise ValueError(f"{command[0]} gave no answer in {PATIENCE} s; try again later") from None
     if answer.returncode:

@@ -61,4 +61,4 @@ def check_foreground(plan: Plan) -> None:
 
 def _check_data(plan: Plan) -> None:
     names = {name for planned in plan.missing for name in data.source_names(planned.run.config)}
-    data.resolve_paths(tuple(sorted(names)), plan.site.data, plan.site.file)
+    data.resolve_paths(tuple(sorted(names)), plan.site.data, plan.site.file, survey=True)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from matched.errors import one_line
+from matched.files import read_text
 from matched.matching import check_matched
 from matched.run import Run
 from matched.table import SCALES, Metric, Scale, Table
@@ -115,7 +116,7 @@ def paper_numbers() -> dict[str, Any]:
     """Return the content of recipes/paper.toml: paper → its venue, prefix and tables."""
     path = root() / "recipes" / PAPER_FILE
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_text(path))
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -210,7 +211,7 @@ def _import_error(error: Exception, path: Path | str) -> str:
         (recipe_frames[-1].filename, recipe_frames[-1].lineno) if recipe_frames else (path, 1)
     )
     if isinstance(error, SyntaxError):
-        path, line = error.filename or path, error.lineno
+        path, line = error.filename or path, error.lineno or line
     return f"{path}, line {line}: {one_line(error)}"
 
 

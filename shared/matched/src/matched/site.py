@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from matched.data import load_source, registered_sources
+from matched.files import read_text
 
 FILE = "site.toml"
 
@@ -96,7 +97,13 @@ class Site:
 
 def _absolute(file: Path, path: str) -> Path:
     """Return a path of site.toml with ``~`` expanded, relative to the folder of the file."""
-    return (file.parent / os.path.expanduser(path)).absolute()
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
+        raise ValueError(
+            f"{file}: the home folder in {path!r} is not known, as HOME is not set or there is no "
+            "such user; write the whole path"
+        )
+    return (file.parent / expanded).absolute()
 
 
 SECTIONS = {"runs": Runs, "local": Local, "slurm": Slurm}
@@ -107,11 +114,11 @@ def read(file: Path) -> Site:
 
     Raises:
         ValueError: for a key that is unknown or of the wrong type, with its line and what is
-            allowed.
+            allowed, or for a file that is not in UTF-8.
     """
     if not file.exists():
         return Site(file=file)
-    text = file.read_text(encoding="utf-8")
+    text = read_text(file)
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

@@ -135,7 +135,7 @@ def _job_runner(
 
 def _last_line(error: Exception) -> str:
     text = getattr(error, "output", None) or str(error)
-    text = text.decode() if isinstance(text, bytes) else text
+    text = text.decode(errors="replace") if isinstance(text, bytes) else text
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-SQUASHES: dict[str, Callable[[Tensor], Tensor]] = {
-    "tanh": torch.tanh,
-    "hardtanh": F.hardtanh,
-    "sigmoid": torch.sigmoid,
-    "identity": lambda x: x,
-    "erf": torch.erf,
-}
+SQUASHES = ("tanh", "hardtanh", "sigmoid", "identity", "erf")
+
+
+def squashed(u: Tensor, squash: str) -> Tensor:
+    """Return the squashing function of this name, one of SQUASHES, of u."""
+    if squash == "tanh":
+        return torch.tanh(u)
+    if squash == "hardtanh":
+        return F.hardtanh(u)
+    if squash == "sigmoid":
+        return torch.sigmoid(u)
+    if squash == "erf":
+        return torch.erf(u)
+    return u
 
 
 def formula(
@@ -27,11 +33,14 @@ def formula(
     squash: str,
     channel_axis: int,
 ) -> Tensor:
-    """Compute γ·squash(αx + s) + β in plain operations, which autograd differentiates."""
+    """Compute γ·squash(αx + s) + β in plain operations, which autograd differentiates.
+
+    torch.jit.script compiles this function.
+    """
     y = x if alpha is None else alpha * x
     if shift is not None:
         y = y + shift
-    y = SQUASHES[squash](y)
+    y = squashed(y, squash)
     if weight is not None:
         y = y * along_channels(weight, x.ndim, channel_axis)
     if bias is not None:
@@ -58,7 +67,7 @@ def gradients(
     u = wide_alpha * wide_x
     if shift is not None:
         u = u + shift.to(wide).reshape(())
-    y = SQUASHES[squash](u)
+    y = squashed(u, squash)
     slope = grad * (1 - y * y if squash == "tanh" else torch.exp(-u * u) * (2 / math.sqrt(math.pi)))
     if weight is not None:
         slope = slope * along_channels(weight.to(wide), x.ndim, channel_axis)
@@ -88,7 +97,7 @@ def along_channels(parameter: Tensor, ndim: int, channel_axis: int) -> Tensor:
     """Reshape a parameter to broadcast along the channels of an input with `ndim` axes."""
     if channel_axis == -1:
         return parameter
-    return parameter.view(-1, *(1,) * (ndim - channel_axis - 1))
+    return parameter.view([-1] + [1] * (ndim - channel_axis - 1))
 
 
 def reduced_axes(ndim: int, channel_ndim: int, channel_axis: int) -> list[int]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from matched.data_files import refuse_pointer
 from matched.files import read_json
 from matched.task import Context
 from matched.training.distributed import on_rank0
@@ -44,9 +45,10 @@ def load_artifact(file: Path) -> Any:
     """Return the content of a file written by ``torch.save``: tensors and plain values only.
 
     Raises:
-        ValueError: if there is no such file, it was not written by torch, or it contains other
-            objects.
+        ValueError: if there is no such file, it was not written by torch, it contains other
+            objects, or it is a pointer of git-lfs or git-annex.
     """
+    refuse_pointer(file)
     try:
         # Official releases store the command-line arguments of their scripts with the weights.
         with torch.serialization.safe_globals([argparse.Namespace]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,6 +74,8 @@ class Learner:
         prepare: micro-batch on the device → micro-batch, such as mixup; seeded per step.
         ema: EMA of the weights, evaluated instead of the model; see ``matched.training.ema``.
         hooks: callbacks around each step, such as schedules or a teacher that follows the model.
+        alphas: model → α of each DyT layer by path, logged with each evaluation: ``dyt.alphas``.
+            All processes call it.
     """
 
     model: nn.Module
@@ -87,6 +89,7 @@ class Learner:
     prepare: Callable[[Any], Any] = lambda batch: batch
     ema: EmaModel | None = None
     hooks: Hooks = field(default_factory=Hooks)
+    alphas: Callable[[nn.Module], Mapping[str, float]] = lambda model: {}
 
     def parameter_names(self) -> dict[nn.Parameter, str]:
         """Return the optimizer's parameters → their names in the model.

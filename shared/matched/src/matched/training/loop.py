@@ -33,6 +33,7 @@ from matched.training.distributed import (
 from matched.training.ema import evaluation_model, update_ema
 from matched.training.fingerprint import BATCHES, batch_digest, digest_of, weights_digest
 from matched.training.learner import Learner, StepInfo
+from matched.training.measurements import PerformanceMeter, gradient_norm
 from matched.training.metrics_log import MetricsLog
 from matched.training.schedule import lr_factor
 from matched.training.seeding import reseed
@@ -99,6 +100,9 @@ class _TrainingLoop:
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
         self.window = torch.zeros(2, device=device)
         """This process's entry of ``LoopState.windows``, on the device."""
+        self.gradient_norm = torch.zeros((), device=device)
+        """Gradient norm of the newest step that is logged, before hooks and clipping."""
+        self.meter = PerformanceMeter(device)
         self.peak_lrs = [group["lr"] for group in learner.optimizer.param_groups]
         self.model: nn.Module = learner.model
         """The model that computes the loss: wrapped in DDP if there are several processes."""
@@ -143,6 +147,7 @@ class _TrainingLoop:
         """Train to the last step, or to divergence."""
         batches = self._batches()
         self.learner.model.train()
+        self.meter.restart()
         with CheckpointSchedule(self.context, self._save, self.steps) as checkpoint_schedule:
             while not self._finished():
                 self._run_step(batches)
@@ -158,11 +163,12 @@ class _TrainingLoop:
         self.window[0] += self._optimizer_step(batches)
         self.window[1] += 1
         self.state.step += 1
-        end_of_epoch = self.state.step % self.steps_per_epoch == 0
-        if self.state.step % self.config.log_steps == 0 or end_of_epoch:
-            self._log_loss(lr)
-        if end_of_epoch and self._evaluation_is_due() and not self.state.diverged:
-            self._evaluate()
+        self.meter.add(self.config.batch)
+        if self._log_is_due(self.state.step):
+            self._log_step(lr)
+        if self._evaluation_is_due(self.state.step) and not self.state.diverged:
+            with self.meter.paused():
+                self._evaluate()
 
     def _batches(self) -> Iterator[Any]:
         sampler = EpochSampler(self.config, self.samples, self.batch_layout, self.state.step)
@@ -210,6 +216,8 @@ class _TrainingLoop:
         """Update weights and EMA from the gradients."""
         learner = self.learner
         self.scaler.unscale_(learner.optimizer)
+        if self._log_is_due(step_info.step + 1):  # not in each step: it reads all gradients
+            self.gradient_norm = gradient_norm(self.parameters)
         learner.hooks.on_gradients(step_info)
         if self.config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
@@ -227,11 +235,22 @@ class _TrainingLoop:
             group["lr"] = peak * factor
         return self.config.lr * factor
 
-    def _log_loss(self, lr: float) -> None:
+    def _log_is_due(self, step: int) -> bool:
+        """True if a line is logged when ``step`` steps are completed."""
+        return step % self.config.log_steps == 0 or step % self.steps_per_epoch == 0
+
+    def _log_step(self, lr: float) -> None:
         """Log the mean loss since the last line; all processes detect the same divergence."""
         total, steps = sum_over_ranks(self.window).tolist()
         loss = total / steps
-        self.metrics_log.step(self.state.step, self._epoch(), loss=loss, lr=lr)
+        self.metrics_log.step(
+            self.state.step,
+            self._epoch(),
+            loss=loss,
+            lr=lr,
+            gradient_norm=self.gradient_norm.item(),
+            performance=self.meter.read(),
+        )
         if not math.isfinite(loss):
             log.info("diverged at step %d: the loss is %s", self.state.step, loss)
             self.state.diverged = True
@@ -240,9 +259,11 @@ class _TrainingLoop:
     def _epoch(self) -> float:
         return round(self.state.step / self.steps_per_epoch, 4)
 
-    def _evaluation_is_due(self) -> bool:
-        epoch = self.state.step // self.steps_per_epoch
-        return epoch % self.config.eval_epochs == 0 or self.state.step == self.steps
+    def _evaluation_is_due(self, step: int) -> bool:
+        """True if the model is evaluated when ``step`` steps are completed."""
+        epoch, steps_into_epoch = divmod(step, self.steps_per_epoch)
+        due = epoch % self.config.eval_epochs == 0 or step == self.steps
+        return due and steps_into_epoch == 0
 
     def _evaluate(self) -> None:
         model = evaluation_model(self.learner.ema, self.learner.model)
@@ -254,7 +275,8 @@ class _TrainingLoop:
             sharding.reshard(model)
         self.learner.model.train()
         state = self.state
-        self.metrics_log.evaluation(state.step, self._epoch(), metrics)
+        alpha = self.learner.alphas(self.learner.model)
+        self.metrics_log.evaluation(state.step, self._epoch(), metrics, alpha)
         if not all(map(math.isfinite, metrics.values())):
             log.info("diverged at step %d: the evaluation is %s", state.step, metrics)
             state.diverged = True
@@ -275,8 +297,11 @@ class _TrainingLoop:
 
     def _save(self) -> None:
         """Write a checkpoint, unless there is already one of this step."""
-        if self.saved_step == self.state.step:
-            return
+        if self.saved_step != self.state.step:
+            with self.meter.paused():
+                self._write_checkpoint()
+
+    def _write_checkpoint(self) -> None:
         self.state.windows = all_gather_objects(self.window.tolist())
         start = time.perf_counter()
         on_rank0(self.context.check_ownership)

@@ -1,6 +1,6 @@
 // The layers and their gradients, each in one pass over memory with vectors of float32.
 //
-// Compiled once for each CPU_CAPABILITY with the flags of that capability, see setup.py.
+// Compiled once for each CPU_CAPABILITY with the flags of that capability, see dyt/kernel_build.py.
 #include "vectors.h"
 
 #include <ATen/Parallel.h>

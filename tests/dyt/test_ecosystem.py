@@ -1,0 +1,137 @@
+"""Tests of other tools on DyT: fx, scripting, the meta device, DDP, `norm_layer` arguments."""
+
+from functools import partial
+
+import pytest
+import torch
+from timm.models.convnext import ConvNeXt
+from torch import distributed, fx, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+from torchvision.models import vision_transformer
+from torchvision.models.feature_extraction import create_feature_extractor
+
+from dyt import ChannelsFirstLayerNorm, Derf, DyT, Norm, convert
+
+NORMS = (Norm.dyt(0.7), Norm.derf(0.7, 0.1), Norm.dyt(squash="hardtanh"), Norm.dyt(alpha="absent"))
+
+
+def net(affine=True):
+    return nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8, elementwise_affine=affine))
+
+
+@pytest.mark.parametrize("norm", NORMS, ids=str)
+@pytest.mark.parametrize("affine", [True, False])
+def test_fx_and_script_reproduce_dyt(norm, affine):
+    model, x = net(affine), torch.randn(3, 8)
+    convert(model, norm)
+    expected = model(x)
+    traced = fx.symbolic_trace(model)
+    torch.testing.assert_close(traced(x), expected, rtol=0, atol=0)
+    torch.testing.assert_close(torch.jit.script(model)(x), expected)
+
+
+def test_script_channels_first():
+    model, x = nn.Sequential(nn.Conv2d(3, 8, 1), ChannelsFirstLayerNorm(8)), torch.randn(2, 3, 4, 4)
+    convert(model)
+    torch.testing.assert_close(torch.jit.script(model)(x), model(x))
+
+
+def test_fx_graph_calls_the_kernel_in_one_node():
+    model = net()
+    convert(model)
+    nodes = fx.symbolic_trace(model).graph.nodes
+    assert [n.op for n in nodes if n.name.startswith("compute")] == ["call_function"]
+
+
+def test_torchvision_feature_extractor_accepts_dyt():
+    model = vision_transformer.VisionTransformer(
+        image_size=8, patch_size=4, num_layers=1, num_heads=1, hidden_dim=8, mlp_dim=8
+    )
+    convert(model)
+    names = ["encoder.layers.encoder_layer_0.ln_1"]
+    features = create_feature_extractor(model, names)(torch.randn(1, 3, 8, 8))
+    assert features[names[0]].shape == (1, 5, 8)
+
+
+@pytest.mark.parametrize("layer", [DyT, partial(Derf, shift0=0.2), partial(DyT, alpha="absent")])
+def test_to_empty_from_meta_initializes(layer):
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(8, 8), layer(8, alpha0=0.7))
+    expected = layer(8, alpha0=0.7).state_dict()
+    model.to_empty(device="cpu")
+    for name, value in expected.items():
+        assert torch.equal(model[1].state_dict()[name], value)
+
+
+def test_convert_on_meta_then_to_empty_initializes():
+    with torch.device("meta"):
+        model = net()
+    convert(model, Norm.dyt(0.7))
+    for module in model.to_empty(device="cpu").modules():
+        if isinstance(module, nn.Linear):
+            module.reset_parameters()
+    assert model[1].alpha.item() == pytest.approx(0.7)
+    assert model[1].weight.tolist() == [1.0] * 8
+    model[1].alpha.data.fill_(3)
+    assert model.to(torch.float64)[1].alpha.item() == 3
+
+
+def test_transformers_initialization_of_a_meta_model():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=16,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+    )
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+    convert(model, Norm.dyt(0.7))
+    model.to_empty(device="cpu")
+    model.apply(model._init_weights)
+    assert model.model.norm.alpha.item() == pytest.approx(0.7)
+    assert model.model.norm.weight.tolist() == [1.0] * 8
+
+
+@pytest.fixture
+def process_group(tmp_path):
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+    )
+    yield
+    distributed.destroy_process_group()
+
+
+def test_convert_refuses_ddp_and_fsdp(process_group):
+    with pytest.raises(ValueError, match=r"inside DistributedDataParallel.*Convert the network"):
+        convert(DistributedDataParallel(net()))
+    sharded = net()
+    fully_shard(sharded, mesh=init_device_mesh("cpu", (1,)))
+    with pytest.raises(ValueError, match="inside FSDP"):
+        convert(sharded)
+
+
+def test_layers_accept_arguments_of_layer_norm():
+    assert DyT(8, eps=1e-6).alpha0 == 0.5
+    assert Derf(8, eps=1e-6, elementwise_affine=False).weight is None
+    assert DyT(8, elementwise_affine=True, affine=False).weight is not None
+    with pytest.raises(ValueError, match="eps"):
+        DyT(8, eps="small")
+
+
+def test_dyt_is_a_norm_layer_of_convnext():
+    norm_layer = partial(DyT, channel_axis=1, eps=1e-6)
+    sizes = {"depths": (1, 1, 1, 1), "dims": (4, 8, 8, 8)}
+    model = ConvNeXt(**sizes, conv_mlp=True, norm_layer=norm_layer, num_classes=3)
+    assert model(torch.randn(1, 3, 32, 32)).shape == (1, 3)
+    assert not any(isinstance(m, nn.LayerNorm) for m in model.modules())
+
+
+def test_layers_refuse_integer_input():
+    for layer in (DyT(8), Derf(8), DyT(8, squash="hardtanh")):
+        with pytest.raises(ValueError, match=r"torch\.int64"):
+            layer(torch.ones(2, 8, dtype=torch.long))

@@ -1,0 +1,154 @@
+"""Tests of converting norms as public networks write them, and norms fused with activations."""
+
+import pytest
+import torch
+from timm.layers import LayerNormAct, LayerNormAct2d, RmsNormAct2d
+from torch import nn
+from torch.nn import functional as F
+
+from dyt import DynamicTanh, Norm, convert
+
+
+class LayerNorm(nn.Module):
+    """LN of "The Annotated Transformer"."""
+
+    def __init__(self, features, eps=1e-6):
+        super().__init__()
+        self.a_2 = nn.Parameter(torch.ones(features))
+        self.b_2 = nn.Parameter(torch.zeros(features))
+        self.eps = eps
+
+    def forward(self, x):
+        mean = x.mean(-1, keepdim=True)
+        std = x.std(-1, keepdim=True)
+        return self.a_2 * (x - mean) / (std + self.eps) + self.b_2
+
+
+class BiasFirstNorm(LayerNorm):
+    """The same with β as the first parameter."""
+
+    def __init__(self, features):
+        super().__init__(features)
+        self.a_2, self.b_2 = self.b_2, self.a_2
+
+    def forward(self, x):
+        mean, std = x.mean(-1, keepdim=True), x.std(-1, keepdim=True)
+        return self.b_2 * (x - mean) / (std + self.eps) + self.a_2
+
+
+class ChanLayerNorm(nn.Module):
+    """LN over axis 1 of NCHW, with g of shape (1, C, 1, 1), as in diffusion networks."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.g = nn.Parameter(torch.ones(1, dim, 1, 1))
+        self.b = nn.Parameter(torch.zeros(1, dim, 1, 1))
+
+    def forward(self, x):
+        var = x.var(1, unbiased=False, keepdim=True)
+        return (x - x.mean(1, keepdim=True)) * (var + 1e-5).rsqrt() * self.g + self.b
+
+
+class BufferLayerNorm(nn.Module):
+    """LN whose β is a buffer of zeros, as in PaLM's public implementations."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(dim))
+        self.register_buffer("beta", torch.zeros(dim))
+
+    def forward(self, x):
+        return F.layer_norm(x, x.shape[-1:], self.gamma, self.beta)
+
+
+class ScaledNorm(nn.Module):
+    """Not a LN: γ² is applied."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.a = nn.Parameter(torch.ones(dim))
+        self.b = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x):
+        return F.layer_norm(x, x.shape[-1:]) * self.a * self.a + self.b
+
+
+@pytest.mark.parametrize("kind", [LayerNorm, BiasFirstNorm, BufferLayerNorm])
+def test_convert_recognizes_hand_written_norms(kind):
+    model = nn.Sequential(nn.Linear(8, 8), kind(8))
+    x = torch.randn(64, 8)
+    with torch.no_grad():
+        for p in model[1].parameters():
+            p.uniform_(0.5, 1.5)
+    gamma_name = "gamma" if kind is BufferLayerNorm else "b_2" if kind is BiasFirstNorm else "a_2"
+    gamma = getattr(model[1], gamma_name)
+    values, expected = gamma.tolist(), model(x).detach()
+    report = convert(model, copy_affine=True, calibrate=x)
+    assert model[1].weight is gamma
+    assert (model[1].bias is None) == (kind is BufferLayerNorm)
+    assert report[0].fit.error < 0.5
+    assert (model(x) - expected).norm() < 0.5 * expected.norm()
+    assert values != [1.0] * 8
+
+
+def test_convert_channel_norm_with_broadcastable_gamma():
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), ChanLayerNorm(8))
+    gamma, x = model[1].g, torch.randn(2, 3, 4, 4)
+    report = convert(model)
+    assert report[0].channel_axis == 1
+    assert report[0].shape == (8,)
+    assert model[1].weight is gamma
+    assert gamma.shape == (8,)
+    model(x).sum().backward()
+    assert gamma.grad.shape == (8,)
+
+
+class OpaqueNorm(ChanLayerNorm):
+    def forward(self, x):
+        return super().forward(x) ** 2
+
+
+def test_convert_listed_class_with_broadcastable_gamma_runs():
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), OpaqueNorm(8))
+    convert(model, also=OpaqueNorm)
+    assert model(torch.randn(2, 3, 4, 4)).shape == (2, 8, 4, 4)
+
+
+def test_convert_leaves_other_formulas_and_other_buffers():
+    shifted = BufferLayerNorm(8)
+    shifted.beta.fill_(0.5)
+    model = nn.Sequential(ScaledNorm(8), shifted, nn.LayerNorm(8))
+    report = convert(model)
+    assert report.paths == ("2",)
+    assert [kept.layer for kept in report.left] == ["ScaledNorm", "BufferLayerNorm"]
+
+
+@pytest.mark.parametrize("kind", [LayerNormAct2d, RmsNormAct2d])
+@pytest.mark.parametrize("norm", [Norm.dyt(0.7), Norm.derf(0.7)], ids=str)
+def test_convert_keeps_the_activation_of_a_fused_norm(kind, norm):
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), kind(8, act_layer=nn.GELU))
+    names = [*model[1].state_dict(), "alpha"]
+    report = convert(model, norm)
+    layer, x = model[1], torch.randn(2, 8, 4, 4)
+    assert isinstance(layer.act, nn.GELU)
+    squash = torch.erf if norm.squash == "erf" else torch.tanh
+    torch.testing.assert_close(layer(x), F.gelu(squash(0.7 * x)))
+    assert report[0].channel_axis == 1
+    assert set(names) <= set(layer.state_dict())
+
+
+def test_calibrate_a_fused_norm_fits_the_norm_alone():
+    x = torch.randn(8, 3, 4, 4)
+    plain = nn.Sequential(nn.Conv2d(3, 8, 1), LayerNormAct2d(8, apply_act=False))
+    fused = nn.Sequential(nn.Conv2d(3, 8, 1), LayerNormAct2d(8, act_layer=nn.GELU))
+    fused.load_state_dict(plain.state_dict())
+    fits = [convert(m, copy_affine=True, calibrate=x)[0].fit for m in (plain, fused)]
+    assert fits[0].alpha == fits[1].alpha
+
+
+def test_convert_fused_norm_refuses_batch_norm_and_keeps_layer_norm():
+    model = nn.Sequential(nn.Linear(8, 8), LayerNormAct(8, act_layer=nn.ReLU))
+    with pytest.raises(ValueError, match="it holds an activation"):
+        convert(model, Norm.batch_norm())
+    assert not convert(model, Norm.layer_norm())[0].replaced
+    assert not isinstance(model[1], DynamicTanh)

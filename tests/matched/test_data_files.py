@@ -1,0 +1,145 @@
+"""Files of data sets: what is passed over, links, unreadable folders, pointers."""
+
+import os
+
+import pytest
+
+from matched import data_files
+from matched.data_files import list_entries, list_files, list_folders, pointer_fault
+
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 334643268\n"
+ANNEX = "/annex/objects/SHA256E-s334643268--4d7a.safetensors\n"
+ANNEX_LINK = "../.git/annex/objects/Zx/9q/SHA256E-s1--4d7a/SHA256E-s1--4d7a"
+SYSTEM_FOLDERS = (".ipynb_checkpoints", "@eaDir", "lost+found", "__MACOSX", "$RECYCLE.BIN", ".git")
+SYSTEM_FILES = ("._1.JPEG", ".DS_Store", "Thumbs.db", ".hidden.jpeg", "desktop.ini")
+
+
+def write(path, text="x"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def below(root, suffixes=(".jpeg",)):
+    """Return the paths of ``list_files`` relative to the root."""
+    return [os.path.relpath(path, root) for path in list_files(root, suffixes)]
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A folder of four images, in a folder whose own name is hidden."""
+    root = tmp_path / ".cache" / "set"
+    for name in ("a/1.JPEG", "a/2.jpeg", "a/deep/er/3.jpeg", "b/4.jpeg"):
+        write(root / name)
+    return root
+
+
+@pytest.fixture
+def refused_folder(monkeypatch):
+    """Function that makes a folder unreadable, also for the superuser."""
+    refused = set()
+    scandir = os.scandir
+
+    def scan(folder):
+        if os.path.realpath(folder) in refused:
+            raise PermissionError(13, "Permission denied", os.fspath(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(data_files.os, "scandir", scan)
+    return lambda folder: refused.add(os.path.realpath(folder))
+
+
+@pytest.mark.parametrize("name", SYSTEM_FOLDERS)
+def test_list_files_passes_over_system_folders(root, name):
+    expected = below(root)
+    for place in (root, root / "a"):
+        write(place / name / "9.jpeg")
+        write(place / name / "more" / "9.jpeg")
+    assert below(root) == expected == ["a/1.JPEG", "a/2.jpeg", "a/deep/er/3.jpeg", "b/4.jpeg"]
+    assert list_folders(root) == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", SYSTEM_FILES)
+def test_list_entries_passes_over_system_files(root, name):
+    write(root / "a" / name)
+    assert [entry.name for entry in list_entries(root / "a")] == ["1.JPEG", "2.jpeg", "deep"]
+    assert not data_files.is_empty(root / "a")
+    write(root / "c" / name)
+    assert data_files.is_empty(root / "c")
+
+
+def test_list_files_orders_as_sorted_os_walk(root):
+    for name in ("a/deep/0.jpeg", "a/deep-1/0.jpeg", "a/B/0.jpeg", "a/b.jpeg", "10/1.jpeg"):
+        write(root / name)
+    walked = [
+        os.path.join(folder, name)
+        for folder, _, names in sorted(os.walk(root))
+        for name in sorted(names)
+    ]
+    assert list_files(root, (".jpeg",)) == walked and len(walked) == 9
+
+
+def test_list_files_refuses_an_unreadable_folder(root, refused_folder):
+    refused_folder(root / "a" / "deep")
+    with pytest.raises(ValueError) as refusal:
+        list_files(root, (".jpeg",))
+    assert str(refusal.value) == (
+        f"{root}/a/deep cannot be read (Permission denied); every folder of a data set has to be "
+        "readable: change its permissions, or move it out of the data set"
+    )
+
+
+@pytest.mark.parametrize("target", [".", "..", "../..", "a"])
+def test_list_files_lists_each_file_once_despite_links_up(root, target):
+    expected = below(root)
+    write(root.parent / "sibling" / "0.jpeg")
+    (root / "a" / "deep" / "up").symlink_to(root / target)
+    (root / "0-first").symlink_to("a")
+    assert below(root) == expected
+
+
+def test_list_files_follows_links_out_of_the_folder(root, tmp_path):
+    expected = below(root)
+    write(tmp_path / "elsewhere" / "x" / "5.jpeg")
+    (root / "b" / "x").symlink_to(tmp_path / "elsewhere" / "x")
+    (root / "c").symlink_to(tmp_path / "elsewhere")
+    assert below(root) == [*expected, "b/x/5.jpeg"]
+
+
+def test_list_files_lists_linked_files_unless_listed_anyway(root, tmp_path):
+    expected = below(root)
+    write(tmp_path / "store" / "4d7a")
+    (root / "a" / "0.jpeg").symlink_to(root / "b" / "4.jpeg")
+    (root / "b" / "5.jpeg").symlink_to(tmp_path / "store" / "4d7a")
+    (root / "b" / "6.jpeg").symlink_to(tmp_path / "store" / "4d7a")
+    (root / "b" / "7.jpeg").symlink_to("7.jpeg")
+    (root / "b" / "8.jpeg").symlink_to("nowhere")
+    assert below(root) == [*expected, *(f"b/{i}.jpeg" for i in range(5, 9))]
+
+
+@pytest.mark.parametrize(
+    "text, tool",
+    [(LFS, "git-lfs"), (ANNEX, "git-annex"), (ANNEX_LINK, "git-annex")],
+    ids=["git-lfs", "git-annex", "git-annex link as text"],
+)
+def test_pointer_fault_names_the_tool(tmp_path, text, tool):
+    file = write(tmp_path / "weights.pth", text)
+    assert pointer_fault(file).startswith(f"is a pointer of {tool}, not the file itself; run `git ")
+    with pytest.raises(ValueError, match=f"^{file} is a pointer of {tool}"):
+        data_files.refuse_pointers([write(tmp_path / "whole"), file])
+
+
+def test_pointer_fault_recognises_a_dangling_annex_link(tmp_path):
+    file = tmp_path / "weights.pth"
+    file.symlink_to(ANNEX_LINK)
+    assert pointer_fault(file).startswith("is a pointer of git-annex")
+    file.unlink()
+    file.symlink_to("nowhere")
+    assert pointer_fault(file) == ""
+
+
+@pytest.mark.parametrize("content", [b"", b"x", LFS.encode() * 20, b"\0" * 2000], ids=len)
+def test_pointer_fault_accepts_other_content(tmp_path, content):
+    (tmp_path / "file").write_bytes(content)
+    assert pointer_fault(tmp_path / "file") == ""
+    assert pointer_fault(tmp_path / "missing") == pointer_fault(tmp_path) == ""

@@ -1,0 +1,202 @@
+"""ImageNet folders as people have them: system files, missing images, archives, pointers."""
+
+import logging
+import shutil
+
+import pytest
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from dyt_vision import image_data, sources
+from dyt_vision.sources import SplitSize, check_image_folder, survey_image_folder
+
+SIZES = {
+    "train": SplitSize(images=400, smallest_class=150, largest_class=250),
+    "val": SplitSize(images=10, smallest_class=5, largest_class=5),
+}
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 11\n"
+CLASSES = ("n00000001", "n00000002")
+SYSTEM_FOLDERS = (".ipynb_checkpoints", "@eaDir", "lost+found", "__MACOSX")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes of 200 training images and five held-out ones each; all files are empty."""
+    for split, count in (("train", 200), ("val", 5)):
+        for name in CLASSES:
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(count):
+                (tmp_path / split / name / f"{name}_{i}.JPEG").touch()
+    return tmp_path
+
+
+@pytest.fixture
+def warnings(caplog, monkeypatch):
+    """Function that surveys a folder and returns the warnings."""
+    monkeypatch.setattr(logging.getLogger("matched"), "propagate", True)
+
+    def survey(folder):
+        caplog.clear()
+        survey_image_folder(folder, SIZES)
+        return [record.getMessage() for record in caplog.records]
+
+    return survey
+
+
+def samples(folder):
+    return image_data.ImageFolder(str(folder)).samples
+
+
+def refusal(check, *arguments):
+    with pytest.raises(ValueError) as error:
+        check(*arguments)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def remove(folder, *indices):
+    for i in indices:
+        (folder / f"{folder.name}_{i}.JPEG").unlink()
+
+
+def test_image_suffixes_are_torchvisions():
+    assert sources.IMAGE_SUFFIXES == IMG_EXTENSIONS
+
+
+def test_imagenet_1k_has_1000_classes_of_its_sizes():
+    train, val = sources.IMAGENET_1K.values()
+    assert 732 * 1000 <= train.images == 1_281_167 <= 1300 * 1000
+    assert val.images == 50 * 1000
+
+
+class TestSystemFilesAndFolders:
+    @pytest.mark.parametrize("name", SYSTEM_FOLDERS)
+    def test_check_image_folder_passes_over_system_folders(self, folder, name):
+        expected = samples(folder / "train")
+        for place in (folder / "train", folder / "val", folder / "train" / CLASSES[0]):
+            (place / name).mkdir()
+            (place / name / "copy.JPEG").touch()
+        check_image_folder(folder, classes=2)
+        survey_image_folder(folder, SIZES)
+        assert samples(folder / "train") == expected
+        assert image_data.ImageFolder(str(folder / "val")).classes == list(CLASSES)
+
+    @pytest.mark.parametrize("name", ["._{}", ".DS_Store", "Thumbs.db"])
+    def test_image_folder_passes_over_system_files(self, folder, name, warnings):
+        expected = samples(folder / "train")
+        for path, _ in expected:
+            image = folder / path
+            image.with_name(name.format(image.name)).touch()
+        (folder / "train" / name.format("n00000001")).touch()
+        assert samples(folder / "train") == expected and len(expected) == 400
+        assert warnings(folder) == []
+
+    def test_image_folder_keeps_torchvisions_order(self, folder):
+        from torchvision import datasets
+
+        (folder / "train" / CLASSES[1] / "a" / "b").mkdir(parents=True)
+        (folder / "train" / CLASSES[1] / "a" / "b" / "1.png").touch()
+        (folder / "train" / CLASSES[1] / "a-b").mkdir()
+        (folder / "train" / CLASSES[1] / "a-b" / "1.png").touch()
+        assert samples(folder / "train") == datasets.ImageFolder(folder / "train").samples
+
+    def test_image_folder_lists_images_once_despite_links(self, folder):
+        expected = samples(folder / "train")
+        (folder / "train" / CLASSES[0] / "up").symlink_to(folder)
+        (folder / "train" / CLASSES[0] / "again").symlink_to(".")
+        assert samples(folder / "train") == expected
+
+    @pytest.mark.parametrize("name", ["backup", "n00000001 (copy)"])
+    def test_check_image_folder_names_a_folder_that_is_no_class(self, folder, name):
+        for split in ("train", "val"):
+            (folder / split / name).mkdir()
+        message = refusal(check_image_folder, folder, 2)
+        assert message.startswith(f"{folder}/train has 3 class folders, not 2; move what is not a ")
+        assert f"class out of train/: {name}; expected" in message
+
+    def test_check_image_folder_names_a_missing_class(self, folder):
+        shutil.rmtree(folder / "val" / CLASSES[1])
+        message = refusal(check_image_folder, folder, 2)
+        assert "val has 1 class folders, not 2; train/ also has n00000002; expected" in message
+
+    def test_class_of_system_files_alone_is_empty(self, folder):
+        shutil.rmtree(folder / "val" / CLASSES[1])
+        (folder / "val" / CLASSES[1]).mkdir()
+        (folder / "val" / CLASSES[1] / ".DS_Store").touch()
+        assert "n00000002 is empty" in refusal(check_image_folder, folder, 2)
+        assert "val/n00000002 has no images" in refusal(samples, folder / "val")
+
+
+class TestSurvey:
+    def test_survey_of_a_complete_folder_is_silent(self, folder, warnings):
+        assert warnings(folder) == []
+
+    def test_survey_refuses_classes_of_one_image(self, folder):
+        for name in CLASSES:
+            remove(folder / "train" / name, *range(1, 200))
+        assert refusal(survey_image_folder, folder, SIZES) == (
+            f"2 of the 2 classes in {folder}/train have another number of images than ImageNet-1K, "
+            "such as n00000001 with 1; expected 150 to 250 per class. Unpack their archives again"
+        )
+
+    def test_survey_refuses_a_class_with_an_archive_only(self, folder):
+        name = folder / "train" / CLASSES[1]
+        remove(name, *range(200))
+        (name / "n00000002.tar").touch()
+        check_image_folder(folder, classes=2)
+        message = refusal(survey_image_folder, folder, SIZES)
+        assert message.startswith(f"{name} has no images, but n00000002.tar; expected files of")
+        assert message.endswith("Unpack archives, then submit again")
+
+    def test_check_image_folder_refuses_a_flat_val(self, folder):
+        for path in list((folder / "val").glob("*/*")):
+            path.rename(folder / "val" / path.name)
+        flat = (
+            f"and {folder}/val has 10 images outside of class folders: n00000001_0.JPEG, …; it "
+            "was unpacked flat: move each image into the folder of its class; expected an ImageFold"
+        )
+        message = refusal(check_image_folder, folder, 2)
+        assert message.startswith(f"{folder}/val/n00000001 is empty, {flat}")
+        for name in CLASSES:
+            (folder / "val" / name).rmdir()
+        message = refusal(check_image_folder, folder, 2)
+        assert message.startswith(f"{folder}/val has 0 class folders, not 2, {flat}")
+
+    def test_survey_refuses_an_incomplete_val(self, folder):
+        remove(folder / "val" / CLASSES[1], 3)
+        message = refusal(survey_image_folder, folder, SIZES)
+        assert message.startswith(f"1 of the 2 classes in {folder}/val have another number of im")
+        assert "such as n00000002 with 4; expected 5 per class" in message
+
+    def test_survey_warns_of_some_missing_training_images(self, folder, warnings):
+        remove(folder / "train" / CLASSES[0], 3, 4, 5, 6)
+        assert warnings(folder) == [
+            f"{folder}/train has 396 images, and ImageNet-1K has 400; results may differ from "
+            "those on the complete set"
+        ]
+        remove(folder / "train" / CLASSES[0], 7)
+        assert refusal(warnings, folder) == (
+            f"{folder}/train has 395 images, and ImageNet-1K has 400; at most 1% may be missing. "
+            "Unpack its archives again"
+        )
+
+    def test_survey_warns_of_additional_images(self, folder, warnings):
+        (folder / "train" / CLASSES[0] / "n00000001_1 (1).JPEG").touch()
+        (warning,) = warnings(folder)
+        assert "train has 401 images, and ImageNet-1K has 400; results may differ" in warning
+
+    def test_survey_names_files_outside_of_class_folders(self, folder, warnings):
+        (folder / "train" / "README").touch()
+        assert warnings(folder) == [
+            f"{folder}/train has files outside of its class folders: README"
+        ]
+
+    def test_survey_refuses_pointers_of_git_lfs(self, folder):
+        image = folder / "val" / CLASSES[1] / "n00000002_0.JPEG"
+        image.write_text(LFS)
+        message = refusal(survey_image_folder, folder, SIZES)
+        assert message.startswith(f"{image} is a pointer of git-lfs, not the file itself; run `git")
+
+    def test_unreadable_image_error_names_a_pointer(self, folder):
+        (folder / "val" / CLASSES[0] / "n00000001_0.JPEG").write_text(LFS)
+        message = refusal(image_data.ImageFolder(str(folder / "val")).read, 0)
+        assert "cannot be read as an image: it is a pointer of git-lfs" in message
