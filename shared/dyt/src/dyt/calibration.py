@@ -41,7 +41,7 @@ SAMPLED_VALUES = 2**22  # inputs of one layer that are kept, 16 MiB in float32
 class Calibration:
     """Data to fit α (and γ, β) on, and how.
 
-    Fields:
+    Attributes:
         data: one batch: a tensor, a mapping (called as model(**batch)), a tuple (model(*batch)) or
             a callable that runs the network, given the network; or an iterable of at most 64
             batches, all of which are kept in memory. The labels of a DataLoader are inputs of the

@@ -27,7 +27,7 @@ from dyt.output_consumers import (
 class Fold:
     """The result for one DyT layer: the Linears it was folded into, or the reason why it was not.
 
-    Fields:
+    Attributes:
         path: the layer's path, such as "blocks.0.norm1"; the first one of a shared layer.
         layer: the name of its class.
         into: the paths of the Linears that took γ and β; empty if the layer is unchanged.
@@ -48,7 +48,7 @@ class FoldReport(Sequence[Fold]):
 
     Prints as a table.
 
-    Fields:
+    Attributes:
         layers: one result for each layer. The report is a sequence of these.
     """
 

@@ -40,7 +40,7 @@ def _gathered(parameter: Tensor) -> Tensor:
 class InputStatistics:
     """Statistics of one layer's inputs, over all calls.
 
-    Fields:
+    Attributes:
         values: the number of values.
         rms: their root mean square.
         saturated: the share with |αx + s| > 2, where the slope of tanh is below 0.07.

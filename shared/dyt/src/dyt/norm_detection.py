@@ -41,7 +41,7 @@ EPSILON_NAMES = ("eps", "epsilon", "variance_epsilon", "norm_eps")
 class NormSpec:
     """Shape, axis and parameters of a norm layer, sufficient to build its replacement.
 
-    Fields:
+    Attributes:
         shape: the normalized shape; None for a layer without parameters or a width attribute.
         channel_axis: -1, or 1 as in NCHW.
         weight, bias: the layer's parameters; None where it has none.

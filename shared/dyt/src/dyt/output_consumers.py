@@ -40,7 +40,7 @@ class Consumers:
 
     A convolution without padding counts as a Linear.
 
-    Fields:
+    Attributes:
         called: the DyT layers that were called.
         linears: for each layer, the Linears that read its output, in order (the values are None).
         others: for each layer, descriptions of everything else that reads its output.
