@@ -24,12 +24,13 @@ SUBMIT   = submit $@ $(CHOICE) $(if $(SNAPSHOT),--snapshot)
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wheels demo test test-slow test-slurm lint tables status bench chaos lock clean
+.PHONY: help setup wheels demo test test-slow test-slurm lint docs tables status bench chaos lock clean
 
 help:
 	@echo "make setup       create $(VENV) with all packages (other targets do so when needed)"
 	@echo "make demo        matched LN/DyT runs of Table 1 at smoke scale, and their summary table"
-	@echo "make test        the tests           make test-slow   the slow ones    make lint   ruff"
+	@echo "make test        the tests           make test-slow   the slow ones"
+	@echo "make lint        ruff and mypy       make docs        the documentation as a site, in site/"
 	@echo "make test-slurm  the tests on a private Slurm, which is installed for root (Debian)"
 	@echo "make table1      a table: submit what is missing, wait when local, print the summary"
 	@echo "make tables      every table         make status      the state of every run"
@@ -72,6 +73,10 @@ test-slurm: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # table1, iclr-table3, …: `matched` refuses an unknown table and names the known ones.
 table% iclr-table%: setup
@@ -104,4 +109,4 @@ lock:
 
 clean:
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
-	rm -rf .pytest_cache .ruff_cache
+	rm -rf .pytest_cache .ruff_cache .mypy_cache site
