@@ -29,12 +29,13 @@ SUBMIT   = submit $(TABLE) $(CHOICE) $(if $(SNAPSHOT),--snapshot)
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wheels demo test test-slow test-slurm lint table tables status bench chaos lock clean
+.PHONY: help setup wheels demo test test-slow test-slurm lint docs table tables status bench chaos lock clean
 
 help:
 	@echo "make setup       create $(VENV) with all packages (other targets do so when needed)"
 	@echo "make demo        matched LN/DyT runs of Table 1 at smoke scale, and their summary table"
-	@echo "make test        the tests           make test-slow   the slow ones    make lint   ruff"
+	@echo "make test        the tests           make test-slow   the slow ones"
+	@echo "make lint        ruff and mypy       make docs        the documentation as a site, in site/"
 	@echo "make test-slurm  the tests on a private Slurm, which is installed for root (Debian)"
 	@echo "make table1      a table: submit what is missing, wait when local, print the summary"
 	@echo "make table FILE=my_table.py   a table of your own (docs/OWN-TABLES.md)"
@@ -79,6 +80,10 @@ test-slurm: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 ifneq ($(DRY),)
 define MAKE_TABLE
@@ -124,4 +129,4 @@ lock:
 
 clean:
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
-	rm -rf .pytest_cache .ruff_cache
+	rm -rf .pytest_cache .ruff_cache .mypy_cache site

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from einops import repeat
@@ -146,7 +146,7 @@ def _checksum(file: Path, size: int, modified: int) -> str:
     return digest(file)
 
 
-def _load(folder: Path) -> torch.nn.Module:
+def _load(folder: Path) -> Any:  # diffusers annotates neither its configs nor its methods
     from diffusers import AutoencoderKL  # takes seconds, and runs on pixels do not need it
 
     try:

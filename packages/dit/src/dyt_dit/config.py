@@ -120,7 +120,8 @@ class Sampling:
     The run needs a ``Training`` under the name "trained" and uses its EMA weights.
 
     Attributes:
-        norm, network: those of the training.
+        norm: that of the training.
+        network: that of the training.
         data: "sd-vae" if the autoencoder is "kl".
         autoencoder: that of the encoding.
         diffusion_steps: T, that of the training.

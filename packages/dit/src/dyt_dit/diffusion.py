@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,8 +64,10 @@ class Diffusion:
 
         Args:
             output: output of the network (B, 2C, H, W).
-            x, noised, noise: (B, C, H, W).
+            x: images or latents (B, C, H, W).
+            noised: ``x`` after step ``t`` of the forward process (B, C, H, W).
             t: (B,).
+            noise: the noise in ``noised`` (B, C, H, W).
 
         Returns:
             The mean squared error of the noise (B,), and the term of the variational bound in bits
@@ -81,7 +84,8 @@ class Diffusion:
 
     def scheduler(self, steps: int) -> DDPMScheduler:
         """Return diffusers' ancestral sampler (DDPM) over ``steps`` evenly spaced steps."""
-        scheduler = DDPMScheduler(
+        # Any: diffusers sets a scheduler's attributes without declaring them.
+        scheduler: Any = DDPMScheduler(
             num_train_timesteps=self.steps,
             trained_betas=self.betas,
             variance_type="learned_range",
@@ -144,7 +148,7 @@ def classifier_free_guidance(model: Predictor, scale: float, no_label: int) -> P
 @torch.no_grad()
 def sample(
     model: Predictor,
-    scheduler: DDPMScheduler,
+    scheduler: Any,
     labels: Tensor,
     shape: tuple[int, int, int],
     generators: Sequence[torch.Generator],
@@ -152,7 +156,8 @@ def sample(
     """Return latents (B, *shape) of the given classes by ancestral sampling.
 
     Args:
-        scheduler: from ``Diffusion.scheduler``.
+        scheduler: DDPMScheduler, from ``Diffusion.scheduler``; diffusers does not declare its
+            attributes and methods.
         labels: (B,), on the device to compute on.
         shape: (C, H, W).
         generators: one CPU generator per image, for its initial noise and that of every step.

@@ -6,7 +6,7 @@ import io
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -91,7 +91,7 @@ class InceptionExtractor:
     images to 299 × 299 as the TensorFlow graph of that network does.
     """
 
-    names = (POOL, LOGITS, SPATIAL)
+    names: tuple[str, ...] = (POOL, LOGITS, SPATIAL)
 
     def __init__(self, path: Path, device: torch.device) -> None:
         state = load_artifact(path)
@@ -115,7 +115,7 @@ class InceptionExtractor:
             ) from None
         self.device = device
         self.checksum = digest(path)
-        self.warnings = ()
+        self.warnings: tuple[str, ...] = ()
         if not self.checksum.startswith(PUBLISHED_SHA256):
             warning = (
                 f"{path.name} is not torch-fidelity's file (its SHA-256 starts with "
@@ -144,8 +144,8 @@ class DigitsExtractor:
     Images are converted to grey by the mean of their channels, and resized to 8 × 8 by area.
     """
 
-    names = (POOL, LOGITS)
-    warnings = ()
+    names: tuple[str, ...] = (POOL, LOGITS)
+    warnings: tuple[str, ...] = ()
 
     def __init__(self, directory: Path) -> None:
         self.classifier = Classifier.read(directory)
@@ -175,7 +175,8 @@ def extract_features(
 def write_features(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write a file of features."""
     with path.open("wb") as file:  # given a path, np.savez would add a suffix
-        np.savez(file, **arrays)
+        content: Mapping[str, Any] = arrays  # np.savez also has keywords of other types
+        np.savez(file, **content)
 
 
 def read_features(folder: Path, names: Iterable[str], array: str) -> Iterator[np.ndarray]:

@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -115,7 +116,8 @@ def precision_recall(
     """Return precision and recall by k-NN manifolds (Kynkäänniemi et al. 2019, arXiv 1904.06991).
 
     Args:
-        generated, real: features (N, D) and (M, D).
+        generated: features (N, D).
+        real: features (M, D).
         neighbours: k.
 
     Raises:
@@ -173,7 +175,7 @@ def write_statistics(path: Path, reference: ReferenceStatistics, **metadata: obj
 
     The .npz is valid only with the .json.
     """
-    arrays = {KEPT: reference.kept}
+    arrays: dict[str, Any] = {KEPT: reference.kept}
     for name, s in reference.statistics.items():
         arrays |= dict(zip(ARRAYS[name], (s.mean, s.covariance), strict=True))
     with atomic_write(path) as temporary:
@@ -183,7 +185,7 @@ def write_statistics(path: Path, reference: ReferenceStatistics, **metadata: obj
     write_json(path.with_suffix(".json"), {"sha256": checksum, **metadata})
 
 
-def read_metadata(path: Path, *keys: str) -> dict:
+def read_metadata(path: Path, *keys: str) -> dict[str, Any]:
     """Verify the checksum of an .npz and return the contents of its .json.
 
     Args:

@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -100,7 +100,8 @@ class ImageFile:
             self._pixels = self._open_pixels()
         images = np.empty((stop - start, *self.shape[1:]), np.uint8)
         self._pixels.seek(self._first + start * images[0].size)
-        if self._pixels.readinto(images.data.cast("B")) != images.size:  # type: ignore[attr-defined]
+        pixels: Any = self._pixels  # IO[bytes] has no readinto, and the files opened here have one
+        if pixels.readinto(images.data.cast("B")) != images.size:
             raise self._damaged(f"it ends before image {stop - 1}")
         return images
 
@@ -144,7 +145,8 @@ class ImageFile:
             raise ValueError(
                 f"{IMAGES} of {self.path} is {dtype} {shape}; expected uint8 (N, H, W, 3){hint}"
             )
-        self.shape, self._header_bytes = shape, member.tell()
+        images, height, width, channels = shape
+        self.shape, self._header_bytes = (images, height, width, channels), member.tell()
 
     def _open_pixels(self) -> IO[bytes]:
         """Open a file that has the pixels uncompressed, from the offset ``_first`` on."""

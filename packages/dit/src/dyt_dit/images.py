@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ IMAGENET_FOLDERS = {"train": "train", "held_out": "val"}
 """Folder of each split within ImageNet's."""
 
 
-class ImageSet(Dataset):
+class ImageSet(Dataset[Any]):
     """Images uint8 (3, H, W), H = W, and their labels.
 
     Attributes:
@@ -183,8 +183,9 @@ class Reader:
 
     def __init__(self, images: ImageSet, *, batch: int, num_workers: int) -> None:
         self.batch = batch
-        self.ranges: list[range] = []
-        # The loader iterates over this list again for every range that is read.
+        # The loader iterates over this list again for every range that is read. Its items are
+        # ranges; DataLoader's annotation asks for lists.
+        self.ranges: list[Any] = []
         self.loader = DataLoader(
             _CatchUnreadable(images),
             batch_sampler=self.ranges,
@@ -201,7 +202,7 @@ class Reader:
         yield from self.loader
 
 
-class _CatchUnreadable(Dataset):
+class _CatchUnreadable(Dataset[Any]):
     """An image set that returns the message of an unreadable file instead of raising it."""
 
     def __init__(self, images: ImageSet) -> None:

@@ -230,7 +230,7 @@ def _digest(path: Path) -> str | None:
         return None
 
 
-class Latents(Dataset):
+class Latents(Dataset[Any]):
     """Data set of a split's latents: scaled samples of the autoencoder's posterior, and labels.
 
     An item draws from torch's global generator: first, if mirror images are encoded, which of the

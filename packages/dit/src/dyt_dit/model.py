@@ -8,6 +8,8 @@ independently, and the timestep embedding uses other frequencies.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers import DiTTransformer2DModel
 from diffusers.models.embeddings import CombinedTimestepLabelEmbeddings
@@ -29,6 +31,8 @@ class DiffusionTransformer(nn.Module):
 
     Its LayerNorms have no affine part; scale, shift and gate come from the modulation (adaLN-Zero).
     """
+
+    transformer: Any  # diffusers declares neither its attributes nor its calls
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -131,4 +135,6 @@ def initialise(model: DiffusionTransformer) -> None:
     ):
         nn.init.normal_(layer.weight, std=0.02)
     for path in model.zero_initialised():
-        nn.init.zeros_(model.get_submodule(path).weight)
+        layer = model.get_submodule(path)
+        assert isinstance(layer, nn.Linear)
+        nn.init.zeros_(layer.weight)

@@ -119,7 +119,8 @@ def _renamed(name: str, *, to_release: bool) -> str:
     """Translate a parameter name to or from the release's; return unknown names unchanged."""
     blocks = ("transformer.transformer_blocks", "blocks")
     source, target = blocks if to_release else blocks[::-1]
-    pairs, source_prefix, target_prefix = PAIRS, "", ""
+    pairs: tuple[tuple[str, str], ...] = PAIRS
+    source_prefix = target_prefix = ""
     if match := re.match(rf"{re.escape(source)}\.(\d+)\.", name):
         pairs, source_prefix, target_prefix = BLOCK_PAIRS, match[0], f"{target}.{match[1]}."
     path, _, parameter = name.removeprefix(source_prefix).rpartition(".")

@@ -42,10 +42,11 @@ from dyt_dit.fid import (
 from dyt_dit.image_npz import ImageFile
 from dyt_dit.reference import read_reference
 from dyt_dit.sample_grid import draw_sample_grid
+from matched.files import CHECKSUM_SUFFIX
 from matched.task import Context, Outcome
 from matched.training.artifacts import has_diverged
 from matched.training.distributed import on_rank0, process_group, raise_on_all_ranks
-from matched.training.file_tasks import CHECKSUM_SUFFIX, digest, make_files, remove_stale_files
+from matched.training.file_tasks import digest, make_files, remove_stale_files
 from matched.training.fingerprint import digest_of
 
 SAMPLES = "samples.npz"

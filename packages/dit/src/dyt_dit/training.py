@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict
+from typing import Any
 
 import torch
 from timm.optim import param_groups_weight_decay
@@ -126,7 +127,7 @@ class HeldOutLoss:
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: Dataset[Any],
         diffusion: Diffusion,
         config: Training,
         context: Context,
@@ -134,7 +135,7 @@ class HeldOutLoss:
     ) -> None:
         self.dataset, self.config, self.context, self.device = dataset, config, context, device
         self.loss = HybridLoss(diffusion)
-        size = len(dataset)  # type: ignore[arg-type]
+        size = len(dataset)  # type: ignore[arg-type]  # Dataset declares no len()
         self.count = min(config.held_out, size)
         self.indices = [i * size // self.count for i in range(self.count)]
         source = generator(config.seed, "evaluation")
@@ -148,8 +149,11 @@ class HeldOutLoss:
             own = range(start + self.context.rank * size, self.count)[:size]
             # A sharded model must be called equally often by all processes: a process without
             # images left evaluates one that is not counted.
-            batch = [tensor.to(self.device) for tensor in self._batch(own or range(1))]
-            squared, bits = (term[: len(own)] for term in self.loss.terms(model, batch))
+            x, labels, t, noise = (
+                tensor.to(self.device) for tensor in self._batch(own or range(1))
+            )
+            terms = self.loss.terms(model, (x, labels, t, noise))
+            squared, bits = (term[: len(own)] for term in terms)
             batch_sums = [squared.sum(), bits.sum(), torch.tensor(len(own))]
             sums += torch.stack([value.to(sums) for value in batch_sums])
         squared, bits, count = sum_over_ranks(sums).tolist()
@@ -162,7 +166,8 @@ class HeldOutLoss:
             reseed(self.config.seed, "evaluation", position)
             x, label = self.dataset[self.indices[position]]
             samples.append((x, label, self.steps[position], torch.randn_like(x)))
-        return tuple(torch.stack(column) for column in zip(*samples, strict=True))
+        x, label, step, noise = (torch.stack(column) for column in zip(*samples, strict=True))
+        return x, label, step, noise
 
 
 def _save_weights(

@@ -27,7 +27,8 @@ class Vision(TrainConfig):
         crop_scale: (least, most) share of the image's area in a random resized crop.
         crop_aspect: (least, most) width over height of a random resized crop.
         crop_ratio: side of the evaluation's centre crop over the side of the resized image.
-        interpolation, eval_interpolation: resizing method in training and in evaluation.
+        interpolation: resizing method in training.
+        eval_interpolation: resizing method in evaluation.
         flip: probability of a horizontal flip; use 0 for digits.
         eval_batch: images per forward pass in evaluation.
     """
@@ -70,7 +71,8 @@ class Supervised(Vision):
         labels_per_class: train on the first images of each class, this many; None uses all.
         optimizer: "adamw", or "sgd" with ``momentum``.
         rand_augment: timm's RandAugment policy; "" for none. There is no other colour jitter.
-        mixup, cutmix: alpha of their Beta distributions; 0 turns one off.
+        mixup: alpha of mixup's Beta distribution; 0 turns mixup off.
+        cutmix: alpha of CutMix's Beta distribution; 0 turns CutMix off.
         mixup_prob: probability that a batch is mixed.
         mixup_switch: probability of CutMix if both are on.
         erasing: probability of random erasing, with one patch of noise.
@@ -163,7 +165,9 @@ class MAE(ViT):
     """Pretraining of a masked autoencoder (He et al. 2022, arXiv 2111.06377, Table 8).
 
     Attributes:
-        decoder_width, decoder_depth, decoder_heads: size of the decoder.
+        decoder_width: channels of the decoder's blocks.
+        decoder_depth: blocks of the decoder.
+        decoder_heads: attention heads of each block of the decoder.
         mask_ratio: share of the patches that are hidden from the encoder.
         norm_pix: predict each patch's pixels normalised by the patch's own mean and variance.
     """
@@ -215,7 +219,8 @@ class DINO(ViT):
         freeze_last_layer: number of first epochs in which the last layer is not trained.
         teacher_momentum: momentum of the teacher's EMA at the start; grows to 1 on a cosine.
         center_momentum: momentum of the moving average of the teacher's outputs.
-        student_temperature, teacher_temperature: temperatures of the softmax over the outputs.
+        student_temperature: temperature of the softmax over the student's outputs.
+        teacher_temperature: temperature of the softmax over the teacher's outputs.
         warmup_teacher_temperature: teacher's temperature at the start; changes linearly to
             ``teacher_temperature`` over ``warmup_teacher_temperature_epochs``.
         final_weight_decay: end of a cosine that starts at ``weight_decay``.

@@ -118,7 +118,7 @@ def attention_rows(pixels: Tensor, maps: Tensor) -> Tensor:
     return torch.cat([pixels[:, None], repeat(maps, "b n h w -> b n rgb h w", rgb=3)], dim=1)
 
 
-def feature_bank(dataset: Any, config: DINO) -> Dataset:
+def feature_bank(dataset: Any, config: DINO) -> Dataset[Any]:
     """Return the first ``config.bank`` images of the shuffled training set, not augmented."""
     plain = copy.copy(dataset)
     plain.transform = evaluation_transform(config)

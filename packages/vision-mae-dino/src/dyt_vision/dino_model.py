@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby, pairwise
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -20,6 +21,9 @@ class Backbone(VisionTransformer):
     Position embeddings of other sizes than ``config.image_size`` are interpolated as in the
     official release.
     """
+
+    pos_embed: nn.Parameter
+    cls_token: nn.Parameter
 
     def __init__(self, config: ViT, drop_path: float = 0.0, init_std: float = 0.02) -> None:
         super().__init__(
@@ -62,9 +66,10 @@ class Backbone(VisionTransformer):
         x = self.patch_embed(images)
         height = x.shape[1]
         x = self._pos_embed(x)
-        for block in self.blocks[:-1]:
+        last: Any  # timm's Block does not declare its modules
+        *earlier, last = self.blocks
+        for block in earlier:
             x = block(x)
-        last = self.blocks[-1]
         query, key, _ = rearrange(
             last.attn.qkv(last.norm1(x)),
             "b n (qkv heads d) -> qkv b heads n d",

@@ -19,6 +19,8 @@ class SelfDistillation(nn.Module):
     The teacher has no gradient and is never in training mode.
     """
 
+    center: Tensor
+
     def __init__(self, config: DINO, student: MultiCropWrapper) -> None:
         super().__init__()
         self.student = student
@@ -68,7 +70,8 @@ def update_ema(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
 
     Buffers are copied: they are running statistics, of norm layers that have some.
     """
-    averages, parameters = list(teacher.parameters()), list(student.parameters())
+    averages: list[Tensor] = list(teacher.parameters())
+    parameters: list[Tensor] = list(student.parameters())
     torch._foreach_mul_(averages, momentum)
     torch._foreach_add_(averages, parameters, alpha=1 - momentum)
     for target, source in zip(teacher.buffers(), student.buffers(), strict=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -25,9 +27,9 @@ class RankSubset:
     """
 
     def __init__(
-        self, dataset: Dataset, config: Vision, context: Context, device: torch.device
+        self, dataset: Dataset[Any], config: Vision, context: Context, device: torch.device
     ) -> None:
-        total = len(dataset)  # type: ignore[arg-type]
+        total = len(dataset)  # type: ignore[arg-type]  # Dataset declares no len()
         own = range(context.rank, total, context.world_size)
         self.count = len(own)
         self.indices = [*own, *[0] * (-(-total // context.world_size) - self.count)]
@@ -43,7 +45,7 @@ class Accuracy:
     """Top-1 and top-5 accuracy in percent, and the mean cross-entropy."""
 
     def __init__(
-        self, dataset: Dataset, config: Vision, context: Context, device: torch.device
+        self, dataset: Dataset[Any], config: Vision, context: Context, device: torch.device
     ) -> None:
         self.subset = RankSubset(dataset, config, context, device)
         self.device = device

@@ -71,8 +71,10 @@ def build(config: FineTuning, classes: int) -> tuple[VisionTransformer, tuple[st
 def reset_head(model: VisionTransformer, seed: int) -> None:
     """Give the classification layer small weights and zero bias, as the official release does."""
     reseed(seed, "weights", "head")
-    nn.init.trunc_normal_(model.head.weight, std=HEAD_STD)
-    nn.init.zeros_(model.head.bias)
+    head = model.head
+    assert isinstance(head, nn.Linear), "models.create gives every classifier one"
+    nn.init.trunc_normal_(head.weight, std=HEAD_STD)
+    nn.init.zeros_(head.bias)
 
 
 def layerwise_optimizer(model: VisionTransformer, config: FineTuning) -> torch.optim.AdamW:

@@ -41,7 +41,7 @@ def max_unreadable(count: float) -> int:
     return max(1, int(MAX_UNREADABLE_SHARE * count))
 
 
-class Digits(Dataset):
+class Digits(Dataset[Any]):
     """scikit-learn's digits as RGB images; the last 360, in the order of the set, are held out.
 
     Items are (transformed image, label).
@@ -190,8 +190,8 @@ class SubstitutingImageFolder(ImageFolder):
 class ImageSplits:
     """Training and held-out images; items are (transformed image, label)."""
 
-    train: Dataset
-    held_out: Dataset
+    train: Dataset[Any]
+    held_out: Dataset[Any]
     classes: int
 
 
@@ -225,7 +225,7 @@ def load(
     raise ValueError(f"data is {config.data!r}; expected 'digits' or 'imagenet'")
 
 
-def first_of_each_class(dataset: Any, count: int) -> Subset:
+def first_of_each_class(dataset: Any, count: int) -> Subset[Any]:
     """Return the first ``count`` images of each class, for training with few labels.
 
     Raises:

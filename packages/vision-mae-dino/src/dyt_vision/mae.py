@@ -115,6 +115,7 @@ class ReconstructionEvaluation:
             loss, _, _ = model(image, noise)
             sums += torch.tensor([loss.item() * count, count], dtype=torch.float64).to(sums)
         total, count = sum_over_ranks(sums).tolist()
+        assert first is not None, "every process has an image"
         self._save_picture(model, *first)  # on all processes, which a sharded model requires
         return {"loss": total / count}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from einops import rearrange, repeat
@@ -88,7 +89,8 @@ class MaskedAutoencoder(nn.Module):
         """Return the predicted pixels (B, N, 3·P²) of every patch.
 
         Args:
-            latent, ranks: from ``encode``.
+            latent: from ``encode``.
+            ranks: from ``encode``.
         """
         x = self.decoder_embed(latent)
         hidden = ranks.shape[1] + 1 - x.shape[1]
@@ -148,5 +150,5 @@ def _frozen(values: Tensor) -> nn.Parameter:
 
 
 def _make_blocks(width: int, heads: int, depth: int) -> nn.ModuleList:
-    norm = partial(nn.LayerNorm, eps=EPSILON)
+    norm: Any = partial(nn.LayerNorm, eps=EPSILON)  # timm's annotation has only classes
     return nn.ModuleList(Block(width, heads, qkv_bias=True, norm_layer=norm) for _ in range(depth))

@@ -15,7 +15,7 @@ def resnet(num_classes: int) -> ResNet:
     timm's class, because torchvision's fixes the widths; initialised as torchvision's.
     """
     return ResNet(
-        Bottleneck,
+        Bottleneck,  # type: ignore[arg-type]  # timm annotates the class as an instance
         (1, 1, 1, 1),
         num_classes,
         stem_width=16,
@@ -36,6 +36,7 @@ def vgg(num_classes: int) -> nn.Sequential:
     for module in features:
         if isinstance(module, nn.Conv2d):  # initialised as in torchvision
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            assert module.bias is not None
             nn.init.zeros_(module.bias)
     return nn.Sequential(
         OrderedDict(features=features, flatten=nn.Flatten(), classifier=classifier)

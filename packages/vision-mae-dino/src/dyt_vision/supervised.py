@@ -8,6 +8,7 @@ which is what is evaluated. The recipe follows the authors' release, which follo
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -62,7 +63,7 @@ def make_learner(
     device: torch.device,
 ) -> Learner:
     """Return the loop's view of a classifier: its model, optimizer, data, loss and evaluation."""
-    dataset: Dataset = data.train
+    dataset: Dataset[Any] = data.train
     if config.labels_per_class is not None:
         dataset = image_data.first_of_each_class(dataset, config.labels_per_class)
     return Learner(
@@ -81,7 +82,8 @@ def make_learner(
 
 def make_optimizer(model: nn.Module, config: Supervised) -> torch.optim.Optimizer:
     """Return AdamW or SGD; biases, norms, alpha and position embeddings are not decayed."""
-    not_decayed = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
+    # timm's models name further parameters that are not decayed.
+    not_decayed: Collection[str] = getattr(model, "no_weight_decay", tuple)()
     # By keyword: the third positional parameter differs between timm's versions.
     groups = param_groups_weight_decay(model, config.weight_decay, no_weight_decay_list=not_decayed)
     if config.optimizer == "sgd":

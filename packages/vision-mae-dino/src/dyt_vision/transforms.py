@@ -41,7 +41,7 @@ def training_transform(
         scale=config.crop_scale,
         ratio=config.crop_aspect,
         hflip=config.flip,
-        color_jitter=None,
+        color_jitter=None,  # type: ignore[arg-type]  # timm accepts None: no jitter
         auto_augment=rand_augment or None,
         interpolation=config.interpolation,
         re_prob=erasing,

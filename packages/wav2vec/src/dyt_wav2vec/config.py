@@ -27,22 +27,26 @@ class Network:
     Attributes:
         conv_feature_layers: layers of the feature extractor, each (channels, kernel, stride).
         encoder_layers: Transformer blocks.
-        encoder_embed_dim, encoder_ffn_embed_dim: width of the blocks and of their MLPs.
+        encoder_embed_dim: width of the blocks.
+        encoder_ffn_embed_dim: width of the blocks' MLPs.
         encoder_attention_heads: attention heads of each block.
         layer_norm_first: True for pre-norm blocks with a norm after the last one; False for
             post-norm blocks with a norm before the first one.
         final_dim: width of the projection in which predictions and targets are compared.
-        latent_vars, latent_groups: entries per codebook, and number of codebooks.
+        latent_vars: entries per codebook.
+        latent_groups: number of codebooks.
         latent_temp: Gumbel softmax temperature: initial value, minimum, and decay factor per
             update.
-        conv_pos, conv_pos_groups: kernel size and groups of the positional convolution.
+        conv_pos: kernel size of the positional convolution.
+        conv_pos_groups: groups of the positional convolution.
         mask_prob: fraction of time steps that start a masked span, times ``mask_length``.
         mask_length: time steps in a masked span.
         num_negatives: distractors per masked time step.
-        dropout, attention_dropout, activation_dropout: dropout in the blocks, on the attention
-            weights and in the MLPs.
-        dropout_input, dropout_features: dropout on the input of the blocks and on the features
-            that are quantised.
+        dropout: dropout in the blocks.
+        attention_dropout: dropout on the attention weights.
+        activation_dropout: dropout in the MLPs.
+        dropout_input: dropout on the input of the blocks.
+        dropout_features: dropout on the features that are quantised.
         encoder_layerdrop: probability of skipping a block.
         feature_grad_mult: factor on the gradient of the feature extractor.
     """
@@ -128,8 +132,9 @@ class Preparation:
         data: "librispeech", "speech-folder" (any folder of FLAC and WAV files) or
             "synthetic-speech" (embedded), which is generated first.
         shuffle_seed: seed of the held-out files, or of the synthetic corpus.
-        train, valid, voices: training and validation utterances and number of speakers of the
-            synthetic corpus; ignored for other data.
+        train: training utterances of the synthetic corpus; ignored for other data.
+        valid: validation utterances of the synthetic corpus; ignored for other data.
+        voices: speakers of the synthetic corpus; ignored for other data.
     """
 
     data: str = "librispeech"
@@ -159,11 +164,13 @@ class Pretraining:
             number of GPUs. With fewer processes, each accumulates several.
         max_tokens: maximum samples of a micro-batch. Its utterances have similar lengths and are
             cropped to the shortest of them.
-        max_sample_size, min_sample_size: limits in samples; longer utterances are cropped, shorter
-            ones skipped.
+        max_sample_size: samples to which longer utterances are cropped.
+        min_sample_size: samples below which utterances are skipped.
         lr: peak learning rate, reached after ``warmup_updates``; decays linearly to 0 afterwards.
         warmup_updates: updates of linear warm-up from 0.
-        betas, eps, weight_decay: Adam's; weight decay is decoupled and applies to all parameters.
+        betas: Adam's.
+        eps: Adam's.
+        weight_decay: Adam's; decoupled, and applied to all parameters.
         loss_weights: weights of the codebook diversity loss and of the feature penalty; the
             contrastive loss has weight 1.
         precision: "fp32", or "fp16": weights and activations in 16 bits with loss scaling, and a

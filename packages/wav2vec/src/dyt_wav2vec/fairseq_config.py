@@ -103,5 +103,6 @@ def merged_config(*overrides: dict[str, Any]) -> DictConfig:
     fairseq_api.add_defaults(merged)
     plain = OmegaConf.to_container(merged, resolve=True, enum_to_str=True)
     cfg = OmegaConf.create(plain)
+    assert isinstance(cfg, DictConfig), "made from a dict"
     OmegaConf.set_struct(cfg, True)
     return cfg

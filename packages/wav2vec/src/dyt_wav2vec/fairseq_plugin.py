@@ -75,8 +75,14 @@ class Task(fairseq_api.AudioPretrainingTask):
         self.datasets[split] = CroppedUtterances(self.datasets[split], crop_seed)
 
     def train_step(
-        self, sample: dict, model: Any, criterion: Any, optimizer: Any, update_num: int, **more: Any
-    ) -> tuple:
+        self,
+        sample: dict[str, Any],
+        model: Any,
+        criterion: Any,
+        optimizer: Any,
+        update_num: int,
+        **more: Any,
+    ) -> tuple[Any, ...]:
         reseed(self.cfg.seed, "update", update_num, *sample["id"].tolist())
         return super().train_step(sample, model, criterion, optimizer, update_num, **more)
 
@@ -98,7 +104,7 @@ class CroppedUtterances(fairseq_api.BaseWrapperDataset):
         super().set_epoch(epoch)
         self.epoch = epoch
 
-    def __getitem__(self, index: int) -> dict:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         """Return an utterance.
 
         Raises:
@@ -119,7 +125,7 @@ class CroppedUtterances(fairseq_api.BaseWrapperDataset):
             name = name.as_py()
         return f"{dataset.root_dir}/{dataset.text_compressor.decompress(name)}"
 
-    def collater(self, samples: list[dict]) -> dict:
+    def collater(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """Collate a micro-batch, cropped to its shortest utterance or to ``max_sample_size``."""
         if not samples:  # at the end of an epoch, when none is left for this process
             return super().collater(samples)

@@ -272,7 +272,8 @@ class Corpus:
 
     Attributes:
         seed: determines the bytes of all files, given the versions of numpy and libsndfile.
-        train, valid: utterances for training and for validation, by the same voices.
+        train: utterances for training.
+        valid: utterances for validation, by the same voices.
         voices: number of speakers.
     """
 

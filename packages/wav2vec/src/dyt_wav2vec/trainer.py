@@ -19,7 +19,9 @@ class Trainer(fairseq_api.Trainer):
 
     gradient_norm: float | None = None
 
-    def train_step(self, samples: list[dict], raise_oom: bool = False) -> dict | None:
+    def train_step(
+        self, samples: list[dict[str, Any]], raise_oom: bool = False
+    ) -> dict[str, Any] | None:
         """Do one update; return its logging output, or None if the gradients overflowed.
 
         At the end of an epoch, empty micro-batches pad the list of a process. They are dropped,
@@ -49,7 +51,7 @@ class Trainer(fairseq_api.Trainer):
         free_gib = float(fairseq_api.metrics.get_meter("train", "gb_free").val)
         return 1024 * (self.cuda_env.total_memory_in_GB - free_gib)
 
-    def save_checkpoint(self, filename: str, extra_state: dict) -> None:
+    def save_checkpoint(self, filename: str, extra_state: dict[str, Any]) -> None:
         """Do nothing: fairseq would write a crash.pt in the middle of an update."""
 
     def full_state(self, **extra: Any) -> dict[str, Any]:
@@ -99,7 +101,7 @@ class Trainer(fairseq_api.Trainer):
         self.set_num_updates(history["num_updates"])
         self.get_model().set_num_updates(history["num_updates"])
 
-    def prepare_sample(self, sample: dict) -> dict:
+    def prepare_sample(self, sample: dict[str, Any]) -> dict[str, Any]:
         """Move a micro-batch to the device and cast it to the precision of the model."""
         return self._prepare_sample(sample)[0]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,7 @@ def scale_embedding(model: nn.Module, path: str | None = None) -> str:
             Gemma's does); or other embedding modules share its weight, in which case the one found
             may not be the one in use (as in T5).
     """
+    embedding: Any
     path, embedding = _find_embedding(model, path)
     if getattr(embedding, "scale", None) is not None:
         raise ValueError(f"{path!r} has a scale already: call scale_embedding only once.")
@@ -63,7 +65,7 @@ def scaled_embeddings(model: nn.Module) -> list[str]:
     ]
 
 
-def _multiply_by_scale(embedding: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> Tensor:
+def _multiply_by_scale(embedding: Any, _: tuple[Tensor, ...], output: Tensor) -> Tensor:
     return output * embedding.scale
 
 
@@ -82,7 +84,7 @@ def _find_embedding(model: nn.Module, path: str | None) -> tuple[str, nn.Module]
     return path, embedding
 
 
-def _input_embedding(model: nn.Module) -> tuple[str, nn.Module]:
+def _input_embedding(model: Any) -> tuple[str, nn.Module]:
     """Return the path and the module of get_input_embeddings(), if it is a plain lookup."""
     try:
         embedding = model.get_input_embeddings()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -58,7 +58,9 @@ def fit_sites(
 
 def _target(site: Site, norm: Norm, alpha0: float | None, copy_affine: bool) -> Target:
     spec = site.spec
-    affine, old_weight = "none", None
+    affine: Literal["none", "weight", "both"] = "none"
+    old_weight = None
+    assert not isinstance(norm.alpha0, str), "convert replaces 'calibrated' by a number"
     if copy_affine and spec.weight is not None:
         affine = "weight" if spec.bias is None else "both"
         old_weight = (spec.weight.detach().float() + spec.offset).reshape(-1)
@@ -93,12 +95,12 @@ def set_fit(layer: DynamicTanh | DynamicErf, fit: Fit | None) -> None:
     """Set the fitted parameters; `reset_parameters` gives the fitted α and s as well."""
     if fit is None:
         return
-    if fit.alpha is not None:
+    if fit.alpha is not None and layer.alpha is not None:
         layer.alpha0 = fit.alpha
         layer.alpha.fill_(fit.alpha)
-    if fit.shift is not None:
+    if fit.shift is not None and layer.shift is not None:
         layer.shift0 = fit.shift
         layer.shift.fill_(fit.shift)
     for parameter, value in ((layer.weight, fit.weight), (layer.bias, fit.bias)):
-        if value is not None:
+        if value is not None and parameter is not None:
             parameter.copy_(value.view_as(parameter))

@@ -41,7 +41,7 @@ SAMPLED_VALUES = 2**22  # inputs of one layer that are kept, 16 MiB in float32
 class Calibration:
     """Data to fit α (and γ, β) on, and how.
 
-    Fields:
+    Attributes:
         data: one batch: a tensor, a mapping (called as model(**batch)), a tuple (model(*batch)) or
             a callable that runs the network, given the network; or an iterable of at most 64
             batches, all of which are kept in memory. The labels of a DataLoader are inputs of the
@@ -162,10 +162,12 @@ class _Run:
         if not self.counting and self.collected.calls:
             self.fit(self.waiting()[0])
 
-    def hook(self, target: Target) -> Callable:
+    def hook(self, target: Target) -> Callable[..., Any]:
         """Return the forward hook of a norm layer."""
 
-        def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any], y: Tensor) -> Any:
+        def hook(
+            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor
+        ) -> Any:
             x = args[0] if args else next(iter(kwargs.values()))
             if self.counting:
                 counts = self.calls.setdefault(module, [0] * len(self.batches))
@@ -276,7 +278,7 @@ def _batches(data: Any) -> list[Any]:
             f"calibrate = {type(data).__name__} is not a batch (tensor, mapping, tuple or callable)"
             " or an iterable of batches."
         )
-    batches = []
+    batches: list[Any] = []
     for batch in data:
         if len(batches) == MAXIMUM_BATCHES:
             raise ValueError(

@@ -34,7 +34,7 @@ WORST_POSITIONS = 3
 class Samples:
     """Inputs of one norm layer, and the outputs to reproduce, in float32.
 
-    Fields:
+    Attributes:
         x, target: (N, C), one row for each position.
         weights: (N,), the weight of each row.
         positions: (N,), the index of each row within its input, or None if lengths differ.
@@ -56,7 +56,7 @@ class Samples:
 class Form:
     """The parameters to fit.
 
-    Fields:
+    Attributes:
         squash: the bounded function.
         alpha, shift: True if α, and s, are fitted.
         affine: "none", "weight" (γ) or "both" (γ and β).
@@ -76,9 +76,11 @@ class Form:
 class Fit:
     """Fitted parameters of one layer, and the quality of the fit.
 
-    Fields:
-        alpha, shift: α and s; None if the layer has none.
-        weight, bias: γ and β (C,); None if they are not fitted.
+    Attributes:
+        alpha: α; None if the layer has none.
+        shift: s; None if the layer has none.
+        weight: γ (C,); None if it is not fitted.
+        bias: β (C,); None if it is not fitted.
         input_rms: the root mean square of the layer's inputs.
         saturated: the share of inputs with |αx + s| > 2.
         error: the root mean square of the difference of the outputs, relative to that of the
@@ -114,8 +116,10 @@ def fit_layer(samples: Samples, form: Form, reduce: Reduce) -> Fit:
     """
     fit = _fit_once(samples, form, reduce)
     errors = _position_errors(samples, fit, form, reduce)
-    plain = samples.user_weights or form.affine == "none" or errors is None
-    if outliers := [] if plain else sorted({*samples.emphasized, *_outliers(errors)}):
+    outliers: list[int] = []
+    if errors is not None and not samples.user_weights and form.affine != "none":
+        outliers = sorted({*samples.emphasized, *_outliers(errors)})
+    if outliers:
         emphasis = torch.ones(samples.length, device=samples.x.device)
         emphasis[outliers] = (samples.length - len(outliers)) / len(outliers)
         weights = samples.weights * emphasis[samples.positions]
@@ -209,7 +213,7 @@ def _search(
         alpha = _search_alpha(best, shift, loss)
     if form.shift:
         shift = _golden_section(lambda value: loss(alpha, value), -1.0, 1.0)
-        alpha = _search_alpha(alpha, shift, loss) if form.alpha else None
+        alpha = None if alpha is None else _search_alpha(alpha, shift, loss)
     return alpha, shift
 
 

@@ -102,8 +102,8 @@ def convert(
     swaps = [(site, layer) for site, layer in pairs if layer is not site.module]
     if calibrate is not None:
         fits = fit_sites(model, plan, norm, copy_affine, calibrate)
-        pairs = zip(replacements, survey.sites, strict=True)
-        replacements = tuple(add_fit(r, fits.get(site.module)) for r, site in pairs)
+        described = zip(replacements, survey.sites, strict=True)
+        replacements = tuple(add_fit(r, fits.get(site.module)) for r, site in described)
     elif copy_affine and swaps and norm.layer == "dyt" and not dry_run:
         warnings.warn(
             "copy_affine keeps γ and β, but the network's outputs change. Pass calibrate=batch.",
@@ -122,6 +122,7 @@ def convert(
     _set_affine([site.spec for site, _ in swaps], copy_affine)
     if calibrate is not None:
         for site, layer in swaps:
+            assert isinstance(layer, (DynamicTanh, DynamicErf))
             set_fit(layer, fits.get(site.module))
     for site, layer in swaps:
         for path in site.paths:
@@ -133,7 +134,7 @@ def convert(
 
 
 def _check_arguments(
-    model: object, norm: object, also: object, skip: object
+    model: object, norm: object, also: Any, skip: Any
 ) -> tuple[tuple[type[nn.Module], ...], tuple[str, ...]]:
     if not isinstance(model, nn.Module):
         raise ValueError(f"convert needs an nn.Module, but got {type(model).__name__}.")
@@ -179,6 +180,7 @@ def _resolve_alpha0(site: Site, norm: Norm) -> float | None:
     """Return the initial α of a layer, or None for a norm without α."""
     if norm.layer != "dyt" or norm.alpha == "absent":
         return None
+    assert not isinstance(norm.alpha0, str), "convert replaces 'calibrated' by a number"
     return resolve_shared_alpha0(norm.alpha0_at, norm.alpha0, site.paths)
 
 
@@ -209,6 +211,7 @@ def _build(model: nn.Module, site: Site, norm: Norm, alpha0: float | None) -> nn
     if weight is not None:
         device, dtype, trainable = weight.device, weight.dtype, weight.requires_grad
     options = {"bias": bias is not None, "device": device, "dtype": dtype}
+    layer: Any  # torch's annotations exclude None for weight and bias
     if norm.layer == "dyt":
         layer = _build_dynamic(site.spec, norm, alpha0, options)
         for scalar in (layer.alpha, layer.shift):
@@ -226,6 +229,7 @@ def _build(model: nn.Module, site: Site, norm: Norm, alpha0: float | None) -> nn
 def _build_dynamic(
     spec: NormSpec, norm: Norm, alpha0: float | None, options: dict[str, Any]
 ) -> DynamicTanh | DynamicErf:
+    assert not isinstance(norm.alpha0, str), "convert replaces 'calibrated' by a number"
     alpha0 = norm.alpha0 if alpha0 is None else alpha0
     options = {
         **options,
@@ -251,7 +255,7 @@ def _build_standard(
     if norm.layer == "layernorm":
         if spec.channel_axis == 1:
             return ChannelsFirstLayerNorm(*spec.shape, elementwise_affine=affine, **options)
-        return nn.LayerNorm(spec.shape, elementwise_affine=affine, **options)
+        return nn.LayerNorm(list(spec.shape), elementwise_affine=affine, **options)
     if len(spec.shape) > 1:
         raise ValueError(
             _unsupported(site, norm, f"BN needs one channel axis, but its shape is {spec.shape}")

@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 class Replacement:
     """One norm layer and its replacement.
 
-    Fields:
+    Attributes:
         path: the module's path, such as "blocks.0.norm1".
-        old, new: the names of the two layer classes; equal if the layer is kept.
+        old: the name of the old layer's class.
+        new: the name of the new layer's class; equal to ``old`` if the layer is kept.
         alpha0: the initial α; None if the new layer has no α.
         shape: the normalized shape; None if the old layer has no record of it.
         channel_axis: -1, or 1 as in NCHW.
-        affine, bias: True if the layer has γ, and if it has β.
+        affine: True if the layer has γ.
+        bias: True if the layer has β.
         aliases: further paths of the same, shared module.
         replaced: False if the layer is kept: under Norm.own(), or because it already is of the
             requested kind.
@@ -57,7 +59,7 @@ class Kept:
 class Report(Sequence[Replacement]):
     """Every replacement of one conversion, in the order of the network's modules.
 
-    Fields:
+    Attributes:
         norm: the requested norm.
         replacements: the layers that were replaced or that another norm would replace; the same
             layers for every requested norm. The report is a sequence of these.

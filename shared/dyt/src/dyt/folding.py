@@ -12,6 +12,7 @@ from typing import Any, overload
 import torch
 from torch import nn
 
+from dyt.layers import DynamicErf, DynamicTanh
 from dyt.output_consumers import (
     DYNAMIC,
     Consumers,
@@ -26,7 +27,7 @@ from dyt.output_consumers import (
 class Fold:
     """The result for one DyT layer: the Linears it was folded into, or the reason why it was not.
 
-    Fields:
+    Attributes:
         path: the layer's path, such as "blocks.0.norm1"; the first one of a shared layer.
         layer: the name of its class.
         into: the paths of the Linears that took γ and β; empty if the layer is unchanged.
@@ -47,7 +48,7 @@ class FoldReport(Sequence[Fold]):
 
     Prints as a table.
 
-    Fields:
+    Attributes:
         layers: one result for each layer. The report is a sequence of these.
     """
 
@@ -177,12 +178,15 @@ def _check(model: object) -> None:
 
 
 def _why_not_foldable(
-    layer: nn.Module, consumers: Consumers, owners: ParameterOwners, paths: dict[nn.Module, str]
+    layer: DynamicTanh | DynamicErf,
+    consumers: Consumers,
+    owners: ParameterOwners,
+    paths: dict[nn.Module, str],
 ) -> str | None:
     """Return the first reason why the layer cannot be folded, or None if it can."""
     if not _is_plain(layer) or type(layer).forward not in (d.forward for d in DYNAMIC):
         return "it computes more than its class, or its parameters are not plain nn.Parameters"
-    if len(layer.normalized_shape) > 1:
+    if len(layer.normalized_shape or ()) > 1:
         return "its channels are more than one axis"
     if _has_hooks(layer):
         return "it has hooks"
@@ -236,7 +240,7 @@ def _has_hooks(module: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def _fold_into(linear: nn.Linear, layer: nn.Module) -> None:
+def _fold_into(linear: nn.Linear, layer: DynamicTanh | DynamicErf) -> None:
     weight, dtype = linear.weight.double(), linear.weight.dtype
     if layer.bias is not None:
         # For a convolution summed over the positions of its kernel.

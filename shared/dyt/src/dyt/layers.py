@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
 class _Dynamic(nn.Module):
     """Element-wise γ·squash(αx + s) + β, the base class of all layers of this module."""
+
+    if TYPE_CHECKING:  # TorchScript cannot read these annotations
+        alpha: Tensor | None
+        shift: nn.Parameter | None
+        weight: nn.Parameter | None
+        bias: nn.Parameter | None
 
     def __init__(
         self,
@@ -68,7 +74,7 @@ class _Dynamic(nn.Module):
         """Set α to α0, s to s0, γ to 1 and β to 0. Draws no random number."""
         starts = {"alpha": self.alpha0, "shift": self.shift0, "weight": 1.0, "bias": 0.0}
         for name, start in starts.items():
-            if (parameter := getattr(self, name)) is not None:
+            if (parameter := getattr(self, name)) is not None and start is not None:
                 nn.init.constant_(parameter, start)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -87,7 +93,7 @@ class _Dynamic(nn.Module):
         """Compute the output outside of TorchScript."""
         # Each parameter is read once: nn.Module looks it up in several dicts.
         alpha = self.alpha
-        function = formula if alpha is None or self.squash not in KERNEL_SQUASHES else compute
+        function: Any = formula if alpha is None or self.squash not in KERNEL_SQUASHES else compute
         parameters = (alpha, self.shift, self.weight, self.bias)
         arguments = (x, *parameters, self.squash, self.channel_axis)
         if isinstance(x, torch.fx.Proxy):  # one node in the graph, which calls the kernel
@@ -101,7 +107,7 @@ class _Dynamic(nn.Module):
             )
         return function(*arguments)
 
-    def _apply(self, fn: Callable, recurse: bool = True) -> Self:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Apply `fn` to all tensors; `to_empty` from the meta device also initializes them.
 
         Initialization code of other libraries covers the layers it knows, and would leave these

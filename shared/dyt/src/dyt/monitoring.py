@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dyt.calibration_fit import SATURATED
+from dyt.layers import DynamicErf, DynamicTanh
 from dyt.norm_survey import DYNAMIC
 
 
@@ -39,7 +40,7 @@ def _gathered(parameter: Tensor) -> Tensor:
 class InputStatistics:
     """Statistics of one layer's inputs, over all calls.
 
-    Fields:
+    Attributes:
         values: the number of values.
         rms: their root mean square.
         saturated: the share with |αx + s| > 2, where the slope of tanh is below 0.07.
@@ -60,7 +61,7 @@ def watch_saturation(model: nn.Module) -> Iterator[dict[str, InputStatistics]]:
     layers = {path: m for path, m in model.named_modules() if isinstance(m, DYNAMIC)}
     statistics = {path: InputStatistics() for path in layers}
 
-    def record(layer: nn.Module, x: torch.Tensor, result: InputStatistics) -> None:
+    def record(layer: DynamicTanh | DynamicErf, x: torch.Tensor, result: InputStatistics) -> None:
         x = x.detach().float()
         u = x if layer.alpha is None else x * layer.alpha.detach().float()
         u = u if layer.shift is None else u + layer.shift.detach().float()

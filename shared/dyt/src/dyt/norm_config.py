@@ -27,7 +27,7 @@ class Norm:
     - LN or BN, each as a replacement of the other (ICLR 2025 submission, Table 11)
     - the network's own layer
 
-    Fields:
+    Attributes:
         layer: "dyt", "layernorm", "batchnorm", or "own" for the network's own normalization.
             All but "dyt" reset every other field, so all norms of one such kind are equal.
         alpha0: the initial α, a positive number, or "calibrated": `convert` then requires data to
@@ -120,14 +120,14 @@ class Norm:
             ValueError: α0 is calibrated, and no path pattern sets that of this layer.
         """
         alpha0 = resolve_alpha0(self.alpha0_at, self.alpha0, path)
-        if alpha0 == CALIBRATED:
+        if isinstance(alpha0, str):
             raise ValueError(f"α0 of {path!r} is calibrated: the report of convert has it.")
         return alpha0
 
     def __str__(self) -> str:
         if self.layer in _LABELS:
             return _LABELS[self.layer]
-        notes = [] if self.squash in ("tanh", "erf") else [self.squash]
+        notes: list[str] = [] if self.squash in ("tanh", "erf") else [self.squash]
         if self.alpha == "absent":
             notes.append("no α")
         elif self.alpha0 == CALIBRATED:

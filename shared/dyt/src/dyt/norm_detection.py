@@ -11,7 +11,7 @@ import inspect
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +41,7 @@ EPSILON_NAMES = ("eps", "epsilon", "variance_epsilon", "norm_eps")
 class NormSpec:
     """Shape, axis and parameters of a norm layer, sufficient to build its replacement.
 
-    Fields:
+    Attributes:
         shape: the normalized shape; None for a layer without parameters or a width attribute.
         channel_axis: -1, or 1 as in NCHW.
         weight, bias: the layer's parameters; None where it has none.
@@ -169,8 +169,15 @@ def _read(module: nn.Module) -> NormSpec | None:
     """
     if type(module) in EXACT:
         axis, kind = EXACT[type(module)]
-        shape, bias = tuple(module.normalized_shape), getattr(module, "bias", None)
-        return NormSpec(shape=shape, channel_axis=axis, weight=module.weight, bias=bias, kind=kind)
+        norm: Any = module
+        weight, bias = norm.weight, getattr(norm, "bias", None)
+        return NormSpec(
+            shape=tuple(norm.normalized_shape),
+            channel_axis=axis,
+            weight=weight,
+            bias=bias,
+            kind=kind,
+        )
     if not _takes_one_input(module):
         return None
     for names in _affine_names(module):
@@ -191,7 +198,7 @@ def _read_by_structure(module: nn.Module) -> NormSpec | None:
     if not (names and shape):
         return None
     first = getattr(module, "data_format", None) == "channels_first"
-    weight = names[0] and module._parameters[names[0]]
+    weight = module._parameters[names[0]] if names[0] else None
     if weight is not None and weight.ndim > 1 and weight.shape[-1] == 1:  # such as (C, 1, 1)
         first = True
     axis = 1 if first or "2d" in type(module).__name__.lower() else -1
@@ -217,7 +224,7 @@ def _make_spec(
     offset: float,
     kind: Kind | None,
 ) -> NormSpec:
-    weight, bias = (name and module._parameters[name] for name in names)
+    weight, bias = (module._parameters[name] if name else None for name in names)
     return NormSpec(
         shape=shape, channel_axis=axis, weight=weight, bias=bias, offset=offset, kind=kind
     )
@@ -235,16 +242,22 @@ def _affine_names(module: nn.Module) -> list[tuple[str | None, str | None]]:
         return [(weight, bias)]
     if len(names) == 1:
         return [(names[0], None)]
-    if len(names) == 2 and len({module._parameters[name].shape for name in names}) == 1:
+    if len(names) == 2 and len({_parameter_shape(module, name) for name in names}) == 1:
         return [(names[0], names[1]), (names[1], names[0])]
     return []
 
 
+def _parameter_shape(module: nn.Module, name: str) -> tuple[int, ...]:
+    parameter = module._parameters[name]
+    assert parameter is not None, "_affine_names returns parameters that exist"
+    return tuple(parameter.shape)
+
+
 def _shape(module: nn.Module, weight: str | None, bias: str | None) -> tuple[int, ...] | None:
     if weight is not None:
-        shape = tuple(module._parameters[weight].shape)
-        width = tuple(n for n in shape if n != 1)
-        return width if len(width) == 1 else shape  # (1, C, 1, 1) is the width C
+        sizes = _parameter_shape(module, weight)
+        width = tuple(n for n in sizes if n != 1)
+        return width if len(width) == 1 else sizes  # (1, C, 1, 1) is the width C
     for name in ("normalized_shape", "hidden_size", "dim"):
         shape = getattr(module, name, None)
         # A bare int named `dim` may be an axis or a width.
@@ -270,7 +283,7 @@ def _probe(
     # All norms agree on a single channel, and a probe of more than 2**20 would take memory.
     if not 1 < math.prod(width) <= 2**20:
         return "inconclusive"
-    parameters = {name: 0.5 + draw(*module._parameters[name].shape) for name in names if name}
+    parameters = {name: 0.5 + draw(*_parameter_shape(module, name)) for name in names if name}
     weight, bias = (parameters[name].view(width) if name else None for name in names)
     stand_in = _make_stand_in(module, parameters)
     stand_in.__dict__["_buffers"] = {
@@ -348,12 +361,13 @@ def _formulas(
     column = (-1, *(1,) * (x.ndim - 2)) if axis == 1 else shape
     for dims in candidate_dims:
         centred = x - x.mean(dims, keepdim=True)
-        for kind, normal in (
+        normals: tuple[tuple[Kind | None, Tensor], ...] = (
             ("layernorm", centred / centred.square().mean(dims, keepdim=True).sqrt()),
             (None, x / x.square().mean(dims, keepdim=True).sqrt()),  # RMSNorm
             (None, x / x.std(dims, keepdim=True)),  # timm's SimpleNorm
             (None, centred / x.std(dims, keepdim=True)),  # "The Annotated Transformer"
-        ):
+        )
+        for kind, normal in normals:
             if weight is None:
                 yield 0.0, kind, normal
                 continue

@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, fx, nn
@@ -40,7 +40,7 @@ class Consumers:
 
     A convolution without padding counts as a Linear.
 
-    Fields:
+    Attributes:
         called: the DyT layers that were called.
         linears: for each layer, the Linears that read its output, in order (the values are None).
         others: for each layer, descriptions of everything else that reads its output.
@@ -59,11 +59,12 @@ class Consumers:
     exposed: set[nn.Module] = field(default_factory=set)
 
 
-def is_linear(module: nn.Module) -> bool:
+def is_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
     """True if the module computes exactly what nn.Linear or an unpadded convolution does.
 
     Padding inserts zeros, which γ·t + β is not.
     """
+    # The annotation names nn.Linear alone: convolutions have the attributes that are used here.
     if isinstance(module, nn.Linear):
         return type(module).forward is nn.Linear.forward
     for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
@@ -85,10 +86,11 @@ class ParameterOwners:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._spans: dict[StorageWeakRef, list[tuple[int, int, nn.Module]]] = defaultdict(list)
+        self._spans: dict[StorageWeakRef | None, list[tuple[int, int, nn.Module]]]
+        self._spans = defaultdict(list)
         for module in model.modules():
             for parameter in module._parameters.values():
-                if (storage := _storage(parameter)) is not None:
+                if parameter is not None and (storage := _storage(parameter)) is not None:
                     self._spans[storage].append((*_span(parameter), module))
 
     def of(self, tensor: Tensor) -> set[nn.Module]:
@@ -116,7 +118,7 @@ def _storage(tensor: object) -> StorageWeakRef | None:
 
 def _span(tensor: Tensor) -> tuple[int, int]:
     """Return the byte offsets of a tensor's begin and end in its storage."""
-    start, size = tensor.storage_offset(), tensor.element_size()
+    start, size = int(tensor.storage_offset()), tensor.element_size()
     steps = zip(tensor.shape, tensor.stride(), strict=True)
     length = 1 + sum((n - 1) * stride for n, stride in steps) if tensor.numel() else 0
     return start * size, (start + length) * size
@@ -175,7 +177,7 @@ class _Tracer(fx.Tracer):
 
 
 def _called_module(model: nn.Module, node: fx.Node) -> nn.Module | None:
-    return model.get_submodule(node.target) if node.op == "call_module" else None
+    return model.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
 def _users(model: nn.Module, node: fx.Node) -> Iterator[fx.Node]:
@@ -200,7 +202,7 @@ def _source(model: nn.Module, node: fx.Node) -> fx.Node:
 
 
 def _attribute(model: nn.Module, node: fx.Node) -> Any:
-    path, _, name = node.target.rpartition(".")
+    path, _, name = str(node.target).rpartition(".")
     return getattr(model.get_submodule(path), name)
 
 
@@ -213,7 +215,7 @@ def _describe(user: fx.Node, module: nn.Module | None) -> str:
 
 
 @torch.no_grad()
-def observe(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Consumers:
+def observe(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Consumers:
     """Find the consumers in one run of model(*args, **kwargs)."""
     recorder = _OperatorRecorder(model)
     with ExitStack() as stack:
@@ -239,15 +241,15 @@ def observe(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Consumers:
 class _Output:
     """The output of a layer, and its position in its storage."""
 
-    layer: nn.Module
+    layer: DynamicTanh | DynamicErf
     sizes: tuple[int, ...]
     strides: tuple[int, ...]
     offset: int
     dtype: torch.dtype
 
     @classmethod
-    def of(cls, layer: nn.Module, y: Tensor) -> _Output:
-        return cls(layer, tuple(y.shape), y.stride(), y.storage_offset(), y.dtype)
+    def of(cls, layer: DynamicTanh | DynamicErf, y: Tensor) -> _Output:
+        return cls(layer, tuple(y.shape), y.stride(), int(y.storage_offset()), y.dtype)
 
     def has_channels_of(self, view: Tensor, axis: int) -> bool:
         """True if this axis of a view of the output is the channels, in their order."""
@@ -285,13 +287,13 @@ class _OperatorRecorder(TorchDispatchMode):
         self.module_stack: list[nn.Module] = []
         self.hidden = False
 
-    def enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Record the input of a Linear (forward pre-hook)."""
         self.module_stack.append(module)
         if not is_linear(module):
             return
         x = args[0] if args else kwargs["input"]
-        output = self.outputs.get(_storage(x))
+        output = self._output_of(x)
         if output is not None and output.has_channels_of(x, channel_axis(module)):
             self.consumers.linears[output.layer][module] = None
             self.consumers.inputs[module].add(output.layer)
@@ -302,7 +304,7 @@ class _OperatorRecorder(TorchDispatchMode):
                 f"{self.paths[module]} reads a view of its output with the channels at another axis"
             )
 
-    def leave(self, module: nn.Module, args: tuple, output: Any) -> None:
+    def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Record the output of a DyT layer (forward hook)."""
         self.module_stack.pop()
         if not isinstance(module, DYNAMIC) or (module.weight is None and module.bias is None):
@@ -316,7 +318,11 @@ class _OperatorRecorder(TorchDispatchMode):
             )
 
     def __torch_dispatch__(
-        self, operator: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+        self,
+        operator: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
         self.hidden = not isinstance(operator, OpOverload)
@@ -337,10 +343,15 @@ class _OperatorRecorder(TorchDispatchMode):
         module = self.module_stack[-1] if self.module_stack else None
         if module not in (owners := self.owners.of(tensor)):
             self.consumers.exposed |= owners
-        output = self.outputs.get(_storage(tensor))
+        output = self._output_of(tensor)
         if output is not None and not (module is not None and is_linear(module)):
             location = f" in {path}" if (path := self.paths.get(module)) else ""
             self.consumers.others[output.layer].append(f"{name}{location} reads its output")
+
+    def _output_of(self, value: object) -> _Output | None:
+        """Return the output whose storage a tensor shares."""
+        storage = _storage(value)
+        return None if storage is None else self.outputs.get(storage)
 
     def record_kept_outputs(self) -> None:
         """Record the outputs that are still referenced by the caller, a cache or a user's hook."""
@@ -361,7 +372,11 @@ class _MemoryAccessRecorder(TorchFunctionMode):
         self.recorder = recorder
 
     def __torch_function__(
-        self, function: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+        self,
+        function: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         if function in self.ACCESSORS:
             self.recorder.record_read(args[0], f"Tensor.{function.__name__}")

@@ -6,15 +6,18 @@ Independent of torch, because `Norm` is used in configurations.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from dyt.path_patterns import matches
 from dyt.validation import check_alpha0
+
+T = TypeVar("T")
 
 Alpha0Patterns = tuple[tuple[str, float], ...]
 """(pattern, α0) pairs; the first pattern that matches a path takes precedence."""
 
 
-def resolve_alpha0(patterns: Alpha0Patterns, default: float, path: str) -> float:
+def resolve_alpha0(patterns: Alpha0Patterns, default: T, path: str) -> float | T:
     """Return the α0 of the first pattern that matches a module path, or the default."""
     return next((alpha0 for pattern, alpha0 in patterns if matches(pattern, path)), default)
 

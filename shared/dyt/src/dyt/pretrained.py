@@ -26,7 +26,7 @@ CONVERSION_FILE = "dyt.json"
 WEIGHTS_FILE = "dyt_weights.pt"
 
 
-def save_pretrained(model: nn.Module, report: Report, folder: str | os.PathLike) -> None:
+def save_pretrained(model: nn.Module, report: Report, folder: str | os.PathLike[str]) -> None:
     """Save a converted network: its conversion, weights and, where it has one, its configuration.
 
     `load_pretrained` restores it. `from_pretrained` of transformers and diffusers refuses the
@@ -44,17 +44,18 @@ def save_pretrained(model: nn.Module, report: Report, folder: str | os.PathLike)
         )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    library_model: Any = model  # of transformers, or of diffusers
     if hasattr(getattr(model, "config", None), "save_pretrained"):
-        model.config.save_pretrained(folder)
-    elif hasattr(model, "save_config"):  # diffusers
-        model.save_config(folder)
+        library_model.config.save_pretrained(folder)
+    elif hasattr(model, "save_config"):
+        library_model.save_config(folder)
     record = {**report.to_dict(), "scaled_embeddings": scaled_embeddings(model)}
     _replace(folder / WEIGHTS_FILE, lambda path: torch.save(model.state_dict(), path))
     text = json.dumps(record, ensure_ascii=False, indent=1)
     _replace(folder / CONVERSION_FILE, lambda path: path.write_text(text, encoding="utf-8"))
 
 
-def load_pretrained(model: nn.Module, folder: str | os.PathLike) -> Report:
+def load_pretrained(model: nn.Module, folder: str | os.PathLike[str]) -> Report:
     """Convert a network as the saved one was, and load its weights strictly.
 
     Args:

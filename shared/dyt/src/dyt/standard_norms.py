@@ -49,7 +49,8 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
     Args:
         num_features: the width C.
         channel_axis: 1, as in NCHW, or -1.
-        eps, momentum: torch's defaults.
+        eps: by default torch's.
+        momentum: by default torch's.
         affine: False omits γ and β.
         bias: False omits β.
 
@@ -74,7 +75,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         super().__init__(num_features, eps, momentum, affine, device=device, dtype=dtype)
         self.channel_axis = check_axis(channel_axis, (num_features,))
         if not bias:
-            self.bias = None
+            self.register_parameter("bias", None)
 
     def reset_parameters(self) -> None:
         """Reset the running statistics, and set γ to 1 and β to 0. Draws no random number."""

@@ -53,8 +53,10 @@ def audit_pairs(plan: Plan) -> list[AuditedPair]:
         base, other = planned_by_cell[base_cell], planned_by_cell[cell]
         differences = run_differences(base.run, other.run)
         allowed = table.allowed_differences_of(cell.arm)
+        verdict: Verdict
         if refused := disallowed_differences(differences, allowed):
-            verdict, reason = "not matched", f"configs differ in {', '.join(refused)}"
+            reason = f"configs differ in {', '.join(refused)}"
+            verdict = "not matched"
         else:
             verdict, reason = _compare_fingerprints(base, other, allowed)
         for name, a, b in _pairs_of_needs(base.run, other.run):

@@ -23,7 +23,8 @@ class TrainConfig:
         warmup_epochs: epochs of linear warm-up from 0.
         schedule: after the warm-up, "cosine" from lr to min_lr, "constant" at lr, or "step":
             multiplied by ``decay_factor`` every ``decay_epochs``, counted from the start.
-        decay_epochs, decay_factor: used by the "step" schedule only.
+        decay_epochs: epochs between two decays; used by the "step" schedule only.
+        decay_factor: factor of each decay; used by the "step" schedule only.
         weight_decay: applied to parameters of two or more dimensions, unless the domain chooses
             others.
         betas: of AdamW.

@@ -60,7 +60,8 @@ def load_source(name: str) -> DataSource:
             f"unknown data source {name!r}; registered are {', '.join(points) or 'none'}. "
             "Is the package that registers it installed? `make setup` installs all packages"
         )
-    return points[name].load()
+    source: DataSource = points[name].load()
+    return source
 
 
 def source_names(config: Any) -> tuple[str, ...]:

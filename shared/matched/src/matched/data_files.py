@@ -93,7 +93,8 @@ def list_files(root: Path | str, suffixes: tuple[str, ...]) -> list[str]:
     Raises:
         ValueError: if a folder may not be read.
     """
-    folders, links = [os.fspath(root)], []
+    folders: list[str] = [os.fspath(root)]
+    links: list[str] = []
     files: dict[str, list[str]] = {}
     linked: list[tuple[str, str]] = []
     visited = _folders_above(folders[0])

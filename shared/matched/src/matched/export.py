@@ -41,7 +41,8 @@ def tensorboard_writer() -> Callable[[str], Writer]:
             f"TensorBoard cannot be imported ({error}); install it with "
             "`pip install tensorboard`, or as the extra matched[tensorboard]"
         ) from None
-    return TensorBoardWriter
+    writer: Callable[[str], Writer] = TensorBoardWriter
+    return writer
 
 
 def write_event_files(

@@ -148,7 +148,7 @@ def parse_value(text: str, annotation: Any, name: str) -> Any:
     Raises:
         ValueError: naming the field and its type if the text is no such value.
     """
-    if dataclasses.is_dataclass(annotation):
+    if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
         fields = ", ".join(f"{name}.{field.name}" for field in dataclasses.fields(annotation))
         raise ValueError(f"{name} is a {annotation.__name__}; change its fields: {fields}")
     for value in _readings(text):

@@ -77,7 +77,7 @@ class Peers:
         while True:
             try:
                 self._store.wait([key], timedelta(seconds=POLL_SECONDS))
-                return self._store.get(key).decode()
+                return str(self._store.get(key), encoding="utf-8")
             except dist.DistStoreError:
                 if signals.stop_signal():
                     raise Interrupted from None

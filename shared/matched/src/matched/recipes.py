@@ -51,11 +51,12 @@ class PaperTable:
     rows: Mapping[str, Mapping[str, Any]]
 
     def label(self, row: str) -> str:
-        return self.rows[row]["label"]
+        return str(self.rows[row]["label"])
 
     def cell(self, row: str, arm: str) -> Mapping[str, Any]:
         """Return the printed cell; empty if the paper has none."""
-        return self.rows[row].get(arm, {})
+        cell: Mapping[str, Any] = self.rows[row].get(arm, {})
+        return cell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +99,7 @@ class Recipe:
         Raises:
             ValueError: for a scale that this recipe does not have.
         """
-        by_name = {scale.name: scale for scale in self.table.scales}
+        by_name: dict[str, Scale] = {scale.name: scale for scale in self.table.scales}
         return by_name[match_name(name, by_name, f"scale of {self.name}")]
 
     def metrics(self, scale: Scale) -> tuple[Metric, ...]:

@@ -143,7 +143,7 @@ class Requeuer:
         raise SystemExit(EXIT_STOPPED)
 
     def _has_progressed(self) -> bool:
-        return bool(self._saved_files(self.run) - self.saved_before)
+        return self.run is not None and bool(self._saved_files(self.run) - self.saved_before)
 
     def _is_worth_restart(self) -> bool:
         """True unless the current run had the job's whole time and saved nothing.

@@ -93,7 +93,7 @@ def json_value(value: Any, path: str = "config", ints_as_floats: bool = False) -
         fields = {"__type__": type(value).__name__}
         for f in dataclasses.fields(value):
             item = getattr(value, f.name)
-            fields[f.name] = json_value(item, f"{path}.{f.name}", _is_float_annotation(f.type))
+            fields[f.name] = json_value(item, f"{path}.{f.name}", _is_float_annotation(str(f.type)))
         return fields
     if isinstance(value, (list, tuple)):
         return [json_value(item, f"{path}[{i}]", ints_as_floats) for i, item in enumerate(value)]
@@ -108,9 +108,9 @@ def json_value(value: Any, path: str = "config", ints_as_floats: bool = False) -
 
 
 @cache
-def _is_float_annotation(annotation: object) -> bool:
+def _is_float_annotation(annotation: str) -> bool:
     """True if the annotation names float and not int: float | None, tuple[float, float]."""
-    words = re.findall(r"\w+", str(annotation))
+    words = re.findall(r"\w+", annotation)
     return "float" in words and "int" not in words
 
 

@@ -38,7 +38,7 @@ def executor_parameters(
             f"{resources.world_size} processes do not fill nodes of {per_node}; "
             f"set gpus_per_node under [slurm] in {site.file} to a divisor"
         )
-    parameters = {
+    parameters: dict[str, Any] = {
         "nodes": resources.world_size // per_node,
         "tasks_per_node": per_node,
         "cpus_per_task": resources.cpus,

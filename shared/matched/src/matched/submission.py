@@ -27,7 +27,9 @@ from matched.slurm_request import array_parameters
 from matched.status import ExecutionResult
 
 
-def submit(plan: Plan, cluster: str, *, snapshot: bool = False) -> tuple[Plan, list[submitit.Job]]:
+def submit(
+    plan: Plan, cluster: str, *, snapshot: bool = False
+) -> tuple[Plan, list[submitit.Job[Any]]]:
     """Submit every missing run and record its job in job.json of the run's directory.
 
     Concurrent submissions from one runs folder take turns. Each of them plans again when its turn
@@ -56,7 +58,7 @@ def submit(plan: Plan, cluster: str, *, snapshot: bool = False) -> tuple[Plan, l
         turn.release()
 
 
-def _submit(plan: Plan, cluster: str, folder: Path, snapshot: bool) -> list[submitit.Job]:
+def _submit(plan: Plan, cluster: str, folder: Path, snapshot: bool) -> list[submitit.Job[Any]]:
     packed = pack_jobs(plan, cluster)
     if not packed:
         return []
@@ -72,7 +74,7 @@ def _submit(plan: Plan, cluster: str, folder: Path, snapshot: bool) -> list[subm
         _check_recipe_in_snapshot(recipe, code)
     python = _python_command(python_path)
     token = secrets.token_hex(4)
-    submitted: dict[int, submitit.Job] = {}
+    submitted: dict[int, submitit.Job[Any]] = {}
     for array in job_arrays(packed, plan.site.slurm.max_array):
         first = packed[array[0]]
         dependencies = [*(submitted[i].job_id for i in first.after), *first.after_ids]

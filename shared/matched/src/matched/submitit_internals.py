@@ -29,7 +29,7 @@ def sbatch_script(parameters: Mapping[str, Any], folder: Path, array_size: int |
         folder: as for ``AutoExecutor``.
         array_size: number of jobs of an array; None for a single job.
     """
-    names = slurm.SlurmExecutor._equivalence_dict() or {}
+    names: Any = slurm.SlurmExecutor._equivalence_dict() or {}
     options = {names.get(k, k.removeprefix("slurm_")): value for k, value in parameters.items()}
     options["mem"] = f"{options['mem']}GB"
     return slurm._make_sbatch_string(command="", folder=folder, map_count=array_size, **options)

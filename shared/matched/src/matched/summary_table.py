@@ -125,7 +125,8 @@ def _printed_delta(
 ) -> float | None:
     if metric.key not in base or metric.key not in printed:
         return None
-    return round(printed[metric.key] - base[metric.key], 9)  # as in ``mean_difference``
+    difference: float = printed[metric.key] - base[metric.key]
+    return round(difference, 9)  # as in ``mean_difference``
 
 
 def _one_row(

@@ -177,12 +177,10 @@ class Table:
     labels: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for what, names in (
-            ("arms", [arm.name for arm in self.arms]),
-            ("scales", [scale.name for scale in self.scales]),
-        ):
-            if not names or len(set(names)) != len(names):
-                raise ValueError(f"{what} {names} of a table must be distinct, one or more")
+        for what, named in (("arms", self.arms), ("scales", self.scales)):
+            all_names = [item.name for item in named]
+            if not all_names or len(set(all_names)) != len(all_names):
+                raise ValueError(f"{what} {all_names} of a table must be distinct, one or more")
         if names := ", ".join(self.baseline.allowed_differences):
             raise ValueError(
                 f"the arm {self.baseline.name} is the baseline that the others are compared "

@@ -35,8 +35,7 @@ def print_table(table: SummaryTable, console: Console) -> None:
         style = "dim" if name.startswith("paper") else None
         # On two lines, so that eight columns fit a terminal of 80 characters.
         heading = name.replace("paper ", "paper\n")
-        side = "left" if is_text else "right"
-        grid.add_column(heading, justify=side, style=style, no_wrap=True)
+        grid.add_column(heading, justify="left" if is_text else "right", style=style, no_wrap=True)
     for row in table.rows:
         grid.add_row(*row)
     console.print(grid)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import submitit
 from rich.console import Console, Group
@@ -31,7 +32,7 @@ STYLES = {
 }
 
 
-def wait(plan: Plan, jobs: Sequence[submitit.Job], console: Console) -> Plan:
+def wait(plan: Plan, jobs: Sequence[submitit.Job[Any]], console: Console) -> Plan:
     """Show a plan's runs until none is queued or running, and return the plan in its last state.
 
     Only states are read again. The recipe and site.toml are not, so that editing them does not
@@ -116,7 +117,7 @@ class _Bars:
         self.live.__enter__()
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, *error: Any) -> None:
         self.live.__exit__(*error)
 
     def show(self, plan: Plan) -> None:

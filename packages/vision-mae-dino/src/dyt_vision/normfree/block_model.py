@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from timm.models.vision_transformer import Attention, Block, Mlp
 from torch import nn
@@ -64,7 +65,8 @@ class BlockModel:
 
     def put(self, path: str, module: nn.Module) -> str:
         """Set a module at a path, with the blocks' device and dtype; return the path."""
-        like = self.model.get_submodule(self.stacks[0][0]).mlp.fc1.weight
+        block: Any = self.model.get_submodule(self.stacks[0][0])
+        like = block.mlp.fc1.weight
         parent_path, _, name = path.rpartition(".")
         parent = self.model.get_submodule(parent_path)
         setattr(parent, name, module.to(like).train(parent.training))
@@ -73,7 +75,7 @@ class BlockModel:
 
 def _check_block(path: str, block: Block) -> None:
     for slot, (expected, option) in _EXPECTED.items():
-        module = block
+        module: Any = block
         for name in slot.split("."):
             module = getattr(module, name, None)
         if not isinstance(module, expected):

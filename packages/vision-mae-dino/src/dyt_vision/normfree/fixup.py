@@ -16,8 +16,9 @@ T-Fixup.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from timm.models.vision_transformer import Block
 from torch import nn
 
 from dyt_vision.normfree.block_model import BlockModel
@@ -39,7 +40,7 @@ def install(blocks: BlockModel) -> list[str]:
     for stack in blocks.stacks:
         branches = 2 * len(stack)
         for path in stack:
-            block = model.get_submodule(path)
+            block: Any = model.get_submodule(path)
             _rescale_block(block, branches ** (-1 / (2 * LAYERS - 2)))
             added += [put(f"{path}.{slot}", ScalarScale(1)) for slot in ("ls1", "ls2")]
             bias_slots = ("norm1", "attn.norm", "norm2", "mlp.norm")
@@ -55,8 +56,8 @@ def install(blocks: BlockModel) -> list[str]:
 
 
 @torch.no_grad()
-def _rescale_block(block: Block, scale: float) -> None:
-    """Apply rules 1 and 2 to the weights of a block."""
+def _rescale_block(block: Any, scale: float) -> None:
+    """Apply rules 1 and 2 to the weights of a timm Block."""
     _, _, values = block.attn.qkv.weight.chunk(3)
     values.mul_(scale)
     block.mlp.fc1.weight.mul_(scale)

@@ -50,6 +50,8 @@ class SpectralScaling(nn.Module):
         weight: the weight of the first call. The global random state is not used.
     """
 
+    u: torch.Tensor
+
     def __init__(self, weight: torch.Tensor) -> None:
         super().__init__()
         matrix = _matrix(weight.detach())

@@ -36,6 +36,7 @@ def _load_cached() -> bool:
     if not file.is_file():
         return False
     spec = spec_from_file_location(MODULE, file)
+    assert spec is not None and spec.loader is not None, "the suffix is that of an extension"
     try:
         module = module_from_spec(spec)
         spec.loader.exec_module(module)

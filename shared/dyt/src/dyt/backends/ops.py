@@ -94,19 +94,19 @@ def _backward_shapes(
     )
 
 
-def _setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     *tensors, ctx.squash, ctx.channel_axis, ctx.accurate = inputs
     ctx.save_for_backward(*tensors)
 
 
-def _first_derivative(ctx: Any, grad: Tensor) -> tuple:
+def _first_derivative(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     tensors = ctx.saved_tensors
     grads = torch.ops.dyt.dyt_backward(grad, *tensors, ctx.squash, ctx.channel_axis, ctx.accurate)
     present = (None if t is None else g for t, g in zip(tensors, grads, strict=True))
     return *present, None, None, None
 
 
-def _second_derivative(ctx: Any, *grads: Tensor) -> tuple:
+def _second_derivative(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
     """Differentiate the formula's gradients, for second derivatives as in gradient penalties.
 
     With create_graph, autograd can differentiate the result further.
@@ -119,7 +119,9 @@ def _second_derivative(ctx: Any, *grads: Tensor) -> tuple:
 
     with torch.enable_grad():
         inputs = [None if t is None else as_separate_input(t) for t in ctx.saved_tensors]
-        outputs = gradients(*inputs, ctx.squash, ctx.channel_axis)
+        grad, x, alpha, shift, weight, bias = inputs
+        assert grad is not None and x is not None and alpha is not None
+        outputs = gradients(grad, x, alpha, shift, weight, bias, ctx.squash, ctx.channel_axis)
         used = [(o, g) for o, g in zip(outputs, grads, strict=True) if o.requires_grad]
         present = [t for t in inputs if t is not None]
         found = iter(

@@ -57,7 +57,7 @@ class BatchLayout:
         return [share[i : i + size] for i in range(0, len(share), size)]
 
 
-class EpochSampler(Sampler):
+class EpochSampler(Sampler[list[tuple[int, int]]]):
     """Batch sampler of micro-batches of (epoch, index) keys, from step ``start`` to the last step.
 
     The permutation of an epoch is drawn from (seed, "order", epoch). The last incomplete batch of
@@ -94,10 +94,10 @@ class EpochSampler(Sampler):
                 yield [(epoch, index) for index in indices]
 
 
-class SeededDataset(Dataset):
+class SeededDataset(Dataset[Any]):
     """Wrapper that seeds all global generators from (seed, epoch, index) before each sample."""
 
-    def __init__(self, dataset: Dataset, seed: int) -> None:
+    def __init__(self, dataset: Dataset[Any], seed: int) -> None:
         self.dataset = dataset
         self.seed = seed
 
@@ -108,8 +108,8 @@ class SeededDataset(Dataset):
 
 
 def make_loader(
-    dataset: Dataset, sampler: EpochSampler, *, num_workers: int, pin: bool
-) -> DataLoader:
+    dataset: Dataset[Any], sampler: EpochSampler, *, num_workers: int, pin: bool
+) -> DataLoader[Any]:
     """Create one loader for the whole run: its worker processes are kept through all epochs."""
     return DataLoader(
         SeededDataset(dataset, sampler.seed),

@@ -96,7 +96,7 @@ def raise_on_all_ranks() -> Iterator[None]:
 
     All of them have to reach the end of the block.
     """
-    own_error = None
+    own_error: Exception | None = None
     try:
         yield
     except Exception as error:
@@ -104,9 +104,9 @@ def raise_on_all_ranks() -> Iterator[None]:
     errors = all_gather_objects(None if own_error is None else _picklable(own_error))
     if own_error is not None:
         raise own_error
-    for error in errors:
-        if error is not None:
-            raise error
+    for gathered_error in errors:
+        if gathered_error is not None:
+            raise gathered_error
 
 
 def _picklable(error: BaseException) -> BaseException:

@@ -80,9 +80,9 @@ class Learner:
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    dataset: Dataset
+    dataset: Dataset[Any]
     loss: Callable[[nn.Module, Any], torch.Tensor]
-    evaluate: Callable[[nn.Module], dict[str, float]]
+    evaluate: Callable[[Any], dict[str, float]]
     selection_metric: tuple[str, str]
     norms: Sequence[str]
     inherited: Sequence[str] = ()

@@ -87,7 +87,7 @@ class _TrainingLoop:
         self.batch_layout = BatchLayout.of(config, context.rank, context.world_size)
         self.checkpoints = context.directory / "checkpoints"
         self.state = LoopState()
-        self.samples = len(learner.dataset)  # type: ignore[arg-type]
+        self.samples = len(learner.dataset)  # type: ignore[arg-type]  # Dataset declares no len()
         sampler = EpochSampler(config, self.samples, self.batch_layout, 0)
         self.steps, self.steps_per_epoch = sampler.steps, sampler.steps_per_epoch
         self.metrics_log = MetricsLog(context, self.steps)
@@ -205,10 +205,11 @@ class _TrainingLoop:
 
     def _gradient_sync(self, *, last: bool) -> AbstractContextManager[Any]:
         """Synchronize gradients in the backward pass of a step's last micro-batch only."""
+        model: Any = self.model  # FSDP's or DDP's wrapper has these methods
         if self.sharded:
-            self.model.set_requires_gradient_sync(last)
+            model.set_requires_gradient_sync(last)
         elif self.context.world_size > 1 and not last:
-            return self.model.no_sync()
+            return model.no_sync()
         return nullcontext()
 
     def _update(self, step_info: StepInfo) -> None:

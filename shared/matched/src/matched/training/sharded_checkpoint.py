@@ -110,12 +110,14 @@ def _raise_first_failure() -> Iterator[None]:
         raise next(iter(error.failures.values()))[0] from None
 
 
-def _empty_tensor(entry: metadata.TensorStorageMetadata, like: torch.Tensor | None) -> torch.Tensor:
+def _empty_tensor(entry: metadata.STORAGE_TYPES, like: torch.Tensor | None) -> torch.Tensor:
     """Allocate this process's part of a sharded tensor, or the full tensor.
 
     The learner's own tensor is not used: a folder that turns out to be damaged must leave the
     learner unchanged.
     """
+    if not isinstance(entry, metadata.TensorStorageMetadata):
+        raise UnexpectedMetadataError(f"expected a tensor, found {type(entry).__name__}")
     if isinstance(like, DTensor) and like.shape == entry.size:
         return torch.empty_like(like, dtype=entry.properties.dtype, requires_grad=False)
     return torch.empty(entry.size, dtype=entry.properties.dtype)

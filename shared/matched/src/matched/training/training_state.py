@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from matched.training.learner import Learner
@@ -38,6 +39,7 @@ def capture_state(learner: Learner, **plain: Any) -> TrainingState:
     values = _model_tensors(learner)
     names = learner.parameter_names()
     for parameter, state in learner.optimizer.state.items():
+        assert isinstance(parameter, nn.Parameter), "the optimizer updates parameters"
         values |= {f"optimizer.{names[parameter]}.{key}": value for key, value in state.items()}
     groups = [
         {key: value for key, value in group.items() if key != "params"}
