@@ -8,7 +8,7 @@ from recipes.cvpr2025.table01 import CONVNEXT_B, CONVNEXT_L, TASK, VIT_B, VIT_L
 from recipes.smoke_norms import SMOKE_NORMS
 
 
-def tiny(config: Supervised, **changes: object) -> Supervised:
+def tiny(config: Supervised, *, epochs: int = 20, **changes: object) -> Supervised:
     """The same recipe on the digits, short enough for two CPU cores to train in seconds.
 
     Augmentations that hide a digit or turn it into another one are off.
@@ -17,7 +17,7 @@ def tiny(config: Supervised, **changes: object) -> Supervised:
         config,
         data="digits",
         image_size=16,
-        epochs=20,
+        epochs=epochs,
         warmup_epochs=2,
         batch=32,
         micro_batch=32,
@@ -45,7 +45,12 @@ def tiny_vit(config: Supervised, **size: int) -> Supervised:
 
 def tiny_convnext(config: Supervised, dims: tuple[int, ...]) -> Supervised:
     arguments = (("ls_init_value", 0.1), ("patch_size", 2), ("output_stride", 8))
-    return tiny(config, lr=4e-3, model_args=(*arguments, ("depths", (1, 1, 2, 1)), ("dims", dims)))
+    return tiny(
+        config,
+        epochs=12,
+        lr=4e-3,
+        model_args=(*arguments, ("depths", (1, 1, 2, 1)), ("dims", dims)),
+    )
 
 
 SCALE = Scale(
