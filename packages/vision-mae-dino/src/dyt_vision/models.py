@@ -1,4 +1,4 @@
-"""Classifiers with the norm layer that a config names, all other weights equal."""
+"""Classifiers of the vision runs, with the configured norm layer and equal other weights."""
 
 from __future__ import annotations
 

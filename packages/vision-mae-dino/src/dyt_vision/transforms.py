@@ -1,4 +1,7 @@
-"""Image transforms of training and evaluation, from timm, and their inverse for pictures."""
+"""Image transforms of training and evaluation, from timm, and their inverse for pictures.
+
+Mixup and CutMix, which act on batches, are in ``supervised``.
+"""
 
 from __future__ import annotations
 
