@@ -49,8 +49,8 @@ def test_samples_have_adm_layout(sampling_run):
     pictures, labels = images(sampling_run)
     assert pictures.shape == (50, 8, 8, 3) and pictures.dtype == np.uint8
     assert labels.shape == (50,) and set(labels) <= set(range(10)) and len(set(labels)) > 5
-    assert pictures.std() > 10, "images are not uniform grey"
-    assert np.array_equal(pictures[..., 0], pictures[..., 2]), "digits are grey"
+    assert pictures.std() > 10, "images are not uniform gray"
+    assert np.array_equal(pictures[..., 0], pictures[..., 2]), "digits are gray"
     assert not (sampling_run / "batches").exists()
     assert len(np.unique(pictures.reshape(50, -1), axis=0)) == 50
 

@@ -48,7 +48,7 @@ class MaskedAutoencoder(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        # The patch embedding is a linear layer of a patch's pixels and is initialised as one.
+        # The patch embedding is a linear layer of a patch's pixels and is initialized as one.
         nn.init.xavier_uniform_(self.patch_embed.proj.weight.data.flatten(1))
         nn.init.normal_(self.cls_token, std=0.02)
         nn.init.normal_(self.mask_token, std=0.02)

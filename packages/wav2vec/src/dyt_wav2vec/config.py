@@ -22,7 +22,7 @@ class Network:
     """wav2vec 2.0 network (Baevski et al. 2020, arXiv 2006.11477, Sections 2 and 4.2).
 
     Fields have the names of fairseq's Wav2Vec2Config; settings that are not listed keep fairseq's
-    defaults. The feature extractor has one group norm, and targets are quantised.
+    defaults. The feature extractor has one group norm, and targets are quantized.
 
     Attributes:
         conv_feature_layers: layers of the feature extractor, each (channels, kernel, stride).
@@ -42,7 +42,7 @@ class Network:
         dropout, attention_dropout, activation_dropout: dropout in the blocks, on the attention
             weights and in the MLPs.
         dropout_input, dropout_features: dropout on the input of the blocks and on the features
-            that are quantised.
+            that are quantized.
         encoder_layerdrop: probability of skipping a block.
         feature_grad_mult: factor on the gradient of the feature extractor.
     """

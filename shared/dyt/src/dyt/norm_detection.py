@@ -347,12 +347,12 @@ def _formulas(
     candidate_dims = {(axis,), tuple(range(-len(shape), 0))} if len(shape) > 1 else {(axis,)}
     column = (-1, *(1,) * (x.ndim - 2)) if axis == 1 else shape
     for dims in candidate_dims:
-        centred = x - x.mean(dims, keepdim=True)
+        centered = x - x.mean(dims, keepdim=True)
         for kind, normal in (
-            ("layernorm", centred / centred.square().mean(dims, keepdim=True).sqrt()),
+            ("layernorm", centered / centered.square().mean(dims, keepdim=True).sqrt()),
             (None, x / x.square().mean(dims, keepdim=True).sqrt()),  # RMSNorm
             (None, x / x.std(dims, keepdim=True)),  # timm's SimpleNorm
-            (None, centred / x.std(dims, keepdim=True)),  # "The Annotated Transformer"
+            (None, centered / x.std(dims, keepdim=True)),  # "The Annotated Transformer"
         ):
             if weight is None:
                 yield 0.0, kind, normal
