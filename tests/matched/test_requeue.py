@@ -100,7 +100,7 @@ def on_slurm(one_row, pack, monkeypatch):
 
     def requeue_on_slurm(environment):
         requeued.append(environment)
-        os.kill(os.getpid(), signal.SIGTERM)  # Slurm ends a start of a job that is requeued
+        os.kill(os.getpid(), signal.SIGTERM)  # Slurm ends the attempt of a job that is requeued
 
     monkeypatch.setattr(submitit_internals, "requeue_on_slurm", requeue_on_slurm)
     monkeypatch.setattr(requeue, "KILL_TIMEOUT", 0.3)

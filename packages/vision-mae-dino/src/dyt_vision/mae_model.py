@@ -102,7 +102,7 @@ class MaskedAutoencoder(nn.Module):
         return self.decoder_pred(self.decoder_norm(x))[:, 1:]
 
     def target(self, images: Tensor) -> Tensor:
-        """Return what the decoder has to predict, (B, N, 3·P²)."""
+        """Return the decoder's targets, (B, N, 3·P²)."""
         patches = self.patchify(images)
         if not self.norm_pix:
             return patches

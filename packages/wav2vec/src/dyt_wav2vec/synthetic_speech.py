@@ -2,7 +2,7 @@
 
 A source-filter model (Fant, 1960): glottal pulses of varying pitch, and noise, pass through a
 filter with the resonances of a vocal tract. There are no words, but there is the structure that a
-speech model has to learn: vowels that glide into each other, fricatives, pauses and voices.
+speech model must learn: vowels that glide into each other, fricatives, pauses and voices.
 """
 
 from __future__ import annotations

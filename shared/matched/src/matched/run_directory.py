@@ -1,4 +1,4 @@
-"""Run directories: the files of a run, who writes each, and the state that they amount to.
+"""Run directories: the files of a run with their writers, and the state derived from them.
 
 config.json       the run: task, config, needs, signature (``RunDirectory.prepare``)
 job.json          the job that the run was given to (``RunDirectory.write_job``)

@@ -109,7 +109,7 @@ def _broadcast(peers: Peers, topic: str, answer: ExecutionResult | None) -> Exec
 def _claim(
     directory: RunDirectory, job: JobRecord
 ) -> tuple[Lease, None] | tuple[None, ExecutionResult]:
-    """Own the directory of a run that has to be computed, or return why it is not computed."""
+    """Acquire the directory of a run to be computed, or return why it is not computed."""
     owned = None
     try:
         if (finished := _finished(directory)) is not None:

@@ -1,4 +1,4 @@
-"""Typed status of runs and jobs; code that displays it produces the text."""
+"""Typed status of runs and jobs: states, job ids and records, failures, results of attempts."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ class Context:
         write_json(self.owned_path(name), value)
 
     def write_fingerprint(self, *, weights: str, batches: Sequence[str]) -> None:
-        """Write fingerprint.json, which has to be equal in both runs of a matched pair.
+        """Write fingerprint.json, which must be equal in both runs of a matched pair.
 
         Args:
             weights: hash of the initial weights outside the norm layers, or of the weights used.

@@ -94,7 +94,7 @@ def on_rank0(work: Callable[[], T]) -> T:
 def raise_on_all_ranks() -> Iterator[None]:
     """Raise an exception of the block of one process on all processes.
 
-    All of them have to reach the end of the block.
+    All of them must reach the end of the block.
     """
     own_error = None
     try:

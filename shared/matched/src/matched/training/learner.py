@@ -65,7 +65,7 @@ class Learner:
         dataset: map-style; its randomness comes from the global generators, which the loop
             seeds for every sample.
         loss: (model, micro-batch) → mean loss over the micro-batch, a scalar tensor.
-        evaluate: model → metrics, equal on all processes. Each process has to call the model the
+        evaluate: model → metrics, equal on all processes. Each process must call the model the
             same number of times: every call of a sharded model is a collective.
         selection_metric: (metric, "higher" or "lower") used to select the best evaluation.
         norms: paths of the norm layers, excluded from the fingerprint.
