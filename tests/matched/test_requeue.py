@@ -26,7 +26,7 @@ def running_job(one_row):
 
 
 def starts(project):
-    """Return (process, step that it resumed from) of every start of the run."""
+    """Return (process, step that it resumed from) of every attempt at the run."""
     path = project.root / "started"
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     return [

@@ -1,8 +1,8 @@
 """Stop signals: recorded immediately, handled after the current step or when the grace period ends.
 
 Slurm sends SIGUSR2 before a time limit and at a preemption, because submitit requests it, and
-SIGTERM when somebody cancels the job. A process that is blocked in a collective or a kernel does not
-run Python signal handlers, so a separate thread reads the signals and watches the clock.
+SIGTERM when somebody cancels the job. A process that is blocked in a collective or a kernel does
+not run Python signal handlers, so a separate thread reads the signals and watches the clock.
 """
 
 from __future__ import annotations
