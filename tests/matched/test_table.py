@@ -142,7 +142,7 @@ def test_a_run_of_two_cells_is_planned_once(project):
     [
         ({"name": "tiny"}, "scale 'tiny' is not one of smoke, mini, paper"),
         ({"seeds": ()}, "must be non-empty and distinct"),
-        ({"seeds": (0, 1, 0)}, r"seeds \(0, 1, 0\) must be distinct"),
+        ({"seeds": (0, 1, 0)}, r"seeds \(0, 1, 0\) must be non-empty and distinct"),
     ],
     ids=str,
 )

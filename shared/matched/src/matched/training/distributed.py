@@ -33,9 +33,9 @@ def process_group(context: Context) -> Iterator[torch.device]:
     Reads torchrun's environment variables (MASTER_ADDR, RANK, …), which submitit's
     TorchDistributedEnvironment exports too.
 
-    Python objects are exchanged through a second group, on the CPU: NCCL's 10-minute
-    timeout is too short for work that rank 0 does alone, such as reading through a data set or
-    scoring 50,000 images.
+    Python objects are exchanged through a second group, on the CPU: NCCL's 10-minute timeout is too
+    short for work that rank 0 does alone, such as reading through a data set or scoring 50,000
+    images.
     """
     if torch.cuda.is_available():
         device = torch.device("cuda", context.local_rank % torch.cuda.device_count())
