@@ -1,10 +1,10 @@
-"""Fault injection: kill, preempt and fill the disk of real runs; count identical results.
+"""Fault injection into real runs (kills, full disks, preemptions), and comparison of their results.
 
     python benchmarks/chaos.py [kills] [disk] [preemption] [submission] [--seed 0]
 
 kills: worker processes of Table 1 at smoke scale (all rows, 6 epochs) get SIGKILL at random
 instants, half of them while a checkpoint is written, and the table is submitted again.
-disk: a file system of a few megabytes (root has to mount it) is full while a checkpoint or a result
+disk: a file system of a few megabytes (mounted by root) is full while a checkpoint or a result
 is written.
 preemption: jobs of a private Slurm are preempted by a partition of higher priority.
 submission: a plan of 1,000 runs is submitted to that Slurm by two processes at the same time.

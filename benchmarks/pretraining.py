@@ -1,6 +1,6 @@
 """Benefit of pretraining: fine-tuned MAE and DINO against the same networks without pretraining.
 
-For the rows and both arms of Table 2 at smoke scale, fine-tunes on ten labelled digits of each
+For the rows and both arms of Table 2 at smoke scale, fine-tunes on ten labeled digits of each
 class, for the same number of steps: the pretrained network, the network with its initial weights
 before pretraining, and a classifier with timm's initial weights. Prints the held-out top-1, mean
 and standard deviation over seeds.
@@ -39,7 +39,7 @@ def main() -> None:
     recipe = recipes.load("table2")
     scale = recipe.scale("smoke")
     cells = [c for c in recipe.table.cells(scale) if not args.rows or c.row in args.rows]
-    grid = Grid(title="held-out top-1 after fine-tuning on 100 labelled digits, %")
+    grid = Grid(title="held-out top-1 after fine-tuning on 100 labeled digits, %")
     for name in ("model", "arm", *STARTS):
         grid.add_column(name, justify="left" if name in ("model", "arm") else "right")
     with Progress() as bar, tempfile.TemporaryDirectory() as folder:

@@ -5,7 +5,7 @@
 Each round starts three processes, one after the other: our run, fairseq's command, and fairseq's
 command with our task, which has the same random numbers and therefore must give the same losses.
 The time of an update is measured from its start to the start of the next one; the first ten are
-excluded. Reported are the median over rounds of the ratio of mean times, and the ratio of best
+excluded. The report has the median over rounds of the ratio of mean times, and the ratio of best
 times: for each update the shortest time of all rounds, since the same update does the same work in
 each round. Bound: 1.03.
 """

@@ -1,6 +1,6 @@
-"""Check that fairseq, which is distributed only as source, can be built on this machine.
+"""Check of the compiler and Python headers that fairseq, published only as source, is built with.
 
-The check compiles what the build compiles: a C++ file that includes Python's headers.
+It compiles what the build compiles: a C++ file that includes Python's headers.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Check that the pinned packages support this Python; the file is valid syntax for any Python."""
+"""Check of the Python version against the pinned packages; valid syntax for any Python."""
 
 import sys
 

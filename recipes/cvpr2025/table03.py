@@ -8,7 +8,7 @@
 
 Each cell is a chain of runs: the latents of ImageNet-1K (once for all cells), the training of a DiT
 on them, 50,000 sampled images, and their FID. DyT with α0 = 0.5 replaces every LayerNorm; as in the
-authors' release, its arm does not zero-initialise the modulation and output layers. The settings
+authors' release, its arm does not zero-initialize the modulation and output layers. The settings
 are those of the DiT release except for the learning rate, 4e-4 (Table 13), and the 80 epochs, which
 the authors' follow-up uses; the paper states no number of epochs. docs/SETTINGS-DIT.md gives the
 source of each value.
@@ -27,7 +27,7 @@ SCORE = "dyt_dit.scoring:score"
 MEASURE = "dyt_dit.reference:measure"
 
 NO_ZERO_INIT = (
-    "with DyT the modulation and output layers are initialised like other linear layers instead of "
+    "with DyT the modulation and output layers are initialized like other linear layers instead of "
     "to zero, as in the authors' release; the comparison of initial weights leaves them out"
 )
 

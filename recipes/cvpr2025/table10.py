@@ -5,7 +5,7 @@
     Command    make table10 SCALE=paper CLUSTER=slurm       DRY=1 prints the plan only
     Smoke      make table10                                 smoke/table10.py
 
-Fixup and SkipInit (initialisation), σReparam (weight normalisation) and DyT, on ViT-B and ViT-L
+Fixup and SkipInit (initialization), σReparam (weight normalization) and DyT, on ViT-B and ViT-L
 trained as in Table 1, and on MAE pretraining and fine-tuning as in Table 2. The paper searched the
 learning rate of every method but prints only DyT's (Table 13); it states that Fixup and SkipInit
 needed significantly lower ones. ``LR_FACTOR`` gives them a quarter of LN's as the starting point of
@@ -74,7 +74,7 @@ TABLE = Table(
         Arm(
             name="Fixup",
             norm=NormFree(method="fixup"),
-            allowed_differences={"weights": "Fixup is another initialisation"},
+            allowed_differences={"weights": "Fixup is another initialization"},
         ),
         Arm(name="SkipInit", norm=NormFree(method="skipinit")),
         Arm(name="sigmaReparam", norm=NormFree(method="sigma_reparam")),

@@ -6,7 +6,7 @@
     Smoke      make iclr-table11                            smoke/table11.py
 
 Each network is trained with its own norm and with the two others instead: LN in a ConvNet
-normalises the channels at each position, BN in a ViT normalises each channel over batch and tokens.
+normalizes the channels at each position, BN in a ViT normalizes each channel over batch and tokens.
 The ConvNets use torchvision's reference recipe (as CVPR's Table 15), ViT-B that of Table 1. α0 = 1
 (Section 2.2). In the paper ResNet-50 with LN and ViT-B with BN diverge.
 """

@@ -68,7 +68,7 @@ def scored(directory, config=SCORING, data=None, rank=0, world_size=1, **needs):
 
 
 class Averages:
-    """A simple extractor that tests can recompute: mean colours of rows and columns."""
+    """A simple extractor that tests can recompute: mean colors of rows and columns."""
 
     checksum = "averages"
     names = ("pool", "logits", "spatial")

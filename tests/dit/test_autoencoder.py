@@ -41,10 +41,10 @@ class TestKLAutoencoder:
     def test_encode_matches_dit_training_script(self, vae, official):
         images = random_images()
         mean, std = open_autoencoder("kl", vae, CPU).encode(images)
-        normalised = transforms.Compose(
+        normalized = transforms.Compose(
             [transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)]
         )
-        batch = torch.stack([normalised(image.permute(1, 2, 0).numpy()) for image in images])
+        batch = torch.stack([normalized(image.permute(1, 2, 0).numpy()) for image in images])
         with torch.no_grad():
             posterior = official.encode(batch).latent_dist
         assert mean.shape == std.shape == (3, 4, 8, 8)

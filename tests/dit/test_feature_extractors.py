@@ -116,11 +116,11 @@ class TestDigitsExtractor:
         for name, values in extractor(enlarged).items():
             torch.testing.assert_close(values, own[name])
 
-    def test_colour_images_are_converted_to_grey(self, extractor):
+    def test_color_images_are_converted_to_gray(self, extractor):
         images = self.held_out_digits()
         images[:, 0], images[:, 2] = images[:, 0] // 2, 0
-        grey = images.double().mean(1, keepdim=True).round().byte().expand(-1, 3, -1, -1)
-        found, expected = extractor(images)["logits"], extractor(grey)["logits"]
+        gray = images.double().mean(1, keepdim=True).round().byte().expand(-1, 3, -1, -1)
+        found, expected = extractor(images)["logits"], extractor(gray)["logits"]
         assert (found - expected).abs().max() < 0.2 < found.std()
 
 

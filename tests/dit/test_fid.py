@@ -107,7 +107,7 @@ class TestPrecisionAndRecall:
     def found(self, generated, real, neighbours=3):
         return fid.precision_recall(generated, real, neighbours=neighbours, device=CPU)
 
-    def test_known_cases(self):
+    def test_precision_recall_of_known_cases(self):
         source = np.random.default_rng(0)
         a, b = source.normal(size=(2, 50, 3))
         assert self.found(a, a) == (1.0, 1.0)
@@ -128,7 +128,9 @@ class TestPrecisionAndRecall:
                 assert 0 < found[0] < 1 and 0 < found[1] < 1
 
     def test_fewer_images_than_neighbours_are_rejected(self):
-        with pytest.raises(ValueError, match=r"one set has 3 images; .* by 3 neighbours.* need 4"):
+        with pytest.raises(
+            ValueError, match=r"one set has 3 images; .* with neighbours = 3 need .* = 4"
+        ):
             self.found(features(3), features(10))
 
 
@@ -145,7 +147,7 @@ class TestStatisticsFile:
     @pytest.fixture
     def file(self, tmp_path):
         own = statistics_of(features(50))
-        reference = ReferenceStatistics(statistics={"pool": own}, kept=features(5))
+        reference = ReferenceStatistics(statistics={"pool": own}, features=features(5))
         fid.write_statistics(tmp_path / "x.npz", reference, count=50)
         return tmp_path / "x.npz"
 
@@ -154,7 +156,7 @@ class TestStatisticsFile:
         found, own = fid.read_statistics(file, 50), statistics_of(features(50))
         assert fid.frechet_distance(found.statistics["pool"], own) < 1e-6
         assert np.array_equal(found.statistics["pool"].covariance, own.covariance)
-        assert np.array_equal(found.kept, features(5)) and list(found.statistics) == ["pool"]
+        assert np.array_equal(found.features, features(5)) and list(found.statistics) == ["pool"]
 
     def test_damaged_file_is_reported(self, file):
         content = bytearray(file.read_bytes())
@@ -180,7 +182,7 @@ class TestStatisticsFile:
         """After a kill between the two writes, the .json has the checksum of the old .npz."""
         monkeypatch.setattr(fid, "write_json", lambda *_: None)
         other = ReferenceStatistics(
-            statistics={"pool": statistics_of(features(50, seed=3))}, kept=features(5)
+            statistics={"pool": statistics_of(features(50, seed=3))}, features=features(5)
         )
         fid.write_statistics(file, other, count=50)
         assert json.loads(file.with_suffix(".json").read_text())["count"] == 50
@@ -194,7 +196,7 @@ class TestStatisticsFile:
             tmp_path / "adm.npz", arr_0=np.zeros(3), mu_s=np.zeros(7), sigma_s=np.eye(7), **arrays
         )
         found = fid.read_statistics(tmp_path / "adm.npz")
-        assert found.kept is None and found.statistics["pool"].count is None
+        assert found.features is None and found.statistics["pool"].count is None
         assert found.statistics["pool"].mean.dtype == np.float64
         assert abs(fid.frechet_distance(found.statistics["pool"], own)) < 1e-6
         assert found.statistics["spatial"].covariance.shape == (7, 7)

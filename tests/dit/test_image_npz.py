@@ -103,15 +103,15 @@ class TestRejectedFiles:
             (np.asfortranarray(IMAGES), "Fortran order"),
         ],
     )
-    def test_other_arrays(self, array, message, tmp_path):
+    def test_image_file_refuses_other_arrays(self, array, message, tmp_path):
         np.savez(tmp_path / "x.npz", array)
         self.rejected(tmp_path / "x.npz", message)
 
-    def test_without_images(self, tmp_path):
+    def test_image_file_refuses_npz_without_images(self, tmp_path):
         np.savez(tmp_path / "x.npz", mu=np.zeros(3), sigma=np.eye(3))
         self.rejected(tmp_path / "x.npz", "contains mu, sigma; expected .* arr_0")
 
-    def test_other_formats(self, tmp_path):
+    def test_image_file_refuses_other_formats(self, tmp_path):
         np.save(tmp_path / "x.npy", IMAGES)
         self.rejected(tmp_path / "x.npy", "not a complete .npz file")
         (tmp_path / "x.png").write_bytes(b"")

@@ -1,4 +1,4 @@
-"""Image sets of the diffusion runs: digits, ImageNet folders, centre crop, batched reading."""
+"""Image sets of the diffusion runs: digits, ImageNet folders, center crop, batched reading."""
 
 import pickle
 import shutil

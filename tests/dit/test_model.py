@@ -1,4 +1,4 @@
-"""DiffusionTransformer: equality with the DiT release, initialisation, and norm replacement."""
+"""DiffusionTransformer: equality with the DiT release, initialization, and norm replacement."""
 
 import copy
 import json
@@ -12,7 +12,7 @@ from torch import nn
 from dyt import DynamicTanh, Norm
 from dyt_dit import release_weights
 from dyt_dit.config import Network, Training
-from dyt_dit.model import DiffusionTransformer, build, initialise, replace_norms
+from dyt_dit.model import DiffusionTransformer, build, initialize, replace_norms
 from matched import recipes
 from matched.training import weights_digest
 
@@ -81,18 +81,18 @@ def test_parameter_counts_match_dit_release(name, norms, keys, parameters):
     assert not [m for m in model.modules() if isinstance(m, nn.LayerNorm)]
 
 
-def test_initialise_follows_dit_paper():
+def test_initialize_follows_dit_paper():
     model = DiffusionTransformer(replace(TINY, width=256))
     torch.manual_seed(0)
-    initialise(model)
+    initialize(model)
     block = model.transformer.transformer_blocks[0]
     state = dict(model.named_parameters())
-    for path in model.zero_initialised():
+    for path in model.zero_initialized():
         assert not state[f"{path}.weight"].any()
-    assert len(model.zero_initialised()) == TINY.depth + 2
+    assert len(model.zero_initialized()) == TINY.depth + 2
     biases = [p for name, p in state.items() if name.endswith("bias")]
     assert biases and not any(bias.any() for bias in biases)
-    # Query, key and value are initialised as one matrix with three times as many outputs.
+    # Query, key and value are initialized as one matrix with three times as many outputs.
     bound = (6 / (256 + 3 * 256)) ** 0.5
     for layer in (block.attn1.to_q, block.attn1.to_k, block.attn1.to_v):
         assert 0.99 * bound < layer.weight.abs().max() <= bound
@@ -113,7 +113,7 @@ def test_zero_init_decides_whether_initial_output_is_zero():
             assert model(x, t, labels).any() != zero_init
 
 
-def test_arms_share_weights_outside_norms_and_zero_initialised_layers():
+def test_arms_share_weights_outside_norms_and_zero_initialized_layers():
     def digest(config, excluded=None):
         model, differing_layers = build(config)
         return weights_digest(model, differing_layers if excluded is None else excluded)
@@ -136,7 +136,7 @@ def test_build_replaces_all_norms_and_keeps_modulation():
         "transformer.transformer_blocks.1.norm3",
     ]
     assert all([n for n, _ in m.named_parameters()] == ["alpha"] for m in layers.values())
-    assert set(differing_layers) == {*layers, *model.zero_initialised()}
+    assert set(differing_layers) == {*layers, *model.zero_initialized()}
 
 
 def test_network_never_drops_labels():

@@ -56,7 +56,7 @@ def test_measure_gives_statistics_of_all_images(classifier_run, reference_run):
 
 
 def test_kept_features_are_evenly_spaced(classifier_run, reference_run):
-    kept = reference.read_reference(reference_run)[0].kept
+    kept = reference.read_reference(reference_run)[0].features
     expected = all_features(classifier_run)[np.arange(100) * 1437 // 100]
     assert kept.shape == (100, 32)
     np.testing.assert_allclose(kept, expected, atol=1e-12)
@@ -64,7 +64,7 @@ def test_kept_features_are_evenly_spaced(classifier_run, reference_run):
 
 def test_kept_is_limited_to_number_of_images(classifier_run, tmp_path):
     measured(tmp_path / "x", classifier_run, replace(REFERENCE, kept=5000))
-    assert len(reference.read_reference(tmp_path / "x")[0].kept) == 1437
+    assert len(reference.read_reference(tmp_path / "x")[0].features) == 1437
 
 
 def test_images_per_file_does_not_change_statistics(classifier_run, reference_run, tmp_path):
@@ -163,7 +163,7 @@ class TestImageFiles:
         (warning,) = outcome.details["warnings"]
         assert "14 reference images are fewer than the 32 dimensions" in warning
         assert warning in caplog.messages
-        assert len(reference.read_reference(tmp_path / "x")[0].kept) == 5
+        assert len(reference.read_reference(tmp_path / "x")[0].features) == 5
 
     def test_unreadable_image_is_left_out(self, classifier_run, folder, tmp_path, caplog):
         (folder / "train/n01/5.JPEG").write_bytes(b"no image")

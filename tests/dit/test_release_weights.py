@@ -87,27 +87,27 @@ class TestRejectedCheckpoints:
             release_weights.load(model, tmp_path / "x.pt")
         assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
 
-    def test_other_network(self, model, tmp_path):
+    def test_load_refuses_another_network(self, model, tmp_path):
         other, _ = build(replace(CONFIG, network=replace(NETWORK, depth=2, width=16)))
         self.refused(
             model, tmp_path, release_state(other), "x.pt does not fit Network.* keys differ"
         )
 
-    def test_other_norm(self, model, tmp_path):
+    def test_load_refuses_another_norm(self, model, tmp_path):
         other, _ = build(replace(CONFIG, norm=Norm.dyt(alpha0=0.5)))
         message = "3 keys differ, the first: blocks.0.norm1.alpha is unknown to the model"
         self.refused(model, tmp_path, release_state(other), message)
 
-    def test_other_positions(self, model, tmp_path):
+    def test_load_refuses_other_positional_embeddings(self, model, tmp_path):
         state = release_state(model)
         state["pos_embed"] = state["pos_embed"].flip(1)
         self.refused(model, tmp_path, state, "other positions than the sine-cosine ones")
 
-    def test_no_weights(self, model, tmp_path):
+    def test_load_refuses_file_without_weights(self, model, tmp_path):
         self.refused(model, tmp_path, {"ema": 3}, "has no weights")
         self.refused(model, tmp_path, [torch.zeros(1)], "has no weights")
 
-    def test_no_checkpoint(self, model, tmp_path):
+    def test_load_refuses_file_that_is_no_checkpoint(self, model, tmp_path):
         (tmp_path / "text.pt").write_text("hello", encoding="utf-8")
         with pytest.raises(ValueError, match=r"text\.pt cannot be read as a torch checkpoint"):
             release_weights.load(model, tmp_path / "text.pt")

@@ -49,8 +49,8 @@ def test_samples_have_adm_layout(sampling_run):
     pictures, labels = images(sampling_run)
     assert pictures.shape == (50, 8, 8, 3) and pictures.dtype == np.uint8
     assert labels.shape == (50,) and set(labels) <= set(range(10)) and len(set(labels)) > 5
-    assert pictures.std() > 10, "images are not uniform grey"
-    assert np.array_equal(pictures[..., 0], pictures[..., 2]), "digits are grey"
+    assert pictures.std() > 10, "images are not uniform gray"
+    assert np.array_equal(pictures[..., 0], pictures[..., 2]), "digits are gray"
     assert not (sampling_run / "batches").exists()
     assert len(np.unique(pictures.reshape(50, -1), axis=0)) == 50
 
@@ -179,36 +179,36 @@ class TestRejectedInputs:
         with pytest.raises(ValueError, match=message):
             sampling.generate(context(tmp_path / "x", needs={"trained": training}), config)
 
-    def test_other_network(self, trainings, tmp_path):
+    def test_generate_refuses_weights_of_another_network(self, trainings, tmp_path):
         """The number of heads changes no shape."""
         config = replace(SAMPLING, network=replace(NETWORK, heads=2))
         message = r"weights\.pt has weights of .*'heads': 4.*; expected those of"
         self.refused(trainings / "LN", tmp_path, config, message)
 
-    def test_other_diffusion_steps(self, trainings, tmp_path):
+    def test_generate_refuses_other_diffusion_steps(self, trainings, tmp_path):
         message = r"weights\.pt was trained with 1000 diffusion steps; expected 500"
         self.refused(trainings / "LN", tmp_path, replace(SAMPLING, diffusion_steps=500), message)
 
-    def test_other_norm(self, trainings, tmp_path):
+    def test_generate_refuses_weights_of_another_norm(self, trainings, tmp_path):
         self.refused(
             trainings / "DyT", tmp_path, SAMPLING, "5 keys differ, the first: blocks.0.norm1"
         )
 
-    def test_other_autoencoder(self, trainings, tmp_path):
+    def test_generate_refuses_another_autoencoder(self, trainings, tmp_path):
         state = torch.load(trainings / "LN" / "weights.pt", weights_only=True)
         (tmp_path / "trained").mkdir()
         torch.save({**state, "autoencoder": "abc"}, tmp_path / "trained" / "weights.pt")
         message = "latents of the autoencoder abc, and .* is pixels"
         self.refused(tmp_path / "trained", tmp_path, SAMPLING, message)
 
-    def test_weights_without_settings(self, trainings, tmp_path):
+    def test_generate_refuses_weights_without_settings(self, trainings, tmp_path):
         state = torch.load(trainings / "LN" / "weights.pt", weights_only=True)
         (tmp_path / "trained").mkdir()
         torch.save({"ema": state["ema"], "model": {}}, tmp_path / "trained" / "weights.pt")
         message = r"weights\.pt lacks network, diffusion_steps, autoencoder\. The training is done"
         self.refused(tmp_path / "trained", tmp_path, SAMPLING, message)
 
-    def test_missing_weights(self, tmp_path):
+    def test_generate_refuses_missing_weights(self, tmp_path):
         message = "no checkpoint .*weights.pt.*delete .*result.json and submit again"
         self.refused(tmp_path, tmp_path, SAMPLING, message)
 
@@ -222,7 +222,7 @@ class TestRejectedInputs:
             ({"count": 0}, "count is 0; expected a whole number"),
         ],
     )
-    def test_invalid_settings(self, setting, message):
+    def test_sampling_config_refuses_invalid_values(self, setting, message):
         with pytest.raises(ValueError, match=message):
             replace(SAMPLING, **setting)
 

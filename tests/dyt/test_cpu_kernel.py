@@ -224,7 +224,7 @@ def test_channels_last_memory_format_is_kept():
 
 
 @pytest.mark.parametrize(("sizes", "axis"), [((0, 4), -1), ((2, 0, 4), -1), ((0, 4, 3), 1)])
-def test_empty_input(sizes, axis):
+def test_cpu_kernel_accepts_empty_input(sizes, axis):
     x = torch.empty(sizes, requires_grad=True)
     given = [torch.ones(n, requires_grad=True) for n in (1, 4, 4)]
     y = dyt(x, *given, channel_axis=axis, backend="cpu")

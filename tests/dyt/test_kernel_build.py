@@ -32,7 +32,7 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess:
     )
 
 
-def test_first_cpu_use_without_kernel_warns_once_and_names_the_command(tmp_path):
+def test_first_cpu_use_without_kernel_warns_once_with_the_command(tmp_path):
     code = (
         "layer = dyt.DyT(3); layer(torch.ones(3)); layer(torch.ones(3)); dyt.Derf(3)(torch.ones(3))"
     )

@@ -1,7 +1,7 @@
 """Tests of norm detection: layers of every library, and similar layers that must be left alone.
 
 Classes of libraries that cannot be installed everywhere (fairseq, mamba_ssm) are re-implemented
-here with the same base classes, attributes and behaviour.
+here with the same base classes, attributes and behavior.
 """
 
 import pytest

@@ -212,7 +212,7 @@ def test_noncontiguous_weight(run):
     ("sizes", "width", "axis"),
     [((0, 4), (4,), -1), ((2, 0, 4), (4,), -1), ((0, 4, 3), (4,), 1), ((3, 0), (0,), -1)],
 )
-def test_empty_input(run, sizes, width, axis):
+def test_triton_kernel_accepts_empty_input(run, sizes, width, axis):
     compare(run, torch.empty(sizes), parameters(width), axis)
 
 

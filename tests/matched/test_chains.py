@@ -125,7 +125,7 @@ def test_failed_need_blocks_its_dependents_only(chains):
     first = f"chain:train {trained.run.signature} (trained), which is failed: no room for it"
     assert samples.status.reason == f"blocked by {first}"
     assert score.status.reason == f"blocked by {first}", "the root of the chain is named"
-    assert samples.status.failure.root == score.status.failure.root == trained.run.signature
+    assert samples.status.failure.root_run == score.status.failure.root_run == trained.run.signature
     assert score.title == "large · DyT · seed 0"
     assert f"blocked by {first}" in chains.cli("status", "table1", code=1)
     (chains.root / "trouble/train large DyT 0").unlink()
@@ -142,5 +142,5 @@ def test_failed_shared_need_blocks_every_run(chains):
     assert shared.status.reason == "no room for it" and len(others) == RUNS - 1
     for one in others:
         assert one.status.failure.kind is FailureKind.BLOCKED
-        assert one.status.failure.root == shared.run.signature
+        assert one.status.failure.root_run == shared.run.signature
         assert one.status.reason.startswith("blocked by ") and one.status.reason.endswith(blocked)

@@ -128,7 +128,7 @@ def test_run_owned_by_another_process_is_left_alone(one_row, pack):
 
 
 def test_result_written_while_acquire_waits_is_returned(one_row, pack, monkeypatch):
-    """The first start of a job finishes its run while the second start waits."""
+    """The first attempt of a job finishes its run while the second attempt waits."""
     directory = one_row.directory(FIRST)
     directory.prepare()
     owned = lease.acquire(directory.path, one_row.job("here", "1"))

@@ -129,7 +129,7 @@ def test_pointer_fault_names_the_tool(tmp_path, text, tool):
         data_files.refuse_pointers([write(tmp_path / "whole"), file])
 
 
-def test_pointer_fault_recognises_a_dangling_annex_link(tmp_path):
+def test_pointer_fault_recognizes_a_dangling_annex_link(tmp_path):
     file = tmp_path / "weights.pth"
     file.symlink_to(ANNEX_LINK)
     assert pointer_fault(file).startswith("is a pointer of git-annex")

@@ -215,7 +215,7 @@ def test_run_on_other_host_with_recent_beat_is_running(one_row, monkeypatch):
 def test_run_on_other_host_without_beat_has_failed(one_row, monkeypatch):
     far(one_row, "small.LN.0", quiet=600, monkeypatch=monkeypatch)
     told = one_row.cli("status", "table1", code=1)
-    assert "process 7 on host far ended without a result (nothing heard of far for 10 min)" in told
+    assert "process 7 on host far ended without a result (no heartbeat from far for 10 min)" in told
 
 
 def test_unstarted_run_on_other_host_fails_after_some_minutes(one_row, monkeypatch):

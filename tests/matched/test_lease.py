@@ -128,7 +128,7 @@ def test_later_process_with_the_owners_pid_is_another(folder, child):
 
 
 def test_acquire_waits_for_an_owner_of_the_same_job(folder, child):
-    """Slurm may not have ended one start of a job yet when the requeued job starts again."""
+    """Slurm may not have ended one attempt of a job yet when the next one starts."""
     looks = []
 
     def pause():

@@ -1,4 +1,4 @@
-"""Preflight checks refuse in one line, before anything is written or submitted."""
+"""Preflight checks: one-line refusals before anything is written or submitted."""
 
 import logging
 from dataclasses import replace

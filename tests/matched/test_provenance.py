@@ -151,7 +151,7 @@ def test_without_a_commit_a_snapshot_is_refused(repository, remove):
 def test_snapshot_with_cluster_debug_is_refused(repository):
     line = repository.project.mistake("submit", "table1", "--cluster", "debug", "--snapshot")
     assert line == (
-        "--snapshot needs jobs of their own, and --cluster debug runs in this process; "
+        "--snapshot cannot be used with --cluster debug, which runs in this process; "
         "use --cluster local or slurm"
     )
     assert not list(repository.project.root.glob("runs/.jobs/submissions/*"))

@@ -16,8 +16,8 @@ def running_job(one_row):
     """Start a local job of both runs; the first run behaves as the argument says."""
     one_row.site("[local]\nworkers = 1\n[slurm]\ngrace_seconds = 1\n")
 
-    def start(behaviour):
-        one_row.trouble(behaviour, FIRST)
+    def start(behavior):
+        one_row.trouble(behavior, FIRST)
         one_row.job_process = one_row.start("submit", "table1", "--wait")
         one_row.wait_for(lambda: starts(one_row), one_row.job_process)
         return one_row
@@ -26,7 +26,7 @@ def running_job(one_row):
 
 
 def starts(project):
-    """Return (process, step that it resumed from) of every start of the run."""
+    """Return (process, step that it resumed from) of every attempt at the run."""
     path = project.root / "started"
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     return [
@@ -47,23 +47,23 @@ def end(project, code):
 # --- local jobs
 
 
-@pytest.mark.parametrize("behaviour", ["steps", "wait"], ids=["saves", "ignores the signal"])
-def test_preempted_local_job_restarts_and_resumes(running_job, behaviour):
-    project = running_job(behaviour)
+@pytest.mark.parametrize("behavior", ["steps", "wait"], ids=["saves", "ignores the signal"])
+def test_preempted_local_job_restarts_and_resumes(running_job, behavior):
+    project = running_job(behavior)
     os.kill(starts(project)[0][0], PREEMPTION_SIGNAL)
     project.wait_for(lambda: len(starts(project)) == 2, project.job_process)
     (first, first_step), (second, resumed_step) = starts(project)
     assert first != second and first_step == 0
-    assert (resumed_step > 0) == (behaviour == "steps"), "from its last checkpoint"
+    assert (resumed_step > 0) == (behavior == "steps"), "from its last checkpoint"
     (project.root / "go").touch()
     end(project, 0)
     assert project.states() == {FIRST: "done", SECOND: "done"}
     assert project.computed() == [FIRST, FIRST, SECOND]
 
 
-@pytest.mark.parametrize("behaviour", ["steps", "wait"], ids=["saves", "ignores the signal"])
-def test_terminated_local_job_is_resumed_by_the_next_submission(running_job, behaviour):
-    project = running_job(behaviour)
+@pytest.mark.parametrize("behavior", ["steps", "wait"], ids=["saves", "ignores the signal"])
+def test_terminated_local_job_is_resumed_by_the_next_submission(running_job, behavior):
+    project = running_job(behavior)
     os.kill(controller(project), signal.SIGTERM)
     assert "failed" in end(project, 1)
     assert project.states() == {FIRST: "failed", SECOND: "failed"}
@@ -71,7 +71,7 @@ def test_terminated_local_job_is_resumed_by_the_next_submission(running_job, beh
     assert not (project.directory(FIRST) / "failure.json").exists(), "a stopped run has not failed"
     (project.root / "go").touch()
     project.compute("submit", "table1", "--wait")
-    assert (starts(project)[1][1] > 0) == (behaviour == "steps")
+    assert (starts(project)[1][1] > 0) == (behavior == "steps")
     assert project.states() == {FIRST: "done", SECOND: "done"}
 
 
@@ -100,7 +100,7 @@ def on_slurm(one_row, pack, monkeypatch):
 
     def requeue_on_slurm(environment):
         requeued.append(environment)
-        os.kill(os.getpid(), signal.SIGTERM)  # Slurm ends a start of a job that is requeued
+        os.kill(os.getpid(), signal.SIGTERM)  # Slurm ends the attempt of a job that is requeued
 
     monkeypatch.setattr(submitit_internals, "requeue_on_slurm", requeue_on_slurm)
     monkeypatch.setattr(requeue, "KILL_TIMEOUT", 0.3)

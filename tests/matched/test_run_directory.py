@@ -220,9 +220,9 @@ def test_result_without_config_is_damaged_and_can_be_retried(one_row):
     assert set(one_row.states().values()) == {"done"}
 
 
-def test_set_aside_moves_only_damaged_files(directory):
+def test_rename_damaged_moves_only_damaged_files(directory):
     directory.write_result({"outcome": "done", "metrics": {}})
-    assert directory.set_aside() == []
+    assert directory.rename_damaged() == []
     assert status(directory).state is State.DONE
 
 

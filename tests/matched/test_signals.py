@@ -1,4 +1,4 @@
-"""watch_signals notes stop signals, calls back when the grace period is over, and cleans up."""
+"""watch_signals: recorded stop signals, the callback after the grace period, cleaning up."""
 
 import os
 import signal

@@ -19,7 +19,7 @@ PROCESS = JobId(cluster="local", host="slurm-login", job_id="4711")
     ],
     ids=["slurm", "process"],
 )
-def test_job_id_has_one_form_for_files_and_one_for_people(job, text, description):
+def test_job_id_str_and_describe(job, text, description):
     assert (str(job), job.describe()) == (text, description)
     assert JobId.parse(text) == job
 
@@ -65,7 +65,7 @@ def directory(one_row):
 
 @pytest.mark.parametrize("kind", FailureKind)
 def test_failure_json_keeps_kind_and_root(directory, kind):
-    failure = Failure(kind=kind, reason="why", token="t1", root="0123456789ab")
+    failure = Failure(kind=kind, reason="why", token="t1", root_run="0123456789ab")
     directory.write_failure(failure)
     assert directory.failure() == failure
     assert directory.status({}).failure == failure
@@ -98,7 +98,7 @@ def test_blocked_run_is_found_by_kind_not_by_text(one_row):
     start, small = one_row.plan().runs
     assert start.status.failure.kind is FailureKind.ERROR
     assert small.status.failure.kind is FailureKind.BLOCKED
-    assert small.status.failure.root == start.run.signature
+    assert small.status.failure.root_run == start.run.signature
     assert small.status.reason == (
         f"blocked by tiny:train {start.run.signature} (begin), which is failed: "
         "blocked by a firewall"

@@ -128,7 +128,7 @@ def test_cancel_refuses_part_of_a_shared_job(slurm, selection):
     line = slurm.mistake("cancel", "table1", *selection)
     other = "LN" if selection[-1] == "DyT" else "DyT"
     assert line.startswith(f"slurm job 1_0 computes other runs too (small · {other} · seed 0)")
-    assert "name no row, arm or seed" in line
+    assert "do not pass --row, --arm or --seed" in line
     assert scancel_calls(slurm) == []
     assert "cancelled" not in slurm.json(slurm.directory(NAMES[0]) / "job.json")
 

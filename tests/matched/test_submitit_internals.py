@@ -1,4 +1,4 @@
-"""submitit_internals: submitit's undocumented names still work, and no other module uses them.
+"""submitit_internals: behavior of submitit's undocumented names, and their use in one module only.
 
 Each failure says which name a new version of submitit has moved.
 """

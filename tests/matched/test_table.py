@@ -141,8 +141,8 @@ def test_a_run_of_two_cells_is_planned_once(project):
     ("changes", "message"),
     [
         ({"name": "tiny"}, "scale 'tiny' is not one of smoke, mini, paper"),
-        ({"seeds": ()}, "must be distinct, one or more"),
-        ({"seeds": (0, 1, 0)}, r"seeds \(0, 1, 0\) must be distinct"),
+        ({"seeds": ()}, "must be non-empty and distinct"),
+        ({"seeds": (0, 1, 0)}, r"seeds \(0, 1, 0\) must be non-empty and distinct"),
     ],
     ids=str,
 )

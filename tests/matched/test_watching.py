@@ -233,7 +233,7 @@ def test_refreshed_sees_damage_and_repair(one_row):
     assert plan.refreshed().runs[0].status.state == "running"
 
 
-def test_watch_asks_slurm_only_now_and_then(one_row, monkeypatch):
+def test_slurm_queue_caches_answers_for_slurm_seconds(one_row, monkeypatch):
     for name in ("small.LN.0", "small.DyT.0"):
         one_row.given(name)
     answer = 'echo asked >> "$HOME/asked"; echo "41_N/A|41|PENDING|Priority"'

@@ -1,4 +1,4 @@
-"""One of two processes of a job disappears; the other checks what it gets. See test_peers.py.
+"""Script of two processes, of which one disappears and the other checks its errors (test_peers.py).
 
 python two_processes_peers.py LOST_RANK SCENARIO
 """

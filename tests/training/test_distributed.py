@@ -24,7 +24,7 @@ def test_only_rank0_writes(two_processes):
 
 
 def test_fingerprint_is_equal_on_any_number_of_processes(two_processes, uninterrupted):
-    """And for both arms of a pair."""
+    """It is also equal for both arms of a pair."""
     own, dyt = (TrainedRun(directory=two_processes / name) for name in ("own-0", "dyt-0"))
     assert own.json("fingerprint.json") == dyt.json("fingerprint.json")
     assert own.json("fingerprint.json") == uninterrupted.json("fingerprint.json")
@@ -61,6 +61,6 @@ def test_error_on_rank0_is_raised_on_all_ranks(two_processes):
         assert "ended by LeaseLostError: another process is at work" in log
 
 
-def test_failed_process_exits_although_another_is_behind(two_processes):
-    """Otherwise nobody would end the other process, which may never reach the collective."""
+def test_failed_process_exits_before_pending_collective_ends(two_processes):
+    """The other process may never reach the collective, and is only killed after this one exits."""
     assert (two_processes / "logs" / "left-alone").read_text() == "rank 0 exited first: True"

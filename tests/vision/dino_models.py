@@ -1,4 +1,4 @@
-"""A DINO model with distinct student, teacher and centre, and random crops for it."""
+"""A DINO model with distinct student, teacher and center, and random crops for it."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ NO_DROP_PATH = replace(TINY_DINO, drop_path=0.0)
 
 
 def distillation(config=NO_DROP_PATH, seed=5):
-    """Return a model in training mode whose student, teacher and centre all differ."""
+    """Return a model in training mode whose student, teacher and center all differ."""
     model, _ = build(config)
     torch.manual_seed(seed)
     with torch.no_grad():

@@ -59,7 +59,7 @@ def test_weights_digest_ignores_sigma_reparam_renaming():
 
 
 def test_weights_digest_ignores_inherited_weights_renamed_by_sigma_reparam(tmp_path):
-    """Only newly initialised weights of fine-tuned classifiers are compared."""
+    """Only newly initialized weights of fine-tuned classifiers are compared."""
     digests = []
     for norm in (Norm.own(), SIGMA):
         start = tmp_path / str(norm)

@@ -1,4 +1,4 @@
-"""The embedded digits: images and labels, split, normalisation, augmentation."""
+"""The embedded digits: images and labels, split, normalization, augmentation."""
 
 from dataclasses import replace
 
@@ -41,7 +41,7 @@ def test_digits_keep_scikit_learns_images_and_labels():
 
 # Enlarging smooths, which reduces the deviation a little.
 @pytest.mark.parametrize("size, tolerance", [(8, 0.001), (16, 0.1)])
-def test_digits_are_normalised_to_mean_0_and_deviation_1(size, tolerance):
+def test_digits_are_normalized_to_mean_0_and_deviation_1(size, tolerance):
     config = replace(TINY_VIT, image_size=size)
     part = Digits(train=True, size=size, transform=transforms.evaluation_transform(config))
     pixels = torch.stack([part[i][0] for i in range(len(part))])
@@ -54,7 +54,7 @@ def test_held_out_digits_are_not_augmented(data):
     reseed(1)
     assert torch.equal(first, data.held_out[5][0])
     assert torch.equal(first, loaded(TINY_VIT).held_out[5][0])
-    assert torch.equal(first[0], first[1]) and torch.equal(first[0], first[2])  # grey
+    assert torch.equal(first[0], first[1]) and torch.equal(first[0], first[2])  # gray
 
 
 def test_training_augmentation_depends_only_on_the_seed(data):

@@ -282,11 +282,11 @@ class TestPicture:
             image, *maps = (row[:, 2 + 98 * j : 98 + 98 * j] for j in range(4))
             exact = transforms.Denormalize(TINY_DINO)(held_out[i][0]).permute(1, 2, 0).numpy() * 255
             assert np.abs(image[::6, ::6] - exact).max() <= 0.5001
-            for grey in maps:
-                assert grey.max() == 255 and (grey == grey[..., :1]).all()
-                squares = grey.reshape(4, 24, 4, 24, 3)
+            for gray in maps:
+                assert gray.max() == 255 and (gray == gray[..., :1]).all()
+                squares = gray.reshape(4, 24, 4, 24, 3)
                 assert (squares == squares[:, :1, :, :1]).all()
-            assert len({grey.tobytes() for grey in maps}) == 3
+            assert len({gray.tobytes() for gray in maps}) == 3
 
     def test_attention_rows_are_scaled_to_maximum_1(self):
         maps = torch.rand(2, 3, 4, 4) * 0.01

@@ -1,4 +1,4 @@
-"""DINO's loss, centre and teacher update, derived a second time: loops over pairs of crops."""
+"""DINO's loss, center and teacher update, derived a second time: loops over pairs of crops."""
 
 from dataclasses import replace
 

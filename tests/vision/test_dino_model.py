@@ -78,7 +78,7 @@ class TestHead:
         for out, g, v in zip(layer(x).T, layer.weight_g, layer.weight_v, strict=True):
             torch.testing.assert_close(out, x @ (v * g / v.square().sum().sqrt()))
 
-    def test_head_is_mlp_normalisation_and_linear_layer(self):
+    def test_head_is_mlp_normalization_and_linear_layer(self):
         head = distillation().student.head
         x = torch.randn(5, 32)
         hidden = x
@@ -101,7 +101,7 @@ class TestHead:
         assert 0.99 / 8 < head.last_layer.weight_v.abs().max() <= 1 / 8
 
 
-def test_backbone_tokens_are_initialised_with_deviation_0_02():
+def test_backbone_tokens_are_initialized_with_deviation_0_02():
     backbone = Backbone(replace(TINY_DINO, width=256))
     for tensor in (backbone.pos_embed, backbone.cls_token):
         assert tensor.std().item() == pytest.approx(0.02, rel=0.15)

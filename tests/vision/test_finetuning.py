@@ -72,7 +72,7 @@ class TestPretrainedWeights:
                 assert torch.equal(tensor, expected[name]), name
         assert set(NEW) == set(actual) - set(expected)
 
-    def test_head_and_last_norm_are_newly_initialised(self, monkeypatch, tmp_path, small, started):
+    def test_head_and_last_norm_are_newly_initialized(self, monkeypatch, tmp_path, small, started):
         for start in (None, started["LN"]):
             model = made(monkeypatch, tmp_path, small, start).model
             assert (model.fc_norm.weight == 1).all() and not model.fc_norm.bias.any()
@@ -121,7 +121,7 @@ class TestFingerprint:
         ]
         assert fingerprints[0] == fingerprints[1]
 
-    def test_fingerprint_covers_only_newly_initialised_weights(
+    def test_fingerprint_covers_only_newly_initialized_weights(
         self, monkeypatch, tmp_path, small, started
     ):
         made_here = made(monkeypatch, tmp_path, small, started["LN"])

@@ -99,14 +99,14 @@ class TestTransforms:
         assert steps["Resize"].interpolation == InterpolationMode.BICUBIC
         assert steps["CenterCrop"].size == (224, 224)
 
-    def test_transforms_normalise_by_imagenet_statistics(self, original):
+    def test_transforms_normalize_by_imagenet_statistics(self, original):
         data = loaded(CONFIG, original)
         for part in (data.train, data.held_out):
             normal = self.steps(part.transform)["Normalize"]
             assert normal.mean.tolist() == pytest.approx([0.485, 0.456, 0.406])
             assert normal.std.tolist() == pytest.approx([0.229, 0.224, 0.225])
 
-    def test_no_rand_augment_means_no_colour_change(self, original):
+    def test_no_rand_augment_means_no_color_change(self, original):
         config = replace(CONFIG, rand_augment="", erasing=0.0, flip=0.0)
         assert list(self.steps(loaded(config, original).train.transform)) == [
             "RandomResizedCropAndInterpolation",
@@ -157,13 +157,13 @@ def test_supervised_run_on_an_image_folder(original, tmp_path):
 
 class TestMixup:
     def mixed(self, monkeypatch, directory, images=8, **changes):
-        """Return the prepared batch of ``images`` images, each with its own grey and label."""
+        """Return the prepared batch of ``images`` images, each with its own gray and label."""
         config = replace(TINY_VIT, **changes)
         prepare = learner(monkeypatch, directory, config).prepare
         labels = torch.arange(images)
-        greys = labels.float()[:, None, None, None].expand(images, 3, 16, 16).clone()
+        grays = labels.float()[:, None, None, None].expand(images, 3, 16, 16).clone()
         reseed(0)
-        return prepare([greys, labels])
+        return prepare([grays, labels])
 
     @pytest.mark.parametrize("mixup, cutmix", [(0.8, 0.0), (0.0, 1.0), (0.8, 1.0)])
     def test_mixup_targets_are_soft_and_sum_to_1(self, monkeypatch, tmp_path, mixup, cutmix):

@@ -151,7 +151,7 @@ class TestPicture:
             assert all((part == guess).all() for part, guess in visible)
             assert (filled != original).any()
 
-    def test_picture_fills_hidden_patches_with_the_mean_colour(self, own):
+    def test_picture_fills_hidden_patches_with_the_mean_color(self, own):
         for masked, _, original in self.rows(own[1]):
             parts = zip(self.patches(masked), self.patches(original), strict=True)
             hidden = [part for part, true in parts if (part != true).any()]

@@ -37,10 +37,10 @@ def pixels_of(image, patch):
     """Return a patch's pixels in row-major order, channels last."""
     top, left = divmod(patch, SIDE)
     return [
-        image[colour, top * PATCH + y, left * PATCH + x].item()
+        image[color, top * PATCH + y, left * PATCH + x].item()
         for y in range(PATCH)
         for x in range(PATCH)
-        for colour in range(3)
+        for color in range(3)
     ]
 
 
@@ -117,7 +117,7 @@ def test_patchify_is_row_major_with_channels_last(model, images):
     assert torch.equal(model.unpatchify(patches), images)
 
 
-def test_target_is_normalised_by_each_patchs_statistics(model, images):
+def test_target_is_normalized_by_each_patchs_statistics(model, images):
     target = model.target(images)
     for patch in range(PATCHES):
         expected = target_of(images[2], patch, norm_pix=True)

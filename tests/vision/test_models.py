@@ -54,7 +54,7 @@ class TestPaperScale:
         assert not [name for name in leaves if "norm" in name.lower()]
 
 
-def test_vit_normalises_after_average_pooling():
+def test_vit_normalizes_after_average_pooling():
     model, paths = on_meta(PAPER["vit_b"], DYT)
     assert "fc_norm" in paths and "norm" not in paths
     assert isinstance(model.fc_norm, DynamicTanh)

@@ -1,4 +1,4 @@
-"""Common behaviour of Fixup, SkipInit and σReparam: conversion in place, training, refusals."""
+"""Common behavior of Fixup, SkipInit and σReparam: conversion in place, training, refusals."""
 
 import copy
 import subprocess

@@ -104,7 +104,7 @@ def commands(cases, speech):
 def stocks(prepared, uninterrupted, tmp_path_factory):
     """Records of fairseq's command without and with our plugin, and with our checkpoint."""
     folder = tmp_path_factory.mktemp("stock")
-    tuning = ("dyt_wav2vec.hydra_train", *finetuning(folder / "labelled", prepared, uninterrupted))
+    tuning = ("dyt_wav2vec.hydra_train", *finetuning(folder / "labeled", prepared, uninterrupted))
     return stock.run(folder, {**commands([UNPLUGGED, PLUGGED], prepared), "finetuning": tuning})
 
 

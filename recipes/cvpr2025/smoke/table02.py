@@ -90,7 +90,7 @@ B8 = {"depth": 2, "image_size": 12, "patch_size": 2}
 def tiny_tuning(
     config: FineTuning, *, depth: int, image_size: int = 16, patch_size: int = 4
 ) -> FineTuning:
-    """Fine-tune on ten labelled digits per class, few enough for the pretraining to matter."""
+    """Fine-tune on ten labeled digits per class, few enough for the pretraining to matter."""
     size = {"img_size": image_size, "patch_size": patch_size, "embed_dim": 64, "num_heads": 4}
     return replace(
         config,
@@ -127,6 +127,6 @@ SCALE = Scale(
     note=(
         "Toy models: 4 blocks of width 64 (6 for ViT-L), images of 16 × 16 pixels, patch size 4; "
         "DINO with patch size 8: 2 blocks, images of 12 × 12 pixels, patch size 2. Pretrained on "
-        "all digits without labels, fine-tuned on ten labelled digits per class."
+        "all digits without labels, fine-tuned on ten labeled digits per class."
     ),
 )

@@ -25,7 +25,7 @@ SCALE = Scale(
     resources=table02.SCALE.resources,
     note=(
         "Toy models: ViT with 4 and 6 blocks of width 64, images of 16 × 16 pixels, 6 epochs. MAE: "
-        "the same blocks, pretrained on all digits without labels and fine-tuned on ten labelled "
+        "the same blocks, pretrained on all digits without labels and fine-tuned on ten labeled "
         "digits per class."
     ),
 )

@@ -1,7 +1,7 @@
 """A task that computes nothing, for tests of the harness.
 
-Its behaviour is set by files, not by its config, because the arms of a row must have equal configs:
-``trouble/<model>.<norm>.<seed>`` in the project folder names one of the behaviours in ``train``.
+Its behavior is set by files, not by its config, because the arms of a row must have equal configs:
+``trouble/<model>.<norm>.<seed>`` in the project folder names one of the behaviors in ``train``.
 """
 
 import importlib

@@ -1,0 +1,1 @@
+"""Diffusion transformers: latents, training, sampling, FID; this package itself imports nothing."""

@@ -106,7 +106,7 @@ class KLAutoencoder:
 
 
 class PixelAutoencoder:
-    """Pixels as latents: one grey channel from -1 to 1 with standard deviation 0, for digits."""
+    """Pixels as latents: one gray channel from -1 to 1 with standard deviation 0, for digits."""
 
     kind: Kind = "pixels"
     checksum = "pixels"
@@ -119,13 +119,13 @@ class PixelAutoencoder:
         return 1, image_size
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        grey = images.to(self.device, torch.float32).mean(1, keepdim=True)
-        mean = _to_unit_range(grey)
+        gray = images.to(self.device, torch.float32).mean(1, keepdim=True)
+        mean = _to_unit_range(gray)
         return mean, torch.zeros_like(mean)
 
     def decode(self, latents: Tensor) -> Tensor:
-        grey = _to_uint8(latents.to(self.device, torch.float32))
-        return repeat(grey, "b 1 h w -> b rgb h w", rgb=3)
+        gray = _to_uint8(latents.to(self.device, torch.float32))
+        return repeat(gray, "b 1 h w -> b rgb h w", rgb=3)
 
 
 def weights_checksum(folder: Path) -> str:
@@ -162,7 +162,7 @@ def _load(folder: Path) -> Any:  # diffusers annotates neither its configs nor i
         raise ValueError(
             f"{folder} cannot be loaded as an autoencoder ({reason}); {EXPECTED}"
         ) from None
-    # Diffusers initialises missing weights at random and ignores unexpected ones.
+    # Diffusers initializes missing weights at random and ignores unexpected ones.
     if wrong := loading_info["missing_keys"] + loading_info["unexpected_keys"]:
         raise ValueError(
             f"{folder} has weights that do not match its config.json ({len(wrong)} names differ, "

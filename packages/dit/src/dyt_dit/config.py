@@ -85,10 +85,11 @@ class Training(TrainConfig):
 
     Attributes:
         norm: norm layer that replaces the network's LayerNorms.
-        zero_init: initialise the modulation and output layers with zeros, as DiT does. If False
-            they are initialised like all other linear layers, as in the authors' release for DyT.
+        zero_init: initialize the modulation and output layers with zeros, as DiT does. If False
+            they are initialized like all other linear layers, as in the authors' release for DyT.
         network: sizes of the network.
-        data: "sd-vae" if the VAE made the latents; its weights are compared with those that did.
+        data: "sd-vae" if the latents were encoded with the VAE; its checksum must match the
+            encoder's.
         class_dropout: probability that a label is replaced by "no label".
         diffusion_steps: T, number of steps of the forward process with a linear noise schedule.
         flip: probability of taking an image's mirror image; needs an encoding with ``flip``.

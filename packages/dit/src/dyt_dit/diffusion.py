@@ -78,7 +78,7 @@ class Diffusion:
         mean, log_variance = self._step(predicted.detach(), interpolation, noised, t)
         true_mean = self._posterior_mean(x, noised, t)
         kl = _normal_kl(true_mean, self._at("log_smallest", t), mean, log_variance)
-        first = -_discretised_log_likelihood(x, mean, 0.5 * log_variance)
+        first = -_discretized_log_likelihood(x, mean, 0.5 * log_variance)
         bits = torch.where(t == 0, _mean(first), _mean(kl)) / math.log(2)
         return squared, bits
 
@@ -136,10 +136,10 @@ def classifier_free_guidance(model: Predictor, scale: float, no_label: int) -> P
     def predict(x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         dropped = torch.full_like(labels, no_label)
         both = model(torch.cat([x, x]), torch.cat([t, t]), torch.cat([labels, dropped]))
-        output, unlabelled = both.chunk(2)
+        output, unlabeled = both.chunk(2)
         count = min(GUIDED_CHANNELS, x.shape[1])  # the channels after the noise are variances
-        noise, unlabelled_noise = output[:, :count], unlabelled[:, :count]
-        noise = unlabelled_noise + scale * (noise - unlabelled_noise)
+        noise, unlabeled_noise = output[:, :count], unlabeled[:, :count]
+        noise = unlabeled_noise + scale * (noise - unlabeled_noise)
         return torch.cat([noise, output[:, count:]], dim=1)
 
     return predict
@@ -185,8 +185,8 @@ def _normal_cdf(x: Tensor) -> Tensor:
     return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
-def _discretised_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """Return the log-likelihood of 8-bit values scaled to [-1, 1] under a discretised normal
+def _discretized_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+    """Return the log-likelihood of 8-bit values scaled to [-1, 1] under a discretized normal
     distribution (Ho et al. 2020, Eq. 13). The two outermost bins are open."""
     inverse, half_bin, smallest = torch.exp(-log_scale), 1 / 255, 1e-12
     cdf_upper = _normal_cdf(inverse * (x - mean + half_bin))

@@ -96,7 +96,7 @@ class Classifier:
         """Return activations of the last hidden layer (B, D) and logits (B, classes), float64.
 
         Args:
-            images: grey images (B, SIDE · SIDE) with values from 0 to 1.
+            images: gray images (B, SIDE · SIDE) with values from 0 to 1.
         """
         hidden = images
         for weight, bias in self.layers[:-1]:

@@ -141,7 +141,7 @@ _EXPECTED = "torch-fidelity's weights-inception-2015-12-05-6726825d.pth"
 class DigitsExtractor:
     """Last hidden layer and logits of the digits classifier, in float64.
 
-    Images are converted to grey by the mean of their channels, and resized to 8 × 8 by area.
+    Images are converted to gray by the mean of their channels, and resized to 8 × 8 by area.
     """
 
     names: tuple[str, ...] = (POOL, LOGITS)
@@ -152,8 +152,8 @@ class DigitsExtractor:
         self.checksum = self.classifier.checksum
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        grey = reduce(images.double(), "b c h w -> b 1 h w", "mean") / 255
-        small = F.interpolate(grey, (SIDE, SIDE), mode="area")
+        gray = reduce(images.double(), "b c h w -> b 1 h w", "mean") / 255
+        small = F.interpolate(gray, (SIDE, SIDE), mode="area")
         pool, logits = self.classifier(rearrange(small, "b 1 h w -> b (h w)").numpy())
         return {POOL: torch.from_numpy(pool), LOGITS: torch.from_numpy(logits)}
 

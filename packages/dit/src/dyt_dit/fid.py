@@ -33,7 +33,8 @@ from matched.training.file_tasks import digest
 log = logging.getLogger("matched")
 ARRAYS = {POOL: ("mu", "sigma"), SPATIAL: ("mu_s", "sigma_s")}
 """Feature → names of its mean and covariance in ADM's reference batches and in our files."""
-KEPT = "kept"
+FEATURES_ARRAY = "kept"
+"""Name of the array of single images' features in our files."""
 IMAGES_PER_SCORE = 5000
 """Number of images for which ADM's suite computes one Inception score."""
 DISTANCE_BLOCK = 2500
@@ -126,8 +127,8 @@ def precision_recall(
     smallest = min(len(generated), len(real))
     if smallest <= neighbours:
         raise ValueError(
-            f"one set has {smallest} images; precision and recall by {neighbours} neighbours "
-            f"(neighbours) need {neighbours + 1} or more in both"
+            f"one set has {smallest} images; precision and recall with neighbours = {neighbours} "
+            f"need at least neighbours + 1 = {neighbours + 1} images in each set"
         )
     metrics = prc_features_to_metric(
         *(torch.from_numpy(features).to(device) for features in (generated, real)),
@@ -162,12 +163,12 @@ class ReferenceStatistics:
 
     Attributes:
         statistics: feature → its mean and covariance.
-        kept: features "pool" of some of the images, (N, D), for precision and recall; None for
+        features: features "pool" of some of the images, (N, D), for precision and recall; None for
             ADM's file, which has the images instead.
     """
 
     statistics: Mapping[str, FeatureStatistics]
-    kept: np.ndarray | None
+    features: np.ndarray | None
 
 
 def write_statistics(path: Path, reference: ReferenceStatistics, **metadata: object) -> None:
@@ -175,7 +176,7 @@ def write_statistics(path: Path, reference: ReferenceStatistics, **metadata: obj
 
     The .npz is valid only with the .json.
     """
-    arrays: dict[str, Any] = {KEPT: reference.kept}
+    arrays: dict[str, Any] = {FEATURES_ARRAY: reference.features}
     for name, s in reference.statistics.items():
         arrays |= dict(zip(ARRAYS[name], (s.mean, s.covariance), strict=True))
     with atomic_write(path) as temporary:
@@ -226,7 +227,7 @@ def read_statistics(path: Path, count: int | None = None) -> ReferenceStatistics
                 for name, (mean, covariance) in ARRAYS.items()
                 if mean in arrays and covariance in arrays
             }
-            kept = arrays.get(KEPT)
+            features = arrays.get(FEATURES_ARRAY)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is not a complete .npz file ({error}); copy it again") from error
     if POOL not in statistics:
@@ -240,4 +241,4 @@ def read_statistics(path: Path, count: int | None = None) -> ReferenceStatistics
             )
         if not (np.isfinite(s.mean).all() and np.isfinite(s.covariance).all()):
             raise ValueError(f"{mean} or {covariance} of {path} is not finite; copy it again")
-    return ReferenceStatistics(statistics=statistics, kept=kept)
+    return ReferenceStatistics(statistics=statistics, features=features)

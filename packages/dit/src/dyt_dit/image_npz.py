@@ -140,7 +140,7 @@ class ImageFile:
         elif len(shape) == 4 and shape[1] == 3:
             hint = "; the channels come last"
         else:
-            hint = "; at least one image with three channels is expected, also for grey images"
+            hint = "; at least one image with three channels is expected, also for gray images"
         if hint:
             raise ValueError(
                 f"{IMAGES} of {self.path} is {dtype} {shape}; expected uint8 (N, H, W, 3){hint}"

@@ -83,7 +83,7 @@ class Digits(ImageSet):
     """scikit-learn's digits, enlarged or reduced to ``image_size``.
 
     Attributes:
-        pixels: the original grey images, uint8 (N, 8, 8).
+        pixels: the original gray images, uint8 (N, 8, 8).
     """
 
     classes = 10
@@ -107,7 +107,7 @@ class Digits(ImageSet):
 
 
 class ImageNet(ImageSet):
-    """Centre crops of the images in a folder with one subfolder for each class."""
+    """Center crops of the images in a folder with one subfolder for each class."""
 
     def __init__(self, folder: Path, image_size: int) -> None:
         self.files = image_data.ImageFolder(str(folder))
@@ -143,7 +143,7 @@ def as_tensor(image: Image.Image) -> Tensor:
 
 
 def center_crop(image: Image.Image, size: int) -> Image.Image:
-    """Scale the smaller side of an image to ``size`` and crop its centre, as ADM and DiT do.
+    """Scale the smaller side of an image to ``size`` and crop its center, as ADM and DiT do.
 
     The image is halved by averaging as long as it stays at least ``size``; PIL's bicubic filter
     only does the rest. The networks were trained and are evaluated on images scaled in this way.

@@ -1,8 +1,8 @@
 """Encoding of a data set into latents, once for all runs: the task ``dyt_dit.latents:encode``.
 
-Otherwise every epoch of every arm and seed would encode the same images again. The files store the
-posterior, not a sample of it, also for the mirror image, so training sees the same distribution as
-with the autoencoder in the loop.
+Without this cache, every epoch of every arm and seed would re-encode all images. The files store
+the posterior, not a sample of it, also for the mirror image, so training sees the same distribution
+as with the autoencoder in the loop.
 
 A file is an array of float16, (images, flips, 2, C, H, W): the image and, if flips is 2, its mirror
 image; mean and standard deviation, unscaled. ImageNet at 256 × 256 takes 43 GB. Float16 changes a

@@ -2,7 +2,7 @@
 
 Diffusers' ``DiTTransformer2DModel`` differs from the network of Peebles and Xie (2023, arXiv
 2212.09748, Section 3.2) in what inference with released weights does not need: its weights are not
-initialised as in the paper, every block has separate timestep and label embeddings that drop labels
+initialized as in the paper, every block has separate timestep and label embeddings that drop labels
 independently, and the timestep embedding uses other frequencies.
 """
 
@@ -70,8 +70,8 @@ class DiffusionTransformer(nn.Module):
         conditioning = self.embedder(t, labels, hidden_dtype=x.dtype)
         return self.transformer(x, timestep=conditioning, return_dict=False)[0]
 
-    def zero_initialised(self) -> tuple[str, ...]:
-        """Return the paths of the zero-initialised layers: all modulations and the output layer."""
+    def zero_initialized(self) -> tuple[str, ...]:
+        """Return the paths of the zero-initialized layers: all modulations and the output layer."""
         blocks = range(self.network.depth)
         inner = [f"transformer_blocks.{i}.norm1.linear" for i in blocks]
         return tuple(f"transformer.{path}" for path in (*inner, "proj_out_1", "proj_out_2"))
@@ -86,18 +86,19 @@ class _SharedConditioning(nn.Module):
 
 
 def build(config: Training) -> tuple[DiffusionTransformer, tuple[str, ...]]:
-    """Build and initialise the network of a run.
+    """Build and initialize the network of a run.
 
     Returns:
         The network, and the paths of all layers in which the two arms of a pair may differ: the
-        norm layers, and the layers that are zero-initialised in one arm and not in the other.
+        norm layers, and the layers that are zero-initialized in one arm and not in the other.
     """
     reseed(config.seed, "weights")
     model = DiffusionTransformer(config.network)
-    initialise(model)
+    initialize(model)
     if not config.zero_init:
+        # The spelling is part of the address: another one would draw other weights.
         drop_zero_init(model, generator=generator(config.seed, "weights", "zero-initialised"))
-    return model, (*replace_norms(model, config.norm), *model.zero_initialised())
+    return model, (*replace_norms(model, config.norm), *model.zero_initialized())
 
 
 def replace_norms(model: DiffusionTransformer, norm: Norm) -> tuple[str, ...]:
@@ -105,11 +106,11 @@ def replace_norms(model: DiffusionTransformer, norm: Norm) -> tuple[str, ...]:
     return convert(model, norm).paths
 
 
-def initialise(model: DiffusionTransformer) -> None:
-    """Initialise the weights as the DiT paper's code does, from the global generator.
+def initialize(model: DiffusionTransformer) -> None:
+    """Initialize the weights as the DiT paper's code does, from the global generator.
 
     Linear layers: Xavier uniform with zero biases, query, key and value as one matrix. Embeddings:
-    normal. Layers in ``zero_initialised``: zeros.
+    normal. Layers in ``zero_initialized``: zeros.
     """
     for module in model.modules():
         if isinstance(module, nn.Linear):
@@ -134,7 +135,7 @@ def initialise(model: DiffusionTransformer) -> None:
         embedder.timestep_embedder.linear_2,
     ):
         nn.init.normal_(layer.weight, std=0.02)
-    for path in model.zero_initialised():
+    for path in model.zero_initialized():
         layer = model.get_submodule(path)
         assert isinstance(layer, nn.Linear)
         nn.init.zeros_(layer.weight)

@@ -174,7 +174,7 @@ class Measurement:
             "left_out": [self.images.name(index) for index in left_out],
             "warnings": warnings,
         }
-        reference = ReferenceStatistics(statistics=statistics, kept=kept)
+        reference = ReferenceStatistics(statistics=statistics, features=kept)
         write_statistics(self.context.owned_path(FILE), reference, **metadata)
         return metadata
 

@@ -1,4 +1,4 @@
-"""Sample grid: a PNG of generated images with one row per class, for a look by eye."""
+"""Sample grid: a PNG of generated images with one row per class, for visual inspection."""
 
 from __future__ import annotations
 

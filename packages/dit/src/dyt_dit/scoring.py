@@ -184,9 +184,9 @@ class Scorer:
         logits = np.concatenate(list(read_features(folder, files[GENERATED], LOGITS)))
         metrics[metric_names[LOGITS]] = inception_score(logits)
         pool = np.concatenate(list(read_features(folder, files[GENERATED], POOL)))
-        assert real.kept is not None
+        assert real.features is not None
         metrics["precision"], metrics["recall"] = precision_recall(
-            pool, real.kept, neighbours=self.config.neighbours, device=self.device
+            pool, real.features, neighbours=self.config.neighbours, device=self.device
         )
         draw_sample_grid(self.context.owned_path(SAMPLE_GRID), self.sets[GENERATED])
         details = {
@@ -201,8 +201,8 @@ class Scorer:
         if "reference" in self.context.needs:
             return read_reference(self.context.needs["reference"])[0]
         statistics = read_statistics(self._adm_reference).statistics
-        kept = np.concatenate(list(read_features(folder, files, POOL)))
-        return ReferenceStatistics(statistics=statistics, kept=kept)
+        pool = np.concatenate(list(read_features(folder, files, POOL)))
+        return ReferenceStatistics(statistics=statistics, features=pool)
 
     def _check_widths(
         self, generated: Mapping[str, FeatureStatistics], real: Mapping[str, FeatureStatistics]

@@ -26,7 +26,7 @@ class Vision(TrainConfig):
         image_size: height and width in pixels of the model's input.
         crop_scale: (least, most) share of the image's area in a random resized crop.
         crop_aspect: (least, most) width over height of a random resized crop.
-        crop_ratio: side of the evaluation's centre crop over the side of the resized image.
+        crop_ratio: side of the evaluation's center crop over the side of the resized image.
         interpolation: resizing method in training.
         eval_interpolation: resizing method in evaluation.
         flip: probability of a horizontal flip; use 0 for digits.
@@ -70,7 +70,7 @@ class Supervised(Vision):
             LN and RMSNorm.
         labels_per_class: train on the first images of each class, this many; None uses all.
         optimizer: "adamw", or "sgd" with ``momentum``.
-        rand_augment: timm's RandAugment policy; "" for none. There is no other colour jitter.
+        rand_augment: timm's RandAugment policy; "" for none. There is no other color jitter.
         mixup: alpha of mixup's Beta distribution; 0 turns mixup off.
         cutmix: alpha of CutMix's Beta distribution; 0 turns CutMix off.
         mixup_prob: probability that a batch is mixed.
@@ -169,7 +169,7 @@ class MAE(ViT):
         decoder_depth: blocks of the decoder.
         decoder_heads: attention heads of each block of the decoder.
         mask_ratio: share of the patches that are hidden from the encoder.
-        norm_pix: predict each patch's pixels normalised by the patch's own mean and variance.
+        norm_pix: predict each patch's pixels normalized by the patch's own mean and variance.
     """
 
     decoder_width: int = 512
@@ -206,8 +206,8 @@ class DINO(ViT):
         local_crops: number of local crops, which only the student sees.
         local_size: height and width of a local crop in pixels.
         local_scale: (least, most) share of the image's area in a local crop.
-        jitter: probability of colour jitter, whose strengths are the paper's.
-        greyscale: probability of a greyscale image.
+        jitter: probability of color jitter, whose strengths are the paper's.
+        greyscale: probability of a grayscale image.
         blur: probabilities of Gaussian blur for the first global, the second global and the local
             crops.
         solarize: probability of solarization of the second global crop.

@@ -32,7 +32,7 @@ class RandomGaussianBlur:
 
 
 class MultiCropTransform:
-    """Transform of an image to two global crops followed by the local ones, normalised."""
+    """Transform of an image to two global crops followed by the local ones, normalized."""
 
     def __init__(self, config: DINO) -> None:
         first, second, local = config.blur

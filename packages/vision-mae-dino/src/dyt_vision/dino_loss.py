@@ -1,4 +1,4 @@
-"""DINO's loss (Caron et al. 2021, Section 3.1): cross-entropy, centre and teacher temperature."""
+"""DINO's loss (Caron et al. 2021, Section 3.1): cross-entropy, center and teacher temperature."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def dino_loss(
 
 
 def sharpen(teacher_outputs: Tensor, center: Tensor, temperature: float) -> Tensor:
-    """Return the teacher's centred and sharpened outputs as probabilities, (N, K).
+    """Return the teacher's centered and sharpened outputs as probabilities, (N, K).
 
     Args:
         teacher_outputs: (N, K).
@@ -65,7 +65,7 @@ class OutputMean:
 
 @torch.no_grad()
 def update_center(center: Tensor, mean: Tensor, momentum: float) -> None:
-    """Move the centre (1, K) in place towards a step's mean output (Caron et al. 2021, Eq. 4)."""
+    """Move the center (1, K) in place towards a step's mean output (Caron et al. 2021, Eq. 4)."""
     center.mul_(momentum).add_(mean, alpha=1 - momentum)
 
 

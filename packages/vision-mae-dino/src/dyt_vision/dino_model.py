@@ -91,7 +91,7 @@ class WeightNormLinear(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.weight_g = nn.Parameter(torch.ones(outputs, 1))
-        # Initialised as torch initialises a linear layer, like the release.
+        # Initialized as torch initializes a linear layer, like the release.
         self.weight_v = nn.Parameter(nn.Linear(inputs, outputs, bias=False).weight.detach())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ class WeightNormLinear(nn.Module):
 
 
 class DINOHead(nn.Module):
-    """Projection head (Caron et al. 2021, Section 3.1): MLP, L2 normalisation, linear layer."""
+    """Projection head (Caron et al. 2021, Section 3.1): MLP, L2 normalization, linear layer."""
 
     def __init__(self, config: DINO) -> None:
         super().__init__()

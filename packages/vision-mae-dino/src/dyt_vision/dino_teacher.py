@@ -14,7 +14,7 @@ from dyt_vision.dino_model import MultiCropWrapper
 
 
 class SelfDistillation(nn.Module):
-    """Student, teacher and the centre of the teacher's outputs: everything a checkpoint needs.
+    """Student, teacher and the center of the teacher's outputs: everything a checkpoint needs.
 
     The teacher has no gradient and is never in training mode.
     """
@@ -60,7 +60,7 @@ class SelfDistillation(nn.Module):
         update_ema(self.teacher, self.student, momentum)
 
     def update_center(self) -> None:
-        """Move the centre towards the mean output of the step; called by all processes."""
+        """Move the center towards the mean output of the step; called by all processes."""
         update_center(self.center, self._output_mean.reduce(), self.center_momentum)
 
 

@@ -61,7 +61,7 @@ def build(config: FineTuning, classes: int) -> tuple[VisionTransformer, tuple[st
     if not isinstance(model, VisionTransformer) or not isinstance(model.fc_norm, nn.LayerNorm):
         raise ValueError(
             f"{config.model} with {dict(config.model_args)} cannot be fine-tuned; expected a timm "
-            "ViT with model_args=(('global_pool', 'avg'),), which normalises after pooling"
+            "ViT with model_args=(('global_pool', 'avg'),), which normalizes after pooling"
         )
     # Before the norms are replaced: Fixup sets the head to 0, and σReparam reparametrizes it.
     reset_head(model, config.seed)

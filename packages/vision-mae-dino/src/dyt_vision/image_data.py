@@ -47,7 +47,7 @@ class Digits(Dataset[Any]):
     Items are (transformed image, label).
 
     Attributes:
-        pixels: the original grey images, uint8 (N, 8, 8).
+        pixels: the original gray images, uint8 (N, 8, 8).
         targets: the label of every image.
         first: index of the first image within the full set of 1,797.
     """

@@ -73,7 +73,7 @@ def make_optimizer(model: nn.Module, config: MAE) -> torch.optim.AdamW:
 
 
 def draw_mask_noise(config: MAE) -> Any:
-    """Return a function that adds the noise which determines the masks to a micro-batch.
+    """Return a ``prepare`` function: (images, labels) → (images, noise that determines the masks).
 
     The noise is drawn outside of the model so that the masks are part of the batch's fingerprint,
     which both arms of a pair must share.
@@ -128,9 +128,9 @@ class ReconstructionEvaluation:
 def reconstruction_rows(
     model: MaskedAutoencoder, image: Tensor, prediction: Tensor, mask: Tensor
 ) -> Tensor:
-    """Return rows of (masked, reconstructed, original), (B, 3, 3, H, W), normalised.
+    """Return rows of (masked, reconstructed, original), (B, 3, 3, H, W), normalized.
 
-    With ``norm_pix`` the true mean and variance of each patch are put back: the prediction does
+    With ``norm_pix`` the true mean and variance of each patch are restored: the prediction does
     not contain them, so the picture shows more than the network predicts.
 
     Args:

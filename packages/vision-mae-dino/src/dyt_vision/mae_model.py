@@ -49,7 +49,7 @@ class MaskedAutoencoder(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        # The patch embedding is a linear layer of a patch's pixels and is initialised as one.
+        # The patch embedding is a linear layer of a patch's pixels and is initialized as one.
         nn.init.xavier_uniform_(self.patch_embed.proj.weight.data.flatten(1))
         nn.init.normal_(self.cls_token, std=0.02)
         nn.init.normal_(self.mask_token, std=0.02)
@@ -104,7 +104,7 @@ class MaskedAutoencoder(nn.Module):
         return self.decoder_pred(self.decoder_norm(x))[:, 1:]
 
     def target(self, images: Tensor) -> Tensor:
-        """Return what the decoder has to predict, (B, N, 3·P²)."""
+        """Return the decoder's targets, (B, N, 3·P²)."""
         patches = self.patchify(images)
         if not self.norm_pix:
             return patches

@@ -1,4 +1,4 @@
-"""Classifiers with the norm layer that a config names, all other weights equal."""
+"""Classifiers of the vision runs, with the configured norm layer and equal other weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from matched.training import reseed
 def build(config: Supervised, classes: int) -> tuple[nn.Module, tuple[str, ...]]:
     """Return the model of a run, and the paths of its norm layers.
 
-    The weights are initialised before the norm layers are replaced, and the replacement draws no
+    The weights are initialized before the norm layers are replaced, and the replacement draws no
     random number: outside the norm layers, all arms start from the same bits.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Small relatives of ResNet-50 and VGG with BatchNorm, for two CPU cores and small images."""
+"""Small ResNet and VGG with BatchNorm, for small images on two CPU cores."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torchvision.models.vgg import make_layers
 def resnet(num_classes: int) -> ResNet:
     """Return a ResNet of one bottleneck block in each of four stages, 8 to 64 inner channels.
 
-    timm's class, because torchvision's fixes the widths; initialised as torchvision's.
+    timm's class, because torchvision's fixes the widths; initialized like torchvision's.
     """
     return ResNet(
         Bottleneck,  # type: ignore[arg-type]  # timm annotates the class as an instance
@@ -34,7 +34,7 @@ def vgg(num_classes: int) -> nn.Sequential:
     )
     features = make_layers([16, "M", 32, "M", 64, 64, "M"], batch_norm=True)
     for module in features:
-        if isinstance(module, nn.Conv2d):  # initialised as in torchvision
+        if isinstance(module, nn.Conv2d):  # initialized as in torchvision
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             assert module.bias is not None
             nn.init.zeros_(module.bias)

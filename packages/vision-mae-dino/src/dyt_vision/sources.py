@@ -102,7 +102,7 @@ def _unpacked_flat(folder: Path) -> str:
 def survey_image_folder(path: Path, sizes: Mapping[str, SplitSize]) -> None:
     """Count the images of every class, without opening them, and compare the counts with ``sizes``.
 
-    The held-out split has to be complete, because accuracies on another set cannot be compared.
+    The held-out split must be complete, because accuracies on another set cannot be compared.
     Training images may be missing, with a warning: up to ``MAX_MISSING_SHARE`` of all, and in one
     class as many as leave half of the smallest class of ImageNet-1K. The first image of every class
     is checked for pointers of git-lfs and git-annex.

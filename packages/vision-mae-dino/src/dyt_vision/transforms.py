@@ -1,4 +1,7 @@
-"""Image transforms of training and evaluation, from timm, and their inverse for pictures."""
+"""Image transforms of training and evaluation, from timm, and their inverse for pictures.
+
+Mixup and CutMix, which act on batches, are in ``supervised``.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,7 @@ def training_transform(
 
 
 def evaluation_transform(config: Vision) -> Transform:
-    """Return timm's evaluation transform: resize, centre crop, normalise."""
+    """Return timm's evaluation transform: resize, center crop, normalize."""
     statistics = normalization(config)
     return create_transform(
         input_size=config.image_size,
@@ -66,7 +69,7 @@ def evaluation_transform(config: Vision) -> Transform:
 
 
 class Denormalize:
-    """Inverse of the normalisation: images (..., 3, H, W) with values from 0 to 1, for pictures."""
+    """Inverse of the normalization: images (..., 3, H, W) with values from 0 to 1, for pictures."""
 
     def __init__(self, config: Vision) -> None:
         statistics = normalization(config)

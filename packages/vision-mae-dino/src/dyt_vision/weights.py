@@ -25,7 +25,7 @@ PRETRAINED_FILE = "pretrained.pth"
 CLASSIFIER_ONLY = ("head.", "fc_norm.")
 """Prefixes of a classifier's parameters that pretraining does not have."""
 PRETRAINING_ONLY = ("head.", "norm.", "mask_token", "decoder")
-"""Prefixes of pretraining parameters that a classifier, which normalises after pooling, lacks."""
+"""Prefixes of pretraining parameters that a classifier, which normalizes after pooling, lacks."""
 
 PRETRAINING_DIVERGED = Outcome(
     metrics={}, diverged=True, steps=0, details={"reason": "the pretraining diverged"}

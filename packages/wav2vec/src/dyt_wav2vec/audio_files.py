@@ -13,7 +13,7 @@ from matched.data_files import pointer_fault
 MAX_FRAMES = 1 << 62
 """libsndfile's length of a FLAC whose header has none is the largest number of 64 bits."""
 MAX_EMPTY_BYTES = 4096
-"""Size up to which a file without samples is taken for an empty one: headers, tags, a cue sheet."""
+"""Size up to which a file without samples is considered empty: headers, tags, a cue sheet."""
 UNKNOWN_LENGTH = (
     "has no length in its header, as it was written to a pipe, and fairseq cannot read it (convert "
     "it: `ffmpeg -i in.flac out.flac`)"

@@ -22,7 +22,7 @@ class Network:
     """wav2vec 2.0 network (Baevski et al. 2020, arXiv 2006.11477, Sections 2 and 4.2).
 
     Fields have the names of fairseq's Wav2Vec2Config; settings that are not listed keep fairseq's
-    defaults. The feature extractor has one group norm, and targets are quantised.
+    defaults. The feature extractor has one group norm, and targets are quantized.
 
     Attributes:
         conv_feature_layers: layers of the feature extractor, each (channels, kernel, stride).
@@ -46,7 +46,7 @@ class Network:
         attention_dropout: dropout on the attention weights.
         activation_dropout: dropout in the MLPs.
         dropout_input: dropout on the input of the blocks.
-        dropout_features: dropout on the features that are quantised.
+        dropout_features: dropout on the features that are quantized.
         encoder_layerdrop: probability of skipping a block.
         feature_grad_mult: factor on the gradient of the feature extractor.
     """

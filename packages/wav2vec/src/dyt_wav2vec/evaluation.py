@@ -1,6 +1,6 @@
 """Validation loss as a mean over several passes with fixed random draws.
 
-fairseq draws masks, crops and distractors anew in each validation, and its loss has a noise as
+fairseq draws masks, crops and distractors again in each validation, and its loss has a noise as
 large as the differences that the papers report. Here, pass k draws the same for every run, arm and
 seed, and the standard error over passes estimates the noise that remains in the mean.
 """

@@ -1,4 +1,4 @@
-"""The parts of fairseq in use, imported in one place because the order of the imports matters."""
+"""fairseq's classes and functions that this package uses, imported after `fairseq_compat.load`."""
 
 from dyt_wav2vec import fairseq_compat
 

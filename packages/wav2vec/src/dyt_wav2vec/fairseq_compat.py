@@ -86,7 +86,7 @@ def _check_version() -> None:
 
 @contextmanager
 def _hashable_configs() -> Iterator[None]:
-    """Within this context, hash those of fairseq's dataclasses by identity that have no hash."""
+    """Within this context, give unhashable fairseq dataclasses an identity hash."""
     original = dataclasses.dataclass
 
     def dataclass(cls: type | None = None, /, **options: Any) -> Any:

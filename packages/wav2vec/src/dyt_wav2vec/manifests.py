@@ -7,7 +7,7 @@ beforehand and its last sample is read, which fails for a truncated FLAC. Damage
 file is not detected: that would require decoding all of it.
 
 Files that cannot be used (unreadable, not 16 kHz, not mono, too short) are left out of training, up
-to 0.1 % of them or one, each with a warning. More is an error, and so is one validation file.
+to 0.1 % of them or one, each with a warning. More is an error, as is one validation file.
 
 The validation set is the one of fairseq's recipe for wav2vec 2.0: 1 % of the training data
 (``wav2vec_manifest.py --valid-percent 0.01``); the recipe mentions LibriSpeech's dev-other only as
@@ -113,7 +113,7 @@ def from_folder(
 ) -> Manifest:
     """Make the manifest of all FLAC and WAV files of a folder and hold out a fraction of them.
 
-    Hidden and system files and folders are passed over. A truncated WAV is read as a shorter one.
+    Hidden and system files and folders are ignored. A truncated WAV is read as a shorter one.
 
     Args:
         path: folder, searched at any depth.

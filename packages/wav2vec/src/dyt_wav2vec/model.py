@@ -1,6 +1,6 @@
 """fairseq's wav2vec 2.0 with a configurable norm layer.
 
-Converted are the norms of the Transformer and the norm of the features before their projection. The
+The norms of the Transformer and the norm of the features before their projection are converted. The
 convolutional feature extractor keeps its own, as in the authors' release.
 """
 

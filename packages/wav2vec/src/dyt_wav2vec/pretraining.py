@@ -121,7 +121,7 @@ class _PretrainingRun:
     """A pretraining in one process of a run.
 
     Args:
-        speech: checksum of the manifests, which a checkpoint has to match.
+        speech: checksum of the manifests, which a checkpoint must match.
     """
 
     def __init__(

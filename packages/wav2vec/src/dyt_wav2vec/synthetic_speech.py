@@ -2,7 +2,7 @@
 
 A source-filter model (Fant, 1960): glottal pulses of varying pitch, and noise, pass through a
 filter with the resonances of a vocal tract. There are no words, but there is the structure that a
-speech model has to learn: vowels that glide into each other, fricatives, pauses and voices.
+speech model must learn: vowels that glide into each other, fricatives, pauses and voices.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ FRICATIVES = {
     "f": (5000.0, 3000.0, 0.06),
     "h": (1500.0, 1000.0, 0.05),
 }
-"""Centre and width of the noise band in Hz, and its level relative to a vowel's."""
+"""Center and width of the noise band in Hz, and its level relative to a vowel's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +136,7 @@ def synthesise(
     frames = samples // HOP + 2
     tract_formants = np.tile(formants("ʌ", speaker), (frames, 1))
     voicing, frication = np.zeros(frames), np.zeros(frames)
-    centre, width = np.full(frames, 3000.0), np.full(frames, 3000.0)
+    center, width = np.full(frames, 3000.0), np.full(frames, 3000.0)
     start = 0
     for sound in sounds:
         stop = start + max(1, round(sound.seconds / speaker.pace * SAMPLE_RATE / HOP))
@@ -145,7 +145,7 @@ def synthesise(
             tract_formants[start:] = formants(sound.vowel, speaker)
             voicing[start:stop] = 1.0
         elif sound.fricative:
-            centre[start:], width[start:], level = FRICATIVES[sound.fricative]
+            center[start:], width[start:], level = FRICATIVES[sound.fricative]
             frication[start:stop] = level
         start = stop
     tract_formants = np.stack([_smooth(track, 3) for track in tract_formants.T], axis=1)
@@ -153,7 +153,7 @@ def synthesise(
 
     source = _glottal_pulses(pitch) + speaker.breath * rng.standard_normal(samples)
     speech = _filter(source, voicing[:, None] * _tract_response(tract_formants))
-    noise_response = frication[:, None] * _band_response(centre, width)
+    noise_response = frication[:, None] * _band_response(center, width)
     noise = _filter(rng.standard_normal(samples), noise_response)
     speech += noise + ROOM_NOISE * rng.standard_normal(samples)
     return np.clip(speech * (LEVEL / np.sqrt(np.mean(speech**2))), -0.99, 0.99)
@@ -198,10 +198,10 @@ def _tract_response(tract_formants: np.ndarray) -> np.ndarray:
     return response / np.sqrt(np.mean(np.abs(response) ** 2, axis=1, keepdims=True))
 
 
-def _band_response(centre: np.ndarray, width: np.ndarray) -> np.ndarray:
-    """Return a Gaussian around each centre with a mean square of 1, real ``(frames, bins)``."""
+def _band_response(center: np.ndarray, width: np.ndarray) -> np.ndarray:
+    """Return a Gaussian around each center with a mean square of 1, real ``(frames, bins)``."""
     frequency = np.arange(FFT_SIZE // 2 + 1) * (SAMPLE_RATE / FFT_SIZE)
-    gaussian = np.exp(-0.5 * ((frequency - centre[:, None]) / width[:, None]) ** 2)
+    gaussian = np.exp(-0.5 * ((frequency - center[:, None]) / width[:, None]) ** 2)
     return gaussian / np.sqrt(np.mean(gaussian**2, axis=1, keepdims=True))
 
 

@@ -57,9 +57,9 @@ class Trainer(fairseq_api.Trainer):
     def full_state(self, **extra: Any) -> dict[str, Any]:
         """Return the training state in the form of fairseq's checkpoints, extended.
 
-        Added are the 32-bit copy of the weights, which fairseq would restore from the weights
-        rounded to 16 bits, and the state of the loss scaler. Times and meters are left out, so that
-        two identical runs have identical checkpoints.
+        The 32-bit copy of the weights, which fairseq would restore from the weights rounded to 16
+        bits, and the state of the loss scaler are added. Times and meters are removed, so that two
+        identical runs have identical checkpoints.
 
         Args:
             extra: plain values to store in its "extra_state".

@@ -117,6 +117,6 @@ def _normalized(target: Target, x: Tensor) -> Tensor:
         target.module, BATCH_NORM
     ):  # at initialization its running statistics mean nothing
         axes = [axis for axis in range(x.ndim) if axis != target.spec.channel_axis % x.ndim]
-        centred = x - x.mean(axes, keepdim=True)
-        return centred * (centred.square().mean(axes, keepdim=True) + target.module.eps).rsqrt()
+        centered = x - x.mean(axes, keepdim=True)
+        return centered * (centered.square().mean(axes, keepdim=True) + target.module.eps).rsqrt()
     return run_norm(target.module, target.spec, x, affine=False)

@@ -115,7 +115,7 @@ def compute(
 
 
 def _drop_axes(scalar: Tensor) -> Tensor:
-    """Return one element without axes that would add axes to the result by broadcasting."""
+    """Reshape a one-element tensor to 1-D if it has more axes, which would broadcast the result."""
     return scalar.reshape(1) if scalar.ndim > 1 else scalar
 
 

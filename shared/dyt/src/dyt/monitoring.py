@@ -18,7 +18,7 @@ def alphas(model: nn.Module) -> dict[str, float]:
     """Return α of each DyT and Derf layer by the layer's path, and s of Derf by `path.shift`.
 
     Layers without α are omitted. Sharded parameters (FSDP2's DTensor) are gathered: with them, all
-    processes have to call this function.
+    processes must call this function.
     """
     values = {}
     for path, layer in model.named_modules():

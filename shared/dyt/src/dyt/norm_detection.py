@@ -21,7 +21,7 @@ from dyt.standard_norms import BatchNorm, ChannelsFirstLayerNorm
 Kind = Literal["layernorm", "batchnorm"]
 
 LAYER_OR_RMS = (nn.LayerNorm, nn.RMSNorm)
-# Classes known without a run: the channel axis and the kind.
+# Classes known without a probe: the channel axis and the kind.
 EXACT: dict[type[nn.Module], tuple[int, Kind | None]] = {
     nn.LayerNorm: (-1, "layernorm"),
     nn.RMSNorm: (-1, None),
@@ -136,7 +136,7 @@ def _without_children(module: nn.Module) -> nn.Module:
 
 
 def _is_candidate(module: nn.Module) -> bool:
-    """True if the module is worth running: a norm by name, without further structure."""
+    """True if the module should be probed: a norm by name, without further structure."""
     return (
         is_norm_like(module)
         and not isinstance(module, OTHER_NORMS)
@@ -165,7 +165,7 @@ def _takes_one_input(module: nn.Module) -> bool:
 def _read(module: nn.Module) -> NormSpec | None:
     """Return the spec if the module computes a LN or RMSNorm, otherwise None.
 
-    If a run is not conclusive, as with a CUDA kernel on the CPU, name and structure decide.
+    If a probe is not conclusive, as with a CUDA kernel on the CPU, name and structure decide.
     """
     if type(module) in EXACT:
         axis, kind = EXACT[type(module)]
@@ -280,7 +280,7 @@ def _probe(
     width = shape or (6,)
     if not all(isinstance(n, int) and n > 0 for n in width):
         return "differs"
-    # All norms agree on a single channel, and a probe of more than 2**20 would take memory.
+    # Skip width 1, where all norms are equal, and widths whose probe would take much memory.
     if not 1 < math.prod(width) <= 2**20:
         return "inconclusive"
     parameters = {name: 0.5 + draw(*_parameter_shape(module, name)) for name in names if name}
@@ -360,12 +360,12 @@ def _formulas(
     candidate_dims = {(axis,), tuple(range(-len(shape), 0))} if len(shape) > 1 else {(axis,)}
     column = (-1, *(1,) * (x.ndim - 2)) if axis == 1 else shape
     for dims in candidate_dims:
-        centred = x - x.mean(dims, keepdim=True)
+        centerd = x - x.mean(dims, keepdim=True)
         normals: tuple[tuple[Kind | None, Tensor], ...] = (
-            ("layernorm", centred / centred.square().mean(dims, keepdim=True).sqrt()),
+            ("layernorm", centerd / centerd.square().mean(dims, keepdim=True).sqrt()),
             (None, x / x.square().mean(dims, keepdim=True).sqrt()),  # RMSNorm
             (None, x / x.std(dims, keepdim=True)),  # timm's SimpleNorm
-            (None, centred / x.std(dims, keepdim=True)),  # "The Annotated Transformer"
+            (None, centerd / x.std(dims, keepdim=True)),  # "The Annotated Transformer"
         )
         for kind, normal in normals:
             if weight is None:

@@ -125,7 +125,7 @@ def _span(tensor: Tensor) -> tuple[int, int]:
 
 
 def trace(model: nn.Module) -> Consumers:
-    """Find the consumers by symbolic tracing; arguments with a default take it.
+    """Find the consumers by symbolic tracing; arguments with a default use it.
 
     Raises:
         ValueError: torch.fx cannot trace the network.
@@ -222,8 +222,8 @@ def observe(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         for module in model.modules():
             if isinstance(module, torch.jit.ScriptModule):
                 continue  # it does not support hooks, but its operators are recorded
-            # Innermost among all hooks on a Linear's input and a layer's output: reads by other
-            # hooks are recorded, and what these return is not mistaken for the layer's output.
+            # Register our hooks closest to forward, so that reads by other hooks are recorded. What
+            # those hooks return is then not mistaken for the layer's output.
             for handle in (
                 module.register_forward_pre_hook(recorder.enter, with_kwargs=True),
                 module.register_forward_hook(recorder.leave, prepend=True, always_call=True),

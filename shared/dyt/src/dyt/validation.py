@@ -27,7 +27,8 @@ def check_alpha0(name: str, value: object) -> float:
     number = check_number(name, value)
     if number <= 0:
         raise ValueError(
-            f"{name} = {value!r} is not positive, and tanh(αx) would start flat or flipped."
-            " Pass a positive number, such as 0.5, or alpha='absent' for a layer without α."
+            f"{name} = {value!r} is not positive; α0 must be > 0, as tanh(αx) would otherwise not"
+            " increase with x. Pass a positive number, such as 0.5, or alpha='absent' for a layer"
+            " without α."
         )
     return number

@@ -81,10 +81,10 @@ def audit_pairs(plan: Plan) -> list[AuditedPair]:
 
 
 def _pairs_of_needs(base: Run, other: Run) -> Iterator[tuple[str, Run, Run]]:
-    """Yield name, run and run for the needs of both under the same name, at any depth.
+    """Yield (name, base need, other need) for needs with the same name, recursively.
 
-    A need that both share is skipped: it is matched with itself, even if it has no fingerprint, as
-    a cache of the data.
+    A need that both share is skipped: it matches itself, even without a fingerprint, as for a cache
+    of the data.
     """
     for name in base.needs.keys() & other.needs.keys():
         if base.needs[name] == other.needs[name]:

@@ -33,7 +33,7 @@ def cancel_runs(plan: Plan, selected: Sequence[PlannedRun]) -> dict[JobId, list[
         if others := [planned.title for planned in planned_runs if planned not in selected]:
             raise ValueError(
                 f"{job.describe()} computes other runs too ({'; '.join(others)}); a job can only "
-                "be cancelled as a whole: name no row, arm or seed"
+                "be cancelled as a whole: do not pass --row, --arm or --seed"
             )
     records = [record for record, _ in chosen.values()]
     _cancel(records, [i for _, runs in chosen.values() for i in runs])

@@ -1,4 +1,4 @@
-"""Validation of config fields: a ValueError names the field, its value and what was expected."""
+"""Checks of config fields: counts, choices, divisors, fractions."""
 
 from __future__ import annotations
 

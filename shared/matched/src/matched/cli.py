@@ -199,7 +199,7 @@ def _retry(given: argparse.Namespace) -> int:
     if plan.damaged:  # nothing is renamed unless the submission can follow
         preflight.check_submission(plan, given.cluster)
     for planned in plan.damaged:
-        for path in planned.directory.set_aside():
+        for path in planned.directory.rename_damaged():
             print(f"set aside: {path}")
     return _launch(plan.refreshed(), given)
 

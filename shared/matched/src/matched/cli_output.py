@@ -157,7 +157,7 @@ def _job(status: RunStatus) -> str:
     """Return "slurm job 12_3 PENDING (Priority)", or "" for a run without a job."""
     if status.job is None:
         return ""
-    return f"{status.job.describe()} {status.job_status.words}".strip()
+    return f"{status.job.describe()} {status.job_status.detail}".strip()
 
 
 def show_audit(plan: Plan, console: Console) -> int:

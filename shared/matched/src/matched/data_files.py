@@ -1,7 +1,7 @@
 """Files of data sets: listing without hidden and system files, and pointers in place of content.
 
 One policy for all domains. Hidden and system files and folders (``.ipynb_checkpoints``,
-``._1.JPEG``, ``@eaDir``, ``lost+found``, ``__MACOSX``, ``Thumbs.db``) are passed over at any depth.
+``._1.JPEG``, ``@eaDir``, ``lost+found``, ``__MACOSX``, ``Thumbs.db``) are ignored at any depth.
 A folder that cannot be read is an error, and every file is listed once, whatever links lead to it.
 """
 

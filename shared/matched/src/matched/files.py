@@ -1,4 +1,4 @@
-"""Atomic file writes (a file is complete or absent), reading of JSON files, and safe file names."""
+"""Atomic file writes, readers of text and JSON files, and unique file names."""
 
 from __future__ import annotations
 

@@ -82,11 +82,11 @@ class JobRunner(submitit.helpers.Checkpointable):
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             # Set before torch is imported: more threads than cores are several times slower.
             os.environ[name] = str(self.threads)
-        return _JobStart(self, cluster, job_id, environment).compute()
+        return _JobAttempt(self, cluster, job_id, environment).compute()
 
 
-class _JobStart:
-    """One start of a job; a requeued job has several."""
+class _JobAttempt:
+    """One attempt of a job; a requeued job has several."""
 
     def __init__(
         self,
@@ -142,13 +142,13 @@ class _JobStart:
         except PeerLostError as error:
             if signals.stop_signal():
                 raise Interrupted from error
-            # A process that merely failed still comes to the barrier; a killed one does not.
+            # Failed ranks still reach the barrier; killed ones do not.
             if not self.peers.barrier(run.signature, FAILURE_TIMEOUT):
                 self.requeuer.abort_after_lost_process(str(error))
             return ExecutionResult(state=State.FAILED, reason=str(error))
         timeout = SUCCESS_TIMEOUT if result.state.finished else FAILURE_TIMEOUT
         if not self.peers.barrier(run.signature, timeout):
-            # Another process hangs in a collective, which only the end of the job can end.
+            # Another process is blocked in a collective; only killing the job can unblock it.
             self.requeuer.abort(str(result), requeue=not is_last)
         return result
 

@@ -23,7 +23,7 @@ PATIENCE = 60
 SLURM_SECONDS = 15.0
 """Seconds for which an answer of Slurm is used when jobs are watched."""
 SILENCE = 120
-"""Seconds without a beat after which a run on another host is taken to be over."""
+"""Seconds without a heartbeat after which a run on another host is considered over."""
 OVER = {
     "COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL",
     "DEADLINE", "PREEMPTED", "REVOKED",
@@ -84,7 +84,7 @@ def job_statuses(
 
 
 class SlurmQueue:
-    """Slurm's answer about jobs, kept for ``SLURM_SECONDS``: its controller serves many users."""
+    """Cached Slurm job states, at most ``SLURM_SECONDS`` old, to limit the load on slurmctld."""
 
     def __init__(self) -> None:
         self._users: Mapping[str, str] = {}
@@ -128,18 +128,18 @@ def cancel(jobs: Iterable[JobRecord]) -> None:
 
 
 def _process_status(record: JobRecord, silence: float | None) -> JobStatus:
-    """Return whether a process exists or, on another host, has given a sign of life lately.
+    """Return whether a process exists or, on another host, has a recent heartbeat.
 
     Args:
-        silence: seconds since its last beat; None if it owns no run yet.
+        silence: seconds since its last heartbeat; None if it owns no run yet.
     """
     if record.job.on_other_host:
         if silence is None:  # until a run has started, only the time of the submission is known
             silence = _now(Path(record.folder)) - record.at
         if silence < SILENCE:
             return JobStatus(state=State.RUNNING)
-        words = f"nothing heard of {record.job.host} for {silence / 60:.0f} min"
-        return JobStatus(state=None, words=words)
+        detail = f"no heartbeat from {record.job.host} for {silence / 60:.0f} min"
+        return JobStatus(state=None, detail=detail)
     stat = Path(f"/proc/{record.job.job_id}/stat")
     try:
         fields = stat.read_text().rpartition(")")[2].split()
@@ -153,7 +153,7 @@ def _process_status(record: JobRecord, silence: float | None) -> JobStatus:
 
 
 def _now(folder: Path) -> float:
-    """Return the time of the clock that stamps the files of ``folder``, which may be a server's."""
+    """Return the current time on ``folder``'s file system: on NFS, that of the server's clock."""
     with suppress(OSError), tempfile.NamedTemporaryFile(dir=folder) as file:
         return os.fstat(file.fileno()).st_mtime
     return time.time()
@@ -202,9 +202,9 @@ def _ask_slurm(users: Mapping[str, str]) -> dict[str, JobStatus]:
 def _slurm_status(state: str, reason: str) -> JobStatus:
     word = state.split()[0].rstrip("+") if state.strip() else ""  # "CANCELLED by 1000"
     if not word or word in OVER:
-        return JobStatus(state=None, words=state)
-    words = f"{state} ({reason})" if reason not in ("", "None") else state
-    return JobStatus(state=State.QUEUED if word in WAITING else State.RUNNING, words=words)
+        return JobStatus(state=None, detail=state)
+    detail = f"{state} ({reason})" if reason not in ("", "None") else state
+    return JobStatus(state=State.QUEUED if word in WAITING else State.RUNNING, detail=detail)
 
 
 def _run_command(*command: str) -> str:

@@ -7,8 +7,8 @@ one process only (on NFS from version 3 on). It then touches its file every ``BE
 An owner is dead if its process is gone, where that can be seen (same kernel), or if its file has
 not been touched for ``PATIENCE`` seconds of the observer's own clock. Times of two hosts are never
 compared. An owner releases the folder by setting the time of its file to 0, which needs no space
-on a full disk. An owner that was only suspended finds a higher number in ``check_ownership`` and
-stops.
+on a full disk. A process that resumes after a suspension finds the newer owner in
+``check_ownership``, which raises LeaseLostError.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Owner:
 
 
 class Lease:
-    """The ownership of a folder, kept up by a thread until it is released; see ``acquire``."""
+    """The ownership of a folder, renewed by a thread until it is released; see ``acquire``."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -100,14 +100,14 @@ def acquire(
     wait: bool = False,
     pause: Callable[[], None] = lambda: time.sleep(POLL),
 ) -> Lease:
-    """Become the owner of ``folder``, after an owner of the same job that is still alive.
+    """Acquire the lease of ``folder``; wait while another attempt of the same job holds it.
 
     Args:
         folder: its subfolder ``owners`` is created if necessary.
-        job: the job of this process; all starts of a requeued job have the same ``job.job``.
-        patience: seconds without a beat after which an owner on another host is taken for dead.
+        job: the job of this process; all attempts of a requeued job have the same ``job.job``.
+        patience: seconds without a beat after which an owner on another host is considered dead.
         wait: wait for owners of other jobs too.
-        pause: called between two looks; raises if there is no point in waiting any longer.
+        pause: called between two polls; raises if there is no point in waiting any longer.
 
     Raises:
         LeaseHeldError: if a process of another job owns the folder.

@@ -68,7 +68,7 @@ class Peers:
             RuntimeError: if rank 0 is gone.
         """
         if self.world_size == 1 or self.rank == 0:
-            assert value is not None, "rank 0 has to give the value"
+            assert value is not None, "rank 0 must pass the value"
             if self.world_size > 1:
                 self._store.set(key, value)
             return value
@@ -85,7 +85,7 @@ class Peers:
     def barrier(self, name: str, seconds: float) -> bool:
         """Wait until every process has reached the barrier; False if one does not in time.
 
-        A process that hangs in a collective, which another one has left, never reaches it.
+        A rank that is blocked in an abandoned collective never reaches it.
 
         Args:
             name: different for every barrier of the job.

@@ -117,7 +117,7 @@ def make_plan(recipe: Recipe, scale: Scale, site: Site, only: Sequence[Cell] | N
 def _resource_overrides(table: Table, scale: Scale) -> dict[Run, Resources]:
     """Map the runs named in ``scale.resource_overrides`` to their resources; the first row wins.
 
-    All cells are considered, or a run's resources would depend on which cells are planned.
+    All cells are considered: otherwise a run's resources would depend on which cells are planned.
     """
     found: dict[Run, Resources] = {}
     for cell in table.cells(scale):

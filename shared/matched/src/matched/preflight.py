@@ -1,4 +1,4 @@
-"""Preflight checks: everything that can be found wrong before a run is submitted or started."""
+"""Preflight checks before submission: data sources, cluster, GPUs."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ MAX_RESTARTS = 3
 
 
 class Requeuer:
-    """Ends one start of a job, and has the job started again where that makes sense.
+    """Stops a job attempt and requeues the job if it can make progress.
 
     Args:
         cluster: "slurm", "local", or else a cluster whose jobs are never requeued.
@@ -71,7 +71,7 @@ class Requeuer:
         self.run_began_with_job = time.monotonic() - self.job_started < 60
 
     def stop(self, number: signal.Signals) -> NoReturn:
-        """End this start after a signal, with the current run saved; requeue if preempted.
+        """Stop this job attempt after a signal, with the current run saved; requeue if preempted.
 
         Raises:
             SystemExit: always.
@@ -89,7 +89,7 @@ class Requeuer:
     def stop_overdue(self, number: signal.Signals) -> None:
         """Like ``stop``, for a run that did not save in time; called in another thread.
 
-        The next start falls back to the last checkpoint.
+        The next attempt falls back to the last checkpoint.
         """
         log.warning("no step has ended since %s; going back to the last checkpoint", number.name)
         if self.cluster != "slurm":
@@ -131,11 +131,11 @@ class Requeuer:
         self._wait_until_killed()
 
     def _wait_until_killed(self) -> NoReturn:
-        """Wait for Slurm to end this start of the job.
+        """Wait for Slurm to end this job attempt.
 
-        An exit would end the other processes before they have saved, and Slurm would take it for
-        the end of a job that it may be about to requeue. Slurm's end of this start is a SIGTERM
-        after another signal.
+        Do not exit: Slurm would kill the other ranks before they save, and regard as finished a job
+        that it may be about to requeue. Slurm ends the job attempt by sending SIGTERM after the
+        first signal.
         """
         deadline = time.monotonic() + KILL_TIMEOUT
         while time.monotonic() < deadline and signal.SIGTERM not in signals.received_signals()[1:]:

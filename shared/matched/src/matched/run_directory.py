@@ -1,4 +1,4 @@
-"""Run directories: the files of a run, who writes each, and the state that they amount to.
+"""Run directories: the files of a run with their writers, and the state derived from them.
 
 config.json       the run: task, config, needs, signature (``RunDirectory.prepare``)
 job.json          the job that the run was given to (``RunDirectory.write_job``)
@@ -81,7 +81,10 @@ class RunFiles:
         except ValueError as error:
             raise DamagedFileError(f"{self / 'failure.json'} is damaged: {error}") from None
         return Failure(
-            reason=record["reason"], kind=kind, token=record["token"], root=record.get("root", "")
+            reason=record["reason"],
+            kind=kind,
+            token=record["token"],
+            root_run=record.get("root", ""),
         )
 
     def progress(self) -> dict[str, Any] | None:
@@ -166,7 +169,7 @@ class RunDirectory(RunFiles):
             "reason": failure.reason,
             "token": failure.token,
             "at": time.time(),
-            **({"root": failure.root} if failure.root else {}),
+            **({"root": failure.root_run} if failure.root_run else {}),
         }
         try:
             write_json(self / "failure.json", record)
@@ -175,7 +178,7 @@ class RunDirectory(RunFiles):
             (self / "progress.json").unlink(missing_ok=True)
             write_json(self / "failure.json", record)
 
-    def set_aside(self) -> list[Path]:
+    def rename_damaged(self) -> list[Path]:
         """Rename damaged files so that the run can be computed again; nothing is deleted."""
         moved = []
         readers = {
@@ -242,10 +245,10 @@ def _ended(record: JobRecord, status: JobStatus) -> Failure:
     """Return why a job is over that has left neither a result nor a failure."""
     if record.cancelled:
         return Failure(kind=FailureKind.CANCELLED, reason=f"cancelled by {record.cancelled}")
-    words = status.words or "killed, or the machine went away"
+    detail = status.detail or "killed, or the machine went away"
     return Failure(
         kind=FailureKind.ENDED,
-        reason=f"{record.job.describe()} ended without a result ({words}); "
+        reason=f"{record.job.describe()} ended without a result ({detail}); "
         f"what it printed is in {record.folder}",
     )
 
@@ -268,7 +271,7 @@ class WatchedRunDirectory(RunDirectory):
 
 
 def _version(path: str) -> tuple[int, ...] | None:
-    """Return what tells a file from its predecessors of the same name; None if there is none.
+    """Return (inode, mtime, size), which changes when the file is replaced; None without a file.
 
     The file is opened because a network file system may answer ``stat`` from its cache.
     """

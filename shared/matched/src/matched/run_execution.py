@@ -1,4 +1,4 @@
-"""Execution of one run inside a job: own its directory, call its task, write its result."""
+"""Execution of one run in a job: ownership of its directory, its task, its result or failure."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ def execute(
     Only rank 0 reads and owns the run directory; the other ranks follow its decision.
 
     Args:
-        job: owns the run directory meanwhile; see ``job_status.job_record``.
+        job: recorded as the owner of the run directory during execution; see
+            ``job_status.job_record``.
         peers: this process and the other processes of the job.
         code: what ``provenance.record_submission`` returned about the code.
 
@@ -108,7 +109,7 @@ def _broadcast(peers: Peers, topic: str, answer: ExecutionResult | None) -> Exec
 def _claim(
     directory: RunDirectory, job: JobRecord
 ) -> tuple[Lease, None] | tuple[None, ExecutionResult]:
-    """Own the directory of a run that has to be computed, or return why it is not computed."""
+    """Acquire the directory of a run to be computed, or return why it is not computed."""
     owned = None
     try:
         if (finished := _finished(directory)) is not None:
@@ -149,7 +150,7 @@ def _refusal(directory: RunDirectory, job: JobRecord, error: Exception) -> Execu
 
 
 def _pause() -> None:
-    """Sleep between two looks at what another process does."""
+    """Sleep between two polls of another process's state."""
     if signals.stop_signal():
         raise Interrupted
     time.sleep(lease.POLL)
@@ -201,13 +202,13 @@ def _compute(
         reason = one_line(error)
         log.error("%s failed: %s", run.signature, reason, exc_info=True)
         if signals.stop_signal():
-            # Other processes of the run, such as its data loaders, may have been ended before this
-            # one. An error of the run itself will occur again at the next start.
+            # Other processes of the run, such as its data loaders, may have been killed before this
+            # one. An error of the run itself will occur again in the next attempt.
             raise Interrupted from error
         if peers.world_size > 1 and is_connection_error(error):
             raise PeerLostError(reason) from error
         failure = error.failure if isinstance(error, BlockedError) else Failure(reason=reason)
-        with suppress(OSError):  # no room even for the reason, which the job's output has
+        with suppress(OSError):  # disk full: the reason is still in the job's output
             directory.write_failure(replace(failure, token=job.token))
         return ExecutionResult(state=State.FAILED, reason=reason)
     log.info("%s %s: %s", run.signature, state, dict(outcome.metrics))
@@ -253,7 +254,7 @@ def _status_of_need(directory: RunDirectory, own: JobId, queue: SlurmQueue) -> R
     except ValueError:  # Slurm cannot be asked from this node: rely on the files alone
         return directory.status({})
     if own in jobs:  # this job takes its runs in order, so it has tried that one already
-        jobs[own] = JobStatus(state=None, words="it could not start the run")
+        jobs[own] = JobStatus(state=None, detail="it could not start the run")
     return directory.status(jobs)
 
 
@@ -265,7 +266,7 @@ def _blocked_by(name: str, need: Run, status: RunStatus) -> Failure:
     return Failure(
         kind=FailureKind.BLOCKED,
         reason=f"blocked by {need.task} {need.signature} ({name}), which is {status.state}{why}",
-        root=need.signature,
+        root_run=need.signature,
     )
 
 
@@ -275,7 +276,7 @@ def _resolve(task: str) -> Any:
 
 
 class _LogFile(logging.FileHandler):
-    """A log that a full disk cuts short, without a traceback for each line that is lost."""
+    """File handler that ignores write errors, such as those of a full disk."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         pass

@@ -1,8 +1,8 @@
-"""Stop signals of a job: noted at once, obeyed at a step boundary or when the grace period is over.
+"""Stop signals: recorded immediately, handled after the current step or when the grace period ends.
 
 Slurm sends SIGUSR2 before a time limit and at a preemption, because submitit requests it, and
-SIGTERM when somebody cancels the job. A process that hangs in a collective or in a kernel does not
-run Python signal handlers, so a separate thread reads the signals and watches the clock.
+SIGTERM when somebody cancels the job. A process that is blocked in a collective or a kernel does
+not run Python signal handlers, so a separate thread reads the signals and watches the clock.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ STOP_SIGNALS = (PREEMPTION_SIGNAL, signal.SIGTERM)
 class Interrupted(BaseException):
     """The run got a stop signal and has saved a checkpoint.
 
-    Not an ``Exception``, so that no handler on the way takes it for a failure of the run.
+    Not an ``Exception``, so that no ``except Exception`` mistakes it for a failure of the run.
     """
 
 
@@ -31,7 +31,7 @@ _received: list[signal.Signals] = []
 def stop_signal() -> signal.Signals | None:
     """Return the first stop signal that this process got, or None.
 
-    A training loop checks it after every step. Once it is set, all processes of the run have to
+    A training loop checks it after every step. Once it is set, all processes of the run must
     save at the same step and raise ``Interrupted``.
     """
     return _received[0] if _received else None
@@ -44,10 +44,10 @@ def received_signals() -> list[signal.Signals]:
 
 @contextmanager
 def watch_signals(grace: float, on_overdue: Callable[[signal.Signals], None]) -> Iterator[None]:
-    """Note the stop signals that arrive during the block.
+    """Record the stop signals that arrive during the block.
 
     Args:
-        grace: seconds from the first signal in which the run has to save and stop.
+        grace: seconds from the first signal within which the run must save and stop.
         on_overdue: called with that signal, in another thread, if the block has not ended by then.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -74,7 +74,7 @@ def watch_signals(grace: float, on_overdue: Callable[[signal.Signals], None]) ->
 
 
 def _ignore(number: int, frame: object) -> None:
-    """Do nothing: the thread of ``watch_signals`` has noted the signal already."""
+    """Do nothing: the thread of ``watch_signals`` has recorded the signal already."""
 
 
 def _watch(readable: int, grace: float, on_overdue: Callable[[signal.Signals], None]) -> None:

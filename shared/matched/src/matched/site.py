@@ -101,7 +101,7 @@ def _absolute(file: Path, path: str) -> Path:
     if expanded.startswith("~"):
         raise ValueError(
             f"{file}: the home folder in {path!r} is not known, as HOME is not set or there is no "
-            "such user; write the whole path"
+            "such user; write the absolute path"
         )
     return (file.parent / expanded).absolute()
 
@@ -157,7 +157,7 @@ def _section(validator: _Validator, name: str, kind: type, values: dict[str, Any
 
 
 def _checked_value(validator: _Validator, section: str, key: str, value: Any, hint: Any) -> Any:
-    """Return a value of a section as its annotation ``hint`` has it."""
+    """Check a value of a section, and return it converted to its type ``hint``."""
     if hint is str:
         validator.check_type(section, key, value, str, "a string")
     elif hint is int:

@@ -1,4 +1,4 @@
-"""Typed values for the status of runs and jobs; text for people is made where it is shown."""
+"""Typed status of runs and jobs: states, job ids and records, failures, results of attempts."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class JobId:
 
     @classmethod
     def parse(cls, text: str) -> JobId:
-        """Return the id that ``str`` wrote.
+        """Parse the output of ``__str__``.
 
         Raises:
             ValueError: if ``text`` is not such an id.
@@ -134,11 +134,12 @@ class JobStatus:
 
     Attributes:
         state: queued or running; None if the job is over.
-        words: Slurm's own words, such as "PENDING (Resources)" or "OUT_OF_MEMORY".
+        detail: Slurm's state and reason, such as "PENDING (Resources)" or "OUT_OF_MEMORY", or why a
+            process is considered over.
     """
 
     state: State | None
-    words: str = ""
+    detail: str = ""
 
 
 class FailureKind(StrEnum):
@@ -165,14 +166,14 @@ class Failure:
     Attributes:
         reason: one line for people.
         token: of the submission in which the run failed; empty if no job recorded the failure.
-        root: signature of the failed run at the root of a blocked one, which may need it through
-            others; empty for other kinds.
+        root_run: signature of the failed run that blocks this one, directly or through other needs;
+            empty for other kinds.
     """
 
     reason: str
     kind: FailureKind = FailureKind.ERROR
     token: str = ""
-    root: str = ""
+    root_run: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

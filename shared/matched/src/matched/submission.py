@@ -64,7 +64,7 @@ def _submit(plan: Plan, cluster: str, folder: Path, snapshot: bool) -> list[subm
         return []
     if snapshot and cluster == "debug":
         raise ValueError(
-            "--snapshot needs jobs of their own, and --cluster debug runs in this process; "
+            "--snapshot cannot be used with --cluster debug, which runs in this process; "
             "use --cluster local or slurm"
         )
     recipe = plan.recipe
@@ -159,8 +159,8 @@ def _last_line(error: Exception) -> str:
 def run_in_process(plan: Plan) -> dict[str, ExecutionResult]:
     """Compute the plan's unfinished runs in this process, or in each process of torchrun.
 
-    All processes go through all runs, finished ones included: the other ranks cannot read which are
-    finished, because rank 0 is about to change that.
+    Every rank iterates over all runs, finished ones included. Only rank 0 decides which to skip,
+    because the states that the other ranks would read may change meanwhile.
 
     Returns:
         Signature → outcome, as ``JobRunner.compute``.

@@ -25,7 +25,7 @@ from matched.table import Metric
 
 MISSING = "—"
 MAX_ARM_COLUMNS = 2
-"""With more arms than this every arm has a row, or a table of five would have 23 columns."""
+"""With more arms than this every arm has a row, otherwise a table of five would have 23 columns."""
 
 
 @dataclass(frozen=True, kw_only=True)

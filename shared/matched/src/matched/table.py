@@ -68,7 +68,7 @@ class Resources:
 
     @property
     def num_workers(self) -> int:
-        """Data-loading workers per process: one core less than it has on GPUs, none on the CPU."""
+        """Data-loading workers per process: ``cpus - 1`` for GPU runs, otherwise 0."""
         return self.cpus - 1 if self.gpus else 0
 
 
@@ -116,7 +116,9 @@ class Scale:
         if self.name not in SCALES:
             raise ValueError(f"scale {self.name!r} is not one of {', '.join(SCALES)}")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"scale {self.name}: seeds {self.seeds} must be distinct, one or more")
+            raise ValueError(
+                f"scale {self.name}: seeds {self.seeds} must be non-empty and distinct"
+            )
         paths = dict.fromkeys(
             path
             for row, runs in self.runs.items()
@@ -180,7 +182,7 @@ class Table:
         for what, named in (("arms", self.arms), ("scales", self.scales)):
             all_names = [item.name for item in named]
             if not all_names or len(set(all_names)) != len(all_names):
-                raise ValueError(f"{what} {all_names} of a table must be distinct, one or more")
+                raise ValueError(f"{what} {all_names} of a table must be non-empty and distinct")
         if names := ", ".join(self.baseline.allowed_differences):
             raise ValueError(
                 f"the arm {self.baseline.name} is the baseline that the others are compared "

@@ -18,11 +18,11 @@ from matched.files import atomic_write, write_json
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """The place and the resources that a task runs with; none of it may change a result.
+    """Runtime environment of a task; none of it may change a result.
 
     Attributes:
         directory: the run directory.
-        signature: the run's signature. A checkpoint carries it, and other runs refuse to load it.
+        signature: the run's signature, stored in checkpoints, which other runs refuse to load.
         data: path of every data source of the config that has one, by name.
         needs: directory of every run that this one needs, by name.
         rank: this process; only rank 0 writes files.
@@ -30,8 +30,8 @@ class Context:
         local_rank: this process among those of its node: the index of its GPU.
         threads: CPU threads of this process.
         num_workers: data-loading processes for this process; with 0 it loads the data itself.
-        checkpoint_steps: a checkpoint is due after so many optimizer steps, or
-        checkpoint_minutes: after so many minutes, whichever comes first.
+        checkpoint_steps: checkpoint interval in optimizer steps.
+        checkpoint_minutes: checkpoint interval in minutes; whichever interval ends first counts.
         shard: shard weights and optimizer state over the processes (FSDP2) instead of keeping a
             copy on each (DDP).
         check_ownership: raise ``LeaseLostError`` if another process has taken the run over. The
@@ -86,7 +86,7 @@ class Context:
         write_json(self.owned_path(name), value)
 
     def write_fingerprint(self, *, weights: str, batches: Sequence[str]) -> None:
-        """Write fingerprint.json, which has to be equal in both runs of a matched pair.
+        """Write fingerprint.json, which must be equal in both runs of a matched pair.
 
         Args:
             weights: hash of the initial weights outside the norm layers, or of the weights used.

@@ -20,7 +20,7 @@ from matched.status import State
 
 POLL_SECONDS = 0.5
 REST = 25
-"""Seconds of sleep per second of CPU time of a look: watching takes at most 4 % of a core."""
+"""Seconds of sleep per CPU second of a refresh: watching takes at most 4 % of a core."""
 STYLES = {
     State.NEW: "dim",
     State.QUEUED: "dim",
@@ -45,7 +45,7 @@ def wait(plan: Plan, jobs: Sequence[submitit.Job[Any]], console: Console) -> Pla
     """
     queue = SlurmQueue()
     with _Bars(console) if console.is_terminal else _Lines(console, plan) as display:
-        # The first look parses every file of the unfinished runs and says little about the next.
+        # Skip the first refresh when estimating the cost: it parses every file of unfinished runs.
         plan = plan.refreshed(queue)
         while True:
             started = time.process_time()
@@ -109,7 +109,7 @@ class _Bars:
     """Draws a bar for each running run and one for the whole plan."""
 
     def __init__(self, console: Console) -> None:
-        # Drawing takes longer than looking: the screen changes only when the states were read.
+        # Redraw only after the states are read again: rendering is the slower part.
         self.live = Live(console=console, auto_refresh=False)
         self.started = time.monotonic()
 

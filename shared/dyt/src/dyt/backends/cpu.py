@@ -1,4 +1,4 @@
-"""Import of the C++ kernel, which registers itself with torch, or the reason why it is missing."""
+"""Import of the C++ kernel, which registers itself with torch; `PROBLEM` if it is unavailable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Launch and registration of the GPU kernels, or the reason why they cannot run.
+"""Launch and registration of the GPU kernels; `PROBLEM` if they cannot run.
 
 Importing this module is cheap: Triton, which is only available on Linux, is imported by the first
 launch. Results are bitwise reproducible on a device: the order of all sums is fixed, and nothing is

@@ -1,4 +1,4 @@
-"""GPU kernels in Triton, separate from their launch because only this module imports Triton.
+"""GPU kernels in Triton: forward, backward and sums of gradients. Only this module imports Triton.
 
 A kernel treats the input as positions × channels, in either memory order. One program takes a
 block of channels, whose γ and β it keeps in registers, and loops over its part of the positions.

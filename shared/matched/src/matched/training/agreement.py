@@ -1,7 +1,7 @@
 """Agreement between processes to stop or to save at the same step, without blocking any step.
 
-A signal reaches one process earlier than another, and clocks differ. The requests of all processes
-at one step boundary are reduced while the next step is computed, and obeyed after it.
+Signals reach the processes at different times, and clocks differ. The requests of all processes at
+one step boundary are all-reduced asynchronously during the next step and acted on after it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Agreement:
 
     def __init__(self) -> None:
         # A separate gloo group on the CPU: no step waits for the GPU, and the exchange does not
-        # get between other collectives.
+        # interleave with other collectives.
         several = dist.is_initialized() and dist.get_world_size() > 1
         self.group = dist.new_group(backend="gloo") if several else None
         self.requests = torch.zeros(2, dtype=torch.int32)
@@ -47,7 +47,7 @@ class Agreement:
             return Decision(stop=stop, save=save)
         decision = self._finish_exchange()
         if not decision.stop:
-            # What is about to be saved need not be saved again after the next step.
+            # If a checkpoint is due now, drop this process's request to save after the next step.
             self.requests = torch.tensor([stop, save and not decision.save], dtype=torch.int32)
             self.pending = dist.all_reduce(
                 self.requests, dist.ReduceOp.MAX, group=self.group, async_op=True

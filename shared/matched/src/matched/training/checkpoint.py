@@ -2,7 +2,8 @@
 
 A single process, or several with equal copies of the model (DDP), write one file,
 step_00001000.pt; several with sharded models (FSDP2) write a folder, step_00001000. Any number of
-processes can read either.
+processes can read either. No generator state is saved: all randomness is seeded by address, see
+``seeding``.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def save(folder: Path, step: int, state: TrainingState, *, sharded: bool) -> Non
 
 
 def save_file(folder: Path, step: int, content: Mapping[str, Any]) -> None:
-    """Write a checkpoint of any layout, for trainers with their own; otherwise as ``save``.
+    """Like ``save``, for trainers with their own checkpoint format.
 
     Args:
         content: tensors and plain values; only those of rank 0 are written.
@@ -78,7 +79,7 @@ def load_newest(folder: Path, signature: str, layout: TensorLayout) -> TrainingS
 def load_newest_file(
     folder: Path, signature: str, signature_of: Callable[[dict[str, Any]], str]
 ) -> dict[str, Any] | None:
-    """As ``load_newest``, for checkpoints written by ``save_file``; tensors are on the CPU.
+    """Like ``load_newest``, for checkpoints written by ``save_file``; tensors are on the CPU.
 
     Args:
         signature_of: content of a checkpoint → signature of its run.
@@ -114,7 +115,7 @@ def read(path: Path, layout: TensorLayout = lambda name: None) -> TrainingState:
     """Read a checkpoint file or folder; tensors are on the CPU except those sharded by ``layout``.
 
     Raises:
-        Exception: of many kinds, if anything is missing or damaged.
+        Exception: any error of torch or the file system, if anything is missing or damaged.
     """
     if path.is_dir():
         return sharded_checkpoint.read(path, layout)
@@ -190,7 +191,7 @@ def _write_error(path: Path, error: OSError | RuntimeError) -> OSError:
 
 
 def _delete_old(written: Path) -> None:
-    """Keep the checkpoint just written and the newest before it; later ones were damaged."""
+    """Keep this checkpoint and the previous one; later steps can only be damaged leftovers."""
     earlier = [path for path in _newest_first(written.parent) if path.stem < written.stem]
     kept = {written, *earlier[: KEEP - 1]}
     for path in _newest_first(written.parent):

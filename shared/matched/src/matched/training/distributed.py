@@ -33,9 +33,9 @@ def process_group(context: Context) -> Iterator[torch.device]:
     Reads torchrun's environment variables (MASTER_ADDR, RANK, …), which submitit's
     TorchDistributedEnvironment exports too.
 
-    Python objects are exchanged through a second group, on the CPU: NCCL ends a process that has
-    waited for ten minutes, and reading through a data set or scoring 50,000 images, which rank 0
-    does alone, may take longer.
+    Python objects are exchanged through a second group, on the CPU: NCCL's 10-minute timeout is too
+    short for work that rank 0 does alone, such as reading through a data set or scoring 50,000
+    images.
     """
     if torch.cuda.is_available():
         device = torch.device("cuda", context.local_rank % torch.cuda.device_count())
@@ -94,7 +94,7 @@ def on_rank0(work: Callable[[], T]) -> T:
 def raise_on_all_ranks() -> Iterator[None]:
     """Raise an exception of the block of one process on all processes.
 
-    All of them have to reach the end of the block.
+    All of them must reach the end of the block.
     """
     own_error: Exception | None = None
     try:

@@ -41,7 +41,7 @@ class StepInfo:
 class Hooks:
     """Callbacks around each optimizer step, for methods that need more than a loss; no-ops here.
 
-    State that they change and that a later step reads has to be in the model's state dict, to be
+    State that they change and that a later step reads must be in the model's state dict, to be
     checkpointed, or be a function of the ``StepInfo``.
     """
 
@@ -65,12 +65,12 @@ class Learner:
         dataset: map-style; its randomness comes from the global generators, which the loop
             seeds for every sample.
         loss: (model, micro-batch) → mean loss over the micro-batch, a scalar tensor.
-        evaluate: model → metrics, equal on all processes. Each process has to call the model the
+        evaluate: model → metrics, equal on all processes. Each process must call the model the
             same number of times: every call of a sharded model is a collective.
         selection_metric: (metric, "higher" or "lower") used to select the best evaluation.
-        norms: paths of the norm layers, left out of the fingerprint.
-        inherited: state-dict names of weights from another run, left out of the fingerprint too:
-            that run has its own.
+        norms: paths of the norm layers, excluded from the fingerprint.
+        inherited: state-dict names of weights from another run, also excluded from the fingerprint:
+            that run's own covers them.
         prepare: micro-batch on the device → micro-batch, such as mixup; seeded per step.
         ema: EMA of the weights, evaluated instead of the model; see ``matched.training.ema``.
         hooks: callbacks around each step, such as schedules or a teacher that follows the model.

@@ -23,7 +23,7 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> torch.Tensor:
 class PerformanceMeter:
     """Samples per second and peak GPU memory since the last reading.
 
-    The caller has to have waited for the GPU before a reading, as copying the loss does.
+    The caller must have waited for the GPU before a reading, as copying the loss does.
     """
 
     def __init__(self, device: torch.device) -> None:

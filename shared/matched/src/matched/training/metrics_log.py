@@ -2,8 +2,7 @@
 
 metrics.jsonl has no times, so identical runs write identical lines; whatever depends on the machine
 (throughput, memory, time of day) is in performance.jsonl. Both files are kept open: a process that
-has lost its run without noticing it writes to the replaced files, which no longer have a name, and
-not between the lines of the new owner.
+has lost its lease keeps writing to the unlinked files, not to those of the new owner.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class StepLines:
         self.file: TextIO | None = None
 
     def open(self, step: int) -> None:
-        """Open the file to append lines; lines of steps later than ``step`` are deleted.
+        """Open the file to append lines; delete those of steps later than ``step``.
 
         Raises:
             ValueError: if a line is damaged.
@@ -95,7 +94,7 @@ class MetricsLog:
         """Time of the last write of progress.json."""
 
     def start(self, step: int) -> None:
-        """Open both files at ``step``; lines of later steps, from before an interruption, go."""
+        """Open both files at ``step``; delete lines of later steps, from before an interruption."""
         self.start_step, self.start_time = step, time.perf_counter()
         if self.context.rank == 0:
             self.metrics.open(step)

@@ -1,4 +1,4 @@
-"""Seeding: all randomness as a function of the seed and a place in the run, with no carried state.
+"""Seeding: all randomness as a function of the seed and an address in the run, without state.
 
 Initial weights, data order, the augmentation of a sample, and the dropout and mixup of a step draw
 from generators seeded for that purpose. A run therefore does not depend on the number of
@@ -15,14 +15,14 @@ import numpy as np
 import torch
 
 
-def derive_seed(*place: int | str) -> int:
-    """Return a 64-bit seed for a place such as (seed, "sample", epoch, index)."""
-    return int.from_bytes(hashlib.blake2b(repr(place).encode(), digest_size=8).digest())
+def derive_seed(*address: int | str) -> int:
+    """Return a 64-bit seed for an address such as (seed, "sample", epoch, index)."""
+    return int.from_bytes(hashlib.blake2b(repr(address).encode(), digest_size=8).digest())
 
 
-def reseed(*place: int | str) -> None:
-    """Seed the global generators of Python, NumPy and torch for a place."""
-    value = derive_seed(*place)
+def reseed(*address: int | str) -> None:
+    """Seed the global generators of Python, NumPy and torch for an address."""
+    value = derive_seed(*address)
     random.seed(value)
     np.random.seed(value & 0xFFFFFFFF)
     # torch.manual_seed seeds the same generators, but also queries all other device types, which
@@ -32,6 +32,6 @@ def reseed(*place: int | str) -> None:
         torch.cuda.manual_seed(value)
 
 
-def generator(*place: int | str) -> torch.Generator:
-    """Return a new CPU generator seeded for a place."""
-    return torch.Generator().manual_seed(derive_seed(*place))
+def generator(*address: int | str) -> torch.Generator:
+    """Return a new CPU generator seeded for an address."""
+    return torch.Generator().manual_seed(derive_seed(*address))

@@ -70,7 +70,7 @@ def read(folder: Path, layout: TensorLayout) -> TrainingState:
     """Read this process's part of the folder; not a collective.
 
     Raises:
-        Exception: of many kinds, if anything is missing or damaged.
+        Exception: any error of torch or the file system, if anything is missing or damaged.
     """
     plain = torch.load(folder / PLAIN_FILE, map_location="cpu", weights_only=True)
     reader = _Reader(folder)
@@ -152,7 +152,7 @@ class _Unpickler(pickle.Unpickler):
             return allowed
         if module == "torch" and isinstance(dtype := getattr(torch, name, None), torch.dtype):
             return dtype
-        raise UnexpectedMetadataError(f"it refers to {module}.{name}, which no checkpoint needs")
+        raise UnexpectedMetadataError(f"it refers to {module}.{name}, which is not an allowed type")
 
 
 def _check_metadata(loaded: Any) -> metadata.Metadata:
