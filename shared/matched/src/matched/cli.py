@@ -241,8 +241,15 @@ def _show(plan: Plan, console: Console) -> int:
     stem = plan.recipe.project / "results" / plan.recipe.results_name(plan.scale)
     pictures = gallery.copy_pictures(plan, stem)
     table = summary_table(plan, pictures)
-    paths = table_formats.write_files(table, stem)  # before printing, which may fail
+    paths: list[Path] = []
+    refusal: OSError | None = None
+    try:
+        paths = table_formats.write_files(table, stem)  # before printing, which may fail
+    except OSError as error:  # a read-only folder: the table is printed all the same
+        refusal = error
     table_formats.print_table(table, console)
+    if refusal is not None:
+        raise refusal
     names = ", ".join(path.suffix[1:] for path in paths)
     console.print(f"Written: {stem}.{{{names}}}", style="dim", highlight=False, soft_wrap=True)
     if pictures.rows:
