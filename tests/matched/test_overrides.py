@@ -11,6 +11,13 @@ from matched.overrides import parse_value, with_changes
 from matched.recipes import Recipe
 from matched.summary_table import summary_table
 
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    width: int = 8
+    depth: int = 2
+
+
 # --- types
 
 
@@ -65,18 +72,12 @@ def test_parse_value_refuses_another_type(text, annotation, expected):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Network:
-    width: int = 8
-    depth: int = 2
-
-
-@dataclass(frozen=True, kw_only=True)
 class Config:
-    seed: int = 0
-    norm: str = "LN"
     lr: float = 0.1
     min_lr: float = 0.05
     network: Network = Network()
+    norm: str = "LN"
+    seed: int = 0
 
     def __post_init__(self):
         if self.min_lr > self.lr:
