@@ -47,7 +47,7 @@ def tiny_convnext(config: Supervised, dims: tuple[int, ...]) -> Supervised:
     arguments = (("ls_init_value", 0.1), ("patch_size", 2), ("output_stride", 8))
     return tiny(
         config,
-        epochs=12,
+        epochs=16,
         lr=4e-3,
         model_args=(*arguments, ("depths", (1, 1, 2, 1)), ("dims", dims)),
     )
