@@ -210,7 +210,7 @@ def test_refreshed_parses_a_file_only_after_it_was_replaced(one_row, monkeypatch
     real = run_directory.read_json
 
     def read_json(path, *keys):
-        parsed.append(path.name)
+        parsed.append(os.path.basename(path))
         return real(path, *keys)
 
     monkeypatch.setattr(run_directory, "read_json", read_json)
