@@ -18,6 +18,7 @@ from rich.console import Console
 
 from matched import (
     cancellation,
+    checkout,
     cli_output,
     export,
     gallery,
@@ -155,6 +156,7 @@ def _garbage_collection_paused() -> Iterator[None]:
 def _load(given: argparse.Namespace) -> Plan:
     """Return the plan of the given table, or of one cell for the command ``run``."""
     recipe = recipes.load(given.table)
+    checkout.check_packages(recipe.project)
     settings = site.read(_site_file(recipe.project))
     recipe, scale = overrides.with_changes(recipe, recipe.scale(given.scale), given.changes)
     if given.do is not _run:
