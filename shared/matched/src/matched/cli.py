@@ -250,6 +250,7 @@ def _status(given: argparse.Namespace) -> int:
     return _exit_code(plan)
 
 
+@_garbage_collection_paused()
 def _table(given: argparse.Namespace) -> int:
     return _show(_load(given), _console())
 

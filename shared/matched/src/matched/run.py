@@ -93,6 +93,8 @@ def json_value(value: Any, path: str = "config", ints_as_floats: bool = False) -
         return value
     if isinstance(value, float) and isfinite(value):
         return value
+    if isinstance(value, (list, tuple)):
+        return [json_value(item, f"{path}[{i}]", ints_as_floats) for i, item in enumerate(value)]
     if dataclasses.is_dataclass(kind):
         fields = {"__type__": kind.__name__}
         for name, is_float, unchanged in _json_fields(kind):
@@ -102,8 +104,6 @@ def json_value(value: Any, path: str = "config", ints_as_floats: bool = False) -
                 item = json_value(item, f"{path}.{name}", is_float)
             fields[name] = item
         return fields
-    if isinstance(value, (list, tuple)):
-        return [json_value(item, f"{path}[{i}]", ints_as_floats) for i, item in enumerate(value)]
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return {
             key: json_value(item, f"{path}.{key}", ints_as_floats) for key, item in value.items()
