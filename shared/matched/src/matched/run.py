@@ -15,7 +15,7 @@ from typing import Any
 SIGNATURE_LENGTH = 12
 """Hex digits of a signature: 48 bits, so 10,000 runs collide with probability 2e-7."""
 _SIGNATURE_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
-_UNCHANGED = frozenset({str, bool, type(None)})
+_UNCHANGED: frozenset[type] = frozenset({str, bool, type(None)})
 """Types whose values are JSON values wherever they are in a config."""
 
 
@@ -118,7 +118,7 @@ def json_value(value: Any, path: str = "config", ints_as_floats: bool = False) -
 def _json_fields(config_class: type) -> tuple[tuple[str, bool, frozenset[type]], ...]:
     """Return every field's name, whether its ints become floats, and the types left unchanged."""
     return tuple(
-        (f.name, is_float, _UNCHANGED if is_float else _UNCHANGED | {int})
+        (f.name, is_float, _UNCHANGED if is_float else _UNCHANGED.union([int]))
         for f in dataclasses.fields(config_class)
         for is_float in [_is_float_annotation(str(f.type))]
     )
@@ -146,7 +146,7 @@ def derive_run(run: Run, *, norm: Any, seed: int | None = None, **changes: Any) 
     shared = {
         name: value for name, value in {"norm": norm, "seed": seed}.items() if value is not None
     }
-    own_fields = _field_names(type(run.config))
+    own_fields = _field_names(run.config.__class__)
     unknown = sorted((set(shared) - _field_names_with_needs(run)) | (set(changes) - own_fields))
     if unknown:
         raise ValueError(
@@ -158,7 +158,7 @@ def derive_run(run: Run, *, norm: Any, seed: int | None = None, **changes: Any) 
 
 def _replace_fields(run: Run, shared: Mapping[str, Any], changes: Mapping[str, Any]) -> Run:
     """Set ``shared`` fields in the run and its needs where they exist, ``changes`` in the run."""
-    names = _field_names(type(run.config))
+    names = _field_names(run.config.__class__)
     own = {name: value for name, value in shared.items() if name in names}
     return Run(
         task=run.task,
@@ -173,5 +173,5 @@ def _field_names(config_class: type) -> frozenset[str]:
 
 
 def _field_names_with_needs(run: Run) -> frozenset[str]:
-    own_fields = _field_names(type(run.config))
+    own_fields = _field_names(run.config.__class__)
     return own_fields.union(*(_field_names_with_needs(need) for need in run.needs.values()))
