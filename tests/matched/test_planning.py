@@ -2,23 +2,7 @@
 
 import os
 
-import pytest
-
 from matched import job_status, run_directory, table
-
-
-@pytest.fixture
-def parsed(monkeypatch):
-    """Return the names of the run directories' files that are parsed from now on."""
-    names = []
-    real = run_directory.read_json
-
-    def read_json(path, *keys):
-        names.append(os.path.basename(path))
-        return real(path, *keys)
-
-    monkeypatch.setattr(run_directory, "read_json", read_json)
-    return names
 
 
 def test_make_plan_parses_files_of_finished_runs_once(one_row, parsed):
