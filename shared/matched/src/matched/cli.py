@@ -259,8 +259,10 @@ def _show(plan: Plan, console: Console) -> int:
     stem = plan.recipe.project / "results" / plan.recipe.results_name(plan.scale)
     pictures = gallery.copy_pictures(plan, stem)
     table = summary_table(plan, pictures)
-    paths = table_formats.write_files(table, stem)  # before printing, which may fail
-    table_formats.print_table(table, console)
+    try:
+        paths = table_formats.write_files(table, stem)  # before printing, which may fail
+    finally:
+        table_formats.print_table(table, console)
     names = ", ".join(path.suffix[1:] for path in paths)
     console.print(f"Written: {stem}.{{{names}}}", style="dim", highlight=False, soft_wrap=True)
     if pictures.rows:
