@@ -11,10 +11,8 @@ SET      ?=
 
 VENV    := .venv
 BIN     := $(VENV)/bin
-PYTHON  ?= $(shell sh tools/find-python)
-PIP     := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps
-# Build dependencies of source packages are pinned by the lock (two names: old and new pip).
-BUILD   := PIP_CONSTRAINT=requirements.lock PIP_BUILD_CONSTRAINT=requirements.lock
+PYTHON  ?=
+INSTALL := $(BIN)/python tools/pip_install.py --no-deps
 READY   := $(VENV)/.ready
 KERNEL  := $(wildcard shared/dyt/build_backend.py shared/dyt/src/dyt/kernel_build.py shared/dyt/src/dyt/csrc/*)
 # One process per core, up to four, because each imports torch. Slurm's tests share one cluster.
@@ -29,7 +27,8 @@ SUBMIT   = submit $(TABLE) $(CHOICE) $(if $(SNAPSHOT),--snapshot)
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wheels demo test test-slow test-slurm lint docs table tables status bench chaos lock clean
+.PHONY: help setup own-environment wheels demo test test-slow test-slurm lint docs table tables
+.PHONY: status bench chaos lock clean
 
 help:
 	@echo "make setup       create $(VENV) with all packages (other targets do so when needed)"
@@ -52,14 +51,19 @@ help:
 setup: $(READY)
 
 # The lock is complete, so nothing is resolved: the installed versions are the tested ones.
-$(READY): requirements.lock $(wildcard shared/*/pyproject.toml packages/*/pyproject.toml) $(KERNEL)
-	@$(PYTHON) tools/check_python.py
-	@$(PYTHON) tools/check_compiler.py
+$(READY): requirements.lock $(wildcard shared/*/pyproject.toml packages/*/pyproject.toml) $(KERNEL) \
+		| own-environment
+	@sh tools/create-environment $(VENV) $(PYTHON)
 	@echo "Installing the pinned packages into $(VENV): a few minutes and 5 GB, once"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BUILD) $(PIP) -r requirements.lock
-	@$(PIP) --no-build-isolation $(addprefix -e ./,$(PARTS))
-	@touch $@
+	@$(INSTALL) -r requirements.lock
+	@$(INSTALL) --no-build-isolation $(addprefix -e ./,$(PARTS))
+	@(cd $(VENV) && pwd -P) > $@
+
+# The scripts and packages of an environment have its absolute path, which .ready records.
+own-environment:
+	@test ! -s $(READY) || test "$$(cat $(READY))" -ef $(VENV) || { \
+		echo "error: $(VENV) was created as $$(cat $(READY)), and this checkout was renamed or copied" \
+			"since; create it again: rm -rf $(VENV) && make setup" >&2; exit 2; }
 
 wheels: setup
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist ./shared/dyt

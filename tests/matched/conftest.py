@@ -16,7 +16,18 @@ from pathlib import Path
 
 import pytest
 
-from matched import Resources, Run, data, job_status, lease, planning, provenance, recipes, site
+from matched import (
+    Resources,
+    Run,
+    data,
+    job_status,
+    lease,
+    planning,
+    provenance,
+    recipes,
+    run_directory,
+    site,
+)
 from matched.cli import main
 from matched.files import write_json
 from matched.job_runner import JobRunner
@@ -361,6 +372,20 @@ def pack(one_row, monkeypatch):
         )
 
     return made
+
+
+@pytest.fixture
+def parsed(monkeypatch):
+    """Return the names of the run directories' files that are parsed from now on."""
+    names = []
+    real = run_directory.read_json
+
+    def read_json(path, *keys):
+        names.append(os.path.basename(path))
+        return real(path, *keys)
+
+    monkeypatch.setattr(run_directory, "read_json", read_json)
+    return names
 
 
 @pytest.fixture

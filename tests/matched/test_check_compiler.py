@@ -1,6 +1,7 @@
 """tools/check_compiler.py: one line that names what to install if fairseq cannot be built."""
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -81,13 +82,16 @@ def test_make_setup_checks_the_compiler_before_pip():
     commands = subprocess.run(
         ["make", "-n", "-B", "setup"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
-    assert 0 < commands.index("tools/check_compiler.py") < commands.index("pip install")
+    assert 0 < commands.index("tools/create-environment") < commands.index("tools/pip_install.py")
+    script = (ROOT / "tools" / "create-environment").read_text(encoding="utf-8")
+    assert 0 < script.index("tools/check_compiler.py") < script.index("-m venv")
 
 
 def test_make_setup_builds_with_locked_versions():
     """Otherwise fairseq would be built with the newest cython and numpy."""
-    text = (ROOT / "Makefile").read_text(encoding="utf-8")
-    assert "PIP_CONSTRAINT=requirements.lock PIP_BUILD_CONSTRAINT=requirements.lock" in text
+    variables = runpy.run_path(str(ROOT / "tools" / "pip_install.py"))["environment"]({}, {})
+    names = ("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT")
+    assert {variables[name] for name in names} == {"requirements.lock"}
     lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
     for name in ("fairseq==0.12.2", "cython==", "numpy==", "setuptools=="):
         assert f"\n{name}" in lock

@@ -132,7 +132,7 @@ def test_submit_wait_copies_pictures(one_row):
         ("cut.png", "'cut.png' is not a complete PNG"),
         ("config.json", "'config.json' is not a complete PNG"),
         ("x" * 300, "cannot be read: File name too long"),
-        ("a\0b.png", "null byte"),
+        ("a\0b.png", "embedded null"),
         (7, "7 is not a file name"),
         ({}, "{} is not a file name"),
     ],

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from matched import job_status, run_directory
+from matched import job_status
 from matched.task import write_progress
 
 CELL = ["--row", "small", "--arm", "LN"]
@@ -203,17 +203,10 @@ def test_refreshed_keeps_a_run_whose_state_has_not_changed(one_row):
     assert again.runs[0].status.progress["step"] == 2 and again.runs[1] is plan.runs[1]
 
 
-def test_refreshed_parses_a_file_only_after_it_was_replaced(one_row, monkeypatch):
+def test_refreshed_parses_a_file_only_after_it_was_replaced(one_row, parsed):
     directory = one_row.begun("small.LN.0", "local", str(os.getpid()))
     plan = one_row.plan().refreshed()
-    parsed = []
-    real = run_directory.read_json
-
-    def read_json(path, *keys):
-        parsed.append(path.name)
-        return real(path, *keys)
-
-    monkeypatch.setattr(run_directory, "read_json", read_json)
+    parsed.clear()
     for _ in range(3):
         plan = plan.refreshed()
     assert parsed == []

@@ -99,7 +99,7 @@ def read_fingerprint(planned: PlannedRun) -> dict[str, Any] | None:
     Raises:
         DamagedFileError: if fingerprint.json is not complete.
     """
-    return read_json(planned.directory / "fingerprint.json", ("weights", "batches"))
+    return read_json(f"{planned.directory.path}/fingerprint.json", ("weights", "batches"))
 
 
 def _compare_fingerprints(

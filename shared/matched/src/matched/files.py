@@ -68,7 +68,7 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
-def read_json(path: Path, keys: Collection[str] = ()) -> dict[str, Any] | None:
+def read_json(path: Path | str, keys: Collection[str] = ()) -> dict[str, Any] | None:
     """Return the JSON object in ``path``, or None if there is no such file.
 
     Raises:

@@ -53,15 +53,17 @@ def run_differences(base: Run, other: Run) -> Differences:
 
 def _full_description(run: Run) -> dict[str, Any]:
     """The run's description, with descriptions in place of the signatures of its needs."""
+    if not run.needs:
+        return run.description
     needs = {name: _full_description(need) for name, need in run.needs.items()}
     return {**run.description, "needs": needs}
 
 
 def _add_differences(a: Any, b: Any, path: str, differences: Differences) -> None:
-    if a == b:
-        return
     if isinstance(a, dict) and isinstance(b, dict):
-        for key in [*a, *(key for key in b if key not in a)]:
+        changed = [key for key, value in a.items() if value != b.get(key)]
+        changed += [key for key, value in b.items() if key not in a and value is not None]
+        for key in changed:
             child = f"{path}.{key}" if path else key
             _add_differences(a.get(key), b.get(key), child, differences)
     else:

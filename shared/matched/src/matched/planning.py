@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -97,9 +97,10 @@ def make_plan(recipe: Recipe, scale: Scale, site: Site, only: Sequence[Cell] | N
             cells.setdefault(run, [])
             titles.setdefault(run, place.replace("/", " · "))
         cells[cell.run].append(cell)
-    directories = {run: RunDirectory(site.runs_folder, run) for run in cells}
+    runs_folder = site.runs_folder
+    directories = {run: RunDirectory(runs_folder, run) for run in cells}
     overrides = _resource_overrides(recipe.table, scale)
-    jobs = job_status.job_statuses(directories.values())
+    statuses = _statuses(directories.values())
     runs = tuple(
         PlannedRun(
             run=run,
@@ -107,11 +108,26 @@ def make_plan(recipe: Recipe, scale: Scale, site: Site, only: Sequence[Cell] | N
             resources=overrides.get(run, scale.resources),
             cells=tuple(cells[run]),
             directory=directory,
-            status=directory.status(jobs),
+            status=status,
         )
-        for run, directory in directories.items()
+        for (run, directory), status in zip(directories.items(), statuses, strict=True)
     )
     return Plan(recipe=recipe, scale=scale, site=site, runs=runs)
+
+
+def _statuses(directories: Collection[RunDirectory]) -> list[RunStatus]:
+    """Return the status of each run; the files of a finished run are read once.
+
+    Jobs are asked before the files of unfinished runs are read: a run that ends in between is then
+    finished, and not the run of a job that is over.
+    """
+    finished = [directory.finished_status() for directory in directories]
+    unfinished = [d for d, status in zip(directories, finished, strict=True) if status is None]
+    jobs = job_status.job_statuses(unfinished)
+    return [
+        directory.status(jobs) if status is None else status
+        for directory, status in zip(directories, finished, strict=True)
+    ]
 
 
 def _resource_overrides(table: Table, scale: Scale) -> dict[Run, Resources]:
@@ -120,6 +136,8 @@ def _resource_overrides(table: Table, scale: Scale) -> dict[Run, Resources]:
     All cells are considered: otherwise a run's resources would depend on which cells are planned.
     """
     found: dict[Run, Resources] = {}
+    if not scale.resource_overrides:
+        return found
     for cell in table.cells(scale):
         for place, run in runs_with_needs(cell.run, cell.row):
             if place in scale.resource_overrides:

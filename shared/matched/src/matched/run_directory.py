@@ -49,7 +49,7 @@ class RunFiles:
         return self.path / name
 
     def _read(self, name: str, keys: Collection[str] = ()) -> dict[str, Any] | None:
-        return read_json(self.path / name, keys)
+        return read_json(f"{self.path}/{name}", keys)
 
     def job(self) -> JobRecord | None:
         """Return job.json, or None if the run was not given to a job.
@@ -138,7 +138,7 @@ class RunDirectory(RunFiles):
         result = self._read("result.json", ("signature", "outcome", "metrics"))
         if result is None:
             return None
-        path = self / "result.json"
+        path = f"{self.path}/result.json"
         if result["signature"] != self.run.signature:
             raise DamagedFileError(
                 f"{path} is of signature {result['signature']}, not {self.run.signature}"
@@ -198,12 +198,23 @@ class RunDirectory(RunFiles):
                 moved.append(target)
         return moved
 
-    def status(self, jobs: Mapping[JobId, JobStatus]) -> RunStatus:
-        """Return the run's state, given the status of the jobs that may compute it."""
+    def finished_status(self) -> RunStatus | None:
+        """Return the state of a run that has a result, even a damaged one; None without a result.
+
+        No job can change this state.
+        """
         try:
             result = self.result()
-            if result is not None:
-                return RunStatus(state=State(result["outcome"]), result=result)
+        except DamagedFileError as error:
+            return RunStatus(state=State.DAMAGED, damage=str(error))
+        return None if result is None else RunStatus(state=State(result["outcome"]), result=result)
+
+    def status(self, jobs: Mapping[JobId, JobStatus]) -> RunStatus:
+        """Return the run's state, given the status of the jobs that may compute it."""
+        finished = self.finished_status()
+        if finished is not None:
+            return finished
+        try:
             self.has_config()
             record, failure, progress = self.job(), self.failure(), self.progress()
         except DamagedFileError as error:

@@ -72,20 +72,20 @@ def summary_table(plan: Plan, gallery: Gallery = NO_PICTURES) -> SummaryTable:
     recipe, scale = plan.recipe, plan.scale
     metrics, arms = recipe.metrics(scale), [arm.name for arm in recipe.table.arms]
     columns = _Columns(metric=len(metrics) > 1, paper=recipe.paper is not None)
-    pairs, groups = audit_pairs(plan), group_by_cell(plan)
+    pairs, groups, titles = audit_pairs(plan), group_by_cell(plan), data_titles(plan)
     rows, records = [], []
     for row in scale.runs:
         for metric in metrics:
             entries = _entries(plan, row, metric, pairs, groups)
             layout = _one_row if len(arms) <= MAX_ARM_COLUMNS else _one_row_per_arm
             rows += layout(recipe.label(row), metric, entries, columns)
-            records += [_record(plan, row, metric, entry) for entry in entries]
+            records += [_record(plan, titles, row, metric, entry) for entry in entries]
     return SummaryTable(
         title=f"{recipe.title} · {scale.name} scale",
         caption=recipe.caption,
         header=_header(metrics, arms, columns),
         rows=tuple(rows),
-        notes=(*_notes(plan, pairs), *gallery.notes),
+        notes=(*_notes(plan, titles, pairs), *gallery.notes),
         records=tuple(records),
         gallery=gallery,
     )
@@ -255,10 +255,10 @@ def data_titles(plan: Plan) -> str:
     return titles or ("none" if plan.recipe.paper else "the recipe's own")
 
 
-def _notes(plan: Plan, pairs: list[AuditedPair]) -> list[str]:
+def _notes(plan: Plan, titles: str, pairs: list[AuditedPair]) -> list[str]:
     """Return the lines below the table."""
     scale, table = plan.scale, plan.recipe.table
-    notes = [f"Scale: {scale.name}. Data: {data_titles(plan)}. Seeds: {len(scale.seeds)} per cell."]
+    notes = [f"Scale: {scale.name}. Data: {titles}. Seeds: {len(scale.seeds)} per cell."]
     if plan.recipe.changes:
         changes = ", ".join(plan.recipe.change_texts)
         notes.append(f"Changed on the command line: {changes}.")
@@ -298,13 +298,13 @@ def _notes(plan: Plan, pairs: list[AuditedPair]) -> list[str]:
     return notes
 
 
-def _record(plan: Plan, row: str, metric: Metric, entry: _Entry) -> dict[str, Any]:
+def _record(plan: Plan, titles: str, row: str, metric: Metric, entry: _Entry) -> dict[str, Any]:
     """Return an entry as a line of CSV."""
     ours = entry.ours
     return {
         "table": plan.recipe.name,
         "scale": plan.scale.name,
-        "data": data_titles(plan),
+        "data": titles,
         "row": row,
         "model": plan.recipe.label(row),
         "arm": entry.arm,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from matched.run import Run, derive_run
@@ -227,8 +228,22 @@ class Table:
         for name, reason in reasons.items():
             yield f"Allowed to differ: {name}, because {reason}"
 
-    def cells(self, scale: Scale) -> Iterator[Cell]:
-        """Yield all cells by row, then seed, then arm, so that the runs of a pair end together."""
+    def cells(self, scale: Scale) -> tuple[Cell, ...]:
+        """Return all cells by row, then seed, then arm, so that the runs of a pair end together."""
+        known = self._cells.get(id(scale))
+        if known is None:
+            known = self._cells[id(scale)] = scale, tuple(self._derive_cells(scale))
+        return known[1]
+
+    @cached_property
+    def _cells(self) -> dict[int, tuple[Scale, tuple[Cell, ...]]]:
+        """Cells derived so far, by id of their scale, which is kept so that the id stays its own.
+
+        Deriving 10,000 runs takes longer than reading their results.
+        """
+        return {}
+
+    def _derive_cells(self, scale: Scale) -> Iterator[Cell]:
         for row in scale.runs:
             for seed in scale.seeds:
                 for arm in self.arms:
