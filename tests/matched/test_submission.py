@@ -69,6 +69,60 @@ def test_submit_after_a_killed_submission(slurm):
     assert num_submitted(slurm.cli("submit", "table1", "--cluster", "slurm")) == 2
 
 
+# --- surroundings of a submission
+
+OTHER_LAUNCHER = {
+    "RANK": "1",
+    "WORLD_SIZE": "2",
+    "LOCAL_RANK": "1",
+    "MASTER_ADDR": "elsewhere",
+    "MASTER_PORT": "1",
+    "TORCHELASTIC_USE_AGENT_STORE": "True",
+    "SLURM_JOB_ID": "7",
+    "SLURM_NTASKS": "4",
+}
+ENVIRONMENT_TASK = """
+import os
+from matched import Outcome
+
+def train(context, config):
+    (context.directory / "environment.txt").write_text(" ".join(os.environ))
+    return Outcome(metrics={"top1": 1.0}, steps=1 + context.rank + 10 * context.world_size)
+"""
+
+
+@pytest.mark.parametrize("cluster", ["local", "debug"])
+def test_jobs_ignore_the_rank_and_world_size_of_the_surroundings(one_row, cluster):
+    code = one_row.write("code/numbered.py", ENVIRONMENT_TASK).parent
+    one_row.recipe(
+        'NUMBERED = Run(task="numbered:train", config=Config())\n'
+        "TABLE = Table(arms=ARMS[:1], scales=(scale(seeds=(0,), small=NUMBERED),))"
+    )
+    one_row.environment["PYTHONPATH"] += f":{code}"
+    one_row.environment.update(OTHER_LAUNCHER)
+    one_row.compute("submit", "table1", "--wait", "--cluster", cluster)
+    (planned,) = one_row.plan().runs
+    assert planned.directory.result()["steps"] == 11
+    names = (planned.directory / "environment.txt").read_text(encoding="utf-8").split()
+    launcher = {name for name in OTHER_LAUNCHER if not name.startswith("SLURM")}
+    assert launcher.isdisjoint(names)
+    if cluster == "local":  # tools such as fairseq read Slurm's variables too
+        assert OTHER_LAUNCHER.keys().isdisjoint(names)
+
+
+@pytest.mark.slow  # imports torch twice
+def test_processes_of_a_job_ignore_the_launcher_of_the_surroundings(one_row):
+    one_row.meeting()
+    one_row.recipe(
+        "TABLE = Table(arms=ARMS[:1], scales=(replace(scale(seeds=(0,), small=SMALL),"
+        " resources=Resources(processes=2, minutes=1)),))"
+    )
+    one_row.trouble("meets", "small.LN.0")
+    one_row.environment.update(OTHER_LAUNCHER)
+    one_row.compute("submit", "table1", "--wait")
+    assert one_row.computed() == 2 * ["small.LN.0"]
+
+
 # --- nothing to submit
 
 

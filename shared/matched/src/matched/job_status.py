@@ -17,6 +17,7 @@ from matched import lease
 from matched.files import DamagedFileError
 from matched.run_directory import RunFiles
 from matched.status import JobId, JobRecord, JobStatus, State
+from matched.surroundings import query_environment
 
 PATIENCE = 60
 """Seconds to wait for a Slurm command: a busy controller answers late."""
@@ -215,8 +216,19 @@ def _run_command(*command: str) -> str:
     """
     try:
         answer = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=PATIENCE
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=PATIENCE,
+            env=query_environment(),
         )
+    except OSError as error:
+        raise ValueError(
+            f"{command[0]} cannot be run ({error.strerror}); "
+            "run this where Slurm's commands are on PATH"
+        ) from None
     except subprocess.TimeoutExpired:
         raise ValueError(f"{command[0]} gave no answer in {PATIENCE} s; try again later") from None
     if answer.returncode:

@@ -22,8 +22,9 @@ from matched.planning import Plan
 from matched.preflight import check_submission
 from matched.recipes import root
 from matched.signals import PREEMPTION_SIGNAL
-from matched.slurm_request import array_parameters
+from matched.slurm_request import array_parameters, slurm_options
 from matched.status import ExecutionResult
+from matched.surroundings import submission_environment
 
 
 def submit(plan: Plan, cluster: str, *, snapshot: bool = False) -> tuple[Plan, list[submitit.Job]]:
@@ -76,7 +77,7 @@ def _submit(plan: Plan, cluster: str, folder: Path, snapshot: bool) -> list[subm
             folder=folder / "%j", cluster=cluster, slurm_python=python, local_python=python
         )
         executor.update_parameters(**parameters)
-        runner_options = {"token": token, "code": code, "minutes": parameters["timeout_min"]}
+        runner_options = {"token": token, "code": code, "minutes": parameters.get("timeout_min")}
         for i in array:
             for planned in packed[i].runs:
                 planned.directory.prepare()
@@ -84,7 +85,11 @@ def _submit(plan: Plan, cluster: str, folder: Path, snapshot: bool) -> list[subm
         now = time.time()
         try:
             # sbatch's error messages are raised; do not print them as well.
-            with redirect_stderr(io.StringIO()), executor.batch():
+            with (
+                redirect_stderr(io.StringIO()),
+                submission_environment(slurm_options(parameters)),
+                executor.batch(),
+            ):
                 jobs = [
                     executor.submit(_job_runner(plan, packed[i], cluster, i, **runner_options))
                     for i in array

@@ -29,10 +29,16 @@ def sbatch_script(parameters: Mapping[str, Any], folder: Path, array_size: int |
         folder: as for ``AutoExecutor``.
         array_size: number of jobs of an array; None for a single job.
     """
-    names = slurm.SlurmExecutor._equivalence_dict() or {}
-    options = {names.get(k, k.removeprefix("slurm_")): value for k, value in parameters.items()}
-    options["mem"] = f"{options['mem']}GB"
+    options = sbatch_parameters(parameters)
+    if "mem" in options:
+        options["mem"] = f"{options['mem']}GB"
     return slurm._make_sbatch_string(command="", folder=folder, map_count=array_size, **options)
+
+
+def sbatch_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters of ``AutoExecutor`` under the names that they have for sbatch."""
+    names = slurm.SlurmExecutor._equivalence_dict() or {}
+    return {names.get(k, k.removeprefix("slurm_")): value for k, value in parameters.items()}
 
 
 def requeue_on_slurm(environment: submitit.JobEnvironment) -> None:
@@ -54,4 +60,4 @@ def local_requeue_exit_code() -> int:
 
 def submission_errors() -> tuple[type[Exception], ...]:
     """Return the exceptions that a submission raises if sbatch fails."""
-    return utils.FailedJobError, subprocess.CalledProcessError
+    return utils.FailedJobError, utils.FailedSubmissionError, subprocess.CalledProcessError
