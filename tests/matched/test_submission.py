@@ -2,8 +2,11 @@
 
 import os
 import re
+import shlex
 import signal
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -67,6 +70,34 @@ def test_submit_after_a_killed_submission(slurm):
     first.wait()
     slurm.program("sbatch", SBATCH)
     assert num_submitted(slurm.cli("submit", "table1", "--cluster", "slurm")) == 2
+
+
+# --- streams of local jobs
+
+
+@pytest.mark.parametrize("closed", ["", "2>&-"], ids=["pipes", "closed"])
+def test_submit_in_a_pipe_returns_before_its_runs_end(one_row, closed):
+    one_row.trouble("wait", *NAMES)
+    command = f"x=$({shlex.quote(sys.executable)} -m matched submit table1 {closed}); echo $x"
+    process = subprocess.run(
+        ["sh", "-c", command],
+        cwd=one_row.root,
+        env=one_row.environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert "2 of 2 runs submitted" in process.stdout
+    assert not [name for name in NAMES if one_row.states()[name] not in ("queued", "running")]
+    (one_row.root / "go").touch()
+    one_row.wait_for(lambda: set(one_row.states().values()) == {"done"})
+
+
+def test_what_a_local_controller_prints_is_kept(one_row):
+    one_row.environment["PYTHONVERBOSE"] = "1"
+    one_row.compute("submit", "table1", "--wait")
+    (log,) = one_row.root.glob("runs/.jobs/submissions/*/controllers.log")
+    assert "submitit" in log.read_text(encoding="utf-8")
 
 
 # --- surroundings of a submission

@@ -8,7 +8,7 @@ import secrets
 import shlex
 import sys
 import time
-from contextlib import redirect_stderr
+from contextlib import AbstractContextManager, nullcontext, redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -84,8 +84,13 @@ def _submit(plan: Plan, cluster: str, folder: Path, snapshot: bool) -> list[subm
                 (planned.directory / "failure.json").unlink(missing_ok=True)
         now = time.time()
         try:
+            streams: AbstractContextManager[object] = nullcontext()
+            if cluster == "local":
+                output = Path(code["submission"]) / "controllers.log"
+                streams = submitit_internals.background_streams(output)
             # sbatch's error messages are raised; do not print them as well.
             with (
+                streams,
                 redirect_stderr(io.StringIO()),
                 submission_environment(slurm_options(parameters)),
                 executor.batch(),
