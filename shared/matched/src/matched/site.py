@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from matched import machine
 from matched.data import load_source, registered_sources
 from matched.files import read_text
 
@@ -38,9 +39,8 @@ class Local:
     gpus: int = 0
 
     def worker_count(self) -> int:
-        """Return ``workers``, or the number that the cores of this machine allow if it is 0."""
-        cores = len(os.sched_getaffinity(0))
-        return self.workers or max(1, cores // self.threads)
+        """Return ``workers``, or if it is 0 the number that affinity and CPU quota allow."""
+        return self.workers or max(1, machine.usable_cores() // self.threads)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import secrets
 import shlex
@@ -16,7 +17,7 @@ from typing import Any
 import submitit
 
 from matched import job_status, lease, provenance, submitit_internals
-from matched.job_packing import PackedJob, job_arrays, pack_jobs
+from matched.job_packing import PackedJob, job_arrays, memory_note, pack_jobs
 from matched.job_runner import JobRunner
 from matched.planning import Plan
 from matched.preflight import check_submission
@@ -25,6 +26,8 @@ from matched.signals import PREEMPTION_SIGNAL
 from matched.slurm_request import array_parameters, slurm_options
 from matched.status import ExecutionResult
 from matched.surroundings import submission_environment
+
+log = logging.getLogger("matched")
 
 
 def submit(plan: Plan, cluster: str, *, snapshot: bool = False) -> tuple[Plan, list[submitit.Job]]:
@@ -60,6 +63,8 @@ def _submit(plan: Plan, cluster: str, folder: Path, snapshot: bool) -> list[subm
     packed = pack_jobs(plan, cluster)
     if not packed:
         return []
+    if note := memory_note(plan, packed, cluster):
+        log.warning("%s", note)
     if snapshot and cluster == "debug":
         raise ValueError(
             "--snapshot needs jobs of their own, and --cluster debug runs in this process; "
