@@ -375,15 +375,6 @@ def pack(one_row, monkeypatch):
 
 
 @pytest.fixture
-def stranger():
-    """A process that has nothing to do with the project."""
-    process = subprocess.Popen(["sleep", "60"])
-    yield process
-    process.kill()
-    process.wait()
-
-
-@pytest.fixture
 def hidepid(tmp_path_factory, monkeypatch):
     """Return a function that hides all processes, as those of other users with hidepid=2."""
 

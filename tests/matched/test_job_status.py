@@ -2,6 +2,7 @@
 
 import os
 import socket
+import subprocess
 import time
 from dataclasses import replace
 
@@ -229,6 +230,15 @@ def test_unstarted_run_on_other_host_fails_after_some_minutes(one_row, monkeypat
 
 
 # --- processes of other containers and users
+
+
+@pytest.fixture
+def stranger():
+    """A process that has nothing to do with the project."""
+    process = subprocess.Popen(["sleep", "60"])
+    yield process
+    process.kill()
+    process.wait()
 
 
 def other_container(project, name, pid, namespace="1", **more):
