@@ -23,6 +23,7 @@ from matched import (
     job_status,
     lease,
     planning,
+    process_identity,
     provenance,
     recipes,
     run_directory,
@@ -386,6 +387,30 @@ def parsed(monkeypatch):
 
     monkeypatch.setattr(run_directory, "read_json", read_json)
     return names
+
+
+@pytest.fixture
+def hidepid(tmp_path_factory, monkeypatch):
+    """Return a function that hides all processes, as those of other users with hidepid=2."""
+
+    def hide() -> None:
+        proc = tmp_path_factory.mktemp("proc")
+        for folder in ("sys/kernel/random", "self/ns"):
+            (proc / folder).mkdir(parents=True)
+        boot_id = Path("/proc/sys/kernel/random/boot_id")
+        (proc / "sys/kernel/random/boot_id").write_text(boot_id.read_text())
+        (proc / "self/ns/pid").symlink_to(os.readlink("/proc/self/ns/pid"))
+        monkeypatch.setattr(process_identity, "PROC", proc)
+        monkeypatch.setattr(os, "kill", refuse_to_probe)
+
+    real = os.kill
+
+    def refuse_to_probe(pid: int, number: int) -> None:
+        if number == 0:
+            raise PermissionError(1, "Operation not permitted")
+        real(pid, number)
+
+    return hide
 
 
 @pytest.fixture

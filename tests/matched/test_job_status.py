@@ -2,11 +2,14 @@
 
 import os
 import socket
+import subprocess
 import time
+from dataclasses import replace
 
 import pytest
 
 from matched import job_status
+from matched.status import JobId
 
 NAMES = ["small.LN.0", "small.DyT.0", "small.LN.1", "small.DyT.1", "large.LN.0"]
 
@@ -224,3 +227,94 @@ def test_unstarted_run_on_other_host_fails_after_some_minutes(one_row, monkeypat
         one_row.given("small.LN.0", "local", "7")
         one_row.given("small.DyT.0", "local", "8", at=time.time() - 600)
     assert one_row.states() == {"small.LN.0": "queued", "small.DyT.0": "failed"}
+
+
+# --- processes of other containers and users
+
+
+@pytest.fixture
+def stranger():
+    """A process that has nothing to do with the project."""
+    process = subprocess.Popen(["sleep", "60"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def other_container(project, name, pid, namespace="1", **more):
+    """Give the run to a process of another container that has this host's name."""
+    job = JobId.here("local", str(pid))
+    boot, _, started = job.identity.split(".")
+    job = replace(job, identity=f"{boot}.{namespace}.{started}")
+    return project.given(name, "local", str(pid), job=job, **more)
+
+
+def test_dead_container_with_this_host_name_is_not_running(one_row, stranger):
+    """The process of its number is another one here."""
+    other_container(one_row, "small.LN.0", stranger.pid)
+    other_container(one_row, "small.DyT.0", stranger.pid, namespace="2", at=time.time() - 600)
+    assert one_row.states() == {"small.LN.0": "queued", "small.DyT.0": "failed"}
+
+
+def test_cancel_signals_no_process_of_another_container(one_row, stranger):
+    other_container(one_row, "small.LN.0", stranger.pid)
+    line = one_row.mistake("cancel", "table1")
+    assert line == (
+        f"process {stranger.pid} on host {socket.gethostname()} cannot be seen from here (it is "
+        "another user's, or in another container), and its id may be another process's; cancel it "
+        "from where it runs"
+    )
+    assert stranger.poll() is None
+    assert "cancelled" not in one_row.json(one_row.directory("small.LN.0") / "job.json")
+
+
+def test_cancel_signals_no_later_process_with_the_same_number(one_row, stranger):
+    job = JobId.here("local", str(stranger.pid))
+    where, _, started = job.identity.rpartition(".")
+    job = replace(job, identity=f"{where}.{int(started) - 1}")
+    one_row.given("small.LN.0", "local", job=job)
+    assert one_row.states()["small.LN.0"] == "failed"
+    assert "0 runs asked to stop" in one_row.cli("cancel", "table1")
+    job_status.cancel([one_row.directory("small.LN.0").job()])
+    assert stranger.poll() is None
+
+
+def test_job_recorded_without_an_identity_is_not_signalled(one_row, stranger):
+    job = JobId(cluster="local", host=socket.gethostname(), job_id=str(stranger.pid))
+    one_row.given("small.LN.0", "local", job=job)
+    assert one_row.states()["small.LN.0"] == "queued"
+    assert "cannot be seen from here" in one_row.mistake("cancel", "table1")
+    assert stranger.poll() is None
+
+
+def test_cancel_of_a_process_of_another_user_is_refused(one_row, stranger, monkeypatch):
+    one_row.given("small.LN.0", "local", str(stranger.pid))
+
+    def refuse(pid, number):
+        raise PermissionError(1, "Operation not permitted")
+
+    with monkeypatch.context() as other_user:
+        other_user.setattr(os, "kill", refuse)
+        line = one_row.mistake("cancel", "table1")
+    assert "is another user's and cannot be cancelled by this one; ask that user" in line
+
+
+def test_running_run_hidden_by_hidepid_is_not_submitted_again(one_row, stranger, hidepid):
+    one_row.begun("small.LN.0", "local", str(stranger.pid))
+    one_row.finish("small.DyT.0", top1=1.0)
+    hidepid()
+    assert one_row.states()["small.LN.0"] == "running"
+    assert "0 of 2 runs submitted" in one_row.cli("submit", "table1")
+    assert "cannot be seen from here" in one_row.mistake("cancel", "table1")
+
+
+def test_hidden_job_between_two_runs_is_live(one_row, stranger, hidepid):
+    """It owns neither run at that moment."""
+    for name in ("small.LN.0", "small.DyT.0"):
+        one_row.given(name, "local", str(stranger.pid), at=time.time() - 7200)
+    one_row.finish("small.LN.0", top1=1.0)
+    hidepid()
+    assert one_row.states()["small.DyT.0"] == "queued"
+    result = one_row.directory("small.LN.0") / "result.json"
+    os.utime(result, (time.time() - 600,) * 2)
+    assert one_row.states()["small.DyT.0"] == "failed"

@@ -89,6 +89,14 @@ def child(folder):
 # --- owners on this host
 
 
+def test_owner_hidden_by_hidepid_is_not_replaced_while_it_beats(folder, child, hidepid):
+    hidepid()
+    with pytest.raises(LeaseHeldError):
+        take(folder, 13, patience=0.3)
+    child.kill()
+    take(folder, 13, patience=0.3).release()
+
+
 def test_acquire_refuses_a_second_owner_and_names_the_first(folder, child):
     with pytest.raises(LeaseHeldError) as refused:
         take(folder, 13)

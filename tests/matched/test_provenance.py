@@ -135,13 +135,20 @@ def no_commit(project):
     subprocess.run(["git", "init", "--quiet"], cwd=project.root, check=True)
 
 
-@pytest.mark.parametrize("remove", [no_git, no_repository, no_commit])
-def test_without_a_commit_a_snapshot_is_refused(repository, remove):
+@pytest.mark.parametrize(
+    ("remove", "problem"),
+    [
+        (no_git, "git is not installed; install it"),
+        (no_repository, "not a git repository"),
+        (no_commit, "has no commit; make one"),
+    ],
+)
+def test_without_a_commit_a_snapshot_is_refused(repository, remove, problem):
     project = repository.project
     remove(project)
     line = project.mistake("submit", "table1", "--snapshot")
     assert line.startswith("a snapshot copies the files that git tracks, but ")
-    assert f"{project.root} is not a git repository with a commit" in line
+    assert problem in line
     assert set(project.states().values()) == {"new"}
     assert not list(project.root.glob("runs/.jobs/submissions/*"))
     submit_debug(project)
@@ -196,3 +203,112 @@ def test_snapshot_has_uncommitted_files_but_no_ignored_ones(repository):
     assert environment["commit"] == code["commit"] == repository.git("rev-parse", "HEAD").strip()
     result = project.json(project.directory("large.LN.0") / "result.json")
     assert result["metrics"]["top1"] == 3.0
+
+
+# --- settings of git
+
+
+GIT_SETTINGS = {
+    "external": {"diff.external": "echo"},
+    "color": {"color.ui": "always"},
+    "noprefix": {"diff.noprefix": "true"},
+    "mnemonic": {"diff.mnemonicPrefix": "true"},
+    "context": {"diff.context": "0"},
+    "relative": {"diff.relative": "true"},
+    "order": {"diff.orderFile": "no such file"},
+    "textconv": {"diff.upper.textconv": "tr a-z A-Z <"},
+    "copies": {"diff.renames": "copies"},
+    "names": {"core.quotePath": "false"},
+}
+
+
+def restored_files(project, repository, commit):
+    """Return the files below code/ after ``git apply`` of the kept diff to the commit."""
+    worktree = project.root / "runs" / "worktree"
+    repository.git("worktree", "add", "--quiet", "--detach", str(worktree), commit)
+    diff = submission(project) / "uncommitted.diff"
+    subprocess.run(["git", "apply", str(diff)], cwd=worktree, check=True)
+    return files_of(worktree / "code")
+
+
+def files_of(folder):
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.suffix == ".py"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def change_code(repository):
+    """Commit a long file, change it and others; return the commit."""
+    project = repository.project
+    lines = [f"LINE_{n} = {n}\n" for n in range(40)]
+    project.write("code/long.py", "".join(lines))
+    project.write(".gitattributes", "*.py diff=upper\n")
+    commit = repository.commit()
+    project.write("code/long.py", "".join([*lines[:20], "changed = 1\n", *lines[21:], "\n"]))
+    project.write("code/copy ä.py", "".join(lines))
+    return commit
+
+
+@pytest.mark.parametrize("settings", GIT_SETTINGS.values(), ids=GIT_SETTINGS)
+def test_kept_diff_can_be_applied_whatever_the_git_settings(repository, settings):
+    project = repository.project
+    commit = change_code(repository)
+    for name, value in settings.items():
+        repository.git("config", name, value)
+    submit_debug(project)
+    for name in settings:  # they are those of the submitter, not of whoever applies the diff
+        repository.git("config", "--unset", name)
+    assert restored_files(project, repository, commit) == files_of(project.root / "code")
+
+
+@pytest.mark.parametrize("variable", ["GIT_EXTERNAL_DIFF", "GIT_DIR", "GIT_INDEX_FILE"])
+def test_kept_diff_ignores_git_variables_of_the_surroundings(repository, variable):
+    """GIT_DIR and GIT_INDEX_FILE are set in hooks, of another repository perhaps."""
+    project = repository.project
+    commit = change_code(repository)
+    project.environment[variable] = "true" if variable == "GIT_EXTERNAL_DIFF" else "/elsewhere"
+    submit_debug(project)
+    assert project.json(submission(project) / "code.json")["commit"] == commit
+    assert restored_files(project, repository, commit) == files_of(project.root / "code")
+
+
+def test_edit_of_equal_size_just_after_a_commit_is_kept(repository):
+    """git compares times in seconds, those of the files and of the index."""
+    project = repository.project
+    project.write("code/number.py", "NUMBER = 1\n")
+    repository.commit()
+    project.write("code/number.py", "NUMBER = 2\n")
+    submit_debug(project)
+    diff = (submission(project) / "uncommitted.diff").read_text(encoding="utf-8")
+    assert "+NUMBER = 2" in diff
+
+
+@pytest.fixture
+def foreign(repository, monkeypatch):
+    """The repository as that of another user."""
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    repository.project.environment["GIT_TEST_ASSUME_DIFFERENT_OWNER"] = "1"
+    return repository.project
+
+
+def test_checkout_of_another_user_is_named_with_the_remedy(foreign):
+    problem = (
+        f"git cannot use {foreign.root} (detected dubious ownership in repository at "
+        f"'{foreign.root}'); if you trust its owner, run "
+        f"`git config --global --add safe.directory {foreign.root}`"
+    )
+    line = foreign.mistake("submit", "table1", "--snapshot", "--cluster", "local")
+    assert line == (
+        f"a snapshot copies the files that git tracks, but {problem}; or submit without SNAPSHOT=1"
+    )
+    output = submit_debug(foreign)
+    assert f"the submitted code is not recorded: {problem}" in output
+    code = foreign.json(submission(foreign) / "code.json")
+    assert (code["commit"], code["commit_problem"]) == (None, problem)
+
+
+def test_folder_without_git_is_submitted_without_a_warning(repository):
+    no_repository(repository.project)
+    output = submit_debug(repository.project)
+    assert "not recorded" not in output
+    code = repository.project.json(submission(repository.project) / "code.json")
+    assert "not a git repository" in code["commit_problem"]

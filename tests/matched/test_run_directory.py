@@ -4,12 +4,13 @@ import os
 import socket
 import subprocess
 import time
+from dataclasses import replace
 
 import pytest
 
 from matched import job_status
 from matched.files import DamagedFileError, write_json
-from matched.status import Failure, State
+from matched.status import Failure, JobId, State
 from matched.task import write_progress
 
 HERE = socket.gethostname()
@@ -101,7 +102,9 @@ def test_run_of_a_dead_process_has_failed(directory, given_to, dead):
 
 
 def test_later_process_with_the_same_pid_is_another(directory, given_to, alive):
-    given_to(alive, at=time.time() - 7200)
+    job = JobId.here("local", str(alive))
+    where, _, started = job.identity.rpartition(".")
+    given_to(alive, job=replace(job, identity=f"{where}.{int(started) - 1}"))
     assert status(directory).state is State.FAILED
 
 

@@ -42,6 +42,7 @@ def test_site_reads_every_key(tmp_path):
         "[local]\nworkers = 3\nthreads = 2\ngpus = 1\n"
         '[slurm]\npartition = "gpu"\naccount = "a1"\nqos = "q"\nconstraint = "c"\n'
         "gpus_per_node = 4\nmax_hours = 12\ngrace_seconds = 60\nparallel = 8\nmax_array = 100\n"
+        'memory = "per-cpu"\n'
         'setup = ["module load cuda", "ulimit -n 4096"]\n[slurm.options]\nexclude = "node7"\n',
     )
     assert settings.data == {"imagenet": Path("/data/in1k")}
@@ -58,6 +59,7 @@ def test_site_reads_every_key(tmp_path):
         grace_seconds=60,
         parallel=8,
         max_array=100,
+        memory="per-cpu",
         setup=("module load cuda", "ulimit -n 4096"),
         options={"exclude": "node7"},
     )
@@ -88,6 +90,11 @@ def test_site_paths_are_relative_to_the_file_or_home(tmp_path, monkeypatch, give
             '[local]\nworkers = 1\n\n[data]\nimagnet = "/data"\n',
             5,
             ["unknown key 'imagnet' in [data]", "did you mean imagenet?", "allowed: imagenet"],
+        ),
+        (
+            '[slurm]\npartition = "gpu"\nmemory = "per-core"\n',
+            3,
+            ["memory is 'per-core'", "expected one of per-node, per-cpu, per-gpu, none"],
         ),
         (
             '[data]\ndigits = "/data"\n',

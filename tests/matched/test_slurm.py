@@ -1,6 +1,8 @@
 """submit to a stand-in for Slurm: the options of sbatch, and the recorded job ids."""
 
+import os
 import re
+import subprocess
 
 import pytest
 
@@ -142,3 +144,91 @@ def test_plan_shows_sbatch_options_without_submitting(slurm, per_job):
     for script in sent[1:]:  # the plan cannot know the id of a job that is not submitted yet
         assert script.pop("dependency") and script.pop("kill-on-invalid-dep") == "yes"
     assert shown == [script for i, script in enumerate(sent) if script not in sent[:i]]
+
+
+# --- surroundings of the submission
+
+OUTER_JOB = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_NTASKS": "4",
+    "SLURM_MEM_PER_CPU": "100",
+    "SLURM_CPUS_PER_TASK": "1",
+    "SLURM_CPU_BIND": "quiet,mask_cpu:0x1",
+    "SLURM_TRES_PER_TASK": "cpu:1",
+    "SRUN_CPUS_PER_TASK": "1",
+    "SALLOC_PARTITION": "debug",
+    "SBATCH_MEM_PER_CPU": "100",
+    "SBATCH_TIMELIMIT": "1",
+    "CUDA_VISIBLE_DEVICES": "3",
+    "RANK": "1",
+    "WORLD_SIZE": "2",
+    "LOCAL_RANK": "1",
+    "MASTER_ADDR": "elsewhere",
+    "TORCHELASTIC_USE_AGENT_STORE": "True",
+}
+CLIENT = {"SLURM_CONF": "/etc/other/slurm.conf", "SLURM_CLUSTERS": "c1", "SBATCH_ACCOUNT": "a1"}
+
+
+def environment_of_sbatch(project, monkeypatch, variables):
+    """Return the variables that sbatch, and so the jobs, get from a submission."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    project.program("sbatch", f'env > "$HOME/environment"\n{SBATCH}')
+    submit(project)
+    assert {name: os.environ[name] for name in variables} == variables, "only sbatch is affected"
+    lines = (project.root / "environment").read_text(encoding="utf-8").splitlines()
+    return dict(line.split("=", 1) for line in lines if "=" in line)
+
+
+def test_variables_of_an_outer_job_do_not_reach_sbatch(slurm, monkeypatch):
+    passed_on = environment_of_sbatch(slurm, monkeypatch, OUTER_JOB | CLIENT)
+    assert OUTER_JOB.keys() & passed_on.keys() == set()
+    assert passed_on.items() >= CLIENT.items(), "sbatch needs them to find the cluster"
+
+
+def test_site_settings_win_over_variables_of_sbatch(slurm, monkeypatch):
+    slurm.site('[slurm]\naccount = "a2"\n[slurm.options]\nreservation = "r"\n')
+    variables = {"SBATCH_ACCOUNT": "a1", "SBATCH_RESERVATION": "q", "SBATCH_QOS": "low"}
+    passed_on = environment_of_sbatch(slurm, monkeypatch, variables)
+    assert passed_on.keys() & variables.keys() == {"SBATCH_QOS"}
+
+
+def test_filters_of_squeue_in_the_environment_hide_no_jobs(slurm, monkeypatch):
+    submit(slurm)
+    monkeypatch.setenv("SQUEUE_PARTITION", "debug")
+    line = "1_0|2|RUNNING|None\n1_1|3|PENDING|Priority"
+    slurm.program("squeue", f'[ -n "$SQUEUE_PARTITION" ] || echo "{line}"')
+    assert set(slurm.states().values()) == {"queued"}
+
+
+def test_job_script_gives_its_cores_to_srun(slurm):
+    """From Slurm 22.05 to 23.02, a step has one core unless srun is told otherwise."""
+    slurm.program("srun", 'echo "$SRUN_CPUS_PER_TASK" > "$HOME/cores"')
+    submit(slurm)
+    environment = {**slurm.environment, "SLURM_CPUS_PER_TASK": "10"}
+    subprocess.run(["sh", str(slurm.root / "sbatch.1")], env=environment, check=True)
+    assert (slurm.root / "cores").read_text(encoding="utf-8") == "10\n"
+
+
+@pytest.mark.parametrize("command", ["sbatch", "srun"])
+def test_missing_slurm_command_is_refused_by_name(slurm, command):
+    (slurm.programs / command).unlink()
+    line = slurm.mistake("submit", "table1", "--cluster", "slurm")
+    assert line == (
+        f"there is no Slurm here (no {command} on PATH): run this on a login node, "
+        "or use --cluster local"
+    )
+    assert not (slurm.root / "runs").exists()
+
+
+def test_missing_scancel_is_an_error_and_cancels_nothing(slurm):
+    submit(slurm)
+    queue(slurm, "1_0|2|RUNNING|None", "1_1|3|PENDING|Priority")
+    line = slurm.mistake("cancel", "table1")
+    assert line.startswith("scancel cannot be run (No such file or directory); run this where")
+    assert "cancelled" not in slurm.json(slurm.directory("small.LN.0") / "job.json")
+
+
+def test_sbatch_answer_without_a_job_id_is_quoted(slurm):
+    slurm.program("sbatch", "echo 'Welcome to the cluster'")
+    assert "Slurm refused the job" in slurm.mistake("submit", "table1", "--cluster", "slurm")

@@ -1,9 +1,12 @@
 """executor_parameters: what a job requests from Slurm or from this machine."""
 
+from pathlib import Path
+
 import pytest
 
 from matched import Resources, slurm_request
-from matched.site import Local, Site, Slurm
+from matched.site import MEMORY_UNITS, Local, Site, Slurm
+from matched.submitit_internals import sbatch_script
 
 PAPER = Resources(gpus=64, cpus=10, memory_gb=48, minutes=48 * 60)
 
@@ -24,6 +27,7 @@ def test_paper_scale_on_nodes_of_eight_gpus():
         "slurm_array_parallelism": 64,
         "slurm_srun_args": ["--kill-on-bad-exit=1"],
         "slurm_signal_delay_s": 120,
+        "slurm_setup": [slurm_request.SRUN_CPUS],
         "slurm_additional_parameters": {"requeue": True},
     }
 
@@ -78,7 +82,7 @@ def test_site_settings_are_passed_to_slurm():
     assert request["slurm_constraint"] == "c"
     assert request["slurm_array_parallelism"] == 3
     assert request["slurm_signal_delay_s"] == 30
-    assert request["slurm_setup"] == ["module load cuda"]
+    assert request["slurm_setup"] == [slurm_request.SRUN_CPUS, "module load cuda"]
     assert request["slurm_additional_parameters"] == {"requeue": True, "exclude": "node7"}
 
 
@@ -87,3 +91,64 @@ def test_local_clusters_request_only_processes(cluster):
     request = parameters(Resources(gpus=2, minutes=1), cluster=cluster, partition="gpu")
     assert (request["nodes"], request["tasks_per_node"]) == (1, 2)
     assert not [key for key in request if "slurm" in key]
+
+
+# --- clusters that refuse some options
+
+MEMORY = {
+    "per-node": {"mem=192GB"},
+    "per-cpu": {"mem-per-cpu=4916MB"},
+    "per-gpu": {"mem-per-gpu=48GB"},
+    "none": set(),
+}
+
+
+FOUR_GPUS = Resources(gpus=4, cpus=10, memory_gb=48, minutes=60)
+
+
+def options(resources=FOUR_GPUS, **slurm):
+    """Return the #SBATCH options of a job."""
+    script = sbatch_script(parameters(resources, **slurm), Path("/jobs/%j"), None)
+    return {line.removeprefix("#SBATCH --") for line in script.splitlines() if "#SBATCH" in line}
+
+
+def memory_options(**arguments):
+    return {option for option in options(**arguments) if option.startswith("mem")}
+
+
+@pytest.mark.parametrize("unit", MEMORY_UNITS)
+def test_memory_unit_of_the_site_is_the_only_memory_option(unit):
+    assert memory_options(memory=unit) == MEMORY[unit]
+
+
+def test_memory_per_gpu_of_a_cpu_run_is_per_core():
+    request = {"memory": "per-gpu", "resources": Resources(cpus=2, memory_gb=5, minutes=1)}
+    assert memory_options(**request) == {"mem-per-cpu=2560MB"}
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "written"),
+    [
+        ("mem", "0", {"mem=0"}),
+        ("mem-per-cpu", "4G", {"mem-per-cpu=4G"}),
+        ("mem_per_gpu", "60G", {"mem-per-gpu=60G"}),
+        ("mem", "", set()),
+    ],
+)
+def test_memory_in_slurm_options_replaces_ours(option, value, written):
+    assert memory_options(options={option: value}) == written
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "ours"),
+    [
+        ("gres", "gpu:a100:4", "gpus-per-node"),
+        ("cpus-per-gpu", "8", "cpus-per-task"),
+        ("cpus-per-task", "8", "cpus-per-task=10"),
+        ("ntasks-per-node", "2", "ntasks-per-node=4"),
+    ],
+)
+def test_slurm_options_replace_ours_that_exclude_them(option, value, ours):
+    written = options(options={option: value})
+    assert f"{option}={value}" in written
+    assert not [line for line in written if line.startswith(ours)]

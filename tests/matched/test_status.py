@@ -1,23 +1,31 @@
 """Typed values of run and job status: job ids, job records, failures."""
 
 import json
+import os
 import socket
+from dataclasses import replace
 
 import pytest
 
+from matched import process_identity
 from matched.status import Failure, FailureKind, JobId, JobRecord, State
 
 SLURM = JobId(cluster="slurm", job_id="12_3")
-PROCESS = JobId(cluster="local", host="slurm-login", job_id="4711")
+PROCESS = JobId(cluster="local", host="slurm-login", job_id="4711", identity="b.1.5")
 
 
 @pytest.mark.parametrize(
     ("job", "text", "description"),
     [
         (SLURM, "slurm:12_3", "slurm job 12_3"),
-        (PROCESS, "local:slurm-login:4711", "process 4711 on host slurm-login"),
+        (PROCESS, "local:slurm-login:4711:b.1.5", "process 4711 on host slurm-login"),
+        (
+            replace(PROCESS, identity=""),
+            "local:slurm-login:4711",
+            "process 4711 on host slurm-login",
+        ),
     ],
-    ids=["slurm", "process"],
+    ids=["slurm", "process", "process of unknown identity"],
 )
 def test_job_id_str_and_describe(job, text, description):
     assert (str(job), job.describe()) == (text, description)
@@ -27,12 +35,13 @@ def test_job_id_str_and_describe(job, text, description):
 def test_job_id_of_a_process_on_a_host_named_slurm():
     """The cluster decides, not the text."""
     assert SLURM.on_slurm and not PROCESS.on_slurm
-    assert PROCESS.on_other_host and not SLURM.on_other_host
+    assert PROCESS.is_running is None and SLURM.is_running is None
 
 
-@pytest.mark.parametrize(
-    "text", ["", "12", "slurm:", "slurm:n2:12", "local:4711", "local::4711", "pbs:12", "local:n2:"]
-)
+NOT_IDS = ["", "12", "slurm:", "slurm:n2:12", "local:4711", "local::4711", "pbs:12"]
+
+
+@pytest.mark.parametrize("text", [*NOT_IDS, "local:n2:", "local:n2:7:", "local:n2:7:b:c"])
 def test_job_id_parse_refuses_other_text(text):
     with pytest.raises(ValueError, match="is not a job id; expected slurm:ID or local:HOST:PID"):
         JobId.parse(text)
@@ -40,9 +49,13 @@ def test_job_id_parse_refuses_other_text(text):
 
 @pytest.mark.parametrize("cluster", ["local", "debug", "here"])
 def test_job_id_here_names_the_process_of_this_host(cluster):
-    job = JobId.here(cluster, "7")
-    assert job == JobId(cluster="local", host=socket.gethostname(), job_id="7")
-    assert not job.on_other_host
+    pid = os.getpid()
+    job = JobId.here(cluster, str(pid))
+    identity = process_identity.identity(pid)
+    assert job == JobId(
+        cluster="local", host=socket.gethostname(), job_id=str(pid), identity=identity
+    )
+    assert job.is_running
     assert JobId.here("slurm", "7") == JobId(cluster="slurm", job_id="7")
 
 

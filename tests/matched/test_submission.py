@@ -2,8 +2,11 @@
 
 import os
 import re
+import shlex
 import signal
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -67,6 +70,88 @@ def test_submit_after_a_killed_submission(slurm):
     first.wait()
     slurm.program("sbatch", SBATCH)
     assert num_submitted(slurm.cli("submit", "table1", "--cluster", "slurm")) == 2
+
+
+# --- streams of local jobs
+
+
+@pytest.mark.parametrize("closed", ["", "2>&-"], ids=["pipes", "closed"])
+def test_submit_in_a_pipe_returns_before_its_runs_end(one_row, closed):
+    one_row.trouble("wait", *NAMES)
+    command = f"x=$({shlex.quote(sys.executable)} -m matched submit table1 {closed}); echo $x"
+    process = subprocess.run(
+        ["sh", "-c", command],
+        cwd=one_row.root,
+        env=one_row.environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert "2 of 2 runs submitted" in process.stdout
+    assert not [name for name in NAMES if one_row.states()[name] not in ("queued", "running")]
+    (one_row.root / "go").touch()
+    one_row.wait_for(lambda: set(one_row.states().values()) == {"done"})
+
+
+def test_what_a_local_controller_prints_is_kept(one_row):
+    one_row.environment["PYTHONVERBOSE"] = "1"
+    one_row.compute("submit", "table1", "--wait")
+    (log,) = one_row.root.glob("runs/.jobs/submissions/*/controllers.log")
+    assert "submitit" in log.read_text(encoding="utf-8")
+
+
+# --- surroundings of a submission
+
+OTHER_LAUNCHER = {
+    "RANK": "1",
+    "WORLD_SIZE": "2",
+    "LOCAL_RANK": "1",
+    "MASTER_ADDR": "elsewhere",
+    "MASTER_PORT": "1",
+    "TORCHELASTIC_USE_AGENT_STORE": "True",
+    "SLURM_JOB_ID": "7",
+    "SLURM_NTASKS": "4",
+}
+ENVIRONMENT_TASK = """
+import os
+from matched import Outcome
+
+def train(context, config):
+    (context.directory / "environment.txt").write_text(" ".join(os.environ))
+    return Outcome(metrics={"top1": 1.0}, steps=1 + context.rank + 10 * context.world_size)
+"""
+
+
+@pytest.mark.parametrize("cluster", ["local", "debug"])
+def test_jobs_ignore_the_rank_and_world_size_of_the_surroundings(one_row, cluster):
+    code = one_row.write("code/numbered.py", ENVIRONMENT_TASK).parent
+    one_row.recipe(
+        'NUMBERED = Run(task="numbered:train", config=Config())\n'
+        "TABLE = Table(arms=ARMS[:1], scales=(scale(seeds=(0,), small=NUMBERED),))"
+    )
+    one_row.environment["PYTHONPATH"] += f":{code}"
+    one_row.environment.update(OTHER_LAUNCHER)
+    one_row.compute("submit", "table1", "--wait", "--cluster", cluster)
+    (planned,) = one_row.plan().runs
+    assert planned.directory.result()["steps"] == 11
+    names = (planned.directory / "environment.txt").read_text(encoding="utf-8").split()
+    launcher = {name for name in OTHER_LAUNCHER if not name.startswith("SLURM")}
+    assert launcher.isdisjoint(names)
+    if cluster == "local":  # tools such as fairseq read Slurm's variables too
+        assert OTHER_LAUNCHER.keys().isdisjoint(names)
+
+
+@pytest.mark.slow  # imports torch twice
+def test_processes_of_a_job_ignore_the_launcher_of_the_surroundings(one_row):
+    one_row.meeting()
+    one_row.recipe(
+        "TABLE = Table(arms=ARMS[:1], scales=(replace(scale(seeds=(0,), small=SMALL),"
+        " resources=Resources(processes=2, minutes=1)),))"
+    )
+    one_row.trouble("meets", "small.LN.0")
+    one_row.environment.update(OTHER_LAUNCHER)
+    one_row.compute("submit", "table1", "--wait")
+    assert one_row.computed() == 2 * ["small.LN.0"]
 
 
 # --- nothing to submit

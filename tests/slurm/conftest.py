@@ -67,8 +67,8 @@ class Project:
         """Copy the table's recipe and what it imports, but not its smoke scale."""
         folder = self.root / "recipes" / "cvpr2025"
         (folder / "smoke").mkdir(parents=True)
-        for name in ("paper.toml", "smoke_norms.py"):
-            shutil.copy(RECIPES / name, folder.parent)
+        for path in (RECIPES / "paper.toml", *RECIPES.glob("*.py")):
+            shutil.copy(path, folder.parent)
         for name in ("arms.py", self.page):
             shutil.copy(RECIPES / "cvpr2025" / name, folder)
 

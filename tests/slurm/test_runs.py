@@ -246,3 +246,36 @@ def test_snapshot_jobs_ignore_later_edits(project, cluster):
         submitted = project.file(name, "environment.json")["submitted"]
         diff = (project.root / submitted["submission"] / "uncommitted.diff").read_text()
         assert len(submitted["commit"]) == 40 and "+    return Outcome(" in diff
+
+
+OUTER_JOB = {
+    "SLURM_JOB_ID": "1",
+    "SLURM_CPUS_PER_TASK": "1",
+    "SLURM_MEM_PER_CPU": "1",
+    "SLURM_CPU_BIND": "quiet,mask_cpu:0x1",
+    "SLURM_TRES_PER_TASK": "cpu:1",
+    "SBATCH_MEM_PER_NODE": "1",
+    "SBATCH_TIMELIMIT": "1",
+    "RANK": "1",
+    "WORLD_SIZE": "2",
+}
+
+
+@pytest.mark.parametrize("memory", ["per-cpu", "none"])
+def test_submission_inside_an_allocation_has_its_own_request(project, cluster, memory):
+    """The step of each run has all cores of its job, also in Slurm 22.05 to 23.02."""
+    project.environment.update(OUTER_JOB)
+    project.recipe(cpus=2, memory_gb=1)
+    project.site(memory=memory)
+    project.submit()
+    job = cluster.job(project.job(LN))
+    assert (job["TimeLimit"], job["NumCPUs"]) == ("01:00:00", "2"), "two runs"
+    assert job.get("MinMemoryCPU") == ("512M" if memory == "per-cpu" else None)
+
+    def step():
+        steps = cluster.run("scontrol", "--oneliner", "show", "step")
+        return [line for line in steps.splitlines() if f"StepId={job['JobId']}.0 " in line]
+
+    project.wait_until(step, 30)
+    assert "TRES=cpu=2," in step()[0]
+    project.wait_for_step(LN, 11)

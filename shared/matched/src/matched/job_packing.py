@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from matched import machine
 from matched.planning import Plan, PlannedRun
 from matched.run import Run
 from matched.site import Site
@@ -154,7 +155,37 @@ def _num_workers(resources: Resources, site: Site, cluster: str) -> int:
         return 1
     if resources.gpus:
         return max(1, site.local.gpus // resources.gpus)
-    return max(1, site.local.worker_count() // resources.processes)
+    workers = max(1, site.local.worker_count() // resources.processes)
+    fitting = _num_fitting(resources)
+    if site.local.workers or fitting is None or fitting >= workers:  # the user's number is kept
+        return workers
+    return max(1, fitting)
+
+
+def _num_fitting(resources: Resources) -> int | None:
+    """Return how many jobs fit into the memory of this container; None if that has no limit."""
+    limit = machine.memory_limit()
+    if limit is None:
+        return None
+    return limit // (resources.memory_gb * resources.processes << 30)
+
+
+def memory_note(plan: Plan, packed: Sequence[PackedJob], cluster: str) -> str:
+    """Return one line if memory allows fewer local jobs at a time than cores do, else ""."""
+    local = plan.site.local
+    if cluster != "local" or not packed or packed[0].resources.gpus or local.workers:
+        return ""
+    resources = packed[0].resources
+    fitting = _num_fitting(resources)
+    workers = min(max(1, local.worker_count() // resources.processes), len(plan.missing))
+    if fitting is None or fitting >= workers:
+        return ""
+    asked, limit = resources.memory_gb * resources.processes, machine.memory_limit() or 0
+    return (
+        f"{max(1, fitting)} instead of {workers} runs at a time: each asks for {asked} GB and this "
+        f"container has {limit / (1 << 30):.1f} GB; `workers` under [local] in {plan.site.file} "
+        "sets another number"
+    )
 
 
 def _levels(planned_runs: Sequence[PlannedRun]) -> list[list[PlannedRun]]:

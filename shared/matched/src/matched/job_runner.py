@@ -21,6 +21,7 @@ from matched.run_execution import execute
 from matched.signals import Interrupted
 from matched.site import Site
 from matched.status import ExecutionResult, State
+from matched.surroundings import drop_launcher_variables
 from matched.table import Resources
 
 log = logging.getLogger("matched")
@@ -56,12 +57,16 @@ class JobRunner(submitit.helpers.Checkpointable):
         if self.gpus is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self.gpus))
         environment = submitit.JobEnvironment()
+        if environment.num_tasks == 1:  # a setup line may also set them
+            drop_launcher_variables()
         if environment.cluster == "debug":  # the terminal already shows the runs' progress
             return self.compute("debug", str(os.getpid()))
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
         if environment.num_tasks > 1:
             # A site whose node names do not resolve, or that has a faster network, sets its own.
-            address = os.environ.get("MASTER_ADDR")
+            # Processes on this machine meet there, whether its name resolves or not.
+            local = "localhost" if environment.cluster == "local" else None
+            address = os.environ.get("MASTER_ADDR", local)
             submitit.helpers.TorchDistributedEnvironment().export(
                 set_cuda_visible_devices=False, overwrite=True
             )

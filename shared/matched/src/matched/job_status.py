@@ -5,25 +5,26 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 
 from matched import lease
 from matched.files import DamagedFileError
 from matched.run_directory import RunFiles
 from matched.status import JobId, JobRecord, JobStatus, State
+from matched.surroundings import query_environment
 
 PATIENCE = 60
 """Seconds to wait for a Slurm command: a busy controller answers late."""
 SLURM_SECONDS = 15.0
 """Seconds for which an answer of Slurm is used when jobs are watched."""
 SILENCE = 120
-"""Seconds without a heartbeat after which a run on another host is considered over."""
+"""Seconds without a heartbeat after which a run that cannot be seen from here counts as over."""
 OVER = {
     "COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL",
     "DEADLINE", "PREEMPTED", "REVOKED",
@@ -61,8 +62,10 @@ def job_statuses(
     """
     jobs: dict[JobId, JobRecord] = {}
     silence: dict[JobId, float] = {}
+    finished = []
     for directory in directories:
         if (directory / "result.json").exists():
+            finished.append(directory)
             continue
         with suppress(DamagedFileError):
             if (record := directory.job()) is not None:
@@ -70,9 +73,14 @@ def job_statuses(
         owner = directory.owner()
         if owner is not None:
             jobs.setdefault(owner.job, owner)
-            if owner.job.on_other_host:
+            if _is_hidden(owner.job):
                 seconds = lease.seconds_since_beat(directory.path, _now(directory.path))
                 silence[owner.job] = min(seconds, silence.get(owner.job, seconds))
+    if hidden := {job for job in jobs if _is_hidden(job)}:
+        # Between two of its runs, a job owns none, but it has just finished one.
+        for job, seconds in _seconds_since_results(finished):
+            if job in hidden:
+                silence[job] = min(seconds, silence.get(job, seconds))
     users = {job.job_id: record.user for job, record in jobs.items() if job.on_slurm}
     on_slurm = (queue or SlurmQueue()).statuses(users)
     return {
@@ -81,6 +89,19 @@ def job_statuses(
         else _process_status(record, silence.get(job))
         for job, record in jobs.items()
     }
+
+
+def _is_hidden(job: JobId) -> bool:
+    """True for a process that cannot be seen from here; only its heartbeat shows that it runs."""
+    return not job.on_slurm and job.is_running is None
+
+
+def _seconds_since_results(finished: Iterable[RunFiles]) -> Iterator[tuple[JobId, float]]:
+    for directory in finished:
+        with suppress(DamagedFileError, OSError):
+            if (record := directory.job()) is not None:
+                at = (directory / "result.json").stat().st_mtime
+                yield record.job, _now(directory.path) - at
 
 
 class SlurmQueue:
@@ -113,43 +134,51 @@ def cancel(jobs: Iterable[JobRecord]) -> None:
     """Ask these jobs to stop; they save what they can.
 
     Raises:
-        ValueError: if Slurm refuses, or a process is on another host.
+        ValueError: if Slurm refuses, or a process cannot be proved to be the job. Then no process
+            has been sent a signal.
     """
-    slurm = []
+    on_slurm: list[JobId] = []
+    processes: list[JobId] = []
     for record in jobs:
-        if record.job.on_slurm:
-            slurm.append(record.job.job_id)
-        elif record.job.on_other_host:
-            raise ValueError(f"{record.job.describe()} can be cancelled on that host only")
-        elif _process_status(record, None).state is not None:
-            os.kill(int(record.job.job_id), signal.SIGTERM)
-    if slurm:
-        _run_command("scancel", *slurm)
+        (on_slurm if record.job.on_slurm else processes).append(record.job)
+    for job in processes:
+        if job.is_running is None:
+            if job.host != socket.gethostname():
+                raise ValueError(f"{job.describe()} can be cancelled on that host only")
+            raise ValueError(
+                f"{job.describe()} cannot be seen from here (it is another user's, or in another "
+                "container), and its id may be another process's; cancel it from where it runs"
+            )
+    for job in processes:
+        if job.is_running:
+            try:
+                os.kill(int(job.job_id), signal.SIGTERM)
+            except ProcessLookupError:
+                pass  # it has just ended
+            except PermissionError:
+                raise ValueError(
+                    f"{job.describe()} is another user's and cannot be cancelled by this one; "
+                    "ask that user"
+                ) from None
+    if on_slurm:
+        _run_command("scancel", *(job.job_id for job in on_slurm))
 
 
 def _process_status(record: JobRecord, silence: float | None) -> JobStatus:
-    """Return whether a process exists or, on another host, has a recent heartbeat.
+    """Return whether a process runs or, if it cannot be seen, has a recent heartbeat.
 
     Args:
         silence: seconds since its last heartbeat; None if it owns no run yet.
     """
-    if record.job.on_other_host:
-        if silence is None:  # until a run has started, only the time of the submission is known
-            silence = _now(Path(record.folder)) - record.at
-        if silence < SILENCE:
-            return JobStatus(state=State.RUNNING)
-        detail = f"no heartbeat from {record.job.host} for {silence / 60:.0f} min"
-        return JobStatus(state=None, detail=detail)
-    stat = Path(f"/proc/{record.job.job_id}/stat")
-    try:
-        fields = stat.read_text().rpartition(")")[2].split()
-    except OSError:
-        return JobStatus(state=None)
-    zombie = fields[0] == "Z"
-    # A later process may have the same id: then it started after the job was recorded.
-    started = _boot_time() + int(fields[19]) / os.sysconf("SC_CLK_TCK")
-    over = zombie or started > record.at + 60
-    return JobStatus(state=None if over else State.RUNNING)
+    running = record.job.is_running
+    if running is not None:
+        return JobStatus(state=State.RUNNING if running else None)
+    if silence is None:  # until a run has started, only the time of the submission is known
+        silence = _now(Path(record.folder)) - record.at
+    if silence < SILENCE:
+        return JobStatus(state=State.RUNNING)
+    detail = f"no heartbeat from {record.job.host} for {silence / 60:.0f} min"
+    return JobStatus(state=None, detail=detail)
 
 
 def _now(folder: Path) -> float:
@@ -157,14 +186,6 @@ def _now(folder: Path) -> float:
     with suppress(OSError), tempfile.NamedTemporaryFile(dir=folder) as file:
         return os.fstat(file.fileno()).st_mtime
     return time.time()
-
-
-@cache
-def _boot_time() -> float:
-    for line in Path("/proc/stat").read_text().splitlines():
-        if line.startswith("btime "):
-            return float(line.split()[1])
-    raise AssertionError("/proc/stat has no btime")
 
 
 def _ask_slurm(users: Mapping[str, str]) -> dict[str, JobStatus]:
@@ -215,8 +236,19 @@ def _run_command(*command: str) -> str:
     """
     try:
         answer = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=PATIENCE
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=PATIENCE,
+            env=query_environment(),
         )
+    except OSError as error:
+        raise ValueError(
+            f"{command[0]} cannot be run ({error.strerror}); "
+            "run this where Slurm's commands are on PATH"
+        ) from None
     except subprocess.TimeoutExpired:
         raise ValueError(f"{command[0]} gave no answer in {PATIENCE} s; try again later") from None
     if answer.returncode:

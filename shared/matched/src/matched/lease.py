@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from matched import process_identity
 from matched.files import read_json
 from matched.status import JOB_KEYS, JobRecord
 
@@ -228,29 +229,20 @@ def _is_released(path: Path) -> bool:
 
 def _place(pid: int) -> dict[str, Any]:
     """Return what identifies a process; ids are used again, but not with the same start time."""
-    return {"kernel": _kernel(), "pid": pid, "started": _started(pid)}
+    return {"kernel": _kernel(), "pid": pid, "started": process_identity.start_time(pid)}
 
 
 def _kernel() -> str:
     """Return an id of the running kernel and the process namespace, within which pids are valid."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return ""
-
-
-def _started(pid: int) -> int | None:
-    """Return the start of a process in clock ticks since boot; None if it is gone or a zombie."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] == "Z" else int(fields[19])
+    where = process_identity.namespace()
+    return where and f"{socket.gethostname()} {where}"
 
 
 def alive(place: Mapping[str, Any]) -> bool | None:
     """Return whether that process still exists; None if that cannot be seen from here."""
     if not place["kernel"] or place["kernel"] != _kernel():
         return None
-    return place["started"] is not None and _started(place["pid"]) == place["started"]
+    if place["started"] is None:
+        return None
+    identity = f"{process_identity.namespace()}.{place['started']}"
+    return process_identity.is_running(place["pid"], identity)

@@ -21,11 +21,13 @@ def check_submission(plan: Plan, cluster: str) -> None:
     """
     match_name(cluster, CLUSTERS, "cluster")
     _check_data(plan)
-    if cluster == "slurm" and shutil.which("sbatch") is None:
-        raise ValueError(
-            "there is no Slurm here (no sbatch on PATH): run this on a login node, "
-            "or use --cluster local"
-        )
+    if cluster == "slurm":
+        for command in ("sbatch", "srun"):
+            if shutil.which(command) is None:
+                raise ValueError(
+                    f"there is no Slurm here (no {command} on PATH): run this on a login node, "
+                    "or use --cluster local"
+                )
     distinct = dict.fromkeys(planned.resources for planned in plan.missing)
     for resources in distinct:
         executor_parameters(resources, plan.site, cluster, num_runs=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import secrets
@@ -15,10 +16,24 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from matched import machine
 from matched.files import atomic_write, write_json
 
+log = logging.getLogger("matched")
 MAX_NEW_BYTES = 10_000_000
 """Total size of the untracked files to keep; whatever exceeds it is data and only named."""
+DIFF = (
+    "-c", "diff.suppressBlankEmpty=false", "diff", "--no-ext-diff", "--no-textconv", "--no-color",
+    "--src-prefix=a/", "--dst-prefix=b/", "--no-relative", "--submodule=short", "--unified=3",
+    "--inter-hunk-context=0", "-O/dev/null", "--binary", "HEAD",
+)  # fmt: skip
+"""A diff that ``git apply`` takes, whatever the user's settings for diffs to read are."""
+GIT_VARIABLES = {
+    "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX", "GIT_NAMESPACE",
+    "GIT_OBJECT_DIRECTORY", "GIT_EXTERNAL_DIFF", "GIT_DIFF_OPTS", "GIT_LITERAL_PATHSPECS",
+    "GIT_GLOB_PATHSPECS", "GIT_NOGLOB_PATHSPECS", "GIT_ICASE_PATHSPECS",
+}  # fmt: skip
+"""Variables that lead git to another repository, as in a hook, or change what it prints."""
 
 
 def record_submission(folder: Path, root: Path, *, snapshot: bool) -> dict[str, Any]:
@@ -34,13 +49,17 @@ def record_submission(folder: Path, root: Path, *, snapshot: bool) -> dict[str, 
         ValueError: if a snapshot is asked for without git or outside of a repository.
     """
     target = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
-    commit = (_git(root, "rev-parse", "HEAD") or "").strip() or None
-    if commit is None and snapshot:
+    commit, problem = _head(root)
+    if problem and snapshot:
         raise ValueError(
-            f"a snapshot copies the files that git tracks, but {root} is not a git repository with "
-            "a commit, or git is not installed; submit without SNAPSHOT=1"
+            f"a snapshot copies the files that git tracks, but {problem}; or submit without "
+            "SNAPSHOT=1"
         )
     code: dict[str, Any] = {"commit": commit, "submission": str(target)}
+    if problem:
+        code["commit_problem"] = problem
+        if (root / ".git").exists():
+            log.warning("the submitted code is not recorded: %s", problem)
     if commit is not None:
         listed = _git(root, "ls-files", "-z", "--others", "--exclude-standard") or ""
         untracked = [name for name in listed.split("\0") if (root / name).is_file()]
@@ -57,6 +76,22 @@ def record_submission(folder: Path, root: Path, *, snapshot: bool) -> dict[str, 
     return code
 
 
+def _head(root: Path) -> tuple[str | None, str]:
+    """Return the commit of ``root``, or None and why there is none and what to do, in one line."""
+    process = _run_git(root, "rev-parse", "--git-dir")
+    if process is None:
+        return None, "git is not installed; install it"
+    if process.returncode:
+        words = process.stderr.decode(errors="replace").strip().splitlines() or ["it failed"]
+        problem = f"git cannot use {root} ({words[0].removeprefix('fatal: ')})"
+        if "dubious ownership" in words[0]:
+            # git names the folder, which may be a parent of ``root``, in its last line.
+            return None, f"{problem}; if you trust its owner, run `{words[-1].strip()}`"
+        return None, f"{problem}; use a clone of the repository"
+    head = (_git(root, "rev-parse", "--quiet", "--verify", "HEAD") or "").strip()
+    return (head, "") if head else (None, f"{root} has no commit; make one")
+
+
 def _smallest(root: Path, names: Sequence[str]) -> list[str]:
     """Return the smallest files, as many as fit into ``MAX_NEW_BYTES`` together."""
     sizes = {name: (root / name).lstat().st_size for name in names}
@@ -71,12 +106,14 @@ def _diff_of_everything(root: Path, untracked: Sequence[str], folder: Path) -> s
     index = folder / "index"
     users_index = _git(root, "rev-parse", "--path-format=absolute", "--git-path", "index")
     if users_index and Path(users_index.strip()).exists():
-        shutil.copy(users_index.strip(), index)  # never change the user's own index
+        # Never change the user's own index. With a later time, git would take files for unchanged
+        # that were edited in the second in which the index was written.
+        shutil.copy2(users_index.strip(), index)
     if untracked:
         names = "\0".join(untracked)  # on stdin: there may be too many for the command line
         options = ("--pathspec-from-file=-", "--pathspec-file-nul")
         _git(root, "add", "--intent-to-add", *options, index=index, stdin=names)
-    diff = _git(root, "diff", "--binary", "HEAD", index=index) or ""
+    diff = _git(root, *DIFF, index=index) or ""
     index.unlink(missing_ok=True)
     return diff
 
@@ -131,19 +168,29 @@ def environment(code: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "python": sys.version.split()[0],
         "packages": {d.name: d.version for d in sorted(distributions(), key=lambda d: d.name)},
-        "commit": code.get("commit") if "snapshot" in code else commit(),
+        **_running_commit(code),
         "submitted": dict(code),
         "source": str(Path(__file__).parent),
         "host": platform.node(),
         "system": platform.platform(),
         "cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": machine.usable_cores(),
         "threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         if cuda
         else [],
         "cuda": torch.version.cuda if cuda else None,
     }
+
+
+def _running_commit(code: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the commit of the code that runs, or None and the reason."""
+    if "snapshot" in code:
+        return {"commit": code.get("commit")}
+    found = commit()
+    if found is not None:
+        return {"commit": found}
+    return {"commit": None, "commit_problem": _head(Path(__file__).parent)[1]}
 
 
 def commit() -> str | None:
@@ -154,17 +201,28 @@ def commit() -> str | None:
 
 def _git(folder: Path, *arguments: str, index: Path | None = None, stdin: str = "") -> str | None:
     """Return the output of a git command; None if git is not installed or fails."""
+    process = _run_git(folder, *arguments, index=index, stdin=stdin)
+    if process is None or process.returncode:
+        return None
+    return process.stdout.decode(errors="surrogateescape")
+
+
+def _run_git(
+    folder: Path, *arguments: str, index: Path | None = None, stdin: str = ""
+) -> subprocess.CompletedProcess[bytes] | None:
+    """Run a git command; return None if git is not installed."""
     if shutil.which("git") is None:
         return None
-    variables = {} if index is None else {"GIT_INDEX_FILE": str(index)}
-    process = subprocess.run(
+    variables = {name: os.environ[name] for name in os.environ if name not in GIT_VARIABLES}
+    if index is not None:
+        variables["GIT_INDEX_FILE"] = str(index)
+    return subprocess.run(
         ["git", *arguments],
         input=stdin.encode(errors="surrogateescape"),
         capture_output=True,
         cwd=folder,
-        env={**os.environ, **variables},
+        env={**variables, "LC_ALL": "C"},  # its messages are read here
     )
-    return process.stdout.decode(errors="surrogateescape") if process.returncode == 0 else None
 
 
 def _cpu_name() -> str:

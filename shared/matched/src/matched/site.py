@@ -15,10 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from matched import machine
 from matched.data import load_source, registered_sources
 from matched.files import read_text
 
 FILE = "site.toml"
+MEMORY_UNITS = ("per-node", "per-cpu", "per-gpu", "none")
+"""Slurm's options --mem, --mem-per-cpu and --mem-per-gpu, or no option at all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +39,8 @@ class Local:
     gpus: int = 0
 
     def worker_count(self) -> int:
-        """Return ``workers``, or the number that the cores of this machine allow if it is 0."""
-        cores = len(os.sched_getaffinity(0))
-        return self.workers or max(1, cores // self.threads)
+        """Return ``workers``, or if it is 0 the number that affinity and CPU quota allow."""
+        return self.workers or max(1, machine.usable_cores() // self.threads)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +52,10 @@ class Slurm:
         grace_seconds: time before that limit at which runs are told to save.
         parallel: largest number of jobs of one submission that run at a time.
         max_array: largest number of jobs in one array (Slurm's MaxArraySize minus one).
+        memory: unit in which jobs ask for memory: one of ``MEMORY_UNITS``.
         setup: shell lines before the job starts.
-        options: any further sbatch options.
+        options: any further sbatch options. They replace ours that mean the same, and an empty
+            string only removes ours.
     """
 
     partition: str = ""
@@ -63,6 +67,7 @@ class Slurm:
     grace_seconds: int = 120
     parallel: int = 64
     max_array: int = 1000
+    memory: str = "per-node"
     setup: tuple[str, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
 
@@ -160,6 +165,11 @@ def _checked_value(validator: _Validator, section: str, key: str, value: Any, hi
     """Check a value of a section, and return it converted to its type ``hint``."""
     if hint is str:
         validator.check_type(section, key, value, str, "a string")
+        if key == "memory" and value not in MEMORY_UNITS:
+            raise ValueError(
+                f"{validator.location(section, key)}: [{section}] memory is {value!r}; "
+                f"expected one of {', '.join(MEMORY_UNITS)}"
+            )
     elif hint is int:
         validator.check_type(section, key, value, int, "a whole number")
         least = 0 if key in ("workers", "gpus") else 1

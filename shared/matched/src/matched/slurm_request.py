@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from matched import submitit_internals
 from matched.job_packing import PackedJob
 from matched.planning import Plan
 from matched.site import Site
@@ -13,6 +15,14 @@ from matched.table import Resources
 
 MIN_MINUTES = 5
 """Shortest time limit of a Slurm job: the signal to save may come a minute early."""
+EXCLUSIVE = (
+    {"mem", "mem_per_cpu", "mem_per_gpu"},
+    {"cpus_per_task", "cpus_per_gpu"},
+    {"gpus_per_node", "gpus_per_task", "gpus", "gres"},
+)
+"""Groups of options of which a job has at most one."""
+SRUN_CPUS = '[ -z "$SLURM_CPUS_PER_TASK" ] || export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"'
+"""Line of the job's script: from Slurm 22.05 on, srun does not read the cores of its job."""
 
 
 def job_minutes(resources: Resources, num_runs: int) -> int:
@@ -42,7 +52,7 @@ def executor_parameters(
         "nodes": resources.world_size // per_node,
         "tasks_per_node": per_node,
         "cpus_per_task": resources.cpus,
-        "mem_gb": resources.memory_gb * per_node,
+        **_memory(resources, config.memory, per_node),
         "timeout_min": min(job_minutes(resources, num_runs), config.max_hours * 60),
         "slurm_array_parallelism": config.parallel,
         "slurm_signal_delay_s": config.grace_seconds,
@@ -55,11 +65,44 @@ def executor_parameters(
     for name in ("partition", "account", "qos", "constraint"):
         if value := getattr(config, name):
             parameters[f"slurm_{name}"] = value
-    if config.setup:
-        parameters["slurm_setup"] = list(config.setup)
+    parameters["slurm_setup"] = [SRUN_CPUS, *config.setup]
+    return _with_site_options(parameters, config.options)
+
+
+def _memory(resources: Resources, unit: str, per_node: int) -> dict[str, Any]:
+    """Return the memory option of the unit that the cluster accepts, or none."""
+    if unit == "none":
+        return {}
+    if unit == "per-node":
+        return {"mem_gb": resources.memory_gb * per_node}
+    if unit == "per-gpu" and resources.gpus:
+        return {"slurm_mem_per_gpu": f"{resources.memory_gb}GB"}
+    # Runs without GPUs have only cores by which to ask for memory.
+    return {"slurm_mem_per_cpu": f"{math.ceil(resources.memory_gb * 1024 / resources.cpus)}MB"}
+
+
+def _with_site_options(parameters: dict[str, Any], options: Mapping[str, str]) -> dict[str, Any]:
+    """Add the options of site.toml, which replace those that mean the same or exclude them."""
+    options = {name.replace("-", "_"): value for name, value in options.items()}
+    replaced = {name for name, value in options.items() if value == ""}
+    for group in EXCLUSIVE:
+        if not group.isdisjoint(options):
+            replaced |= group
+    kept = {
+        name: value
+        for name, value in parameters.items()
+        if submitit_internals.sbatch_parameters({name: value}).keys().isdisjoint(replaced)
+    }
     # Requeue preempted jobs even where the cluster does not by default.
-    parameters["slurm_additional_parameters"] = {"requeue": True, **config.options}
-    return parameters
+    written = {"requeue": True, **options}
+    kept["slurm_additional_parameters"] = {k: v for k, v in written.items() if v != ""}
+    return kept
+
+
+def slurm_options(parameters: Mapping[str, Any]) -> set[str]:
+    """Return the names of the sbatch options in ``parameters``, such as "partition"."""
+    named = submitit_internals.sbatch_parameters(parameters)
+    return {*named, *named.get("additional_parameters", ())}
 
 
 def stage_name(jobs: Sequence[PackedJob]) -> str:

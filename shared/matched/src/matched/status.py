@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any
 
+from matched import process_identity
+
 
 class State(StrEnum):
     """The state of a run, read from its directory and from the job that it was given to."""
@@ -37,11 +39,14 @@ class JobId:
         cluster: "slurm", or "local" for a process.
         job_id: Slurm's id, such as "12" or "12_3", or the process id.
         host: where the process runs; empty for Slurm, which places the job itself.
+        identity: of the process: see ``process_identity``. Containers may share a host name, and
+            process ids are used again. Empty if it is unknown.
     """
 
     cluster: str
     job_id: str
     host: str = ""
+    identity: str = ""
 
     @classmethod
     def here(cls, cluster: str, job_id: str) -> JobId:
@@ -52,7 +57,8 @@ class JobId:
         """
         if cluster == "slurm":
             return cls(cluster="slurm", job_id=job_id)
-        return cls(cluster="local", job_id=job_id, host=socket.gethostname())
+        identity = process_identity.identity(int(job_id))
+        return cls(cluster="local", job_id=job_id, host=socket.gethostname(), identity=identity)
 
     @classmethod
     def parse(cls, text: str) -> JobId:
@@ -61,24 +67,28 @@ class JobId:
         Raises:
             ValueError: if ``text`` is not such an id.
         """
-        cluster, _, rest = text.partition(":")
-        host, _, job_id = rest.rpartition(":")
-        if not job_id or (cluster, bool(host)) not in (("slurm", False), ("local", True)):
-            raise ValueError(f"{text!r} is not a job id; expected slurm:ID or local:HOST:PID")
-        return cls(cluster=cluster, job_id=job_id, host=host)
+        cluster, *rest = text.split(":")
+        if all(rest) and (cluster, len(rest)) == ("slurm", 1):
+            return cls(cluster=cluster, job_id=rest[0])
+        if all(rest) and cluster == "local" and len(rest) in (2, 3):
+            return cls(cluster=cluster, host=rest[0], job_id=rest[1], identity="".join(rest[2:]))
+        raise ValueError(f"{text!r} is not a job id; expected slurm:ID or local:HOST:PID:IDENTITY")
 
     def __str__(self) -> str:
-        """Return the form in files: "slurm:12_3" or "local:n2:4711"."""
-        return ":".join(part for part in (self.cluster, self.host, self.job_id) if part)
+        """Return the form in files: "slurm:12_3" or "local:n2:4711:IDENTITY"."""
+        parts = (self.cluster, self.host, self.job_id, self.identity)
+        return ":".join(part for part in parts if part)
 
     @property
     def on_slurm(self) -> bool:
         return self.cluster == "slurm"
 
     @property
-    def on_other_host(self) -> bool:
-        """True for a process that cannot be seen from here."""
-        return self.cluster == "local" and self.host != socket.gethostname()
+    def is_running(self) -> bool | None:
+        """Whether the process of a job runs; None for Slurm, or if it cannot be seen from here."""
+        if self.on_slurm or self.host != socket.gethostname():
+            return None
+        return process_identity.is_running(int(self.job_id), self.identity)
 
     def describe(self) -> str:
         """Return the form for people: "slurm job 12_3" or "process 4711 on host n2"."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import secrets
 import shlex
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import redirect_stderr
+from contextlib import AbstractContextManager, nullcontext, redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,17 @@ from typing import Any
 import submitit
 
 from matched import job_status, lease, provenance, submitit_internals
-from matched.job_packing import PackedJob, job_arrays, pack_jobs
+from matched.job_packing import PackedJob, job_arrays, memory_note, pack_jobs
 from matched.job_runner import JobRunner
 from matched.planning import Plan
 from matched.preflight import check_submission
 from matched.recipes import Recipe
 from matched.signals import PREEMPTION_SIGNAL
-from matched.slurm_request import array_parameters
+from matched.slurm_request import array_parameters, slurm_options
 from matched.status import ExecutionResult
+from matched.surroundings import submission_environment
+
+log = logging.getLogger("matched")
 
 
 def submit(
@@ -62,6 +66,8 @@ def _submit(plan: Plan, cluster: str, folder: Path, snapshot: bool) -> list[subm
     packed = pack_jobs(plan, cluster)
     if not packed:
         return []
+    if note := memory_note(plan, packed, cluster):
+        log.warning("%s", note)
     if snapshot and cluster == "debug":
         raise ValueError(
             "--snapshot cannot be used with --cluster debug, which runs in this process; "
@@ -83,15 +89,24 @@ def _submit(plan: Plan, cluster: str, folder: Path, snapshot: bool) -> list[subm
             folder=folder / "%j", cluster=cluster, slurm_python=python, local_python=python
         )
         executor.update_parameters(**parameters)
-        runner_options = {"token": token, "code": code, "minutes": parameters["timeout_min"]}
+        runner_options = {"token": token, "code": code, "minutes": parameters.get("timeout_min")}
         for i in array:
             for planned in packed[i].runs:
                 planned.directory.prepare()
                 (planned.directory / "failure.json").unlink(missing_ok=True)
         now = time.time()
         try:
+            streams: AbstractContextManager[object] = nullcontext()
+            if cluster == "local":
+                output = Path(code["submission"]) / "controllers.log"
+                streams = submitit_internals.background_streams(output)
             # sbatch's error messages are raised; do not print them as well.
-            with redirect_stderr(io.StringIO()), executor.batch():
+            with (
+                streams,
+                redirect_stderr(io.StringIO()),
+                submission_environment(slurm_options(parameters)),
+                executor.batch(),
+            ):
                 jobs = [
                     executor.submit(_job_runner(plan, packed[i], cluster, i, **runner_options))
                     for i in array

@@ -1,0 +1,72 @@
+"""Cores and memory that this process may use: affinity, and the limits of its cgroups.
+
+Containers and Kubernetes limit a process by quotas of its cgroup, which neither the number of cores
+nor the affinity shows. Version 1 and version 2 of cgroups are read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+PROC = Path("/proc/self")
+NO_LIMIT = 1 << 60
+"""Version 1 writes a number of this size where there is no limit of memory."""
+
+
+def usable_cores() -> int:
+    """Return the number of whole cores that affinity and CPU quota allow, at least 1."""
+    cores = len(os.sched_getaffinity(0))
+    return max(1, min([cores, *(int(quota) for quota in _cpu_quotas())]))
+
+
+def memory_limit() -> int | None:
+    """Return the memory limit of this process's cgroups in bytes; None if there is none."""
+    limits = [
+        int(text)
+        for name in ("memory.max", "memory.limit_in_bytes")
+        for folder in _cgroup_folders("memory")
+        if (text := _read(folder / name)).isdigit() and int(text) < NO_LIMIT
+    ]
+    return min(limits, default=None)
+
+
+def _cpu_quotas() -> Iterator[float]:
+    """Yield the quotas in cores of this process's cgroup and those above it."""
+    for folder in _cgroup_folders("cpu"):
+        version1 = [_read(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period")]
+        for values in (_read(folder / "cpu.max").split(), version1):
+            if len(values) == 2 and all(value.isdigit() for value in values):  # not "max" or "-1"
+                yield int(values[0]) / int(values[1])
+
+
+def _cgroup_folders(controller: str) -> Iterator[Path]:
+    """Yield the folders of this process's cgroup and of those above it, as far as they are visible.
+
+    A container may see only its own part of the hierarchy, while /proc/self/cgroup has the path on
+    the host: then the top of the mount is the cgroup of the container.
+    """
+    own: dict[str, str] = {}
+    for line in _read(PROC / "cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        own.update(dict.fromkeys(controllers.split(","), path))  # version 2 has no names: ""
+    for line in _read(PROC / "mountinfo").splitlines():
+        fields = line.split()
+        kind, _, options = fields[fields.index("-") + 1 :][:3]
+        if kind not in ("cgroup", "cgroup2"):
+            continue
+        if kind == "cgroup" and controller not in options.split(","):
+            continue
+        root, mount = Path(fields[3]), Path(fields[4])
+        cgroup = Path(own.get("" if kind == "cgroup2" else controller, "/"))
+        below = cgroup.relative_to(root) if cgroup.is_relative_to(root) else Path()
+        yield from {mount / part for part in (below, *below.parents)}
+
+
+def _read(path: Path) -> str:
+    """Return the text of a file, or "" if there is no such file."""
+    with suppress(OSError):
+        return path.read_text(encoding="utf-8").strip()
+    return ""
