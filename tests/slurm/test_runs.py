@@ -263,7 +263,7 @@ OUTER_JOB = {
 
 @pytest.mark.parametrize("memory", ["per-cpu", "none"])
 def test_submission_inside_an_allocation_has_its_own_request(project, cluster, memory):
-    """The step of each run has all cores of its job, also in Slurm 22.05 to 23.02."""
+    """Time, cores and memory are those of the recipe and site.toml, not of the outer job."""
     project.environment.update(OUTER_JOB)
     project.recipe(cpus=2, memory_gb=1)
     project.site(memory=memory)
