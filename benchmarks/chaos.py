@@ -90,9 +90,7 @@ class Killer:
         from matched import lease
 
         owner = lease.owner(path)
-        if not owner or not lease.alive(owner["place"]):
-            return None
-        return int(owner["place"]["pid"])
+        return int(owner.job.job_id) if owner is not None and owner.job.is_running else None
 
 
 ALL_ROWS = """

@@ -50,22 +50,27 @@ def job_record(cluster: str, job_id: str, token: str, folder: Path | str) -> Job
 
 
 def job_statuses(
-    directories: Iterable[RunFiles], queue: SlurmQueue | None = None
+    directories: Iterable[RunFiles],
+    queue: SlurmQueue | None = None,
+    *,
+    finished: Iterable[RunFiles] = (),
 ) -> dict[JobId, JobStatus]:
     """Return the status of every job that these runs were given to, if they are unfinished.
 
     Args:
         queue: keeps Slurm's answer from one call to the next; None asks Slurm each time.
+        finished: finished runs of the same plan; the time of their results shows that a job which
+            cannot be seen is running. They are read only if there is such a job.
 
     Raises:
         ValueError: if Slurm cannot be asked.
     """
     jobs: dict[JobId, JobRecord] = {}
     silence: dict[JobId, float] = {}
-    finished = []
+    just_finished = []
     for directory in directories:
         if (directory / "result.json").exists():
-            finished.append(directory)
+            just_finished.append(directory)
             continue
         with suppress(DamagedFileError):
             if (record := directory.job()) is not None:
@@ -78,7 +83,7 @@ def job_statuses(
                 silence[owner.job] = min(seconds, silence.get(owner.job, seconds))
     if hidden := {job for job in jobs if _is_hidden(job)}:
         # Between two of its runs, a job owns none, but it has just finished one.
-        for job, seconds in _seconds_since_results(finished):
+        for job, seconds in _seconds_since_results((*just_finished, *finished)):
             if job in hidden:
                 silence[job] = min(seconds, silence.get(job, seconds))
     users = {job.job_id: record.user for job, record in jobs.items() if job.on_slurm}

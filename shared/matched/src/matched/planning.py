@@ -70,7 +70,11 @@ class Plan:
             ValueError: if Slurm cannot be asked.
         """
         watched = [_watched(planned, self.site) for planned in self.unfinished]
-        jobs = job_status.job_statuses([planned.directory for planned in watched], queue)
+        jobs = job_status.job_statuses(
+            [planned.directory for planned in watched],
+            queue,
+            finished=(p.directory for p in self.runs if p.status.state.finished),
+        )
         fresh = {
             id(before): _with_status(planned, planned.directory.status(jobs))
             for before, planned in zip(self.unfinished, watched, strict=True)
@@ -122,12 +126,12 @@ def _statuses(directories: Collection[RunDirectory]) -> list[RunStatus]:
     finished, and not the run of a job that is over.
     """
     finished = [directory.finished_status() for directory in directories]
-    unfinished = [d for d, status in zip(directories, finished, strict=True) if status is None]
-    jobs = job_status.job_statuses(unfinished)
-    return [
-        directory.status(jobs) if status is None else status
-        for directory, status in zip(directories, finished, strict=True)
-    ]
+    both = list(zip(directories, finished, strict=True))
+    jobs = job_status.job_statuses(
+        [directory for directory, status in both if status is None],
+        finished=(directory for directory, status in both if status is not None),
+    )
+    return [directory.status(jobs) if status is None else status for directory, status in both]
 
 
 def _resource_overrides(table: Table, scale: Scale) -> dict[Run, Resources]:
