@@ -18,10 +18,10 @@ def test_make_plan_sees_a_run_that_ends_while_jobs_are_asked(one_row, monkeypatc
     one_row.begun("small.LN.0", "local", str(os.getpid()))
     real = job_status.job_statuses
 
-    def job_statuses(directories, queue=None):
+    def job_statuses(directories, queue=None, **options):
         directories = list(directories)
         one_row.finish("small.LN.0", top1=1.0)
-        return dict.fromkeys(real(directories, queue), run_directory.OVER)
+        return dict.fromkeys(real(directories, queue, **options), run_directory.OVER)
 
     monkeypatch.setattr(job_status, "job_statuses", job_statuses)
     assert [planned.status.state for planned in one_row.plan().runs] == ["done", "new"]
