@@ -105,7 +105,11 @@ endef
 endif
 
 # table1, iclr-table3, …: `matched` refuses an unknown table and names the known ones.
-table% iclr-table%: setup
+# Two rules, because one pattern rule with two targets would make both at once.
+table%: setup
+	$(MAKE_TABLE)
+
+iclr-table%: setup
 	$(MAKE_TABLE)
 
 # A table of one's own.

@@ -44,3 +44,11 @@ def test_readme_commands_exist(command):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
     assert stop.value.code == 0
+
+
+def test_make_computes_every_table_that_is_named():
+    """A pattern rule with two targets would compute the first one only."""
+    command = ["make", "-n", "table1", "iclr-table1"]
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
+    for table in ("table1", "iclr-table1"):
+        assert f"matched submit {table} --scale smoke" in output

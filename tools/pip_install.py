@@ -58,6 +58,7 @@ def main(arguments):
         env=environment(os.environ, settings(listed.stdout)),
         stderr=subprocess.PIPE,
         text=True,
+        errors="replace",
     )
     for line in process.stderr:
         if not line.startswith(NOISE):

@@ -373,3 +373,28 @@ def test_calibrate_subsamples_large_inputs_at_all_positions(monkeypatch):
     monkeypatch.setattr(calibration, "SAMPLED_VALUES", 25 * 8 * 4)
     few = convert(nn.Sequential(nn.LayerNorm(8)), calibrate=x)[0].fit
     assert few.alpha == pytest.approx(fit.alpha, rel=0.2)
+
+
+class EarlyExit(nn.Module):
+    """A network that calls its second norm only if its first one gives large values."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.LayerNorm(16), nn.LayerNorm(16)
+
+    def forward(self, x):
+        h = self.first(x)
+        return self.second(h) if h.abs().max() > 1.5 else h
+
+
+def test_calibrate_leaves_out_layers_that_replaced_norms_make_unreachable():
+    report = convert(EarlyExit(), calibrate=torch.randn(8, 16))
+    assert [entry.fit is None for entry in report] == [False, True]
+
+
+@pytest.mark.parametrize("value", [float("nan"), -1.0])
+def test_calibrate_refuses_invalid_weights(value):
+    weights = torch.ones(20)
+    weights[3] = value
+    with pytest.raises(ValueError, match="not all finite and 0 or more"):
+        convert(net(), calibrate=Calibration(torch.randn(16, 20, 8), weights=weights))

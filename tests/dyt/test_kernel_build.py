@@ -162,3 +162,21 @@ def test_build_backend_editable_and_sdist(backend, tmp_path):
     with tarfile.open(tmp_path / backend.build_sdist(str(tmp_path))) as archive:
         assert "dyt-0.1.0/src/dyt/csrc/kernel.h" in archive.getnames()
         assert "dyt-0.1.0/build_backend.py" in archive.getnames()
+
+
+def test_load_cached_without_a_home_folder(monkeypatch):
+    from dyt.backends import cpu
+
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(kernel_build.Path, "home", no_home)
+    assert not cpu._load_cached()
+    monkeypatch.setattr(
+        kernel_build,
+        "find_torch",
+        lambda: kernel_build.TorchInstallation(folder="", version="2.11.0", cxx11_abi=True),
+    )
+    with pytest.raises(kernel_build.KernelBuildError, match="set XDG_CACHE_HOME"):
+        kernel_build.build_into_cache()

@@ -75,7 +75,7 @@ def test_watch_saturation_counts_over_calls():
     model = nn.Sequential(DyT(2, 1.0), nn.Linear(2, 2))
     with watch_saturation(model) as statistics:
         model(torch.tensor([[3.0, 0.0]]))
-        model(torch.tensor([[1.0, -4.0]]))
+        model[0](x=torch.tensor([[1.0, -4.0]]))
     result = statistics["0"]
     assert (result.values, result.saturated) == (4, 0.5)
     assert result.rms == pytest.approx((26 / 4) ** 0.5)

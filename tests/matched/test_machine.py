@@ -25,7 +25,8 @@ def cgroup(tmp_path_factory, monkeypatch):
         kind = {1: "cgroup", 2: "cgroup2"}[version]
         mounts = {name: root / f"mount{name}" for name in controllers}
         (root / "mountinfo").write_text(
-            "".join(
+            "30 23 0:27 / /scratch rw - tmpfs  rw\n"  # a mount whose source is empty
+            + "".join(
                 f"31 23 0:28 {'/' if visible else '/other'} {mount} rw - {kind} {kind} rw,{name}\n"
                 for name, mount in mounts.items()
             )

@@ -271,6 +271,21 @@ def test_kept_diff_ignores_git_variables_of_the_surroundings(repository, variabl
     assert restored_files(project, repository, commit) == files_of(project.root / "code")
 
 
+def test_failing_git_diff_is_recorded_and_not_taken_for_no_changes(repository):
+    """A clone that uses git-lfs, on a host without git-lfs."""
+    project = repository.project
+    project.write("code/weights.bin", "one\n")
+    commit = repository.commit()
+    project.write("code/.gitattributes", "*.bin filter=absent\n")
+    project.write("code/weights.bin", "other\n")
+    for key, value in (("clean", "absent-filter"), ("required", "true")):
+        repository.git("config", f"filter.absent.{key}", value)
+    submit_debug(project)
+    code = project.json(submission(project) / "code.json")
+    assert (code["commit"], code["uncommitted"]) == (commit, None)
+    assert "git diff failed" in code["commit_problem"]
+
+
 def test_edit_of_equal_size_just_after_a_commit_is_kept(repository):
     """git compares times in seconds, those of the files and of the index."""
     project = repository.project

@@ -1,6 +1,7 @@
 """Preparation: manifests of every data source, and checks when a pretraining loads them."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -219,7 +220,7 @@ def test_harness_runs_preparation_and_both_arms(tmp_path, monkeypatch):
     dyt = derive_run(plain, norm=DYT)
     results = {}
     for run in (speech, plain, dyt):
-        job = job_record("here", run.signature, "t1", tmp_path)
+        job = job_record("here", str(os.getpid()), "t1", tmp_path)
         result = run_execution.execute(run, local, job, Peers(), threads=1, num_workers=0)
         assert result.state == "done"
         directory = RunDirectory(local.runs_folder, run)

@@ -100,6 +100,7 @@ def calibrate(
         run.count_calls()
         while run.waiting():
             run.run_batches()
+            run.drop_unreached()
     return run.fits
 
 
@@ -121,6 +122,7 @@ class _Run:
         self.counting = True
         self.batch = 0
         self.fits: dict[nn.Module, Fit] = {}
+        self.fitted_before: set[nn.Module] = set()
         self.collected = Collected()
         # Outlying positions of the layers so far, for each shape of the positions.
         self.emphasized: dict[tuple[int, ...], tuple[int, ...]] = {}
@@ -161,6 +163,15 @@ class _Run:
                     ) from error
         if not self.counting and self.collected.calls:
             self.fit(self.waiting()[0])
+
+    def drop_unreached(self) -> None:
+        """Leave out the next layer if the last pass fitted none: the data no longer reach it.
+
+        Replaced norms change what a network computes, and with it which layers it calls.
+        """
+        if self.fits.keys() == self.fitted_before:
+            del self.calls[self.waiting()[0]]
+        self.fitted_before = set(self.fits)
 
     def hook(self, target: Target) -> Callable[..., Any]:
         """Return the forward hook of a norm layer."""
@@ -210,7 +221,13 @@ class _Run:
             weights = self.batches[self.batch].get("attention_mask")
         if weights is None or tuple(weights.shape) not in (sizes, sizes[1:]):
             return None
-        return weights.to(x.device, torch.float32).expand(sizes).reshape(-1)
+        weights = weights.to(x.device, torch.float32)
+        if not bool((weights.isfinite() & (weights >= 0)).all()):
+            raise CalibrationError(
+                f"the weights for {target.path!r} are not all finite and 0 or more; pass such"
+                " weights, 0 for positions to ignore."
+            )
+        return weights.expand(sizes).reshape(-1)
 
     def fit(self, module: nn.Module) -> None:
         """Fit a layer to the collected rows."""

@@ -118,7 +118,10 @@ def fit_layer(samples: Samples, form: Form, reduce: Reduce) -> Fit:
     errors = _position_errors(samples, fit, form, reduce)
     outliers: list[int] = []
     if errors is not None and not samples.user_weights and form.affine != "none":
-        outliers = sorted({*samples.emphasized, *_outliers(errors)})
+        own = _outliers(errors)
+        outliers = sorted({*samples.emphasized, *own})
+        if len(outliers) > OUTLIER_SHARE * samples.length:  # too many to be outliers
+            outliers = sorted(own)
     if outliers:
         emphasis = torch.ones(samples.length, device=samples.x.device)
         emphasis[outliers] = (samples.length - len(outliers)) / len(outliers)

@@ -93,11 +93,17 @@ def build_into_cache() -> Path:
     """Compile the kernel into the user's cache and return its path.
 
     Raises:
-        KernelBuildError: torch, Python's headers or a compiler are missing, or compilation fails.
+        KernelBuildError: torch, Python's headers or a compiler are missing, compilation fails, or
+            the cache cannot be written.
     """
     torch = find_torch()
-    output = cached_kernel(torch.version)
-    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        output = cached_kernel(torch.version)
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError) as error:
+        raise KernelBuildError(
+            f"the cache folder cannot be written ({error}); set XDG_CACHE_HOME to one that can"
+        ) from None
     compile_kernel(output, torch)
     return output
 

@@ -74,7 +74,10 @@ def watch_saturation(model: nn.Module) -> Iterator[dict[str, InputStatistics]]:
 
     handles = [
         layer.register_forward_pre_hook(
-            lambda module, args, result=statistics[path]: record(module, args[0], result)
+            lambda module, args, kwargs, result=statistics[path]: record(
+                module, (*args, *kwargs.values())[0], result
+            ),
+            with_kwargs=True,
         )
         for path, layer in layers.items()
     ]

@@ -53,8 +53,8 @@ def _cgroup_folders(controller: str) -> Iterator[Path]:
         _, controllers, path = line.split(":", 2)
         own.update(dict.fromkeys(controllers.split(","), path))  # version 2 has no names: ""
     for line in _read(PROC / "mountinfo").splitlines():
-        fields = line.split()
-        kind, _, options = fields[fields.index("-") + 1 :][:3]
+        fields = line.split(" ")  # the source of a mount may be empty
+        kind, options = fields[fields.index("-") + 1], fields[-1]
         if kind not in ("cgroup", "cgroup2"):
             continue
         if kind == "cgroup" and controller not in options.split(","):

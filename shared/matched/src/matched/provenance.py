@@ -23,8 +23,9 @@ log = logging.getLogger("matched")
 MAX_NEW_BYTES = 10_000_000
 """Total size of the untracked files to keep; whatever exceeds it is data and only named."""
 DIFF = (
-    "-c", "diff.suppressBlankEmpty=false", "diff", "--no-ext-diff", "--no-textconv", "--no-color",
-    "--src-prefix=a/", "--dst-prefix=b/", "--no-relative", "--submodule=short", "--unified=3",
+    "-c", "diff.suppressBlankEmpty=false", "-c", "diff.relative=false",
+    "diff", "--no-ext-diff", "--no-textconv", "--no-color",
+    "--src-prefix=a/", "--dst-prefix=b/", "--submodule=short", "--unified=3",
     "--inter-hunk-context=0", "-O/dev/null", "--binary", "HEAD",
 )  # fmt: skip
 """A diff that ``git apply`` takes, whatever the user's settings for diffs to read are."""
@@ -65,7 +66,10 @@ def record_submission(folder: Path, root: Path, *, snapshot: bool) -> dict[str, 
         untracked = [name for name in listed.split("\0") if (root / name).is_file()]
         kept = _smallest(root, untracked)
         diff = _diff_of_everything(root, kept, target)
-        code["uncommitted"] = bool(diff)
+        code["uncommitted"] = None if diff is None else bool(diff)
+        if diff is None:
+            code["commit_problem"] = "git diff failed, so uncommitted changes are not recorded"
+            log.warning("%s in %s", code["commit_problem"], root)
         code["left_out"] = sorted(set(untracked) - set(kept))
         if diff:
             with atomic_write(target / "uncommitted.diff") as temporary:
@@ -83,8 +87,10 @@ def _head(root: Path) -> tuple[str | None, str]:
         return None, "git is not installed; install it"
     if process.returncode:
         words = process.stderr.decode(errors="replace").strip().splitlines() or ["it failed"]
-        problem = f"git cannot use {root} ({words[0].removeprefix('fatal: ')})"
-        if "dubious ownership" in words[0]:
+        # A warning may precede the reason.
+        reason = next((line for line in words if line.startswith("fatal: ")), words[0])
+        problem = f"git cannot use {root} ({reason.removeprefix('fatal: ')})"
+        if "dubious ownership" in reason:
             # git names the folder, which may be a parent of ``root``, in its last line.
             return None, f"{problem}; if you trust its owner, run `{words[-1].strip()}`"
         return None, f"{problem}; use a clone of the repository"
@@ -100,20 +106,24 @@ def _smallest(root: Path, names: Sequence[str]) -> list[str]:
     return [name for name, total in zip(by_size, totals, strict=True) if total <= MAX_NEW_BYTES]
 
 
-def _diff_of_everything(root: Path, untracked: Sequence[str], folder: Path) -> str:
-    """Return the diff from HEAD to the working tree, with the content of the untracked files."""
+def _diff_of_everything(root: Path, untracked: Sequence[str], folder: Path) -> str | None:
+    """Return the diff from HEAD to the working tree, with the content of the untracked files.
+
+    None if git fails, as where a filter of the repository (git-lfs) is not installed.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     index = folder / "index"
-    users_index = _git(root, "rev-parse", "--path-format=absolute", "--git-path", "index")
-    if users_index and Path(users_index.strip()).exists():
+    path = _git(root, "rev-parse", "--git-path", "index")
+    users_index = root / path.strip() if path else None
+    if users_index is not None and users_index.exists():
         # Never change the user's own index. With a later time, git would take files for unchanged
         # that were edited in the second in which the index was written.
-        shutil.copy2(users_index.strip(), index)
+        shutil.copy2(users_index, index)
     if untracked:
         names = "\0".join(untracked)  # on stdin: there may be too many for the command line
         options = ("--pathspec-from-file=-", "--pathspec-file-nul")
         _git(root, "add", "--intent-to-add", *options, index=index, stdin=names)
-    diff = _git(root, *DIFF, index=index) or ""
+    diff = _git(root, *DIFF, index=index)
     index.unlink(missing_ok=True)
     return diff
 

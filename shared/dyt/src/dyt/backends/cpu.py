@@ -32,8 +32,11 @@ def _load() -> str | None:
 
 def _load_cached() -> bool:
     """Import the kernel that `python -m dyt build` made, and return True if there is one."""
-    file = cached_kernel(torch.__version__)
-    if not file.is_file():
+    try:
+        file = cached_kernel(torch.__version__)
+        if not file.is_file():
+            return False
+    except (OSError, RuntimeError):  # no home folder, or one that cannot be read
         return False
     spec = spec_from_file_location(MODULE, file)
     assert spec is not None and spec.loader is not None, "the suffix is that of an extension"
