@@ -1,11 +1,13 @@
 """Views of running and finished runs: logs, ``status --watch``, read-only folders."""
 
+import io
 import os
 import signal
 
 import pytest
+from rich.console import Console
 
-from matched import job_status
+from matched import job_status, watch
 from matched.task import write_progress
 
 CELL = ["--row", "small", "--arm", "LN"]
@@ -243,3 +245,26 @@ def test_slurm_queue_caches_answers_for_slurm_seconds(one_row, monkeypatch):
     monkeypatch.setattr(job_status, "SLURM_SECONDS", 0)
     plan.refreshed(queue)
     assert asked.read_text(encoding="utf-8").count("asked") == 3
+
+
+@pytest.mark.parametrize("patience", [600.0, 0.0])
+def test_watch_survives_a_slurm_that_does_not_answer_for_a_while(one_row, monkeypatch, patience):
+    for name in ("small.LN.0", "small.DyT.0"):
+        one_row.given(name)
+    one_row.program("squeue", 'echo "41_N/A|41|PENDING|Priority"')
+    plan = one_row.plan()
+    one_row.program(
+        "squeue",
+        'if [ -e "$HOME/asked twice" ]; then echo "41_N/A|41|COMPLETED|None"; exit; fi\n'
+        '[ -e "$HOME/asked" ] && : > "$HOME/asked twice"\n'
+        ': > "$HOME/asked"; exit 1',
+    )
+    monkeypatch.setattr(watch, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(watch, "SLURM_PATIENCE", patience)
+    console = Console(file=io.StringIO())
+    if not patience:
+        with pytest.raises(ValueError, match="squeue failed"):
+            watch.wait(plan, [], console)
+        return
+    states = [planned.status.state for planned in watch.wait(plan, [], console).runs]
+    assert states == ["failed", "failed"], "the job ended without a result"

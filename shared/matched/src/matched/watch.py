@@ -19,6 +19,8 @@ from matched.planning import Plan, PlannedRun
 from matched.status import State
 
 POLL_SECONDS = 0.5
+SLURM_PATIENCE = 600.0
+"""Seconds for which a Slurm that cannot be asked does not end the watching."""
 REST = 25
 """Seconds of sleep per CPU second of a refresh: watching takes at most 4 % of a core."""
 STYLES = {
@@ -47,10 +49,18 @@ def wait(plan: Plan, jobs: Sequence[submitit.Job[Any]], console: Console) -> Pla
     with _Bars(console) if console.is_terminal else _Lines(console, plan) as display:
         # Skip the first refresh when estimating the cost: it parses every file of unfinished runs.
         plan = plan.refreshed(queue)
+        answered = time.monotonic()
         while True:
             started = time.process_time()
             over = all(job.done() for job in jobs)
-            plan = plan.refreshed(queue)
+            try:
+                plan = plan.refreshed(queue)
+            except ValueError:  # a busy Slurm controller; the jobs go on meanwhile
+                if time.monotonic() - answered > SLURM_PATIENCE:
+                    raise
+                time.sleep(POLL_SECONDS)
+                continue
+            answered = time.monotonic()
             display.show(plan)
             if over and not any(planned.status.state.live for planned in plan.unfinished):
                 return plan
