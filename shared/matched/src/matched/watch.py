@@ -48,23 +48,27 @@ def wait(plan: Plan, jobs: Sequence[submitit.Job[Any]], console: Console) -> Pla
     queue = SlurmQueue()
     with _Bars(console) if console.is_terminal else _Lines(console, plan) as display:
         # Skip the first refresh when estimating the cost: it parses every file of unfinished runs.
-        plan = plan.refreshed(queue)
-        answered = time.monotonic()
+        plan = _refreshed(plan, queue)
         while True:
             started = time.process_time()
             over = all(job.done() for job in jobs)
-            try:
-                plan = plan.refreshed(queue)
-            except ValueError:  # a busy Slurm controller; the jobs go on meanwhile
-                if time.monotonic() - answered > SLURM_PATIENCE:
-                    raise
-                time.sleep(POLL_SECONDS)
-                continue
-            answered = time.monotonic()
+            plan = _refreshed(plan, queue)
             display.show(plan)
             if over and not any(planned.status.state.live for planned in plan.unfinished):
                 return plan
             time.sleep(max(POLL_SECONDS, REST * (time.process_time() - started)))
+
+
+def _refreshed(plan: Plan, queue: SlurmQueue) -> Plan:
+    """Refresh the states; a Slurm controller that is too busy to answer is asked again."""
+    deadline = time.monotonic() + SLURM_PATIENCE
+    while True:
+        try:
+            return plan.refreshed(queue)
+        except ValueError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(10 * POLL_SECONDS)
 
 
 class _Lines:
