@@ -154,19 +154,29 @@ def cancel(jobs: Iterable[JobRecord]) -> None:
                 f"{job.describe()} cannot be seen from here (it is another user's, or in another "
                 "container), and its id may be another process's; cancel it from where it runs"
             )
+        _send(job, 0)  # only checks the permission
     for job in processes:
-        if job.is_running:
-            try:
-                os.kill(int(job.job_id), signal.SIGTERM)
-            except ProcessLookupError:
-                pass  # it has just ended
-            except PermissionError:
-                raise ValueError(
-                    f"{job.describe()} is another user's and cannot be cancelled by this one; "
-                    "ask that user"
-                ) from None
+        _send(job, signal.SIGTERM)
     if on_slurm:
         _run_command("scancel", *(job.job_id for job in on_slurm))
+
+
+def _send(job: JobId, number: int) -> None:
+    """Send a signal to the process of a job if it is running.
+
+    Raises:
+        ValueError: if the process is another user's.
+    """
+    if job.is_running:
+        try:
+            os.kill(int(job.job_id), number)
+        except ProcessLookupError:
+            pass  # it has just ended
+        except PermissionError:
+            raise ValueError(
+                f"{job.describe()} is another user's and cannot be cancelled by this one; "
+                "ask that user"
+            ) from None
 
 
 def _process_status(record: JobRecord, silence: float | None) -> JobStatus:
