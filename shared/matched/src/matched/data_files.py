@@ -170,8 +170,6 @@ def pointer_fault(file: Path | str) -> str:
         start = os.fsencode(os.readlink(file)) if file.is_symlink() else b""
     except IsADirectoryError:
         return ""
-    except OSError as error:  # a loop of links, or no permission
-        return f"cannot be read ({error.strerror}); replace it, or change its permissions"
     if LFS_POINTER.match(start):
         return "is a pointer of git-lfs, not the file itself; run `git lfs pull` in its repository"
     if ANNEX_POINTER.match(start):
