@@ -1,6 +1,7 @@
 """Import rules between parts of the project, and the shape of every module.
 
-recipes → packages → shared/matched → nothing of ours; packages → shared/dyt; dyt_dit → dyt_vision.
+recipes → packages → shared/matched → nothing of ours; packages → shared/dyt; dyt_dit → dyt_vision;
+dyt_caduceus → dyt_hyenadna.
 """
 
 import ast
@@ -42,6 +43,8 @@ ALLOWED = {
     **{package: {"dyt", "matched"} for package in PACKAGES},
     # Two domains that read the same data share one home: dyt_vision.image_data.
     "dyt_dit": {"dyt", "matched", "dyt_vision"},
+    # Genome data, GenomicBenchmarks and the training tasks of both DNA packages.
+    "dyt_caduceus": {"dyt", "matched", "dyt_hyenadna"},
     "recipes": {"dyt", "matched", *PACKAGES},
 }
 

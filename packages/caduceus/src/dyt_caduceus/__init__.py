@@ -1,0 +1,1 @@
+"""Caduceus with a configurable norm layer: bidirectional, reverse-complement equivariant Mamba."""
