@@ -93,7 +93,7 @@ def test_parse_value_refuses_another_type(text, annotation, expected):
     ],
 )
 def test_parse_value_refuses_numbers_that_are_not_finite(text, annotation):
-    with pytest.raises(ValueError, match="^field is .*, which is not finite; expected finite"):
+    with pytest.raises(ValueError, match=r"^field is .*, which is not finite; expected finite"):
         parse_value(text, annotation, "field")
 
 
