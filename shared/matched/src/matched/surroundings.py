@@ -29,7 +29,7 @@ DEFAULTS = re.compile(r"SBATCH_(ACCOUNT|PARTITION|QOS|CONSTRAINT|RESERVATION|CLU
 FILTERS = re.compile(r"(SQUEUE|SACCT|SCANCEL)_\w+")
 """Defaults of a user's own queries: a squeue that shows one partition hides the other jobs."""
 GPUS = re.compile(r"(CUDA|ROCR|HIP)_VISIBLE_DEVICES|GPU_DEVICE_ORDINAL")
-"""The GPUs of the outer job; outside of a job, the user's choice. Jobs on this machine keep both."""
+"""The GPUs of the outer job or, outside of a job, the user's choice; local jobs keep both."""
 
 
 def drop_launcher_variables() -> None:
