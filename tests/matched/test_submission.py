@@ -141,6 +141,31 @@ def test_jobs_ignore_the_rank_and_world_size_of_the_surroundings(one_row, cluste
         assert OTHER_LAUNCHER.keys().isdisjoint(names)
 
 
+@pytest.mark.parametrize("outer_job", [{}, {"SLURM_JOB_ID": "7"}], ids=["shell", "salloc"])
+@pytest.mark.parametrize(("gpus", "expected"), [(0, ""), (1, "GPU-8a2f")])
+def test_local_job_has_the_gpus_of_the_surroundings(one_row, outer_job, gpus, expected):
+    task = (
+        "import os\n"
+        "from matched import Outcome\n"
+        "def train(context, config):\n"
+        "    text = '{CUDA_VISIBLE_DEVICES}|{ROCR_VISIBLE_DEVICES}'.format(**os.environ)\n"
+        "    (context.directory / 'gpus.txt').write_text(text)\n"
+        "    return Outcome(metrics={'top1': 1.0}, steps=1)\n"
+    )
+    code = one_row.write("code/devices.py", task).parent
+    one_row.site("[local]\ngpus = 8\n")
+    one_row.recipe(
+        'RUN = Run(task="devices:train", config=Config())\n'
+        f"TABLE = Table(arms=ARMS[:1], scales=(scale(seeds=(0,), gpus={gpus}, small=RUN),))"
+    )
+    one_row.environment["PYTHONPATH"] += f":{code}"
+    one_row.environment |= {"CUDA_VISIBLE_DEVICES": "GPU-8a2f,3", "ROCR_VISIBLE_DEVICES": "3,4"}
+    one_row.environment |= outer_job
+    one_row.compute("submit", "table1", "--wait")
+    (planned,) = one_row.plan().runs
+    assert (planned.directory / "gpus.txt").read_text(encoding="utf-8") == f"{expected}|3,4"
+
+
 @pytest.mark.slow  # imports torch twice
 def test_processes_of_a_job_ignore_the_launcher_of_the_surroundings(one_row):
     one_row.meeting()
