@@ -12,12 +12,22 @@ from .problem import CONFIG, Crash, CrashAt, Malicious, assert_same_run, identic
 
 
 def flip_bit(content):
-    """Flip one bit of one weight in a checkpoint file."""
+    """Flip one bit of one number in the largest tensor of a checkpoint file.
+
+    torch loads such a file without a word: only the checksum can tell.
+    """
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
-        weights = archive.read(largest)
-    position = content.index(weights) + len(weights) // 2
-    return content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
+        tensors = [entry for entry in archive.infolist() if "/data/" in entry.filename]
+        numbers = archive.read(max(tensors, key=lambda entry: entry.file_size))
+    position = content.index(numbers) + len(numbers) // 2
+    flipped = content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
+    one, other = (loaded_tensors(each) for each in (content, flipped))
+    assert sum(not identical(one[name], other[name]) for name in one) == 1
+    return flipped
+
+
+def loaded_tensors(content):
+    return torch.load(io.BytesIO(content), weights_only=True)["tensors"]
 
 
 def crash_at(directory, step, **where):
