@@ -8,7 +8,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from .problem import CONFIG, Crash, CrashAt, Malicious, assert_same_run, identical, train
+from .problem import (
+    CONFIG,
+    PLAIN,
+    Crash,
+    CrashAt,
+    Malicious,
+    assert_same_run,
+    counting,
+    identical,
+    train,
+)
 
 
 def flip_bit(content):
@@ -96,6 +106,15 @@ def test_fp16_resumes_with_its_loss_scale(tmp_path):
         train(tmp_path / "crashed", config, loss=CrashAt(7))
     assert_same_run(train(tmp_path / "crashed", config, weights=99), uninterrupted)
     assert uninterrupted.state["scaler"]["scale"] > 0
+
+
+def test_optimizer_that_counts_its_steps_in_its_groups_resumes(tmp_path):
+    uninterrupted = train(tmp_path / "uninterrupted", PLAIN, **counting())
+    with pytest.raises(Crash):
+        train(tmp_path / "crashed", PLAIN, loss=CrashAt(7), **counting())
+    resumed = train(tmp_path / "crashed", PLAIN, **counting(seed=99))
+    assert_same_run(resumed, uninterrupted)
+    assert [group["steps_done"] for group in resumed.state["groups"]] == [12, 12]
 
 
 def test_loop_keeps_the_last_two_checkpoints(tmp_path):
