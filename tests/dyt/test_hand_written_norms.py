@@ -61,6 +61,18 @@ class BufferLayerNorm(nn.Module):
         return F.layer_norm(x, x.shape[-1:], self.gamma, self.beta)
 
 
+class TrackingNorm(nn.Module):
+    """Computes a LN in evaluation, and follows its input in training."""
+
+    def __init__(self, dim, name, value):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.register_buffer(name, value)
+
+    def forward(self, x):
+        return F.layer_norm(x, x.shape[-1:], self.weight)
+
+
 class ScaledNorm(nn.Module):
     """Not a LN: γ² is applied."""
 
@@ -121,6 +133,19 @@ def test_convert_leaves_other_formulas_and_other_buffers():
     report = convert(model)
     assert report.paths == ("2",)
     assert [kept.layer for kept in report.left] == ["ScaledNorm", "BufferLayerNorm"]
+
+
+@pytest.mark.parametrize(
+    "buffer",
+    [torch.ones(8), torch.zeros(8, dtype=torch.int64), torch.tensor(0)],
+    ids=["running statistics", "counts", "number of batches"],
+)
+def test_convert_leaves_a_norm_with_buffers_alone_even_if_it_computes_ln(buffer):
+    """Its replacement would drop the buffers, and what the layer does with them in training."""
+    model = nn.Sequential(TrackingNorm(8, "tracked", buffer), nn.LayerNorm(8))
+    report = convert(model)
+    assert report.paths == ("1",)
+    assert [kept.layer for kept in report.left] == ["TrackingNorm"]
 
 
 @pytest.mark.parametrize("kind", [LayerNormAct2d, RmsNormAct2d])
