@@ -4,8 +4,8 @@ pyfaidx indexes and reads the file. Three of its defaults are changed. The index
 the caller, because the data may be on a read-only file system. An index is trusted only if the
 FASTA has the size for which it was made and each record begins where it says, because an index is
 otherwise chosen by modification time, and reading a file that was cut short afterwards returns
-fewer bases without an error. Each process opens the file for itself: a handle that is shared over a fork
-has one position for all processes, and reads are then mixed up.
+fewer bases without an error. Each process opens the file for itself: a handle that is shared over a
+fork has one position for all processes, and reads are then mixed up.
 """
 
 from __future__ import annotations
