@@ -225,15 +225,17 @@ def optimizer_groups(
     Not decayed are parameters with one axis, α, γ and β of a norm among them, the embedding and A.
 
     Args:
-        official: decay what the official trainer does: there, RMSNorm's weight and DyT's α and γ
-            are decayed, because it exempts nn.LayerNorm alone.
+        official: decay what the official trainer does: RMSNorm's weight and DyT's α and γ too,
+            because it exempts nn.LayerNorm alone, and the bias of a classifier's head, because its
+            rules are for the backbone.
     """
     groups = dyt.param_groups(model, weight_decay=weight_decay)
     if official:
         exempt = model.no_weight_decay()
         decayed, undecayed = [], []
         for name, parameter in model.named_parameters():
-            free = name.endswith(("bias", ".D")) or name in exempt
+            is_bias = name.endswith("bias") and not name.startswith("head.")
+            free = is_bias or name.endswith(".D") or name in exempt
             (undecayed if free else decayed).append(parameter)
         groups = [
             {"params": decayed, "weight_decay": weight_decay},
