@@ -12,7 +12,7 @@ from matched.task import Context, Outcome
 
 
 def pretrain(context: Context, config: Pretraining) -> Outcome:
-    """Pretrain Caduceus on masked bases; the metric is ``loss``, of fixed masks of held-out windows.
+    """Pretrain Caduceus on masked bases; the metric is ``loss``, of held-out windows.
 
     Raises:
         ValueError: as ``dyt_hyenadna.pretraining.pretrain_network``.

@@ -158,8 +158,19 @@ class TaskScore:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Choice of the setting of one task: the ``TaskScore`` with the best validation accuracy.
+
+    Attributes:
+        task: that of the scores.
+    """
+
+    task: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class BenchmarkScore:
-    """Mean accuracy over the tasks that it needs, each a ``TaskScore`` under the task's name."""
+    """Mean accuracy over the tasks whose scores or selections it needs, by the task's name."""
 
 
 def check_norm(config: GenomePretraining | BenchmarkFineTuning) -> None:

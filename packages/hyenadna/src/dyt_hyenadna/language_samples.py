@@ -89,8 +89,8 @@ class LanguageEvaluation:
 class LengthStages(Hooks):
     """Warm-up of the sequence length: windows are divided into the sequences of a stage.
 
-    HyenaDNA warms the length up by stages in which the batch grows as the length shrinks
-    (``seqlen_warmup_reload``); dividing windows gives the same sequences per step and draws nothing.
+    HyenaDNA warms the length up by stages in which the batch grows as the length shrinks (its
+    callback ``seqlen_warmup_reload``); a step sees the same number of bases in both.
     """
 
     def __init__(self, config: GenomePretraining) -> None:

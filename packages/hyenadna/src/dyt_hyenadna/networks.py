@@ -1,4 +1,4 @@
-"""Functions of a package's networks that the training tasks call, and the use of its norm layers."""
+"""Networks of the DNA packages as the training tasks use them, with the configured norm layers."""
 
 from __future__ import annotations
 

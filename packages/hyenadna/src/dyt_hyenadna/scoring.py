@@ -1,6 +1,6 @@
 """Scores from fine-tuning runs: a task's mean over its splits, and the mean over all tasks.
 
-The tasks ``dyt_hyenadna.scoring:score_task`` and ``dyt_hyenadna.scoring:score_benchmark``. They train
+The tasks ``score_task``, ``select_setting`` and ``score_benchmark`` of this module. They train
 nothing: they read the results of the runs that they need.
 """
 
@@ -8,92 +8,116 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-from dyt_hyenadna.config import BenchmarkScore, TaskScore
+from dyt_hyenadna.config import BenchmarkScore, Selection, TaskScore
 from matched.files import read_json
 from matched.task import Context, Outcome
 from matched.training.artifacts import has_diverged
 from matched.training.fingerprint import digest_of
-
-TASK_PREFIX = "accuracy."
-"""Prefix of the metrics of single tasks in the score of the benchmark."""
 
 
 def score_task(context: Context, config: TaskScore) -> Outcome:
     """Score one task by the fine-tuning runs in the needs.
 
     Metrics are ``accuracy`` (percent, mean over the runs), ``accuracy_std``, their sample standard
-    deviation, and ``accuracy_range``, the largest minus the smallest, which is Caduceus's "±" over
-    five splits. The last two are missing with a single run.
+    deviation, ``accuracy_range``, the largest minus the smallest, which is what Caduceus prints
+    after "±", and with splits ``val_accuracy``. A single run has no spread.
 
     Raises:
-        ValueError: if no run is named, or one has another test set.
+        ValueError: if no run is named, or the runs have different test sets.
     """
-    if not context.needs:
-        raise ValueError(f"the score of {config.task} needs at least one fine-tuning run")
-    results = _read_results(context.needs)
-    checksums = {result["details"].get("test_checksum") for result in results.values()}
-    if diverged := [name for name in results if has_diverged(context.needs[name])]:
-        return _diverged(diverged)
+    results = _read_results(context, f"the score of {config.task} needs fine-tuning runs")
+    if diverged := _diverged(context, results):
+        return diverged
+    checksums = {result["details"]["test_checksum"] for result in results.values()}
     if len(checksums) > 1:
         raise ValueError(
-            f"the runs of {config.task} have {len(checksums)} different test sets; their tasks were "
-            "prepared from different data"
+            f"the runs of {config.task} have {len(checksums)} different test sets; prepare the "
+            "tasks once, and let all runs need that preparation"
         )
-    accuracies = [result["metrics"]["accuracy"] for result in results.values()]
+    accuracies = _values(results, "accuracy")
     metrics = {"accuracy": statistics.fmean(accuracies)}
     if len(accuracies) > 1:
         metrics["accuracy_std"] = statistics.stdev(accuracies)
         metrics["accuracy_range"] = max(accuracies) - min(accuracies)
-    return _write(context, metrics, checksums)
+    if validation := _values(results, "val_accuracy"):
+        metrics["val_accuracy"] = statistics.fmean(validation)
+    return _outcome(context, metrics, results)
+
+
+def select_setting(context: Context, config: Selection) -> Outcome:
+    """Return the score with the best mean validation accuracy; of equal ones the first by name.
+
+    Raises:
+        ValueError: if no score is named, or one is without validation.
+    """
+    results = _read_results(context, f"the selection for {config.task} needs scores")
+    if diverged := _diverged(context, results):
+        return diverged
+    if len(_values(results, "val_accuracy")) < len(results):
+        raise ValueError(
+            f"some scores of {config.task} have no validation accuracy; fine-tune with a split"
+        )
+    best = max(results, key=lambda name: results[name]["metrics"]["val_accuracy"])
+    outcome = _outcome(context, results[best]["metrics"], results)
+    return replace(outcome, details={**outcome.details, "selected": best})
 
 
 def score_benchmark(context: Context, config: BenchmarkScore) -> Outcome:
     """Average the scores of the tasks in the needs, each under its task's name.
 
     Metrics are ``accuracy``, the plain mean over the tasks as the papers print it,
-    ``accuracy_std``, its standard deviation if those of the tasks are independent, and
+    ``accuracy_std``, its standard deviation over splits if those of the tasks are independent, and
     ``accuracy.<task>`` for every task.
 
     Raises:
         ValueError: if no score is named.
     """
+    results = _read_results(context, "the score of the benchmark needs scores of tasks")
+    if diverged := _diverged(context, results):
+        return diverged
+    accuracies = _values(results, "accuracy")
+    metrics = {"accuracy": statistics.fmean(accuracies)}
+    deviations = _values(results, "accuracy_std")
+    if len(deviations) == len(results):
+        metrics["accuracy_std"] = sum(d**2 for d in deviations) ** 0.5 / len(deviations)
+    metrics |= {f"accuracy.{task}": value for task, value in zip(results, accuracies, strict=True)}
+    return _outcome(context, metrics, results)
+
+
+def _read_results(context: Context, missing: str) -> dict[str, dict[str, Any]]:
+    """Return name → content of result.json of every need, sorted by name."""
     if not context.needs:
-        raise ValueError("the score of the benchmark needs the score of at least one task")
-    results = _read_results(context.needs)
-    if diverged := [name for name in results if has_diverged(context.needs[name])]:
-        return _diverged(diverged)
-    scores = {task: result["metrics"] for task, result in results.items()}
-    accuracies = {task: score["accuracy"] for task, score in scores.items()}
-    metrics = {"accuracy": statistics.fmean(accuracies.values())}
-    deviations = [score["accuracy_std"] for score in scores.values() if "accuracy_std" in score]
-    if len(deviations) == len(scores):
-        metrics["accuracy_std"] = sum(d**2 for d in deviations) ** 0.5 / len(scores)
-    metrics |= {f"{TASK_PREFIX}{task}": accuracy for task, accuracy in accuracies.items()}
-    checksums = {str(result["details"]["test_checksum"]) for result in results.values()}
-    return _write(context, metrics, checksums)
-
-
-def _read_results(needs: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
-    """Return name → content of result.json, sorted by name."""
+        raise ValueError(f"{missing}; it has none")
     results = {}
-    for name in sorted(needs):
-        result = read_json(needs[name] / "result.json", ("metrics", "details", "outcome"))
+    for name, directory in sorted(context.needs.items()):
+        result = read_json(directory / "result.json", ("metrics", "details", "outcome"))
         if result is None:
-            raise ValueError(f"{needs[name]} has no result; submit again to compute it")
+            raise ValueError(f"{directory} has no result; submit again to compute it")
         results[name] = result
     return results
 
 
-def _diverged(names: list[str]) -> Outcome:
-    reason = f"runs that it needs diverged: {', '.join(names)}"
+def _diverged(context: Context, results: Mapping[str, Any]) -> Outcome | None:
+    """Return the outcome of a score some of whose runs diverged; None if all ended."""
+    names = [name for name in results if has_diverged(context.needs[name])]
+    if not names:
+        return None
+    reason = f"diverged: {', '.join(names)}"
     return Outcome(metrics={}, diverged=True, steps=0, details={"reason": reason})
 
 
-def _write(context: Context, metrics: dict[str, float], checksums: set[Any]) -> Outcome:
-    """Return the outcome; its fingerprint is that of the test sets, as no weights are used."""
-    checksum = digest_of(sorted(map(str, checksums)))
+def _values(results: Mapping[str, Any], metric: str) -> list[float]:
+    """Return a metric of the runs that have it."""
+    metrics = (result["metrics"] for result in results.values())
+    return [values[metric] for values in metrics if metric in values]
+
+
+def _outcome(context: Context, metrics: Mapping[str, float], results: Mapping[str, Any]) -> Outcome:
+    """Return the outcome, and write the fingerprint: hashes of the test sets, and no weights."""
+    checksums = {str(result["details"]["test_checksum"]) for result in results.values()}
+    checksum = digest_of(sorted(checksums))
     context.write_fingerprint(weights="", batches=[checksum])
-    return Outcome(metrics=metrics, steps=1, details={"test_checksum": checksum})
+    return Outcome(metrics=metrics, steps=len(results), details={"test_checksum": checksum})
