@@ -24,9 +24,10 @@ class CaduceusNetwork:
         d_state: states for each inner channel.
         d_conv: kernel size of the short causal convolution.
         expand: inner channels for each channel of the residual stream.
-        vocabulary: rows of the embedding: 12 tokens, padded to a multiple of 8.
+        vocabulary: ids of the tokenizer.
+        padded_vocabulary: rows of the embedding: the vocabulary, rounded up to a multiple of 8.
         embedding_std: standard deviation of the embedding's initial weights.
-        eps: epsilon of the RMSNorms.
+        epsilon: of the RMSNorms.
         strand_exchange: the halves of the two strands change places in front of every block, as in
             the fused path of the official release, which computes another function than the plain
             one. For PS checkpoints that were trained there; False for training from scratch.
@@ -38,15 +39,17 @@ class CaduceusNetwork:
     d_state: int = 16
     d_conv: int = 4
     expand: int = 2
-    vocabulary: int = 16
+    vocabulary: int = 12
+    padded_vocabulary: int = 16
     embedding_std: float = 0.02
-    eps: float = 1e-5
+    epsilon: float = 1e-5
     strand_exchange: bool = False
 
     def __post_init__(self) -> None:
-        check_counts(self, "width", "layers", "d_state", "d_conv", "expand", "vocabulary")
+        check_counts(self, "width", "layers", "d_state", "d_conv", "expand")
+        check_counts(self, "vocabulary", "padded_vocabulary")
         check_choice(self, "variant", VARIANTS)
-        for name in ("embedding_std", "eps"):
+        for name in ("embedding_std", "epsilon"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a number above 0")
         if self.strand_exchange and self.variant != "ps":

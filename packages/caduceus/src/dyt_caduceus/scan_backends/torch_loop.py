@@ -1,8 +1,8 @@
 """The selective scan in plain PyTorch: one fused multiply-add a step, over short chunks of time.
 
-A whole scan's states are (L, B, N, D), 16 times its input. Only the inputs and the state in front of
-each chunk are kept; the backward pass recomputes a chunk's states, which then still are in the
-processor's cache. This is 3 to 4 times faster than a loop over states that are all kept. Time is
+A whole scan's states are (L, B, N, D), 16 times its input. Only the inputs and the state in front
+of each chunk are kept; the backward pass recomputes a chunk's states, which then still are in the
+processor's cache. This is 2 to 5 times faster than a loop over states that are all kept. Time is
 the first axis, so that a step's operands are contiguous, and the channels are the last one, so that
 vector instructions have long rows.
 """
@@ -42,7 +42,7 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, A: Tensor, u: Tensor, delta: Tensor, B: Tensor, C: Tensor) -> Tensor:
-        length, batch, channels = u.shape
+        length, batch, _ = u.shape
         y = torch.empty_like(u)
         starts = u.new_empty(-(-length // CHUNK), batch, *A.shape)
         for part in _parts(batch, A.numel()):
@@ -62,9 +62,8 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, ...]:
-        A, u, *_ = ctx.saved_tensors
         # Autocast, if it is active here, would compute the products in half precision.
-        with torch.autocast(u.device.type, enabled=False):
+        with torch.autocast(dy.device.type, enabled=False):
             return _backward(dy, *ctx.saved_tensors)
 
 

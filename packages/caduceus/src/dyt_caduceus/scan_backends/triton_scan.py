@@ -1,9 +1,10 @@
 """The selective scan in Triton: launches of its kernels, and the reason why they cannot run.
 
-States are computed by parallel scans over chunks of time. Only the inputs and the state in front of
-each chunk are kept. The backward pass computes the gradient of the state behind each chunk, chunk by
-chunk; then all chunks are independent, and one program per chunk recomputes the states and computes
-the gradients of all channels. All sums have a fixed order: results are reproducible bit by bit.
+States are computed by parallel scans over chunks of time. Only the inputs and the state in front
+of each chunk are kept. The backward pass first computes the gradient that enters each chunk from
+the next one. Then all chunks are independent: one program per chunk recomputes the states and
+computes the gradients of all channels. All sums have a fixed order, so results are reproducible
+bit by bit.
 """
 
 from __future__ import annotations
