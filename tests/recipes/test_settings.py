@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from matched import recipes
+from matched import TrainConfig, recipes
 from matched.table import runs_with_needs
 
 ROOT = Path(__file__).parents[2]
@@ -171,7 +171,8 @@ def page(row, run):
 def unused_fields(config):
     """Fields without effect given the other fields, which the page need not list."""
     schedule = getattr(config, "schedule", None)
-    off = set() if schedule == "cosine" else {"min_lr"}
+    off = set() if schedule in ("cosine", "fms-fsdp") else {"min_lr"}
+    off |= unused_train_fields(config) if isinstance(config, TrainConfig) else set()
     off |= set() if schedule == "step" else {"decay_epochs", "decay_factor"}
     sgd = type(config).__name__ == "Probing" or getattr(config, "optimizer", "") == "sgd"
     off |= {"betas"} if sgd else {"momentum"}
@@ -179,6 +180,25 @@ def unused_fields(config):
         off |= {"mixup_prob", "mixup_switch"}
     if type(config).__name__ == "Preparation" and config.data != "synthetic-speech":
         off |= {"train", "valid", "voices"}
+    return off
+
+
+def unused_train_fields(config):
+    """Lengths in the unit that the run does not use, and the form of a warm-up that it lacks."""
+    in_steps = config.steps is not None
+    off = {"epochs", "warmup_epochs"} if in_steps else {"steps", "warmup_steps"}
+    off -= {name for name in ("warmup_epochs", "warmup_steps") if getattr(config, name)}
+    off.add("eval_steps" if config.eval_steps is None else "eval_epochs")
+    if config.schedule_steps is None:
+        off.add("schedule_steps")
+    if config.schedule == "fms-fsdp":
+        off.add("warmup_steps")
+    if not config.warmup_epochs and not config.warmup_steps:
+        off |= {"warmup_lr", "warmup_prefix"}
+    if config.warmup_lr == 0:
+        off.add("warmup_lr")
+    if config.schedule != "cosine" or config.warmup_prefix:
+        off.add("warmup_prefix")
     return off
 
 
