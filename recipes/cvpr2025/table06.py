@@ -161,7 +161,7 @@ def task_score(
         f"split{seed}": tuned(pretraining, tune, replace(config, split=seed), benchmarks)
         for seed in splits
     }
-    return Run(task=SCORE_TASK, config=TaskScore(task=config.task), needs=needs)
+    return Run(task=SCORE_TASK, config=TaskScore(), needs=needs)
 
 
 def selection(
@@ -173,7 +173,7 @@ def selection(
         schedule = official_schedule(config.task, fields["batch"], config.epochs)
         setting = replace(config, **fields, **schedule)
         scores[name] = task_score(pretraining, tune, setting, BENCHMARKS, SPLIT_SEEDS)
-    return Run(task=SELECT, config=Selection(task=config.task), needs=scores)
+    return Run(task=SELECT, config=Selection(), needs=scores)
 
 
 def hyena(pretraining: Pretraining = HYENA_PRETRAINING) -> Run:

@@ -134,7 +134,7 @@ class AccuracyEvaluation:
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         remaining = subset.count
         for ids, labels in subset.loader:
-            logits = strand_mean(model, ids.to(self.device, non_blocking=True)).float()[:remaining]
+            logits = predict(model, ids.to(self.device, non_blocking=True)).float()[:remaining]
             labels = labels.to(self.device)[:remaining]
             remaining -= len(labels)
             loss = F.cross_entropy(logits, labels, reduction="sum")
@@ -143,9 +143,7 @@ class AccuracyEvaluation:
         return sum_over_ranks(sums)
 
 
-def strand_mean(model: nn.Module, ids: Tensor) -> Tensor:
-    """Return logits ``(B, classes)``: of ids ``(B, L)``, or the mean over strands ``(B, 2, L)``."""
-    if ids.ndim == 2:
-        return model(ids)
-    logits: Tensor = model(ids.flatten(0, 1))
-    return logits.unflatten(0, ids.shape[:2]).mean(1)
+def predict(model: nn.Module, ids: Tensor) -> Tensor:
+    """Return logits ``(B, classes)`` of ids ``(B, L)``, or of both strands ``(B, 2, L)``."""
+    logits: Tensor = model(ids) if ids.ndim == 2 else model(ids[:, 0], ids[:, 1])
+    return logits

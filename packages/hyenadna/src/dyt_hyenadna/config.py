@@ -148,24 +148,12 @@ class FineTuning(BenchmarkFineTuning):
 
 @dataclass(frozen=True, kw_only=True)
 class TaskScore:
-    """Accuracy of one task: mean and spread over the fine-tuning runs that it needs.
-
-    Attributes:
-        task: that of the fine-tuning runs.
-    """
-
-    task: str
+    """Accuracy of one task: mean and spread over the fine-tuning runs that it needs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Choice of the setting of one task: the ``TaskScore`` with the best validation accuracy.
-
-    Attributes:
-        task: that of the scores.
-    """
-
-    task: str
+    """Choice of a task's setting: the ``TaskScore`` that it needs with the best validation."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from dyt import alphas
 from dyt_hyenadna.classification import AccuracyEvaluation, TaskData, load_task
 from dyt_hyenadna.config import BenchmarkFineTuning, FineTuning
-from dyt_hyenadna.networks import HYENADNA, Networks, replace_norms
+from dyt_hyenadna.networks import HYENADNA, Networks
 from dyt_hyenadna.pretraining import read_pretrained
 from matched.task import Context, Outcome
 from matched.training import Learner, fit
@@ -48,9 +48,10 @@ def fine_tune(context: Context, config: BenchmarkFineTuning, networks: Networks)
     if pretraining is not None and has_diverged(pretraining):
         return PRETRAINING_DIVERGED
     with process_group(context) as device:
+        networks.choose_kernels(context, device.type)
         data = load_task(context, config)
         model = networks.classifier(config, data.classes)
-        norms = replace_norms(model, config)
+        norms = networks.convert(model, config.norm).paths
         inherited: tuple[str, ...] = ()
         if pretraining is not None:
             inherited = networks.load_backbone(model, read_pretrained(pretraining))
@@ -58,7 +59,7 @@ def fine_tune(context: Context, config: BenchmarkFineTuning, networks: Networks)
         log.info("classifier with %s in %d places", config.norm, len(norms))
         learner = Learner(
             model=model,
-            optimizer=networks.make_optimizer(model, config),
+            optimizer=networks.optimizer(model, config),
             dataset=data.train,
             loss=lambda model, batch: F.cross_entropy(model(batch[0]).float(), batch[1]),
             evaluate=AccuracyEvaluation(data, config, context, device),

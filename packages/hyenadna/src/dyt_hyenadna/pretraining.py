@@ -23,7 +23,7 @@ from dyt_hyenadna.language_samples import (
     Objective,
     spread_evenly,
 )
-from dyt_hyenadna.networks import HYENADNA, Networks, replace_norms
+from dyt_hyenadna.networks import HYENADNA, Networks
 from dyt_hyenadna.objectives import next_token, token_loss
 from dyt_hyenadna.preparation import load_genome
 from matched.task import Context, Outcome
@@ -47,15 +47,16 @@ def pretrain_network(
 ) -> Outcome:
     """Pretrain a language model on a genome, and write its weights."""
     with process_group(context) as device:
+        networks.choose_kernels(context, device.type)
         train, held_out = load_samples(context, config, objective)
         model = networks.language_model(config.network, config.seed)
-        norms = replace_norms(model, config)
+        norms = networks.convert(model, config.norm).paths
         model.to(device)
         log.info("language model with %s in %d places", config.norm, len(norms))
         stages = LengthStages(config)
         learner = Learner(
             model=model,
-            optimizer=networks.make_optimizer(model, config),
+            optimizer=networks.optimizer(model, config),
             dataset=train,
             loss=lambda model, pair: token_loss(model(pair[0]), pair[1]),
             evaluate=LanguageEvaluation(held_out, config, context, device),

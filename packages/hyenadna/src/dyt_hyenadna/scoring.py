@@ -28,14 +28,14 @@ def score_task(context: Context, config: TaskScore) -> Outcome:
     Raises:
         ValueError: if no run is named, or the runs have different test sets.
     """
-    results = _read_results(context, f"the score of {config.task} needs fine-tuning runs")
+    results = _read_results(context, "the score of a task needs fine-tuning runs")
     if diverged := _diverged(context, results):
         return diverged
     checksums = {result["details"]["test_checksum"] for result in results.values()}
     if len(checksums) > 1:
         raise ValueError(
-            f"the runs of {config.task} have {len(checksums)} different test sets; prepare the "
-            "tasks once, and let all runs need that preparation"
+            f"{', '.join(results)} have {len(checksums)} different test sets; let them fine-tune on "
+            "one task, from one preparation"
         )
     accuracies = _values(results, "accuracy")
     metrics = {"accuracy": statistics.fmean(accuracies)}
@@ -53,12 +53,12 @@ def select_setting(context: Context, config: Selection) -> Outcome:
     Raises:
         ValueError: if no score is named, or one is without validation.
     """
-    results = _read_results(context, f"the selection for {config.task} needs scores")
+    results = _read_results(context, "the selection of a setting needs scores")
     if diverged := _diverged(context, results):
         return diverged
     if len(_values(results, "val_accuracy")) < len(results):
         raise ValueError(
-            f"some scores of {config.task} have no validation accuracy; fine-tune with a split"
+            f"some of {', '.join(results)} have no validation accuracy; fine-tune with a split"
         )
     best = max(results, key=lambda name: results[name]["metrics"]["val_accuracy"])
     outcome = _outcome(context, results[best]["metrics"], results)
