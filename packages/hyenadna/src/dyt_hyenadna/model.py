@@ -107,9 +107,9 @@ class HyenaLanguageModel(nn.Module):
 class HyenaClassifier(nn.Module):
     """Backbone with a linear layer on the mean of the hidden states over positions.
 
-    The official classifier averages over all positions, padding included, and has no attention mask:
-    with padding on the left, as official, the pads also enter the convolutions of every position.
-    Pooling "unpadded" averages over the positions without [PAD]; the convolutions still read them.
+    The official classifier averages over all positions, padding included, and has no attention
+    mask: its padding is on the left and enters the convolutions of all positions. With the pooling
+    "unpadded" the mean leaves [PAD] out; the convolutions still read it.
     """
 
     def __init__(self, network: HyenaNetwork, classes: int, pooling: Pooling = "all") -> None:

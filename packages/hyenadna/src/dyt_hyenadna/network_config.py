@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from matched.checks import check_counts, check_fractions
 
@@ -36,9 +38,9 @@ class HyenaNetwork:
         fast_decay: the fastest decaying channel of the filter falls to 1 % in this fraction of
             ``max_length``.
         slow_decay: the same for the slowest channel.
-        decay_shift: added to the decay, which the filter then never falls below. 0.0 in the
-            official training code; 0.05 in the official standalone file and in its port to Hugging
-            Face, whose released weights may have been trained with either.
+        decay_shift: added to the decay, which then never falls below it. 0.0 in the official
+            training code; 0.05 in the official standalone file and in the port to Hugging Face.
+            It is not part of the weights, and a checkpoint does not show which one it needs.
     """
 
     vocabulary: int = 12
@@ -74,3 +76,51 @@ class HyenaNetwork:
     def padded_vocabulary(self) -> int:
         """Rows of the embedding, and the number of logits: the vocabulary, padded."""
         return -(-self.vocabulary // self.vocabulary_multiple) * self.vocabulary_multiple
+
+
+def official_network(config: Mapping[str, Any]) -> HyenaNetwork:
+    """Return the sizes in a config of the official code: the ``config.json`` of a released network.
+
+    Both forms are read: that of the official code (``LongSafari/hyenadna-*``; also Lightning's
+    ``model`` section), whose filter options are under "layer", and that of the port to Hugging Face
+    (``LongSafari/hyenadna-*-hf``). ``decay_shift`` becomes what the code of that form computes with:
+    0.0, or "shift" under "layer", and 0.05 for the port.
+
+    Raises:
+        ValueError: if a size is missing, or the network has parts that ``HyenaNetwork`` lacks.
+    """
+    ported = "layer" not in config
+    layer = config if ported else config["layer"]
+    fixed = {
+        ("order", "hyena_order"): 2,
+        ("num_inner_mlps",): 2,
+        ("short_filter_order",): 3,
+        ("num_heads",): 1,
+        ("bidirectional",): False,
+    }
+    for names, supported in fixed.items():
+        for name in names:
+            if layer.get(name, supported) != supported:
+                raise ValueError(f"{name} is {layer[name]!r}; only {supported!r} is implemented")
+    try:
+        width, hidden = config["d_model"], config["d_inner"]
+        if hidden % width:
+            raise ValueError(f"d_inner is {hidden}; expected a multiple of d_model, {width}")
+        return HyenaNetwork(
+            vocabulary=config["vocab_size"],
+            vocabulary_multiple=config.get("pad_vocab_size_multiple", 1),
+            width=width,
+            layers=config["n_layer"],
+            mlp_ratio=hidden // width,
+            max_length=layer["max_seq_len" if ported else "l_max"],
+            dropout=config.get("embed_dropout", 0.1),
+            epsilon=config.get("layer_norm_epsilon", 1e-5),
+            filter_features=layer["emb_dim"],
+            filter_width=layer["filter_order"],
+            filter_frequency=float(layer["activation_freq" if ported else "w"]),
+            decay_shift=0.05 if ported else layer.get("shift", 0.0),
+        )
+    except KeyError as error:
+        raise ValueError(
+            f"the config has no {error.args[0]!r}; expected the config.json of a HyenaDNA network"
+        ) from None
