@@ -9,17 +9,18 @@
     Variants   make table FILE=recipes/cvpr2025/table06_d256.py SCALE=paper
                make table FILE=recipes/cvpr2025/table06_unit_embedding.py SCALE=paper
 
-Each cell is a chain of runs: pretraining on the human genome, five fine-tunings of each of the eight
-tasks and each of four settings, on random splits of the training set (Caduceus, Section 5.2.1), and
-the mean over the tasks of the setting with the best validation accuracy. DyT with α0 = 0.5 replaces
-every LayerNorm of HyenaDNA and every RMSNorm of Caduceus, whose column the paper heads "LN" too.
+Each cell is a chain of runs: pretraining on the human genome, five fine-tunings on each of the
+eight tasks with each of four settings, on random splits of the training set (Caduceus, Section
+5.2.1), and the mean over the tasks of the setting with the best validation accuracy. DyT with
+α0 = 0.5 replaces every LayerNorm of HyenaDNA and every RMSNorm of Caduceus, whose column the paper
+heads "LN" too.
 
 Which networks the table shows is not published. The release's scripts pretrain d = 256 (HyenaDNA
 with 4 layers at length 1,024, Caduceus-PS with 8 layers at 131,072), but the script that fine-tunes
 names the networks of Caduceus's own Table 1: HyenaDNA with d = 128 and 2 layers (436k parameters),
 and Caduceus with d = 118 and 4 layers (470k), pretrained at length 1,024. The printed means, 85.2
-and 86.9, are within rounding of that table's (85.3 and 86.9 for PS), so these are the networks here;
-table06_d256.py has the others. docs/SETTINGS-DNA.md gives the source of each value.
+and 86.9, are within rounding of that table's (85.3 and 86.9 for PS), so these are the networks
+here; table06_d256.py has the others. docs/SETTINGS-DNA.md gives the source of each value.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,8 +29,14 @@ from typing import Any
 
 from dyt_caduceus import config as caduceus
 from dyt_caduceus.network_config import CaduceusNetwork
-from dyt_hyenadna.config import SPLIT_SEEDS, BenchmarkScore, FineTuning, Pretraining
-from dyt_hyenadna.config import Selection, TaskScore
+from dyt_hyenadna.config import (
+    SPLIT_SEEDS,
+    BenchmarkScore,
+    FineTuning,
+    Pretraining,
+    Selection,
+    TaskScore,
+)
 from dyt_hyenadna.genomic_benchmarks import TASKS
 from dyt_hyenadna.network_config import HyenaNetwork
 from dyt_hyenadna.preparation_config import Preparation

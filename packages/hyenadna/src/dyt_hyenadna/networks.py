@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dyt import Norm, Report, convert
 from dyt_hyenadna import model, weights
 from dyt_hyenadna.config import BenchmarkFineTuning, GenomePretraining
+from dyt_hyenadna.optimizer_groups import optimizer_groups
 from matched.task import Context
 
 
@@ -61,6 +62,6 @@ HYENADNA = Networks(
         config.network, classes, config.seed, pooling(config)
     ),
     convert=convert,
-    optimizer_groups=model.optimizer_groups,
+    optimizer_groups=optimizer_groups,
     load_backbone=weights.load_backbone,
 )

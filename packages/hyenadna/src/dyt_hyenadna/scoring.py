@@ -34,8 +34,8 @@ def score_task(context: Context, config: TaskScore) -> Outcome:
     checksums = {result["details"]["test_checksum"] for result in results.values()}
     if len(checksums) > 1:
         raise ValueError(
-            f"{', '.join(results)} have {len(checksums)} different test sets; let them fine-tune on "
-            "one task, from one preparation"
+            f"{', '.join(results)} have {len(checksums)} different test sets; fine-tune all runs of "
+            "a score on one task, from one preparation"
         )
     accuracies = _values(results, "accuracy")
     metrics = {"accuracy": statistics.fmean(accuracies)}
