@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, Subset
 
 from dyt_hyenadna.config import GenomePretraining
 from dyt_hyenadna.objectives import divide_windows, token_loss_sum, unigram_entropy
-from dyt_hyenadna.tokenizer import PAD, PADDED_VOCABULARY
+from dyt_hyenadna.tokenizer import PAD, PADDED_VOCABULARY, SEP
 from matched.task import Context
 from matched.training import Hooks, StepInfo, sum_over_ranks
 from matched.training.evaluation import FixedSamples, RankSubset
@@ -48,9 +48,10 @@ def spread_evenly(dataset: Any, count: int) -> Any:
 
 
 class LanguageEvaluation:
-    """Loss in nats per target, accuracy in percent, and the loss of the best constant prediction.
+    """Loss in nats per base, accuracy in percent, and the loss of the best constant prediction.
 
-    The constant prediction knows the shares of the targets: its loss is their unigram entropy.
+    The constant prediction uses the shares of the bases: its loss is their unigram entropy. [SEP],
+    which every window ends with, is not counted: it needs no look at the bases.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class LanguageEvaluation:
             logits = model(inputs.to(self.device, non_blocking=True))[:remaining]
             targets = targets.to(self.device, non_blocking=True)[:remaining]
             remaining -= len(targets)
+            targets = targets.masked_fill(targets == SEP, PAD)
             loss, _ = token_loss_sum(logits, targets)
             correct = ((logits.argmax(-1) == targets) & (targets != PAD)).sum()
             sums += torch.stack([loss.double(), correct.double()])

@@ -34,7 +34,7 @@ def score_task(context: Context, config: TaskScore) -> Outcome:
     checksums = {result["details"]["test_checksum"] for result in results.values()}
     if len(checksums) > 1:
         raise ValueError(
-            f"{', '.join(results)} have {len(checksums)} different test sets; fine-tune all runs of "
+            f"{', '.join(results)} have {len(checksums)} test sets; fine-tune all runs of "
             "a score on one task, from one preparation"
         )
     accuracies = _values(results, "accuracy")
