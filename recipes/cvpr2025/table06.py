@@ -136,9 +136,9 @@ HYENA_SETTINGS = {
     for name, flip in (("", 0.0), ("_flip", 0.5))
 }
 CADUCEUS_SETTINGS = {
-    f"batch{batch}_lr{lr:g}": {"batch": batch, "lr": lr, "min_lr": lr / 10}
+    f"batch{batch}_lr{name}": {"batch": batch, "lr": lr, "min_lr": lr / 10}
     for batch in BATCHES
-    for lr in (1e-3, 2e-3)
+    for name, lr in (("1e-3", 1e-3), ("2e-3", 2e-3))
 }
 """Name → the fields of a setting; the release's wrapper_run_genomics.sh runs them all."""
 
