@@ -6,12 +6,18 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import dyt
 from dyt_caduceus.initialization import initialize
 from dyt_caduceus.mamba import BidirectionalMamba
 from dyt_caduceus.network_config import CaduceusNetwork
+from dyt_caduceus.strands import (
+    SharedLayer,
+    StrandEmbedding,
+    StrandHead,
+    complement_map,
+    exchange_strands,
+)
 from dyt_hyenadna.tokenizer import COMPLEMENT, PAD
 
 Pooling = Literal["all", "unpadded"]
@@ -20,10 +26,8 @@ Pooling = Literal["all", "unpadded"]
 class CaduceusBackbone(nn.Module):
     """Embedding, blocks and a last norm (Schiff et al. 2024, arXiv 2403.03234, Section 3).
 
-    In the PS variant both strands of a sequence go through the same layers (reverse-complement
-    parameter sharing). They are two samples of a batch here, each in its own reading direction; the
-    official code has them as two halves of the channels, of which it reverses the second one, in
-    length and channels, before and after each layer. The function is the same.
+    In the PS variant both strands of the sequences go through all layers, as two parts of a batch
+    (``dyt_caduceus.strands``).
     """
 
     def __init__(self, network: CaduceusNetwork) -> None:
@@ -31,17 +35,17 @@ class CaduceusBackbone(nn.Module):
         self.strand_exchange = network.strand_exchange
         self.embeddings = Embeddings(network)
         self.layers = nn.ModuleList(Block(network) for _ in range(network.layers))
-        self.norm_f = nn.RMSNorm(network.width, eps=network.epsilon)
+        self.norm_f = _norm(network)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Return the hidden states of token ids, (B, L) → (B, L, C)."""
+        """Return the hidden states of token ids, (B, L) → (B, L, C), or (2·B, L, C) for PS."""
         x, residual = self.embeddings(ids), None
         for layer in self.layers:
             if self.strand_exchange:
-                x = _exchange_strands(x)
-                residual = None if residual is None else _exchange_strands(residual)
+                x = exchange_strands(x)
+                residual = None if residual is None else exchange_strands(residual)
             x, residual = layer(x, residual)
-        hidden: Tensor = self.norm_f(x if residual is None else x + residual)
+        hidden: Tensor = self.norm_f(x + residual)
         return hidden
 
 
@@ -50,9 +54,12 @@ class Embeddings(nn.Module):
 
     def __init__(self, network: CaduceusNetwork) -> None:
         super().__init__()
-        self.word_embeddings = nn.Embedding(network.padded_vocabulary, network.width)
+        embedding = nn.Embedding(network.padded_vocabulary, network.width)
+        one_strand = network.variant == "ph"
+        self.word_embeddings = embedding if one_strand else StrandEmbedding(embedding)
 
     def forward(self, ids: Tensor) -> Tensor:
+        """Return the embeddings, as the backbone's output."""
         embedded: Tensor = self.word_embeddings(ids)
         return embedded
 
@@ -60,18 +67,19 @@ class Embeddings(nn.Module):
 class Block(nn.Module):
     """A norm and a bidirectional Mamba in a residual branch.
 
-    The sum with the residual stream is made at the start of the next block, as officially: adding,
-    norm and mixer are three steps, in both arms. The official code fuses the first two by default,
-    which no other layer than its own norm can take part in.
+    The branch's output is added to the residual stream at the start of the next block. Sum, norm
+    and mixer are three steps in both arms; the official code by default fuses the first two in a
+    kernel that contains its own norm and could not run any other.
     """
 
     def __init__(self, network: CaduceusNetwork) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(network.width, eps=network.epsilon)
-        self.mixer = BidirectionalMamba(network)
+        self.norm = _norm(network)
+        mixer = BidirectionalMamba(network)
+        self.mixer = mixer if network.variant == "ph" else SharedLayer(mixer)
 
     def forward(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the branch's output and the residual stream it is to be added to, (B, L, C)."""
+        """Return the branch's output and the residual stream that it is added to, (B, L, C)."""
         residual = x if residual is None else x + residual
         return self.mixer(self.norm(residual)), residual
 
@@ -79,28 +87,21 @@ class Block(nn.Module):
 class CaduceusLanguageModel(nn.Module):
     """Backbone with an output layer that shares the embedding's weights."""
 
-    complement: Tensor
-
     def __init__(self, network: CaduceusNetwork) -> None:
         super().__init__()
         self.network = network
         self.backbone = CaduceusBackbone(network)
-        self.lm_head = nn.Linear(network.width, network.padded_vocabulary, bias=False)
-        self.lm_head.weight = self.backbone.embeddings.word_embeddings.weight
-        self.register_buffer("complement", complement_map(network), persistent=False)
+        layer = nn.Linear(network.width, network.padded_vocabulary, bias=False)
+        layer.weight = next(self.backbone.embeddings.parameters())
+        self.lm_head = layer if network.variant == "ph" else StrandHead(layer)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return the logits of every position's token, (B, L) → (B, L, padded vocabulary), float32.
 
-        In the PS variant they are the sum of what both strands predict for a position, and
-        equivariant: of the reverse complement, they are those of the complements, reversed.
+        In the PS variant they are equivariant: for the reverse complement of a sequence, they are
+        those of the complementary tokens in reverse order.
         """
-        if self.network.variant == "ph":
-            return self.lm_head(self.backbone(ids)).float()
-        strands = torch.cat([ids, self.complement[ids.flip(1)]])
-        first, second = self.backbone(strands).chunk(2)
-        weight = self.lm_head.weight[self.complement]
-        return (self.lm_head(first) + F.linear(second.flip(1), weight)).float()
+        return self.lm_head(self.backbone(ids)).float()
 
     def no_weight_decay(self) -> set[str]:
         """Return the names of matrices that are not decayed: embedding and A."""
@@ -119,8 +120,6 @@ class CaduceusClassifier(nn.Module):
     conjoining"), and training should then show it a random strand.
     """
 
-    complement: Tensor
-
     def __init__(
         self,
         network: CaduceusNetwork,
@@ -134,7 +133,6 @@ class CaduceusClassifier(nn.Module):
         self.pooling, self.conjoin = pooling, conjoin
         self.backbone = CaduceusBackbone(network)
         self.head = nn.Linear(network.width, classes)
-        self.register_buffer("complement", complement_map(network), persistent=False)
 
     def forward(self, ids: Tensor, other: Tensor | None = None) -> Tensor:
         """Return the logits of the classes, (B, L) → (B, classes).
@@ -146,30 +144,28 @@ class CaduceusClassifier(nn.Module):
                 reverse complement, so that the strands are of different parts of it.
         """
         if self.network.variant == "ps":
-            # The pads of this strand are on the right: the network sees exactly the reverse.
-            other = self.complement[ids.flip(1)]
-        elif not self.conjoin or self.training:
-            return self.head(self.pool(self.backbone(ids), ids))
-        elif other is None:
-            other = self.reverse_complement(ids)
-        strands = torch.cat([ids, other])
-        first, second = self.head(self.pool(self.backbone(strands), strands)).chunk(2)
+            pads = torch.cat([ids == PAD, ids.flip(1) == PAD])
+            hidden = self.backbone(ids)
+        elif self.conjoin and not self.training:
+            other = reverse_complement(ids) if other is None else other
+            ids = torch.cat([ids, other])
+            hidden, pads = self.backbone(ids), ids == PAD
+        else:
+            return self.head(self.pool(self.backbone(ids), ids == PAD))
+        first, second = self.head(self.pool(hidden, pads)).chunk(2)
         return (first + second) / 2
 
-    def pool(self, hidden: Tensor, ids: Tensor) -> Tensor:
-        """Average hidden states over positions, (B, L, C) → (B, C)."""
+    def pool(self, hidden: Tensor, pads: Tensor) -> Tensor:
+        """Average hidden states over positions, (B, L, C) → (B, C).
+
+        Args:
+            pads: True for the positions of [PAD], (B, L).
+        """
         if self.pooling == "all":
             return hidden.mean(dim=1)
-        kept = (ids != PAD)[..., None].to(hidden.dtype)
+        kept = ~pads[..., None]
         # A sequence that consists of padding alone has mean 0.
         return (hidden * kept).sum(dim=1) / kept.sum(dim=1).clamp(min=1)
-
-    def reverse_complement(self, ids: Tensor) -> Tensor:
-        """Return the other strand of sequences padded on the left, padded on the left, (B, L)."""
-        position = torch.arange(ids.shape[1], device=ids.device)
-        pads = (ids == PAD).sum(1, keepdim=True)
-        source = torch.where(position < pads, position, ids.shape[1] - 1 - position + pads)
-        return self.complement[ids.gather(1, source)]
 
     def no_weight_decay(self) -> set[str]:
         """Return the names of matrices that are not decayed: embedding and A."""
@@ -229,15 +225,17 @@ def optimizer_groups(
     Not decayed are parameters with one axis, α, γ and β of a norm among them, the embedding and A.
 
     Args:
-        official: decay what the official trainer does: there, RMSNorm's weight and DyT's α and γ
-            are decayed, because it exempts nn.LayerNorm alone.
+        official: decay what the official trainer does: RMSNorm's weight and DyT's α and γ too,
+            because it exempts nn.LayerNorm alone, and the bias of a classifier's head, because its
+            rules are for the backbone.
     """
     groups = dyt.param_groups(model, weight_decay=weight_decay)
     if official:
         exempt = model.no_weight_decay()
         decayed, undecayed = [], []
         for name, parameter in model.named_parameters():
-            free = name.endswith(("bias", ".D")) or name in exempt
+            is_bias = name.endswith("bias") and not name.startswith("head.")
+            free = is_bias or name.endswith(".D") or name in exempt
             (undecayed if free else decayed).append(parameter)
         groups = [
             {"params": decayed, "weight_decay": weight_decay},
@@ -246,29 +244,27 @@ def optimizer_groups(
     return [{**group, "lr": lr} for group in groups]
 
 
-def complement_map(network: CaduceusNetwork) -> Tensor:
-    """Return the complement of every id, int64, (padded vocabulary,); other ids map to themselves.
-
-    Raises:
-        ValueError: if the vocabulary is smaller than the tokenizer's.
-    """
-    rows = network.padded_vocabulary
-    if rows < len(COMPLEMENT):
-        raise ValueError(
-            f"padded_vocabulary is {rows}; expected {len(COMPLEMENT)} or more, for the tokenizer"
-        )
-    table = torch.arange(rows)
-    table[: len(COMPLEMENT)] = torch.from_numpy(COMPLEMENT.astype("int64"))
-    return table
-
-
 def undecayed_matrices(model: nn.Module) -> set[str]:
     """Return the names of parameters with two axes that are not decayed: embedding and A."""
-    names = [name for name, _ in model.named_parameters()]
-    return {name for name in names if name.endswith((".A_log", "word_embeddings.weight"))}
+    endings = (".A_log", ".word_embeddings.weight", ".word_embeddings.embedding.weight")
+    return {name for name, _ in model.named_parameters() if name.endswith(endings)}
 
 
-def _exchange_strands(x: Tensor) -> Tensor:
-    """Exchange the strands of hidden states (2·B, L, C), each read in the other one's direction."""
-    first, second = x.chunk(2)
-    return torch.cat([second, first]).flip(1, 2)
+def reverse_complement(ids: Tensor) -> Tensor:
+    """Return the other strand of sequences that are padded on the left, padded in the same way.
+
+    Args:
+        ids: (B, L).
+    """
+    length = ids.shape[1]
+    position = torch.arange(length, device=ids.device)
+    pads = (ids == PAD).sum(1, keepdim=True)
+    source = torch.where(position < pads, position, length - 1 - position + pads)
+    return complement_map(len(COMPLEMENT)).to(ids.device)[ids.gather(1, source)]
+
+
+def _norm(network: CaduceusNetwork) -> nn.Module:
+    norm = nn.RMSNorm(network.width, eps=network.epsilon)
+    # The official code has no wrapper around the norm in its fused path, which has the exchange.
+    shared = network.variant == "ps" and not network.strand_exchange
+    return SharedLayer(norm) if shared else norm

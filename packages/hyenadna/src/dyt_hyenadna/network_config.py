@@ -82,9 +82,9 @@ def official_network(config: Mapping[str, Any]) -> HyenaNetwork:
     """Return the sizes in a config of the official code: the ``config.json`` of a released network.
 
     Both forms are read: that of the official code (``LongSafari/hyenadna-*``; also Lightning's
-    ``model`` section), whose filter options are under "layer", and that of the port to Hugging Face
-    (``LongSafari/hyenadna-*-hf``). ``decay_shift`` becomes what the code of that form computes with:
-    0.0, or "shift" under "layer", and 0.05 for the port.
+    ``model`` section), whose filter options are under "layer", and that of the port to Hugging
+    Face (``LongSafari/hyenadna-*-hf``). ``decay_shift`` becomes what the code of that form computes
+    with: "shift" under "layer", or 0.0; and 0.05 for the port.
 
     Raises:
         ValueError: if a size is missing, or the network has parts that ``HyenaNetwork`` lacks.

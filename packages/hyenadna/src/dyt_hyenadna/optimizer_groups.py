@@ -24,10 +24,11 @@ def optimizer_groups(
     fewer than two axes, so that α, γ and β are treated alike in every arm, and the MLPs of the
     filters, which also have their own learning rate.
 
-    The official trainer goes by other rules, to the same effect with LayerNorm if the filters have
-    the common learning rate, as in the official configs: exempt are names that end in "bias",
-    nn.LayerNorm, the embedding and the filters' weights. α and γ of DyT are neither and decay; the
-    filters' biases get the common learning rate, because the rule for biases overwrites theirs.
+    The official trainer goes by other rules: exempt are the backbone's names that end in "bias",
+    its nn.LayerNorms, the embedding and the filters' weights. With LayerNorm the effect is the same
+    but for the bias of a classifier's head, which decays. α and γ of DyT are not among the exempt
+    and decay; and the filters' biases get the common learning rate, because the rule for biases
+    overwrites their own options.
 
     Args:
         model: a language model or a classifier, converted or not.
@@ -42,7 +43,7 @@ def optimizer_groups(
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        is_bias = name.endswith("bias")
+        is_bias = name.endswith("bias") and not name.startswith("head.")
         exempt = is_bias or parameter in norms if official else parameter.ndim < 2
         if FILTER in name and not (official and is_bias):
             filters.append(parameter)
