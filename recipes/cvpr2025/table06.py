@@ -205,12 +205,12 @@ def caduceus_ps(pretraining: caduceus.Pretraining = CADUCEUS_PRETRAINING) -> Run
     return Run(task=SCORE, config=BenchmarkScore(), needs=scores)
 
 
+LABELS = {"hyenadna": "HyenaDNA", "caduceus": "Caduceus"}
+"""Names of the rows for the variants, which have no entry in paper.toml."""
 METRICS = (
     Metric(key="accuracy", label="mean accuracy", unit="%", direction="higher"),
     Metric(key="accuracy_std", label="± over splits", unit="%", direction="none"),
-    *(
-        Metric(key=f"accuracy.{task}", label=task, unit="%", direction="higher") for task in TASKS
-    ),
+    *(Metric(key=f"accuracy.{task}", label=task, unit="%", direction="higher") for task in TASKS),
 )
 """The mean that the paper prints, its spread, and the accuracy of every task."""
 
@@ -239,8 +239,9 @@ PAPER = Scale(
     runs=RUNS,
     resources=SCORING,
     resource_overrides={
-        **resources_of("hyenadna", RUNS["hyenadna"]),
-        **resources_of("caduceus", RUNS["caduceus"]),
+        path: resources
+        for row, run in RUNS.items()
+        for path, resources in resources_of(row, run).items()
     },
     metrics=METRICS,
 )

@@ -96,6 +96,12 @@ def chain(pretrain: str, pretraining: Any, tune: str, tuning: Any) -> Run:
     return Run(task=SCORE, config=BenchmarkScore(), needs=scores)
 
 
+TASK_NOTE = (
+    "The tasks have the names and classes of GenomicBenchmarks; their classes differ in planted words "
+    "of the same composition, in the order or the distance of two words, or in the reading frame. "
+    "Chance is 50 % (33 % in human_ensembl_regulatory)."
+)
+
 SCALE = Scale(
     name="smoke",
     seeds=(0,),
@@ -104,5 +110,10 @@ SCALE = Scale(
         "caduceus": chain(PRETRAIN_CADUCEUS, CADUCEUS, TUNE_CADUCEUS, TUNE_TINY_CADUCEUS),
     },
     resources=Resources(cpus=1, memory_gb=4, minutes=2, runs_per_job=50),
+    note=(
+        "HyenaDNA: 2 blocks of width 32. Caduceus: the PS variant, 2 blocks of width 16 with 8 states "
+        "per channel. Two splits of each task, one setting of the fine-tuning, 64 bases. "
+        f"{TASK_NOTE}"
+    ),
     metrics=METRICS,
 )
