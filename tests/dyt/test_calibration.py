@@ -55,9 +55,24 @@ def reference_and_model(build=trained):
 
 
 @pytest.mark.parametrize("scale", [0.05, 0.3, 5.0])
-def test_calibrate_alpha_fits_the_scale_of_inputs(scale):
+def test_calibrate_from_scratch_gives_the_rms_of_the_norm_without_saturation(scale):
     model = net(scale=scale)
     report = convert(model, calibrate=X)
+    first, layer = report[0].fit, model[1].norm
+    assert report[0].alpha0 == first.alpha == pytest.approx(layer.alpha.item())
+    assert first.alpha * first.input_rms == pytest.approx(0.25)
+    assert first.error < 0.45
+    assert layer.weight.tolist() == pytest.approx([first.scale] * 16)
+    assert layer.bias.tolist() == [0.0] * 16
+    outputs = layer(model[0](X))
+    assert outputs.square().mean().sqrt().item() == pytest.approx(1, rel=1e-3)
+    assert f"{first.scale:.3g}" in str(report)
+
+
+@pytest.mark.parametrize("scale", [0.05, 0.3, 5.0])
+def test_calibrate_with_gamma_one_fits_the_scale_of_inputs(scale):
+    model = net(scale=scale)
+    report = convert(model, calibrate=Calibration(X, gamma="one"))
     first = report[0].fit
     assert report[0].alpha0 == first.alpha == pytest.approx(model[1].norm.alpha.item())
     assert 0.4 < first.alpha * first.input_rms < 2
@@ -66,15 +81,27 @@ def test_calibrate_alpha_fits_the_scale_of_inputs(scale):
     assert model[1].norm.bias.tolist() == [0.0] * 16
 
 
-def test_calibrate_alpha_is_the_least_squares_alpha():
+def test_calibrate_with_gamma_one_is_the_least_squares_alpha():
     model = net()
     x = model[0](X).detach()
     target = nn.functional.layer_norm(x, (16,))
-    alpha = convert(model, calibrate=X)[0].fit.alpha
+    alpha = convert(model, calibrate=Calibration(X, gamma="one"))[0].fit.alpha
     losses = [
         (torch.tanh(a * x) - target).square().sum() for a in (0.98 * alpha, alpha, alpha / 0.98)
     ]
     assert losses[1] < min(losses[0], losses[2])
+
+
+def test_calibrate_from_scratch_without_gamma_fits_alpha():
+    model = nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(16, elementwise_affine=False))
+    fit = convert(model, calibrate=X)[0].fit
+    assert fit.scale is None
+    assert 0.4 < fit.alpha * fit.input_rms < 2
+    tied = net()
+    tied[2].norm.weight = tied[1].norm.weight
+    assert [r.fit.scale for r in convert(tied, calibrate=X)] == [None, None]
+    with pytest.raises(ValueError, match="gamma"):
+        Calibration(X, gamma="two")
 
 
 @pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm])
@@ -388,7 +415,7 @@ class EarlyExit(nn.Module):
 
 
 def test_calibrate_leaves_out_layers_that_replaced_norms_make_unreachable():
-    report = convert(EarlyExit(), calibrate=torch.randn(8, 16))
+    report = convert(EarlyExit(), calibrate=Calibration(torch.randn(8, 16), gamma="one"))
     assert [entry.fit is None for entry in report] == [False, True]
 
 

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from matched import table_formats
+from matched.files import write_json
 from matched.status import Failure
 from matched.summary_table import summary_table
 
@@ -128,6 +129,13 @@ def test_diverged_seeds_are_counted_but_not_averaged(project):
     assert row(project)["LN"] == "80.0 (1 diverged)"
 
 
+def test_best_value_of_a_diverged_seed_is_no_value_of_an_open_cell(project):
+    project.finish("small.LN.0", outcome="diverged", top1=60.0)
+    finish(project, "small", dyt=(80.0, 81.0))
+    assert (row(project)["LN"], row(project)["Δ"]) == ("diverged", "—")
+    assert row(project)["runs"] == "3/4"
+
+
 def test_divergences_printed_in_the_paper(project):
     large = row(project, 1)
     assert (large["paper LN"], large["paper DyT"]) == ("58.5 → diverged", "diverged")
@@ -200,6 +208,26 @@ def test_scale_metrics_replace_the_papers(project):
     assert row(project)["paper LN"] == "—", "the paper's number is of another metric"
 
 
+# --- matched pairs
+
+
+def test_row_is_not_matched_while_a_pair_is_unknown(project):
+    finish(project, "small", ln=(80.0, 81.0), dyt=(82.0, None))
+    assert list(row(project).values())[-2:] == ["3/4", "—"]
+    project.finish("small.DyT.1", prints=False, top1=84.0)
+    assert list(row(project).values())[-2:] == ["4/4", "—"]
+    assert row(project)["Δ"] == "+2.0", "of the seed whose pair is matched"
+
+
+def test_row_with_an_unmatched_pair_has_no_delta(project):
+    """Not even that of its other seed, whose pair is matched."""
+    finish(project, "small", ln=(80.0, 81.0), dyt=(82.0, 84.0))
+    other = {"weights": "x" * 16, "batches": ["b" * 16]}
+    write_json(project.directory("small.DyT.1") / "fingerprint.json", other)
+    assert (row(project)["Δ"], row(project)["matched"]) == ("—", "no")
+    assert [record["delta"] for record in records(project)[:2]] == ["", ""]
+
+
 # --- notes
 
 
@@ -214,10 +242,12 @@ def test_notes_name_scale_data_and_seeds(project):
 
 def test_notes_of_small_scales_deny_a_reproduction(project):
     project.recipe(
-        "TABLE = Table(arms=ARMS, scales=(scale(small=SMALL), scale('paper', small=LARGE)))"
+        "TABLE = Table(arms=ARMS, scales=(scale(small=SMALL), scale('paper', small=LARGE),"
+        " scale('mini', small=Run(task='tiny:train', config=Config(epochs=2)))))"
     )
-    words = "Not a reproduction of the paper: smoke scale uses other models"
-    assert any(note.startswith(words) for note in notes(project))
+    for name in ("smoke", "mini"):
+        warning = f"Not a reproduction of the paper: {name} scale uses other models and other data."
+        assert warning in summary_table(project.plan(scale=name)).notes
     table = summary_table(project.plan(scale="paper"))
     assert not any("reproduction" in note for note in table.notes)
     assert table.title == "Venue 2025, Table 1 · paper scale"

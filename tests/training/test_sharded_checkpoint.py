@@ -5,12 +5,18 @@ import os
 import pickle
 import re
 import shutil
+import warnings
 
 import pytest
 import torch
 from torch.distributed.checkpoint import metadata as dcp
 
+from matched.training import checkpoint
+from matched.training.checkpoint import TrainingState
+
 from .problem import Malicious, TrainedRun, assert_close_runs, identical, train
+
+TEMPORARY = f".step_00000005.{os.getpid()}.tmp"
 
 
 def log_of(folder, name, rank=0):
@@ -80,6 +86,25 @@ class TestResume:
         assert run.checkpoints == ["step_00000005"]
         run = TrainedRun(directory=resumed / "sharded-full")
         assert identical(run.state, TrainedRun(directory=two_processes / "sharded").state)
+
+
+def test_sharded_checkpoint_is_renamed_when_it_is_on_disk(tmp_path, disk_events):
+    state = TrainingState(tensors={"model.weight": torch.ones(3)}, plain={"signature": "run"})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        checkpoint.save(tmp_path / "checkpoints", 5, state, sharded=True)
+    (rename,) = (event for event in disk_events if event[1:] == (TEMPORARY, "step_00000005"))
+    before, after = (
+        disk_events[: disk_events.index(rename)],
+        disk_events[disk_events.index(rename) + 1 :],
+    )
+    synced = [name for kind, name, _ in before if kind == "sync"]
+    assert "__0_0.distcp" in synced
+    assert synced[-2:] == ["rest.pt", TEMPORARY], "the folder is synced when it is complete"
+    assert after == [("sync", "checkpoints", None)]
+    sizes = {name: size for kind, name, size in before if kind == "sync"}
+    for name in ("rest.pt", "__0_0.distcp"):
+        assert sizes[name] == (tmp_path / "checkpoints/step_00000005" / name).stat().st_size
 
 
 def edited(change):

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from dyt_hyenadna.genome import LETTERS
 from dyt_hyenadna.genomic_benchmarks import SPLITS, check_task, sequence_files
 from matched.files import atomic_write
 
@@ -25,9 +26,7 @@ SHORT = 10
 """Bases below which a sequence is reported as short."""
 BLOCK = 10_000
 """Files read between two calls of ``check``."""
-IUPAC = b"ACGTNRYSWKMBDHVU"
-"""Letters of sequences: bases, N, ambiguous bases, and U."""
-_OTHER_THAN_BASES = bytes(set(IUPAC) - set(b"ACGTN"))
+_AMBIGUOUS = bytes(set(LETTERS) - set(b"ACGTN"))
 
 
 class Split(NamedTuple):
@@ -96,7 +95,7 @@ def _read_sequence(file: str) -> bytes:
         letters = content.read().strip()
     if not letters:
         raise ValueError(f"{file} is empty; expected a sequence of bases. Unpack its task again")
-    if odd := letters.upper().translate(None, IUPAC):
+    if odd := letters.upper().translate(None, LETTERS):
         raise ValueError(
             f"{file} has {odd[:1].decode('latin-1')!r}; expected one sequence of bases"
         )
@@ -110,7 +109,7 @@ def defects(name: str, task: Packed) -> list[str]:
     repeated = sum(sequence in known for sequence in test)
     lengths = [len(sequence) for sequence in (*train, *test)]
     short = sum(length < SHORT for length in lengths)
-    other = sum(len(x) != len(x.translate(None, _OTHER_THAN_BASES)) for x in (*train, *test))
+    other = sum(len(x) != len(x.translate(None, _AMBIGUOUS)) for x in (*train, *test))
     sentences = []
     if repeated:
         sentences.append(f"{repeated:,} of {len(test):,} test sequences are also in training")

@@ -4,8 +4,8 @@ pyfaidx indexes and reads the file. Three of its defaults are changed. The index
 the caller, because the data may be on a read-only file system. An index is trusted only if the
 FASTA has the size for which it was made and each record begins where it says, because an index is
 otherwise chosen by modification time, and reading a file that was cut short afterwards returns
-fewer bases without an error. Each process opens the file for itself: a handle that is shared over a fork
-has one position for all processes, and reads are then mixed up.
+fewer bases without an error. Each process opens the file for itself: a handle that is shared over a
+fork has one position for all processes, and reads are then mixed up.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ log = logging.getLogger("matched")
 GZIP_SUFFIX = ".gz"
 BLOCK = 1 << 24
 """Bytes copied at a time."""
+LETTERS = b"ACGTNRYSWKMBDHVU"
+"""Letters of a sequence: bases, N, IUPAC's codes for ambiguous bases, and U."""
 MAX_NAMES = 3
 """Names listed in a message about many."""
 MITOCHONDRION = {"chrM": "MT", "M": "MT", "chrMT": "MT"}
@@ -102,6 +104,36 @@ class Genome:
             )
             self._process = os.getpid()
         return self._handle
+
+    def count_letters(self, check: Callable[[], None] = lambda: None) -> dict[str, int]:
+        """Return the number of bases, of lower case, of N and of other letters for ambiguous bases.
+
+        Args:
+            check: called after each block; it may raise an error to stop.
+
+        Raises:
+            ValueError: if there is a character that is no letter of a DNA sequence.
+        """
+        counts = [0] * 256
+        for name, length in self.lengths.items():
+            for start in range(0, length, BLOCK):
+                check()
+                block = self.read(name, start, min(start + BLOCK, length)).encode("latin-1")
+                if odd := block.translate(None, LETTERS + LETTERS.lower()):
+                    raise ValueError(
+                        f"{self.fasta} has {odd[:1].decode('latin-1')!r} in the record {name}; "
+                        "expected a FASTA of DNA, with the letters "
+                        f"{LETTERS.decode()} in either case"
+                    )
+                for letter in LETTERS + LETTERS.lower():
+                    counts[letter] += block.count(letter)
+        upper = {letter: counts[letter] + counts[letter | 0x20] for letter in LETTERS}
+        return {
+            "bases": sum(upper.values()),
+            "lower_case": sum(counts[letter] for letter in LETTERS.lower()),
+            "n": upper[ord("N")],
+            "ambiguous": sum(count for letter, count in upper.items() if letter not in b"ACGTN"),
+        }
 
 
 def _common_name(chromosome: str) -> str:

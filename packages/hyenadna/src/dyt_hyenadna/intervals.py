@@ -232,7 +232,7 @@ def make_intervals(genome: Genome, held_out: HeldOut, seed: int) -> dict[str, li
     """
     usable = {}
     for name, size in genome.lengths.items():
-        offset = _draw(seed, name) % min(held_out.length, max(1, size - held_out.length + 1))
+        offset = draw(seed, name) % min(held_out.length, max(1, size - held_out.length + 1))
         tiles = [
             Interval(name, start, start + held_out.length)
             for start in range(offset, size - held_out.length + 1, held_out.length)
@@ -253,7 +253,7 @@ def _hold_out_chromosomes(
     usable: Mapping[str, list[Interval]], held_out: HeldOut, seed: int
 ) -> dict[str, list[Interval]]:
     """Assign chromosomes in drawn order to test, then validation, until each has its share."""
-    names = sorted(usable, key=lambda name: _draw(seed, "order", name))
+    names = sorted(usable, key=lambda name: draw(seed, "order", name))
     total = sum(map(len, usable.values()))
     splits: dict[str, list[Interval]] = {split: [] for split in SPLITS}
     wanted = {"test": held_out.test * total, "valid": held_out.valid * total}
@@ -273,6 +273,6 @@ def _n_share(genome: Genome, interval: Interval) -> float:
     return (bases.count("N") + bases.count("n")) / len(bases)
 
 
-def _draw(*address: int | str) -> int:
+def draw(*address: int | str) -> int:
     """Return a number drawn for an address; as ``matched.training.seeding``, without torch."""
     return int.from_bytes(hashlib.blake2b(repr(address).encode(), digest_size=8).digest())

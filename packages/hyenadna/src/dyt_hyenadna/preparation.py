@@ -12,9 +12,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from dyt_hyenadna import benchmark_files, synthetic_genome
+from dyt_hyenadna import arabidopsis, benchmark_files, synthetic_genome
 from dyt_hyenadna.benchmark_files import PACK_FOLDER
 from dyt_hyenadna.genome import GZIP_SUFFIX, Genome, index_fasta, unpack
+from dyt_hyenadna.genomic_benchmarks import TASKS
 from dyt_hyenadna.intervals import (
     SPLITS,
     Interval,
@@ -56,45 +57,57 @@ def _prepare(context: Context, config: Preparation) -> Outcome:
         synthetic_genome.write_genome(folder, FASTA_FILE, BED_FILE, config.shuffle_seed)
         synthetic_genome.write_tasks(tasks, config.shuffle_seed)
     if config.data in GENOME_SOURCES:
-        details |= _prepare_genome(context, config, folder)
+        genome, intervals = _prepare_genome(context, config, folder)
+        details |= {"records": len(genome.lengths), **genome.count_letters(_check_signals)}
+        details |= {f"{split}_intervals": len(intervals[split]) for split in SPLITS}
+    if config.data == "arabidopsis":
+        arabidopsis.write_tasks(tasks, genome, config.shuffle_seed, _check_signals)
     if config.data in BENCHMARK_SOURCES:
-        details |= _pack_tasks(context, context.data.get(config.data, tasks))
+        details |= _pack_tasks(context, config, context.data.get(config.data, tasks))
     return Outcome(metrics={}, steps=0, details=details)
 
 
-def _prepare_genome(context: Context, config: Preparation, folder: Path) -> dict[str, Any]:
+def _prepare_genome(
+    context: Context, config: Preparation, folder: Path
+) -> tuple[Genome, dict[str, list[Interval]]]:
+    """Index the FASTA and write the intervals."""
     folder.mkdir(exist_ok=True)
-    fasta, bed = folder / FASTA_FILE, folder / BED_FILE
+    fasta, bed = folder / FASTA_FILE, None
     if (path := context.data.get(config.data)) is not None:
-        source, source_bed = _source_files(config.data, path)
+        source, bed = _source_files(config.data, path)
         if source.suffix != GZIP_SUFFIX:
             fasta = source
         elif not fasta.exists():
             log.info("unpacking %s", source)
             unpack(source, fasta, _check_signals)
-        bed = source_bed or bed
+    elif config.data == "synthetic-genome":
+        bed = folder / BED_FILE
+    elif not fasta.exists():
+        arabidopsis.write_fasta(fasta, _check_signals)
     index_fasta(fasta, folder / INDEX_FILE)
     genome = Genome(fasta, folder / INDEX_FILE)
-    if bed.exists():
+    if config.data == "arabidopsis":
+        intervals = arabidopsis.pretraining_intervals(genome.lengths, config.shuffle_seed)
+    elif bed is not None:
         intervals = match_to_genome(read_bed(bed), genome, bed)
     else:
         intervals = make_intervals(genome, config.held_out, config.shuffle_seed)
     write_bed(folder / BED_FILE, intervals)
-    counts = {f"{split}_intervals": len(intervals[split]) for split in SPLITS}
-    log.info("%s: %d records, intervals: %s", fasta.name, len(genome.lengths), counts)
-    return {"records": len(genome.lengths), "bases": sum(genome.lengths.values()), **counts}
+    log.info("%s has %d records", fasta.name, len(genome.lengths))
+    return genome, intervals
 
 
-def _pack_tasks(context: Context, folder: Path) -> dict[str, Any]:
+def _pack_tasks(context: Context, config: Preparation, folder: Path) -> dict[str, Any]:
     """Pack every task in a folder; report its defects as warnings."""
     packs = context.owned_path(PACK_FOLDER)
     packs.mkdir(exist_ok=True)
-    names = list_folders(folder)
+    tasks = TASKS if config.data == "genomic-benchmarks" else list_folders(folder)
     warnings: list[str] = []
     sequences = {}
-    for number, name in enumerate(names):
-        context.write_progress(number, len(names))
-        classes = tuple(list_folders(folder / name / "train"))
+    for number, name in enumerate(tasks):
+        context.write_progress(number, len(tasks))
+        made = tuple(list_folders(folder / name / "train"))
+        classes = TASKS[name].classes if config.data == "genomic-benchmarks" else made
         task = benchmark_files.read_task(folder / name, classes, _check_signals)
         warnings += benchmark_files.defects(name, task)
         benchmark_files.pack(task, packs / f"{name}.npz")

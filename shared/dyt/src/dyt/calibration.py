@@ -30,6 +30,7 @@ from dyt.calibration_rows import (
 from dyt.validation import check_choice
 
 Inputs = Literal["sequential", "original"]
+Gamma = Literal["scale", "one"]
 Weights = Tensor | Callable[[str, Tensor], Tensor]
 
 MAXIMUM_BATCHES = 64
@@ -49,6 +50,11 @@ class Calibration:
             to a few thousand positions (tokens, pixels) is enough.
         inputs: "sequential" fits each layer on the activations that the layers before it give
             when they are already replaced; "original" on those of the unchanged network.
+        gamma: for training from scratch (without copy_affine). "scale": α·rms is 0.25, where tanh
+            is nearly linear, and γ is one number for each layer, with which its output is as large
+            as the norm layer's. Activations grow in the first steps of training, by which a norm
+            layer is unaffected; DyT can follow until they saturate it. "one": γ = 1, as in the
+            papers, and α is the least-squares fit, at an α·rms of about 1.4.
         weights: a non-negative weight for each position, of shape (T,) or (B, T) for layers with
             inputs of shape (B, T, C) (layers with other positions count all alike), or a function
             of a layer's path and input that returns weights of the shape of its positions.
@@ -63,11 +69,13 @@ class Calibration:
     data: Any
     _: KW_ONLY
     inputs: Inputs = "sequential"
+    gamma: Gamma = "scale"
     weights: Weights | None = None
     group: distributed.ProcessGroup | None = None
 
     def __post_init__(self) -> None:
         check_choice("inputs", self.inputs, get_args(Inputs))
+        check_choice("gamma", self.gamma, get_args(Gamma))
 
 
 class _EndOfPass(BaseException):
@@ -245,7 +253,7 @@ class _Run:
             emphasized=self.emphasized.get(next(iter(collected.lengths)), ()) if fixed else (),
         )
         count = (samples.weights > 0).sum()[None]
-        minimum = 1 if target.form.affine == "none" else MINIMUM_POSITIONS
+        minimum = MINIMUM_POSITIONS if target.form.affine in ("weight", "both") else 1
         if (positions := int(self.reduce(count).item())) < minimum:
             raise CalibrationError(
                 f"{target.path!r} got {positions} positions with a positive weight, but needs at"
