@@ -9,9 +9,7 @@ from torch import Tensor, nn
 from dyt_hyenadna.hyena_operator import HyenaOperator
 from dyt_hyenadna.initialization import initialize
 from dyt_hyenadna.network_config import HyenaNetwork
-
-PAD = 4
-"""Id of upstream's [PAD] token."""
+from dyt_hyenadna.tokenizer import PAD
 
 Pooling = Literal["all", "unpadded"]
 
