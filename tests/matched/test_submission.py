@@ -10,6 +10,8 @@ import sys
 
 import pytest
 
+from matched.status import Failure
+
 NAMES = ["small.LN.0", "small.DyT.0"]
 # Slow, so that two concurrent submissions overlap.
 SBATCH = """
@@ -222,6 +224,18 @@ def test_cancel_passes_job_ids_to_scancel(slurm):
     assert [sorted(line.split()) for line in scancel_calls(slurm)] == [["1_0", "1_1"]]
     (slurm.root / "sbatch.1").unlink()
     assert slurm.cli("status", "table1", code=1).count("cancelled by") == 2
+
+
+def test_cancelled_retry_no_longer_shows_the_earlier_failure(slurm):
+    for name in NAMES:
+        directory = slurm.directory(name)
+        directory.prepare()
+        directory.write_failure(Failure(reason="out of memory", token="t0"))
+    slurm.cli("submit", "table1", "--cluster", "slurm")
+    slurm.cli("cancel", "table1")
+    slurm.program("squeue", "")
+    told = slurm.cli("status", "table1", code=1)
+    assert told.count("cancelled by") == 2 and "out of memory" not in told
 
 
 def test_cancel_one_cell_with_its_own_job(slurm):
