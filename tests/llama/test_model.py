@@ -198,7 +198,7 @@ class TestCheckpointedLayers:
         model = built(OWN).model
         calls = []
         for number, layer in enumerate(model.model.layers):
-            layer.mlp.register_forward_hook(lambda *_, number=number: calls.append(number))
+            layer.mlp.register_forward_pre_hook(lambda *_, n=number: calls.append(n))
         checkpoint_layers(model, 0.5)
         loss_and_gradients(model)
         assert sorted(calls) == [0, 0, 1, 2, 2]
