@@ -12,6 +12,7 @@ from dyt_llama import config as sizes
 from dyt_llama import initial_weights
 from dyt_llama.config import Network, llama_of
 from dyt_llama.model import (
+    Llama,
     build,
     build_on_meta,
     checkpoint_layers,
@@ -26,7 +27,8 @@ TOKENS = (torch.arange(24).reshape(2, 12) * 7 + 3) % NETWORK.vocabulary
 
 
 def built(norm=OWN, seed=0, network=NETWORK):
-    return build(network, norm, seed=seed, device=CPU)
+    """A network with initial weights, and with an embedding scale if it has DyT."""
+    return build(network, norm, seed=seed, device=CPU, embedding_scale=norm == DYT)
 
 
 def loss_and_gradients(model):
@@ -48,16 +50,16 @@ class TestSizes:
     )
     def test_parameters_and_keys_of_the_papers_sizes(self, name, parameters, keys, norms):
         network = getattr(sizes, name)
-        own = build_on_meta(network, OWN)
-        assert parameter_count(own.model) == parameters
-        assert len(own.model.state_dict()) == keys
-        assert len(own.differing) == norms
-        dyt = build_on_meta(network, DYT, embedding_scale=False)
-        assert parameter_count(dyt.model) == parameters + norms
-        assert len(dyt.model.state_dict()) == keys + norms
-        scaled = build_on_meta(network, DYT)
-        assert parameter_count(scaled.model) == parameters + norms + 1
-        assert {p.device.type for p in scaled.model.parameters()} == {"meta"}
+        with torch.device("meta"):
+            own = Llama(network)
+        assert parameter_count(own) == parameters
+        assert len(own.state_dict()) == keys
+        dyt = build_on_meta(network, DYT, embedding_scale=True)
+        *norm_paths, scale = dyt.differing
+        assert len(norm_paths) == norms and scale == "model.embed_tokens.scale"
+        assert parameter_count(dyt.model) == parameters + norms + 1
+        assert len(dyt.model.state_dict()) == keys + norms + 1
+        assert {p.device.type for p in dyt.model.parameters()} == {"meta"}
 
     def test_llama_of_gives_the_papers_models_at_their_sizes(self):
         assert llama_of(4096, 32) == sizes.LLAMA_7B
@@ -87,7 +89,7 @@ class TestNorms:
             assert alpha == (1.5 if "input_layernorm" in name else 0.5)
         assert not any(name.endswith("norm.bias") for name in model.state_dict())
 
-    def test_embedding_scale_is_the_root_of_the_width_with_dyt_only(self):
+    def test_embedding_scale_is_the_root_of_the_width(self):
         model = built(DYT).model
         assert model.model.embed_tokens.scale.item() == pytest.approx(math.sqrt(32))
         embedded = model.model.embed_tokens(TOKENS)

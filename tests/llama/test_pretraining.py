@@ -13,7 +13,7 @@ from dyt_llama.model import build, transformers_config
 from dyt_llama.token_data import Manifest, Samples, TokenStream
 from matched.training.batches import BatchLayout, EpochSampler
 
-from .tiny import CONFIG, CPU, DYT, NETWORK, OWN, lines, pretrained
+from .tiny import CONFIG, CPU, DYT, NETWORK, OWN, RMSNORM, lines, pretrained
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ class TestParity:
     @pytest.mark.parametrize("checkpointed", [0.0, 0.5])
     def test_losses_equal_a_plain_training_over_50_steps(self, glosses_run, tmp_path, checkpointed):
         config = replace(
-            CONFIG, norm=OWN, steps=50, micro_batch=8, log_steps=1, checkpointed=checkpointed
+            CONFIG, **RMSNORM, steps=50, micro_batch=8, log_steps=1, checkpointed=checkpointed
         )
         pretrained(tmp_path, glosses_run, config)
         losses = [line["loss"] for line in lines(tmp_path) if "loss" in line]
@@ -115,7 +115,7 @@ class TestMetrics:
         assert len(evaluations[-1]["alpha"]) == 7
 
     def test_arms_share_the_fingerprint(self, run, glosses_run, tmp_path):
-        pretrained(tmp_path, glosses_run, replace(CONFIG, norm=OWN, steps=4))
+        pretrained(tmp_path, glosses_run, replace(CONFIG, **RMSNORM, steps=4))
         one, other = (
             json.loads((directory / "fingerprint.json").read_text())
             for directory in (run[0], tmp_path)

@@ -18,11 +18,13 @@ TOKENS = (torch.arange(20).reshape(2, 10) * 13 + 1) % NETWORK.vocabulary
 
 def saved(directory, norm=DYT, network=NETWORK):
     """A network with unusual weights, saved; and the folder of its weights."""
-    model = build(network, norm, seed=5, device=CPU).model
+    scale = norm == DYT
+    model = build(network, norm, seed=5, device=CPU, embedding_scale=scale).model
     with torch.no_grad():
         for number, parameter in enumerate(model.parameters()):
             parameter.add_(0.01 * number)
-    weights.save(context(directory), model, replace(CONFIG, norm=norm, network=network), "hash")
+    config = replace(CONFIG, norm=norm, network=network, embedding_scale=scale)
+    weights.save(context(directory), model, config, "hash")
     return model, directory / "weights"
 
 
@@ -74,7 +76,7 @@ def test_weights_of_another_size_are_refused(tmp_path):
 def test_weights_of_another_norm_are_refused(tmp_path):
     _, folder = saved(tmp_path)
     own = build(NETWORK, OWN, seed=0, device=CPU).model
-    with pytest.raises(ValueError, match="model.embed_tokens.scale is unknown to the model"):
+    with pytest.raises(ValueError, match=r"model.embed_tokens.scale is unknown to the model"):
         weights.load_tensors(own, folder, "dyt_model")
 
 

@@ -23,6 +23,7 @@ GLOSSES = Tokenization(data=("glosses",), vocabulary=300, held_out=0.05)
 CONFIG = Pretraining(
     network=NETWORK,
     norm=DYT,
+    embedding_scale=True,
     length=16,
     steps=12,
     batch=8,
@@ -35,6 +36,9 @@ CONFIG = Pretraining(
     eval_samples=5,
     eval_batch=2,
 )
+
+RMSNORM = {"norm": OWN, "embedding_scale": False}
+"""Changes of ``CONFIG`` to the baseline arm."""
 
 
 def context(directory, **changes):

@@ -119,8 +119,8 @@ class Pretraining(TrainConfig):
 
     Attributes:
         norm: norm layer that replaces the network's RMSNorms.
-        embedding_scale: multiply the token embedding by a learnable scalar, initially √width, in
-            networks with DyT or Derf; other norms never have it.
+        embedding_scale: multiply the token embedding by a learnable scalar, initially √width, as
+            the papers do with DyT only.
         network: sizes of the network.
         data: none; the tokens come from the needed run.
         length: tokens of a sample.
@@ -134,7 +134,7 @@ class Pretraining(TrainConfig):
     """
 
     norm: Norm = field(default_factory=Norm.own)
-    embedding_scale: bool = True
+    embedding_scale: bool = False
     network: Network
     data: tuple[str, ...] = ()
     length: int = 4096

@@ -78,7 +78,7 @@ def transformers_config(network: Network) -> LlamaConfig:
     )
 
 
-def build_on_meta(network: Network, norm: Norm, *, embedding_scale: bool = True) -> Built:
+def build_on_meta(network: Network, norm: Norm, *, embedding_scale: bool = False) -> Built:
     """Build a converted network without memory for its weights.
 
     Raises:
@@ -87,7 +87,7 @@ def build_on_meta(network: Network, norm: Norm, *, embedding_scale: bool = True)
     with torch.device("meta"):
         model = Llama(network)
         differing = tuple(convert(model, norm).paths)
-        if embedding_scale and norm.layer == "dyt":
+        if embedding_scale:
             differing = (*differing, scale_embedding(model))
     return Built(model=model, differing=differing)
 
@@ -98,7 +98,7 @@ def build(
     *,
     seed: int,
     device: torch.device,
-    embedding_scale: bool = True,
+    embedding_scale: bool = False,
 ) -> Built:
     """Build a converted network with initial weights.
 
