@@ -26,6 +26,7 @@ PAGES = {
     "dyt_dit": ROOT / "docs" / "SETTINGS-DIT.md",
     "dyt_wav2vec": ROOT / "docs" / "SETTINGS-WAV2VEC.md",
     "dyt_hyenadna": ROOT / "docs" / "SETTINGS-DNA.md",
+    "dyt_llama": ROOT / "docs" / "SETTINGS-LLAMA.md",
 }
 """Package of the configs → page of their runs."""
 
@@ -234,7 +235,9 @@ def test_settings_page_lists_every_setting_of_every_run(package):
 
 
 def test_every_run_includes_tables_and_their_needs():
-    vision, dit, wav2vec = map(runs_of, ("dyt_vision", "dyt_dit", "dyt_wav2vec"))
+    vision, dit, wav2vec, llama = map(
+        runs_of, ("dyt_vision", "dyt_dit", "dyt_wav2vec", "dyt_llama")
+    )
     assert len({a.split("/")[0] for a in vision}) >= 10
     assert {"table1/vit_b/LN", "table2/pretrained/mae_vit_b/DyT"} <= set(vision)
     needs = ("", "samples/", "samples/trained/", "samples/trained/latents/")
@@ -256,6 +259,17 @@ def test_every_run_includes_tables_and_their_needs():
         for need in ("", "speech/")
         for row in rows[table]
         for arm in ("LN", "DyT")
+    }
+    rows = {
+        "table4": ("llama_7b", "llama_13b", "llama_34b", "llama_70b"),
+        "iclr-table4": ("llama_1b4", "llama_7b"),
+    }
+    assert set(llama) == {
+        f"{table}/{need}{row}/{arm}"
+        for table in rows
+        for need in ("", "tokens/")
+        for row in rows[table]
+        for arm in ("RMSNorm", "DyT")
     }
 
 
