@@ -33,7 +33,8 @@ def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
         C: (B, N, L).
     """
     time_first = (t.permute(2, 0, 1).contiguous() for t in (u, delta, B, C))
-    y: Tensor = _Scan.apply(A.t().contiguous(), *time_first)
+    apply: Any = _Scan.apply  # torch has no annotations for it
+    y: Tensor = apply(A.t().contiguous(), *time_first)
     return y.permute(1, 2, 0)
 
 
