@@ -1,0 +1,236 @@
+"""Synthetic genome and eight tasks with planted elements, in the formats of the real ones.
+
+A genome is a FASTA file with lower case and N, and a BED file with the intervals of the splits. A
+task is a folder as GenomicBenchmarks has, with the names and classes of its eight tasks.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from dyt_hyenadna.intervals import SPLITS, Interval, write_bed
+from matched.files import atomic_write
+
+Letters = npt.NDArray[np.uint8]
+Element = tuple[str | int, ...]
+"""Words, and numbers of background bases between them."""
+
+BACKGROUND = (0.295, 0.205, 0.205, 0.295)
+"""Shares of A, C, G and T: those of the human genome, 41 % of G and C."""
+MUTATED = 0.05
+"""Share of an element's bases that are replaced by background."""
+LINE = 60
+"""Bases per line of the FASTA."""
+CHROMOSOMES = {"chr1": "train", "chr2": "train", "chr3": "train", "chr4": "valid", "chr5": "test"}
+CHROMOSOME_LENGTH = 40_960
+INTERVAL_LENGTH = 1_024
+CODING = "coding"
+NONCODING = "noncoding"
+CODONS = ("GCT", "GAA", "AAG", "CTG", "GGA", "TTC", "ACC", "ATG", "CAA", "GTC", "TCA", "AAC")
+"""Codons of the genome's genes, none of them a stop codon."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticTask:
+    """Task whose classes differ in what their sequences contain.
+
+    Attributes:
+        classes: class → element, ``(CODING,)`` or ``(NONCODING,)``; sorted by class.
+        train, test: sequences per class.
+        lengths: shortest and longest sequence.
+        max_length: bases of the model's input.
+        copies: elements in a sequence.
+    """
+
+    classes: Mapping[str, Element]
+    train: int = 480
+    test: int = 240
+    lengths: tuple[int, int] = (64, 64)
+    max_length: int = 64
+    copies: int = 2
+
+
+TASKS = {
+    "dummy_mouse_enhancers_ensembl": SyntheticTask(
+        classes={"negative": ("CAGATTGT",), "positive": ("CATGAGTT",)},
+        train=240,
+        test=120,
+        lengths=(80, 160),
+        max_length=96,
+        copies=4,
+    ),
+    "demo_coding_vs_intergenomic_seqs": SyntheticTask(
+        classes={"coding_seqs": (CODING,), "intergenomic_seqs": (NONCODING,)}
+    ),
+    "demo_human_or_worm": SyntheticTask(
+        classes={"human": ("GCAAGTACTC",), "worm": ("GTCTAACAGC",)}
+    ),
+    "human_enhancers_cohn": SyntheticTask(
+        classes={
+            "negative": ("ATCAACCTA", 3, "CAAGATGT"),
+            "positive": ("CAAGATGT", 3, "ATCAACCTA"),
+        }
+    ),
+    "human_enhancers_ensembl": SyntheticTask(
+        classes={
+            "negative": ("ATTGAGTA", 8, "GACGTCA"),
+            "positive": ("ATTGAGTA", 3, "GACGTCA"),
+        },
+        lengths=(56, 72),
+    ),
+    "human_ensembl_regulatory": SyntheticTask(
+        classes={
+            "enhancer": ("ACATCGCCTG",),
+            "ocr": ("ACGCTCCATG",),
+            "promoter": ("ATCTGCACCG",),
+        },
+        lengths=(48, 80),
+    ),
+    "human_nontata_promoters": SyntheticTask(
+        classes={
+            "negative": ("CTGACGTTAT", 4, "GGCAC"),
+            "positive": ("CGATGTACTT", 4, "GGCAC"),
+        }
+    ),
+    "human_ocr_ensembl": SyntheticTask(
+        classes={"negative": ("TGCAGATCTT",), "positive": ("TCATTGAGCT",)}, lengths=(56, 72)
+    ),
+}
+"""Name → task, in the order of GenomicBenchmarks'."""
+
+
+def complement(letters: Letters) -> Letters:
+    """Return the other strand."""
+    other = letters.tobytes().translate(bytes.maketrans(b"ACGT", b"TGCA"))
+    return np.frombuffer(other, np.uint8)[::-1]
+
+
+def background(rng: np.random.Generator, length: int) -> Letters:
+    """Return independent bases."""
+    return rng.choice(np.frombuffer(b"ACGT", np.uint8), length, p=BACKGROUND)
+
+
+def coding(rng: np.random.Generator, length: int) -> Letters:
+    """Return random codons, from a random position of the first one."""
+    codons = rng.choice(CODONS, length // 3 + 2)
+    start = rng.integers(3)
+    return np.frombuffer("".join(codons).encode(), np.uint8)[start : start + length]
+
+
+def noncoding(rng: np.random.Generator, length: int) -> Letters:
+    """Return a Markov chain with the same frequencies of single bases and pairs as ``coding``."""
+    pairs = np.zeros((4, 4))
+    for first in CODONS:
+        codon = ["ACGT".index(base) for base in first]
+        pairs[codon[0], codon[1]] += 1
+        pairs[codon[1], codon[2]] += 1
+        for second in CODONS:
+            pairs[codon[2], "ACGT".index(second[0])] += 1 / len(CODONS)
+    cumulative = np.cumsum(pairs / pairs.sum(axis=1, keepdims=True), axis=1)
+    state = int(rng.choice(4, p=pairs.sum(axis=1) / pairs.sum()))
+    chain = np.empty(length, np.intp)
+    for position, draw in enumerate(rng.random(length)):
+        chain[position] = state
+        state = min(int(np.searchsorted(cumulative[state], draw, side="right")), 3)
+    return np.frombuffer(b"ACGT", np.uint8)[chain]
+
+
+def write_element(rng: np.random.Generator, element: Element) -> Letters:
+    """Return an element with mutations."""
+    parts = [
+        background(rng, part) if isinstance(part, int) else np.frombuffer(part.encode(), np.uint8)
+        for part in element
+    ]
+    letters = np.concatenate(parts)
+    mutated = rng.random(len(letters)) < MUTATED
+    return np.where(mutated, background(rng, len(letters)), letters)
+
+
+def make_sequence(rng: np.random.Generator, task: SyntheticTask, kind: str) -> Letters:
+    """Return a sequence of a class, on a random strand."""
+    length = int(rng.integers(*task.lengths, endpoint=True))
+    element = task.classes[kind]
+    if element in ((CODING,), (NONCODING,)):
+        letters = coding(rng, length) if element == (CODING,) else noncoding(rng, length)
+    else:
+        letters = background(rng, length)
+        # One element in each part of the sequence, so that they do not overlap.
+        bounds = np.linspace(0, length, task.copies + 1).astype(int)
+        for start, end in pairwise(bounds.tolist()):
+            site = write_element(rng, element)
+            position = int(rng.integers(start, end - len(site), endpoint=True))
+            letters[position : position + len(site)] = site
+    return complement(letters) if rng.random() < 0.5 else letters
+
+
+def make_chromosome(rng: np.random.Generator, length: int) -> Letters:
+    """Return genes, elements and background in random order, on random strands."""
+    elements = [element for task in TASKS.values() for element in task.classes.values()]
+    parts, made = [], 0
+    while made < length:
+        element = elements[rng.integers(len(elements))]
+        if element in ((CODING,), (NONCODING,)):
+            part = (coding if element == (CODING,) else noncoding)(rng, 60)
+        else:
+            part = write_element(rng, element)
+        part = complement(part) if rng.random() < 0.5 else part
+        parts += [part, background(rng, int(rng.integers(4, 16)))]
+        made += len(parts[-2]) + len(parts[-1])
+    return np.concatenate(parts)[:length]
+
+
+def write_genome(folder: Path, fasta: str, bed: str, seed: int) -> None:
+    """Write the FASTA and the BED file of the genome."""
+    folder.mkdir(parents=True, exist_ok=True)
+    intervals: dict[str, list[Interval]] = {split: [] for split in SPLITS}
+    with atomic_write(folder / fasta) as temporary, temporary.open("wb") as file:
+        for number, (name, split) in enumerate(CHROMOSOMES.items()):
+            rng = np.random.default_rng([seed, 0, number])
+            letters = make_chromosome(rng, CHROMOSOME_LENGTH)
+            file.write(f">{name} synthetic\n".encode())
+            text = _mark(rng, letters).tobytes()
+            for start in range(0, len(text), LINE):
+                file.write(text[start : start + LINE] + b"\n")
+            intervals[split] += [
+                Interval(name, start, start + INTERVAL_LENGTH)
+                for start in range(0, CHROMOSOME_LENGTH, INTERVAL_LENGTH)
+            ]
+    write_bed(folder / bed, intervals)
+
+
+def _mark(rng: np.random.Generator, letters: Letters) -> Letters:
+    """Return a chromosome with one tenth in lower case, like repeats, and a gap of N."""
+    letters = letters.copy()
+    for start in rng.integers(0, len(letters), len(letters) // 1000):
+        letters[start : start + 100] |= 0x20
+    gap = int(rng.integers(len(letters)))
+    letters[gap : gap + 50] = ord("N")
+    return letters
+
+
+def write_tasks(folder: Path, seed: int) -> None:
+    """Write the folders of all tasks; the folder appears only when it is complete."""
+    if folder.exists():
+        return
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        for number, (name, task) in enumerate(TASKS.items()):
+            for part, split in enumerate(("train", "test")):
+                for label, kind in enumerate(task.classes):
+                    rng = np.random.default_rng([seed, 1, number, part, label])
+                    target = temporary / name / split / kind
+                    target.mkdir(parents=True)
+                    for index in range(getattr(task, split)):
+                        letters = make_sequence(rng, task, kind)
+                        (target / f"{index}.txt").write_bytes(letters.tobytes())
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
