@@ -55,9 +55,24 @@ def reference_and_model(build=trained):
 
 
 @pytest.mark.parametrize("scale", [0.05, 0.3, 5.0])
-def test_calibrate_alpha_fits_the_scale_of_inputs(scale):
+def test_calibrate_from_scratch_gives_the_rms_of_the_norm_without_saturation(scale):
     model = net(scale=scale)
     report = convert(model, calibrate=X)
+    first, layer = report[0].fit, model[1].norm
+    assert report[0].alpha0 == first.alpha == pytest.approx(layer.alpha.item())
+    assert first.alpha * first.input_rms == pytest.approx(0.125)
+    assert first.error < 0.45
+    assert layer.weight.tolist() == pytest.approx([first.scale] * 16)
+    assert layer.bias.tolist() == [0.0] * 16
+    outputs = layer(model[0](X))
+    assert outputs.square().mean().sqrt().item() == pytest.approx(1, rel=1e-3)
+    assert f"{first.scale:.3g}" in str(report)
+
+
+@pytest.mark.parametrize("scale", [0.05, 0.3, 5.0])
+def test_calibrate_with_gamma_one_fits_the_scale_of_inputs(scale):
+    model = net(scale=scale)
+    report = convert(model, calibrate=Calibration(X, gamma="one"))
     first = report[0].fit
     assert report[0].alpha0 == first.alpha == pytest.approx(model[1].norm.alpha.item())
     assert 0.4 < first.alpha * first.input_rms < 2
@@ -66,15 +81,27 @@ def test_calibrate_alpha_fits_the_scale_of_inputs(scale):
     assert model[1].norm.bias.tolist() == [0.0] * 16
 
 
-def test_calibrate_alpha_is_the_least_squares_alpha():
+def test_calibrate_with_gamma_one_is_the_least_squares_alpha():
     model = net()
     x = model[0](X).detach()
     target = nn.functional.layer_norm(x, (16,))
-    alpha = convert(model, calibrate=X)[0].fit.alpha
+    alpha = convert(model, calibrate=Calibration(X, gamma="one"))[0].fit.alpha
     losses = [
         (torch.tanh(a * x) - target).square().sum() for a in (0.98 * alpha, alpha, alpha / 0.98)
     ]
     assert losses[1] < min(losses[0], losses[2])
+
+
+def test_calibrate_from_scratch_without_gamma_fits_alpha():
+    model = nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(16, elementwise_affine=False))
+    fit = convert(model, calibrate=X)[0].fit
+    assert fit.scale is None
+    assert 0.4 < fit.alpha * fit.input_rms < 2
+    tied = net()
+    tied[2].norm.weight = tied[1].norm.weight
+    assert [r.fit.scale for r in convert(tied, calibrate=X)] == [None, None]
+    with pytest.raises(ValueError, match="gamma"):
+        Calibration(X, gamma="two")
 
 
 @pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm])
@@ -197,6 +224,42 @@ def test_calibrate_emphasizes_an_outlying_position():
     assert other.emphasized == ()
     assert other.worst_positions[0][0] == 0
     assert dict(fit.worst_positions).get(0, 0) < other.worst_positions[0][1]
+
+
+class LastTokens(nn.Module):
+    """Two norms of which the second is read at position 0 alone, and an unread third one."""
+
+    def __init__(self):
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(8) for _ in range(3))
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, x):
+        h = torch.cat([x[:, :1] / 30, x[:, 1:]], 1)
+        h = h + self.linear(self.norms[0](h).mean(1, keepdim=True))
+        self.norms[2](h)
+        return self.norms[1](h)[:, 0]
+
+
+@pytest.mark.parametrize("data", ["tensor", "batches", "callable", "no gradients"])
+def test_calibrate_from_scratch_ignores_positions_without_influence(data):
+    x, model = torch.randn(16, 20, 8), LastTokens()
+    forms = {
+        "tensor": x,
+        "batches": [x[:8], x[8:]],
+        "callable": lambda m: {"output": [m(x)]},
+        "no gradients": lambda m: m(x).argmax(1),
+    }
+    inputs = []
+    hook = model.norms[1].register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    fits = [r.fit for r in convert(model, calibrate=forms[data], dry_run=True)]
+    hook.remove()
+    first = torch.cat([h[:, 0] for h in inputs[-2:]]).square().mean().sqrt().item()
+    whole = torch.cat(inputs[-2:]).square().mean().sqrt().item()
+    expected = whole if data == "no gradients" else first
+    assert fits[1].input_rms == pytest.approx(expected, rel=0.02)
+    assert fits[0].input_rms == pytest.approx(1, rel=0.1)
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_calibrate_weights_select_positions():
@@ -388,7 +451,7 @@ class EarlyExit(nn.Module):
 
 
 def test_calibrate_leaves_out_layers_that_replaced_norms_make_unreachable():
-    report = convert(EarlyExit(), calibrate=torch.randn(8, 16))
+    report = convert(EarlyExit(), calibrate=Calibration(torch.randn(8, 16), gamma="one"))
     assert [entry.fit is None for entry in report] == [False, True]
 
 

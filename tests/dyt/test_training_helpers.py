@@ -33,6 +33,28 @@ def test_param_groups_exempt_dyt_and_cover_all_parameters():
     assert [len(g["params"]) for g in groups if "lr" in g] == [len(alphas(model))]
 
 
+@pytest.mark.parametrize("wrapper", ["DistributedDataParallel", "DataParallel", "compile"])
+def test_param_groups_unwrap_a_wrapped_model(tmp_path, wrapper):
+    """Wrappers prefix the names of parameters, and timm's pos_embed is exempt by name."""
+    model = vit()
+    expected = decay_by_name(model, param_groups(model, weight_decay=0.1))
+    assert expected["pos_embed"] == 0
+    if wrapper == "DistributedDataParallel":
+        store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+        torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        wrapped = {
+            "DistributedDataParallel": nn.parallel.DistributedDataParallel,
+            "DataParallel": nn.DataParallel,
+            "compile": torch.compile,
+        }[wrapper](model)
+        groups = param_groups(wrapped, weight_decay=0.1)
+    finally:
+        if wrapper == "DistributedDataParallel":
+            torch.distributed.destroy_process_group()
+    assert decay_by_name(model, groups) == expected
+
+
 def test_param_groups_exempt_gamma_with_two_axes_and_skip_frozen():
     model = nn.Sequential(DyT((3, 4)), nn.Linear(4, 4))
     model[1].weight.requires_grad_(False)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from matched import recipes
+from matched import TrainConfig, recipes
 from matched.table import runs_with_needs
 
 ROOT = Path(__file__).parents[2]
@@ -25,8 +25,12 @@ PAGES = {
     "dyt_vision": ROOT / "docs" / "SETTINGS.md",
     "dyt_dit": ROOT / "docs" / "SETTINGS-DIT.md",
     "dyt_wav2vec": ROOT / "docs" / "SETTINGS-WAV2VEC.md",
+    "dyt_hyenadna": ROOT / "docs" / "SETTINGS-DNA.md",
 }
 """Package of the configs → page of their runs."""
+
+SAME_PAGE = {"dyt_caduceus": "dyt_hyenadna"}
+"""Package → the package on whose page its runs are described."""
 
 RESOURCE_FIELDS = {"gpus"}
 """Resources that rows may name in addition to config fields."""
@@ -52,9 +56,13 @@ def every_run():
 
 
 def runs_of(package):
-    """The runs of ``every_run`` whose configs belong to the package."""
-    module = f"{package}.config"
-    return {a: run for a, run in every_run().items() if type(run[0]).__module__ == module}
+    """The runs of ``every_run`` that the package's page describes."""
+
+    def package_of(config):
+        name = type(config).__module__.partition(".")[0]
+        return SAME_PAGE.get(name, name)
+
+    return {a: run for a, run in every_run().items() if package_of(run[0]) == package}
 
 
 @pytest.fixture(autouse=True)
@@ -171,14 +179,36 @@ def page(row, run):
 def unused_fields(config):
     """Fields without effect given the other fields, which the page need not list."""
     schedule = getattr(config, "schedule", None)
-    off = set() if schedule == "cosine" else {"min_lr"}
+    off = set() if schedule in ("cosine", "fms-fsdp") else {"min_lr"}
+    off |= unused_train_fields(config) if isinstance(config, TrainConfig) else set()
     off |= set() if schedule == "step" else {"decay_epochs", "decay_factor"}
     sgd = type(config).__name__ == "Probing" or getattr(config, "optimizer", "") == "sgd"
     off |= {"betas"} if sgd else {"momentum"}
     if not getattr(config, "mixup", 0) and not getattr(config, "cutmix", 0):
         off |= {"mixup_prob", "mixup_switch"}
-    if type(config).__name__ == "Preparation" and config.data != "synthetic-speech":
+    if type(config).__module__ == "dyt_wav2vec.config" and config.data != "synthetic-speech":
         off |= {"train", "valid", "voices"}
+    if type(config).__module__ == "dyt_hyenadna.preparation_config" and config.data != "genome":
+        off |= {f"held_out.{field.name}" for field in fields(config.held_out)}
+    return off
+
+
+def unused_train_fields(config):
+    """Lengths in the unit that the run does not use, and the form of a warm-up that it lacks."""
+    in_steps = config.steps is not None
+    off = {"epochs", "warmup_epochs"} if in_steps else {"steps", "warmup_steps"}
+    off -= {name for name in ("warmup_epochs", "warmup_steps") if getattr(config, name)}
+    off.add("eval_steps" if config.eval_steps is None else "eval_epochs")
+    if config.schedule_steps is None:
+        off.add("schedule_steps")
+    if config.schedule == "fms-fsdp":
+        off.add("warmup_steps")
+    if not config.warmup_epochs and not config.warmup_steps:
+        off |= {"warmup_lr", "warmup_prefix"}
+    if config.warmup_lr == 0:
+        off.add("warmup_lr")
+    if config.schedule != "cosine" or config.warmup_prefix:
+        off.add("warmup_prefix")
     return off
 
 
@@ -204,7 +234,7 @@ def test_settings_page_lists_every_setting_of_every_run(package):
 
 
 def test_every_run_includes_tables_and_their_needs():
-    vision, dit, wav2vec = map(runs_of, PAGES)
+    vision, dit, wav2vec = map(runs_of, ("dyt_vision", "dyt_dit", "dyt_wav2vec"))
     assert len({a.split("/")[0] for a in vision}) >= 10
     assert {"table1/vit_b/LN", "table2/pretrained/mae_vit_b/DyT"} <= set(vision)
     needs = ("", "samples/", "samples/trained/", "samples/trained/latents/")
@@ -229,8 +259,23 @@ def test_every_run_includes_tables_and_their_needs():
     }
 
 
+def test_every_run_includes_all_chains_of_the_dna_tables():
+    dna = runs_of("dyt_hyenadna")
+    tuned = [a for a in dna if fnmatchcase(a, "table6/*/*/split?/hyenadna/LN")]
+    # Eight tasks, four settings, five splits.
+    assert len(tuned) == 8 * 4 * 5
+    assert len([a for a in dna if fnmatchcase(a, "iclr-table6/[chm]*/DyT")]) == 8
+    assert "table6/human_or_worm/caduceus/LN" not in dna
+    task = "table6/demo_human_or_worm"
+    chain = ("", "/batch256_lr2e-3", "/batch256_lr2e-3/split5")
+    needs = ("/pretrained", "/pretrained/genome", "/benchmarks")
+    for address in (*chain, *(f"{chain[-1]}{need}" for need in needs)):
+        assert f"{task}{address}/caduceus/DyT" in dna
+
+
 VIT, TRAINED = "table1/vit_b/LN", "table3/samples/trained/dit_b4/LN"
 SPEECH = "table5/wav2vec2_large/LN"
+DNA = "table6/demo_human_or_worm/batch256_lr2e-3/split2/caduceus/DyT"
 
 
 @pytest.mark.parametrize(
@@ -261,6 +306,11 @@ SPEECH = "table5/wav2vec2_large/LN"
         (SPEECH, "| `network.conv_feature_layers` | ((512, 10, 5), (512, 3, 2)) | |"),
         ("table5/speech/wav2vec2_base/DyT", "| `shuffle_seed` | 1 | |"),
         ("iclr-table5/wav2vec2_base_prenorm/DyT", "| `norm` | DyT(α0=0.5) | |"),
+        (DNA, "| `batch` | 128 | |"),
+        (DNA, "| `split` | none | |"),
+        (DNA, "| `schedule_steps` | 7820 | |"),
+        (DNA, "| `network.variant` | ph | |"),
+        ("iclr-table6/human_vs_worm/LN", "| `task` | human_nontata_promoters | |"),
     ],
 )
 def test_wrong_value_in_settings_page_is_found(run, row):
@@ -314,6 +364,9 @@ def changed(package, address, **change):
         ("dyt_wav2vec", "micro_batches_per_update"),
         ("dyt_wav2vec", "shuffle_seed"),
         ("dyt_wav2vec", "network.conv_feature_layers"),
+        ("dyt_hyenadna", "mask_probability"),
+        ("dyt_hyenadna", "network.filter_width"),
+        ("dyt_hyenadna", "length_stages"),
     ],
 )
 def test_setting_without_a_row_is_found(package, field):
@@ -369,7 +422,13 @@ def test_row_that_cannot_be_checked_is_refused(text, reason):
 
 
 @pytest.mark.parametrize(
-    ("package", "other"), [("dyt_vision", TRAINED), ("dyt_dit", SPEECH), ("dyt_wav2vec", VIT)]
+    ("package", "other"),
+    [
+        ("dyt_vision", TRAINED),
+        ("dyt_dit", SPEECH),
+        ("dyt_wav2vec", VIT),
+        ("dyt_hyenadna", SPEECH),
+    ],
 )
 def test_settings_page_describes_only_its_package(package, other):
     with pytest.raises(AssertionError, match="is not a run of this page"):

@@ -1,6 +1,7 @@
 """Batches: samples of each step and their augmentation, determined by the seed alone."""
 
 import itertools
+import tracemalloc
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from matched.training.batches import BatchLayout, EpochSampler, make_loader
+from matched.training.order import FeistelPermutation
 
 from .problem import CONFIG, Points
 
@@ -83,6 +85,34 @@ def test_micro_batches_are_equal_and_as_large_as_allowed():
     config = replace(CONFIG, batch=12, micro_batch=4)
     assert BatchLayout.of(config, 0, 2).accumulation == 2
     assert {len(keys) for keys in sampler(config, world_size=2)} == {3}
+
+
+def in_steps(steps, **changes):
+    return replace(CONFIG, epochs=None, steps=steps, warmup_epochs=0, **changes)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 10, 12])
+def test_steps_take_the_same_samples_as_epochs(length):
+    expected = list(sampler(replace(CONFIG, epochs=4)))[: 2 * length]
+    assert list(sampler(in_steps(length))) == expected
+    assert len(sampler(in_steps(length))) == 2 * length
+    assert list(sampler(in_steps(length), start=1)) == expected[2:]
+
+
+def test_sampler_draws_only_the_part_of_an_epoch_it_needs(monkeypatch):
+    asked = []
+    permute = FeistelPermutation.__call__
+    monkeypatch.setattr(
+        FeistelPermutation,
+        "__call__",
+        lambda self, numbers: asked.append(len(numbers)) or permute(self, numbers),
+    )
+    tracemalloc.start()
+    keys = concatenated(sampler(in_steps(10), samples=48_828_125, start=3))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert asked == [8] * 7 and len(set(keys)) == 56
+    assert peak < 2**20
 
 
 class Augmented(Dataset):

@@ -9,7 +9,18 @@ import torch
 
 from matched.training.fingerprint import BATCHES
 
-from .problem import CONFIG, PLAIN, Crash, CrashAt, Points, mse, sgd, train
+from .problem import (
+    CONFIG,
+    PLAIN,
+    Crash,
+    CrashAt,
+    NaNFrom,
+    Points,
+    assert_same_run,
+    mse,
+    sgd,
+    train,
+)
 
 
 def flat(model):
@@ -109,6 +120,50 @@ class TestFiles:
         assert progress["steps_per_second"] is None
 
 
+IN_STEPS = replace(CONFIG, epochs=None, steps=10, warmup_epochs=0, warmup_steps=3)
+
+
+class TestSteps:
+    """Runs whose length is given in steps; 3 steps per epoch."""
+
+    def test_run_in_steps_equals_the_run_in_epochs(self, tmp_path, uninterrupted):
+        assert_same_run(train(tmp_path, replace(IN_STEPS, steps=12)), uninterrupted)
+
+    def test_last_epoch_may_be_incomplete(self, tmp_path):
+        run = train(tmp_path, IN_STEPS)
+        logged = [(line["step"], line["epoch"]) for line in run.lines if "loss" in line]
+        assert logged[-3:] == [(8, 2.6667), (9, 3.0), (10, 3.3333)]
+        evaluations = [line["step"] for line in run.lines if "evaluation" in line]
+        assert evaluations == [3, 6, 9, 10]
+        assert (run.outcome.steps, run.lines[-1]["epoch"]) == (10, 3.3333)
+
+    def test_run_may_be_a_fraction_of_an_epoch(self, tmp_path):
+        samples = Points(samples=8 * 1000)
+        run = train(tmp_path, replace(IN_STEPS, eval_steps=4), dataset=samples)
+        evaluated = [(line["step"], line["epoch"]) for line in run.lines if "evaluation" in line]
+        assert evaluated == [(4, 0.004), (8, 0.008), (10, 0.01)]
+        assert run.json("progress.json")["steps"] == 10
+
+    def test_eval_steps_logs_a_line_before_each_evaluation(self, tmp_path):
+        run = train(tmp_path, replace(IN_STEPS, eval_steps=5, log_steps=100))
+        kinds = [(line["step"], "loss" in line) for line in run.lines]
+        assert kinds == [
+            (3, True), (5, True), (5, False), (6, True), (9, True), (10, True), (10, False),
+        ]  # fmt: skip
+
+    def test_divergence_is_detected_at_the_last_step(self, tmp_path):
+        run = train(tmp_path, replace(IN_STEPS, eval_steps=100, log_steps=100), loss=NaNFrom(9))
+        assert run.outcome.diverged and run.outcome.steps == 10
+
+    @pytest.mark.parametrize("step", [5, 6, 9], ids=lambda step: f"in step {step + 1}")
+    def test_run_in_steps_resumes_bit_identically(self, tmp_path, step):
+        config = replace(IN_STEPS, eval_steps=4, schedule="fms-fsdp", warmup_steps=0)
+        uninterrupted = train(tmp_path / "uninterrupted", config)
+        with pytest.raises(Crash):
+            train(tmp_path / "crashed", config, loss=CrashAt(step))
+        assert_same_run(train(tmp_path / "crashed", config, weights=99), uninterrupted)
+
+
 class TestOutcome:
     def test_outcome_has_the_last_and_the_best_evaluation(self, tmp_path):
         errors = iter([3.0, 1.0, 2.0, 2.5])
@@ -116,6 +171,11 @@ class TestOutcome:
         assert run.outcome.metrics == {"error": 2.5}
         assert run.outcome.best == {"error": 1.0, "step": 6}
         assert (run.outcome.steps, run.outcome.diverged) == (12, False)
+
+    def test_best_evaluation_is_the_first_of_equal_ones(self, tmp_path):
+        errors = iter([3.0, 1.0, 1.0, 2.5])
+        run = train(tmp_path, evaluate=lambda model: {"error": next(errors)})
+        assert run.outcome.best == {"error": 1.0, "step": 6}
 
     def test_selection_metric_may_be_higher_is_better(self, tmp_path):
         scores = iter([3.0, 1.0, 7.0, 2.5])
@@ -148,7 +208,7 @@ class TestRefusedSettings:
             ({"warmup_epochs": 5}, r"warmup_epochs is 5; expected 0 to epochs \(4\)"),
             (
                 {"schedule": "linear"},
-                "schedule is 'linear'; expected 'cosine', 'constant' or 'step'",
+                "schedule is 'linear'; expected 'cosine', 'constant', 'step' or 'fms-fsdp'",
             ),
             ({"precision": "fp8"}, "precision is 'fp8'; expected 'fp32', 'tf32', 'bf16' or 'fp16'"),
             ({"clip_norm": 0.0}, "clip_norm is 0.0; expected a positive number or None"),

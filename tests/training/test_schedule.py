@@ -1,10 +1,12 @@
 """Learning-rate schedules, as the loop logs and applies them."""
 
 import itertools
+import math
 from dataclasses import replace
 
 import pytest
 import torch
+from timm.scheduler import CosineLRScheduler
 
 from matched.training.schedule import lr_factor
 
@@ -76,12 +78,100 @@ class TestStep:
             ({"decay_factor": 1.5}, "decay_factor is 1.5; expected above 0, at most 1"),
             ({"decay_factor": float("nan")}, "decay_factor is nan; expected above 0"),
             ({"decay_epochs": 0}, "decay_epochs is 0; expected a whole number of 1 or more"),
-            ({"schedule": "steps"}, "schedule is 'steps'; expected 'cosine', 'constant' or 'step'"),
+            ({"schedule": "steps"}, "schedule is 'steps'; expected 'cosine', 'constant', 'step'"),
         ],
     )
     def test_config_refuses_schedule_settings_out_of_range(self, changes, message):
         with pytest.raises(ValueError, match=message):
             replace(CONFIG, **changes)
+
+
+def factors(config, steps, at, steps_per_epoch=10**6):
+    return [lr_factor(step, steps, steps_per_epoch, config) for step in at]
+
+
+IN_STEPS = replace(PLAIN, epochs=None, steps=1000, lr=0.01, min_lr=0.001)
+
+
+class TestWarmupSteps:
+    def test_warmup_steps_equal_warmup_epochs_of_the_same_length(self, tmp_path):
+        in_epochs = lrs(tmp_path / "epochs", warmup_epochs=2)
+        assert lrs(tmp_path / "steps", warmup_epochs=0, warmup_steps=6) == in_epochs
+
+    def test_warmup_starts_from_warmup_lr(self):
+        config = replace(IN_STEPS, warmup_steps=100, warmup_lr=1e-6)
+        rates = [0.01 * f for f in factors(config, 1000, (0, 50, 100))]
+        assert rates == pytest.approx([1e-6, (1e-6 + 0.01) / 2, 0.01])
+
+    def test_fit_refuses_a_warmup_longer_than_the_run(self, tmp_path):
+        message = "the warm-up takes 13 steps and the run 12"
+        with pytest.raises(ValueError, match=message):
+            lrs(tmp_path / "epochs", warmup_epochs=0, warmup_steps=13)
+        message = r"the warm-up takes 6 steps and the run 5 \(3 per epoch\)"
+        with pytest.raises(ValueError, match=message):
+            lrs(tmp_path / "steps", epochs=None, steps=5, warmup_epochs=2)
+
+
+class TestTimmCosine:
+    """The "cosine" schedule equals timm's ``CosineLRScheduler``."""
+
+    @pytest.mark.parametrize("prefix", [True, False])
+    @pytest.mark.parametrize("length", [900, 1400, 600], ids=["to the end", "longer", "shorter"])
+    def test_cosine_equals_timm_at_every_step(self, prefix, length):
+        config = replace(
+            IN_STEPS, warmup_steps=100, warmup_lr=1e-6, warmup_prefix=prefix, schedule_steps=length
+        )
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
+        timm = CosineLRScheduler(
+            optimizer,
+            t_initial=length,
+            lr_min=0.001,
+            warmup_t=100,
+            warmup_lr_init=1e-6,
+            warmup_prefix=prefix,
+            t_in_epochs=False,
+        )
+        for step in range(1000):
+            timm.step_update(step)
+            (expected,) = (group["lr"] for group in optimizer.param_groups)
+            assert 0.01 * lr_factor(step, 1000, 3, config) == pytest.approx(expected, rel=1e-12)
+
+    def test_cosine_without_schedule_steps_ends_with_the_run(self):
+        config = replace(IN_STEPS, warmup_steps=100)
+        assert factors(config, 1000, (100, 550, 1000)) == pytest.approx([1, 0.55, 0.1])
+        config = replace(config, warmup_prefix=False)
+        assert factors(config, 1000, (500, 1000)) == pytest.approx([0.55, 0.1])
+
+
+class TestFmsFsdp:
+    CONFIG = replace(IN_STEPS, schedule="fms-fsdp")
+
+    def test_fms_fsdp_equals_the_formula_of_its_training_script(self):
+        for steps in (1000, 50_000):
+            warmup = min(2000, steps // 20)
+            for step in range(0, steps, 7):
+                rising = 1 - (1 - min(step, warmup) / warmup) ** 2
+                falling = 0.1 + 0.45 * (1 + math.cos(math.pi * step / steps))
+                factor = lr_factor(step, steps, 3, self.CONFIG)
+                assert factor == pytest.approx(min(rising, falling), rel=1e-12, abs=1e-15)
+
+    def test_fms_fsdp_factors_at_50000_steps(self):
+        at = (0, 200, 1000, 2000, 25_000, 50_000)
+        expected = [0, 0.19, 0.75, 0.9964516, 0.55, 0.1]
+        assert factors(self.CONFIG, 50_000, at) == pytest.approx(expected, rel=1e-6)
+
+    def test_fms_fsdp_default_length_ends_at_99_percent(self):
+        config = replace(self.CONFIG, schedule_steps=1_000_000)
+        (last,) = factors(config, 50_000, (49_999,))
+        assert last == pytest.approx(0.994, abs=5e-4)
+
+    def test_fms_fsdp_may_be_shorter_than_the_run(self):
+        config = replace(self.CONFIG, schedule_steps=400)
+        assert factors(config, 1000, (400, 999)) == pytest.approx([0.1, 0.1])
+
+    def test_fms_fsdp_with_few_steps_has_one_step_of_warmup(self, tmp_path):
+        rates = lrs(tmp_path, schedule="fms-fsdp", warmup_epochs=0, epochs=None, steps=5)
+        assert rates[0] == 0 and rates[1] > rates[2] > rates[4] > 0.001
 
 
 class TestApplied:

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from fairseq.optim.fp16_optimizer import FP16Optimizer
 
 from dyt import Norm
 from dyt_wav2vec import fairseq_api, fairseq_config
@@ -279,6 +280,31 @@ class TestMicroBatches:
             fairseq_config.runtime_overrides(
                 replace(CONFIG, micro_batches_per_update=3), place, tmp_path, torch.device("cpu")
             )
+
+    @pytest.mark.parametrize("world_size", [1, 2, 4])
+    def test_loss_scale_grows_at_the_same_pace(self, prepared, tmp_path, world_size):
+        """fairseq divides the updates between two increases by the micro-batches of an update."""
+        config = replace(CONFIG, precision="fp16", micro_batches_per_update=4)
+        place, cpu = context(tmp_path, prepared, world_size=world_size), torch.device("cpu")
+        cfg = fairseq_config.merged_config(
+            fairseq_config.training_overrides(config),
+            fairseq_config.runtime_overrides(config, place, tmp_path, cpu),
+        )
+        optimizer = FP16Optimizer.build_optimizer(cfg, [torch.nn.Parameter(torch.zeros(2))])
+        assert optimizer.scaler.scale_window == 2**14 / 4
+        assert cfg.distributed_training.distributed_world_size == world_size
+
+    @pytest.mark.parametrize("kept", [[0], [0, 1]])
+    def test_train_step_drops_the_empty_micro_batches_at_an_epochs_end(self, monkeypatch, kept):
+        """fairseq would not count the utterances of the full ones."""
+        samples = [{"id": number} for number in kept]
+        steps = []
+        monkeypatch.setattr(
+            fairseq_api.Trainer, "train_step", lambda self, batches, oom: steps.append(batches)
+        )
+        for padded in ([*samples, {}], [*samples, {}, {}], samples, [{}, {}]):
+            Trainer.train_step(object.__new__(Trainer), padded)
+        assert steps == [samples, samples, samples, [{}]]
 
 
 @pytest.mark.slow

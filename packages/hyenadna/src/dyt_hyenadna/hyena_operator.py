@@ -7,15 +7,13 @@ shapes: B sequences of L positions and D channels.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
+from dyt_hyenadna.causal_convolution import causal_convolution
 from dyt_hyenadna.network_config import HyenaNetwork
 
 SHORT_FILTER_LENGTH = 3
@@ -154,68 +152,3 @@ class ExponentialDecay(nn.Module):
     def forward(self, filters: Tensor, time: Tensor) -> Tensor:
         """Multiply filters (L, D) by the decay at times (L, 1)."""
         return filters * (torch.exp(-time * self.deltas[0].abs()) + self.shift)
-
-
-def causal_convolution(x: Tensor, filters: Tensor) -> Tensor:
-    """Convolve each channel with its filter: y[l] = Σ filters[m] · x[l - m] over m = 0 … l.
-
-    The convolution uses the fast Fourier transform in float32, whatever the type of x: half types
-    overflow in it, and are supported for few lengths and devices only.
-
-    Args:
-        x: (B, D, L).
-        filters: (D, L).
-
-    Returns:
-        (B, D, L), in the type of x.
-    """
-    result: Tensor = _CausalConvolution.apply(x, filters)
-    return result
-
-
-class _CausalConvolution(torch.autograd.Function):
-    """Causal convolution with gradients of real transforms.
-
-    Torch's own gradient of a real transform is a complex one of the full size, which takes twice as
-    long, and stores the spectra, which are larger than the inputs that are stored here.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, filters: Tensor) -> Tensor:
-        ctx.save_for_backward(x, filters)
-        size = fast_fft_size(2 * x.shape[-1] - 1)
-        spectrum = _rfft(x, size) * _rfft(filters, size)
-        # A copy, because a slice would keep the memory of the whole transform.
-        return _irfft(spectrum, size, x.shape[-1]).to(x.dtype, copy=True).contiguous()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        x, filters = ctx.saved_tensors
-        length = x.shape[-1]
-        size = fast_fft_size(2 * length - 1)
-        spectrum = _rfft(gradient, size)
-        x_gradient = _irfft(spectrum * _rfft(filters, size).conj(), size, length)
-        correlation = (spectrum * _rfft(x, size).conj()).sum(dim=0)
-        filter_gradient = _irfft(correlation, size, length)
-        return x_gradient.to(x.dtype), filter_gradient.to(filters.dtype)
-
-
-def _rfft(x: Tensor, size: int) -> Tensor:
-    return torch.fft.rfft(x.float(), n=size)
-
-
-def _irfft(spectrum: Tensor, size: int, length: int) -> Tensor:
-    return torch.fft.irfft(spectrum, n=size)[..., :length]
-
-
-@lru_cache(maxsize=256)
-def fast_fft_size(least: int) -> int:
-    """Return the smallest even number, ``least`` or more, without prime factors above 5.
-
-    Such sizes are fast on CPUs and GPUs; a linear convolution of length L needs 2 L - 1 or more.
-    The official code transforms 2 L values, which is several times slower where L has a large prime
-    factor.
-    """
-    odd_parts = [3**threes * 5**fives for threes in range(16) for fives in range(11)]
-    return min(odd << max(1, (-(-least // odd) - 1).bit_length()) for odd in odd_parts)

@@ -76,7 +76,7 @@ def from_official(state: StateDict) -> dict[str, Tensor]:
     is_classifier = any(name.startswith(HEAD) for name in renamed)
     if is_classifier:
         renamed.pop(OUTPUT, None)
-    first = {}
+    first: dict[str, Tensor] = {}
     for name, tensor in renamed.items():
         other = first.setdefault(_first_name(name), tensor)
         if other is not tensor and not torch.equal(other, tensor):
@@ -105,7 +105,7 @@ def read(file: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: if there is no such file, or it contains no weights of HyenaDNA.
     """
-    content = _load_file(file)
+    content = load_checkpoint_file(file)
     for part in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(part), Mapping):
             content = content[part]
@@ -165,7 +165,12 @@ def _load(model: nn.Module, state: StateDict, source: str, *, prefix: str) -> tu
     return tuple(expected)
 
 
-def _load_file(file: Path) -> Any:
+def load_checkpoint_file(file: Path) -> Any:
+    """Return the content of a file that ``read`` reads, of this or of another architecture.
+
+    Raises:
+        ValueError: if there is no such file, or it is damaged.
+    """
     if file.suffix == ".ckpt":
         return load_lightning(file)
     if file.suffix != ".safetensors":

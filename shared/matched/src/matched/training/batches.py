@@ -10,7 +10,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from matched.config import TrainConfig
-from matched.training.seeding import generator, reseed
+from matched.training.order import EpochOrder
+from matched.training.seeding import reseed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
     """Batch sampler of micro-batches of (epoch, index) keys, from step ``start`` to the last step.
 
     The permutation of an epoch is drawn from (seed, "order", epoch). The last incomplete batch of
-    each epoch is dropped.
+    each epoch is dropped. A run with ``config.steps`` may end within an epoch.
     """
 
     def __init__(
@@ -72,25 +73,25 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         self.batch_layout = batch_layout
         self.start = start
         self.steps_per_epoch = samples // config.batch
-        self.steps = self.steps_per_epoch * config.epochs
         if self.steps_per_epoch == 0:
             raise ValueError(f"a batch of {config.batch} is more than the {samples} samples")
+        if config.steps is not None:
+            self.steps = config.steps
+        else:
+            assert config.epochs is not None, "TrainConfig has one of both"
+            self.steps = self.steps_per_epoch * config.epochs
 
     def __len__(self) -> int:
         return (self.steps - self.start) * self.batch_layout.accumulation
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        permutation: list[int] = []
-        epoch_of_permutation = -1
+        order: EpochOrder | None = None
         size = self.batch_layout.batch
         for step in range(self.start, self.steps):
             epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
-            if epoch != epoch_of_permutation:
-                source = generator(self.seed, "order", epoch)
-                permutation = torch.randperm(self.samples, generator=source).tolist()
-                epoch_of_permutation = epoch
-            first = step_in_epoch * size
-            for indices in self.batch_layout.micro_batches(permutation[first : first + size]):
+            if order is None or step_in_epoch == 0:
+                order = EpochOrder(self.seed, epoch, self.samples)
+            for indices in self.batch_layout.micro_batches(order.part(step_in_epoch * size, size)):
                 yield [(epoch, index) for index in indices]
 
 

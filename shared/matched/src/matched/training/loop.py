@@ -35,7 +35,7 @@ from matched.training.fingerprint import BATCHES, batch_digest, digest_of, weigh
 from matched.training.learner import Learner, StepInfo
 from matched.training.measurements import PerformanceMeter, gradient_norm
 from matched.training.metrics_log import MetricsLog
-from matched.training.schedule import lr_factor
+from matched.training.schedule import check_warmup, lr_factor
 from matched.training.seeding import reseed
 from matched.training.training_state import capture_state, restore_state, tensor_layout
 
@@ -67,11 +67,11 @@ class LoopState:
 
 
 def fit(context: Context, config: TrainConfig, learner: Learner, device: torch.device) -> Outcome:
-    """Train to the last epoch, or to divergence; resume if there is a checkpoint.
+    """Train to the last step, or to divergence; resume if there is a checkpoint.
 
     Raises:
-        ValueError: if the batch does not divide over the processes, a checkpoint belongs to another
-            run, or the model cannot be sharded.
+        ValueError: if the batch does not divide over the processes, the warm-up is longer than the
+            run, a checkpoint belongs to another run, or the model cannot be sharded.
         OSError: if there is no space for a checkpoint or for a line of metrics.jsonl.
         Interrupted: on all processes, if one received a stop signal; the state is saved.
         LeaseLostError: if another process has taken this run over.
@@ -90,6 +90,7 @@ class _TrainingLoop:
         self.samples = len(learner.dataset)  # type: ignore[arg-type]  # Dataset declares no len()
         sampler = EpochSampler(config, self.samples, self.batch_layout, 0)
         self.steps, self.steps_per_epoch = sampler.steps, sampler.steps_per_epoch
+        check_warmup(config, self.steps, self.steps_per_epoch)
         self.metrics_log = MetricsLog(context, self.steps)
         torch.backends.cuda.matmul.allow_tf32 = config.precision == "tf32"
         torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
@@ -237,7 +238,8 @@ class _TrainingLoop:
 
     def _log_is_due(self, step: int) -> bool:
         """True if a line is logged when ``step`` steps are completed."""
-        return step % self.config.log_steps == 0 or step % self.steps_per_epoch == 0
+        at_boundary = step % self.config.log_steps == 0 or step % self.steps_per_epoch == 0
+        return at_boundary or self._evaluation_is_due(step)
 
     def _log_step(self, lr: float) -> None:
         """Log the mean loss since the last line; all processes detect the same divergence."""
@@ -261,9 +263,11 @@ class _TrainingLoop:
 
     def _evaluation_is_due(self, step: int) -> bool:
         """True if the model is evaluated when ``step`` steps are completed."""
-        epoch, steps_into_epoch = divmod(step, self.steps_per_epoch)
-        due = epoch % self.config.eval_epochs == 0 or step == self.steps
-        return due and steps_into_epoch == 0
+        if step == self.steps:
+            return True
+        if self.config.eval_steps is not None:
+            return step % self.config.eval_steps == 0
+        return step % (self.steps_per_epoch * self.config.eval_epochs) == 0
 
     def _evaluate(self) -> None:
         model = evaluation_model(self.learner.ema, self.learner.model)
