@@ -196,10 +196,7 @@ def make_chromosome(rng: np.random.Generator, length: int) -> Letters:
     parts, made = [], 0
     while made < length:
         element = elements[rng.integers(len(elements))]
-        if element == (CODING,):
-            part = coding(rng, 60)
-        else:
-            part = write_element(rng, element)
+        part = coding(rng, 60) if element == (CODING,) else write_element(rng, element)
         part = complement(part) if rng.random() < 0.5 else part
         parts += [part, background(rng, int(rng.integers(1, 4)))]
         made += len(parts[-2]) + len(parts[-1])
