@@ -2,9 +2,8 @@
 
 import json
 import os
+import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
 import pytest
 import torch
@@ -60,9 +59,12 @@ def run(function, arguments):
 def compare_with_reference(function, tolerance=1e-5, **sizes):
     exact = run(reference, problem(**sizes, dtype=torch.float64))
     found = run(function, problem(**sizes))
+    assert_close(found, exact, tolerance)
+
+
+def assert_close(found, exact, tolerance=1e-5):
     for name, mine, right in zip(("y", *NAMES), found, exact, strict=True):
-        error = (mine - right).abs().max() / right.abs().max()
-        assert error <= tolerance, name
+        assert (mine - right).abs().max() <= tolerance * right.abs().max(), name
 
 
 CHUNK = torch_loop.CHUNK
@@ -100,7 +102,7 @@ def test_torch_scan_refuses_a_second_derivative():
     arguments = problem(length=4)
     (grad,) = torch.autograd.grad(selective_scan(*arguments).sum(), arguments[0], create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
-        torch.autograd.grad(grad.sum(), arguments[0])
+        grad.sum().backward()
 
 
 def test_selective_scan_computes_in_float32_under_autocast():
@@ -132,41 +134,47 @@ def test_torch_scan_keeps_no_states_of_every_step():
 
 
 # Triton chooses the interpreter when it is imported, so a separate process runs the kernels.
-
-
-@pytest.fixture(scope="module")
-def interpreter():
-    pytest.importorskip("triton")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_INTERPRET", "1")
-        patch.setenv("PYTHONPATH", os.pathsep.join([p for p in sys.path if p]))
-        pool = ProcessPoolExecutor(1, get_context("spawn"))
-        pool.submit(os.getpid).result()  # starts the process
-    with pool:
-        yield pool
-
-
-def triton_gradients(sizes, chunk):
+INTERPRETED = """
+import sys, torch
+from dyt_caduceus.scan_backends import triton_scan
+from dyt_caduceus.selective_scan import selective_scan
+results = {}
+for case, (chunk, arguments) in torch.load(sys.argv[1]).items():
     triton_scan.CHUNK = chunk
-    return run(lambda *arguments: selective_scan(*arguments, scan="triton"), problem(**sizes))
-
-
+    y = selective_scan(*arguments, scan="triton")
+    weights = torch.linspace(-1, 2, y.numel()).reshape(y.shape)
+    results[case] = [y.detach(), *torch.autograd.grad((y * weights).sum(), arguments)]
+torch.save(results, sys.argv[2])
+"""
 TRITON_CASES = {
-    "one step": ({"length": 1}, 8),
-    "one chunk": ({"length": 8}, 8),
-    "parts of a chunk": ({"length": 19}, 8),
-    "states not a power of two": ({"length": 9, "states": 5}, 4),
-    "chunk as on a GPU": ({"length": 70, "batch": 1, "channels": 2, "states": 16}, 64),
+    "one step": (8, {"length": 1}),
+    "one chunk": (8, {"length": 8}),
+    "parts of a chunk": (8, {"length": 19, "channels": 2}),
+    "states not a power of two": (4, {"length": 9, "states": 5}),
+    "chunk as on a GPU": (64, {"length": 70, "batch": 1, "channels": 1, "states": 2}),
 }
 
 
+@pytest.fixture(scope="module")
+def interpreted(tmp_path_factory):
+    """Results of all cases, computed by Triton's interpreter."""
+    pytest.importorskip("triton")
+    folder = tmp_path_factory.mktemp("triton")
+    cases = {case: (chunk, problem(**sizes)) for case, (chunk, sizes) in TRITON_CASES.items()}
+    torch.save(cases, folder / "cases.pt")
+    paths = os.pathsep.join(path for path in sys.path if path)
+    subprocess.run(
+        [sys.executable, "-c", INTERPRETED, folder / "cases.pt", folder / "results.pt"],
+        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": paths},
+        check=True,
+    )
+    return torch.load(folder / "results.pt")
+
+
 @pytest.mark.parametrize("case", TRITON_CASES)
-def test_triton_scan_in_the_interpreter_equals_reference(interpreter, case):
-    sizes, chunk = TRITON_CASES[case]
-    found = interpreter.submit(triton_gradients, sizes, chunk).result()
-    exact = run(reference, problem(**sizes, dtype=torch.float64))
-    for name, mine, right in zip(("y", *NAMES), found, exact, strict=True):
-        assert (mine - right).abs().max() <= 1e-5 * right.abs().max(), name
+def test_triton_scan_in_the_interpreter_equals_reference(interpreted, case):
+    sizes = TRITON_CASES[case][1]
+    assert_close(interpreted[case], run(reference, problem(**sizes, dtype=torch.float64)))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -202,13 +210,11 @@ def gpu(monkeypatch):
     monkeypatch.setattr(triton_scan, "problem", lambda: None)
     monkeypatch.setattr(mamba_kernels, "installed", lambda: False)
     monkeypatch.delenv("DYT_SCAN", raising=False)
-    clear_choices()
+    caches = (interface._choose, mamba_kernels.problem)
+    for cached in caches:
+        cached.cache_clear()
     yield monkeypatch
-    clear_choices()
-
-
-def clear_choices():
-    for cached in (interface._choose, mamba_kernels.problem, mamba_kernels.scan_function):
+    for cached in caches:
         cached.cache_clear()
 
 
@@ -218,7 +224,7 @@ def test_choose_scan_takes_torch_on_the_cpu():
 
 def test_choose_scan_takes_triton_on_a_gpu_and_names_the_commands(gpu, caplog):
     assert choose_scan("cuda") == "triton"
-    assert "MAMBA_KEEP_CUDA_BUILD=TRUE pip install" in caplog.text
+    assert mamba_kernels.COMMAND in caplog.text
 
 
 def test_choose_scan_refuses_the_plain_scan_on_a_gpu_unless_asked(gpu):
@@ -229,15 +235,12 @@ def test_choose_scan_refuses_the_plain_scan_on_a_gpu_unless_asked(gpu):
     assert choose_scan("cuda") == "torch"
 
 
-def install_mamba(monkeypatch, folder, content):
-    """Make a package mamba_ssm importable whose interface has this content."""
-    for name in [name for name in sys.modules if name.startswith("mamba_ssm")]:
-        monkeypatch.delitem(sys.modules, name)
-    package = folder / "mamba_ssm" / "ops"
-    package.mkdir(parents=True)
-    (folder / "mamba_ssm" / "__init__.py").write_text("")
-    (package / "__init__.py").write_text("")
-    (package / "selective_scan_interface.py").write_text(content)
+def install_mamba(monkeypatch, folder, kernels=None):
+    """Make a package mamba_ssm importable, and a module with its kernels if there is a content."""
+    monkeypatch.delitem(sys.modules, "selective_scan_cuda", raising=False)
+    (folder / "mamba_ssm.py").write_text("raise ImportError('nothing imports this package')")
+    if kernels is not None:
+        (folder / "selective_scan_cuda.py").write_text(kernels)
     monkeypatch.syspath_prepend(folder)
     monkeypatch.setattr(mamba_kernels, "installed", lambda: True)
 
@@ -247,14 +250,14 @@ BROKEN = {
         r"mamba-ssm is installed but broken \(ImportError: selective_scan_cuda.so: undefined "
         r"symbol: _ZN3c10\); install it again with `.*`, or set DYT_SCAN=triton"
     ),
-    "selective_scan_cuda = None": "installed without the kernel selective_scan_cuda; install it",
+    None: "installed without its kernel selective_scan_cuda; install it again",
 }
 
 
-@pytest.mark.parametrize("content", BROKEN)
-def test_choose_scan_names_the_fault_of_a_broken_mamba_ssm(gpu, tmp_path, content):
-    install_mamba(gpu, tmp_path, content)
-    with pytest.raises(ValueError, match=BROKEN[content]) as error:
+@pytest.mark.parametrize("kernels", BROKEN, ids=["undefined symbol", "no kernel"])
+def test_choose_scan_names_the_fault_of_a_broken_mamba_ssm(gpu, tmp_path, kernels):
+    install_mamba(gpu, tmp_path, kernels)
+    with pytest.raises(ValueError, match=BROKEN[kernels]) as error:
         choose_scan("cuda")
     assert "\n" not in str(error.value)
     assert choose_scan("cuda", "triton") == "triton"
@@ -265,26 +268,38 @@ def test_choose_scan_reports_mamba_ssm_that_is_missing(gpu):
         choose_scan("cuda", "mamba-ssm")
 
 
-KERNEL = """
-import torch
-selective_scan_cuda = object()
-def selective_scan_fn(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False):
-    assert delta_softplus and A.dtype == D.dtype == delta_bias.dtype == torch.float32
-    return u * 2
-"""
+class Kernels:
+    """A stand-in for selective_scan_cuda, with its arguments and results."""
+
+    @staticmethod
+    def fwd(u, delta, A, B, C, D, z, delta_bias, softplus):
+        assert softplus and B.shape[1] == C.shape[1] == 1
+        assert all(t.is_contiguous() for t in (u, delta, A, D, z, delta_bias))
+        gated = reference(u, delta, A, B[:, 0], C[:, 0], D, z, delta_bias)
+        return torch.zeros(1), torch.ones(1), gated
+
+    @staticmethod
+    def bwd(u, delta, A, B, C, D, z, delta_bias, dout, x, out, dz, softplus, recompute):
+        assert (x.item(), out.item(), dz, softplus, recompute) == (1, 0, None, True, False)
+        arguments = [t.detach().requires_grad_() for t in (u, delta, A, B, C, D, z, delta_bias)]
+        with torch.enable_grad():
+            a, b, c, d, e, f, g, h = arguments
+            y = reference(a, b, c, d[:, 0], e[:, 0], f, g, h)
+        *grads, dz, dbias = torch.autograd.grad(y, arguments, dout)
+        return *grads, dbias, dz
 
 
-def test_choose_scan_prefers_mamba_ssm_and_calls_its_kernel(gpu, tmp_path):
-    install_mamba(gpu, tmp_path, KERNEL)
+def test_choose_scan_prefers_mamba_ssm_and_calls_its_kernels(gpu, tmp_path):
+    install_mamba(gpu, tmp_path, "")
     assert choose_scan("cuda") == "mamba-ssm"
+    gpu.setattr(mamba_kernels, "_kernels", lambda: Kernels)
     gpu.setattr(interface, "choose_scan", lambda device, scan: "mamba-ssm")
-    arguments = problem()
-    assert torch.equal(selective_scan(*arguments), arguments[0] * 2)
+    compare_with_reference(selective_scan)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
 def test_choose_scan_refuses_a_gpu_that_is_not_there():
-    with pytest.raises(ValueError, match="a GPU was asked for .*, but torch finds none"):
+    with pytest.raises(ValueError, match=r"a GPU was asked for .*, but torch finds none"):
         choose_scan("cuda")
 
 
