@@ -21,15 +21,16 @@ def weights_digest(model: nn.Module, norms: Sequence[str], inherited: Collection
 
     Args:
         model: the model before the first step.
-        norms: paths of its norm layers, as ``dyt.convert`` reports them.
+        norms: paths of its norm layers, as ``dyt.convert`` reports them, and the names of other
+            parameters that not every arm has.
         inherited: state-dict names of weights from another run, which are left out.
     """
     norm_prefixes = tuple(f"{path}." for path in norms)
-    inherited = {_plain_name(name) for name in inherited}
+    left_out = {*norms, *(_plain_name(name) for name in inherited)}
     state = {_plain_name(name): tensor for name, tensor in model.state_dict().items()}
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
-        if not name.startswith(norm_prefixes) and name not in inherited:
+        if not name.startswith(norm_prefixes) and name not in left_out:
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(_bytes(tensor))
     return digest.hexdigest()[:16]

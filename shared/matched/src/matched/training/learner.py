@@ -68,7 +68,8 @@ class Learner:
         evaluate: model → metrics, equal on all processes. Each process must call the model the
             same number of times: every call of a sharded model is a collective.
         selection_metric: (metric, "higher" or "lower") used to select the best evaluation.
-        norms: paths of the norm layers, excluded from the fingerprint.
+        norms: paths of the norm layers, and names of other parameters that not every arm has,
+            excluded from the fingerprint.
         inherited: state-dict names of weights from another run, also excluded from the fingerprint:
             that run's own covers them.
         prepare: micro-batch on the device → micro-batch, such as mixup; seeded per step.
