@@ -189,8 +189,8 @@ def make_sequence(rng: np.random.Generator, task: SyntheticTask, kind: str) -> L
         letters = coding(rng, length) if element == (CODING,) else noncoding(rng, length)
     else:
         letters = background(rng, length)
-        # One element in each part of the sequence, so that they do not overlap, and between bases of
-        # background: at an end, a word lacks a pair of bases that the other word has.
+        # One element in each part of the sequence, so that they do not overlap, and between bases
+        # of background: at an end, a word lacks a pair of bases that the other word has.
         bounds = np.linspace(0, length, task.copies + 1).astype(int)
         for start, end in pairwise(bounds.tolist()):
             site = write_element(rng, element)
