@@ -1,7 +1,7 @@
 """Fixtures of the dyt tests: one thread and a fixed seed, for the same results on any machine.
 
-With DYT_TESTS_SKIP_MISSING=1, as in `make test-dyt TORCH=...`, test files that import a library which
-is not installed are left out. Otherwise such a library is an error.
+With DYT_TESTS_SKIP_MISSING=1, as in `make test-dyt TORCH=...`, test files that import a library
+which is not installed are left out. Otherwise such a library is an error.
 """
 
 import ast

@@ -158,6 +158,7 @@ def test_fold_with_weights_in_one_storage():
     assert folds(net) is None
 
 
+@pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="needs torch 2.6")
 def test_fold_compiled_network():
     net = torch.compile(Net(lambda y: y), backend="eager")
     net(X)
@@ -176,6 +177,7 @@ class Branches(Net):
         return self.view(branch, x)
 
 
+@pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="needs torch 2.6")
 @pytest.mark.parametrize(
     "inside",
     [
