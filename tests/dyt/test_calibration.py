@@ -60,7 +60,7 @@ def test_calibrate_from_scratch_gives_the_rms_of_the_norm_without_saturation(sca
     report = convert(model, calibrate=X)
     first, layer = report[0].fit, model[1].norm
     assert report[0].alpha0 == first.alpha == pytest.approx(layer.alpha.item())
-    assert first.alpha * first.input_rms == pytest.approx(0.25)
+    assert first.alpha * first.input_rms == pytest.approx(0.125)
     assert first.error < 0.45
     assert layer.weight.tolist() == pytest.approx([first.scale] * 16)
     assert layer.bias.tolist() == [0.0] * 16
@@ -224,6 +224,42 @@ def test_calibrate_emphasizes_an_outlying_position():
     assert other.emphasized == ()
     assert other.worst_positions[0][0] == 0
     assert dict(fit.worst_positions).get(0, 0) < other.worst_positions[0][1]
+
+
+class LastTokens(nn.Module):
+    """Two norms of which the second is read at position 0 alone, and an unread third one."""
+
+    def __init__(self):
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(8) for _ in range(3))
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, x):
+        h = torch.cat([x[:, :1] / 30, x[:, 1:]], 1)
+        h = h + self.linear(self.norms[0](h).mean(1, keepdim=True))
+        self.norms[2](h)
+        return self.norms[1](h)[:, 0]
+
+
+@pytest.mark.parametrize("data", ["tensor", "batches", "callable", "no gradients"])
+def test_calibrate_from_scratch_ignores_positions_without_influence(data):
+    x, model = torch.randn(16, 20, 8), LastTokens()
+    forms = {
+        "tensor": x,
+        "batches": [x[:8], x[8:]],
+        "callable": lambda m: {"output": [m(x)]},
+        "no gradients": lambda m: m(x).argmax(1),
+    }
+    inputs = []
+    hook = model.norms[1].register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    fits = [r.fit for r in convert(model, calibrate=forms[data], dry_run=True)]
+    hook.remove()
+    first = torch.cat([h[:, 0] for h in inputs[-2:]]).square().mean().sqrt().item()
+    whole = torch.cat(inputs[-2:]).square().mean().sqrt().item()
+    expected = whole if data == "no gradients" else first
+    assert fits[1].input_rms == pytest.approx(expected, rel=0.02)
+    assert fits[0].input_rms == pytest.approx(1, rel=0.1)
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_calibrate_weights_select_positions():

@@ -8,8 +8,9 @@ from torch import nn
 
 import dyt
 from dyt import Norm
-from dyt_hyenadna.model import PAD, HyenaClassifier, build_classifier, build_language_model
+from dyt_hyenadna.model import HyenaClassifier, build_classifier, build_language_model
 from dyt_hyenadna.network_config import HyenaNetwork
+from dyt_hyenadna.tokenizer import PAD
 
 TINY = HyenaNetwork(width=8, layers=2, max_length=34, filter_width=8, dropout=0.0)
 D128 = HyenaNetwork()

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from matched import lease
+from matched import Outcome, Resources, lease, run_execution
 from matched.status import Failure
 
 WHY = "the tiny task was told to fail [/here] at [data]"
@@ -169,6 +169,34 @@ def test_process_that_lost_its_lease_writes_nothing(one_row, pack):
     assert not (directory / "failure.json").exists()
     assert lease.owner(directory.path).job.host == "far"
     assert words(told, one_row, "small.DyT.0") == "done"
+
+
+# --- the context of the task
+
+
+def test_context_has_the_sites_intervals_and_the_place_of_the_process(one_row, pack, monkeypatch):
+    one_row.site("[runs]\ncheckpoint_steps = 7\ncheckpoint_minutes = 3\n")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    contexts = []
+
+    def train(context, config):
+        contexts.append(context)
+        return Outcome(metrics={}, steps=1)
+
+    monkeypatch.setattr(run_execution, "_resolve", lambda task: train)
+    job = pack()
+    job.threads = 5
+    job.resources = [Resources(gpus=1, cpus=4, minutes=1, shard=True)] * 2
+    job.compute("here", "1")
+    one, other = contexts
+    assert (one.checkpoint_steps, one.checkpoint_minutes) == (7, 3)
+    assert (one.rank, one.world_size, one.local_rank) == (0, 1, 2)
+    assert (one.threads, one.num_workers, one.shard) == (5, 3, True)
+    assert (one.directory, one.signature) == (
+        one_row.directory(FIRST).path,
+        one_row.directory(FIRST).run.signature,
+    )
+    assert other.signature == one_row.directory("small.DyT.0").run.signature
 
 
 # --- needs

@@ -299,6 +299,24 @@ def test_cancel_of_a_process_of_another_user_is_refused(one_row, stranger, monke
     assert "is another user's and cannot be cancelled by this one; ask that user" in line
 
 
+def test_cancel_signals_no_process_if_one_of_them_is_refused(one_row, monkeypatch):
+    pids = [os.getpid(), os.getppid()]
+    for name, pid in zip(("small.LN.0", "small.DyT.0"), pids, strict=True):
+        one_row.given(name, "local", str(pid))
+    sent = []
+
+    def kill(pid, number):
+        if pid == pids[1]:
+            raise PermissionError(1, "Operation not permitted")
+        sent.append(number)
+
+    with monkeypatch.context() as other_user:
+        other_user.setattr(os, "kill", kill)
+        assert "is another user's" in one_row.mistake("cancel", "table1")
+    assert set(sent) <= {0}, "0 only asks whether a signal could be sent"
+    assert "cancelled" not in one_row.json(one_row.directory("small.LN.0") / "job.json")
+
+
 def test_running_run_hidden_by_hidepid_is_not_submitted_again(one_row, stranger, hidepid):
     one_row.begun("small.LN.0", "local", str(stranger.pid))
     one_row.finish("small.DyT.0", top1=1.0)

@@ -188,6 +188,29 @@ def test_error_of_a_preempted_run_is_no_failure(one_row, on_slurm, error):
     assert one_row.computed() == [FIRST], "the job ends, and its next run is not started"
 
 
+def make_requeuer(project, **changes):
+    given = {
+        "cluster": "slurm",
+        "environment": object(),
+        "site": site.read(project.root / site.FILE),
+        "token": "t1",
+        "minutes": LONG,
+        "num_runs": 1,
+        "rank": 0,
+    }
+    return Requeuer(**given | changes)
+
+
+@pytest.mark.parametrize(("rank", "requeues"), [(0, 1), (1, 0)])
+def test_only_rank_0_requeues_a_preempted_job(one_row, monkeypatch, rank, requeues):
+    requeued = []
+    monkeypatch.setattr(submitit_internals, "requeue_on_slurm", requeued.append)
+    monkeypatch.setattr(requeue, "KILL_TIMEOUT", 0)
+    with pytest.raises(SystemExit):
+        make_requeuer(one_row, rank=rank).stop(PREEMPTION_SIGNAL)
+    assert len(requeued) == requeues
+
+
 # --- jobs that lose a process
 
 
@@ -206,15 +229,7 @@ def test_job_that_loses_processes_without_progress_is_not_requeued_forever(
     directory = one_row.directory(FIRST)
     directory.prepare()
     (directory / "checkpoints" / "step_1").touch()
-    requeuer = Requeuer(
-        cluster="slurm",
-        environment=None,
-        site=site.read(one_row.root / site.FILE),
-        token="t1",
-        minutes=LONG,
-        num_runs=1,
-        rank=0,
-    )
+    requeuer = make_requeuer(one_row)
     requeuer.begin_run(directory.run)
     if saves:
         (directory / "checkpoints" / "step_2").touch()

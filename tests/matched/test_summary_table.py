@@ -73,6 +73,13 @@ def test_summary_table_before_any_run(project):
     ]  # fmt: skip
 
 
+def test_numbers_are_means_and_deviations_over_three_seeds(project):
+    project.recipe("TABLE = Table(arms=ARMS, scales=(scale(seeds=(0, 1, 2), small=SMALL),))")
+    finish(project, "small", ln=(80.0, 81.0, 85.0), dyt=(80.0, 80.0, 83.0))
+    shown = row(project)
+    assert (shown["LN"], shown["DyT"], shown["Δ"]) == ("82.0 ± 2.6", "81.0 ± 1.7", "-1.0")
+
+
 def test_one_seed_has_no_standard_deviation(project):
     finish(project, "small", ln=(80.04,), dyt=(79.0,))
     assert (row(project)["LN"], row(project)["Δ"]) == ("80.0", "-1.0")
@@ -105,6 +112,33 @@ def test_a_cell_without_a_number_shows_its_state(one_row, state, word):
         (directory / "result.json").write_text("{", encoding="utf-8")
     assert row(one_row)["LN"] == word
     assert any("out of memory" in note for note in notes(one_row)) == (state == "failed")
+
+
+@pytest.mark.parametrize(
+    ("states", "word"),
+    [
+        (("failed", "damaged"), "damaged"),
+        (("queued", "failed"), "failed"),
+        (("new", "failed"), "failed"),
+        (("queued", "running"), "running"),
+        (("new", "queued"), "queued"),
+    ],
+    ids=str,
+)
+def test_a_cell_shows_the_state_to_look_at_first(project, states, word):
+    project.program("squeue", 'echo "41_N/A|41|RUNNING|None"')
+    for seed, state in enumerate(states):
+        name = f"small.LN.{seed}"
+        directory = project.directory(name)
+        if state == "failed":
+            directory.prepare()
+            directory.write_failure(Failure(reason="why"))
+        if state == "damaged":
+            (project.finish(name) / "result.json").write_text("{", encoding="utf-8")
+        if state in ("queued", "running"):
+            {"queued": project.given, "running": project.begun}[state](name)
+    assert [project.states()[f"small.LN.{seed}"] for seed in (0, 1)] == list(states)
+    assert row(project)["LN"] == word
 
 
 # --- divergence
@@ -167,6 +201,13 @@ def test_delta_is_arm_minus_baseline_in_either_direction(project):
     assert dyt["fid"]["direction"] == "lower"
     assert float(dyt["fid"]["delta"]) == -1.0
     assert float(dyt["fid"]["paper_delta"]) == -0.1
+
+
+def test_deviations_have_the_decimals_of_the_mean(project):
+    project.write("recipes/paper.toml", TWO_METRICS)
+    project.recipe("TABLE = Table(arms=ARMS, scales=(scale(small=SMALL),))")
+    finish(project, "small", ln=(12.0, 13.0), dyt=(0.25, 0.35), metric="fid")
+    assert (row(project, 1)["LN"], row(project, 1)["DyT"]) == ("12.5 ± 0.7", "0.300 ± 0.071")
 
 
 def test_small_numbers_have_three_decimals(project):

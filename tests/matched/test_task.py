@@ -5,6 +5,7 @@ import json
 import pytest
 
 from matched.lease import LeaseLostError
+from matched.site import Runs
 from matched.task import Context
 
 
@@ -69,3 +70,9 @@ def test_context_write_progress(tmp_path):
     Context(directory=tmp_path, signature="x").write_progress(3, 8, shown={"loss": 1.0})
     written = json.loads((tmp_path / "progress.json").read_text())
     assert (written["step"], written["steps"], written["shown"]) == (3, 8, {"loss": 1.0})
+
+
+def test_context_has_the_checkpoint_intervals_of_site_toml_by_default(tmp_path):
+    context, runs = Context(directory=tmp_path, signature="x"), Runs()
+    assert context.checkpoint_steps == runs.checkpoint_steps == 500
+    assert context.checkpoint_minutes == runs.checkpoint_minutes == 10

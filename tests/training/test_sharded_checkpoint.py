@@ -1,11 +1,13 @@
 """Sharded checkpoints: resumption on any number of processes, damage, untrusted content."""
 
 import errno
+import io
 import os
 import pickle
 import re
 import shutil
 import warnings
+import zipfile
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from torch.distributed.checkpoint import metadata as dcp
 from matched.training import checkpoint
 from matched.training.checkpoint import TrainingState
 
-from .problem import Malicious, TrainedRun, assert_close_runs, identical, train
+from .problem import SIGNATURE, Malicious, TrainedRun, assert_close_runs, identical, train
 
 TEMPORARY = f".step_00000005.{os.getpid()}.tmp"
 
@@ -152,6 +154,42 @@ def malicious_tensors(folder, malicious):
     path.write_bytes(payload.ljust(path.stat().st_size, b"\0"))
 
 
+def malicious_archives(folder, malicious):
+    archive, path = io.BytesIO(), folder / "__0_0.distcp"
+    torch.save(malicious, archive)
+    with path.open("r+b") as file:
+        for part in parts(folder, path.name):
+            file.seek(part.offset)
+            file.write(archive.getvalue().ljust(part.length, b"\0"))
+
+
+def flip_bit(name):
+    """Damage of a folder: one bit of the largest part, or of the plain values."""
+
+    def damage(folder, malicious):
+        path, content = folder / name, bytearray((folder / name).read_bytes())
+        plain = name == "rest.pt"
+        content[content.index(SIGNATURE.encode()) if plain else number_in(folder, name)] ^= 1
+        path.write_bytes(content)
+
+    return damage
+
+
+def parts(folder, name):
+    """Where the tensors of a file are."""
+    storages = pickle.loads((folder / ".metadata").read_bytes()).storage_data.values()
+    return [storage for storage in storages if storage.relative_path == name]
+
+
+def number_in(folder, name):
+    """The offset of a number in the largest tensor of a file."""
+    part = max(parts(folder, name), key=lambda part: part.length)
+    content = (folder / name).read_bytes()[part.offset :][: part.length]
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        (entry,) = (entry for entry in archive.infolist() if entry.filename.endswith("/data/0"))
+        return part.offset + content.index(archive.read(entry)) + entry.file_size // 2
+
+
 def truncated(folder, malicious):
     path = folder / "__1_0.distcp"
     os.truncate(path, path.stat().st_size // 2)
@@ -192,9 +230,12 @@ DAMAGES = {
         edited(lambda metadata, malicious: metadata.storage_data.clear()),
         "KeyError",
     ),
-    "tensors are code": (malicious_tensors, "Error"),
+    "tensors are code": (malicious_tensors, "File is not a zip file"),
+    "tensors are code in an archive": (malicious_archives, "UnpicklingError"),
     "plain values are code": (malicious_plain_values, "UnpicklingError"),
-    "truncated": (truncated, "Error"),
+    "truncated": (truncated, "Error|File is not a zip file"),
+    "one bit of a weight": (flip_bit("__0_0.distcp"), "the checksum of .* in it is wrong"),
+    "one bit of a plain value": (flip_bit("rest.pt"), "the checksum of .* in it is wrong"),
     "missing file of a process": (
         lambda folder, malicious: (folder / "__1_0.distcp").unlink(),
         "__1_0",

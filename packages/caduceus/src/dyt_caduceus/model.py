@@ -101,7 +101,8 @@ class CaduceusLanguageModel(nn.Module):
         In the PS variant they are equivariant: for the reverse complement of a sequence, they are
         those of the complementary tokens in reverse order.
         """
-        return self.lm_head(self.backbone(ids)).float()
+        logits = self.lm_head(self.backbone(ids))
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def no_weight_decay(self) -> set[str]:
         """Return the names of matrices that are not decayed: embedding and A."""

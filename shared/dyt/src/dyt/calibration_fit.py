@@ -24,8 +24,8 @@ Affine = Literal["none", "scale", "weight", "both"]
 
 SATURATED = 2.0
 """|αx + s| above this counts as saturated: the slope of tanh is 0.07 there."""
-HEADROOM = 0.25
-"""α·rms of a layer with fitted scale of γ: inputs can grow fourfold before the layer saturates."""
+HEADROOM = 1 / 8
+"""α·rms of a layer with one γ: its inputs can grow eightfold before α·rms is 1."""
 SEARCH_VALUES = 2**17  # values of the inputs that the line searches evaluate
 PRIOR_POSITIONS = 4  # weight of the common scale in the regression of one channel's γ
 OUTLIER_FACTOR = 4.0  # squared error of an outlying position, relative to the median position
