@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,8 +24,8 @@ Letters = npt.NDArray[np.uint8]
 Element = tuple[str | int, ...]
 """Words, and numbers of background bases between them."""
 
-BACKGROUND = (0.295, 0.205, 0.205, 0.295)
-"""Shares of A, C, G and T: those of the human genome, 41 % of G and C."""
+BACKGROUND = np.frombuffer(b"A" * 59 + b"C" * 41 + b"G" * 41 + b"T" * 59, np.uint8)
+"""Bases with the shares of the human genome: 41 % are G or C."""
 MUTATED = 0.05
 """Share of an element's bases that are replaced by background."""
 LINE = 60
@@ -115,7 +116,7 @@ def complement(letters: Letters) -> Letters:
 
 def background(rng: np.random.Generator, length: int) -> Letters:
     """Return independent bases."""
-    return rng.choice(np.frombuffer(b"ACGT", np.uint8), length, p=BACKGROUND)
+    return BACKGROUND[rng.integers(len(BACKGROUND), size=length)]
 
 
 def coding(rng: np.random.Generator, length: int) -> Letters:
@@ -125,8 +126,8 @@ def coding(rng: np.random.Generator, length: int) -> Letters:
     return np.frombuffer("".join(codons).encode(), np.uint8)[start : start + length]
 
 
-def noncoding(rng: np.random.Generator, length: int) -> Letters:
-    """Return a Markov chain with the same frequencies of single bases and pairs as ``coding``."""
+def _pair_chain() -> tuple[list[float], list[list[float]]]:
+    """Return the cumulative shares of bases in ``CODONS``, and of the base after each base."""
     pairs = np.zeros((4, 4))
     for first in CODONS:
         codon = ["ACGT".index(base) for base in first]
@@ -134,13 +135,22 @@ def noncoding(rng: np.random.Generator, length: int) -> Letters:
         pairs[codon[1], codon[2]] += 1
         for second in CODONS:
             pairs[codon[2], "ACGT".index(second[0])] += 1 / len(CODONS)
-    cumulative = np.cumsum(pairs / pairs.sum(axis=1, keepdims=True), axis=1)
-    state = int(rng.choice(4, p=pairs.sum(axis=1) / pairs.sum()))
-    chain = np.empty(length, np.intp)
-    for position, draw in enumerate(rng.random(length)):
-        chain[position] = state
-        state = min(int(np.searchsorted(cumulative[state], draw, side="right")), 3)
-    return np.frombuffer(b"ACGT", np.uint8)[chain]
+    start = np.cumsum(pairs.sum(axis=1) / pairs.sum())
+    following = np.cumsum(pairs / pairs.sum(axis=1, keepdims=True), axis=1)
+    return start.tolist(), following.tolist()
+
+
+_START, _FOLLOWING = _pair_chain()
+
+
+def noncoding(rng: np.random.Generator, length: int) -> Letters:
+    """Return a Markov chain with the same frequencies of single bases and pairs as ``coding``."""
+    shares, chain = _START, bytearray()
+    for number in rng.random(length).tolist():
+        state = min(bisect_right(shares, number), 3)
+        chain.append(b"ACGT"[state])
+        shares = _FOLLOWING[state]
+    return np.frombuffer(bytes(chain), np.uint8)
 
 
 def write_element(rng: np.random.Generator, element: Element) -> Letters:
@@ -172,17 +182,19 @@ def make_sequence(rng: np.random.Generator, task: SyntheticTask, kind: str) -> L
 
 
 def make_chromosome(rng: np.random.Generator, length: int) -> Letters:
-    """Return genes, elements and background in random order, on random strands."""
-    elements = [element for task in TASKS.values() for element in task.classes.values()]
+    """Return genes and elements in random order, on random strands, with few bases between them.
+
+    The elements are those of one class of each task: a network that has learned them tells the
+    classes apart with few labels. Denser elements are learned in fewer steps.
+    """
+    elements = [list(task.classes.values())[-1] for task in TASKS.values()]
+    elements = [(CODING,) if element == (NONCODING,) else element for element in elements]
     parts, made = [], 0
     while made < length:
         element = elements[rng.integers(len(elements))]
-        if element in ((CODING,), (NONCODING,)):
-            part = (coding if element == (CODING,) else noncoding)(rng, 60)
-        else:
-            part = write_element(rng, element)
+        part = coding(rng, 60) if element == (CODING,) else write_element(rng, element)
         part = complement(part) if rng.random() < 0.5 else part
-        parts += [part, background(rng, int(rng.integers(4, 16)))]
+        parts += [part, background(rng, int(rng.integers(2, 6)))]
         made += len(parts[-2]) + len(parts[-1])
     return np.concatenate(parts)[:length]
 
