@@ -27,8 +27,8 @@ def one(glosses_run, tmp_path_factory):
 def two(glosses_run, tmp_path_factory):
     """Folder of the runs in two processes."""
     folder = tmp_path_factory.mktemp("two")
-    names = ("ddp", "sharded", "bf16-params", "interrupted")
-    run_in_two_processes(SCRIPT, folder, glosses_run, *names)
+    for names in (("ddp", "sharded"), ("bf16-params", "interrupted")):
+        run_in_two_processes(SCRIPT, folder, glosses_run, *names)
     return folder
 
 
