@@ -59,7 +59,8 @@ class Built:
 
 def transformers_config(network: Network) -> LlamaConfig:
     """Return transformers' configuration of a network."""
-    return LlamaConfig(
+    config_class: Any = LlamaConfig  # its base class takes further keywords
+    config: LlamaConfig = config_class(
         vocab_size=network.vocabulary,
         hidden_size=network.width,
         intermediate_size=network.ffn,
@@ -76,6 +77,7 @@ def transformers_config(network: Network) -> LlamaConfig:
         eos_token_id=2,
         attn_implementation="sdpa",
     )
+    return config
 
 
 def build_on_meta(network: Network, norm: Norm, *, embedding_scale: bool = False) -> Built:
@@ -127,8 +129,8 @@ def materialize(model: Llama, *, seed: int, device: torch.device) -> None:
                 module.scale.fill_(math.sqrt(model.config.hidden_size))
         elif isinstance(module, LlamaRMSNorm):
             module.weight.fill_(1.0)
-        elif hasattr(module, "reset_parameters"):  # the layers that replace it
-            module.reset_parameters()
+        elif (reset := getattr(module, "reset_parameters", None)) is not None:
+            reset()  # of the layers that replace it
 
 
 def checkpoint_layers(model: Llama, fraction: float) -> int:

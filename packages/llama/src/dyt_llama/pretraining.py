@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from dyt import alphas
 from dyt_llama import weights
 from dyt_llama.chunked_loss import IGNORED
 from dyt_llama.config import Pretraining
-from dyt_llama.model import build, checkpoint_layers, parameter_count
+from dyt_llama.model import build_on_meta, checkpoint_layers, materialize, parameter_count
 from dyt_llama.token_data import Manifest, Samples, TokenStream, check_fits
 from matched.task import Context, Outcome
 from matched.training import Learner, fit, sum_over_ranks
@@ -48,13 +49,7 @@ def pretrain(context: Context, config: Pretraining) -> Outcome:
             check_fits(manifest, config.network.vocabulary)
             train = _samples(context, config, manifest, "train")
             held_out = _samples(context, config, manifest, "held_out")
-        built = build(
-            config.network,
-            config.norm,
-            seed=config.seed,
-            device=device,
-            embedding_scale=config.embedding_scale,
-        )
+        built = build_on_meta(config.network, config.norm, embedding_scale=config.embedding_scale)
         model = built.model
         checkpoint_layers(model, config.checkpointed)
         if config.compile:
@@ -72,6 +67,7 @@ def pretrain(context: Context, config: Pretraining) -> Outcome:
             evaluate=HeldOutLoss(held_out, manifest, config, context, device),
             selection_metric=("validation_loss", "lower"),
             norms=built.differing,
+            materialize=partial(materialize, model, seed=config.seed, device=device),
             alphas=alphas,
         )
         outcome = fit(context, config, learner, device)

@@ -87,7 +87,7 @@ def _lines(file: Path, raw: BinaryIO) -> Iterator[bytes]:
         yield from _split_lines(_zstd_blocks(file, raw))
     elif name.endswith(".gz"):
         try:
-            yield from io.BufferedReader(gzip.GzipFile(fileobj=raw))  # type: ignore[arg-type]
+            yield from io.BufferedReader(gzip.GzipFile(fileobj=raw))
         except (EOFError, OSError, zlib.error) as error:
             raise ValueError(f"{file} is truncated or damaged ({error}); copy it again") from None
     else:

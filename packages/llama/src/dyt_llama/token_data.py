@@ -60,7 +60,7 @@ class Manifest:
     vocabulary: int
     bos: int
     eos: int
-    splits: Mapping[str, tuple[Part, ...]]
+    splits: Mapping[Split, tuple[Part, ...]]
 
     def total(self, split: Split, field: Literal["tokens", "documents", "bytes"]) -> int:
         """Return the sum of a count over the parts of a split."""

@@ -130,7 +130,7 @@ class TokenFilesWriter:
     def write_part(self, name: str, path: Path) -> None:
         """Write the token files of a text file, then its note to ``path``."""
         text = self.parts[name]
-        splits: dict[str, dict[str, Any]] = {}
+        splits: dict[Split, dict[str, Any]] = {}
         for split in SPLITS:
             splits[split] = {"name": _bin_name(name, split), "bytes": 0}
         vocabulary = self.tokenizer.vocabulary
@@ -148,7 +148,7 @@ class TokenFilesWriter:
                     splits[split]["bytes"] += len(document.encode())
                     yield document
 
-            writers = {"train": train, "held_out": held_out}
+            writers: dict[Split, TokenWriter] = {"train": train, "held_out": held_out}
             for number, ids in enumerate(self.tokenizer.encode(read())):
                 writers[chosen[number]].add(ids)
         for split, writer in writers.items():
