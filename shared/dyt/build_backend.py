@@ -76,7 +76,8 @@ def _write_wheel(directory: str, files: dict[str, bytes]) -> str:
     if kernel:
         python = "cp{}{}".format(*sys.version_info)
         system = re.sub("[-.]", "_", sysconfig.get_platform())
-        tag = f"{python}-{python}-{system}"
+        # Free-threaded and debug builds have an ABI of their own, such as cp313t.
+        tag = f"{python}-{python}{sys.abiflags}-{system}"
     wheel = f"Wheel-Version: 1.0\nGenerator: dyt\nRoot-Is-Purelib: {str(not kernel).lower()}\n"
     files = {
         **files,

@@ -28,6 +28,16 @@ def test_losses_match_dit_release(name):
         torch.testing.assert_close(term, torch.tensor(OFFICIAL[name][key]), rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("steps", [100, 250, 4000])
+def test_diffusion_of_any_length_ends_in_noise(steps):
+    """The signal left after the last step is about that of the thousand steps of the papers."""
+    last = Diffusion(1000).tables["signal"][-1]
+    assert last == pytest.approx(0.00635, rel=1e-3)
+    diffusion = Diffusion(steps)
+    assert diffusion.tables["signal"][-1] == pytest.approx(last, rel=0.3)
+    assert len(diffusion.betas) == steps and 0 < diffusion.betas.min() < diffusion.betas.max() < 1
+
+
 def test_variational_bound_trains_only_variance():
     x, t, _, noise = formula.inputs()
     diffusion = Diffusion(1000)

@@ -389,6 +389,25 @@ def test_dyt_accurate_environment_variable(monkeypatch):
     assert not torch.equal(accurate, dyt(x, ONE, accurate=False))
 
 
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_arguments_take_precedence_over_the_environment(monkeypatch, name):
+    x = torch.linspace(-5, 5, 1000)
+    monkeypatch.setenv("DYT_ACCURATE", "1")
+    monkeypatch.setenv("DYT_BACKEND", "reference")
+    function = FUNCTIONS[name]
+    other = getattr(fresh(functional), function.__name__)
+    for backend, accurate in (("cpu", False), ("cpu", True), ("reference", False)):
+        expected = function(x, ONE, backend=backend, accurate=accurate)
+        assert torch.equal(other(x, ONE, backend=backend, accurate=accurate), expected)
+    monkeypatch.setenv("DYT_ACCURATE", "0")
+    monkeypatch.delenv("DYT_BACKEND")
+    other = getattr(fresh(functional), function.__name__)
+    assert torch.equal(other(x, ONE), function(x, ONE, accurate=False))
+    assert torch.equal(other(x, ONE, accurate=True), function(x, ONE, accurate=True))
+    fast, accurate = (function(x, ONE, accurate=value) for value in (False, True))
+    assert not torch.equal(fast, accurate)
+
+
 def test_missing_cpu_kernel_prints_nothing(monkeypatch, capfd):
     monkeypatch.setitem(sys.modules, "_dyt_cpu_2", None)
     assert fresh(cpu).PROBLEM == "it was not built when dyt was installed"

@@ -147,6 +147,13 @@ def test_build_backend_wheel_has_kernel_sources_and_metadata(backend, tmp_path):
     assert f"Version: {dyt.__version__}\n" in metadata
 
 
+@pytest.mark.parametrize("flags", ["", "t", "td"], ids=["default", "free-threaded", "debug"])
+def test_build_backend_tags_the_abi_of_this_python(backend, tmp_path, monkeypatch, flags):
+    monkeypatch.setattr(sys, "abiflags", flags)
+    python = "cp{}{}".format(*sys.version_info)
+    assert f"-{python}-{python}{flags}-linux_" in backend.build_wheel(str(tmp_path))
+
+
 def test_build_backend_without_kernel_makes_a_pure_wheel(backend, tmp_path, monkeypatch, capsys):
     def fail():
         raise KernelBuildError("torch cannot be imported")

@@ -6,7 +6,7 @@ import torch
 from timm.optim import create_optimizer_v2
 from torch import nn
 
-from dyt import DyT, Norm, alphas, convert, param_groups, watch_saturation
+from dyt import Derf, DyT, Norm, alphas, convert, param_groups, watch_saturation
 
 
 def vit(norm=None):
@@ -33,6 +33,28 @@ def test_param_groups_exempt_dyt_and_cover_all_parameters():
     assert [len(g["params"]) for g in groups if "lr" in g] == [len(alphas(model))]
 
 
+@pytest.mark.parametrize("wrapper", ["DistributedDataParallel", "DataParallel", "compile"])
+def test_param_groups_unwrap_a_wrapped_model(tmp_path, wrapper):
+    """Wrappers prefix the names of parameters, and timm's pos_embed is exempt by name."""
+    model = vit()
+    expected = decay_by_name(model, param_groups(model, weight_decay=0.1))
+    assert expected["pos_embed"] == 0
+    if wrapper == "DistributedDataParallel":
+        store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+        torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        wrapped = {
+            "DistributedDataParallel": nn.parallel.DistributedDataParallel,
+            "DataParallel": nn.DataParallel,
+            "compile": torch.compile,
+        }[wrapper](model)
+        groups = param_groups(wrapped, weight_decay=0.1)
+    finally:
+        if wrapper == "DistributedDataParallel":
+            torch.distributed.destroy_process_group()
+    assert decay_by_name(model, groups) == expected
+
+
 def test_param_groups_exempt_gamma_with_two_axes_and_skip_frozen():
     model = nn.Sequential(DyT((3, 4)), nn.Linear(4, 4))
     model[1].weight.requires_grad_(False)
@@ -52,7 +74,6 @@ def test_param_groups_with_torch_and_timm():
 
 
 def test_param_groups_with_trainer(tmp_path):
-    pytest.importorskip("accelerate")
     from transformers import Trainer, TrainingArguments
 
     model = vit()
@@ -80,6 +101,23 @@ def test_watch_saturation_counts_over_calls():
     assert (result.values, result.saturated) == (4, 0.5)
     assert result.rms == pytest.approx((26 / 4) ** 0.5)
     assert not model[0]._forward_pre_hooks
+
+
+@pytest.mark.parametrize(
+    ("layer", "saturated"),
+    [
+        (DyT(4, 0.5), 0.25),
+        (DyT(4, 2.0), 0.75),
+        (Derf(4, 0.5, shift0=1.0), 0.5),
+        (Derf(4, 0.5, shift0=-1.0), 0.0),
+        (DyT(4, alpha="absent"), 0.5),
+    ],
+    ids=str,
+)
+def test_watch_saturation_counts_values_of_alpha_x_plus_s_above_2(layer, saturated):
+    with watch_saturation(nn.Sequential(layer)) as statistics:
+        layer(torch.tensor([[0.5, 1.5, 3.0, 5.0]]))
+    assert statistics["0"].saturated == saturated
 
 
 def test_fixed_alpha_is_a_buffer_without_gradient():

@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from matched import lease
+from matched import Outcome, Resources, lease, run_execution
+from matched.status import Failure
 
 WHY = "the tiny task was told to fail [/here] at [data]"
 FIRST = "small.LN.0"
@@ -112,6 +113,16 @@ def test_unwritable_log_does_not_stop_a_run(one_row, pack):
     assert [result.state for result in told.values()] == ["done", "done"]
 
 
+def test_log_of_a_run_has_only_its_own_lines(one_row, pack):
+    pack().compute("here", "1")
+    one, other = (one_row.directory(name) for name in (FIRST, "small.DyT.0"))
+    for directory, foreign in ((one, other), (other, one)):
+        log = (directory / "log.txt").read_text(encoding="utf-8")
+        assert f"tiny:train {directory.run.signature} starts" in log
+        assert f"{directory.run.signature} done: " in log
+        assert foreign.run.signature not in log
+
+
 # --- owners
 
 
@@ -160,6 +171,34 @@ def test_process_that_lost_its_lease_writes_nothing(one_row, pack):
     assert words(told, one_row, "small.DyT.0") == "done"
 
 
+# --- the context of the task
+
+
+def test_context_has_the_sites_intervals_and_the_place_of_the_process(one_row, pack, monkeypatch):
+    one_row.site("[runs]\ncheckpoint_steps = 7\ncheckpoint_minutes = 3\n")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    contexts = []
+
+    def train(context, config):
+        contexts.append(context)
+        return Outcome(metrics={}, steps=1)
+
+    monkeypatch.setattr(run_execution, "_resolve", lambda task: train)
+    job = pack()
+    job.threads = 5
+    job.resources = [Resources(gpus=1, cpus=4, minutes=1, shard=True)] * 2
+    job.compute("here", "1")
+    one, other = contexts
+    assert (one.checkpoint_steps, one.checkpoint_minutes) == (7, 3)
+    assert (one.rank, one.world_size, one.local_rank) == (0, 1, 2)
+    assert (one.threads, one.num_workers, one.shard) == (5, 3, True)
+    assert (one.directory, one.signature) == (
+        one_row.directory(FIRST).path,
+        one_row.directory(FIRST).run.signature,
+    )
+    assert other.signature == one_row.directory("small.DyT.0").run.signature
+
+
 # --- needs
 
 
@@ -195,6 +234,33 @@ def test_retry_repeats_a_failed_need_and_blocked_runs(needy):
     needy.no_trouble()
     assert "3 of 6 runs" in needy.compute("retry", "table1", "--cluster", "debug")
     assert set(states(needy).values()) == {"done"}
+
+
+@pytest.mark.parametrize("state", ["new", "damaged", "failed"])
+def test_run_does_not_start_from_an_unfinished_need(needy, pack, state):
+    """As after the need's directory was moved, or its result truncated, while the job waited."""
+    start = next(i for i in needy.plan().runs if _name(i) == "start.LN.0")
+    start.directory.prepare()
+    if state == "damaged":
+        needy.finish("start.LN.0", top1=1.0)
+        (start.directory / "result.json").write_text("{", encoding="utf-8")
+    if state == "failed":
+        start.directory.write_failure(Failure(reason="why"))
+    job = pack()
+    job.runs, job.resources = [needy.directory(FIRST).run], job.resources[:1]
+    told = job.compute("here", "1")
+    expected = f"blocked by tiny:train {start.run.signature} (begin), which is {state}"
+    assert words(told, needy, FIRST).startswith(expected)
+    assert needy.computed() == []
+    failure = needy.directory(FIRST).failure()
+    assert failure.reason.startswith(expected) and failure.root_run == start.run.signature
+
+
+def test_run_starts_from_a_diverged_need(needy, pack):
+    needy.finish("start.LN.0", outcome="diverged")
+    job = pack()
+    job.runs, job.resources = [needy.directory(FIRST).run], job.resources[:1]
+    assert words(job.compute("here", "1"), needy, FIRST) == "done"
 
 
 @pytest.mark.parametrize("reason", ["not writable", "owned by another job until it was killed"])

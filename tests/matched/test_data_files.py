@@ -138,8 +138,27 @@ def test_pointer_fault_recognizes_a_dangling_annex_link(tmp_path):
     assert pointer_fault(file) == ""
 
 
+def test_pointer_fault_names_a_loop_of_links(tmp_path):
+    first, second = tmp_path / "a.pth", tmp_path / "b.pth"
+    first.symlink_to("b.pth")
+    second.symlink_to("a.pth")
+    assert pointer_fault(first).startswith("is a symbolic link that leads back to itself")
+    with pytest.raises(ValueError, match=f"^{second} is a symbolic link that leads back"):
+        data_files.refuse_pointers([first, second][1:])
+
+
 @pytest.mark.parametrize("content", [b"", b"x", LFS.encode() * 20, b"\0" * 2000], ids=len)
 def test_pointer_fault_accepts_other_content(tmp_path, content):
     (tmp_path / "file").write_bytes(content)
     assert pointer_fault(tmp_path / "file") == ""
     assert pointer_fault(tmp_path / "missing") == pointer_fault(tmp_path) == ""
+
+
+def test_refuse_pointers_checks_files_spread_over_all(tmp_path):
+    """The first ones may be whole while a later folder was never downloaded."""
+    files = [write(tmp_path / f"{number:03d}") for number in range(100)]
+    for file in files[50:]:
+        file.write_text(LFS, encoding="utf-8")
+    with pytest.raises(ValueError, match="is a pointer of git-lfs"):
+        data_files.refuse_pointers(files, most=10)
+    data_files.refuse_pointers(files[:50], most=10)

@@ -40,6 +40,18 @@ def test_atomic_write_shows_the_file_when_it_is_complete(tmp_path):
     assert path.read_text(encoding="utf-8") == "new"
 
 
+def test_atomic_write_renames_the_file_when_it_is_on_disk(tmp_path, disk_events):
+    """Otherwise a crash of the machine would leave an empty file with the final name."""
+    with files.atomic_write(tmp_path / "result.json") as temporary:
+        temporary.write_text("new", encoding="utf-8")
+    assert disk_events == [
+        ("sync", temporary.name, 3),
+        ("rename", temporary.name, "result.json"),
+    ]
+    files.write_json(tmp_path / "result.json", {"a": 1})
+    assert [kind for kind, *_ in disk_events[2:]] == ["sync", "rename"]
+
+
 def test_atomic_write_does_not_disturb_an_open_reader(tmp_path):
     path = tmp_path / "progress.json"
     files.write_text(path, "old and longer")

@@ -215,3 +215,14 @@ def test_the_folder_is_deleted_with_its_last_picture(one_row):
     finish(one_row, DYT, picture=None)
     _, lines = table(one_row)
     assert lines == [] and not folder(one_row).exists()
+
+
+def test_table_is_printed_if_pictures_cannot_be_copied(one_row, read_only):
+    finish(one_row, DYT, shade=1)
+    results = one_row.root / "results"
+    results.mkdir()
+    read_only(results)
+    output = one_row.cli("table", "table1", code=2)
+    assert "Small_1" in output and "80.0" in output
+    (line,) = (line for line in output.splitlines() if line.startswith("matched: error:"))
+    assert line.startswith(f"matched: error: {results}/")

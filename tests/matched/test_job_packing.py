@@ -65,7 +65,8 @@ def test_pack_jobs_makes_one_debug_job(project):
 
 
 @pytest.mark.parametrize(("gpus", "jobs"), [(1, 4), (2, 2), (3, 1), (4, 1)])
-def test_local_jobs_get_distinct_gpus(project, gpus, jobs):
+def test_local_jobs_get_distinct_gpus(project, monkeypatch, gpus, jobs):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     project.site("[local]\nworkers = 99\ngpus = 4\n")
     project.recipe(f"TABLE = Table(arms=ARMS, scales=(scale(gpus={gpus}, small=SMALL),))")
     plan = project.plan()
@@ -77,7 +78,29 @@ def test_local_jobs_get_distinct_gpus(project, gpus, jobs):
     ]
     flat = list(chain(*gpus_of_jobs))
     assert len(flat) == len(set(flat)) == jobs * gpus, "no GPU belongs to two jobs"
-    assert set(flat) <= set(range(4))
+    assert set(flat) <= set("0123")
+
+
+@pytest.mark.parametrize(
+    ("visible", "gpus_of_jobs"),
+    [
+        ("5,7,GPU-8a2f", [("5",), ("7",), ("GPU-8a2f",)]),
+        (" 3, 2 ,1, 0,9", [("3",), ("2",), ("1",), ("0",)]),
+        ("6,-1,7", [("6",)]),
+    ],
+)
+def test_local_jobs_keep_to_cuda_visible_devices(project, monkeypatch, visible, gpus_of_jobs):
+    """Indices are those of the caller's list, of which site.toml allows the first four."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    project.site("[local]\ngpus = 4\n")
+    project.recipe("TABLE = Table(arms=ARMS, scales=(scale(gpus=1, small=SMALL, large=SMALL),))")
+    plan = project.plan()
+    packed_jobs = job_packing.pack_jobs(plan, "local")
+    runners = [
+        submission._job_runner(plan, job, "local", i, token="t1")
+        for i, job in enumerate(packed_jobs)
+    ]
+    assert [runner.gpus for runner in runners] == gpus_of_jobs
 
 
 def test_runs_of_several_processes_share_the_workers(project):

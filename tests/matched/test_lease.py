@@ -86,6 +86,33 @@ def child(folder):
     made.process.join()
 
 
+# --- owners that cannot be seen
+
+
+def test_patience_is_measured_in_seconds_of_the_observers_clock(folder, monkeypatch):
+    """An owner on another host that does not beat is watched for as long, and not longer."""
+    owned_elsewhere(folder)
+    seconds = [1000.0]
+    monkeypatch.setattr(lease.time, "monotonic", lambda: seconds[0])
+
+    def pause():
+        assert seconds[0] < 1060, "it is watched for longer than its patience"
+        seconds[0] += 5
+
+    acquire(folder, job(4), patience=60, pause=pause).release()
+    assert seconds == [1060]
+
+
+def test_other_files_in_the_folder_of_owners_are_ignored(folder):
+    path = owned_elsewhere(folder, touched=0)
+    for name in (".nfs000000000123", "notes.txt", "z.json"):
+        (path.parent / name).touch()
+    owned = take(folder, 4)
+    assert owned.path.name == "000004.json"
+    owned.check_ownership()
+    owned.release()
+
+
 # --- owners on this host
 
 

@@ -51,6 +51,7 @@ def cgroup(tmp_path_factory, monkeypatch):
         (2, {"pod/box/cpu.max": "9900000 100000"}, 8),
         (2, {}, 8),
         (1, {"pod/box/cpu.cfs_quota_us": "100000", "pod/box/cpu.cfs_period_us": "100000"}, 1),
+        (1, {"pod/box/cpu.cfs_quota_us": "150000", "pod/box/cpu.cfs_period_us": "50000"}, 3),
         (1, {"pod/box/cpu.cfs_quota_us": "-1", "pod/box/cpu.cfs_period_us": "100000"}, 8),
     ],
 )
@@ -100,6 +101,27 @@ def test_memory_limit_of_the_cgroup_limits_local_jobs(project, cgroup, gigabytes
             f"{jobs} instead of 4 runs at a time: each asks for 48 GB and this container has "
             f"{gigabytes}.0 GB; `workers` under [local] in "
         )
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "workers", "jobs"), [(400, 0, 4), (200, 0, 2), (10, 0, 1), (10, 9, 4)]
+)
+def test_memory_limit_of_the_cgroup_limits_gpu_jobs(
+    project, cgroup, monkeypatch, gigabytes, workers, jobs
+):
+    """Each of the 4 runs has 2 of the 8 GPUs, and asks for 48 GB per GPU."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    project.recipe("TABLE = Table(arms=ARMS, scales=(scale(gpus=2, small=SMALL),))")
+    project.site(f"[local]\nworkers = {workers}\ngpus = 8\n")
+    cgroup(2, {"pod/box/memory.max": str(gigabytes * GB)})
+    plan = project.plan()
+    packed = job_packing.pack_jobs(plan, "local")
+    assert len(packed) == jobs
+    note = job_packing.memory_note(plan, packed, "local")
+    assert bool(note) == (jobs < 4)
+    if note:
+        assert note.startswith(f"{jobs} instead of 4 runs at a time: each asks for 96 GB and this ")
+        assert note.endswith("lifts this limit")
 
 
 def test_machine_without_proc_has_the_cores_of_its_affinity(tmp_path, monkeypatch):

@@ -1,8 +1,8 @@
 """overrides: config fields changed on the command line, their types, and the names of results."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -41,11 +41,15 @@ class Network:
         ("(('depth', 2),)", tuple[tuple[str, int], ...], (("depth", 2),)),
         ("cosine", Literal["cosine", "step"], "cosine"),
         ("{'a': 1.0}", Mapping[str, float], {"a": 1.0}),
+        ("{'a': 1}", Mapping[str, float], {"a": 1.0}),
+        ("{'a': (1, 2)}", dict[str, tuple[float, ...]], {"a": (1.0, 2.0)}),
+        ("(1, 2)", list[float], [1.0, 2.0]),
+        ("[1, 2]", Sequence[float], (1.0, 2.0)),
     ],
 )
 def test_parse_value_reads_the_annotated_type(text, annotation, value):
     parsed = parse_value(text, annotation, "field")
-    assert parsed == value and type(parsed) is type(value)
+    assert repr(parsed) == repr(value), "equal, and of the same types"
 
 
 @pytest.mark.parametrize(
@@ -60,12 +64,37 @@ def test_parse_value_reads_the_annotated_type(text, annotation, value):
         ("cosin", Literal["cosine", "step"], "Literal['cosine', 'step']"),
         ("x", float | None, "float | None"),
         ("__import__('os')", float, "float"),
+        ("[1, 'x']", list[int], "list[int]"),
+        ("(1, 2.5)", Sequence[int], "Sequence[int]"),
+        ("{'a': 'x'}", dict[str, float], "dict[str, float]"),
+        ("{1: 2.0}", Mapping[str, float], "Mapping[str, float]"),
+        ("{'a': [1, 'x']}", dict[str, list[int]], "dict[str, list[int]]"),
+        ("3", list[int], "list[int]"),
+        ("inf", float, "float"),
+        ("nan", float | None, "float | None"),
     ],
 )
 def test_parse_value_refuses_another_type(text, annotation, expected):
     with pytest.raises(ValueError) as error:
         parse_value(text, annotation, "field")
-    assert str(error.value) == f"field is {text!r}; expected {expected}"
+    shown = str(error.value).replace("collections.abc.", "")
+    assert shown == f"field is {text!r}; expected {expected}"
+
+
+@pytest.mark.parametrize(
+    ("text", "annotation"),
+    [
+        ("1e999", float),
+        ("-1e999", float | None),
+        ("0.9, 1e999", tuple[float, float]),
+        ("[1e999]", list[float]),
+        ("{'a': 1e999}", Mapping[str, float]),
+        ("1e999", Any),
+    ],
+)
+def test_parse_value_refuses_numbers_that_are_not_finite(text, annotation):
+    with pytest.raises(ValueError, match=r"^field is .*, which is not finite; expected finite"):
+        parse_value(text, annotation, "field")
 
 
 # --- changes of runs

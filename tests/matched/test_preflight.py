@@ -111,6 +111,15 @@ def test_more_gpus_than_the_machine_has_are_refused(project, cluster):
     assert "use --cluster slurm" in line
 
 
+@pytest.mark.parametrize("visible", ["1", "", "-1,0"])
+def test_more_gpus_than_cuda_visible_devices_allows_are_refused(project, monkeypatch, visible):
+    project.site("[local]\ngpus = 4\n")
+    project.recipe("TABLE = Table(arms=ARMS, scales=(scale(gpus=2, small=SMALL),))")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    line = refused(project, "submit", "table1", "--cluster", "local")
+    assert f"2 GPUs per run and CUDA_VISIBLE_DEVICES allows {int(visible == '1')} (`gpus`" in line
+
+
 def test_gpus_that_do_not_fill_nodes_are_refused(project):
     project.program("sbatch", "echo Submitted batch job 1")
     project.program("srun", "")

@@ -5,6 +5,8 @@ import subprocess
 
 import pytest
 
+from matched import provenance
+
 NAMES = ["small.LN.0", "small.DyT.0"]
 # A task of the project's own code, which a job imports when its first run starts.
 TASK = """
@@ -327,3 +329,21 @@ def test_folder_without_git_is_submitted_without_a_warning(repository):
     assert "not recorded" not in output
     code = repository.project.json(submission(repository.project) / "code.json")
     assert "not a git repository" in code["commit_problem"]
+
+
+def test_environment_skips_packages_without_metadata(tmp_path, monkeypatch):
+    """An installation that was cut off leaves a folder without METADATA, or with half of it."""
+    for name, metadata in {
+        "broken-1.0": None,
+        "half-1.0": "Metadata-Version: 2.1\n",
+        "unversioned-1.0": "Name: unversioned\n",
+        "whole-1.0": "Metadata-Version: 2.1\nName: whole\nVersion: 1.0\n",
+    }.items():
+        folder = tmp_path / f"{name}.dist-info"
+        folder.mkdir()
+        if metadata is not None:
+            (folder / "METADATA").write_text(metadata, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    packages = provenance.environment({})["packages"]
+    assert packages["whole"] == "1.0" and packages["submitit"]
+    assert not {None, "broken", "half", "unversioned"} & packages.keys()

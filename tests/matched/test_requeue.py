@@ -5,7 +5,8 @@ import signal
 
 import pytest
 
-from matched import requeue, submitit_internals
+from matched import requeue, site, submitit_internals
+from matched.requeue import Requeuer
 from matched.signals import PREEMPTION_SIGNAL
 
 FIRST, SECOND = "small.LN.0", "small.DyT.0"
@@ -176,3 +177,61 @@ def test_cancelled_slurm_job_is_not_requeued(one_row, on_slurm):
     one_row.trouble("gets SIGTERM saving", FIRST)
     assert on_slurm(minutes=LONG) == 0
     assert failure_reason(one_row) is None
+
+
+@pytest.mark.parametrize("error", ["failing", "losing"])
+def test_error_of_a_preempted_run_is_no_failure(one_row, on_slurm, error):
+    """Its data loaders or its other processes may have been ended by the same preemption."""
+    one_row.trouble(f"gets SIGUSR2 {error}", FIRST)
+    assert on_slurm(minutes=LONG) == 1
+    assert failure_reason(one_row) is None
+    assert one_row.computed() == [FIRST], "the job ends, and its next run is not started"
+
+
+def make_requeuer(project, **changes):
+    given = {
+        "cluster": "slurm",
+        "environment": object(),
+        "site": site.read(project.root / site.FILE),
+        "token": "t1",
+        "minutes": LONG,
+        "num_runs": 1,
+        "rank": 0,
+    }
+    return Requeuer(**given | changes)
+
+
+@pytest.mark.parametrize(("rank", "requeues"), [(0, 1), (1, 0)])
+def test_only_rank_0_requeues_a_preempted_job(one_row, monkeypatch, rank, requeues):
+    requeued = []
+    monkeypatch.setattr(submitit_internals, "requeue_on_slurm", requeued.append)
+    monkeypatch.setattr(requeue, "KILL_TIMEOUT", 0)
+    with pytest.raises(SystemExit):
+        make_requeuer(one_row, rank=rank).stop(PREEMPTION_SIGNAL)
+    assert len(requeued) == requeues
+
+
+# --- jobs that lose a process
+
+
+@pytest.mark.parametrize(
+    ("restarts", "saves", "requeued"),
+    [("0", False, True), ("2", False, True), ("3", False, False), ("3", True, True)],
+)
+def test_job_that_loses_processes_without_progress_is_not_requeued_forever(
+    one_row, monkeypatch, restarts, saves, requeued
+):
+    ended = []
+    monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+    monkeypatch.setattr(
+        Requeuer, "abort", lambda self, reason, *, requeue: ended.append((reason, requeue))
+    )
+    directory = one_row.directory(FIRST)
+    directory.prepare()
+    (directory / "checkpoints" / "step_1").touch()
+    requeuer = make_requeuer(one_row)
+    requeuer.begin_run(directory.run)
+    if saves:
+        (directory / "checkpoints" / "step_2").touch()
+    requeuer.abort_after_lost_process("the connection is closed")
+    assert ended == [("the connection is closed", requeued)]

@@ -41,6 +41,32 @@ def test_signature_is_short_and_hexadecimal():
     int(run().signature, 16)
 
 
+def test_signature_of_a_fixed_run_is_pinned():
+    """If this fails, the results of all earlier runs are lost: no run would find its directory."""
+    need = run(norm=Inner(alpha0=0.8), clip_norm=1, options={"β": [None, True, 2.5]})
+    top = Run(task="package.module:test", config=Config(seed=7), needs={"pretrained": need})
+    assert (need.signature, top.signature) == ("d3263d22a36f", "f33508fbb2c2")
+
+
+def test_signature_does_not_depend_on_the_order_of_keys():
+    one, other = {"a": 1, "b": {"c": 2, "d": 3}}, {"b": {"d": 3, "c": 2}, "a": 1}
+    assert run(options=one).signature == run(options=other).signature
+    assert not run_differences(run(options=one), run(options=other))
+    needs = {"first": run(seed=1), "second": run(seed=2)}
+    first = Run(task="m:f", config=Config(), needs=needs)
+    second = Run(task="m:f", config=Config(), needs=dict(reversed(needs.items())))
+    assert first.signature == second.signature
+
+
+def test_signature_does_not_depend_on_the_order_of_fields():
+    fields = [("depth", int, 12), ("lr", float, 0.1)]
+    one, other = (
+        dataclasses.make_dataclass("C", order, frozen=True, kw_only=True)
+        for order in (fields, fields[::-1])
+    )
+    assert Run(task="m:f", config=one()).signature == Run(task="m:f", config=other()).signature
+
+
 def test_signature_is_equal_in_another_process(project):
     """Python's own hashes of strings differ between processes; signatures must not."""
     project.recipe("TABLE = Table(arms=ARMS, scales=(scale(small=SMALL, large=LARGE),))")

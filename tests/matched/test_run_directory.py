@@ -87,6 +87,12 @@ def test_run_owned_by_a_live_process_is_running(directory, one_row, alive):
     assert (found.state, found.progress["step"]) == (State.RUNNING, 3)
 
 
+def test_owner_whose_job_is_over_is_not_running(directory, one_row, alive):
+    one_row.begun("small.LN.0", "local", str(alive))
+    found = directory.status({})
+    assert (found.state, found.started) == (State.FAILED, True)
+
+
 def test_progress_of_an_earlier_attempt_is_not_running(directory, given_to, alive):
     write_json(directory / "progress.json", {"step": 9, "steps": 10, "at": time.time() - 100})
     given_to(alive)
@@ -151,6 +157,7 @@ def test_result_takes_precedence_over_other_files(directory, one_row, alive, out
     found = status(directory)
     assert (found.state, found.result["metrics"]) == (State(outcome), {"top1": 1.0})
     assert found.state.finished and not found.state.live
+    assert not (directory / "failure.json").exists()
 
 
 def test_write_result_is_atomic(directory):

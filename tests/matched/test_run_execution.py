@@ -69,6 +69,7 @@ def test_run_directory_has_the_documented_files(one_row):
     result = one_row.json(directory / "result.json")
     assert result["signature"] == directory.run.signature
     assert (result["outcome"], result["metrics"]["top1"], result["steps"]) == ("done", 80.0, 3)
+    assert result["best"] == {"top1": 81.0, "step": 2}
 
 
 def test_runs_are_computed_without_git(one_row):

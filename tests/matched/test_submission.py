@@ -10,6 +10,8 @@ import sys
 
 import pytest
 
+from matched.status import Failure
+
 NAMES = ["small.LN.0", "small.DyT.0"]
 # Slow, so that two concurrent submissions overlap.
 SBATCH = """
@@ -141,6 +143,31 @@ def test_jobs_ignore_the_rank_and_world_size_of_the_surroundings(one_row, cluste
         assert OTHER_LAUNCHER.keys().isdisjoint(names)
 
 
+@pytest.mark.parametrize("outer_job", [{}, {"SLURM_JOB_ID": "7"}], ids=["shell", "salloc"])
+@pytest.mark.parametrize(("gpus", "expected"), [(0, ""), (1, "GPU-8a2f")])
+def test_local_job_has_the_gpus_of_the_surroundings(one_row, outer_job, gpus, expected):
+    task = (
+        "import os\n"
+        "from matched import Outcome\n"
+        "def train(context, config):\n"
+        "    text = '{CUDA_VISIBLE_DEVICES}|{ROCR_VISIBLE_DEVICES}'.format(**os.environ)\n"
+        "    (context.directory / 'gpus.txt').write_text(text)\n"
+        "    return Outcome(metrics={'top1': 1.0}, steps=1)\n"
+    )
+    code = one_row.write("code/devices.py", task).parent
+    one_row.site("[local]\ngpus = 8\n")
+    one_row.recipe(
+        'RUN = Run(task="devices:train", config=Config())\n'
+        f"TABLE = Table(arms=ARMS[:1], scales=(scale(seeds=(0,), gpus={gpus}, small=RUN),))"
+    )
+    one_row.environment["PYTHONPATH"] += f":{code}"
+    one_row.environment |= {"CUDA_VISIBLE_DEVICES": "GPU-8a2f,3", "ROCR_VISIBLE_DEVICES": "3,4"}
+    one_row.environment |= outer_job
+    one_row.compute("submit", "table1", "--wait")
+    (planned,) = one_row.plan().runs
+    assert (planned.directory / "gpus.txt").read_text(encoding="utf-8") == f"{expected}|3,4"
+
+
 @pytest.mark.slow  # imports torch twice
 def test_processes_of_a_job_ignore_the_launcher_of_the_surroundings(one_row):
     one_row.meeting()
@@ -197,6 +224,18 @@ def test_cancel_passes_job_ids_to_scancel(slurm):
     assert [sorted(line.split()) for line in scancel_calls(slurm)] == [["1_0", "1_1"]]
     (slurm.root / "sbatch.1").unlink()
     assert slurm.cli("status", "table1", code=1).count("cancelled by") == 2
+
+
+def test_cancelled_retry_no_longer_shows_the_earlier_failure(slurm):
+    for name in NAMES:
+        directory = slurm.directory(name)
+        directory.prepare()
+        directory.write_failure(Failure(reason="out of memory", token="t0"))
+    slurm.cli("submit", "table1", "--cluster", "slurm")
+    slurm.cli("cancel", "table1")
+    slurm.program("squeue", "")
+    told = slurm.cli("status", "table1", code=1)
+    assert told.count("cancelled by") == 2 and "out of memory" not in told
 
 
 def test_cancel_one_cell_with_its_own_job(slurm):

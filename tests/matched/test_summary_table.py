@@ -7,6 +7,7 @@ import re
 import pytest
 
 from matched import table_formats
+from matched.files import write_json
 from matched.status import Failure
 from matched.summary_table import summary_table
 
@@ -72,6 +73,13 @@ def test_summary_table_before_any_run(project):
     ]  # fmt: skip
 
 
+def test_numbers_are_means_and_deviations_over_three_seeds(project):
+    project.recipe("TABLE = Table(arms=ARMS, scales=(scale(seeds=(0, 1, 2), small=SMALL),))")
+    finish(project, "small", ln=(80.0, 81.0, 85.0), dyt=(80.0, 80.0, 83.0))
+    shown = row(project)
+    assert (shown["LN"], shown["DyT"], shown["Δ"]) == ("82.0 ± 2.6", "81.0 ± 1.7", "-1.0")
+
+
 def test_one_seed_has_no_standard_deviation(project):
     finish(project, "small", ln=(80.04,), dyt=(79.0,))
     assert (row(project)["LN"], row(project)["Δ"]) == ("80.0", "-1.0")
@@ -106,6 +114,33 @@ def test_a_cell_without_a_number_shows_its_state(one_row, state, word):
     assert any("out of memory" in note for note in notes(one_row)) == (state == "failed")
 
 
+@pytest.mark.parametrize(
+    ("states", "word"),
+    [
+        (("failed", "damaged"), "damaged"),
+        (("queued", "failed"), "failed"),
+        (("new", "failed"), "failed"),
+        (("queued", "running"), "running"),
+        (("new", "queued"), "queued"),
+    ],
+    ids=str,
+)
+def test_a_cell_shows_the_state_to_look_at_first(project, states, word):
+    project.program("squeue", 'echo "41_N/A|41|RUNNING|None"')
+    for seed, state in enumerate(states):
+        name = f"small.LN.{seed}"
+        directory = project.directory(name)
+        if state == "failed":
+            directory.prepare()
+            directory.write_failure(Failure(reason="why"))
+        if state == "damaged":
+            (project.finish(name) / "result.json").write_text("{", encoding="utf-8")
+        if state in ("queued", "running"):
+            {"queued": project.given, "running": project.begun}[state](name)
+    assert [project.states()[f"small.LN.{seed}"] for seed in (0, 1)] == list(states)
+    assert row(project)["LN"] == word
+
+
 # --- divergence
 
 
@@ -126,6 +161,13 @@ def test_diverged_seeds_are_counted_but_not_averaged(project):
     project.finish("small.LN.1", top1=80.0)
     # The best value before a divergence is not a final value and is left out of the mean.
     assert row(project)["LN"] == "80.0 (1 diverged)"
+
+
+def test_best_value_of_a_diverged_seed_is_no_value_of_an_open_cell(project):
+    project.finish("small.LN.0", outcome="diverged", top1=60.0)
+    finish(project, "small", dyt=(80.0, 81.0))
+    assert (row(project)["LN"], row(project)["Δ"]) == ("diverged", "—")
+    assert row(project)["runs"] == "3/4"
 
 
 def test_divergences_printed_in_the_paper(project):
@@ -159,6 +201,13 @@ def test_delta_is_arm_minus_baseline_in_either_direction(project):
     assert dyt["fid"]["direction"] == "lower"
     assert float(dyt["fid"]["delta"]) == -1.0
     assert float(dyt["fid"]["paper_delta"]) == -0.1
+
+
+def test_deviations_have_the_decimals_of_the_mean(project):
+    project.write("recipes/paper.toml", TWO_METRICS)
+    project.recipe("TABLE = Table(arms=ARMS, scales=(scale(small=SMALL),))")
+    finish(project, "small", ln=(12.0, 13.0), dyt=(0.25, 0.35), metric="fid")
+    assert (row(project, 1)["LN"], row(project, 1)["DyT"]) == ("12.5 ± 0.7", "0.300 ± 0.071")
 
 
 def test_small_numbers_have_three_decimals(project):
@@ -200,6 +249,26 @@ def test_scale_metrics_replace_the_papers(project):
     assert row(project)["paper LN"] == "—", "the paper's number is of another metric"
 
 
+# --- matched pairs
+
+
+def test_row_is_not_matched_while_a_pair_is_unknown(project):
+    finish(project, "small", ln=(80.0, 81.0), dyt=(82.0, None))
+    assert list(row(project).values())[-2:] == ["3/4", "—"]
+    project.finish("small.DyT.1", prints=False, top1=84.0)
+    assert list(row(project).values())[-2:] == ["4/4", "—"]
+    assert row(project)["Δ"] == "+2.0", "of the seed whose pair is matched"
+
+
+def test_row_with_an_unmatched_pair_has_no_delta(project):
+    """Not even that of its other seed, whose pair is matched."""
+    finish(project, "small", ln=(80.0, 81.0), dyt=(82.0, 84.0))
+    other = {"weights": "x" * 16, "batches": ["b" * 16]}
+    write_json(project.directory("small.DyT.1") / "fingerprint.json", other)
+    assert (row(project)["Δ"], row(project)["matched"]) == ("—", "no")
+    assert [record["delta"] for record in records(project)[:2]] == ["", ""]
+
+
 # --- notes
 
 
@@ -214,10 +283,12 @@ def test_notes_name_scale_data_and_seeds(project):
 
 def test_notes_of_small_scales_deny_a_reproduction(project):
     project.recipe(
-        "TABLE = Table(arms=ARMS, scales=(scale(small=SMALL), scale('paper', small=LARGE)))"
+        "TABLE = Table(arms=ARMS, scales=(scale(small=SMALL), scale('paper', small=LARGE),"
+        " scale('mini', small=Run(task='tiny:train', config=Config(epochs=2)))))"
     )
-    words = "Not a reproduction of the paper: smoke scale uses other models"
-    assert any(note.startswith(words) for note in notes(project))
+    for name in ("smoke", "mini"):
+        warning = f"Not a reproduction of the paper: {name} scale uses other models and other data."
+        assert warning in summary_table(project.plan(scale=name)).notes
     table = summary_table(project.plan(scale="paper"))
     assert not any("reproduction" in note for note in table.notes)
     assert table.title == "Venue 2025, Table 1 · paper scale"

@@ -33,7 +33,7 @@ def two_processes(tmp_path_factory):
         folder,
         "train",
         *["own", "dyt", "early", "late", "crashed", "timed", "preempted", "lost", "batchnorm"],
-        *["scaled", "fp16"],
+        *["scaled", "fp16", "files"],
         *["sharded", "sharded-dyt", "sharded-crashed", "sharded-preempted", "sharded-full"],
         *["sharded-batchnorm", "sharded-scaled", "sharded-fp16", "left-alone"],
     )

@@ -152,6 +152,35 @@ def sgd(lr, seed=CONFIG.seed):
     return {"model": model, "optimizer": optimizer, "ema": None, "prepare": lambda batch: batch}
 
 
+class CountingSGD(torch.optim.SGD):
+    """Gradient descent whose steps shrink, with their number in the groups as in AdamWScheduleFree.
+
+    Each parameter also has a count that is no tensor, as in torch's older Adam.
+    """
+
+    def __init__(self, parameters, lr):
+        super().__init__(parameters, lr=lr)
+        for group in self.param_groups:
+            group["steps_done"] = 0
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            group["steps_done"] += 1
+            for parameter in group["params"]:
+                state = self.state[parameter]
+                state["calls"] = state.get("calls", 0) + 1
+                size = group["lr"] / (group["steps_done"] + state["calls"])
+                parameter.data.sub_(parameter.grad, alpha=size)
+
+
+def counting(seed=CONFIG.seed):
+    """Changes of a learner to ``CountingSGD``, with two groups of different learning rates."""
+    changes = sgd(lr=0.5, seed=seed)
+    model = changes["model"]
+    groups = [{"params": model[0].parameters(), "lr": 1.0}, {"params": model[4].parameters()}]
+    return changes | {"optimizer": CountingSGD(groups, lr=0.5)}
+
+
 class Malicious:
     """Creates a folder when it is unpickled."""
 

@@ -3,9 +3,10 @@
 import pytest
 
 from matched.signals import Interrupted, watch_signals
+from matched.training.checkpoint_schedule import CheckpointSchedule
 from matched.training.fingerprint import BATCHES
 
-from .problem import PreemptAt, TrainedRun, assert_same_run, identical, train
+from .problem import PreemptAt, TrainedRun, assert_same_run, context, identical, train
 
 
 def preempt_at(step):
@@ -56,6 +57,43 @@ def test_checkpoint_minutes(tmp_path, caplog, minutes, steps):
     with caplog.at_level("INFO", logger="matched"):
         train(tmp_path, where={"checkpoint_steps": 99, "checkpoint_minutes": minutes})
     assert saved_steps("\n".join(caplog.messages)) == steps
+
+
+class Clock:
+    """A clock that a test sets, in minutes."""
+
+    minutes = 1000.0
+
+    def __call__(self):
+        return 60 * self.minutes
+
+
+def steps_saved_at(context, minutes):
+    """The steps that are saved if step n ends ``minutes[n - 1]`` after the start of the loop."""
+    clock, saved = Clock(), []
+    start = clock.minutes
+    schedule = CheckpointSchedule(context, lambda: saved.append(step), len(minutes), clock)
+    with schedule:
+        for step, at in enumerate(minutes, start=1):
+            clock.minutes = start + at
+            schedule.after_step(step)
+    return saved
+
+
+class TestIntervals:
+    def test_checkpoint_minutes_are_minutes_since_the_last_save(self, tmp_path):
+        place = context(tmp_path, checkpoint_steps=99, checkpoint_minutes=10.0)
+        assert steps_saved_at(place, [1, 9.9, 10, 10.1, 12, 19.9, 20, 21, 29.9, 45, 46]) == [
+            3, 7, 10,
+        ]  # fmt: skip
+
+    def test_a_save_by_checkpoint_steps_restarts_the_minutes(self, tmp_path):
+        place = context(tmp_path, checkpoint_steps=3, checkpoint_minutes=10.0)
+        assert steps_saved_at(place, [2, 4, 9, 11, 18, 18.5, 20, 29]) == [3, 6, 8]
+
+    def test_only_rank_0_watches_the_clock(self, tmp_path):
+        place = context(tmp_path, rank=1, checkpoint_steps=99, checkpoint_minutes=10.0)
+        assert steps_saved_at(place, [11, 22]) == []
 
 
 class TestTwoProcesses:

@@ -227,6 +227,13 @@ class TestInterruption:
         assert list(contents(folder)) == ["a.txt", "b.txt"]
 
 
+def test_two_processes_make_every_file_once(two_processes):
+    made = [(two_processes / "files" / f"made-{rank}.txt").read_text() for rank in range(2)]
+    assert made == ["['0.txt', '2.txt', '4.txt'] 5", "['1.txt', '3.txt'] 5"]
+    expected = {f"{number}.txt": f"content of {number}.txt" for number in range(5)}
+    assert contents(two_processes / "files" / "files") == expected
+
+
 @pytest.mark.slow
 def test_two_processes_share_files_errors_and_preemption(tmp_path):
     together(SCRIPT, tmp_path)

@@ -172,6 +172,11 @@ class TestOutcome:
         assert run.outcome.best == {"error": 1.0, "step": 6}
         assert (run.outcome.steps, run.outcome.diverged) == (12, False)
 
+    def test_best_evaluation_is_the_first_of_equal_ones(self, tmp_path):
+        errors = iter([3.0, 1.0, 1.0, 2.5])
+        run = train(tmp_path, evaluate=lambda model: {"error": next(errors)})
+        assert run.outcome.best == {"error": 1.0, "step": 6}
+
     def test_selection_metric_may_be_higher_is_better(self, tmp_path):
         scores = iter([3.0, 1.0, 7.0, 2.5])
         run = train(

@@ -8,16 +8,36 @@ from dataclasses import replace
 import pytest
 import torch
 
-from .problem import CONFIG, Crash, CrashAt, Malicious, assert_same_run, identical, train
+from .problem import (
+    CONFIG,
+    PLAIN,
+    Crash,
+    CrashAt,
+    Malicious,
+    assert_same_run,
+    counting,
+    identical,
+    train,
+)
 
 
 def flip_bit(content):
-    """Flip one bit of one weight in a checkpoint file."""
+    """Flip one bit of one number in the largest tensor of a checkpoint file.
+
+    torch loads such a file without a word: only the checksum can tell.
+    """
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
-        weights = archive.read(largest)
-    position = content.index(weights) + len(weights) // 2
-    return content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
+        tensors = [entry for entry in archive.infolist() if "/data/" in entry.filename]
+        numbers = archive.read(max(tensors, key=lambda entry: entry.file_size))
+    position = content.index(numbers) + len(numbers) // 2
+    flipped = content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
+    one, other = (loaded_tensors(each) for each in (content, flipped))
+    assert sum(not identical(one[name], other[name]) for name in one) == 1
+    return flipped
+
+
+def loaded_tensors(content):
+    return torch.load(io.BytesIO(content), weights_only=True)["tensors"]
 
 
 def crash_at(directory, step, **where):
@@ -86,6 +106,15 @@ def test_fp16_resumes_with_its_loss_scale(tmp_path):
         train(tmp_path / "crashed", config, loss=CrashAt(7))
     assert_same_run(train(tmp_path / "crashed", config, weights=99), uninterrupted)
     assert uninterrupted.state["scaler"]["scale"] > 0
+
+
+def test_optimizer_that_counts_its_steps_in_its_groups_resumes(tmp_path):
+    uninterrupted = train(tmp_path / "uninterrupted", PLAIN, **counting())
+    with pytest.raises(Crash):
+        train(tmp_path / "crashed", PLAIN, loss=CrashAt(7), **counting())
+    resumed = train(tmp_path / "crashed", PLAIN, **counting(seed=99))
+    assert_same_run(resumed, uninterrupted)
+    assert [group["steps_done"] for group in resumed.state["groups"]] == [12, 12]
 
 
 def test_loop_keeps_the_last_two_checkpoints(tmp_path):

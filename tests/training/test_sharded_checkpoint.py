@@ -1,16 +1,24 @@
 """Sharded checkpoints: resumption on any number of processes, damage, untrusted content."""
 
 import errno
+import io
 import os
 import pickle
 import re
 import shutil
+import warnings
+import zipfile
 
 import pytest
 import torch
 from torch.distributed.checkpoint import metadata as dcp
 
-from .problem import Malicious, TrainedRun, assert_close_runs, identical, train
+from matched.training import checkpoint
+from matched.training.checkpoint import TrainingState
+
+from .problem import SIGNATURE, Malicious, TrainedRun, assert_close_runs, identical, train
+
+TEMPORARY = f".step_00000005.{os.getpid()}.tmp"
 
 
 def log_of(folder, name, rank=0):
@@ -82,6 +90,25 @@ class TestResume:
         assert identical(run.state, TrainedRun(directory=two_processes / "sharded").state)
 
 
+def test_sharded_checkpoint_is_renamed_when_it_is_on_disk(tmp_path, disk_events):
+    state = TrainingState(tensors={"model.weight": torch.ones(3)}, plain={"signature": "run"})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        checkpoint.save(tmp_path / "checkpoints", 5, state, sharded=True)
+    (rename,) = (event for event in disk_events if event[1:] == (TEMPORARY, "step_00000005"))
+    before, after = (
+        disk_events[: disk_events.index(rename)],
+        disk_events[disk_events.index(rename) + 1 :],
+    )
+    synced = [name for kind, name, _ in before if kind == "sync"]
+    assert "__0_0.distcp" in synced
+    assert synced[-2:] == ["rest.pt", TEMPORARY], "the folder is synced when it is complete"
+    assert after == [("sync", "checkpoints", None)]
+    sizes = {name: size for kind, name, size in before if kind == "sync"}
+    for name in ("rest.pt", "__0_0.distcp"):
+        assert sizes[name] == (tmp_path / "checkpoints/step_00000005" / name).stat().st_size
+
+
 def edited(change):
     """Damage of a folder: changed metadata."""
 
@@ -127,6 +154,42 @@ def malicious_tensors(folder, malicious):
     path.write_bytes(payload.ljust(path.stat().st_size, b"\0"))
 
 
+def malicious_archives(folder, malicious):
+    archive, path = io.BytesIO(), folder / "__0_0.distcp"
+    torch.save(malicious, archive)
+    with path.open("r+b") as file:
+        for part in parts(folder, path.name):
+            file.seek(part.offset)
+            file.write(archive.getvalue().ljust(part.length, b"\0"))
+
+
+def flip_bit(name):
+    """Damage of a folder: one bit of the largest part, or of the plain values."""
+
+    def damage(folder, malicious):
+        path, content = folder / name, bytearray((folder / name).read_bytes())
+        plain = name == "rest.pt"
+        content[content.index(SIGNATURE.encode()) if plain else number_in(folder, name)] ^= 1
+        path.write_bytes(content)
+
+    return damage
+
+
+def parts(folder, name):
+    """Where the tensors of a file are."""
+    storages = pickle.loads((folder / ".metadata").read_bytes()).storage_data.values()
+    return [storage for storage in storages if storage.relative_path == name]
+
+
+def number_in(folder, name):
+    """The offset of a number in the largest tensor of a file."""
+    part = max(parts(folder, name), key=lambda part: part.length)
+    content = (folder / name).read_bytes()[part.offset :][: part.length]
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        (entry,) = (entry for entry in archive.infolist() if entry.filename.endswith("/data/0"))
+        return part.offset + content.index(archive.read(entry)) + entry.file_size // 2
+
+
 def truncated(folder, malicious):
     path = folder / "__1_0.distcp"
     os.truncate(path, path.stat().st_size // 2)
@@ -167,9 +230,12 @@ DAMAGES = {
         edited(lambda metadata, malicious: metadata.storage_data.clear()),
         "KeyError",
     ),
-    "tensors are code": (malicious_tensors, "Error"),
+    "tensors are code": (malicious_tensors, "File is not a zip file"),
+    "tensors are code in an archive": (malicious_archives, "UnpicklingError"),
     "plain values are code": (malicious_plain_values, "UnpicklingError"),
-    "truncated": (truncated, "Error"),
+    "truncated": (truncated, "Error|File is not a zip file"),
+    "one bit of a weight": (flip_bit("__0_0.distcp"), "the checksum of .* in it is wrong"),
+    "one bit of a plain value": (flip_bit("rest.pt"), "the checksum of .* in it is wrong"),
     "missing file of a process": (
         lambda folder, malicious: (folder / "__1_0.distcp").unlink(),
         "__1_0",

@@ -29,7 +29,7 @@ from torch import nn
 from torch.distributed.checkpoint import FileSystemWriter
 
 from matched.signals import Interrupted, watch_signals
-from matched.training import fit
+from matched.training import file_tasks, fit
 from matched.training.distributed import process_group
 
 RANK = int(os.environ["RANK"])
@@ -175,6 +175,21 @@ def has_exited(pid, seconds=15):
     return False
 
 
+def make_files(folder, name):
+    """Make 5 files, an odd number, in two processes."""
+    names = [f"{number}.txt" for number in range(5)]
+    place = context(folder / name, rank=RANK, local_rank=RANK, world_size=2, signature=name)
+    made = []
+
+    def make(name, path):
+        made.append(name)
+        path.write_text(f"content of {name}")
+
+    with process_group(place):
+        sums = file_tasks.make_files(place, folder / name / "files", names, make)
+        (folder / name / f"made-{RANK}.txt").write_text(f"{made} {len(set(sums.values()))}")
+
+
 RUNS = {
     "own": run_separately(),
     "dyt": run_separately(changes=dyt),
@@ -195,6 +210,7 @@ RUNS = {
     "sharded-scaled": run(config=TWO_MICRO_BATCHES, shard=True, changes=scaled),
     "fp16": run(config=FP16, changes=overflowing),
     "sharded-fp16": run(config=FP16, shard=True, changes=overflowing),
+    "files": make_files,
     "left-alone": left_alone,
 }
 

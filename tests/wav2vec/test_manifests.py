@@ -240,6 +240,13 @@ def test_from_folder_with_wrong_sample_rate_suggests_ffmpeg(tmp_path, noise):
         manifests.from_folder(tmp_path, seed=0)
 
 
+def test_from_folder_with_several_wrong_sample_rates_names_the_files(tmp_path, noise):
+    for number, rate in enumerate([44_100, 44_100, 8000, 8000, 8000]):
+        noise(tmp_path / f"{number}.wav", rate=rate)
+    with pytest.raises(ValueError, match=r"cannot be used.*(44100|8000) Hz, not 16000"):
+        manifests.from_folder(tmp_path, seed=0)
+
+
 def test_from_folder_refuses_missing_empty_or_single_file_folders(tmp_path, noise):
     with pytest.raises(ValueError, match=r"there is no folder .*nowhere"):
         manifests.from_folder(tmp_path / "nowhere", seed=0)
@@ -293,6 +300,37 @@ def test_read_refuses_malformed_manifests(folder, tmp_path):
     (lists / "valid.tsv").unlink()
     with pytest.raises(ValueError, match=r"there is no .*valid\.tsv; expected"):
         manifests.read(lists)
+
+
+EDITS = {
+    "a file is removed": lambda lines: lines[:-1],
+    "a length is changed": lambda lines: [*lines[:-1], lines[-1] + "0"],
+    "a name is changed": lambda lines: [*lines[:-1], "b" + lines[-1]],
+    "files change places": lambda lines: [lines[0], *lines[:0:-1]],
+}
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS.keys())
+def test_read_refuses_manifests_edited_by_hand(folder, tmp_path, edit):
+    manifests.write(manifests.from_folder(folder, seed=0), tmp_path)
+    path = tmp_path / "train.tsv"
+    path.write_text("".join(f"{line}\n" for line in edit(path.read_text().splitlines())))
+    with pytest.raises(ValueError, match=r"the manifests in .* do not match their checksum"):
+        manifests.read(tmp_path)
+
+
+def test_read_refuses_manifests_without_a_checksum(folder, tmp_path):
+    manifests.write(manifests.from_folder(folder, seed=0), tmp_path)
+    (tmp_path / "checksum.txt").unlink()
+    with pytest.raises(ValueError, match=r"the manifests in .* do not match their checksum"):
+        manifests.read(tmp_path)
+
+
+def test_from_folder_accepts_a_file_of_the_minimum_length(folder, noise):
+    noise(folder / "shortest.flac", manifests.MIN_SAMPLES)
+    manifest = manifests.from_folder(folder, seed=0)
+    assert {**manifest.train, **manifest.valid}["shortest.flac"] == 400
+    assert audio_files.unusable_reason(audio_files.read_header(folder / "shortest.flac"), 401)
 
 
 def test_from_folder_reports_progress_and_stops_on_signal(folder, tmp_path, monkeypatch):

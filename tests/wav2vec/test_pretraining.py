@@ -15,10 +15,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from fairseq.optim.fp16_optimizer import FP16Optimizer
 
 from dyt import Norm
-from dyt_wav2vec import fairseq_api, fairseq_config
+from dyt_wav2vec import fairseq_api, fairseq_config, pretraining
 from dyt_wav2vec.evaluation import evaluate
+from dyt_wav2vec.manifests import Manifest
 from dyt_wav2vec.trainer import Trainer
 from matched.signals import Interrupted, watch_signals
 
@@ -108,6 +110,11 @@ class TestMetricsLog:
         assert list(uninterrupted.evaluations) == [4, 7]
         assert uninterrupted.outcome.metrics == uninterrupted.evaluations[7]
         assert uninterrupted.json("progress.json")["steps"] == 7
+
+    def test_best_evaluation_has_the_smallest_loss(self, uninterrupted, plain):
+        for run in (uninterrupted, plain):
+            best = min(run.evaluations, key=lambda step: run.evaluations[step]["loss"])
+            assert run.outcome.best == {**run.evaluations[best], "step": best}
 
     def test_evaluation_lines_have_alpha_of_the_dyt_arm(self, uninterrupted, plain):
         lines = [line for line in uninterrupted.lines if "evaluation" in line]
@@ -269,6 +276,17 @@ class TestIsolation:
         assert (root.handlers[:], root.level, root.manager.disable) == before
 
 
+def test_files_of_min_sample_size_are_long_enough(tmp_path, monkeypatch):
+    manifest = Manifest(root=tmp_path, train={"a.flac": 8000}, valid={"b.flac": 8000, "c": 7})
+    monkeypatch.setattr(pretraining, "load_manifest", lambda *_: manifest)
+    place = context(tmp_path, tmp_path)
+    assert pretraining._write_manifest(place, CONFIG) == manifest.checksum
+    assert CONFIG.min_sample_size == 8000
+    longer = replace(CONFIG, min_sample_size=8001)
+    with pytest.raises(ValueError, match=r"no file of train\.tsv has 8001 samples"):
+        pretraining._write_manifest(place, longer)
+
+
 class TestMicroBatches:
     def test_refuses_world_size_that_does_not_divide(self, prepared, tmp_path):
         message = (
@@ -279,6 +297,31 @@ class TestMicroBatches:
             fairseq_config.runtime_overrides(
                 replace(CONFIG, micro_batches_per_update=3), place, tmp_path, torch.device("cpu")
             )
+
+    @pytest.mark.parametrize("world_size", [1, 2, 4])
+    def test_loss_scale_grows_at_the_same_pace(self, prepared, tmp_path, world_size):
+        """fairseq divides the updates between two increases by the micro-batches of an update."""
+        config = replace(CONFIG, precision="fp16", micro_batches_per_update=4)
+        place, cpu = context(tmp_path, prepared, world_size=world_size), torch.device("cpu")
+        cfg = fairseq_config.merged_config(
+            fairseq_config.training_overrides(config),
+            fairseq_config.runtime_overrides(config, place, tmp_path, cpu),
+        )
+        optimizer = FP16Optimizer.build_optimizer(cfg, [torch.nn.Parameter(torch.zeros(2))])
+        assert optimizer.scaler.scale_window == 2**14 / 4
+        assert cfg.distributed_training.distributed_world_size == world_size
+
+    @pytest.mark.parametrize("kept", [[0], [0, 1]])
+    def test_train_step_drops_the_empty_micro_batches_at_an_epochs_end(self, monkeypatch, kept):
+        """fairseq would not count the utterances of the full ones."""
+        samples = [{"id": number} for number in kept]
+        steps = []
+        monkeypatch.setattr(
+            fairseq_api.Trainer, "train_step", lambda self, batches, oom: steps.append(batches)
+        )
+        for padded in ([*samples, {}], [*samples, {}, {}], samples, [{}, {}]):
+            Trainer.train_step(object.__new__(Trainer), padded)
+        assert steps == [samples, samples, samples, [{}]]
 
 
 @pytest.mark.slow

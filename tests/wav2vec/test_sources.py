@@ -19,6 +19,13 @@ def test_train_subsets_have_281241_utterances():
     assert sum(subset.speakers for subset in sources.TRAIN_SUBSETS.values()) == 2_338
 
 
+@pytest.mark.parametrize(
+    ("files", "unusable"), [(1, 1), (1999, 1), (2000, 2), (28_539, 28), (281_241, 281)]
+)
+def test_a_thousandth_of_the_files_may_be_unusable(files, unusable):
+    assert sources.max_unusable(files) == unusable
+
+
 def test_check_librispeech_accepts_unpacked_archives(librispeech):
     sources.LIBRISPEECH.check(librispeech[0])
 

@@ -75,7 +75,8 @@ def train(context: Context, config: Config) -> Outcome:
         return None
     if what == "live metric":
         return Outcome(metrics={"top1": {1, 2}}, steps=3)
-    return Outcome(metrics={"top1": score, "fid": 100 - score}, steps=3)
+    best = {"top1": score + 1, "step": 2}
+    return Outcome(metrics={"top1": score, "fid": 100 - score}, best=best, steps=3)
 
 
 def _go_on(context: Context, obey: bool) -> None:
@@ -102,6 +103,10 @@ def _ask_to_stop(context: Context, number: signal.Signals, save: str = "") -> No
     if save == "filling":
         (context.directory / "shards").mkdir()
         (context.directory / "shards" / "000000.npy.sha256").touch()
+    if save == "failing":
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated.")
+    if save == "losing":
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:538] Connection closed by peer")
     raise signals.Interrupted
 
 

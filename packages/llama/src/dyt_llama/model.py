@@ -125,8 +125,8 @@ def materialize(model: Llama, *, seed: int, device: torch.device) -> None:
     for path, module in model.named_modules():
         if isinstance(module, (nn.Linear, nn.Embedding)):
             fill_normal(module.weight, STD, seed, "weights", f"{path}.weight")
-            if isinstance(getattr(module, "scale", None), nn.Parameter):
-                module.scale.fill_(math.sqrt(model.config.hidden_size))
+            if isinstance(scale := getattr(module, "scale", None), nn.Parameter):
+                scale.fill_(math.sqrt(model.config.hidden_size))
         elif isinstance(module, LlamaRMSNorm):
             module.weight.fill_(1.0)
         elif hasattr(module, "reset_parameters"):  # the layers that replace it

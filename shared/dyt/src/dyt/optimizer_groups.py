@@ -25,10 +25,12 @@ def param_groups(
     `Trainer(model, args, optimizers=(optimizer, None))`.
 
     Args:
-        model: the network; frozen parameters are omitted.
+        model: the network, which DistributedDataParallel, DataParallel or torch.compile may wrap;
+            frozen parameters are omitted.
         weight_decay: the weight decay of all other parameters.
         alpha_lr: the learning rate of α and s, as a separate group; None for the optimizer's.
     """
+    model = _without_wrappers(model)
     exempt = set(getattr(model, "no_weight_decay", set)())
     norms = {
         parameter
@@ -59,3 +61,14 @@ def param_groups(
         {"params": alphas, "weight_decay": 0.0, "lr": alpha_lr},
     ]
     return [group for group in groups if group["params"]]
+
+
+def _without_wrappers(model: nn.Module) -> nn.Module:
+    """Return the network itself: wrappers prefix the names that its `no_weight_decay` lists."""
+    while True:
+        if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+            model = model.module
+        elif isinstance(compiled := getattr(model, "_orig_mod", None), nn.Module):
+            model = compiled
+        else:
+            return model

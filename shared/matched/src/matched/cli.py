@@ -257,9 +257,13 @@ def _table(given: argparse.Namespace) -> int:
 
 def _show(plan: Plan, console: Console) -> int:
     stem = plan.recipe.project / "results" / plan.recipe.results_name(plan.scale)
-    pictures = gallery.copy_pictures(plan, stem)
-    table = summary_table(plan, pictures)
     # Written first, because printing may fail; printed also if the folder cannot be written.
+    try:
+        pictures = gallery.copy_pictures(plan, stem)
+    except OSError:
+        table_formats.print_table(summary_table(plan), console)
+        raise
+    table = summary_table(plan, pictures)
     try:
         paths = table_formats.write_files(table, stem)
     finally:

@@ -153,13 +153,18 @@ def _num_workers(resources: Resources, site: Site, cluster: str) -> int:
     """Return how many jobs of these resources this machine computes at a time."""
     if cluster == "debug":
         return 1
-    if resources.gpus:
-        return max(1, site.local.gpus // resources.gpus)
-    workers = max(1, site.local.worker_count() // resources.processes)
+    workers = _num_places(resources, site)
     fitting = _num_fitting(resources)
     if site.local.workers or fitting is None or fitting >= workers:  # the user's number is kept
         return workers
     return max(1, fitting)
+
+
+def _num_places(resources: Resources, site: Site) -> int:
+    """Return for how many jobs of these resources this machine has GPUs or cores, at least 1."""
+    if resources.gpus:
+        return max(1, len(site.local.usable_gpus()) // resources.gpus)
+    return max(1, site.local.worker_count() // resources.processes)
 
 
 def _num_fitting(resources: Resources) -> int | None:
@@ -167,24 +172,24 @@ def _num_fitting(resources: Resources) -> int | None:
     limit = machine.memory_limit()
     if limit is None:
         return None
-    return limit // (resources.memory_gb * resources.processes << 30)
+    return limit // (resources.memory_gb * resources.world_size << 30)
 
 
 def memory_note(plan: Plan, packed: Sequence[PackedJob], cluster: str) -> str:
-    """Return one line if memory allows fewer local jobs at a time than cores do, else ""."""
-    local = plan.site.local
-    if cluster != "local" or not packed or packed[0].resources.gpus or local.workers:
+    """Return one line if memory allows fewer local jobs at a time than cores or GPUs, else ""."""
+    if cluster != "local" or not packed or plan.site.local.workers:
         return ""
     resources = packed[0].resources
     fitting = _num_fitting(resources)
-    workers = min(max(1, local.worker_count() // resources.processes), len(plan.missing))
+    workers = min(_num_places(resources, plan.site), len(plan.missing))
     if fitting is None or fitting >= workers:
         return ""
-    asked, limit = resources.memory_gb * resources.processes, machine.memory_limit() or 0
+    asked, limit = resources.memory_gb * resources.world_size, machine.memory_limit() or 0
+    effect = "lifts this limit" if resources.gpus else "sets another number"
     return (
         f"{max(1, fitting)} instead of {workers} runs at a time: each asks for {asked} GB and this "
         f"container has {limit / (1 << 30):.1f} GB; `workers` under [local] in {plan.site.file} "
-        "sets another number"
+        f"{effect}"
     )
 
 

@@ -37,7 +37,7 @@ class JobRunner(submitit.helpers.Checkpointable):
 
     Attributes:
         resources: of each run, in the order of ``runs``.
-        gpus: indices of the GPUs to use; None keeps those that the job was started with.
+        gpus: the GPUs to use, by index or UUID; None keeps those that the job was started with.
         token: identifies the submission, and so distinguishes its failures from earlier ones.
         minutes: time limit of the job; None without one.
         code: the record of ``provenance.record_submission``.
@@ -48,14 +48,14 @@ class JobRunner(submitit.helpers.Checkpointable):
     site: Site
     threads: int
     token: str
-    gpus: tuple[int, ...] | None = None
+    gpus: tuple[str, ...] | None = None
     minutes: int | None = None
     code: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self) -> dict[str, ExecutionResult]:
         """Compute all runs in a job of submitit; see ``compute``."""
         if self.gpus is not None:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self.gpus))
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpus)
         environment = submitit.JobEnvironment()
         if environment.num_tasks == 1:  # a setup line may also set them
             drop_launcher_variables()

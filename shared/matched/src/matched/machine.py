@@ -1,4 +1,4 @@
-"""Cores and memory that this process may use: affinity, and the limits of its cgroups.
+"""Cores, memory and GPUs that this process may use: affinity, limits of its cgroups, variables.
 
 Containers and Kubernetes limit a process by quotas of its cgroup, which neither the number of cores
 nor the affinity shows. Version 1 and version 2 of cgroups are read.
@@ -7,13 +7,17 @@ nor the affinity shows. Version 1 and version 2 of cgroups are read.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 
 PROC = Path("/proc/self")
 NO_LIMIT = 1 << 60
 """Version 1 writes a number of this size where there is no limit of memory."""
+GPU = re.compile(r"\d+|(GPU|MIG)-[\w/-]+")
+"""Index or UUID of a GPU, or of a part of one."""
 
 
 def usable_cores() -> int:
@@ -31,6 +35,18 @@ def memory_limit() -> int | None:
         if (text := _read(folder / name)).isdigit() and int(text) < NO_LIMIT
     ]
     return min(limits, default=None)
+
+
+def visible_gpus() -> tuple[str, ...] | None:
+    """Return the GPUs of CUDA_VISIBLE_DEVICES, by index or UUID; None if it is not set.
+
+    As CUDA does, ignore everything from the first entry on that is neither, such as "-1".
+    """
+    text = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if text is None:
+        return None
+    entries = (entry.strip() for entry in text.split(","))
+    return tuple(takewhile(GPU.fullmatch, entries))
 
 
 def _cpu_quotas() -> Iterator[float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
+import math
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -146,16 +147,20 @@ def parse_value(text: str, annotation: Any, name: str) -> Any:
     """Return ``text`` as a value of the annotated type: "1e-3" for float, "(0.9, 0.95)", "None".
 
     Raises:
-        ValueError: naming the field and its type if the text is no such value.
+        ValueError: naming the field and its type if the text is no such value, or if a number in it
+            is not finite.
     """
     if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
         fields = ", ".join(f"{name}.{field.name}" for field in dataclasses.fields(annotation))
         raise ValueError(f"{name} is a {annotation.__name__}; change its fields: {fields}")
-    for value in _readings(text):
+    for reading in _readings(text):
         try:
-            return _conform(value, annotation)
+            value = _conform(reading, annotation)
         except _WrongTypeError:
             continue
+        if not _is_finite(value):
+            raise ValueError(f"{name} is {text!r}, which is not finite; expected finite numbers")
+        return value
     shown = getattr(annotation, "__name__", "") if isinstance(annotation, type) else ""
     expected = shown or str(annotation).replace("typing.", "")
     raise ValueError(f"{name} is {text!r}; expected {expected}")
@@ -171,12 +176,23 @@ def _readings(text: str) -> list[Any]:
         return [text]
 
 
+def _is_finite(value: Any) -> bool:
+    """False for an infinite number, such as 1e999, anywhere in a value."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
+    return not isinstance(value, (tuple, list)) or all(map(_is_finite, value))
+
+
 class _WrongTypeError(Exception):
     """A value is not of the annotated type."""
 
 
 def _conform(value: Any, annotation: Any) -> Any:
     """Return the value as the annotation has it: an int becomes a float, a list a tuple.
+
+    Elements of sequences and mappings have to be of the annotated types as well.
 
     Raises:
         _WrongTypeError: if it is not of that type.
@@ -195,7 +211,11 @@ def _conform(value: Any, annotation: Any) -> Any:
         return float(value)
     elif annotation in (None, types.NoneType):
         accepted = value is None
-    elif origin is not None:  # Mapping[str, float], dict[str, int], list[int]
+    elif _is_subclass(origin, Mapping):
+        return _conform_mapping(value, arguments)
+    elif _is_subclass(origin, Sequence):
+        return _conform_sequence(value, origin, arguments)
+    elif origin is not None:  # another generic class: its elements are unknown
         accepted = isinstance(value, origin)
     else:
         # Not isinstance: a bool is an int.
@@ -224,3 +244,24 @@ def _conform_tuple(value: Any, annotations: Sequence[Any]) -> tuple[Any, ...]:
     if len(annotations) != len(value):
         raise _WrongTypeError
     return tuple(_conform(item, kind) for item, kind in zip(value, annotations, strict=True))
+
+
+def _is_subclass(origin: Any, kind: type) -> bool:
+    return isinstance(origin, type) and issubclass(origin, kind)
+
+
+def _conform_mapping(value: Any, annotations: Sequence[Any]) -> dict[Any, Any]:
+    """Conform keys and values: dict[str, float], Mapping[str, int]."""
+    if not isinstance(value, Mapping):
+        raise _WrongTypeError
+    keys, values = annotations
+    return {_conform(key, keys): _conform(item, values) for key, item in value.items()}
+
+
+def _conform_sequence(value: Any, origin: type, annotations: Sequence[Any]) -> Any:
+    """Conform the elements: a list for list[int], a tuple for Sequence[int]; a str is neither."""
+    if not isinstance(value, (tuple, list)):
+        raise _WrongTypeError
+    (kind,) = annotations
+    items = [_conform(item, kind) for item in value]
+    return items if issubclass(origin, list) else tuple(items)

@@ -32,11 +32,13 @@ def check_submission(plan: Plan, cluster: str) -> None:
     for resources in distinct:
         executor_parameters(resources, plan.site, cluster, num_runs=1)
     needed = max((resources.gpus for resources in distinct), default=0)
-    available = plan.site.local.gpus
+    local = plan.site.local
+    available = len(local.usable_gpus())
     if cluster != "slurm" and needed > available:
+        limit = "CUDA_VISIBLE_DEVICES allows" if available < local.gpus else "this machine has"
         raise ValueError(
             f"{plan.recipe.name} at {plan.scale.name} scale asks for {needed} GPUs per run and "
-            f"this machine has {available} (`gpus` under [local] in {plan.site.file}); "
+            f"{limit} {available} (`gpus` under [local] in {plan.site.file} is {local.gpus}); "
             "use --cluster slurm"
         )
 

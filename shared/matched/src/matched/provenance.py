@@ -177,7 +177,7 @@ def environment(code: Mapping[str, Any]) -> dict[str, Any]:
     cuda = torch.cuda.is_available()
     return {
         "python": sys.version.split()[0],
-        "packages": {d.name: d.version for d in sorted(distributions(), key=lambda d: d.name)},
+        "packages": _installed_packages(),
         **_running_commit(code),
         "submitted": dict(code),
         "source": str(Path(__file__).parent),
@@ -191,6 +191,16 @@ def environment(code: Mapping[str, Any]) -> dict[str, Any]:
         else [],
         "cuda": torch.version.cuda if cuda else None,
     }
+
+
+def _installed_packages() -> dict[str, str]:
+    """Return name → version; a folder whose metadata was lost or cut off has none."""
+    found: dict[str, str] = {}
+    for metadata in (distribution.metadata for distribution in distributions()):
+        if "Name" in metadata and "Version" in metadata:
+            # The first on the path is the one that is imported.
+            found.setdefault(metadata["Name"], metadata["Version"])
+    return dict(sorted(found.items()))
 
 
 def _running_commit(code: Mapping[str, Any]) -> dict[str, Any]:

@@ -42,6 +42,16 @@ class Local:
         """Return ``workers``, or if it is 0 the number that affinity and CPU quota allow."""
         return self.workers or max(1, machine.usable_cores() // self.threads)
 
+    def usable_gpus(self) -> tuple[str, ...]:
+        """Return the GPUs that runs share, as CUDA_VISIBLE_DEVICES names them.
+
+        These are the first ``gpus`` of those that the caller allows in that variable, or of all.
+        """
+        visible = machine.visible_gpus()
+        if visible is None:
+            visible = tuple(map(str, range(self.gpus)))
+        return visible[: self.gpus]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Slurm:

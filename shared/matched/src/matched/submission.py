@@ -104,7 +104,7 @@ def _submit(plan: Plan, cluster: str, folder: Path, snapshot: bool) -> list[subm
             with (
                 streams,
                 redirect_stderr(io.StringIO()),
-                submission_environment(slurm_options(parameters)),
+                submission_environment(slurm_options(parameters), cluster),
                 executor.batch(),
             ):
                 jobs = [
@@ -153,13 +153,13 @@ def _job_runner(
     """Return the callable of a packed job; local jobs get the GPUs of their ``position``."""
     resources = job.resources
     on_slurm = cluster == "slurm"
-    first_gpu = position * resources.gpus
+    first = position * resources.gpus
     return JobRunner(
         runs=[planned.run for planned in job.runs],
         resources=[resources] * len(job.runs),
         site=plan.site,
         threads=resources.cpus if on_slurm else plan.site.local.threads,
-        gpus=None if on_slurm else tuple(range(first_gpu, first_gpu + resources.gpus)),
+        gpus=None if on_slurm else plan.site.local.usable_gpus()[first : first + resources.gpus],
         **options,
     )
 

@@ -29,7 +29,7 @@ DEFAULTS = re.compile(r"SBATCH_(ACCOUNT|PARTITION|QOS|CONSTRAINT|RESERVATION|CLU
 FILTERS = re.compile(r"(SQUEUE|SACCT|SCANCEL)_\w+")
 """Defaults of a user's own queries: a squeue that shows one partition hides the other jobs."""
 GPUS = re.compile(r"(CUDA|ROCR|HIP)_VISIBLE_DEVICES|GPU_DEVICE_ORDINAL")
-"""The GPUs of the outer job; outside of a job, the user's choice."""
+"""The GPUs of the outer job or, outside of a job, the user's choice; local jobs keep both."""
 
 
 def drop_launcher_variables() -> None:
@@ -39,16 +39,17 @@ def drop_launcher_variables() -> None:
 
 
 @contextmanager
-def submission_environment(options: Collection[str]) -> Iterator[None]:
+def submission_environment(options: Collection[str], cluster: str) -> Iterator[None]:
     """Hide variables that describe the surroundings from the jobs that the block submits.
 
     Args:
         options: names of the sbatch options of the jobs, such as "partition". sbatch prefers its
             variables to the options in a script, so the variables for these are hidden too.
+        cluster: as submitit names it; only jobs on "slurm" get GPUs of their own.
     """
-    in_job = "SLURM_JOB_ID" in os.environ
+    keep_gpus = cluster != "slurm" or "SLURM_JOB_ID" not in os.environ
     hidden = {
-        name: os.environ[name] for name in os.environ if not _is_passed_on(name, options, in_job)
+        name: os.environ[name] for name in os.environ if not _is_passed_on(name, options, keep_gpus)
     }
     for name in hidden:
         del os.environ[name]
@@ -58,13 +59,13 @@ def submission_environment(options: Collection[str]) -> Iterator[None]:
         os.environ.update(hidden)
 
 
-def _is_passed_on(name: str, options: Collection[str], in_job: bool) -> bool:
+def _is_passed_on(name: str, options: Collection[str], keep_gpus: bool) -> bool:
     if CLIENT.fullmatch(name):
         return True
     if default := DEFAULTS.fullmatch(name):
         return default[1].lower() not in options
     if GPUS.fullmatch(name):
-        return not in_job
+        return keep_gpus
     return not (OUTER_JOB.fullmatch(name) or LAUNCHER.fullmatch(name))
 
 

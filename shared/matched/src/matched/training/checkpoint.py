@@ -12,7 +12,6 @@ import logging
 import os
 import re
 import shutil
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -124,9 +123,7 @@ def read(path: Path, layout: TensorLayout = lambda name: None) -> TrainingState:
 
 
 def _read_file(path: Path) -> dict[str, Any]:
-    with zipfile.ZipFile(path) as archive:  # torch writes checksums, but never verifies them
-        if (damaged := archive.testzip()) is not None:
-            raise ValueError(f"the checksum of {damaged} in it is wrong")
+    sharded_checkpoint.verify_checksums(path)
     return torch.load(path, map_location="cpu", weights_only=True)
 
 

@@ -24,11 +24,18 @@ class CheckpointSchedule:
         save: write a checkpoint, unless there is already one of this step. All processes call it at
             the same step.
         steps: total number of steps, for the log.
+        clock: returns seconds, for the time between checkpoints.
     """
 
-    def __init__(self, context: Context, save: Callable[[], None], steps: int) -> None:
-        self.context, self.save, self.steps = context, save, steps
-        self.last_save_time = time.perf_counter()
+    def __init__(
+        self,
+        context: Context,
+        save: Callable[[], None],
+        steps: int,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.context, self.save, self.steps, self.clock = context, save, steps, clock
+        self.last_save_time = clock()
         """Time of the last checkpoint, or of the start of the loop."""
 
     def __enter__(self) -> CheckpointSchedule:
@@ -58,7 +65,7 @@ class CheckpointSchedule:
         """
         if step % self.context.checkpoint_steps == 0:
             self._save()
-        elapsed = time.perf_counter() - self.last_save_time
+        elapsed = self.clock() - self.last_save_time
         save_due = self.context.rank == 0 and elapsed >= 60 * self.context.checkpoint_minutes
         stop_due = signals.stop_signal() is not None
         decision = self.agreement.exchange(stop=stop_due, save=save_due)
@@ -70,4 +77,4 @@ class CheckpointSchedule:
 
     def _save(self) -> None:
         self.save()
-        self.last_save_time = time.perf_counter()
+        self.last_save_time = self.clock()

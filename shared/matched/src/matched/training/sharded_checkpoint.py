@@ -7,14 +7,16 @@ few classes that describe where they are stored are unpickled.
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import pickle
 import warnings
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 import torch.distributed.checkpoint as dcp
@@ -72,6 +74,7 @@ def read(folder: Path, layout: TensorLayout) -> TrainingState:
     Raises:
         Exception: any error of torch or the file system, if anything is missing or damaged.
     """
+    verify_checksums(folder / PLAIN_FILE)
     plain = torch.load(folder / PLAIN_FILE, map_location="cpu", weights_only=True)
     reader = _Reader(folder)
     tensor_metadata = reader.read_metadata().state_dict_metadata
@@ -80,6 +83,18 @@ def read(folder: Path, layout: TensorLayout) -> TrainingState:
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         dcp.load(tensors, storage_reader=reader, no_dist=True)
     return TrainingState(tensors=tensors, plain=plain)
+
+
+def verify_checksums(file: Path | IO[bytes]) -> None:
+    """Check a file written by ``torch.save``: torch writes checksums, but never verifies them.
+
+    Raises:
+        ValueError: naming an entry whose checksum is wrong.
+        BadZipFile: if it is not such a file.
+    """
+    with zipfile.ZipFile(file) as archive:
+        if (damaged := archive.testzip()) is not None:
+            raise ValueError(f"the checksum of {damaged} in it is wrong")
 
 
 def root_cause(error: BaseException) -> BaseException:
@@ -144,6 +159,14 @@ class _Reader(dcp.FileSystemReader):
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> metadata.Metadata:
         return self.metadata
+
+    def read_data(self, plan: Any, planner: Any) -> Any:
+        for index in {item.storage_index for item in plan.items}:
+            storage = self.metadata.storage_data[index]
+            with (Path(self.path) / storage.relative_path).open("rb") as file:
+                file.seek(storage.offset)
+                verify_checksums(io.BytesIO(file.read(storage.length)))
+        return super().read_data(plan, planner)
 
 
 class _Unpickler(pickle.Unpickler):
