@@ -80,7 +80,7 @@ def llama(network: Network, *, lr: float, micro_batch: int, checkpointed: float)
         lr=lr,
         min_lr=lr / 10,
         schedule="fms-fsdp",
-        precision="bf16",
+        precision="bf16-params",
         checkpointed=checkpointed,
         compile=True,
         log_steps=10,

@@ -8,9 +8,9 @@ from torch import nn
 
 from dyt import DynamicTanh
 from matched.training import weights_digest
-from matched.training.fingerprint import batch_digest, digest_of
+from matched.training.fingerprint import batch_digest, digest_of, divided_weights_digest
 
-from .problem import CONFIG, DYT, FEATURES, Points, mixup, train
+from .problem import CONFIG, DYT, FEATURES, Points, learner, mixup, train
 
 
 def fingerprint(directory, config=CONFIG, **changes):
@@ -125,6 +125,31 @@ class TestWeightsDigest:
     def test_weights_digest_is_reproducible_in_every_dtype(self, dtype):
         one, two = (self.digest(proj=lambda proj: proj.to(dtype)) for _ in range(2))
         assert one == two != self.digest()
+
+
+class TestDividedWeightsDigest:
+    def digest(self, model, norms=("1",)):
+        return divided_weights_digest(model, norms)
+
+    def test_divided_digest_leaves_norms_and_named_parameters_out(self):
+        model, other = learner().model, learner(norm=DYT).model
+        assert self.digest(model) == self.digest(other)
+        other.register_parameter("scale", nn.Parameter(torch.ones(1)))
+        assert self.digest(other) != self.digest(model)
+        assert self.digest(other, ("1", "scale")) == self.digest(model)
+
+    def test_divided_digest_depends_on_every_weight_and_on_its_row(self):
+        digests = {self.digest(learner().model)}
+        for name in ("0.weight", "0.bias", "4.weight", "4.bias"):
+            model = learner().model
+            with torch.no_grad():
+                model.get_parameter(name).view(-1)[0] += 1e-6
+            digests.add(self.digest(model))
+        model = learner().model
+        with torch.no_grad():
+            weight = model.get_parameter("0.weight")
+            weight[[0, 1]] = weight[[1, 0]]
+        assert len(digests | {self.digest(model)}) == 6
 
 
 def test_digest_of_depends_on_the_order_and_the_parts():

@@ -6,7 +6,7 @@ A table cell is a chain of runs, ``Tokenization`` → ``Pretraining``. ``Tokeniz
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from dyt import Norm
@@ -159,8 +159,3 @@ class Pretraining(TrainConfig):
                 f"length is {self.length}, but the network has {self.network.positions} positions; "
                 "shorten the samples or set network.positions"
             )
-
-
-def with_vocabulary(network: Network, vocabulary: int) -> Network:
-    """Return the network for another tokenizer."""
-    return replace(network, vocabulary=vocabulary)

@@ -125,12 +125,13 @@ def materialize(model: Llama, *, seed: int, device: torch.device) -> None:
     for path, module in model.named_modules():
         if isinstance(module, (nn.Linear, nn.Embedding)):
             fill_normal(module.weight, STD, seed, "weights", f"{path}.weight")
-            if isinstance(getattr(module, "scale", None), nn.Parameter):
-                module.scale.fill_(math.sqrt(model.config.hidden_size))
+            if isinstance(scale := getattr(module, "scale", None), nn.Parameter):
+                scale.fill_(math.sqrt(model.config.hidden_size))
         elif isinstance(module, LlamaRMSNorm):
             module.weight.fill_(1.0)
-        elif (reset := getattr(module, "reset_parameters", None)) is not None:
-            reset()  # of the layers that replace it
+        elif hasattr(module, "reset_parameters"):  # the layers that replace it
+            layer: Any = module
+            layer.reset_parameters()
 
 
 def checkpoint_layers(model: Llama, fraction: float) -> int:
