@@ -29,9 +29,9 @@ SYNTHETIC = Run(task=PREPARE, config=Preparation(data="synthetic-genome"))
 SPLITS = (1, 2)
 LENGTH = 64
 EMBEDDING_STD = 0.5
-"""Standard deviation of the initial embedding. In toy networks DyT stays at the unigram entropy with
-the official 0.02, and with 0.1 even at the α0 of ``SMOKE_NORMS``; with 1 LN learns slowly, because
-the embedding is also the output layer."""
+"""Standard deviation of the initial embedding. In toy networks DyT stays at the unigram entropy
+with the official 0.02, and with 0.1 even at the α0 of ``SMOKE_NORMS``; with 1 LN learns slowly,
+because the embedding is also the output layer."""
 
 TINY_HYENA = HyenaNetwork(
     width=32, layers=2, max_length=LENGTH + 2, dropout=0.0, embedding_std=EMBEDDING_STD
