@@ -6,10 +6,10 @@ Two files are generated in a temporary folder. "sparse" has 24 records and 3.1 g
 the file system stores almost nothing; FASTA has a line end every few bases, which a sparse file
 cannot have, so each record is one line. "lines" has 4 records of random bases, 240 megabases in
 lines of 60. Windows of 1,024 bases are read as ``GenomeWindows`` gives them to a training loop: ids
-in int64, with N as [PAD]. A round is 1,000 windows; the first round is not counted. Files are in the
-page cache. Memory is the growth of the process's largest size over all counted rounds. Two worker
-processes of a DataLoader read the windows of "lines", which are compared with the bases in memory.
-With --save, each file is a row of results/genome_reading.csv.
+in int64, with N as [PAD]. A round is 1,000 windows; the first round is not counted. Files are in
+the page cache. Memory is the growth of the process's largest size over all counted rounds. Two
+worker processes of a DataLoader read the windows of "lines", which are compared with the bases in
+memory. With --save, each file is a row of results/genome_reading.csv.
 """
 
 from __future__ import annotations

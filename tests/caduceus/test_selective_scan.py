@@ -102,7 +102,7 @@ def test_torch_scan_refuses_a_second_derivative():
     arguments = problem(length=4)
     (grad,) = torch.autograd.grad(selective_scan(*arguments).sum(), arguments[0], create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
-        torch.autograd.grad(grad.sum(), arguments[4])
+        grad.sum().backward()
 
 
 def test_selective_scan_computes_in_float32_under_autocast():
@@ -210,13 +210,11 @@ def gpu(monkeypatch):
     monkeypatch.setattr(triton_scan, "problem", lambda: None)
     monkeypatch.setattr(mamba_kernels, "installed", lambda: False)
     monkeypatch.delenv("DYT_SCAN", raising=False)
-    clear_choices()
+    caches = (interface._choose, mamba_kernels.problem)
+    for cached in caches:
+        cached.cache_clear()
     yield monkeypatch
-    clear_choices()
-
-
-def clear_choices():
-    for cached in (interface._choose, mamba_kernels.problem, mamba_kernels.scan_function):
+    for cached in caches:
         cached.cache_clear()
 
 
@@ -226,7 +224,7 @@ def test_choose_scan_takes_torch_on_the_cpu():
 
 def test_choose_scan_takes_triton_on_a_gpu_and_names_the_commands(gpu, caplog):
     assert choose_scan("cuda") == "triton"
-    assert "MAMBA_KEEP_CUDA_BUILD=TRUE pip install" in caplog.text
+    assert mamba_kernels.COMMAND in caplog.text
 
 
 def test_choose_scan_refuses_the_plain_scan_on_a_gpu_unless_asked(gpu):
@@ -237,15 +235,12 @@ def test_choose_scan_refuses_the_plain_scan_on_a_gpu_unless_asked(gpu):
     assert choose_scan("cuda") == "torch"
 
 
-def install_mamba(monkeypatch, folder, content):
-    """Make a package mamba_ssm importable whose interface has this content."""
-    for name in [name for name in sys.modules if name.startswith("mamba_ssm")]:
-        monkeypatch.delitem(sys.modules, name)
-    package = folder / "mamba_ssm" / "ops"
-    package.mkdir(parents=True)
-    (folder / "mamba_ssm" / "__init__.py").write_text("")
-    (package / "__init__.py").write_text("")
-    (package / "selective_scan_interface.py").write_text(content)
+def install_mamba(monkeypatch, folder, kernels=None):
+    """Make a package mamba_ssm importable, and a module with its kernels if there is a content."""
+    monkeypatch.delitem(sys.modules, "selective_scan_cuda", raising=False)
+    (folder / "mamba_ssm.py").write_text("raise ImportError('nothing imports this package')")
+    if kernels is not None:
+        (folder / "selective_scan_cuda.py").write_text(kernels)
     monkeypatch.syspath_prepend(folder)
     monkeypatch.setattr(mamba_kernels, "installed", lambda: True)
 
@@ -255,14 +250,14 @@ BROKEN = {
         r"mamba-ssm is installed but broken \(ImportError: selective_scan_cuda.so: undefined "
         r"symbol: _ZN3c10\); install it again with `.*`, or set DYT_SCAN=triton"
     ),
-    "selective_scan_cuda = None": "installed without the kernel selective_scan_cuda; install it",
+    None: "installed without its kernel selective_scan_cuda; install it again",
 }
 
 
-@pytest.mark.parametrize("content", BROKEN)
-def test_choose_scan_names_the_fault_of_a_broken_mamba_ssm(gpu, tmp_path, content):
-    install_mamba(gpu, tmp_path, content)
-    with pytest.raises(ValueError, match=BROKEN[content]) as error:
+@pytest.mark.parametrize("kernels", BROKEN, ids=["undefined symbol", "no kernel"])
+def test_choose_scan_names_the_fault_of_a_broken_mamba_ssm(gpu, tmp_path, kernels):
+    install_mamba(gpu, tmp_path, kernels)
+    with pytest.raises(ValueError, match=BROKEN[kernels]) as error:
         choose_scan("cuda")
     assert "\n" not in str(error.value)
     assert choose_scan("cuda", "triton") == "triton"
@@ -273,21 +268,33 @@ def test_choose_scan_reports_mamba_ssm_that_is_missing(gpu):
         choose_scan("cuda", "mamba-ssm")
 
 
-KERNEL = """
-import torch
-selective_scan_cuda = object()
-def selective_scan_fn(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False):
-    assert delta_softplus and A.dtype == D.dtype == delta_bias.dtype == torch.float32
-    return u * 2
-"""
+class Kernels:
+    """A stand-in for selective_scan_cuda, with its arguments and results."""
+
+    @staticmethod
+    def fwd(u, delta, A, B, C, D, z, delta_bias, softplus):
+        assert softplus and B.shape[1] == C.shape[1] == 1
+        assert all(t.is_contiguous() for t in (u, delta, A, D, z, delta_bias))
+        gated = reference(u, delta, A, B[:, 0], C[:, 0], D, z, delta_bias)
+        return torch.zeros(1), torch.ones(1), gated
+
+    @staticmethod
+    def bwd(u, delta, A, B, C, D, z, delta_bias, dout, x, out, dz, softplus, recompute):
+        assert (x.item(), out.item(), dz, softplus, recompute) == (1, 0, None, True, False)
+        arguments = [t.detach().requires_grad_() for t in (u, delta, A, B, C, D, z, delta_bias)]
+        with torch.enable_grad():
+            a, b, c, d, e, f, g, h = arguments
+            y = reference(a, b, c, d[:, 0], e[:, 0], f, g, h)
+        *grads, dz, dbias = torch.autograd.grad(y, arguments, dout)
+        return *grads, dbias, dz
 
 
-def test_choose_scan_prefers_mamba_ssm_and_calls_its_kernel(gpu, tmp_path):
-    install_mamba(gpu, tmp_path, KERNEL)
+def test_choose_scan_prefers_mamba_ssm_and_calls_its_kernels(gpu, tmp_path):
+    install_mamba(gpu, tmp_path, "")
     assert choose_scan("cuda") == "mamba-ssm"
+    gpu.setattr(mamba_kernels, "_kernels", lambda: Kernels)
     gpu.setattr(interface, "choose_scan", lambda device, scan: "mamba-ssm")
-    arguments = problem()
-    assert torch.equal(selective_scan(*arguments), arguments[0] * 2)
+    compare_with_reference(selective_scan)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")

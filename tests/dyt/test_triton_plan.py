@@ -40,6 +40,8 @@ PLANS = {
     "ViT-B": ((128, 197, 768), -1, BF16, (3, 352), (4, 256)),
     "ViT-L": ((32, 197, 1024), -1, BF16, (1, 1056), (1, 1024)),
     "LLaMA 13B": ((4096, 5120), -1, BF16, (5, 211), (1, 1024)),
+    # 1,056 programs are 150.9 for each of 7 blocks.
+    "7 blocks": ((4096, 7168), -1, BF16, (7, 151), (1, 1024)),
     # Fewer tiles than programs: each program has one tile of 4 steps.
     "few rows": ((64, 768), -1, BF16, (3, 4), (4, 256)),
     "one row": ((1, 4096), -1, BF16, (4, 1), (1, 1024)),

@@ -54,7 +54,6 @@ def test_causal_convolution_and_gradients_equal_the_direct_sum(length):
         assert torch.allclose(found.grad.double(), expected.grad, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_causal_convolution_is_a_well_formed_torch_operator():
     args = (noise(2, 3, 9).requires_grad_(), noise(3, 9, seed=1).requires_grad_())
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")

@@ -80,3 +80,18 @@ def test_make_sequence_plants_copies_on_both_strands(monkeypatch):
     forward = sum(letters.count(word) == task.copies for letters in found)
     backward = sum(letters.count(other) == task.copies for letters in found)
     assert forward + backward == 40 and min(forward, backward) > 8
+
+
+@pytest.mark.parametrize("name", ELEMENTS)
+def test_make_sequence_surrounds_words_with_background(monkeypatch, name):
+    # A word at an end lacks a pair of bases, which tells the classes apart by composition.
+    monkeypatch.setattr(synthetic_genome, "MUTATED", 0.0)
+    monkeypatch.setattr(synthetic_genome, "BACKGROUND", np.frombuffer(b"N", np.uint8))
+    task = synthetic_genome.TASKS[name]
+    rng = np.random.default_rng(0)
+    for kind, element in task.classes.items():
+        words = task.copies * sum(isinstance(part, str) for part in element)
+        for _ in range(30):
+            letters = make_sequence(rng, task, kind).tobytes()
+            assert letters[:1] == letters[-1:] == b"N"
+            assert len(letters.replace(b"N", b" ").split()) == words

@@ -2,6 +2,23 @@
 
 A genome is a FASTA file with lower case and N, and a BED file with the intervals of the splits. A
 task is a folder as GenomicBenchmarks has, with the names and classes of its eight tasks.
+
+The classes of a task differ in the order of bases in a word, in the order or the distance of two
+words, or in codons; words and codons are mutated, and on a random strand. Their composition is the
+same. Accuracy in percent of a logistic regression on counts, trained and tested on 2,000 sequences
+per class (measured once; the standard error is 0.8, with three classes 0.6):
+
+    task                                one and two bases   three bases
+    dummy_mouse_enhancers_ensembl                    49.6         100.0
+    demo_coding_vs_intergenomic_seqs                 49.9          94.5
+    demo_human_or_worm                               48.8          99.5
+    human_enhancers_cohn                             50.5          53.0
+    human_enhancers_ensembl                          50.0          50.0
+    human_ensembl_regulatory                         34.5          98.0
+    human_nontata_promoters                          50.6          99.4
+    human_ocr_ensembl                                50.1          99.8
+
+Words are told apart by their triples, in two tasks only by the positions of two words.
 """
 
 from __future__ import annotations
@@ -172,11 +189,12 @@ def make_sequence(rng: np.random.Generator, task: SyntheticTask, kind: str) -> L
         letters = coding(rng, length) if element == (CODING,) else noncoding(rng, length)
     else:
         letters = background(rng, length)
-        # One element in each part of the sequence, so that they do not overlap.
+        # One element in each part of the sequence, so that they do not overlap, and between bases
+        # of background: at an end, a word lacks a pair of bases that the other word has.
         bounds = np.linspace(0, length, task.copies + 1).astype(int)
         for start, end in pairwise(bounds.tolist()):
             site = write_element(rng, element)
-            position = int(rng.integers(start, end - len(site), endpoint=True))
+            position = int(rng.integers(start + 1, end - len(site)))
             letters[position : position + len(site)] = site
     return complement(letters) if rng.random() < 0.5 else letters
 
