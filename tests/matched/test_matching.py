@@ -198,9 +198,13 @@ def test_the_baseline_arm_refuses_allowed_differences(project):
 
 
 def test_check_matched_shows_first_differences_of_long_chains():
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Seeded(Config):
+        seed: int = 0
+
     def chain(lr):
         needs = {f"split{i}": run(lr=lr) for i in range(8)}
-        return Run(task=run().task, config=Config(), needs=needs)
+        return Run(task=run().task, config=Seeded(), needs=needs)
 
     runs = {"LN": chain(0.1), "DyT": chain(0.2)}
     arms = tuple(Arm(name=name, norm="LN") for name in runs)
