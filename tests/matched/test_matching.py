@@ -7,8 +7,13 @@ import dataclasses
 
 import pytest
 
-from matched import Run, recipes
-from matched.matching import config_field, pair_with_baseline, run_differences
+from matched import Arm, Resources, Run, Scale, Table, recipes
+from matched.matching import (
+    check_matched,
+    config_field,
+    pair_with_baseline,
+    run_differences,
+)
 
 # --- run_differences and config_field
 
@@ -190,3 +195,21 @@ def test_the_baseline_arm_refuses_allowed_differences(project):
     line = project.mistake("plan", "table1")
     assert "the arm LN is the baseline" in line and "its allowed_differences (lr, weights)" in line
     assert "to the arm that differs, or to the table" in line
+
+
+def test_check_matched_shows_first_differences_of_long_chains():
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Seeded(Config):
+        seed: int = 0
+
+    def chain(lr):
+        needs = {f"split{i}": run(lr=lr) for i in range(8)}
+        return Run(task=run().task, config=Seeded(), needs=needs)
+
+    runs = {"LN": chain(0.1), "DyT": chain(0.2)}
+    arms = tuple(Arm(name=name, norm="LN") for name in runs)
+    scale = Scale(name="smoke", runs={"row": runs}, seeds=(0,), resources=Resources(minutes=1))
+    table = Table(arms=arms, scales=(scale,))
+    with pytest.raises(ValueError) as caught:
+        check_matched(table, scale)
+    assert str(caught.value).count("config.lr") == 5 and "and 3 more" in str(caught.value)

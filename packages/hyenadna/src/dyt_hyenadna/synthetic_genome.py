@@ -93,14 +93,14 @@ TASKS = {
     ),
     "human_enhancers_cohn": SyntheticTask(
         classes={
-            "negative": ("ATCAACCTA", 3, "CAAGATGT"),
-            "positive": ("CAAGATGT", 3, "ATCAACCTA"),
+            "negative": ("ATCAACCTA", 1, "CAAGATGT"),
+            "positive": ("CAAGATGT", 1, "ATCAACCTA"),
         }
     ),
     "human_enhancers_ensembl": SyntheticTask(
         classes={
-            "negative": ("ATTGAGTA", 8, "GACGTCA"),
-            "positive": ("ATTGAGTA", 3, "GACGTCA"),
+            "negative": ("ATTGAGTA", 5, "GACGTCA"),
+            "positive": ("ATTGAGTA", 1, "GACGTCA"),
         },
         lengths=(56, 72),
     ),
