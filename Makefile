@@ -28,7 +28,7 @@ export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup own-environment wheels demo test test-slow test-slurm lint docs table tables
-.PHONY: status bench chaos lock clean
+.PHONY: status bench chaos mutants lock clean
 
 help:
 	@echo "make setup       create $(VENV) with all packages (other targets do so when needed)"
@@ -40,6 +40,7 @@ help:
 	@echo "make table FILE=my_table.py   a table of your own (docs/OWN-TABLES.md)"
 	@echo "make tables      every table         make status      the state of every run"
 	@echo "make bench       time the harness    make chaos       kill, preempt and fill the disk of runs"
+	@echo "make mutants MODULE=<file> TESTS_OF='<tests>'   which small bugs of a module no test notices"
 	@echo "make wheels      a wheel of dyt with the CPU kernel inside, in dist/"
 	@echo "make clean       delete caches; keep the environment, runs and results"
 	@echo
@@ -129,6 +130,10 @@ bench: setup
 
 chaos: setup
 	$(BIN)/python benchmarks/chaos.py
+
+mutants: setup
+	@test -n '$(MODULE)' -a -n '$(TESTS_OF)' || { sed -n '3p' tools/mutants.py >&2; exit 2; }
+	$(BIN)/python tools/mutants.py $(MODULE) $(TESTS_OF)
 
 # Update requirements.lock from requirements.in; needs uv.
 lock:

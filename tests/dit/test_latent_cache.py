@@ -4,6 +4,7 @@ import pickle
 import resource
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -180,3 +181,17 @@ class TestOpening:
         opened(tmp_path / "run", None, network=network, flip=0.0)
         with pytest.raises(ValueError, match=r"flip is 0\.5, .* include no mirror images"):
             opened(tmp_path / "run", None, network=network, flip=0.5)
+
+
+def test_latents_of_files_with_images_left_out_keep_their_order():
+    """Files have different numbers of images: those that could not be read are missing."""
+    latents = object.__new__(Latents)
+    latents.ends, latents.targets, latents.scaling, latents.flip = [3, 4, 6], np.arange(6), 2.0, 0.0
+    images = np.zeros((6, 1, 2, 1, 1, 1), np.float16)
+    images[:, 0, 0, 0, 0, 0] = np.arange(6)
+    latents.mapped = {0: images[:3], 1: images[3:4], 2: images[4:]}
+    for index in range(6):
+        latent, label = latents[index]
+        assert (latent.item(), label.item()) == (2.0 * index, index)
+    with pytest.raises(IndexError):
+        latents[6]

@@ -27,6 +27,7 @@ def test_suggested_alpha0_never_grows_with_width():
 
 def test_suggested_alpha0_of_narrow_and_wide_networks():
     assert suggested_alpha0(64) == pytest.approx(2.0)
+    assert suggested_alpha0(216) == pytest.approx((512 / 216) ** (1 / 3))
     assert suggested_alpha0(8) == 2.0
     assert suggested_alpha0(5120, "attention") == 0.6
     assert suggested_alpha0(100_000) == 0.05

@@ -208,6 +208,26 @@ def test_meta_device_then_to_empty():
     assert torch.equal(layer(torch.ones(1, 4)), torch.tanh(torch.full((1, 4), 0.5)))
 
 
+@pytest.mark.parametrize("alpha", ["learnable", "fixed"])
+def test_to_empty_from_the_meta_device_initializes(alpha, monkeypatch):
+    """Initialization code of other libraries does not cover the layer."""
+    net = nn.Sequential(
+        DynamicTanh(4, 0.8, device="meta", alpha=alpha), DynamicErf(4, 0.7, 0.2, device="meta")
+    )
+    empty_like = torch.empty_like
+    monkeypatch.setattr(
+        torch, "empty_like", lambda *given, **options: empty_like(*given, **options).fill_(9.0)
+    )
+    net.to_empty(device="cpu")
+    expected = nn.Sequential(DynamicTanh(4, 0.8, alpha=alpha), DynamicErf(4, 0.7, 0.2))
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(net.state_dict()[name], tensor), name
+    with torch.no_grad():
+        net[0].bias.fill_(3.0)
+    net.to_empty(device="cpu")
+    assert set(net[0].bias.tolist()) == {9.0}, "a layer with values is not initialized again"
+
+
 @pytest.mark.parametrize(
     ("layer", "text"),
     [

@@ -50,6 +50,27 @@ class MambaRMSNorm(nn.Module):
 MambaRMSNorm.__name__ = "RMSNorm"
 
 
+class MambaRMSNormWithZ(nn.Module):
+    """Same as mamba_ssm's gated norm: z is the gate, and optional."""
+
+    def __init__(self, hidden_size):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(hidden_size))
+
+    def forward(self, x, z=None):
+        x = x if z is None else x * F.silu(z)
+        return F.rms_norm(x, self.weight.shape, self.weight)
+
+
+class FusedInTrainingRMSNorm(GemmaRMSNorm):
+    """A norm with a kernel for training that needs a GPU."""
+
+    def forward(self, x):
+        if self.training:
+            raise RuntimeError("expected a CUDA tensor")
+        return super().forward(x)
+
+
 class GeluRMSNorm(nn.RMSNorm):
     def forward(self, x):
         return F.gelu(super().forward(x))
@@ -150,6 +171,7 @@ def test_convert_detects_norm_axis_affine_and_offset(name, device):
         diffusers_norms.GlobalResponseNorm(8),
         diffusers_norms.LpNorm(),
         MambaRMSNormGated(8, group_size=8),
+        MambaRMSNormWithZ(8),
         nn.Embedding(8, 8),
     ],
     ids=lambda module: type(module).__name__,
@@ -210,6 +232,14 @@ def test_detection_of_narrow_norms(make, kind, sizes):
     net = nn.Sequential(make())
     assert [r.old for r in convert(net)] == [kind]
     assert net(torch.randn(sizes)).shape == sizes
+
+
+def test_detection_runs_a_layer_as_in_evaluation():
+    net = nn.ModuleDict({"norm": FusedInTrainingRMSNorm(8)}).train()
+    nn.init.constant_(net["norm"].weight, 3.0)
+    assert convert(net, copy_affine=True).paths == ("norm",)
+    assert set(net["norm"].weight.tolist()) == {4.0}, "the weight of Gemma's norms is γ - 1"
+    assert net["norm"].training
 
 
 def test_detection_has_no_side_effects():

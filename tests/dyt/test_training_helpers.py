@@ -6,7 +6,7 @@ import torch
 from timm.optim import create_optimizer_v2
 from torch import nn
 
-from dyt import DyT, Norm, alphas, convert, param_groups, watch_saturation
+from dyt import Derf, DyT, Norm, alphas, convert, param_groups, watch_saturation
 
 
 def vit(norm=None):
@@ -74,7 +74,6 @@ def test_param_groups_with_torch_and_timm():
 
 
 def test_param_groups_with_trainer(tmp_path):
-    pytest.importorskip("accelerate")
     from transformers import Trainer, TrainingArguments
 
     model = vit()
@@ -102,6 +101,23 @@ def test_watch_saturation_counts_over_calls():
     assert (result.values, result.saturated) == (4, 0.5)
     assert result.rms == pytest.approx((26 / 4) ** 0.5)
     assert not model[0]._forward_pre_hooks
+
+
+@pytest.mark.parametrize(
+    ("layer", "saturated"),
+    [
+        (DyT(4, 0.5), 0.25),
+        (DyT(4, 2.0), 0.75),
+        (Derf(4, 0.5, shift0=1.0), 0.5),
+        (Derf(4, 0.5, shift0=-1.0), 0.0),
+        (DyT(4, alpha="absent"), 0.5),
+    ],
+    ids=str,
+)
+def test_watch_saturation_counts_values_of_alpha_x_plus_s_above_2(layer, saturated):
+    with watch_saturation(nn.Sequential(layer)) as statistics:
+        layer(torch.tensor([[0.5, 1.5, 3.0, 5.0]]))
+    assert statistics["0"].saturated == saturated
 
 
 def test_fixed_alpha_is_a_buffer_without_gradient():

@@ -91,8 +91,10 @@ def test_fine_tuning_needs_prepared_tasks(tmp_path):
 
 def test_unknown_task_is_refused(tmp_path, genome):
     where = context(tmp_path, needs={"benchmarks": genome})
-    with pytest.raises(ValueError, match="task is 'human_worms'; expected one of dummy_mouse"):
+    with pytest.raises(ValueError, match=r"there is no packed task .*human_worms"):
         finetuning.train(where, replace(TUNING, task="human_worms"))
+    with pytest.raises(ValueError, match="name a task of GenomicBenchmarks: dummy_mouse"):
+        finetuning.train(where, replace(TUNING, task="human_worms", max_length=None))
 
 
 def test_splits_are_disjoint_cover_all_and_differ_by_seed():

@@ -159,7 +159,7 @@ class TestReadTask:
         (task / "train" / "negative" / "1.txt").write_text(content)
         message = read_error(task)
         assert message == (
-            f"{task / 'train' / 'negative' / '1.txt'} has {letter}; expected only bases"
+            f"{task / 'train' / 'negative' / '1.txt'} has {letter}; expected one sequence of bases"
         )
 
     def test_read_task_refuses_other_classes(self, task):

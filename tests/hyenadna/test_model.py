@@ -8,8 +8,9 @@ from torch import nn
 
 import dyt
 from dyt import Norm
-from dyt_hyenadna.model import PAD, HyenaClassifier, build_classifier, build_language_model
+from dyt_hyenadna.model import HyenaClassifier, build_classifier, build_language_model
 from dyt_hyenadna.network_config import HyenaNetwork
+from dyt_hyenadna.tokenizer import PAD
 
 TINY = HyenaNetwork(width=8, layers=2, max_length=34, filter_width=8, dropout=0.0)
 D128 = HyenaNetwork()
@@ -134,18 +135,10 @@ def test_autocast_stays_close_to_float32(norm, dtype):
     assert (grad - exact_grad).abs().max() < 0.02 * exact_grad.abs().max()
 
 
-def test_dynamo_keeps_outputs_and_gradients():
-    """The tracer that all backends of torch.compile share; see causal_convolution's module."""
-    assert_compiled_equals_plain("eager", tolerance=0.0)
-
-
-@pytest.mark.slow
-def test_torch_compile_keeps_outputs_and_gradients():
-    assert_compiled_equals_plain("inductor", tolerance=1e-4)
-
-
-def assert_compiled_equals_plain(backend, tolerance):
-    model, ids = build_language_model(TINY, 0), draw_ids()
+@pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
+def test_torch_compile_keeps_outputs_and_gradients(backend):
+    """Without inductor, whose C++ compiler takes minutes: it compiles what is traced here."""
+    model, ids = build_language_model(replace(TINY, layers=1), 0), draw_ids()
     torch._dynamo.reset()
     results = []
     for call in (model, torch.compile(model, backend=backend, fullgraph=True)):
@@ -154,4 +147,4 @@ def assert_compiled_equals_plain(backend, tolerance):
         nn.functional.cross_entropy(logits.flatten(0, 1), ids.flatten()).backward()
         results.append([logits, *(p.grad.clone() for p in model.parameters())])
     for plain, compiled in zip(*results, strict=True):
-        assert (plain - compiled).abs().max() <= tolerance * plain.abs().max()
+        assert (plain - compiled).abs().max() <= 1e-5 * plain.abs().max()

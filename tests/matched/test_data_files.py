@@ -152,3 +152,13 @@ def test_pointer_fault_accepts_other_content(tmp_path, content):
     (tmp_path / "file").write_bytes(content)
     assert pointer_fault(tmp_path / "file") == ""
     assert pointer_fault(tmp_path / "missing") == pointer_fault(tmp_path) == ""
+
+
+def test_refuse_pointers_checks_files_spread_over_all(tmp_path):
+    """The first ones may be whole while a later folder was never downloaded."""
+    files = [write(tmp_path / f"{number:03d}") for number in range(100)]
+    for file in files[50:]:
+        file.write_text(LFS, encoding="utf-8")
+    with pytest.raises(ValueError, match="is a pointer of git-lfs"):
+        data_files.refuse_pointers(files, most=10)
+    data_files.refuse_pointers(files[:50], most=10)

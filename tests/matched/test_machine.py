@@ -51,6 +51,7 @@ def cgroup(tmp_path_factory, monkeypatch):
         (2, {"pod/box/cpu.max": "9900000 100000"}, 8),
         (2, {}, 8),
         (1, {"pod/box/cpu.cfs_quota_us": "100000", "pod/box/cpu.cfs_period_us": "100000"}, 1),
+        (1, {"pod/box/cpu.cfs_quota_us": "150000", "pod/box/cpu.cfs_period_us": "50000"}, 3),
         (1, {"pod/box/cpu.cfs_quota_us": "-1", "pod/box/cpu.cfs_period_us": "100000"}, 8),
     ],
 )

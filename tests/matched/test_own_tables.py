@@ -209,6 +209,18 @@ def test_job_python_path_has_the_folders_of_an_own_recipe(monkeypatch, tmp_path)
     assert job_python_path(snapshot, tmp_path, folders) == "/copy/mine:/copy:/a:/copy/b"
 
 
+def test_job_python_path_has_the_copied_packages_before_the_inherited_path(monkeypatch, tmp_path):
+    """Otherwise a job would run the packages of another checkout."""
+    root, copy = tmp_path / "root", tmp_path / "copy"
+    sources = [copy / "shared/dyt/src", copy / "shared/matched/src", copy / "packages/vision/src"]
+    for folder in sources:
+        folder.mkdir(parents=True)
+    monkeypatch.setenv("PYTHONPATH", f"/other/shared/dyt/src:{root}/shared/dyt/src")
+    found = job_python_path({"snapshot": str(copy)}, root, [root / "mine"])
+    expected = [copy / "mine", *sources, "/other/shared/dyt/src", sources[0]]
+    assert found == ":".join(map(str, expected))
+
+
 @pytest.mark.parametrize("ignored", [True, False])
 def test_snapshot_copies_an_own_recipe_that_git_does_not_ignore(own, ignored):
     path = own.own()

@@ -4,7 +4,12 @@ import pytest
 import torch
 
 from matched.lease import LeaseLostError
-from matched.training.artifacts import load_artifact, save_artifact
+from matched.training.artifacts import (
+    has_diverged,
+    load_artifact,
+    save_artifact,
+    state_dict_mismatches,
+)
 
 from .problem import context
 
@@ -40,3 +45,24 @@ def test_load_artifact_refuses_a_pointer_of_git_lfs(tmp_path):
     file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 334643268\n")
     with pytest.raises(ValueError, match=rf"^{file} is a pointer of git-lfs, not the file itself"):
         load_artifact(file)
+
+
+def test_state_dict_mismatches_names_every_key_that_does_not_fit():
+    own = {"same": torch.ones(2, 3), "turned": torch.ones(2, 3), "only here": torch.ones(1)}
+    loaded = {"same": torch.zeros(2, 3), "turned": torch.ones(3, 2), "only there": torch.ones(1)}
+    assert state_dict_mismatches(own, loaded) == [
+        "turned is (3, 2) in it and (2, 3) here",
+        "only here is missing in it",
+        "only there is unknown to the model",
+    ]
+    assert state_dict_mismatches(own, own) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "diverged"),
+    [('{"outcome": "diverged"}', True), ('{"outcome": "done"}', False), (None, False)],
+)
+def test_has_diverged_reads_the_outcome(tmp_path, text, diverged):
+    if text is not None:
+        (tmp_path / "result.json").write_text(text)
+    assert has_diverged(tmp_path) == diverged

@@ -8,6 +8,7 @@ from torch import nn
 
 from dyt import DynamicTanh
 from matched.training import weights_digest
+from matched.training.fingerprint import batch_digest, digest_of
 
 from .problem import CONFIG, DYT, FEATURES, Points, mixup, train
 
@@ -93,6 +94,14 @@ class TestWeightsDigest:
         assert weights_digest(one, ["norm1"]) == weights_digest(two, ["norm1"])
         assert weights_digest(one, []) != weights_digest(two, [])
 
+    def test_weights_digest_depends_on_names_and_not_on_their_order(self):
+        one, two = nn.Linear(2, 2), nn.Linear(2, 2)
+        digests = [
+            weights_digest(nn.ModuleDict(modules), [])
+            for modules in ({"a": one, "b": two}, {"b": two, "a": one}, {"a": one, "c": two})
+        ]
+        assert digests[0] == digests[1] != digests[2]
+
     def test_weights_digest_matches_norm_paths_exactly(self):
         change = {"norm10": lambda norm: norm.weight.data.fill_(3)}
         assert self.digest() != self.digest(**change)
@@ -116,3 +125,23 @@ class TestWeightsDigest:
     def test_weights_digest_is_reproducible_in_every_dtype(self, dtype):
         one, two = (self.digest(proj=lambda proj: proj.to(dtype)) for _ in range(2))
         assert one == two != self.digest()
+
+
+def test_digest_of_depends_on_the_order_and_the_parts():
+    digests = [("a", "b"), ("b", "a"), ("ab",), ("a", "b", ""), ("a",)]
+    assert len({digest_of(each) for each in digests}) == len(digests)
+
+
+def test_batch_digest_depends_on_shapes_dtypes_and_all_tensors():
+    x, y = torch.arange(6.0), torch.arange(3)
+    batches = [
+        [x, y],
+        [x.view(2, 3), y],
+        [x.view(torch.int32), y],
+        [x, y + 1],
+        [x],
+        {"x": x, "y": y, "z": y},
+        {"x": x, "y": (y, y + 1)},
+    ]
+    assert len({batch_digest(batch) for batch in batches}) == len(batches)
+    assert batch_digest({"x": x, "y": y}) == batch_digest({"y": y, "x": x}) == batch_digest((x, y))

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from matched.training import metrics_log
 from matched.training.metrics_log import MetricsLog
 
 from .problem import CONFIG, Crash, CrashAt, context, mse, train
@@ -30,6 +31,28 @@ def test_replaced_process_does_not_write_to_the_new_metrics_file(tmp_path):
 
     train(tmp_path, loss=loss)
     assert metrics.read_text() == "line of the other process\n"
+
+
+def test_steps_per_second_are_those_since_the_resumption(tmp_path, monkeypatch):
+    seconds = [50.0]
+    monkeypatch.setattr(metrics_log.time, "perf_counter", lambda: seconds[0])
+    log = MetricsLog(context(tmp_path), steps=1000)
+    log.start(100)
+    seconds[0] += 10
+    log.step(120, 1.0, **VALUES)
+    log.close()
+    progress = json.loads((tmp_path / "progress.json").read_text())
+    assert (progress["step"], progress["steps_per_second"]) == (120, 2.0)
+
+
+def test_performance_lines_have_the_time_of_day(tmp_path, monkeypatch):
+    monkeypatch.setattr(metrics_log.time, "time", lambda: 1_700_000_000.12345)
+    log = MetricsLog(context(tmp_path), steps=10)
+    log.start(0)
+    log.step(1, 0.1, **VALUES, performance={"samples_per_second": 5.0})
+    log.close()
+    (line,) = written(log.performance)
+    assert line == {"step": 1, "time": 1_700_000_000.123, "samples_per_second": 5.0}
 
 
 def test_metrics_lines_are_flushed_immediately(tmp_path):

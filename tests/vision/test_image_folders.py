@@ -179,6 +179,14 @@ class TestSurvey:
             "Unpack its archives again"
         )
 
+    def test_survey_accepts_a_class_of_half_the_smallest_one(self, folder, warnings, monkeypatch):
+        monkeypatch.setattr(sources, "MAX_MISSING_SHARE", 0.5)
+        remove(folder / "train" / CLASSES[0], *range(125))
+        assert len(warnings(folder)) == 1
+        remove(folder / "train" / CLASSES[0], 125)
+        message = refusal(warnings, folder)
+        assert "such as n00000001 with 74; expected 150 to 250 per class" in message
+
     def test_survey_warns_of_additional_images(self, folder, warnings):
         (folder / "train" / CLASSES[0] / "n00000001_1 (1).JPEG").touch()
         (warning,) = warnings(folder)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode
 
-from dyt_vision import transforms
+from dyt_vision import supervised, transforms
 from dyt_vision.sources import DIGITS, IMAGENET, check_image_folder
 from matched.training import reseed
 
@@ -180,6 +180,33 @@ class TestMixup:
         assert 0 < share[0].item() < 1
         torch.testing.assert_close(x.mean(dim=(1, 2, 3)), expected)
         assert (x[0].unique().numel() == 1) == (cutmix == 0)
+
+    def test_mixup_passes_every_probability_to_timm(self, monkeypatch, tmp_path):
+        given = {}
+
+        def record(**settings):
+            given.update(settings)
+            return lambda images, labels: (images, labels)
+
+        monkeypatch.setattr(supervised, "Mixup", record)
+        self.mixed(
+            monkeypatch,
+            tmp_path,
+            mixup=0.7,
+            cutmix=0.6,
+            mixup_prob=0.4,
+            mixup_switch=0.3,
+            label_smoothing=0.2,
+        )
+        assert given == {
+            "mixup_alpha": 0.7,
+            "cutmix_alpha": 0.6,
+            "prob": 0.4,
+            "switch_prob": 0.3,
+            "mode": "batch",
+            "label_smoothing": 0.2,
+            "num_classes": 10,
+        }
 
     def test_labels_stay_hard_without_mixup_and_cutmix(self, monkeypatch, tmp_path):
         x, y = self.mixed(monkeypatch, tmp_path, mixup=0.0, cutmix=0.0)

@@ -109,6 +109,12 @@ class TestTraining:
         with pytest.raises(ValueError, match=r"4 of the .*, more than the 3 allowed: "):
             data[6]
 
+    @pytest.mark.parametrize(
+        ("files", "unreadable"), [(1, 1), (1999, 1), (2000, 2), (2999.9, 2), (1_281_167, 1281)]
+    )
+    def test_a_thousandth_of_the_files_may_be_unreadable(self, files, unreadable):
+        assert image_data.max_unreadable(files) == unreadable
+
     def test_limit_is_relative_to_what_a_process_has_read(self, folder):
         """16 of 16,000 files may be unreadable, but not 4 of the first 6."""
         for i in (2, 3, 4, 5):

@@ -198,3 +198,21 @@ class TestUndetectedDamage:
             soundfile.write(tmp_path / f"{i}.wav", samples, 16_000, subtype="FLOAT")
         path = tmp_path / next(iter(manifests.from_folder(tmp_path, seed=0).train))
         assert self.error_for(tmp_path, path) == f"{path} has samples that are not finite"
+
+
+def test_crops_start_at_every_sample_and_follow_from_seed_epoch_and_utterance():
+    def starts(source, size, seed=0, index=5):
+        crops = CroppedUtterances.__new__(CroppedUtterances)
+        crops.crop_seed = (seed,)
+        found = []
+        for crops.epoch in range(1, 61):
+            crop = crops._crop(index, torch.arange(source), size)
+            assert crop.tolist() == list(range(crop[0], crop[0] + size))
+            found.append(crop[0].item())
+        return found
+
+    assert set(starts(5, 3)) == {0, 1, 2}, "the last crop ends with the utterance"
+    assert set(starts(3, 3)) == {0}
+    assert starts(50, 3) == starts(50, 3)
+    assert starts(50, 3) != starts(50, 3, seed=1)
+    assert starts(50, 3) != starts(50, 3, index=6)

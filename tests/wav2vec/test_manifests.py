@@ -240,6 +240,13 @@ def test_from_folder_with_wrong_sample_rate_suggests_ffmpeg(tmp_path, noise):
         manifests.from_folder(tmp_path, seed=0)
 
 
+def test_from_folder_with_several_wrong_sample_rates_names_the_files(tmp_path, noise):
+    for number, rate in enumerate([44_100, 44_100, 8000, 8000, 8000]):
+        noise(tmp_path / f"{number}.wav", rate=rate)
+    with pytest.raises(ValueError, match=r"cannot be used.*(44100|8000) Hz, not 16000"):
+        manifests.from_folder(tmp_path, seed=0)
+
+
 def test_from_folder_refuses_missing_empty_or_single_file_folders(tmp_path, noise):
     with pytest.raises(ValueError, match=r"there is no folder .*nowhere"):
         manifests.from_folder(tmp_path / "nowhere", seed=0)

@@ -18,8 +18,9 @@ import torch
 from fairseq.optim.fp16_optimizer import FP16Optimizer
 
 from dyt import Norm
-from dyt_wav2vec import fairseq_api, fairseq_config
+from dyt_wav2vec import fairseq_api, fairseq_config, pretraining
 from dyt_wav2vec.evaluation import evaluate
+from dyt_wav2vec.manifests import Manifest
 from dyt_wav2vec.trainer import Trainer
 from matched.signals import Interrupted, watch_signals
 
@@ -109,6 +110,11 @@ class TestMetricsLog:
         assert list(uninterrupted.evaluations) == [4, 7]
         assert uninterrupted.outcome.metrics == uninterrupted.evaluations[7]
         assert uninterrupted.json("progress.json")["steps"] == 7
+
+    def test_best_evaluation_has_the_smallest_loss(self, uninterrupted, plain):
+        for run in (uninterrupted, plain):
+            best = min(run.evaluations, key=lambda step: run.evaluations[step]["loss"])
+            assert run.outcome.best == {**run.evaluations[best], "step": best}
 
     def test_evaluation_lines_have_alpha_of_the_dyt_arm(self, uninterrupted, plain):
         lines = [line for line in uninterrupted.lines if "evaluation" in line]
@@ -268,6 +274,17 @@ class TestIsolation:
         before = (root.handlers[:], root.level, root.manager.disable)
         pretrained(tmp_path, prepared, replace(CONFIG, updates=4))
         assert (root.handlers[:], root.level, root.manager.disable) == before
+
+
+def test_files_of_min_sample_size_are_long_enough(tmp_path, monkeypatch):
+    manifest = Manifest(root=tmp_path, train={"a.flac": 8000}, valid={"b.flac": 8000, "c": 7})
+    monkeypatch.setattr(pretraining, "load_manifest", lambda *_: manifest)
+    place = context(tmp_path, tmp_path)
+    assert pretraining._write_manifest(place, CONFIG) == manifest.checksum
+    assert CONFIG.min_sample_size == 8000
+    longer = replace(CONFIG, min_sample_size=8001)
+    with pytest.raises(ValueError, match=r"no file of train\.tsv has 8001 samples"):
+        pretraining._write_manifest(place, longer)
 
 
 class TestMicroBatches:

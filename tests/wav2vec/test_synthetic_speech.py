@@ -172,3 +172,16 @@ def test_filter_identity_and_sound_timing():
         speech**2, [round(0.47 * SAMPLE_RATE), round(0.85 * SAMPLE_RATE)]
     )
     assert max(before.mean(), after.mean()) < 1e-3 * during.mean()
+
+
+def test_written_utterances_are_the_synthesised_ones(corpus):
+    """In 16 bits without wrapping around, each from its own seed."""
+    speakers = synthetic_speech.make_speakers(SMALL.seed, SMALL.voices)
+    for stream, split in enumerate(("train", "valid"), start=1):
+        files = sorted((corpus / split).rglob("*.flac"))
+        assert files
+        for file in files:
+            voice, number = map(int, file.stem.split("-"))
+            rng = np.random.default_rng([SMALL.seed, stream, number])
+            expected = np.round(synthetic_speech.make_utterance(speakers[voice], rng) * 32767)
+            assert np.array_equal(soundfile.read(file, dtype="int16")[0], expected)

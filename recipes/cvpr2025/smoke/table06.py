@@ -97,8 +97,8 @@ def chain(pretrain: str, pretraining: Any, tune: str, tuning: Any) -> Run:
 
 
 TASK_NOTE = (
-    "The tasks have the names and classes of GenomicBenchmarks; their classes differ in planted words "
-    "of the same composition, in the order or the distance of two words, or in the reading frame. "
+    "The tasks have the names and classes of GenomicBenchmarks; their classes differ in planted "
+    "words of the same composition, in the order or the distance of two words, or in codons. "
     "Chance is 50 % (33 % in human_ensembl_regulatory)."
 )
 
@@ -111,8 +111,8 @@ SCALE = Scale(
     },
     resources=Resources(cpus=1, memory_gb=4, minutes=2, runs_per_job=50),
     note=(
-        "HyenaDNA: 2 blocks of width 32. Caduceus: the PS variant, 2 blocks of width 16 with 8 states "
-        "per channel. Two splits of each task, one setting of the fine-tuning, 64 bases. "
+        "HyenaDNA: 2 blocks of width 32. Caduceus: the PS variant, 2 blocks of width 16 with 8 "
+        "states per channel. Two splits of each task, one setting of the fine-tuning, 64 bases. "
         f"{TASK_NOTE}"
     ),
     metrics=METRICS,

@@ -17,6 +17,8 @@ SCALE = Scale(
         row: fine_tuned(task, TUNE_TINY_HYENA, PRETRAINED, SYNTHETIC) for row, task in ROWS.items()
     },
     resources=replace(table06.SCALE.resources, runs_per_job=18),
-    note=f"HyenaDNA: 2 blocks of width 32. {TASK_NOTE} The best test accuracy of all epochs counts.",
+    note=(
+        f"HyenaDNA: 2 blocks of width 32. {TASK_NOTE} The best test accuracy of all epochs counts."
+    ),
     metrics=METRICS,
 )

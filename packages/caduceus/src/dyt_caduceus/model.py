@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 import dyt
@@ -101,7 +102,8 @@ class CaduceusLanguageModel(nn.Module):
         In the PS variant they are equivariant: for the reverse complement of a sequence, they are
         those of the complementary tokens in reverse order.
         """
-        return self.lm_head(self.backbone(ids)).float()
+        logits: Tensor = self.lm_head(self.backbone(ids))
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def no_weight_decay(self) -> set[str]:
         """Return the names of matrices that are not decayed: embedding and A."""
@@ -143,17 +145,15 @@ class CaduceusClassifier(nn.Module):
                 ``ids``. The official code cuts a sequence that is too long after it has taken the
                 reverse complement, so that the strands are of different parts of it.
         """
+        strands = [ids]
+        if self.network.variant == "ph" and self.conjoin and not self.training:
+            strands.append(reverse_complement(ids) if other is None else other)
+        hidden, pads = self.backbone(torch.cat(strands)), torch.cat(strands) == PAD
         if self.network.variant == "ps":
-            pads = torch.cat([ids == PAD, ids.flip(1) == PAD])
-            hidden = self.backbone(ids)
-        elif self.conjoin and not self.training:
-            other = reverse_complement(ids) if other is None else other
-            ids = torch.cat([ids, other])
-            hidden, pads = self.backbone(ids), ids == PAD
-        else:
-            return self.head(self.pool(self.backbone(ids), ids == PAD))
-        first, second = self.head(self.pool(hidden, pads)).chunk(2)
-        return (first + second) / 2
+            pads = torch.cat([pads, pads.flip(1)])
+        logits: Tensor = self.head(self.pool(hidden, pads))
+        # The strands of a sample, one or two, are len(ids) samples apart.
+        return rearrange(logits, "(strands b) classes -> strands b classes", b=len(ids)).mean(0)
 
     def pool(self, hidden: Tensor, pads: Tensor) -> Tensor:
         """Average hidden states over positions, (B, L, C) → (B, C).
@@ -209,6 +209,7 @@ def convert_norms(model: nn.Module, norm: dyt.Norm) -> dyt.Report:
     report = dyt.convert(model, norm)
     for module in model.modules():
         if isinstance(module, dyt.DynamicTanh | dyt.DynamicErf) and module.bias is None:
+            assert module.weight is not None
             module.bias = nn.Parameter(torch.zeros_like(module.weight))
     return report
 
@@ -232,7 +233,8 @@ def optimizer_groups(
     groups = dyt.param_groups(model, weight_decay=weight_decay)
     if official:
         exempt = model.no_weight_decay()
-        decayed, undecayed = [], []
+        decayed: list[nn.Parameter] = []
+        undecayed: list[nn.Parameter] = []
         for name, parameter in model.named_parameters():
             is_bias = name.endswith("bias") and not name.startswith("head.")
             free = is_bias or name.endswith(".D") or name in exempt

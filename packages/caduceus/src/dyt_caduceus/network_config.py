@@ -28,9 +28,9 @@ class CaduceusNetwork:
         padded_vocabulary: rows of the embedding: the vocabulary, rounded up to a multiple of 8.
         embedding_std: standard deviation of the embedding's initial weights.
         epsilon: of the RMSNorms.
-        strand_exchange: the halves of the two strands change places in front of every block, as in
-            the fused path of the official release, which computes another function than the plain
-            one. For PS checkpoints that were trained there; False for training from scratch.
+        strand_exchange: exchange the two strands in front of every block, as in the fused path of
+            the official release, which computes another function than the plain one. For PS
+            checkpoints that were trained there; False for training from scratch.
     """
 
     width: int

@@ -59,10 +59,7 @@ def selective_scan(
     """
     scan = choose_scan(u.device.type, scan)
     if scan == "mamba-ssm":
-        y: Tensor = mamba_kernels.scan_function()(
-            u, delta, A, B, C, D, z=z, delta_bias=delta_bias, delta_softplus=True
-        )
-        return y
+        return mamba_kernels.scan(u, delta, A, B, C, D, z, delta_bias)
     dtype = torch.promote_types(u.dtype, torch.float32)
     with torch.autocast(u.device.type, enabled=False):
         inputs, delta, z_wide = u.to(dtype), delta.to(dtype), z.to(dtype)
@@ -124,20 +121,20 @@ def _choose(device: str, scan: str) -> str:
     if scan == "mamba-ssm" or (scan == "auto" and mamba_kernels.installed()):
         if (problem := mamba_kernels.problem()) is not None:
             raise ValueError(
-                f"{problem}; install it again with `{mamba_kernels.COMMANDS}`, or set "
+                f"{problem}; install it again with `{mamba_kernels.COMMAND}`, or set "
                 f"{VARIABLE}=triton"
             )
         return "mamba-ssm"
     if (problem := triton_scan.problem()) is not None:
         raise ValueError(
             f"no kernel for the selective scan: {problem}, and mamba-ssm is not in use; install it "
-            f"with `{mamba_kernels.COMMANDS}`, or set {VARIABLE}=torch for the many times slower "
+            f"with `{mamba_kernels.COMMAND}`, or set {VARIABLE}=torch for the many times slower "
             "plain scan"
         )
     if scan == "auto":
         log.warning(
             "the selective scan uses this package's Triton kernels; `%s` installs mamba-ssm's",
-            mamba_kernels.COMMANDS,
+            mamba_kernels.COMMAND,
         )
     return "triton"
 

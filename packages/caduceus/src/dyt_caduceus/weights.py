@@ -23,7 +23,6 @@ from matched.training.artifacts import state_dict_mismatches
 
 Layout = Literal["lightning", "huggingface"]
 StateDict = Mapping[str, Tensor]
-Model = CaduceusLanguageModel | CaduceusClassifier
 
 BACKBONE = "backbone."
 HEAD = "head."
@@ -115,7 +114,7 @@ def read(file: Path) -> dict[str, Tensor]:
     return from_official(content)
 
 
-def load(model: Model, file: Path) -> tuple[str, ...]:
+def load(model: nn.Module, file: Path) -> tuple[str, ...]:
     """Load a file of any layout strictly: every key, every shape.
 
     Returns:
@@ -128,12 +127,12 @@ def load(model: Model, file: Path) -> tuple[str, ...]:
     return load_state(model, read(file), str(file))
 
 
-def load_state(model: Model, state: StateDict, source: str) -> tuple[str, ...]:
+def load_state(model: nn.Module, state: StateDict, source: str) -> tuple[str, ...]:
     """Load a state dict of any layout as ``load`` does; ``source`` is its name in messages."""
     return _load(model, from_official(state), source, prefix="")
 
 
-def load_backbone(model: Model, state: StateDict) -> tuple[str, ...]:
+def load_backbone(model: nn.Module, state: StateDict) -> tuple[str, ...]:
     """Load the backbone of a pretrained network, of any layout; the model's own head stays.
 
     Every tensor of the backbone must be there, α of converted norm layers included: the official
@@ -151,7 +150,8 @@ def load_backbone(model: Model, state: StateDict) -> tuple[str, ...]:
     return _load(model, backbone, "the pretrained network", prefix=BACKBONE)
 
 
-def _load(model: Model, state: StateDict, source: str, *, prefix: str) -> tuple[str, ...]:
+def _load(model: nn.Module, state: StateDict, source: str, *, prefix: str) -> tuple[str, ...]:
+    assert isinstance(model, CaduceusLanguageModel | CaduceusClassifier)
     expected = {name: t for name, t in model.state_dict().items() if name.startswith(prefix)}
     found, wanted = variant_of(state), _variant(model.network)
     if found != wanted:
@@ -174,7 +174,7 @@ def _load(model: Model, state: StateDict, source: str, *, prefix: str) -> tuple[
             f"{len(mismatches)} keys differ, the first: {'; '.join(mismatches[:3])}. "
             "Nothing was loaded"
         )
-    nn.Module.load_state_dict(model, dict(state), strict=False)
+    model.load_state_dict(dict(state), strict=False)
     return tuple(expected)
 
 

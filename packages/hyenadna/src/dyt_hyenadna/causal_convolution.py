@@ -30,8 +30,7 @@ def causal_convolution(x: Tensor, filters: Tensor) -> Tensor:
     Returns:
         (B, D, L), in the type of x.
     """
-    result: Tensor = torch.ops.dyt_hyenadna.causal_convolution(x, filters)
-    return result
+    return torch.ops.dyt_hyenadna.causal_convolution(x, filters)
 
 
 def fast_fft_size(least: int) -> int:
@@ -102,10 +101,7 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> N
 
 
 def _derivative(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-    grads: tuple[Tensor, Tensor] = torch.ops.dyt_hyenadna.causal_convolution_backward(
-        grad, *ctx.saved_tensors
-    )
-    return grads
+    return torch.ops.dyt_hyenadna.causal_convolution_backward(grad, *ctx.saved_tensors)
 
 
 torch.library.register_autograd(

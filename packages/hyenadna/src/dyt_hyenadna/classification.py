@@ -49,8 +49,11 @@ def load_task(context: Context, config: BenchmarkFineTuning) -> TaskData:
     """
     if "benchmarks" not in context.needs:
         raise ValueError('fine-tuning needs a preparation of the tasks under the name "benchmarks"')
-    if config.task not in TASKS:
-        raise ValueError(f"task is {config.task!r}; expected one of {', '.join(TASKS)}")
+    if config.max_length is None and config.task not in TASKS:
+        raise ValueError(
+            f"max_length is None and task {config.task!r}; set it, or name a task of "
+            f"GenomicBenchmarks: {', '.join(TASKS)}"
+        )
     length = config.max_length or TASKS[config.task].max_length
 
     def sequences(split: str, *, evaluated: bool) -> BenchmarkSequences:

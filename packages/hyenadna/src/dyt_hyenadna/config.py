@@ -100,7 +100,8 @@ class BenchmarkFineTuning(TrainConfig):
             (Caduceus). None trains on the whole training set and takes the epoch with the best
             test accuracy (HyenaDNA).
         train_samples: train on this many sequences, the first of the seeded order; None uses all.
-        max_length: bases to which sequences are padded, on the left, or cut; None uses the task's.
+        max_length: bases to which sequences are padded, on the left, or cut; None uses that of the
+            task in GenomicBenchmarks.
         flip: probability that a training sequence is replaced by its reverse complement.
         flip_evaluation: also flip sequences of validation and test, always the same ones, as
             upstream does when it augments.

@@ -12,7 +12,10 @@ from torch.utils.data import Dataset
 from dyt_hyenadna.benchmark_files import read_packed
 from dyt_hyenadna.genome import Genome
 from dyt_hyenadna.intervals import Windows
-from dyt_hyenadna.tokenizer import PAD, Ids, N, encode, reverse_complement
+from dyt_hyenadna.tokenizer import PAD, PADDED_VOCABULARY, Ids, N, encode, reverse_complement
+
+_N_AS_PAD = np.arange(PADDED_VOCABULARY, dtype=np.uint8)
+_N_AS_PAD[N] = PAD
 
 
 class GenomeWindows(Dataset[Tensor]):
@@ -114,9 +117,8 @@ class BenchmarkSequences(Dataset[tuple[Tensor, int]]):
 
 def _padded(ids: Ids, length: int, *, n_as_pad: bool) -> Tensor:
     """Return the first ``length`` ids, with [PAD] on the left if there are fewer."""
-    result = np.full(length, PAD, np.int64)
-    ids = ids[:length]
-    result[length - len(ids) :] = ids
     if n_as_pad:
-        result[result == N] = PAD
+        ids = _N_AS_PAD[ids]
+    result = np.full(length, PAD, np.int64)
+    result[max(0, length - len(ids)) :] = ids[:length]
     return torch.from_numpy(result)

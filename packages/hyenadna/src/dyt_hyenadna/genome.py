@@ -1,22 +1,24 @@
 """FASTA files: index, names of chromosomes, and reads that fail instead of returning fewer bases.
 
-pyfaidx indexes and reads the file. Three of its defaults are changed. The index is in a folder of
-the caller, because the data may be on a read-only file system. An index is trusted only if the
-FASTA has the size for which it was made and each record begins where it says, because an index is
-otherwise chosen by modification time, and reading a file that was cut short afterwards returns
-fewer bases without an error. Each process opens the file for itself: a handle that is shared over a
-fork has one position for all processes, and reads are then mixed up.
+pyfaidx indexes the file. Its index is put in a folder of the caller, because the data may be on a
+read-only file system. An index is trusted only if the FASTA has the size for which it was made and
+each record begins where it says: chosen by modification time alone, the index of a file that was
+cut short afterwards would give fewer bases without an error.
+
+Bases are read with ``os.pread``, which has no position that processes could share: a handle that is
+open before a fork, as in the workers of a DataLoader, would otherwise mix up their reads.
 """
 
 from __future__ import annotations
 
 import gzip
+import io
 import logging
 import os
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyfaidx
 
@@ -29,10 +31,32 @@ BLOCK = 1 << 24
 """Bytes copied at a time."""
 LETTERS = b"ACGTNRYSWKMBDHVU"
 """Letters of a sequence: bases, N, IUPAC's codes for ambiguous bases, and U."""
+MAX_HEADER = 1 << 12
+"""Bytes of a record's description."""
 MAX_NAMES = 3
 """Names listed in a message about many."""
 MITOCHONDRION = {"chrM": "MT", "M": "MT", "chrMT": "MT"}
 """Names that UCSC and Ensembl use for the mitochondrial chromosome."""
+
+
+class Record(NamedTuple):
+    """Line of an index.
+
+    Attributes:
+        length: bases.
+        offset: of the first base in the file.
+        line_bases: bases of a line.
+        line_bytes: bytes of a line, with its end.
+    """
+
+    length: int
+    offset: int
+    line_bases: int
+    line_bytes: int
+
+    def position(self, base: int) -> int:
+        """Return where a base is in the file."""
+        return self.offset + base // self.line_bases * self.line_bytes + base % self.line_bases
 
 
 class Genome:
@@ -40,7 +64,7 @@ class Genome:
 
     Args:
         fasta: uncompressed FASTA file.
-        index: index file that ``index_fasta`` wrote for it.
+        index: index that ``index_fasta`` wrote for it.
 
     Attributes:
         lengths: name → number of bases of every record, in the order of the file.
@@ -52,15 +76,15 @@ class Genome:
     def __init__(self, fasta: Path, index: Path) -> None:
         self.fasta, self.index = fasta, index
         _check_index(fasta, index)
-        self._handle: pyfaidx.Fasta | None = None
-        self._process = 0
+        self._records = _read_index(index)
         self.lengths: Mapping[str, int] = {
-            name: record.rlen for name, record in self._open().faidx.index.items()
+            name: record.length for name, record in self._records.items()
         }
         self._aliases = {_common_name(name): name for name in self.lengths}
+        self._file: io.FileIO | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_handle": None}
+        return {**self.__dict__, "_file": None}
 
     def find(self, chromosome: str) -> str | None:
         """Return the record with this name, with or without "chr"; None if there is none."""
@@ -84,26 +108,16 @@ class Genome:
                 f"bases {start} to {end} of {name} were asked for, and {self.fasta} has "
                 f"{self.lengths[name]} there"
             )
-        bases = "" if start == end else str(self._open()[name][start:end])
-        if len(bases) != end - start:
+        if self._file is None:
+            self._file = io.FileIO(self.fasta)
+        record = self._records[name]
+        first, last = record.position(start), record.position(end)
+        letters = os.pread(self._file.fileno(), last - first, first).translate(None, b"\r\n")
+        if len(letters) != end - start:
             raise ValueError(
                 f"{self.fasta} was changed while it was read: {name} ends before base {end}"
             )
-        return bases
-
-    def _open(self) -> pyfaidx.Fasta:
-        """Return this process's handle."""
-        if self._handle is None or self._process != os.getpid():
-            self._handle = pyfaidx.Fasta(
-                str(self.fasta),
-                indexname=str(self.index),
-                as_raw=True,
-                strict_bounds=True,
-                rebuild=False,
-                build_index=False,
-            )
-            self._process = os.getpid()
-        return self._handle
+        return letters.decode("latin-1")
 
     def count_letters(self, check: Callable[[], None] = lambda: None) -> dict[str, int]:
         """Return the number of bases, of lower case, of N and of other letters for ambiguous bases.
@@ -174,7 +188,7 @@ def index_fasta(fasta: Path, index: Path) -> None:
                 f"{fasta} cannot be indexed ({reason}); expected FASTA with lines of one length "
                 "in a record, and different names"
             ) from None
-    _check_records(fasta, lengths)
+        _check_records(fasta, lengths)
     write_json(_size_file(index), {"size": size})
 
 
@@ -194,6 +208,12 @@ def _size_file(index: Path) -> Path:
     return index.with_name(index.name + ".json")
 
 
+def _read_index(index: Path) -> dict[str, Record]:
+    lines = index.read_text(encoding="utf-8").splitlines()
+    columns = [line.split("\t") for line in lines]
+    return {name: Record(*map(int, numbers)) for name, *numbers in columns}
+
+
 def _check_index(fasta: Path, index: Path) -> None:
     recorded = read_json(_size_file(index), ("size",)) if index.is_file() else None
     if recorded is None:
@@ -208,12 +228,11 @@ def _check_index(fasta: Path, index: Path) -> None:
             f"{fasta} {change}: it has {size:,} bytes, and the index {index} was made for "
             f"{recorded['size']:,}"
         )
-    with fasta.open("rb") as file, index.open(encoding="utf-8") as lines:
-        for line in lines:
-            name, _, offset, *_ = line.split("\t")
-            start = max(0, int(offset) - len(name.encode()) - (1 << 12))
+    with fasta.open("rb") as file:
+        for name, record in _read_index(index).items():
+            start = max(0, record.offset - len(name.encode()) - MAX_HEADER)
             file.seek(start)
-            header = file.read(int(offset) - start).rstrip(b"\r\n").rpartition(b"\n")[2]
+            header = file.read(record.offset - start).rstrip(b"\r\n").rpartition(b"\n")[2]
             if header[:1] != b">" or header[1:].split()[:1] != [name.encode()]:
                 raise ValueError(
                     f"{fasta} was replaced: the record {name} is not where the index {index} has it"

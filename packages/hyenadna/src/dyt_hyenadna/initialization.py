@@ -52,7 +52,9 @@ def _fill(
     if isinstance(module, nn.Embedding):
         parameter.normal_(std=network.embedding_std, generator=draw)
     elif isinstance(module, nn.Conv1d) or layer == "head":
-        fan_in = module.weight[0].numel()  # type: ignore[operator, index]  # of either class
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        fan_in = weight[0].numel()
         parameter.uniform_(-1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in), generator=draw)
     elif isinstance(module, nn.Linear) and name == "weight":
         scale = 1 / math.sqrt(2 * network.layers) if layer in RESIDUAL_OUTPUTS else 1.0

@@ -9,9 +9,7 @@ from torch import Tensor, nn
 from dyt_hyenadna.hyena_operator import HyenaOperator
 from dyt_hyenadna.initialization import initialize
 from dyt_hyenadna.network_config import HyenaNetwork
-
-PAD = 4
-"""Id of upstream's [PAD] token."""
+from dyt_hyenadna.tokenizer import PAD
 
 Pooling = Literal["all", "unpadded"]
 
@@ -39,8 +37,7 @@ class HyenaBackbone(nn.Module):
         x = self.dropout(self.embeddings(ids))
         for layer in self.layers:
             x = layer(x)
-        hidden: Tensor = self.ln_f(x)
-        return hidden
+        return self.ln_f(x)
 
 
 class Embeddings(nn.Module):
@@ -51,8 +48,7 @@ class Embeddings(nn.Module):
         self.word_embeddings = nn.Embedding(network.padded_vocabulary, network.width)
 
     def forward(self, ids: Tensor) -> Tensor:
-        embedded: Tensor = self.word_embeddings(ids)
-        return embedded
+        return self.word_embeddings(ids)
 
 
 class Block(nn.Module):
@@ -70,8 +66,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.mixer(self.norm1(x))
-        mixed: Tensor = x + self.mlp(self.norm2(x))
-        return mixed
+        return x + self.mlp(self.norm2(x))
 
 
 class Mlp(nn.Module):
@@ -84,8 +79,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(network.mlp_ratio * network.width, network.width)
 
     def forward(self, x: Tensor) -> Tensor:
-        output: Tensor = self.fc2(self.activation(self.fc1(x)))
-        return output
+        return self.fc2(self.activation(self.fc1(x)))
 
 
 class HyenaLanguageModel(nn.Module):
@@ -100,8 +94,7 @@ class HyenaLanguageModel(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return the logits of the next token, (B, L) → (B, L, padded vocabulary)."""
-        logits: Tensor = self.lm_head(self.backbone(ids))
-        return logits
+        return self.lm_head(self.backbone(ids))
 
 
 class HyenaClassifier(nn.Module):
@@ -121,8 +114,7 @@ class HyenaClassifier(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return the logits of the classes, (B, L) → (B, classes)."""
-        logits: Tensor = self.head(self.pool(self.backbone(ids), ids))
-        return logits
+        return self.head(self.pool(self.backbone(ids), ids))
 
     def pool(self, hidden: Tensor, ids: Tensor) -> Tensor:
         """Average hidden states over positions, (B, L, D) → (B, D)."""

@@ -2,12 +2,30 @@
 
 A genome is a FASTA file with lower case and N, and a BED file with the intervals of the splits. A
 task is a folder as GenomicBenchmarks has, with the names and classes of its eight tasks.
+
+The classes of a task differ in the order of bases in a word, in the order or the distance of two
+words, or in codons; words and codons are mutated, and on a random strand. Their composition is the
+same. Accuracy in percent of a logistic regression on counts, trained and tested on 2,000 sequences
+per class (measured once; the standard error is 0.8, with three classes 0.6):
+
+    task                                one and two bases   three bases
+    dummy_mouse_enhancers_ensembl                    49.6         100.0
+    demo_coding_vs_intergenomic_seqs                 49.9          94.5
+    demo_human_or_worm                               48.8          99.5
+    human_enhancers_cohn                             50.5          53.0
+    human_enhancers_ensembl                          50.0          50.0
+    human_ensembl_regulatory                         34.5          98.0
+    human_nontata_promoters                          50.6          99.4
+    human_ocr_ensembl                                50.1          99.8
+
+Words are told apart by their triples, in two tasks only by the positions of two words.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,8 +41,8 @@ Letters = npt.NDArray[np.uint8]
 Element = tuple[str | int, ...]
 """Words, and numbers of background bases between them."""
 
-BACKGROUND = (0.295, 0.205, 0.205, 0.295)
-"""Shares of A, C, G and T: those of the human genome, 41 % of G and C."""
+BACKGROUND = np.frombuffer(b"A" * 59 + b"C" * 41 + b"G" * 41 + b"T" * 59, np.uint8)
+"""Bases with the shares of the human genome: 41 % are G or C."""
 MUTATED = 0.05
 """Share of an element's bases that are replaced by background."""
 LINE = 60
@@ -115,7 +133,7 @@ def complement(letters: Letters) -> Letters:
 
 def background(rng: np.random.Generator, length: int) -> Letters:
     """Return independent bases."""
-    return rng.choice(np.frombuffer(b"ACGT", np.uint8), length, p=BACKGROUND)
+    return BACKGROUND[rng.integers(len(BACKGROUND), size=length)]
 
 
 def coding(rng: np.random.Generator, length: int) -> Letters:
@@ -125,8 +143,8 @@ def coding(rng: np.random.Generator, length: int) -> Letters:
     return np.frombuffer("".join(codons).encode(), np.uint8)[start : start + length]
 
 
-def noncoding(rng: np.random.Generator, length: int) -> Letters:
-    """Return a Markov chain with the same frequencies of single bases and pairs as ``coding``."""
+def _pair_chain() -> tuple[list[float], list[list[float]]]:
+    """Return the cumulative shares of bases in ``CODONS``, and of the base after each base."""
     pairs = np.zeros((4, 4))
     for first in CODONS:
         codon = ["ACGT".index(base) for base in first]
@@ -134,13 +152,22 @@ def noncoding(rng: np.random.Generator, length: int) -> Letters:
         pairs[codon[1], codon[2]] += 1
         for second in CODONS:
             pairs[codon[2], "ACGT".index(second[0])] += 1 / len(CODONS)
-    cumulative = np.cumsum(pairs / pairs.sum(axis=1, keepdims=True), axis=1)
-    state = int(rng.choice(4, p=pairs.sum(axis=1) / pairs.sum()))
-    chain = np.empty(length, np.intp)
-    for position, draw in enumerate(rng.random(length)):
-        chain[position] = state
-        state = min(int(np.searchsorted(cumulative[state], draw, side="right")), 3)
-    return np.frombuffer(b"ACGT", np.uint8)[chain]
+    start = np.cumsum(pairs.sum(axis=1) / pairs.sum())
+    following = np.cumsum(pairs / pairs.sum(axis=1, keepdims=True), axis=1)
+    return start.tolist(), following.tolist()
+
+
+_START, _FOLLOWING = _pair_chain()
+
+
+def noncoding(rng: np.random.Generator, length: int) -> Letters:
+    """Return a Markov chain with the same frequencies of single bases and pairs as ``coding``."""
+    shares, chain = _START, bytearray()
+    for number in rng.random(length).tolist():
+        state = min(bisect_right(shares, number), 3)
+        chain.append(b"ACGT"[state])
+        shares = _FOLLOWING[state]
+    return np.frombuffer(bytes(chain), np.uint8)
 
 
 def write_element(rng: np.random.Generator, element: Element) -> Letters:
@@ -162,27 +189,30 @@ def make_sequence(rng: np.random.Generator, task: SyntheticTask, kind: str) -> L
         letters = coding(rng, length) if element == (CODING,) else noncoding(rng, length)
     else:
         letters = background(rng, length)
-        # One element in each part of the sequence, so that they do not overlap.
+        # One element in each part of the sequence, so that they do not overlap, and between bases
+        # of background: at an end, a word lacks a pair of bases that the other word has.
         bounds = np.linspace(0, length, task.copies + 1).astype(int)
         for start, end in pairwise(bounds.tolist()):
             site = write_element(rng, element)
-            position = int(rng.integers(start, end - len(site), endpoint=True))
+            position = int(rng.integers(start + 1, end - len(site)))
             letters[position : position + len(site)] = site
     return complement(letters) if rng.random() < 0.5 else letters
 
 
 def make_chromosome(rng: np.random.Generator, length: int) -> Letters:
-    """Return genes, elements and background in random order, on random strands."""
-    elements = [element for task in TASKS.values() for element in task.classes.values()]
+    """Return genes and elements in random order, on random strands, with few bases between them.
+
+    The elements are those of one class of each task: a network that has learned them tells the
+    classes apart with few labels. Denser elements are learned in fewer steps.
+    """
+    elements = [list(task.classes.values())[-1] for task in TASKS.values()]
+    elements = [(CODING,) if element == (NONCODING,) else element for element in elements]
     parts, made = [], 0
     while made < length:
         element = elements[rng.integers(len(elements))]
-        if element in ((CODING,), (NONCODING,)):
-            part = (coding if element == (CODING,) else noncoding)(rng, 60)
-        else:
-            part = write_element(rng, element)
+        part = coding(rng, 60) if element == (CODING,) else write_element(rng, element)
         part = complement(part) if rng.random() < 0.5 else part
-        parts += [part, background(rng, int(rng.integers(4, 16)))]
+        parts += [part, background(rng, int(rng.integers(2, 6)))]
         made += len(parts[-2]) + len(parts[-1])
     return np.concatenate(parts)[:length]
 

@@ -76,7 +76,7 @@ def from_official(state: StateDict) -> dict[str, Tensor]:
     is_classifier = any(name.startswith(HEAD) for name in renamed)
     if is_classifier:
         renamed.pop(OUTPUT, None)
-    first = {}
+    first: dict[str, Tensor] = {}
     for name, tensor in renamed.items():
         other = first.setdefault(_first_name(name), tensor)
         if other is not tensor and not torch.equal(other, tensor):

@@ -164,6 +164,7 @@ def _parallel_wrapper(model: nn.Module) -> str | None:
     classes = {
         "torch.nn.parallel": "DistributedDataParallel",
         "torch.distributed.fsdp": "FullyShardedDataParallel",
+        "torch.distributed._tensor": "DTensor",  # torch 2.4
         "torch.distributed.tensor": "DTensor",
     }
     for module_name, name in classes.items():

@@ -1,7 +1,7 @@
 """The selective scan in plain PyTorch: one fused multiply-add a step, over short chunks of time.
 
 A whole scan's states are (L, B, N, D), 16 times its input. Only the inputs and the state in front
-of each chunk are kept; the backward pass recomputes a chunk's states, which then still are in the
+of each chunk are kept; the backward pass recomputes a chunk's states, which are then still in the
 processor's cache. This is 2 to 5 times faster than a loop over states that are all kept. Time is
 the first axis, so that a step's operands are contiguous, and the channels are the last one, so that
 vector instructions have long rows.
@@ -33,7 +33,8 @@ def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
         C: (B, N, L).
     """
     time_first = (t.permute(2, 0, 1).contiguous() for t in (u, delta, B, C))
-    y: Tensor = _Scan.apply(A.t().contiguous(), *time_first)
+    apply: Any = _Scan.apply  # torch has no annotations for it
+    y: Tensor = apply(A.t().contiguous(), *time_first)
     return y.permute(1, 2, 0)
 
 

@@ -49,7 +49,8 @@ def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
         B: (B, N, L).
         C: (B, N, L).
     """
-    y: Tensor = _Scan.apply(*(t.contiguous() for t in (u, delta, A, B, C)))
+    apply: Any = _Scan.apply  # torch has no annotations for it
+    y: Tensor = apply(*(t.contiguous() for t in (u, delta, A, B, C)))
     return y
 
 
