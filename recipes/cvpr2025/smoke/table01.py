@@ -1,4 +1,9 @@
-"""Smoke scale of Table 1: toy ViTs and ConvNeXts on the digits, minutes on two CPU cores."""
+"""Smoke scale of Table 1: toy ViTs and ConvNeXts on the digits, minutes on two CPU cores.
+
+ConvNeXt-L with DyT is above LN in each of the seeds 0 to 4, by 2.2, 2.5, 1.4, 1.7 and 2.2 points,
+which is more than the spread over seeds. The learning rate is not the cause: at 3e-3, that of the
+ViTs, the differences are 1.7 and 3.3 (seeds 0 and 1).
+"""
 
 from dataclasses import replace
 
@@ -66,6 +71,7 @@ SCALE = Scale(
     resources=Resources(cpus=1, memory_gb=4, minutes=2, runs_per_job=8),
     note=(
         "Toy models of each family: ViT with 4 and 6 blocks of width 64; ConvNeXt with 5 blocks of "
-        "width 16 to 64 and 24 to 96. Images are 16 × 16 pixels."
+        "width 16 to 64 and 24 to 96. Images are 16 × 16 pixels. ConvNeXt-L over the seeds 0 to 4: "
+        "LN 93.7 ± 0.8, DyT 95.7 ± 0.6, Δ +2.0."
     ),
 )
