@@ -5,6 +5,7 @@
 SCALE    ?= smoke
 CLUSTER  ?= local
 DRY      ?=
+TORCH    ?=
 SNAPSHOT ?=
 FILE     ?=
 SET      ?=
@@ -12,7 +13,8 @@ SET      ?=
 VENV    := .venv
 BIN     := $(VENV)/bin
 PYTHON  ?=
-INSTALL := $(BIN)/python tools/pip_install.py --no-deps
+PIP     := tools/pip_install.py
+INSTALL := $(BIN)/python $(PIP) --no-deps
 READY   := $(VENV)/.ready
 KERNEL  := $(wildcard shared/dyt/build_backend.py shared/dyt/src/dyt/kernel_build.py shared/dyt/src/dyt/csrc/*)
 # One process per core, up to four, because each imports torch. Slurm's tests share one cluster.
@@ -28,7 +30,7 @@ export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup own-environment wheels demo test test-slow test-slurm lint docs table tables
-.PHONY: status bench chaos mutants lock clean
+.PHONY: test-dyt status bench chaos mutants lock clean
 
 help:
 	@echo "make setup       create $(VENV) with all packages (other targets do so when needed)"
@@ -41,6 +43,7 @@ help:
 	@echo "make tables      every table         make status      the state of every run"
 	@echo "make bench       time the harness    make chaos       kill, preempt and fill the disk of runs"
 	@echo "make mutants MODULE=<file> TESTS_OF='<tests>'   which small bugs of a module no test notices"
+	@echo "make test-dyt TORCH=2.4.1     the tests of dyt with another torch"
 	@echo "make wheels      a wheel of dyt with the CPU kernel inside, in dist/"
 	@echo "make clean       delete caches; keep the environment, runs and results"
 	@echo
@@ -67,7 +70,17 @@ own-environment:
 			"since; create it again: rm -rf $(VENV) && make setup" >&2; exit 2; }
 
 wheels: setup
-	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist ./shared/dyt
+	$(BIN)/python $(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist ./shared/dyt
+
+# The tests of dyt with another torch, in an environment of its own. Files that need libraries other
+# than timm are left out.
+test-dyt:
+	@test -n '$(TORCH)' || { echo "name the version: make test-dyt TORCH=2.4.1" >&2; exit 2; }
+	@sh tools/create-environment .venv-torch-$(TORCH) $(PYTHON)
+	.venv-torch-$(TORCH)/bin/python $(PIP) --unpinned torch==$(TORCH) timm numpy pytest
+	.venv-torch-$(TORCH)/bin/python $(PIP) --unpinned --no-deps ./shared/dyt
+	cd tests/dyt && DYT_TESTS_SKIP_MISSING=1 ../../.venv-torch-$(TORCH)/bin/python -m pytest \
+		-c ../../pyproject.toml -m "not slow" --ignore test_benchmarks.py .
 
 demo: setup
 	$(BIN)/matched submit table1 --scale smoke --cluster local --wait

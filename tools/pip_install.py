@@ -1,6 +1,10 @@
-"""Run ``pip install`` with the user's settings of where packages come from, and no others.
+"""Run ``pip install`` or ``pip wheel`` with the user's settings of where packages come from.
 
     .venv/bin/python tools/pip_install.py --no-deps -r requirements.lock
+    .venv/bin/python tools/pip_install.py wheel --no-deps --wheel-dir dist ./shared/dyt
+    .venv/bin/python tools/pip_install.py --unpinned torch==2.4.1    # not the lock's version
+
+No other settings apply.
 
 Settings such as ``user``, ``target``, ``constraint`` or ``require-virtualenv``, in pip's files or
 in PIP_* variables, are for other installations: with them this one fails, or installs something
@@ -38,13 +42,13 @@ def settings(listed):
     return found
 
 
-def environment(environ, chosen):
+def environment(environ, chosen, pin=True):
     """Return ``environ`` with the ``chosen`` settings in place of all others of pip."""
     kept = {name: value for name, value in environ.items() if not name.startswith("PIP_")}
     variables = {"PIP_" + key.upper().replace("-", "_"): value for key, value in chosen.items()}
     # Build dependencies of source packages are pinned by the lock (two names: old and new pip).
     pinned = {"PIP_CONSTRAINT": LOCK, "PIP_BUILD_CONSTRAINT": LOCK}
-    return {**kept, **variables, **pinned, "PIP_CONFIG_FILE": os.devnull}
+    return {**kept, **variables, **(pinned if pin else {}), "PIP_CONFIG_FILE": os.devnull}
 
 
 def main(arguments):
@@ -52,10 +56,13 @@ def main(arguments):
     listed = pip("config", "list", stdout=subprocess.PIPE, env={**os.environ, "PIP_USER": "0"})
     if listed.returncode:
         return listed.returncode
-    options = ["--disable-pip-version-check", "--quiet"]
+    command = ["wheel" if arguments[:1] == ["wheel"] else "install"]
+    command += ["--disable-pip-version-check", "--quiet"]
+    pin = "--unpinned" not in arguments
+    arguments = [word for word in arguments if word not in ("wheel", "--unpinned")]
     process = subprocess.Popen(
-        [sys.executable, "-m", "pip", "install", *options, *arguments],
-        env=environment(os.environ, settings(listed.stdout)),
+        [sys.executable, "-m", "pip", *command, *arguments],
+        env=environment(os.environ, settings(listed.stdout), pin),
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",

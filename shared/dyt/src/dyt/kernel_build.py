@@ -33,8 +33,14 @@ X86_FLAGS = {
         *("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"),
     ],
 }
-FLAGS = ["-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-std=c++17", "-DNDEBUG"]
+FLAGS = ["-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-DNDEBUG"]
 WARNINGS = ["-Wno-maybe-uninitialized", "-Wno-uninitialized"]
+
+
+def _standard(torch_version: str) -> str:
+    """Return the compiler's flag for the C++ standard: the headers of torch 2.14 need C++20."""
+    major, minor = (int(part) for part in torch_version.split(".")[:2])
+    return "-std=c++20" if (major, minor) >= (2, 12) else "-std=c++17"
 
 
 class KernelBuildError(RuntimeError):
@@ -127,6 +133,7 @@ def compile_kernel(output: Path, torch: TorchInstallation) -> None:
     common = [
         *compiler,
         *FLAGS,
+        _standard(torch.version),
         *WARNINGS,
         *(f"-I{path}" for path in (headers, headers / "torch/csrc/api/include", python_headers)),
         f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.cxx11_abi)}",
