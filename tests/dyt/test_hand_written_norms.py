@@ -85,6 +85,17 @@ class ScaledNorm(nn.Module):
         return F.layer_norm(x, x.shape[-1:]) * self.a * self.a + self.b
 
 
+class TemperedNorm(nn.Module):
+    """Not a LN: γ is 2 % larger than its parameter."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x):
+        return 1.02 * F.layer_norm(x, x.shape[-1:], self.weight)
+
+
 @pytest.mark.parametrize("kind", [LayerNorm, BiasFirstNorm, BufferLayerNorm])
 def test_convert_recognizes_hand_written_norms(kind):
     model = nn.Sequential(nn.Linear(8, 8), kind(8))
@@ -129,10 +140,14 @@ def test_convert_listed_class_with_broadcastable_gamma_runs():
 def test_convert_leaves_other_formulas_and_other_buffers():
     shifted = BufferLayerNorm(8)
     shifted.beta.fill_(0.5)
-    model = nn.Sequential(ScaledNorm(8), shifted, nn.LayerNorm(8))
+    model = nn.Sequential(ScaledNorm(8), shifted, nn.LayerNorm(8), TemperedNorm(8))
     report = convert(model)
     assert report.paths == ("2",)
-    assert [kept.layer for kept in report.left] == ["ScaledNorm", "BufferLayerNorm"]
+    assert [kept.layer for kept in report.left] == [
+        "ScaledNorm",
+        "BufferLayerNorm",
+        "TemperedNorm",
+    ]
 
 
 @pytest.mark.parametrize(
