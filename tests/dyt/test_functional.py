@@ -408,6 +408,20 @@ def test_arguments_take_precedence_over_the_environment(monkeypatch, name):
     assert not torch.equal(fast, accurate)
 
 
+@pytest.mark.parametrize("accurate", [False, True])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_channels_last_memory_is_computed_as_channels_last(name, accurate):
+    x = torch.randn(2, 8, 5, 7).to(memory_format=torch.channels_last)
+    function, weight = FUNCTIONS[name], torch.rand(8)
+    found = function(x, ONE, weight=weight, channel_axis=1, backend="cpu", accurate=accurate)
+    expected = function(
+        x.movedim(1, -1), ONE, weight=weight, backend="cpu", accurate=accurate
+    ).movedim(-1, 1)
+    assert torch.equal(found, expected) and found.stride() == x.stride()
+    other = function(x, ONE, weight=weight, channel_axis=1, backend="cpu", accurate=not accurate)
+    assert not torch.equal(found, other)
+
+
 def test_missing_cpu_kernel_prints_nothing(monkeypatch, capfd):
     monkeypatch.setitem(sys.modules, "_dyt_cpu_2", None)
     assert fresh(cpu).PROBLEM == "it was not built when dyt was installed"
