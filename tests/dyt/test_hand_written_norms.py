@@ -155,7 +155,7 @@ def test_convert_leaves_other_formulas_and_other_buffers():
     [torch.ones(8), torch.zeros(8, dtype=torch.int64), torch.tensor(0)],
     ids=["running statistics", "counts", "number of batches"],
 )
-def test_convert_leaves_a_norm_with_buffers_alone_even_if_it_computes_ln(buffer):
+def test_convert_leaves_a_norm_with_buffers_alone(buffer):
     """Its replacement would drop the buffers, and what the layer does with them in training."""
     model = nn.Sequential(TrackingNorm(8, "tracked", buffer), nn.LayerNorm(8))
     report = convert(model)
