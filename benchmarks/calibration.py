@@ -2,7 +2,8 @@
 
     python benchmarks/calibration.py scratch        # three networks × three widths × three seeds
     python benchmarks/calibration.py conversion     # a trained ViT and a trained LLaMA, three seeds
-    python benchmarks/calibration.py scratch --save # also write CSV and Markdown to results/
+    python benchmarks/calibration.py scratch --save # also write CSV and Markdown to results/; rows
+                                                    # that were not measured again are kept
 
 Scratch: the network's own norm, DyT with α0 = 0.5, with `suggested_alpha0` and calibrated on one
 training batch, and Derf calibrated; all arms start from the same weights and see the same batches.
@@ -70,6 +71,8 @@ def scratch(args: argparse.Namespace) -> list[dict]:
         for width in args.widths:
             for seed in args.seeds:
                 for arm, (norm, calibrated) in arms(width).items():
+                    if arm not in args.arms:
+                        continue
                     model = build(task, width, seed)
                     if name == "llama" and arm != OWN:
                         scale_embedding(model)  # required for LLaMA with DyT
@@ -180,6 +183,21 @@ NOTES = {
 }
 
 
+def merged(name: str, rows: list[dict]) -> list[dict]:
+    """Return the rows of the saved CSV with the measured ones in their places."""
+
+    def key(row: dict) -> tuple[str, ...]:
+        return tuple(str(row.get(field)) for field in ("network", "width", "seed", "arm"))
+
+    path = RESULTS / f"calibration_{name}.csv"
+    if not path.exists():
+        return rows
+    with path.open(encoding="utf-8", newline="") as file:
+        results = {key(row): row for row in csv.DictReader(file)}
+    results.update((key(row), {k: str(v) for k, v in row.items()}) for row in rows)
+    return list(results.values())
+
+
 def save(name: str, rows: list[dict], table: str) -> None:
     """Write the rows as CSV and the table as Markdown."""
     path = RESULTS / f"calibration_{name}.csv"
@@ -200,6 +218,7 @@ def main() -> None:
     parser.add_argument("benchmark", choices=NOTES)
     parser.add_argument("--networks", nargs="+", choices=networks, default=networks)
     parser.add_argument("--widths", nargs="+", type=positive_int, default=WIDTHS)
+    parser.add_argument("--arms", nargs="+", choices=arms(64), default=arms(64))
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--steps", type=positive_int, default=250)
     parser.add_argument("--save", action="store_true", help="write the results to results/")
@@ -208,6 +227,8 @@ def main() -> None:
     warnings.simplefilter("ignore")
     run: Callable = {"scratch": scratch, "conversion": conversion}[args.benchmark]
     rows = run(args)
+    if args.save:
+        rows = merged(args.benchmark, rows)
     table = {"scratch": scratch_table, "conversion": conversion_table}[args.benchmark](rows)
     print(table)
     if args.save:

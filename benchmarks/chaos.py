@@ -1,9 +1,11 @@
 """Fault injection into real runs (kills, full disks, preemptions), and comparison of their results.
 
-    python benchmarks/chaos.py [kills] [disk] [preemption] [submission] [--seed 0]
+    python benchmarks/chaos.py [kills] [chains] [disk] [preemption] [submission] [--seed 0]
 
 kills: worker processes of Table 1 at smoke scale (all rows, 6 epochs) get SIGKILL at random
 instants, half of them while a checkpoint is written, and the table is submitted again.
+chains: the same for one chain of HyenaDNA and one of Caduceus of Table 6 at smoke scale, in both
+arms: preparation, pretraining, fine-tuning on one task, and scoring.
 disk: a file system of a few megabytes (mounted by root) is full while a checkpoint or a result
 is written.
 preemption: jobs of a private Slurm are preempted by a partition of higher priority.
@@ -38,7 +40,7 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "slurm"))
-KILLS, PREEMPTIONS, RUNS = 50, 10, 1000
+KILLS, CHAIN_KILLS, PREEMPTIONS, RUNS = 50, 20, 10, 1000
 console = Console(stderr=True)
 
 
@@ -101,29 +103,53 @@ SCALE = replace(SCALE, seeds=(0,), runs={row: short(run) for row, run in SCALE.r
 """
 
 
+ONE_TASK = """
+TASK = "demo_human_or_worm"
+
+def one_task(run):
+    score = run.needs[TASK]
+    return replace(run, needs={TASK: replace(score, needs={"split1": score.needs["split1"]})})
+
+SCALE = replace(SCALE, seeds=(0,), runs={row: one_task(run) for row, run in SCALE.runs.items()})
+"""
+
+
 def kills(folder: Path, seed: int) -> list[dict[str, Any]]:
+    return _kill_workers(folder, seed, "SIGKILL", KILLS, ALL_ROWS)
+
+
+def chains(folder: Path, seed: int) -> list[dict[str, Any]]:
+    what = "SIGKILL in chains of Table 6"
+    return _kill_workers(folder, seed, what, CHAIN_KILLS, ONE_TASK, recipe="table06", name="table6")
+
+
+def _kill_workers(
+    folder: Path, seed: int, what: str, number: int, changes: str, *, recipe: str = "table01",
+    name: str = "table1"
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Kill workers of a table ``number`` times while it is computed, and compare its runs."""
     site = "[local]\nworkers = 2\n[runs]\ncheckpoint_steps = 10\n"
-    reference = Project(folder / "reference", site, ALL_ROWS)
-    console.print("kills: the undisturbed table")
-    code, out = reference.matched("submit", "table1", "--wait")
+    reference = Project(folder / "reference", site, changes, table=recipe)
+    console.print(f"{what}: the undisturbed table")
+    code, out = reference.matched("submit", name, "--wait")
     assert code == 0, out
-    project = Project(folder / "killed", site, ALL_ROWS)
+    project = Project(folder / "killed", site, changes, table=recipe)
     killer = Killer(project, random.Random(seed))
     expected = reference.finished()
-    while len(killer.victims) < KILLS and project.finished() < expected:
-        project.matched("submit", "table1")
+    while len(killer.victims) < number and project.finished() < expected:
+        project.matched("submit", name)
         submitted = time.monotonic()
-        while len(killer.victims) < KILLS and time.monotonic() < submitted + 3:
+        while len(killer.victims) < number and time.monotonic() < submitted + 3:
             killer.poll()
             time.sleep(0.001)
-        console.print(f"kills: {len(killer.victims)}, {project.finished()} runs finished")
+        console.print(f"{what}: {len(killer.victims)}, {project.finished()} runs finished")
     while project.finished() < expected:
-        project.matched("submit", "table1", "--wait")
+        project.matched("submit", name, "--wait")
     same_runs = set(identical(project, reference))
     num_same = sum(signature in same_runs for signature in killer.victims)
     return [
-        _row("SIGKILL: runs that end bit-identical", f"{num_same} of {len(killer.victims)}",
-             f"{KILLS} of {KILLS}", num_same == len(killer.victims) >= KILLS),
+        _row(f"{what}: runs that end bit-identical", f"{num_same} of {len(killer.victims)}",
+             f"{number} of {number}", num_same == len(killer.victims) >= number),
         _row("  while a checkpoint was being written", str(killer.while_writing), "", True),
         _row("  all runs of the table identical", f"{len(same_runs)} of {expected}",
              f"{expected} of {expected}", len(same_runs) == expected),
@@ -377,7 +403,13 @@ def _row(what: str, measured: str, bound: str, good: bool) -> dict[str, Any]:
     return {"what": what, "measured": measured, "bound": bound, "good": good}
 
 
-PARTS = {"kills": kills, "disk": disk, "preemption": preemption, "submission": submission}
+PARTS = {
+    "kills": kills,
+    "chains": chains,
+    "disk": disk,
+    "preemption": preemption,
+    "submission": submission,
+}
 
 
 def main() -> None:

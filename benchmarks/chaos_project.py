@@ -1,4 +1,4 @@
-"""Projects that contain Table 1, and the bit-by-bit comparison of their runs."""
+"""Projects that contain one table, and the bit-by-bit comparison of their runs."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class Project:
-    """A project folder with the recipe of Table 1 and a site.toml.
+    """A project folder with the recipe of a table of the CVPR paper and a site.toml.
 
     Args:
         changes: lines at the end of the smoke scale's page, which redefine SCALE.
+        table: name of the recipe's file.
     """
 
-    def __init__(self, root: Path, site: str, changes: str, **environment: str) -> None:
+    def __init__(
+        self, root: Path, site: str, changes: str, *, table: str = "table01", **environment: str
+    ) -> None:
         self.root = root
         (root / "recipes" / "cvpr2025" / "smoke").mkdir(parents=True)
-        for name in ("paper.toml", "cvpr2025/arms.py", "cvpr2025/table01.py"):
+        for name in ("paper.toml", "cvpr2025/arms.py", f"cvpr2025/{table}.py"):
             shutil.copy(ROOT / "recipes" / name, root / "recipes" / name)
-        page = "recipes/cvpr2025/smoke/table01.py"
+        page = f"recipes/cvpr2025/smoke/{table}.py"
         text = (ROOT / page).read_text(encoding="utf-8")
         (root / page).write_text(text + changes, encoding="utf-8")
         (root / "site.toml").write_text(site, encoding="utf-8")
@@ -65,18 +68,20 @@ class Project:
 
 def same(one: Path, other: Path) -> bool:
     """True if two run directories differ only in times and paths."""
-    if (one / "metrics.jsonl").read_bytes() != (other / "metrics.jsonl").read_bytes():
-        return False
-    if (one / "fingerprint.json").read_bytes() != (other / "fingerprint.json").read_bytes():
-        return False
+    for name in ("metrics.jsonl", "fingerprint.json"):  # some tasks write only a result
+        if _content(one / name) != _content(other / name):
+            return False
     results = [json.loads((path / "result.json").read_text()) for path in (one, other)]
     if any(results[0][k] != results[1][k] for k in ("outcome", "metrics", "best", "steps")):
         return False
-    states = [
-        torch.load(max((path / "checkpoints").glob("step_*.pt")), weights_only=True)
-        for path in (one, other)
-    ]
-    return _equal(*states)
+    newest = [max((p / "checkpoints").glob("step_*.pt"), default=None) for p in (one, other)]
+    if None in newest:
+        return newest == [None, None]
+    return _equal(*(torch.load(path, weights_only=True) for path in newest))
+
+
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
 
 
 def _equal(a: Any, b: Any) -> bool:

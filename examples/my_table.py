@@ -1,88 +1,58 @@
-"""A table of your own: LN, DyT and Derf in a small Transformer on scikit-learn's digits.
-
-Copy this file and change model, data, arms and seeds; docs/OWN-TABLES.md explains each part.
-
-    matched submit examples/my_table.py --wait
-    matched submit examples/my_table.py --wait --set lr=1e-3 --set width=128
-"""
+"""A table of your own: LN, DyT and Derf in a small Transformer on digits (docs/OWN-TABLES.md)."""
 
 from dataclasses import dataclass
 
-from dyt import Norm
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from dyt import Norm, alphas, convert, param_groups, suggested_alpha0
 from matched import Arm, Context, Metric, Outcome, Resources, Run, Scale, Table, TrainConfig
+from matched.training import Learner, fit, process_group, reseed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(TrainConfig):
     norm: Norm
     width: int = 64
-    depth: int = 2
 
 
 def train(context: Context, config: Config) -> Outcome:
-    # Imported here, so that `matched plan` and `matched status` do not wait for torch.
-    import torch
-    from sklearn.datasets import load_digits
-    from torch import nn
-    from torch.utils.data import TensorDataset
-
-    from dyt import convert
-    from matched.training import Learner, fit, reseed
-    from matched.training.distributed import process_group
-
-    images, labels = (torch.tensor(array) for array in load_digits(return_X_y=True))
+    images, labels = map(torch.tensor, load_digits(return_X_y=True))
     images = images.float().view(-1, 8, 8) / 16  # 1,797 images, whose 8 rows are the tokens
     with process_group(context) as device:
         reseed(config.seed, "weights")  # all arms start from the same weights
-        width = config.width
-        block = nn.TransformerEncoderLayer(
-            width, 4, 2 * width, dropout=0.0, batch_first=True, norm_first=True
-        )
-        model = nn.Sequential(
-            nn.Linear(8, width),
-            nn.TransformerEncoder(block, config.depth, enable_nested_tensor=False),
-            nn.Flatten(),
-            nn.LayerNorm(8 * width),
-            nn.Linear(8 * width, 10),
-        )
+        w, options = config.width, {"dropout": 0.0, "batch_first": True, "norm_first": True}
+        blocks = [nn.TransformerEncoderLayer(w, 4, 2 * w, **options) for _ in range(2)]
+        head = [nn.Flatten(), nn.LayerNorm(8 * w), nn.Linear(8 * w, 10)]
+        model = nn.Sequential(nn.Linear(8, w), *blocks, *head).to(device)
         norms = convert(model, config.norm).paths
-        model.to(device)
-
-        def loss(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-            return nn.functional.cross_entropy(model(batch[0]), batch[1])
-
-        def evaluate(model: nn.Module) -> dict[str, float]:
-            correct = model(images[1400:].to(device)).argmax(1).cpu() == labels[1400:]
-            return {"accuracy": 100 * correct.float().mean().item()}
-
+        groups = param_groups(model, weight_decay=config.weight_decay)
+        held_out, answers = images[1400:].to(device), labels[1400:].to(device)
         learner = Learner(
             model=model,
-            optimizer=torch.optim.AdamW(model.parameters(), config.lr, config.betas),
+            optimizer=torch.optim.AdamW(groups, config.lr, config.betas),
             dataset=TensorDataset(images[:1400], labels[:1400]),
-            loss=loss,
-            evaluate=evaluate,
+            loss=lambda model, batch: nn.functional.cross_entropy(model(batch[0]), batch[1]),
+            evaluate=lambda model: {
+                "accuracy": 100 * (model(held_out).argmax(1) == answers).float().mean().item()
+            },
             selection_metric=("accuracy", "higher"),
             norms=norms,
+            alphas=alphas,
         )
         return fit(context, config, learner, device)
 
 
 CONFIG = Config(norm=Norm.own(), epochs=5, batch=50, micro_batch=50, lr=3e-3)
-TABLE = Table(
-    title="A small Transformer on digits",
-    labels={"small": "Transformer, 2 blocks"},
-    arms=(
-        Arm(name="LN", norm=Norm.own()),
-        Arm(name="DyT", norm=Norm.dyt(alpha0=1.0)),
-        Arm(name="Derf", norm=Norm.derf(alpha0=1.0)),
-    ),
-    scales=(
-        Scale(
-            name="smoke",
-            runs={"small": Run(task="my_table:train", config=CONFIG)},
-            seeds=(0, 1),
-            resources=Resources(minutes=1, runs_per_job=6),
-            metrics=(Metric(key="accuracy", label="accuracy", unit="%", direction="higher"),),
-        ),
-    ),
+ALPHA0 = suggested_alpha0(CONFIG.width)
+NORMS = {"LN": Norm.own(), "DyT": Norm.dyt(alpha0=ALPHA0), "Derf": Norm.derf(alpha0=ALPHA0)}
+SCALE = Scale(
+    name="smoke",
+    runs={"transformer": Run(task="my_table:train", config=CONFIG)},
+    seeds=(0, 1),
+    resources=Resources(minutes=1),
+    metrics=(Metric(key="accuracy", label="accuracy", unit="%", direction="higher"),),
 )
+TABLE = Table(arms=tuple(Arm(name=n, norm=norm) for n, norm in NORMS.items()), scales=(SCALE,))

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SHORT = ("epochs=1", "depth=1", "width=16")
+SHORT = ("epochs=2", "width=16")
 
 
 def test_example_table_compares_three_matched_arms(tmp_path):

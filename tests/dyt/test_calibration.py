@@ -55,9 +55,24 @@ def reference_and_model(build=trained):
 
 
 @pytest.mark.parametrize("scale", [0.05, 0.3, 5.0])
-def test_calibrate_alpha_fits_the_scale_of_inputs(scale):
+def test_calibrate_from_scratch_gives_the_rms_of_the_norm_without_saturation(scale):
     model = net(scale=scale)
     report = convert(model, calibrate=X)
+    first, layer = report[0].fit, model[1].norm
+    assert report[0].alpha0 == first.alpha == pytest.approx(layer.alpha.item())
+    assert first.alpha * first.input_rms == pytest.approx(0.125)
+    assert first.error < 0.45
+    assert layer.weight.tolist() == pytest.approx([first.scale] * 16)
+    assert layer.bias.tolist() == [0.0] * 16
+    outputs = layer(model[0](X))
+    assert outputs.square().mean().sqrt().item() == pytest.approx(1, rel=1e-3)
+    assert f"{first.scale:.3g}" in str(report)
+
+
+@pytest.mark.parametrize("scale", [0.05, 0.3, 5.0])
+def test_calibrate_with_gamma_one_fits_the_scale_of_inputs(scale):
+    model = net(scale=scale)
+    report = convert(model, calibrate=Calibration(X, gamma="one"))
     first = report[0].fit
     assert report[0].alpha0 == first.alpha == pytest.approx(model[1].norm.alpha.item())
     assert 0.4 < first.alpha * first.input_rms < 2
@@ -66,15 +81,27 @@ def test_calibrate_alpha_fits_the_scale_of_inputs(scale):
     assert model[1].norm.bias.tolist() == [0.0] * 16
 
 
-def test_calibrate_alpha_is_the_least_squares_alpha():
+def test_calibrate_with_gamma_one_is_the_least_squares_alpha():
     model = net()
     x = model[0](X).detach()
     target = nn.functional.layer_norm(x, (16,))
-    alpha = convert(model, calibrate=X)[0].fit.alpha
+    alpha = convert(model, calibrate=Calibration(X, gamma="one"))[0].fit.alpha
     losses = [
         (torch.tanh(a * x) - target).square().sum() for a in (0.98 * alpha, alpha, alpha / 0.98)
     ]
     assert losses[1] < min(losses[0], losses[2])
+
+
+def test_calibrate_from_scratch_without_gamma_fits_alpha():
+    model = nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(16, elementwise_affine=False))
+    fit = convert(model, calibrate=X)[0].fit
+    assert fit.scale is None
+    assert 0.4 < fit.alpha * fit.input_rms < 2
+    tied = net()
+    tied[2].norm.weight = tied[1].norm.weight
+    assert [r.fit.scale for r in convert(tied, calibrate=X)] == [None, None]
+    with pytest.raises(ValueError, match="gamma"):
+        Calibration(X, gamma="two")
 
 
 @pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm])
@@ -172,58 +199,6 @@ def test_calibrate_batch_norm_without_statistics():
     report = convert(model, also=nn.BatchNorm2d, calibrate=5 * torch.randn(8, 3, 4, 4))
     assert report[0].fit.error < 0.6
     assert torch.equal(before, torch.zeros(8))
-
-
-class ClassToken(nn.Module):
-    """A norm of patches of scale 1 and a class token of scale 1/30, of which alone it returns."""
-
-    def __init__(self):
-        super().__init__()
-        self.norm = nn.LayerNorm(8)
-        self.head = nn.Linear(8, 3)
-
-    def forward(self, x):
-        x = torch.cat([x[:, :1] / 30, x[:, 1:]], 1)
-        return self.head(self.norm(x))
-
-
-def test_calibrate_emphasizes_an_outlying_position():
-    x = torch.randn(16, 20, 8, generator=torch.Generator().manual_seed(0))
-    default, plain = (ClassToken() for _ in range(2))
-    fit = convert(default, copy_affine=True, calibrate=x)[0].fit
-    ones = Calibration(x, weights=torch.ones(20))
-    other = convert(plain, copy_affine=True, calibrate=ones)[0].fit
-    assert fit.emphasized == (0,)
-    assert other.emphasized == ()
-    assert other.worst_positions[0][0] == 0
-    assert dict(fit.worst_positions).get(0, 0) < other.worst_positions[0][1]
-
-
-def test_calibrate_weights_select_positions():
-    model, x = ClassToken(), torch.randn(16, 20, 8)
-    only_first = torch.zeros(20)
-    only_first[0] = 1
-    fit = convert(model, calibrate=Calibration(x, weights=only_first))[0].fit
-    assert fit.input_rms == pytest.approx(x[:, 0].square().mean().sqrt().item() / 30, rel=1e-5)
-    function = Calibration(x, weights=lambda path, y: only_first.expand(16, 20))
-    assert convert(ClassToken(), calibrate=function)[0].fit.alpha == fit.alpha
-
-
-class Masked(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.norm = nn.LayerNorm(8)
-
-    def forward(self, x, attention_mask):
-        return self.norm(x)
-
-
-def test_calibrate_ignores_padding():
-    x = torch.randn(4, 6, 8)
-    x[:, 3:] = float("nan")
-    mask = torch.tensor([1, 1, 1, 0, 0, 0]).expand(4, 6)
-    fit = convert(Masked(), calibrate={"x": x, "attention_mask": mask})[0].fit
-    assert fit.input_rms == pytest.approx(x[:, :3].square().mean().sqrt().item(), rel=1e-5)
 
 
 def test_calibrate_one_token_fits_alpha_but_not_gamma():
@@ -388,13 +363,5 @@ class EarlyExit(nn.Module):
 
 
 def test_calibrate_leaves_out_layers_that_replaced_norms_make_unreachable():
-    report = convert(EarlyExit(), calibrate=torch.randn(8, 16))
+    report = convert(EarlyExit(), calibrate=Calibration(torch.randn(8, 16), gamma="one"))
     assert [entry.fit is None for entry in report] == [False, True]
-
-
-@pytest.mark.parametrize("value", [float("nan"), -1.0])
-def test_calibrate_refuses_invalid_weights(value):
-    weights = torch.ones(20)
-    weights[3] = value
-    with pytest.raises(ValueError, match="not all finite and 0 or more"):
-        convert(net(), calibrate=Calibration(torch.randn(16, 20, 8), weights=weights))

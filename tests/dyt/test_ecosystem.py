@@ -7,12 +7,16 @@ import torch
 from timm.models.convnext import ConvNeXt
 from torch import distributed, fx, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torchvision.models import vision_transformer
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from dyt import ChannelsFirstLayerNorm, Derf, DyT, Norm, convert
+
+try:
+    from torch.distributed.fsdp import fully_shard
+except ImportError:  # torch 2.4 and 2.5
+    from torch.distributed._composable.fsdp import fully_shard
 
 NORMS = (Norm.dyt(0.7), Norm.derf(0.7, 0.1), Norm.dyt(squash="hardtanh"), Norm.dyt(alpha="absent"))
 

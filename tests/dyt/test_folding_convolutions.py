@@ -9,7 +9,7 @@ from timm.models.convnext import ConvNeXt
 from torch import nn
 from torch.ao.quantization import quantize_dynamic
 
-from dyt import DyT, Norm, convert, fold
+from dyt import Calibration, DyT, Norm, convert, fold
 
 EXAMPLE = pytest.mark.parametrize("example", [False, True], ids=["trace", "example"])
 
@@ -83,7 +83,7 @@ def test_int8_error_of_tiny_activations_vanishes_with_calibration():
         nn.Sequential(nn.Identity(), nn.LayerNorm(32), nn.Linear(32, 32, False)) for _ in range(2)
     ]
     convert(models[0], Norm.dyt(0.5))
-    convert(models[1], calibrate=x)
+    convert(models[1], calibrate=Calibration(x, gamma="one"))
     assert int8_error(models[0].eval(), x) > 0.02
     assert int8_error(models[1].eval(), x) < 0.015
 

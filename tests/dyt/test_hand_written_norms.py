@@ -6,7 +6,7 @@ from timm.layers import LayerNormAct, LayerNormAct2d, RmsNormAct2d
 from torch import nn
 from torch.nn import functional as F
 
-from dyt import DynamicTanh, Norm, convert
+from dyt import DynamicTanh, Norm, NormLayout, convert, load_pretrained, save_pretrained
 
 
 class LayerNorm(nn.Module):
@@ -135,6 +135,100 @@ def test_convert_listed_class_with_broadcastable_gamma_runs():
     model = nn.Sequential(nn.Conv2d(3, 8, 1), OpaqueNorm(8))
     convert(model, also=OpaqueNorm)
     assert model(torch.randn(2, 3, 4, 4)).shape == (2, 8, 4, 4)
+
+
+class OpaqueLayerNorm(nn.Module):
+    """A norm that no probe recognizes: tanh after a LN over axis 1."""
+
+    def __init__(self, features):
+        super().__init__()
+        self.features = features
+        self.a_2 = nn.Parameter(torch.ones(1, features, 1, 1))
+        self.b_2 = nn.Parameter(torch.zeros(1, features, 1, 1))
+
+    def forward(self, x):
+        mean, std = x.mean(1, keepdim=True), x.std(1, keepdim=True)
+        return self.a_2 * torch.tanh((x - mean) / (std + 1e-6)) + self.b_2
+
+
+LAYOUT = NormLayout(weight="a_2", bias="b_2", channel_axis=1, width="features")
+
+
+def conv_net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 1), OpaqueLayerNorm(8))
+
+
+@pytest.mark.parametrize("copy_affine", [True, False])
+def test_convert_also_with_layout(copy_affine):
+    model, x = conv_net(), torch.randn(4, 3, 4, 4)
+    gamma = model[1].a_2
+    reference = model(x).detach()
+    report = convert(model, also={OpaqueLayerNorm: LAYOUT}, copy_affine=copy_affine, calibrate=x)
+    assert report[0].shape == (8,)
+    assert model[1].weight is gamma
+    assert model[1].channel_axis == 1
+    assert (model(x) - reference).norm() < 0.5 * reference.norm()
+
+
+@pytest.mark.parametrize("kind", [LayerNorm, ChanLayerNorm, BufferLayerNorm])
+def test_convert_also_with_layout_equals_detection(kind):
+    layout = {
+        LayerNorm: NormLayout(weight="a_2", bias="b_2"),
+        ChanLayerNorm: NormLayout(weight="g", bias="b", channel_axis=1, width=8),
+        BufferLayerNorm: NormLayout(weight="gamma"),
+    }[kind]
+    models = [nn.Sequential(kind(8)) for _ in range(2)]
+    found, told = convert(models[0]), convert(models[1], also={kind: layout})
+    assert found.replacements == told.replacements
+    x = torch.randn(2, 8, 4, 8)
+    assert torch.equal(models[0](x), models[1](x))
+
+
+def test_layout_without_parameters_makes_dyt_of_any_width():
+    class Plain(nn.Module):
+        def forward(self, x):
+            return x / x.norm()
+
+    model = nn.Sequential(Plain())
+    report = convert(model, also={Plain: NormLayout()})
+    assert report[0].shape is None
+    assert model(torch.randn(2, 5)).shape == (2, 5)
+
+
+def test_load_pretrained_restores_layouts(tmp_path):
+    model, x = conv_net(), torch.randn(2, 3, 4, 4)
+    report = convert(model, also={OpaqueLayerNorm: LAYOUT}, calibrate=x)
+    save_pretrained(model, report, tmp_path)
+    restored = conv_net()
+    assert load_pretrained(restored, tmp_path).also == {"OpaqueLayerNorm": LAYOUT}
+    assert torch.equal(restored(x), model(x))
+
+
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        (NormLayout(weight="a_2"), "does not name b_2, which would be lost"),
+        (NormLayout(weight="gamma", bias="b_2"), "names 'gamma', which is no parameter"),
+        (NormLayout(weight="a_2", bias="b_2", width="dim"), "attribute 'dim'"),
+        (NormLayout(weight="a_2", bias="b_2", width=7), r"width \(7,\), but 'a_2' has shape"),
+        (NormLayout(weight="a_2", bias="b_2", width=-8), "not a number of channels"),
+        ("a_2", r"not a dyt\.NormLayout"),
+    ],
+)
+def test_convert_refuses_wrong_layouts(layout, message):
+    model = conv_net()
+    with pytest.raises(ValueError, match=message):
+        convert(model, also={OpaqueLayerNorm: layout})
+    assert isinstance(model[1], OpaqueLayerNorm)
+
+
+def test_layout_refuses_bias_alone_and_buffers():
+    with pytest.raises(ValueError, match="without weight"):
+        NormLayout(bias="b")
+    layout = NormLayout(weight="gamma", bias="beta")
+    with pytest.raises(ValueError, match="'beta', which is a buffer"):
+        convert(nn.Sequential(BufferLayerNorm(8)), also={BufferLayerNorm: layout})
 
 
 def test_convert_leaves_other_formulas_and_other_buffers():

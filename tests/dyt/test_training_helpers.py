@@ -74,7 +74,6 @@ def test_param_groups_with_torch_and_timm():
 
 
 def test_param_groups_with_trainer(tmp_path):
-    pytest.importorskip("accelerate")
     from transformers import Trainer, TrainingArguments
 
     model = vit()

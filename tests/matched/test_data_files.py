@@ -138,6 +138,15 @@ def test_pointer_fault_recognizes_a_dangling_annex_link(tmp_path):
     assert pointer_fault(file) == ""
 
 
+def test_pointer_fault_names_a_loop_of_links(tmp_path):
+    first, second = tmp_path / "a.pth", tmp_path / "b.pth"
+    first.symlink_to("b.pth")
+    second.symlink_to("a.pth")
+    assert pointer_fault(first).startswith("is a symbolic link that leads back to itself")
+    with pytest.raises(ValueError, match=f"^{second} is a symbolic link that leads back"):
+        data_files.refuse_pointers([first, second][1:])
+
+
 @pytest.mark.parametrize("content", [b"", b"x", LFS.encode() * 20, b"\0" * 2000], ids=len)
 def test_pointer_fault_accepts_other_content(tmp_path, content):
     (tmp_path / "file").write_bytes(content)

@@ -24,6 +24,7 @@ WRITES = {
     "write_json": lambda context: context.write_json("notes.json", {"a": 1}),
     "write_fingerprint": lambda context: context.write_fingerprint(weights="w", batches=["b"]),
     "write_progress": lambda context: context.write_progress(1, 2),
+    "record_environment": lambda context: context.record_environment(scan="torch"),
 }
 
 
@@ -76,3 +77,12 @@ def test_context_has_the_checkpoint_intervals_of_site_toml_by_default(tmp_path):
     context, runs = Context(directory=tmp_path, signature="x"), Runs()
     assert context.checkpoint_steps == runs.checkpoint_steps == 500
     assert context.checkpoint_minutes == runs.checkpoint_minutes == 10
+
+
+def test_context_record_environment_keeps_what_is_recorded(tmp_path):
+    context = Context(directory=tmp_path, signature="x")
+    context.write_json("environment.json", {"python": "3.13", "scan": "loop"})
+    context.record_environment(scan="torch", kernel=None)
+    Context(directory=tmp_path, signature="x", rank=1).record_environment(scan="other")
+    recorded = json.loads((tmp_path / "environment.json").read_text())
+    assert recorded == {"python": "3.13", "scan": "torch", "kernel": None}

@@ -197,6 +197,10 @@ class TestRefusedSettings:
         with pytest.raises(ValueError, match="a batch of 32 is more than the 26 samples"):
             train(tmp_path, replace(CONFIG, batch=32))
 
+    def test_fit_refuses_bf16_params_without_sharding(self, tmp_path):
+        with pytest.raises(ValueError, match="'bf16-params' needs a run that is sharded over"):
+            train(tmp_path, replace(CONFIG, precision="bf16-params"))
+
     @pytest.mark.parametrize(
         "changes, message",
         [
@@ -210,7 +214,10 @@ class TestRefusedSettings:
                 {"schedule": "linear"},
                 "schedule is 'linear'; expected 'cosine', 'constant', 'step' or 'fms-fsdp'",
             ),
-            ({"precision": "fp8"}, "precision is 'fp8'; expected 'fp32', 'tf32', 'bf16' or 'fp16'"),
+            (
+                {"precision": "fp8"},
+                "precision is 'fp8'; expected 'fp32', 'tf32', 'bf16', 'fp16' or",
+            ),
             ({"clip_norm": 0.0}, "clip_norm is 0.0; expected a positive number or None"),
             ({"ema_decay": 1.0}, "ema_decay is 1.0; expected a number between 0 and 1"),
         ],

@@ -204,6 +204,32 @@ class TestSurvey:
         message = refusal(survey_image_folder, folder, SIZES)
         assert message.startswith(f"{image} is a pointer of git-lfs, not the file itself; run `git")
 
+    def test_survey_finds_pointers_in_a_part_of_a_class(self, folder):
+        """An interrupted download leaves some: here a fifth, of which the first is not one."""
+        images = sorted((folder / "train" / CLASSES[1]).iterdir())
+        for image in images[1:41]:
+            image.write_text(LFS)
+        message = refusal(survey_image_folder, folder, SIZES)
+        assert "is a pointer of git-lfs" in message
+
+    def test_survey_names_a_loop_of_links(self, folder):
+        image = folder / "val" / CLASSES[1] / "n00000002_0.JPEG"
+        image.unlink()
+        image.symlink_to(image.name)
+        message = refusal(survey_image_folder, folder, SIZES)
+        assert message.startswith(f"{image} is a symbolic link that leads back to itself; delete")
+
+    def test_survey_takes_a_loop_of_links_for_a_file(self, folder, warnings):
+        (folder / "val" / "latest").symlink_to("latest")
+        assert warnings(folder) == [f"{folder}/val has files outside of its class folders: latest"]
+
+    def test_unreadable_image_error_names_a_loop_of_links(self, folder):
+        image = folder / "val" / CLASSES[0] / "n00000001_0.JPEG"
+        image.unlink()
+        image.symlink_to(image.name)
+        message = refusal(image_data.ImageFolder(str(folder / "val")).read, 0)
+        assert "cannot be read as an image: it is a symbolic link that leads back" in message
+
     def test_unreadable_image_error_names_a_pointer(self, folder):
         (folder / "val" / CLASSES[0] / "n00000001_0.JPEG").write_text(LFS)
         message = refusal(image_data.ImageFolder(str(folder / "val")).read, 0)

@@ -16,11 +16,11 @@ from dyt_vision import pictures
 from dyt_vision.config import DINO
 from dyt_vision.dino_model import Backbone
 from dyt_vision.dino_teacher import SelfDistillation
-from dyt_vision.evaluation import RankSubset
 from dyt_vision.image_data import ImageSplits
 from dyt_vision.transforms import Denormalize, evaluation_transform
 from matched.task import Context
 from matched.training import all_gather_objects, reseed, sum_over_ranks
+from matched.training.evaluation import RankSubset
 from matched.training.seeding import generator
 
 PICTURE = "attention.png"
@@ -47,8 +47,8 @@ class KNNEvaluation:
     ) -> None:
         self.config, self.context, self.device = config, context, device
         self.classes = data.classes
-        self.bank = RankSubset(feature_bank(data.train, config), config, context, device)
-        self.held_out = RankSubset(data.held_out, config, context, device)
+        self.bank = RankSubset(feature_bank(data.train, config), config.eval_batch, context, device)
+        self.held_out = RankSubset(data.held_out, config.eval_batch, context, device)
 
     def __call__(self, model: SelfDistillation) -> dict[str, float]:
         reseed(self.config.seed, "evaluation")

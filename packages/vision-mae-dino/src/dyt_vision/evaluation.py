@@ -7,38 +7,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset
 
 from dyt_vision.config import Vision
 from matched.task import Context
 from matched.training import reseed, sum_over_ranks
-
-
-class RankSubset:
-    """One process's part of a data set, in batches.
-
-    Parts that are one image short are padded with an image that does not count, so that all
-    processes call the model equally often, which sharded models require.
-
-    Attributes:
-        count: images that count; they come before the padding.
-        indices: of all images in the data set, padding included.
-        loader: batches of ``eval_batch`` images.
-    """
-
-    def __init__(
-        self, dataset: Dataset[Any], config: Vision, context: Context, device: torch.device
-    ) -> None:
-        total = len(dataset)  # type: ignore[arg-type]  # Dataset declares no len()
-        own = range(context.rank, total, context.world_size)
-        self.count = len(own)
-        self.indices = [*own, *[0] * (-(-total // context.world_size) - self.count)]
-        self.loader = DataLoader(
-            Subset(dataset, self.indices),
-            config.eval_batch,
-            num_workers=context.num_workers,
-            pin_memory=device.type == "cuda",
-        )
+from matched.training.evaluation import RankSubset
 
 
 class Accuracy:
@@ -47,7 +21,7 @@ class Accuracy:
     def __init__(
         self, dataset: Dataset[Any], config: Vision, context: Context, device: torch.device
     ) -> None:
-        self.subset = RankSubset(dataset, config, context, device)
+        self.subset = RankSubset(dataset, config.eval_batch, context, device)
         self.device = device
         self.seed = config.seed
 

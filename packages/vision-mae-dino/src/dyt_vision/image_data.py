@@ -6,6 +6,7 @@ limit of unreadable files equal in both domains.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections.abc import Callable
@@ -103,7 +104,8 @@ class ImageFolder(datasets.ImageFolder):
         """Return an image, decoded to RGB but not transformed, and its label.
 
         Raises:
-            UnreadableImageError: if the file exists but cannot be decoded.
+            UnreadableImageError: if the file exists but cannot be decoded, or is a link that leads
+                to itself.
             OSError: if the system cannot read it (a lost mount, no permission), which says
                 nothing about the image.
         """
@@ -111,7 +113,7 @@ class ImageFolder(datasets.ImageFolder):
         try:
             return self.loader(path), label
         except OSError as error:
-            if error.errno is not None:
+            if error.errno not in (None, errno.ELOOP):
                 raise
             raise UnreadableImageError(_unreadable_message(path, error)) from error
         # PIL raises these on some broken headers, such as one that announces gigapixels.

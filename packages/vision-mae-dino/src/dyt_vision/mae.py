@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from dyt import alphas
 from dyt_vision import image_data, models, pictures, weights
 from dyt_vision.config import MAE
-from dyt_vision.evaluation import RankSubset
 from dyt_vision.mae_model import EPSILON, MaskedAutoencoder
 from dyt_vision.transforms import Denormalize, evaluation_transform, training_transform
 from matched.task import Context, Outcome
 from matched.training import Learner, fit, reseed, sum_over_ranks
 from matched.training.distributed import process_group
+from matched.training.evaluation import RankSubset
 from matched.training.seeding import generator
 
 log = logging.getLogger("matched")
@@ -95,7 +95,7 @@ class ReconstructionEvaluation:
     """Mean loss over the held-out images, each with its own fixed mask, and a picture."""
 
     def __init__(self, dataset: Any, config: MAE, context: Context, device: torch.device) -> None:
-        self.subset = RankSubset(dataset, config, context, device)
+        self.subset = RankSubset(dataset, config.eval_batch, context, device)
         self.config, self.context, self.device = config, context, device
         source = generator(config.seed, "evaluation")
         noise = torch.rand(len(dataset), _num_patches(config), generator=source)

@@ -7,26 +7,34 @@ from collections.abc import Callable
 from difflib import get_close_matches
 
 import timm
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dyt import convert
-from dyt_vision.config import Supervised, Vision
+from dyt_vision.config import Supervised, Vision, is_calibrated
 from dyt_vision.normfree import NormFree, apply
 from matched.training import reseed
 
 
-def build(config: Supervised, classes: int) -> tuple[nn.Module, tuple[str, ...]]:
+def build(
+    config: Supervised, classes: int, images: Callable[[], Tensor] | None = None
+) -> tuple[nn.Module, tuple[str, ...]]:
     """Return the model of a run, and the paths of its norm layers.
 
     The weights are initialized before the norm layers are replaced, and the replacement draws no
     random number: outside the norm layers, all arms start from the same bits.
 
+    Args:
+        config: the run's settings.
+        classes: the number of classes.
+        images: returns images (B, 3, H, W) to calibrate on if ``config.norm`` is calibrated.
+
     Raises:
         ValueError: if the model does not exist, or has no norm layer to replace.
     """
     model = create(config, classes)
-    return model, replace_norms(model, config)
+    batch = images() if images is not None and is_calibrated(config.norm) else None
+    return model, replace_norms(model, config, batch)
 
 
 def create(config: Supervised, classes: int) -> nn.Module:
@@ -39,8 +47,10 @@ def create(config: Supervised, classes: int) -> nn.Module:
     return constructor(num_classes=classes, **arguments)
 
 
-def replace_norms(model: nn.Module, config: Vision) -> tuple[str, ...]:
-    """Replace the norm layers in place as ``config.norm`` says.
+def replace_norms(
+    model: nn.Module, config: Vision, calibrate: Tensor | None = None
+) -> tuple[str, ...]:
+    """Replace the norm layers in place as ``config.norm`` says, with α fitted to a batch of images.
 
     Returns:
         The paths of the layers that may differ between the arms of a pair.
@@ -48,7 +58,7 @@ def replace_norms(model: nn.Module, config: Vision) -> tuple[str, ...]:
     if isinstance(config.norm, NormFree):
         return apply(model, config.norm)
     also = _BatchNorm if getattr(config, "convert_batch_norm", False) else ()
-    return convert(model, config.norm, also=also).paths
+    return convert(model, config.norm, also=also, calibrate=calibrate).paths
 
 
 def _constructor(name: str) -> Callable[..., nn.Module]:

@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matched import DataSource
-from matched.data_files import is_empty, list_entries, list_files, list_folders, refuse_pointers
+from matched.data_files import (
+    is_empty,
+    list_entries,
+    list_files,
+    list_folders,
+    list_loose_files,
+    refuse_pointers,
+)
 
 log = logging.getLogger("matched")
 
@@ -20,6 +27,8 @@ LAYOUT = (
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """torchvision's IMG_EXTENSIONS."""
 SPLITS = ("train", "val")
+POINTERS_PER_CLASS = 10
+"""Images of each class that a survey checks for pointers, spread evenly over the class."""
 MAX_NAMES = 3
 """Names listed in a message about many."""
 
@@ -88,9 +97,7 @@ def _wrong_class_count(
 
 def _unpacked_flat(folder: Path) -> str:
     """Return what to say about images outside of the class folders, or "" if there are none."""
-    loose = [
-        name for name in _files_beside_folders(folder) if name.lower().endswith(IMAGE_SUFFIXES)
-    ]
+    loose = [name for name in list_loose_files(folder) if name.lower().endswith(IMAGE_SUFFIXES)]
     if not loose:
         return ""
     return (
@@ -104,8 +111,9 @@ def survey_image_folder(path: Path, sizes: Mapping[str, SplitSize]) -> None:
 
     The held-out split must be complete, because accuracies on another set cannot be compared.
     Training images may be missing, with a warning: up to ``MAX_MISSING_SHARE`` of all, and in one
-    class as many as leave half of the smallest class of ImageNet-1K. The first image of every class
-    is checked for pointers of git-lfs and git-annex.
+    class as many as leave half of the smallest class of ImageNet-1K. ``POINTERS_PER_CLASS`` images
+    of every class are checked for pointers of git-lfs and git-annex; a pointer among the others
+    counts as an unreadable image when it is read.
 
     Raises:
         ValueError: naming a class that has too few images, or the number of missing images.
@@ -115,7 +123,7 @@ def survey_image_folder(path: Path, sizes: Mapping[str, SplitSize]) -> None:
         counts = dict(_count_images(folder))
         _check_classes(folder, counts, expected, complete=split != "train")
         _check_total(folder, sum(counts.values()), expected)
-        if files := _files_beside_folders(folder):
+        if files := list_loose_files(folder):
             log.warning("%s has files outside of its class folders: %s", folder, _some(files))
 
 
@@ -128,7 +136,7 @@ def _count_images(folder: Path) -> Iterator[tuple[str, int]]:
                 f"{folder / name} has no images, but {_some(others)}; expected files of the kinds "
                 f"{', '.join(IMAGE_SUFFIXES)}. Unpack archives, then submit again"
             )
-        refuse_pointers(images, most=1)
+        refuse_pointers(images, most=POINTERS_PER_CLASS)
         yield name, len(images)
 
 
@@ -158,10 +166,6 @@ def _check_total(folder: Path, images: int, expected: SplitSize) -> None:
         )
     if missing:
         log.warning("%s; results may differ from those on the complete set", count)
-
-
-def _files_beside_folders(folder: Path) -> list[str]:
-    return [entry.name for entry in list_entries(folder) if not entry.is_dir()]
 
 
 def _some(names: list[str]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from timm.data import Mixup
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.optim import param_groups_weight_decay
 from timm.utils import ModelEmaV3
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from dyt import alphas
@@ -26,16 +27,22 @@ from dyt_vision.evaluation import Accuracy
 from dyt_vision.transforms import evaluation_transform, training_transform
 from matched.task import Context, Outcome
 from matched.training import Learner, fit
+from matched.training.batches import SeededDataset
 from matched.training.distributed import process_group
+from matched.training.seeding import generator
 
 log = logging.getLogger("matched")
+
+CALIBRATION_IMAGES = 64
+"""Images that a calibrated α is fitted to; at 16 × 16 patches they have 12,608 positions."""
 
 
 def train(context: Context, config: Supervised) -> Outcome:
     """Train and evaluate one model; metrics are top1 and top5 in percent, and loss."""
     with process_group(context) as device:
         data = load_data(context, config)
-        model, norms = models.build(config, data.classes)
+        images = partial(calibration_images, config, data)
+        model, norms = models.build(config, data.classes, images)
         model.to(device)
         log.info("%s with %s in %d places", config.model, config.norm, len(norms))
         optimizer = make_optimizer(model, config)
@@ -53,6 +60,22 @@ def load_data(context: Context, config: Supervised) -> image_data.ImageSplits:
     )
 
 
+def calibration_images(config: Supervised, data: image_data.ImageSplits) -> Tensor:
+    """Return augmented training images (B, 3, H, W) that are a function of the seed alone."""
+    dataset: Any = training_set(config, data)  # Dataset does not declare its length
+    source = generator(config.seed, "calibration")
+    chosen = torch.randperm(len(dataset), generator=source)[:CALIBRATION_IMAGES]
+    samples = SeededDataset(dataset, config.seed)
+    return torch.stack([samples[0, index][0] for index in chosen.tolist()])
+
+
+def training_set(config: Supervised, data: image_data.ImageSplits) -> Dataset[Any]:
+    """Return the training images, few of each class if the config says so."""
+    if config.labels_per_class is None:
+        return data.train
+    return image_data.first_of_each_class(data.train, config.labels_per_class)
+
+
 def make_learner(
     context: Context,
     config: Supervised,
@@ -63,13 +86,10 @@ def make_learner(
     device: torch.device,
 ) -> Learner:
     """Return the loop's view of a classifier: its model, optimizer, data, loss and evaluation."""
-    dataset: Dataset[Any] = data.train
-    if config.labels_per_class is not None:
-        dataset = image_data.first_of_each_class(dataset, config.labels_per_class)
     return Learner(
         model=model,
         optimizer=optimizer,
-        dataset=dataset,
+        dataset=training_set(config, data),
         loss=_make_loss(config),
         evaluate=Accuracy(data.held_out, config, context, device),
         selection_metric=("top1", "higher"),

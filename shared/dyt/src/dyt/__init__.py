@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dyt.folding import fold
     from dyt.layers import Derf, DynamicErf, DynamicTanh, DyT
     from dyt.monitoring import InputStatistics, alphas, watch_saturation
+    from dyt.norm_layout import NormLayout
     from dyt.optimizer_groups import param_groups
     from dyt.pretrained import load_pretrained, load_state_dict, save_pretrained
     from dyt.standard_norms import BatchNorm, ChannelsFirstLayerNorm
@@ -41,6 +42,7 @@ __all__ = [
     "InputStatistics",
     "Kept",
     "Norm",
+    "NormLayout",
     "Replacement",
     "Report",
     "alphas",
@@ -62,6 +64,7 @@ _LAZY_NAMES = {
     "calibration_fit": ("Fit",),
     "conversion": ("convert",),
     "folding": ("fold",),
+    "norm_layout": ("NormLayout",),
     "monitoring": ("InputStatistics", "alphas", "watch_saturation"),
     "optimizer_groups": ("param_groups",),
     "pretrained": ("load_pretrained", "load_state_dict", "save_pretrained"),

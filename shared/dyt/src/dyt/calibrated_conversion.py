@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 from dyt.calibration import Calibration, calibrate
-from dyt.calibration_fit import Fit, Form
+from dyt.calibration_fit import Affine, Fit, Form
 from dyt.calibration_rows import Target
 from dyt.conversion_report import Replacement
 from dyt.layers import DynamicErf, DynamicTanh
@@ -33,10 +34,19 @@ def fit_sites(
     """Return the fit for each norm layer, and warn about poor fits and layers without data."""
     if norm.alpha == "absent" and not copy_affine:
         raise ValueError(f"calibrate has nothing to fit: {norm} has no α. Remove the argument.")
-    targets = [_target(site, norm, alpha0, copy_affine) for site, alpha0 in plan]
-    if copy_affine:
-        _check_untied([target.spec for target in targets])
     calibration = data if isinstance(data, Calibration) else Calibration(data)
+    specs = [site.spec for site, _ in plan]
+    tied = _tied(specs)
+    if copy_affine and tied:
+        raise ValueError(
+            "calibrate with copy_affine fits γ and β of each layer, but some norm layers share"
+            " them. Untie them first, or calibrate without copy_affine."
+        )
+    targets = []
+    for site, alpha0 in plan:
+        scale = calibration.gamma == "scale" and site.spec.weight not in tied
+        affine = _affine(site.spec, norm, copy_affine, scale)
+        targets.append(_target(site, norm, alpha0, affine))
     fits = calibrate(model, targets, calibration)
     missed = [target.path for target in targets if target.module not in fits]
     if missed:
@@ -56,13 +66,22 @@ def fit_sites(
     return fits
 
 
-def _target(site: Site, norm: Norm, alpha0: float | None, copy_affine: bool) -> Target:
+def _affine(spec: NormSpec, norm: Norm, copy_affine: bool, scale: bool) -> Affine:
+    """Return which of γ and β to fit."""
+    if spec.weight is None:
+        return "none"
+    if copy_affine:
+        return "weight" if spec.bias is None else "both"
+    # With a sigmoid, which is not odd, the output at small α is a constant.
+    return "scale" if scale and norm.alpha != "absent" and norm.squash != "sigmoid" else "none"
+
+
+def _target(site: Site, norm: Norm, alpha0: float | None, affine: Affine) -> Target:
     spec = site.spec
-    affine: Literal["none", "weight", "both"] = "none"
     old_weight = None
     assert not isinstance(norm.alpha0, str), "convert replaces 'calibrated' by a number"
-    if copy_affine and spec.weight is not None:
-        affine = "weight" if spec.bias is None else "both"
+    if affine in ("weight", "both"):
+        assert spec.weight is not None
         old_weight = (spec.weight.detach().float() + spec.offset).reshape(-1)
     form = Form(
         squash=norm.squash,
@@ -75,13 +94,10 @@ def _target(site: Site, norm: Norm, alpha0: float | None, copy_affine: bool) -> 
     return Target(path=site.paths[0], module=site.module, spec=spec, form=form)
 
 
-def _check_untied(specs: Sequence[NormSpec]) -> None:
-    parameters = [p for spec in specs for p in (spec.weight, spec.bias) if p is not None]
-    if len(set(map(id, parameters))) < len(parameters):
-        raise ValueError(
-            "calibrate with copy_affine fits γ and β of each layer, but some norm layers share"
-            " them. Untie them first, or calibrate without copy_affine."
-        )
+def _tied(specs: Sequence[NormSpec]) -> set[nn.Parameter]:
+    """Return the parameters that several norm layers share."""
+    counts = Counter(p for spec in specs for p in (spec.weight, spec.bias) if p is not None)
+    return {parameter for parameter, count in counts.items() if count > 1}
 
 
 def add_fit(replacement: Replacement, fit: Fit | None) -> Replacement:

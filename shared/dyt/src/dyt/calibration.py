@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, distributed, nn
 
 from dyt.calibration_fit import Fit, Reduce, Samples, fit_layer
+from dyt.calibration_influence import Masks, find_influence
 from dyt.calibration_rows import (
     CalibrationError,
     Collected,
@@ -30,6 +32,7 @@ from dyt.calibration_rows import (
 from dyt.validation import check_choice
 
 Inputs = Literal["sequential", "original"]
+Gamma = Literal["scale", "one"]
 Weights = Tensor | Callable[[str, Tensor], Tensor]
 
 MAXIMUM_BATCHES = 64
@@ -49,6 +52,13 @@ class Calibration:
             to a few thousand positions (tokens, pixels) is enough.
         inputs: "sequential" fits each layer on the activations that the layers before it give
             when they are already replaced; "original" on those of the unchanged network.
+        gamma: for training from scratch (without copy_affine). "scale": α·rms is 1/8, where tanh is
+            nearly linear, and γ is one number for each layer, with which its output is as large as
+            the norm layer's. Positions that the network's outputs do not depend on, such as all but
+            the class token at the last norm, are ignored; a backward pass finds them. Activations
+            grow in the first steps of training, by which a norm layer is unaffected, and DyT only
+            until they saturate it. "one": γ = 1, as in the papers, and α is the least-squares fit,
+            at an α·rms of about 1.4.
         weights: a non-negative weight for each position, of shape (T,) or (B, T) for layers with
             inputs of shape (B, T, C) (layers with other positions count all alike), or a function
             of a layer's path and input that returns weights of the shape of its positions.
@@ -63,11 +73,13 @@ class Calibration:
     data: Any
     _: KW_ONLY
     inputs: Inputs = "sequential"
+    gamma: Gamma = "scale"
     weights: Weights | None = None
     group: distributed.ProcessGroup | None = None
 
     def __post_init__(self) -> None:
         check_choice("inputs", self.inputs, get_args(Inputs))
+        check_choice("gamma", self.gamma, get_args(Gamma))
 
 
 class _EndOfPass(BaseException):
@@ -93,6 +105,7 @@ def calibrate(
         for module, mode in training.items():
             stack.callback(setattr, module, "training", mode)
             module.training = False
+        run.find_influence()
         for target in targets:
             handle = target.module.register_forward_hook(run.hook(target), with_kwargs=True)
             stack.callback(handle.remove)
@@ -124,6 +137,8 @@ class _Run:
         self.fits: dict[nn.Module, Fit] = {}
         self.fitted_before: set[nn.Module] = set()
         self.collected = Collected()
+        # Positions that the outputs depend on, for each batch.
+        self.influence: list[Masks] = []
         # Outlying positions of the layers so far, for each shape of the positions.
         self.emphasized: dict[tuple[int, ...], tuple[int, ...]] = {}
 
@@ -142,11 +157,24 @@ class _Run:
                 " use them, as a callable if necessary: calibrate=lambda model: model.encode(x)."
             )
 
+    def find_influence(self) -> None:
+        """Find the positions that the outputs depend on, where γ is one number for each layer."""
+        targets = [t for t in self.targets.values() if t.form.affine == "scale"]
+        if not targets or self.calibration.weights is not None:
+            return
+        for data in self.batches:
+            with self.same_random_numbers():
+                self.influence.append(find_influence(targets, partial(_call, self.model, data)))
+
+    def same_random_numbers(self) -> AbstractContextManager[None]:
+        """Keep the random state: each pass draws the same numbers, and the caller's stays as is."""
+        devices = {p.device for p in self.model.parameters() if p.is_cuda}
+        return torch.random.fork_rng(devices=[d.index for d in devices])
+
     def run_batches(self) -> None:
         """Run all batches with the same random numbers in each pass, and fit the next layers."""
         self.collected = Collected()
-        devices = {p.device for p in self.model.parameters() if p.is_cuda}
-        with torch.random.fork_rng(devices=[d.index for d in devices]):
+        with self.same_random_numbers():
             for index, data in enumerate(self.batches):
                 self.batch = index
                 try:
@@ -219,7 +247,14 @@ class _Run:
                 )
         elif weights is None and isinstance(self.batches[self.batch], Mapping):
             weights = self.batches[self.batch].get("attention_mask")
-        if weights is None or tuple(weights.shape) not in (sizes, sizes[1:]):
+        if weights is not None and tuple(weights.shape) not in (sizes, sizes[1:]):
+            weights = None
+        if self.influence:
+            masks = self.influence[self.batch].get(target.module, [])
+            call = self.collected.calls - sum(self.calls[target.module][: self.batch])
+            if call < len(masks) and masks[call].shape == sizes:
+                weights = masks[call] if weights is None else weights * masks[call]
+        if weights is None:
             return None
         weights = weights.to(x.device, torch.float32)
         if not bool((weights.isfinite() & (weights >= 0)).all()):
@@ -245,7 +280,7 @@ class _Run:
             emphasized=self.emphasized.get(next(iter(collected.lengths)), ()) if fixed else (),
         )
         count = (samples.weights > 0).sum()[None]
-        minimum = 1 if target.form.affine == "none" else MINIMUM_POSITIONS
+        minimum = MINIMUM_POSITIONS if target.form.affine in ("weight", "both") else 1
         if (positions := int(self.reduce(count).item())) < minimum:
             raise CalibrationError(
                 f"{target.path!r} got {positions} positions with a positive weight, but needs at"
@@ -308,19 +343,19 @@ def _batches(data: Any) -> list[Any]:
     return batches
 
 
-def _call(model: nn.Module, batch: Any) -> None:
+def _call(model: nn.Module, batch: Any) -> Any:
+    """Run the network on a batch, and return its outputs."""
     if isinstance(batch, Mapping):
-        model(**batch)
-    elif isinstance(batch, (tuple, list)):
-        model(*batch)
-    elif isinstance(batch, Tensor):
-        model(batch)
-    elif callable(batch):
-        batch(model)
-    else:
-        raise CalibrationError(
-            f"a batch is {type(batch).__name__}, not a tensor, mapping, tuple or callable."
-        )
+        return model(**batch)
+    if isinstance(batch, (tuple, list)):
+        return model(*batch)
+    if isinstance(batch, Tensor):
+        return model(batch)
+    if callable(batch):
+        return batch(model)
+    raise CalibrationError(
+        f"a batch is {type(batch).__name__}, not a tensor, mapping, tuple or callable."
+    )
 
 
 def _make_reduce(group: distributed.ProcessGroup | None) -> Reduce:

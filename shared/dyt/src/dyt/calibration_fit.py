@@ -20,8 +20,12 @@ from dyt.backends.reference import squashed
 Reduce = Callable[[Tensor], Tensor]
 """Function that sums a tensor over processes."""
 
+Affine = Literal["none", "scale", "weight", "both"]
+
 SATURATED = 2.0
 """|αx + s| above this counts as saturated: the slope of tanh is 0.07 there."""
+HEADROOM = 1 / 8
+"""α·rms of a layer with one γ: its inputs can grow eightfold before α·rms is 1."""
 SEARCH_VALUES = 2**17  # values of the inputs that the line searches evaluate
 PRIOR_POSITIONS = 4  # weight of the common scale in the regression of one channel's γ
 OUTLIER_FACTOR = 4.0  # squared error of an outlying position, relative to the median position
@@ -59,7 +63,8 @@ class Form:
     Attributes:
         squash: the bounded function.
         alpha, shift: True if α, and s, are fitted.
-        affine: "none", "weight" (γ) or "both" (γ and β).
+        affine: "none"; "scale" for one γ of all channels, with α by `HEADROOM`; "weight" (γ) or
+            "both" (γ and β) for each channel.
         old_weight: (C,), γ of the norm layer, or None; γ of a channel with little data follows it.
         alpha0: the value of α where the data does not determine it, as for inputs of zeros.
     """
@@ -67,7 +72,7 @@ class Form:
     squash: str
     alpha: bool
     shift: bool
-    affine: Literal["none", "weight", "both"]
+    affine: Affine
     old_weight: Tensor | None
     alpha0: float
 
@@ -88,6 +93,7 @@ class Fit:
         worst_positions: (index, error) of the positions with the largest error, largest first;
             empty if the length of the inputs is not fixed.
         emphasized: the indices of outlying positions that were weighted like all others together.
+        scale: γ, if one value was fitted for all channels.
     """
 
     alpha: float | None
@@ -99,6 +105,7 @@ class Fit:
     error: float
     worst_positions: tuple[tuple[int, float], ...] = ()
     emphasized: tuple[int, ...] = ()
+    scale: float | None = None
 
     def output(self, x: Tensor, squash: str) -> Tensor:
         """Return the outputs (N, C) of the fitted layer in float32."""
@@ -117,7 +124,7 @@ def fit_layer(samples: Samples, form: Form, reduce: Reduce) -> Fit:
     fit = _fit_once(samples, form, reduce)
     errors = _position_errors(samples, fit, form, reduce)
     outliers: list[int] = []
-    if errors is not None and not samples.user_weights and form.affine != "none":
+    if errors is not None and not samples.user_weights and form.affine in ("weight", "both"):
         own = _outliers(errors)
         outliers = sorted({*samples.emphasized, *own})
         if len(outliers) > OUTLIER_SHARE * samples.length:  # too many to be outliers
@@ -155,6 +162,7 @@ def _fit_once(samples: Samples, form: Form, reduce: Reduce) -> Fit:
         input_rms=input_rms,
         saturated=0.0,
         error=0.0,
+        scale=gamma[0].item() if gamma is not None and form.affine == "scale" else None,
     )
     difference = fit.output(samples.x, form.squash) - samples.target
     saturated = ((u + (shift or 0.0)).abs() > SATURATED).float()
@@ -209,14 +217,17 @@ def _search(
     shift = 0.0 if form.shift else None
     if input_rms == 0:
         return alpha, shift
-    if form.alpha:
+    if form.alpha and form.affine == "scale":
+        alpha = HEADROOM / input_rms
+    elif form.alpha:
         # α·rms from 0.03 to 512: one outlying position can exceed all others a hundredfold.
         grid = [2.0**power / input_rms for power in range(-5, 10)]
         best = min(grid, key=lambda value: loss(value, shift))
         alpha = _search_alpha(best, shift, loss)
     if form.shift:
         shift = _golden_section(lambda value: loss(alpha, value), -1.0, 1.0)
-        alpha = None if alpha is None else _search_alpha(alpha, shift, loss)
+        if alpha is not None and form.affine != "scale":
+            alpha = _search_alpha(alpha, shift, loss)
     return alpha, shift
 
 
@@ -255,14 +266,21 @@ def _regression(
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return γ and β that map t (N, C) to the target, by weighted least squares for each channel.
 
-    The γ of each channel is drawn towards the norm layer's γ times one scale common to all
-    channels, as if PRIOR_POSITIONS further positions agreed with it. This determines γ if there are
-    fewer positions than two, or if a channel does not vary.
+    With affine="scale", γ is one number that gives the output the root mean square of the target.
+
+    Otherwise the γ of each channel is drawn towards the norm layer's γ times one scale common to
+    all channels, as if PRIOR_POSITIONS further positions agreed with it. This determines γ if there
+    are fewer positions than two, or if a channel does not vary.
     """
     if form.affine == "none":
         return None, None
     w = samples.weights[:, None]
     y = samples.target
+    if form.affine == "scale":
+        squares = torch.stack([(w * y * y).sum(), (w * t * t).sum()])
+        of_target, of_t = reduce(squares.double())
+        scale = (of_target / of_t.clamp_min(1e-30)).sqrt().float()
+        return torch.where(of_t > 0, scale, 1.0).expand(t.shape[1]), None
     products = (w.expand_as(t), w * t, w * y, w * t * t, w * t * y)
     rows = torch.stack([product.sum(0) for product in products])
     total, sum_t, sum_y, tt, ty = reduce(rows.double())

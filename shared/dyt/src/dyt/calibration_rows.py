@@ -75,7 +75,7 @@ def collect_rows(
     budget: int,
 ) -> None:
     """Add evenly spaced rows of one call, with at most `budget` values."""
-    if target.form.affine == "none" and target.spec.weight is not None:
+    if target.form.affine in ("none", "scale") and target.spec.weight is not None:
         y = _normalized(target, x)
     elif target.spec.activation is not None:
         y = run_norm(target.module, target.spec, x, affine=True)

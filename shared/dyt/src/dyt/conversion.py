@@ -23,6 +23,7 @@ from dyt.layers import DynamicErf, DynamicTanh
 from dyt.norm_activation import add_activation
 from dyt.norm_config import ALPHA0, CALIBRATED, Norm
 from dyt.norm_detection import NormSpec
+from dyt.norm_layout import Also, check_also
 from dyt.norm_survey import DYNAMIC, Site, check_survey, survey_norms
 from dyt.per_path_alpha0 import check_patterns_used, resolve_shared_alpha0
 from dyt.standard_norms import BatchNorm, ChannelsFirstLayerNorm
@@ -34,7 +35,7 @@ def convert(
     model: nn.Module,
     norm: Norm = DYT,
     *,
-    also: type[nn.Module] | Iterable[type[nn.Module]] = (),
+    also: type[nn.Module] | Iterable[type[nn.Module]] | Also = (),
     skip: str | Iterable[str] = (),
     copy_affine: bool = False,
     calibrate: Any = None,
@@ -61,7 +62,8 @@ def convert(
         norm: the norm to insert. `Norm.own()` leaves the network unchanged, and the report lists
             the layers that any other norm would replace.
         also: further module classes to convert, such as nn.BatchNorm2d (CVPR 2025, Table 15) or
-            nn.GroupNorm, whose channels are at axis 1. By default these are left alone.
+            nn.GroupNorm, whose channels are at axis 1. By default these are left alone. For a class
+            whose width, axis and parameters cannot be found, a mapping gives its `NormLayout`.
         skip: globs of module paths to leave alone, each including everything inside the module
             ("*" crosses dots, so "*feature_extractor" matches at any depth).
         copy_affine: keep the trained γ and β instead of resetting them to 1 and 0. The network's
@@ -84,7 +86,7 @@ def convert(
             replace a layer of unknown width; BN would replace a layer that normalizes several
             axes; or the network cannot be calibrated on the data.
     """
-    also, skip = _check_arguments(model, norm, also, skip)
+    layouts, skip = _check_arguments(model, norm, also, skip)
     if calibrate is not None and (norm.layer != "dyt" or norm.squash == "identity"):
         raise ValueError(f"calibrate fits α of DyT and Derf, not of {norm}. Remove the argument.")
     requested = norm
@@ -92,8 +94,8 @@ def convert(
         if calibrate is None:
             raise ValueError(f"{norm} needs data to fit α on. Pass calibrate=batch.")
         norm = dataclasses.replace(norm, alpha0=ALPHA0)  # for layers that the data never reach
-    survey = survey_norms(model, also, skip)
-    check_survey(model, survey, also, skip)
+    survey = survey_norms(model, layouts, skip)
+    check_survey(model, survey, layouts, skip)
     plan = [(site, _resolve_alpha0(site, norm)) for site in survey.sites]
     check_patterns_used(norm.alpha0_at, [site.paths for site in survey.sites])
     layers = [_build(model, site, norm, alpha0) for site, alpha0 in plan]
@@ -114,7 +116,7 @@ def convert(
         replacements=replacements,
         kept=tuple(survey.kept),
         left=tuple(survey.left),
-        also=tuple(kind.__name__ for kind in also),
+        also={kind.__name__: layout for kind, layout in layouts.items()},
         skip=skip,
     )
     if dry_run:
@@ -135,7 +137,7 @@ def convert(
 
 def _check_arguments(
     model: object, norm: object, also: Any, skip: Any
-) -> tuple[tuple[type[nn.Module], ...], tuple[str, ...]]:
+) -> tuple[Also, tuple[str, ...]]:
     if not isinstance(model, nn.Module):
         raise ValueError(f"convert needs an nn.Module, but got {type(model).__name__}.")
     if (wrapper := _parallel_wrapper(model)) is not None:
@@ -148,15 +150,12 @@ def _check_arguments(
             f"norm = {norm!r} is not a Norm: pass Norm.dyt(alpha0=0.5), Norm.derf(),"
             " Norm.layer_norm(), Norm.batch_norm() or Norm.own()."
         )
-    classes = (also,) if isinstance(also, type) else tuple(also)
-    for kind in classes:
-        if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
-            raise ValueError(f"also = {kind!r} is not a module class, such as nn.BatchNorm2d.")
+    layouts = check_also(also)
     patterns = (skip,) if isinstance(skip, str) else tuple(skip)
     for pattern in patterns:
         if not (isinstance(pattern, str) and pattern):
             raise ValueError(f"skip has {pattern!r} where a glob of module paths was expected.")
-    return classes, patterns
+    return layouts, patterns
 
 
 def _parallel_wrapper(model: nn.Module) -> str | None:
@@ -165,6 +164,7 @@ def _parallel_wrapper(model: nn.Module) -> str | None:
     classes = {
         "torch.nn.parallel": "DistributedDataParallel",
         "torch.distributed.fsdp": "FullyShardedDataParallel",
+        "torch.distributed._tensor": "DTensor",  # torch 2.4
         "torch.distributed.tensor": "DTensor",
     }
     for module_name, name in classes.items():

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, overload
 
 from dyt.norm_config import Norm
 
 if TYPE_CHECKING:
     from dyt.calibration_fit import Fit
+    from dyt.norm_layout import NormLayout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,7 @@ class Report(Sequence[Replacement]):
         kept: norm layers that a `skip` pattern kept.
         left: norm-like layers that `convert` does not handle by default, such as BatchNorm, or a
             norm with a gate.
-        also: the names of the further classes that were converted.
+        also: the names of the further classes that were converted, with their `NormLayout` or None.
         skip: the patterns of paths that were left alone.
     """
 
@@ -74,7 +75,7 @@ class Report(Sequence[Replacement]):
     replacements: tuple[Replacement, ...]
     kept: tuple[Kept, ...] = ()
     left: tuple[Kept, ...] = ()
-    also: tuple[str, ...] = ()
+    also: Mapping[str, NormLayout | None] = field(default_factory=dict)
     skip: tuple[str, ...] = ()
 
     def rows(self) -> list[dict[str, Any]]:
@@ -84,7 +85,7 @@ class Report(Sequence[Replacement]):
             row = {f.name: getattr(replacement, f.name) for f in fields(replacement)}
             fit = row.pop("fit")
             if fit is not None:
-                names = ("shift", "input_rms", "saturated", "error", "worst_positions")
+                names = ("shift", "scale", "input_rms", "saturated", "error", "worst_positions")
                 row |= {name: getattr(fit, name) for name in names}
             rows.append(row)
         return rows
@@ -96,7 +97,7 @@ class Report(Sequence[Replacement]):
             "replacements": self.rows(),
             "kept": [asdict(kept) for kept in self.kept],
             "left": [asdict(kept) for kept in self.left],
-            "also": list(self.also),
+            "also": {name: layout and asdict(layout) for name, layout in self.also.items()},
             "skip": list(self.skip),
         }
 
@@ -126,7 +127,7 @@ class Report(Sequence[Replacement]):
         header = ("path", "old", "new", "α0", "shape")
         rows = [header, *map(_row, self.replacements)]
         if any(r.fit is not None for r in self):
-            columns = ("input rms", "|αx| > 2", "error", "worst positions")
+            columns = ("γ", "input rms", "|αx| > 2", "error", "worst positions")
             fits = [columns, *(_fit_row(r.fit) for r in self)]
             rows = [(*row, *fit) for row, fit in zip(rows, fits, strict=True)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -149,9 +150,10 @@ def count_by_class(layers: Sequence[Kept]) -> str:
 
 def _fit_row(fit: Fit | None) -> tuple[str, ...]:
     if fit is None:
-        return ("not called", "", "", "")
+        return ("", "not called", "", "", "")
+    gamma = "1" if fit.weight is None else "fitted" if fit.scale is None else f"{fit.scale:.3g}"
     worst = ", ".join(f"{index} ({error:.2f})" for index, error in fit.worst_positions)
-    return (f"{fit.input_rms:.3g}", f"{fit.saturated:.1%}", f"{fit.error:.3f}", worst)
+    return (gamma, f"{fit.input_rms:.3g}", f"{fit.saturated:.1%}", f"{fit.error:.3f}", worst)
 
 
 def _row(r: Replacement) -> tuple[str, ...]:

@@ -101,7 +101,7 @@ def fold(model: nn.Module, *example: Any, **example_kwargs: Any) -> FoldReport:
     1 × 1, is a Linear for a layer with channels at axis 1.
 
     The consumers of each output are found by tracing the network (torch.fx) or, if an example of
-    the inputs is given (torch 2.6 or newer), by one run on it under no_grad, which follows any
+    the inputs is given, by one run on it under no_grad, which follows any
     Python code and also views of the output. A run shows only the code that it executes: pass
     inputs that take the path used in inference, and the whole network with everything that shares
     its layers. A C++ extension that is bound directly to Python, not as an operator of torch, is

@@ -172,8 +172,9 @@ def _requires_plain_operations(x: Tensor) -> bool:
     if type(x) is Tensor:
         return False
     # DTensor has sharding rules for standard ops only. Its import takes seconds, hence sys.modules.
-    distributed = sys.modules.get("torch.distributed.tensor")
-    return distributed is not None and isinstance(x, distributed.DTensor)
+    names = ("torch.distributed.tensor", "torch.distributed._tensor")  # the second: torch 2.4
+    kinds = (getattr(sys.modules.get(name), "DTensor", None) for name in names)
+    return any(kind is not None and isinstance(x, kind) for kind in kinds)
 
 
 def under_transform() -> bool:

@@ -88,8 +88,7 @@ def read_listed(module: nn.Module) -> NormSpec:
         ValueError: the module contains more than a norm (an activation, as in timm's
             BatchNormAct2d, or a gate), or its width is unknown.
     """
-    if not all(isinstance(child, nn.Identity) for child in module.children()):
-        raise ValueError("it contains other modules, which would be lost")
+    check_replaceable(module)
     if isinstance(module, CHANNEL_AXIS_ONE):
         width = module.num_channels if isinstance(module, nn.GroupNorm) else module.num_features
         return NormSpec(
@@ -99,12 +98,21 @@ def read_listed(module: nn.Module) -> NormSpec:
             bias=module.bias,
             kind="batchnorm" if isinstance(module, BATCH_NORM) else None,
         )
-    if not _takes_one_input(module):
-        raise ValueError("its forward takes more than one input")
     spec = _read(module) or _read_by_structure(module)
     if spec is None:
-        raise ValueError("its width is unknown: it has neither a weight nor normalized_shape")
+        raise ValueError(
+            "its width is unknown: describe it with"
+            f" also={{{type(module).__name__}: dyt.NormLayout(...)}}"
+        )
     return spec
+
+
+def check_replaceable(module: nn.Module) -> None:
+    """Raise ValueError if a listed module holds other modules or takes more than one input."""
+    if not all(isinstance(child, nn.Identity) for child in module.children()):
+        raise ValueError("it contains other modules, which would be lost")
+    if not isinstance(module, OTHER_NORMS) and not _takes_one_input(module):
+        raise ValueError("its forward takes more than one input")
 
 
 def is_norm_like(module: nn.Module) -> bool:

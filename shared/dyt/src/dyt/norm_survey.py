@@ -10,6 +10,7 @@ from torch import nn
 from dyt.conversion_report import Kept, count_by_class
 from dyt.layers import DynamicErf, DynamicTanh
 from dyt.norm_detection import NormSpec, is_norm_like, read_listed, read_norm
+from dyt.norm_layout import Also, read_layout
 from dyt.path_patterns import matches
 
 DYNAMIC = (DynamicTanh, DynamicErf)
@@ -41,9 +42,7 @@ def _paths(model: nn.Module) -> dict[nn.Module, list[str]]:
     return paths
 
 
-def survey_norms(
-    model: nn.Module, also: tuple[type[nn.Module], ...], skip: tuple[str, ...]
-) -> Survey:
+def survey_norms(model: nn.Module, also: Also, skip: tuple[str, ...]) -> Survey:
     """Return the norm layers of a network.
 
     Raises:
@@ -54,7 +53,7 @@ def survey_norms(
         label = Kept(paths[0], type(module).__name__)
         skipped = any(matches(pattern, path) for pattern in skip for path in paths)
         try:
-            spec = read_listed(module) if isinstance(module, also) else read_norm(module)
+            spec = _read(module, also)
         except ValueError as reason:
             if not skipped:
                 raise ValueError(
@@ -73,12 +72,16 @@ def survey_norms(
     return survey
 
 
-def check_survey(
-    model: nn.Module,
-    survey: Survey,
-    also: tuple[type[nn.Module], ...],
-    skip: tuple[str, ...],
-) -> None:
+def _read(module: nn.Module, also: Also) -> NormSpec | None:
+    """Return the spec of a norm layer or of a listed class, or None for any other module."""
+    listed = next((kind for kind in also if isinstance(module, kind)), None)
+    if listed is None:
+        return read_norm(module)
+    layout = also[listed]
+    return read_listed(module) if layout is None else read_layout(module, layout)
+
+
+def check_survey(model: nn.Module, survey: Survey, also: Also, skip: tuple[str, ...]) -> None:
     """Raise ValueError if nothing is left to replace, or a pattern or class matches nothing."""
     if any("" in site.paths for site in survey.sites):
         raise ValueError(

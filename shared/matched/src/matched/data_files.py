@@ -74,6 +74,11 @@ def list_folders(folder: Path | str) -> list[str]:
     return [entry.name for entry in list_entries(folder) if _is_folder(entry)]
 
 
+def list_loose_files(folder: Path | str) -> list[str]:
+    """Return the sorted names of everything in a folder that ``list_folders`` leaves out."""
+    return [entry.name for entry in list_entries(folder) if not _is_folder(entry)]
+
+
 def list_files(root: Path | str, suffixes: tuple[str, ...]) -> list[str]:
     """Return the paths of all files below a folder, at any depth, that end in one of ``suffixes``.
 
@@ -158,7 +163,7 @@ def pointer_fault(file: Path | str) -> str:
     """Return what is wrong with a file that is a pointer of git-lfs or git-annex, else "".
 
     Both tools leave pointers in a clone whose content was not downloaded: a small text file, or for
-    git-annex a link to a file that is not there.
+    git-annex a link to a file that is not there. A link that leads to itself is a fault as well.
     """
     file = Path(file)
     try:
@@ -170,6 +175,10 @@ def pointer_fault(file: Path | str) -> str:
         start = os.fsencode(os.readlink(file)) if file.is_symlink() else b""
     except IsADirectoryError:
         return ""
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return "is a symbolic link that leads back to itself; delete it, or restore its target"
+        raise
     if LFS_POINTER.match(start):
         return "is a pointer of git-lfs, not the file itself; run `git lfs pull` in its repository"
     if ANNEX_POINTER.match(start):
@@ -184,7 +193,7 @@ def refuse_pointer(file: Path | str) -> None:
     """Check that a file of weights or data is not a pointer of git-lfs or git-annex.
 
     Raises:
-        ValueError: if it is one.
+        ValueError: if it is one, or a link that leads to itself.
     """
     if fault := pointer_fault(file):
         raise ValueError(f"{file} {fault}")

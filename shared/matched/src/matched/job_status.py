@@ -23,6 +23,8 @@ PATIENCE = 60
 """Seconds to wait for a Slurm command: a busy controller answers late."""
 SLURM_SECONDS = 15.0
 """Seconds for which an answer of Slurm is used when jobs are watched."""
+SLURM_PATIENCE = 600.0
+"""Seconds for which a Slurm that does not answer is asked again."""
 SILENCE = 120
 """Seconds without a heartbeat after which a run that cannot be seen from here counts as over."""
 OVER = {
@@ -30,6 +32,10 @@ OVER = {
     "DEADLINE", "PREEMPTED", "REVOKED",
 }  # fmt: skip
 WAITING = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "SUSPENDED"}
+
+
+class NoSlurmError(ValueError):
+    """This machine has no commands of Slurm, so asking again is of no use."""
 
 
 def job_record(cluster: str, job_id: str, token: str, folder: Path | str) -> JobRecord:
@@ -190,10 +196,26 @@ def _process_status(record: JobRecord, silence: float | None) -> JobStatus:
         return JobStatus(state=State.RUNNING if running else None)
     if silence is None:  # until a run has started, only the time of the submission is known
         silence = _now(Path(record.folder)) - record.at
+    return _heartbeat_status(record.job, silence)
+
+
+def _heartbeat_status(job: JobId, silence: float) -> JobStatus:
     if silence < SILENCE:
         return JobStatus(state=State.RUNNING)
-    detail = f"no heartbeat from {record.job.host} for {silence / 60:.0f} min"
-    return JobStatus(state=None, detail=detail)
+    host = f" from {job.host}" if job.host else ""
+    return JobStatus(state=None, detail=f"no heartbeat{host} for {silence / 60:.0f} min")
+
+
+def owner_status(directory: RunFiles) -> dict[JobId, JobStatus]:
+    """Return the status of the job that owns the run, by its heartbeat alone; no owner, no job.
+
+    This is all that is known where Slurm cannot be asked.
+    """
+    owner = directory.owner()
+    if owner is None:
+        return {}
+    silence = lease.seconds_since_beat(directory.path, _now(directory.path))
+    return {owner.job: _heartbeat_status(owner.job, silence)}
 
 
 def _now(folder: Path) -> float:
@@ -212,7 +234,7 @@ def _ask_slurm(users: Mapping[str, str]) -> dict[str, JobStatus]:
         users: the number of the user who submitted each job, by job id.
     """
     if shutil.which("squeue") is None:
-        raise ValueError(
+        raise NoSlurmError(
             "some of these runs were submitted to Slurm, but there is no squeue here; "
             "ask from a machine of the cluster"
         )

@@ -12,6 +12,9 @@ from typing import Any
 from matched.run import Run
 from matched.table import Cell, Scale, Table
 
+MAX_SHOWN = 5
+"""Differences shown in the message that refuses a table."""
+
 Differences = dict[str, tuple[Any, Any]]
 """Dotted path, such as "config.norm.alpha0" → (value in the baseline, value in the other run)."""
 
@@ -26,12 +29,19 @@ def check_matched(table: Table, scale: Scale) -> None:
         allowed = table.allowed_differences_of(other.arm)
         refused = disallowed_differences(run_differences(base.run, other.run), allowed)
         if refused:
-            shown = "; ".join(f"{path}: {a!r} / {b!r}" for path, (a, b) in refused.items())
+            shown = _describe(refused)
             raise ValueError(
                 f"row {base.row}: the arms {base.arm} and {other.arm} are not matched, "
                 f"they differ in {shown}. Make these equal, or add the field and the reason to "
                 f"allowed_differences of the table or of the arm {other.arm}"
             )
+
+
+def _describe(differences: Differences) -> str:
+    """Return the first differences with both values, and the number of the others."""
+    texts = [f"{path}: {a!r} / {b!r}" for path, (a, b) in differences.items()]
+    others = len(texts) - MAX_SHOWN
+    return "; ".join([*texts[:MAX_SHOWN], *([f"and {others} more"] if others > 0 else [])])
 
 
 def pair_with_baseline(cells: list[Cell], baseline: str) -> list[tuple[Cell, Cell]]:

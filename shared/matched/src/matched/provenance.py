@@ -195,11 +195,11 @@ def environment(code: Mapping[str, Any]) -> dict[str, Any]:
 
 def _installed_packages() -> dict[str, str]:
     """Return name → version; a folder whose metadata was lost or cut off has none."""
-    found = {}
-    for distribution in distributions():
-        name, version = (distribution.metadata.get(key) for key in ("Name", "Version"))
-        if name and version:
-            found.setdefault(name, version)  # the first on the path is the one that is imported
+    found: dict[str, str] = {}
+    for metadata in (distribution.metadata for distribution in distributions()):
+        if "Name" in metadata and "Version" in metadata:
+            # The first on the path is the one that is imported.
+            found.setdefault(metadata["Name"], metadata["Version"])
     return dict(sorted(found.items()))
 
 

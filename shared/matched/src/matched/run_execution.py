@@ -17,7 +17,7 @@ from typing import Any
 from matched import data, job_status, lease, provenance, signals
 from matched.errors import one_line
 from matched.files import DamagedFileError, write_json
-from matched.job_status import SlurmQueue
+from matched.job_status import NoSlurmError, SlurmQueue
 from matched.lease import Lease
 from matched.peers import PeerLostError, Peers, is_connection_error
 from matched.run import Run
@@ -149,11 +149,12 @@ def _refusal(directory: RunDirectory, job: JobRecord, error: Exception) -> Execu
     return ExecutionResult(state=State.FAILED, reason=reason)
 
 
-def _pause() -> None:
-    """Sleep between two polls of another process's state."""
-    if signals.stop_signal():
-        raise Interrupted
-    time.sleep(lease.POLL)
+def _pause(polls: int = 1) -> None:
+    """Sleep between two polls of another process's state, or for the time of several."""
+    for _ in range(polls):
+        if signals.stop_signal():
+            raise Interrupted
+        time.sleep(lease.POLL)
 
 
 def _delete_temporary_files(folder: Path) -> None:
@@ -240,22 +241,35 @@ def _needs(run: Run, site: Site, own: JobId) -> dict[str, Path]:
     queue = SlurmQueue()
     for name, need in run.needs.items():
         directory = RunDirectory(site.runs_folder, need)
-        while (status := _status_of_need(directory, own, queue)).state.live:
-            _pause()
+        status = _last_status(directory, own, queue)
         if not status.state.finished:
             raise BlockedError(_blocked_by(name, need, status))
         found[name] = directory.path
     return found
 
 
-def _status_of_need(directory: RunDirectory, own: JobId, queue: SlurmQueue) -> RunStatus:
-    try:
-        jobs = job_status.job_statuses([directory], queue)
-    except ValueError:  # Slurm cannot be asked from this node: rely on the files alone
-        return directory.status({})
-    if own in jobs:  # this job takes its runs in order, so it has tried that one already
-        jobs[own] = JobStatus(state=None, detail="it could not start the run")
-    return directory.status(jobs)
+def _last_status(directory: RunDirectory, own: JobId, queue: SlurmQueue) -> RunStatus:
+    """Wait until no job computes a need, and return its status.
+
+    A Slurm that does not answer is asked again, because its silence does not mean that the job is
+    over. If it stays silent, or this node has no squeue, the owner's heartbeat decides.
+    """
+    deadline = time.monotonic() + job_status.SLURM_PATIENCE
+    while True:
+        try:
+            jobs = job_status.job_statuses([directory], queue)
+            deadline = time.monotonic() + job_status.SLURM_PATIENCE
+        except ValueError as error:
+            if not isinstance(error, NoSlurmError) and time.monotonic() < deadline:
+                _pause(10)
+                continue
+            jobs = job_status.owner_status(directory)
+        if own in jobs:  # this job takes its runs in order, so it has tried that one already
+            jobs[own] = JobStatus(state=None, detail="it could not start the run")
+        status = directory.status(jobs)
+        if not status.state.live:
+            return status
+        _pause()
 
 
 def _blocked_by(name: str, need: Run, status: RunStatus) -> Failure:

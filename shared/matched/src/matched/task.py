@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from matched.files import atomic_write, write_json
+from matched.files import atomic_write, read_json, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +96,21 @@ class Context:
             LeaseLostError: if another process has taken this run over.
         """
         self.write_json("fingerprint.json", {"weights": weights, "batches": list(batches)})
+
+    def record_environment(self, **facts: Any) -> None:
+        """Check ownership and add facts about this machine to environment.json, on rank 0.
+
+        For what a task chooses by what the machine can run, such as a kernel.
+
+        Args:
+            facts: plain values, by name; a name that is in the file already is overwritten.
+
+        Raises:
+            LeaseLostError: if another process has taken this run over.
+        """
+        if self.rank == 0:
+            recorded = read_json(self.directory / "environment.json") or {}
+            self.write_json("environment.json", {**recorded, **facts})
 
     def write_progress(self, step: int, steps: int, **more: Any) -> None:
         """Check ownership and report ``step`` of ``steps``, see ``write_progress`` below.

@@ -14,13 +14,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table as Grid
 from rich.text import Text
 
-from matched.job_status import SlurmQueue
+from matched.job_status import SLURM_PATIENCE, SlurmQueue
 from matched.planning import Plan, PlannedRun
 from matched.status import State
 
 POLL_SECONDS = 0.5
-SLURM_PATIENCE = 600.0
-"""Seconds for which a Slurm that cannot be asked does not end the watching."""
 REST = 25
 """Seconds of sleep per CPU second of a refresh: watching takes at most 4 % of a core."""
 STYLES = {

@@ -60,7 +60,7 @@ class Learner:
     """What a domain passes to ``fit``.
 
     Attributes:
-        model: on this process's device, converted and initialized.
+        model: on this process's device, converted and initialized; or on the meta device.
         optimizer: of the model's parameters; ``lr`` of each group is its peak.
         dataset: map-style; its randomness comes from the global generators, which the loop
             seeds for every sample.
@@ -68,12 +68,16 @@ class Learner:
         evaluate: model → metrics, equal on all processes. Each process must call the model the
             same number of times: every call of a sharded model is a collective.
         selection_metric: (metric, "higher" or "lower") used to select the best evaluation.
-        norms: paths of the norm layers, excluded from the fingerprint.
+        norms: paths of the norm layers, and names of other parameters that not every arm has,
+            excluded from the fingerprint.
         inherited: state-dict names of weights from another run, also excluded from the fingerprint:
             that run's own covers them.
         prepare: micro-batch on the device → micro-batch, such as mixup; seeded per step.
         ema: EMA of the weights, evaluated instead of the model; see ``matched.training.ema``.
         hooks: callbacks around each step, such as schedules or a teacher that follows the model.
+        materialize: allocate and initialize a model that is on the meta device, in place. It is
+            called after sharding, so that no process holds the whole model; its weights must not
+            depend on how they are divided. None for a model with weights.
         alphas: model → α of each DyT layer by path, logged with each evaluation: ``dyt.alphas``.
             All processes call it.
     """
@@ -89,7 +93,20 @@ class Learner:
     prepare: Callable[[Any], Any] = lambda batch: batch
     ema: EmaModel | None = None
     hooks: Hooks = field(default_factory=Hooks)
+    materialize: Callable[[], None] | None = None
     alphas: Callable[[nn.Module], Mapping[str, float]] = lambda model: {}
+
+    def group_names(self) -> list[list[str]]:
+        """Return the names of the parameters of each of the optimizer's groups."""
+        names = self.parameter_names()
+        return [[names[p] for p in group["params"]] for group in self.optimizer.param_groups]
+
+    def replace_parameters(self, group_names: list[list[str]]) -> None:
+        """Give the optimizer the model's parameters of these names, after they were replaced."""
+        assert not self.optimizer.state, "the optimizer has state already"
+        parameters = dict(self.model.named_parameters())
+        for group, names in zip(self.optimizer.param_groups, group_names, strict=True):
+            group["params"] = [parameters[name] for name in names]
 
     def parameter_names(self) -> dict[nn.Parameter, str]:
         """Return the optimizer's parameters → their names in the model.

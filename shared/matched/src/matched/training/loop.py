@@ -31,7 +31,13 @@ from matched.training.distributed import (
     sum_over_ranks,
 )
 from matched.training.ema import evaluation_model, update_ema
-from matched.training.fingerprint import BATCHES, batch_digest, digest_of, weights_digest
+from matched.training.fingerprint import (
+    BATCHES,
+    batch_digest,
+    digest_of,
+    divided_weights_digest,
+    weights_digest,
+)
 from matched.training.learner import Learner, StepInfo
 from matched.training.measurements import PerformanceMeter, gradient_norm
 from matched.training.metrics_log import MetricsLog
@@ -71,7 +77,7 @@ def fit(context: Context, config: TrainConfig, learner: Learner, device: torch.d
 
     Raises:
         ValueError: if the batch does not divide over the processes, the warm-up is longer than the
-            run, a checkpoint belongs to another run, or the model cannot be sharded.
+            run, a checkpoint belongs to another run, or the model cannot be sharded or must be.
         OSError: if there is no space for a checkpoint or for a line of metrics.jsonl.
         Interrupted: on all processes, if one received a stop signal; the state is saved.
         LeaseLostError: if another process has taken this run over.
@@ -108,6 +114,11 @@ class _TrainingLoop:
         self.model: nn.Module = learner.model
         """The model that computes the loss: wrapped in DDP if there are several processes."""
         self.sharded = context.shard and context.world_size > 1
+        if config.precision == "bf16-params" and not self.sharded:
+            raise ValueError(
+                "the precision 'bf16-params' needs a run that is sharded over several processes; "
+                "set gpus and shard in the recipe's resources, or use 'bf16'"
+            )
         self.saved_step: int | None = None
         """Step of the newest checkpoint."""
 
@@ -127,10 +138,15 @@ class _TrainingLoop:
     def _set_up(self) -> None:
         """Restore the newest checkpoint, and shard the model or wrap it in DDP."""
         learner = self.learner
-        # Before the model is sharded or a checkpoint is restored.
-        weights = weights_digest(learner.model, learner.norms, learner.inherited)
+        weights = ""
+        if learner.materialize is None:  # before the model is sharded or a checkpoint is restored
+            weights = weights_digest(learner.model, learner.norms, learner.inherited)
         if self.sharded:
-            sharding.shard(learner, self.device)
+            bf16_params = self.config.precision == "bf16-params"
+            sharding.shard(learner, self.device, bf16_params=bf16_params)
+        if learner.materialize is not None:
+            sharding.materialize(learner)
+            weights = divided_weights_digest(learner.model, learner.norms, learner.inherited)
         self._restore()
         if self.state.step == 0:
             self.state.weights = weights

@@ -1,7 +1,8 @@
 """Sharding with FSDP2, for models whose weights and optimizer state exceed one GPU's memory.
 
 Every process starts with the full model, equal on all of them, and keeps its part of each
-parameter. Parameters are gathered block by block while a block computes.
+parameter; or with a model on the meta device, of which it then allocates its part only. Parameters
+are gathered block by block while a block computes.
 """
 
 from __future__ import annotations
@@ -12,30 +13,39 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from matched.training.learner import Learner
 
 
-def shard(learner: Learner, device: torch.device) -> None:
+def shard(learner: Learner, device: torch.device, *, bf16_params: bool = False) -> None:
     """Shard the model, its EMA and the future optimizer state over all processes, in place.
+
+    Args:
+        bf16_params: gather parameters, and compute, in bfloat16; gradients are reduced, and
+            weights kept and updated, in float32.
 
     Raises:
         ValueError: if sharding would change what the model computes.
     """
-    assert not learner.optimizer.state, "the optimizer has state already"
     _check_shardable(learner)
-    names = [
-        [learner.parameter_names()[p] for p in group["params"]]
-        for group in learner.optimizer.param_groups
-    ]
+    names = learner.group_names()
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    _fully_shard(learner.model, mesh)
+    policy = MixedPrecisionPolicy()
+    if bf16_params:
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    _fully_shard(learner.model, mesh, policy)
     if learner.ema is not None:
-        _fully_shard(learner.ema.module, mesh)
-    parameters = dict(learner.model.named_parameters())
-    for group, names_of_group in zip(learner.optimizer.param_groups, names, strict=True):
-        group["params"] = [parameters[name] for name in names_of_group]
+        _fully_shard(learner.ema.module, mesh, policy)
+    learner.replace_parameters(names)
+
+
+def materialize(learner: Learner) -> None:
+    """Allocate and initialize this process's part of a model on the meta device."""
+    assert learner.materialize is not None and learner.ema is None
+    names = learner.group_names()
+    learner.materialize()
+    learner.replace_parameters(names)
 
 
 def blocks(module: nn.Module) -> list[nn.Module]:
@@ -56,10 +66,10 @@ def reshard(module: nn.Module) -> None:
             part.reshard()
 
 
-def _fully_shard(module: nn.Module, mesh: DeviceMesh) -> None:
+def _fully_shard(module: nn.Module, mesh: DeviceMesh, policy: MixedPrecisionPolicy) -> None:
     for block in blocks(module):
-        fully_shard(block, mesh=mesh)
-    fully_shard(module, mesh=mesh)
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(module, mesh=mesh, mp_policy=policy)
 
 
 def _check_shardable(learner: Learner) -> None:

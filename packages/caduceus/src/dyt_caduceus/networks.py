@@ -1,0 +1,18 @@
+"""Caduceus's networks as the training tasks use them."""
+
+from __future__ import annotations
+
+from dyt_caduceus import model, weights
+from dyt_caduceus.selective_scan import record_scan
+from dyt_hyenadna.networks import Networks, pooling
+
+CADUCEUS = Networks(
+    language_model=model.build_language_model,
+    classifier=lambda config, classes: model.build_classifier(
+        config.network, classes, config.seed, pooling(config), conjoin=config.conjoin
+    ),
+    convert=model.convert_norms,
+    optimizer_groups=model.optimizer_groups,
+    load_backbone=weights.load_backbone,
+    choose_kernels=record_scan,
+)

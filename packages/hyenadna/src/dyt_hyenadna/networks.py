@@ -1,0 +1,67 @@
+"""Networks of the DNA packages as the training tasks use them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dyt import Norm, Report, convert
+from dyt_hyenadna import model, weights
+from dyt_hyenadna.config import BenchmarkFineTuning, GenomePretraining
+from dyt_hyenadna.optimizer_groups import optimizer_groups
+from matched.task import Context
+
+
+def _ignore_device(context: Context, device: str) -> None:
+    """Do nothing, for networks without a choice of kernels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Networks:
+    """Functions that build, convert and load the networks of one package.
+
+    Attributes:
+        language_model: (network, seed) → module that maps ids ``(B, L)`` to logits ``(B, L, V)``.
+        classifier: (config, classes) → module that maps ids ``(B, L)`` to logits ``(B, classes)``.
+        convert: replaces the norm layers in place.
+        optimizer_groups: (model, lr=…, weight_decay=…, official=…) → groups for AdamW.
+        load_backbone: (classifier, state dict of a language model) → names of the loaded tensors;
+            strict.
+        choose_kernels: (context, device type) chooses what the machine can run and records it.
+    """
+
+    language_model: Callable[[Any, int], nn.Module]
+    classifier: Callable[[Any, int], nn.Module]
+    convert: Callable[[nn.Module, Norm], Report]
+    optimizer_groups: Callable[..., list[dict[str, Any]]]
+    load_backbone: Callable[[nn.Module, Mapping[str, Tensor]], tuple[str, ...]]
+    choose_kernels: Callable[[Context, str], object] = _ignore_device
+
+    def optimizer(
+        self, model: nn.Module, config: GenomePretraining | BenchmarkFineTuning
+    ) -> torch.optim.AdamW:
+        """Return AdamW with the network's own parameter groups."""
+        groups = self.optimizer_groups(
+            model, lr=config.lr, weight_decay=config.weight_decay, official=config.official_decay
+        )
+        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
+
+
+def pooling(config: BenchmarkFineTuning) -> model.Pooling:
+    """Return the name that the classifiers have for the config's pooling."""
+    return "unpadded" if config.masked_pooling else "all"
+
+
+HYENADNA = Networks(
+    language_model=model.build_language_model,
+    classifier=lambda config, classes: model.build_classifier(
+        config.network, classes, config.seed, pooling(config)
+    ),
+    convert=convert,
+    optimizer_groups=optimizer_groups,
+    load_backbone=weights.load_backbone,
+)

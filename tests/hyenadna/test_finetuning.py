@@ -1,0 +1,197 @@
+"""Fine-tuning of HyenaDNA: splits, pretrained weights, the reported epoch, resume."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dyt_hyenadna import finetuning, pretraining
+from dyt_hyenadna.classification import load_task, split_indices
+from dyt_hyenadna.config import SPLIT_SEEDS
+
+from .chain import (
+    ARMS,
+    NETWORK,
+    PRETRAINING,
+    TASK,
+    TUNING,
+    assert_resume_is_bit_identical,
+    context,
+    fingerprint,
+    learner,
+    run,
+)
+
+
+@pytest.fixture(scope="module")
+def started(genome, tmp_path_factory):
+    """Return the directory of each arm's pretraining."""
+    folder = tmp_path_factory.mktemp("pretraining")
+    return {
+        arm: run(
+            pretraining.pretrain, folder / arm, replace(PRETRAINING, norm=norm), genome=genome
+        )[1]
+        for arm, norm in ARMS.items()
+    }
+
+
+def made(monkeypatch, directory, genome, start=None, **changes):
+    """Return the learner of a run."""
+    needs = {"benchmarks": genome} | ({"pretrained": start} if start else {})
+    config = replace(TUNING, **changes)
+    return learner(monkeypatch, finetuning, finetuning.train, directory, config, **needs)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_backbone_has_the_pretrained_weights(monkeypatch, tmp_path, genome, started, arm):
+    """α included, which upstream's loader drops."""
+    norm = ARMS[arm]
+    caught = made(monkeypatch, tmp_path, genome, started[arm], norm=norm)
+    expected = pretraining.read_pretrained(started[arm])
+    state = caught.model.state_dict()
+    inherited = {name for name in state if name.startswith("backbone.")}
+    assert inherited == set(caught.inherited) == set(state) - {"head.weight", "head.bias"}
+    for name in inherited:
+        assert torch.equal(state[name], expected[name]), name
+    assert any(name.endswith("alpha") for name in inherited) == (arm == "DyT")
+
+
+def test_pretrained_weights_of_the_other_arm_are_refused(tmp_path, genome, started):
+    where = context(tmp_path, needs={"benchmarks": genome, "pretrained": started["LN"]})
+    with pytest.raises(ValueError, match="alpha is missing in it"):
+        finetuning.train(where, replace(TUNING, norm=ARMS["DyT"]))
+
+
+def test_pretrained_weights_of_another_width_are_refused(tmp_path, genome, started):
+    where = context(tmp_path, needs={"benchmarks": genome, "pretrained": started["LN"]})
+    with pytest.raises(ValueError, match=r"keys differ, the first: .*Nothing was loaded"):
+        finetuning.train(where, replace(TUNING, network=replace(NETWORK, width=16)))
+
+
+def test_missing_pretrained_file_is_explained(tmp_path):
+    with pytest.raises(ValueError, match=r"delete .*result.json and submit again"):
+        pretraining.read_pretrained(tmp_path)
+
+
+def test_fine_tuning_of_a_diverged_pretraining_diverges(tmp_path, genome):
+    start = tmp_path / "start"
+    start.mkdir()
+    (start / "result.json").write_text(json.dumps({"outcome": "diverged"}))
+    outcome, _ = run(
+        finetuning.train, tmp_path / "run", TUNING, benchmarks=genome, pretrained=start
+    )
+    assert outcome.diverged and outcome.steps == 0
+
+
+def test_fine_tuning_needs_prepared_tasks(tmp_path):
+    with pytest.raises(ValueError, match='a preparation of the tasks under the name "benchmarks"'):
+        finetuning.train(context(tmp_path), TUNING)
+
+
+def test_unknown_task_is_refused(tmp_path, genome):
+    where = context(tmp_path, needs={"benchmarks": genome})
+    with pytest.raises(ValueError, match=r"there is no packed task .*human_worms"):
+        finetuning.train(where, replace(TUNING, task="human_worms"))
+    with pytest.raises(ValueError, match="name a task of GenomicBenchmarks: dummy_mouse"):
+        finetuning.train(where, replace(TUNING, task="human_worms", max_length=None))
+
+
+def test_splits_are_disjoint_cover_all_and_differ_by_seed():
+    found = set()
+    for split in SPLIT_SEEDS:
+        train, valid = split_indices(100, replace(TUNING, split=split, train_samples=None))
+        assert len(valid) == 10 and sorted(train + valid) == list(range(100))
+        found.add(tuple(valid))
+    assert len(found) == 5
+
+
+def test_split_does_not_depend_on_norm_and_seed():
+    one = split_indices(50, TUNING)
+    assert one == split_indices(50, replace(TUNING, norm=ARMS["DyT"], seed=9))
+    assert len(one[0]) == TUNING.train_samples
+
+
+def test_without_split_all_training_sequences_are_used(tmp_path, genome):
+    where = context(tmp_path, needs={"benchmarks": genome})
+    data = load_task(where, replace(TUNING, split=None, train_samples=None))
+    assert data.valid is None and len(data.train) == 960 and len(data.test) == 480
+
+
+def test_split_of_too_few_sequences_is_refused():
+    with pytest.raises(ValueError, match="too few for a split"):
+        split_indices(2, TUNING)
+
+
+def test_training_flips_and_evaluation_does_not(tmp_path, genome):
+    where = context(tmp_path, needs={"benchmarks": genome})
+
+    def differing(dataset):
+        """Number of sequences that two readings have in different strands."""
+        return sum(not torch.equal(dataset[i][0], dataset[i][0]) for i in range(16))
+
+    data = load_task(where, TUNING)
+    assert differing(data.train) > 0
+    assert differing(data.valid) == differing(data.test) == 0
+    official = load_task(where, replace(TUNING, flip_evaluation=True))
+    assert differing(official.test) > 0
+
+
+def test_best_validation_epoch_gives_the_test_accuracy(tmp_path, genome, started):
+    outcome, folder = run(
+        finetuning.train, tmp_path / "run", TUNING, benchmarks=genome, pretrained=started["LN"]
+    )
+    logged = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    epochs = [line for line in logged if "val_accuracy" in line.get("evaluation", line)]
+    epochs = [line.get("evaluation", line) for line in epochs]
+    best = max(epochs, key=lambda epoch: epoch["val_accuracy"])
+    assert len(epochs) == 2
+    assert outcome.metrics["accuracy"] == best["accuracy"]
+    assert outcome.metrics["last_accuracy"] == epochs[-1]["accuracy"]
+
+
+def test_best_epoch_of_validation_is_chosen_over_best_test():
+    from matched.task import Outcome
+
+    outcome = Outcome(
+        metrics={"accuracy": 90.0, "val_accuracy": 70.0},
+        steps=4,
+        best={"accuracy": 80.0, "val_accuracy": 75.0, "step": 2},
+    )
+
+    class Data:
+        checksum = "abc"
+
+    chosen = finetuning.at_best_epoch(outcome, Data)
+    assert chosen.metrics == {"accuracy": 80.0, "val_accuracy": 75.0, "last_accuracy": 90.0}
+
+
+def test_arms_share_batches_and_test_set(tmp_path, genome, started):
+    prints, checksums = [], []
+    for arm, norm in ARMS.items():
+        config = replace(TUNING, norm=norm, epochs=1)
+        outcome, folder = run(
+            finetuning.train, tmp_path / arm, config, benchmarks=genome, pretrained=started[arm]
+        )
+        prints.append(fingerprint(folder))
+        checksums.append(outcome.details["test_checksum"])
+    assert prints[0] == prints[1] and checksums[0] == checksums[1]
+
+
+def test_selection_metric_without_split_is_the_test_accuracy(monkeypatch, tmp_path, genome):
+    caught = made(monkeypatch, tmp_path, genome, split=None)
+    assert caught.selection_metric == ("accuracy", "higher")
+    assert made(monkeypatch, tmp_path, genome).selection_metric == ("val_accuracy", "higher")
+
+
+def test_masked_pooling_is_an_option(monkeypatch, tmp_path, genome):
+    assert made(monkeypatch, tmp_path, genome).model.pooling == "all"
+    assert made(monkeypatch, tmp_path, genome, masked_pooling=True).model.pooling == "unpadded"
+
+
+def test_resumed_fine_tuning_is_bit_identical(monkeypatch, tmp_path, genome, started):
+    needs = {"benchmarks": genome, "pretrained": started["DyT"]}
+    config = replace(TUNING, norm=ARMS["DyT"], task=TASK)
+    assert_resume_is_bit_identical(
+        monkeypatch, finetuning, finetuning.train, tmp_path, config, **needs
+    )

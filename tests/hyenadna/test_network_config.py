@@ -1,0 +1,93 @@
+"""Sizes of HyenaDNA: checks, padding of the vocabulary, official configs."""
+
+from dataclasses import replace
+
+import pytest
+
+from dyt_hyenadna.network_config import HyenaNetwork, official_network
+
+TINY_1K = {  # config.json of LongSafari/hyenadna-tiny-1k-seqlen
+    "d_model": 128,
+    "n_layer": 2,
+    "d_inner": 512,
+    "vocab_size": 12,
+    "resid_dropout": 0.0,
+    "embed_dropout": 0.1,
+    "residual_in_fp32": True,
+    "pad_vocab_size_multiple": 8,
+    "layer": {
+        "_name_": "hyena",
+        "emb_dim": 5,
+        "filter_order": 64,
+        "local_order": 3,
+        "l_max": 1026,
+        "modulate": True,
+        "w": 10,
+        "lr": 6e-4,
+        "wd": 0.0,
+        "lr_pos_emb": 0.0,
+    },
+}
+SMALL_32K_HF = {  # of LongSafari/hyenadna-small-32k-seqlen-hf
+    "activation_freq": 10,
+    "d_inner": 1024,
+    "d_model": 256,
+    "emb_dim": 5,
+    "embed_dropout": 0.1,
+    "filter_order": 64,
+    "hyena_order": 2,
+    "layer_norm_epsilon": 1e-05,
+    "max_seq_len": 32770,
+    "n_layer": 4,
+    "num_inner_mlps": 2,
+    "pad_vocab_size_multiple": 8,
+    "short_filter_order": 3,
+    "vocab_size": 12,
+}
+
+
+def test_official_network_reads_the_official_config():
+    assert official_network(TINY_1K) == HyenaNetwork(width=128, layers=2, max_length=1026)
+
+
+def test_official_network_reads_the_shift_of_the_official_config():
+    config = {**TINY_1K, "layer": {**TINY_1K["layer"], "shift": 0.05}}
+    assert official_network(config).decay_shift == 0.05
+
+
+def test_official_network_reads_the_config_of_the_port():
+    expected = HyenaNetwork(width=256, layers=4, max_length=32770, decay_shift=0.05)
+    assert official_network(SMALL_32K_HF) == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({**SMALL_32K_HF, "hyena_order": 3}, "hyena_order is 3; only 2 is implemented"),
+        ({**SMALL_32K_HF, "num_inner_mlps": 1}, "num_inner_mlps is 1"),
+        ({**SMALL_32K_HF, "d_inner": 1000}, "d_inner is 1000; expected a multiple of d_model"),
+        ({"hidden_size": 8}, "the config has no 'd_model'"),
+    ],
+)
+def test_official_network_refuses_other_networks_in_one_line(config, message):
+    with pytest.raises(ValueError, match=message):
+        official_network(config)
+
+
+@pytest.mark.parametrize(("vocabulary", "padded"), [(12, 16), (16, 16), (17, 24)])
+def test_padded_vocabulary_is_the_next_multiple(vocabulary, padded):
+    assert replace(HyenaNetwork(), vocabulary=vocabulary).padded_vocabulary == padded
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"width": 0}, "width is 0"),
+        ({"filter_features": 4}, "filter_features is 4; expected an odd number"),
+        ({"embedding_std": 0.0}, "embedding_std is 0.0; expected a positive number"),
+        ({"dropout": 1.5}, "dropout is 1.5; expected 0 to 1"),
+    ],
+)
+def test_network_refuses_impossible_sizes(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(HyenaNetwork(), **change)

@@ -1,0 +1,160 @@
+"""Pretraining of HyenaDNA: samples, held-out loss, plateau warning, length stages, resume."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dyt_hyenadna import pretraining
+from dyt_hyenadna.language_samples import LengthStages, spread_evenly
+from dyt_hyenadna.tokenizer import PAD, SEP, N
+from matched.task import Outcome
+from matched.training import StepInfo
+from matched.training.evaluation import FixedSamples
+
+from .chain import (
+    ARMS,
+    LENGTH,
+    PRETRAINING,
+    assert_resume_is_bit_identical,
+    context,
+    fingerprint,
+    learner,
+    run,
+)
+
+
+def samples(tmp_path, genome, **changes):
+    where = context(tmp_path, needs={"genome": genome})
+    return pretraining.load_samples(where, replace(PRETRAINING, **changes), pretraining.next_token)
+
+
+def test_pretrain_writes_loss_weights_and_equal_fingerprints(tmp_path, genome):
+    prints = {}
+    for arm, norm in ARMS.items():
+        config = replace(PRETRAINING, norm=norm)
+        outcome, folder = run(pretraining.pretrain, tmp_path / arm, config, genome=genome)
+        assert outcome.steps == 4 and 0 < outcome.metrics["unigram_loss"] < math.log(5)
+        assert math.isfinite(outcome.metrics["loss"])
+        state = pretraining.read_pretrained(folder)
+        assert any("alpha" in name for name in state) == (arm == "DyT")
+        prints[arm] = fingerprint(folder)
+    assert prints["LN"] == prints["DyT"] and len(prints["LN"]["batches"]) == 4
+
+
+def test_pretrain_without_genome_is_refused(tmp_path):
+    with pytest.raises(ValueError, match='a preparation of the genome under the name "genome"'):
+        pretraining.pretrain(context(tmp_path), PRETRAINING)
+
+
+def test_language_samples_end_with_the_separator(tmp_path, genome):
+    train, held_out = samples(tmp_path, genome)
+    inputs, targets = train[0]
+    assert inputs.shape == targets.shape == (LENGTH,)
+    assert targets[-1] == SEP and torch.equal(targets[:-1], inputs[1:])
+    assert len(held_out) == PRETRAINING.eval_samples
+
+
+def test_predict_n_keeps_n_as_a_target(tmp_path, genome):
+    def tokens(**changes):
+        train, _ = samples(tmp_path, genome, **changes)
+        return torch.stack([train[i][0] for i in range(len(train))])
+
+    ignored, predicted = tokens(flip=0.0), tokens(flip=0.0, predict_n=True)
+    assert not (ignored == N).any() and (predicted == N).any()
+    assert torch.equal(ignored == PAD, predicted == N)
+
+
+def test_flip_evaluation_is_off_by_default_and_fixed_when_on(tmp_path, genome):
+    def read(dataset):
+        return torch.stack([dataset[i][0] for i in range(len(dataset))])
+
+    plain = FixedSamples(samples(tmp_path, genome)[1], 0)
+    flipped = FixedSamples(samples(tmp_path, genome, flip_evaluation=True)[1], 0)
+    assert torch.equal(read(plain), read(plain)) and torch.equal(read(flipped), read(flipped))
+    differing = (read(plain) != read(flipped)).any(1)
+    assert 0 < differing.sum() < len(differing)
+
+
+def test_held_out_loss_does_not_count_the_separator(monkeypatch, tmp_path, genome):
+    """A model that predicts only [SEP] right has an accuracy of 0."""
+    caught = learner(
+        monkeypatch, pretraining, pretraining.pretrain, tmp_path, PRETRAINING, genome=genome
+    )
+
+    def separator(ids):
+        return torch.nn.functional.one_hot(torch.full_like(ids, SEP), 16) * 50.0
+
+    metrics = caught.evaluate(separator)
+    assert metrics["accuracy"] == 0 and metrics["loss"] == pytest.approx(50, abs=0.01)
+
+
+def test_evaluation_does_not_depend_on_its_batch(monkeypatch, tmp_path, genome):
+    losses = []
+    for batch in (5, 12):
+        config = replace(PRETRAINING, eval_batch=batch)
+        caught = learner(
+            monkeypatch, pretraining, pretraining.pretrain, tmp_path, config, genome=genome
+        )
+        with torch.no_grad():
+            losses.append(caught.evaluate(caught.model.eval()))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("loss, warned", [(1.380, True), (1.372, True), (1.360, False)])
+def test_pretraining_at_the_unigram_entropy_is_warned_of(loss, warned):
+    outcome = Outcome(metrics={"loss": loss, "unigram_loss": 1.381}, steps=1)
+    warnings = pretraining.plateau_warnings(outcome)
+    assert bool(warnings) == warned and all("1.381" in text for text in warnings)
+
+
+def test_diverged_pretraining_has_no_plateau_warning():
+    assert pretraining.plateau_warnings(Outcome(metrics={}, diverged=True, steps=1)) == []
+
+
+def test_length_stages_follow_the_steps():
+    stages = LengthStages(replace(PRETRAINING, length_stages=((2, 8), (1, 16))))
+    lengths = []
+    for step in range(4):
+        stages.before_step(StepInfo(step=step, steps=4, steps_per_epoch=4))
+        lengths.append(stages.length)
+    assert lengths == [8, 8, 16, 32]
+
+
+def test_length_stages_divide_the_windows_of_each_step(monkeypatch, tmp_path, genome):
+    config = replace(PRETRAINING, length_stages=((2, 8),))
+    shapes = []
+
+    class Recorder(LengthStages):
+        def divide(self, pair):
+            divided = super().divide(pair)
+            shapes.append(tuple(divided[0].shape))
+            return divided
+
+    monkeypatch.setattr(pretraining, "LengthStages", Recorder)
+    run(pretraining.pretrain, tmp_path / "run", config, genome=genome)
+    assert shapes == [(16, 8)] * 4 + [(4, 32)] * 4
+
+
+@pytest.mark.parametrize("stages", [((0, 8),), ((2, 7),), ((2, 64),)])
+def test_length_stages_that_do_not_divide_are_refused(stages):
+    with pytest.raises(ValueError, match="lengths that divide length"):
+        replace(PRETRAINING, length_stages=stages)
+
+
+def test_windows_longer_than_the_filters_are_refused():
+    with pytest.raises(ValueError, match="length is 64, and the filters cover 34 positions"):
+        replace(PRETRAINING, length=64)
+
+
+def test_spread_evenly_takes_windows_at_equal_distances():
+    assert list(spread_evenly(list(range(10)), 4)) == [0, 2, 5, 7]
+    assert spread_evenly([1, 2], 4) == [1, 2]
+
+
+def test_resumed_pretraining_is_bit_identical(monkeypatch, tmp_path, genome):
+    config = replace(PRETRAINING, norm=ARMS["DyT"], length_stages=((3, 16),))
+    assert_resume_is_bit_identical(
+        monkeypatch, pretraining, pretraining.pretrain, tmp_path, config, genome=genome
+    )

@@ -1,0 +1,210 @@
+"""LLaMA: sizes of the papers, initial weights, parity with transformers, checkpointed layers."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from dyt import Norm
+from dyt_llama import config as sizes
+from dyt_llama import initial_weights
+from dyt_llama.config import Network, llama_of
+from dyt_llama.model import (
+    Llama,
+    build,
+    build_on_meta,
+    checkpoint_layers,
+    parameter_count,
+    transformers_config,
+)
+from matched.training import weights_digest
+
+from .tiny import CPU, DYT, NETWORK, OWN
+
+TOKENS = (torch.arange(24).reshape(2, 12) * 7 + 3) % NETWORK.vocabulary
+
+
+def built(norm=OWN, seed=0, network=NETWORK):
+    """A network with initial weights, and with an embedding scale if it has DyT."""
+    return build(network, norm, seed=seed, device=CPU, embedding_scale=norm == DYT)
+
+
+def loss_and_gradients(model):
+    loss = model(TOKENS[:, :-1], targets=TOKENS[:, 1:])
+    loss.backward()
+    return loss.item(), {n: p.grad.clone() for n, p in model.named_parameters()}
+
+
+class TestSizes:
+    @pytest.mark.parametrize(
+        "name, parameters, keys, norms",
+        [
+            ("LLAMA_7B", 6_738_415_616, 291, 65),
+            ("LLAMA_13B", 13_015_864_320, 363, 81),
+            ("LLAMA_34B", 33_743_970_304, 435, 97),
+            ("LLAMA_70B", 68_976_648_192, 723, 161),
+            ("LLAMA_1B4", 1_288_800_256, 219, 49),
+        ],
+    )
+    def test_parameters_and_keys_of_the_papers_sizes(self, name, parameters, keys, norms):
+        network = getattr(sizes, name)
+        with torch.device("meta"):
+            own = Llama(network)
+        assert parameter_count(own) == parameters
+        assert len(own.state_dict()) == keys
+        dyt = build_on_meta(network, DYT, embedding_scale=True)
+        *norm_paths, scale = dyt.differing
+        assert len(norm_paths) == norms and scale == "model.embed_tokens.scale"
+        assert parameter_count(dyt.model) == parameters + norms + 1
+        assert len(dyt.model.state_dict()) == keys + norms + 1
+        assert {p.device.type for p in dyt.model.parameters()} == {"meta"}
+
+    def test_llama_of_gives_the_papers_models_at_their_sizes(self):
+        assert llama_of(4096, 32) == sizes.LLAMA_7B
+        assert llama_of(5120, 40) == sizes.LLAMA_13B
+        assert llama_of(8192, 48, kv_heads=8) == sizes.LLAMA_34B
+
+    @pytest.mark.parametrize(
+        "changes, message",
+        [
+            ({"heads": 5}, "heads 5 does not divide width 32"),
+            ({"kv_heads": 3}, "kv_heads 3 does not divide heads 4"),
+            ({"heads": 32, "kv_heads": 32}, "rotary positions need an even number"),
+            ({"depth": 0}, "depth is 0; expected a whole number"),
+        ],
+    )
+    def test_network_refuses_sizes_that_do_not_fit(self, changes, message):
+        with pytest.raises(ValueError, match=message):
+            replace(NETWORK, **changes)
+
+
+class TestNorms:
+    def test_dyt_layers_have_alpha0_of_attention_and_of_the_rest(self):
+        model = built(DYT).model
+        alphas = {n: p.item() for n, p in model.named_parameters() if n.endswith("alpha")}
+        assert len(alphas) == 7
+        for name, alpha in alphas.items():
+            assert alpha == (1.5 if "input_layernorm" in name else 0.5)
+        assert not any(name.endswith("norm.bias") for name in model.state_dict())
+
+    def test_embedding_scale_is_the_root_of_the_width(self):
+        model = built(DYT).model
+        assert model.model.embed_tokens.scale.item() == pytest.approx(math.sqrt(32))
+        embedded = model.model.embed_tokens(TOKENS)
+        plain = torch.nn.functional.embedding(TOKENS, model.model.embed_tokens.weight)
+        torch.testing.assert_close(embedded, plain * math.sqrt(32))
+        assert not any("scale" in name for name in built(OWN).model.state_dict())
+
+    def test_arms_have_the_same_fingerprint(self):
+        digests = {weights_digest(b.model, b.differing) for b in (built(OWN), built(DYT))}
+        assert len(digests) == 1
+        assert digests != {weights_digest(built(OWN, seed=1).model, built(OWN).differing)}
+
+    def test_alpha0_pattern_without_a_layer_is_refused(self):
+        with pytest.raises(ValueError, match=r"'\*\.attn_norm' sets the α0 of no layer"):
+            build_on_meta(NETWORK, Norm.dyt(0.5, alpha0_at=(("*.attn_norm", 1.0),)))
+
+
+class TestInitialWeights:
+    def test_weights_are_normal_with_std_002_at_any_depth(self):
+        network = Network(
+            width=64, depth=2, heads=4, kv_heads=4, ffn=128, vocabulary=512, positions=8
+        )
+        for name, weight in built(network=network).model.state_dict().items():
+            if "norm" in name:
+                assert (weight == 1).all()
+            else:
+                assert weight.std().item() == pytest.approx(0.02, rel=0.05)
+                assert abs(weight.mean().item()) < 0.001
+
+    def test_weights_do_not_depend_on_norm_or_on_other_layers(self):
+        one = built(OWN).model.state_dict()
+        for other in (built(DYT), built(OWN, network=replace(NETWORK, depth=2))):
+            for name, weight in other.model.state_dict().items():
+                if "norm" not in name and "scale" not in name:
+                    assert torch.equal(weight, one[name])
+
+    @pytest.mark.parametrize("block", [1, 100, 10**6])
+    def test_fill_normal_draws_blocks_of_rows_alone(self, monkeypatch, block):
+        monkeypatch.setattr(initial_weights, "BLOCK", block)
+        weight = torch.empty(23, 8)
+        initial_weights.fill_normal(weight, 0.02, 0, "weights", "name")
+        assert weight.isfinite().all() and len(weight.unique()) > 180
+        again = torch.empty(23, 8)
+        initial_weights.fill_normal(again, 0.02, 0, "weights", "name")
+        assert torch.equal(weight, again)
+
+    def test_rotary_frequencies_are_those_of_transformers_in_fp32(self):
+        reference = LlamaForCausalLM(transformers_config(NETWORK)).model.rotary_emb.inv_freq
+        frequencies = built().model.model.rotary_emb.inv_freq
+        assert frequencies.dtype == torch.float32 and torch.equal(frequencies, reference)
+
+
+class TestParity:
+    def test_logits_equal_those_of_transformers(self):
+        model = built().model
+        reference = LlamaForCausalLM(transformers_config(NETWORK))
+        reference.load_state_dict(model.state_dict())
+        expected = reference(TOKENS).logits
+        torch.testing.assert_close(model(TOKENS).logits, expected, rtol=0, atol=1e-6)
+
+    def test_loss_equals_the_cross_entropy_of_the_logits(self):
+        model = built(DYT).model
+        logits = model(TOKENS[:, :-1]).logits
+        expected = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), TOKENS[:, 1:].flatten(), reduction="sum"
+        )
+        loss = model(TOKENS[:, :-1], targets=TOKENS[:, 1:])
+        torch.testing.assert_close(loss, expected)
+
+    def test_attention_is_causal(self):
+        model = built(DYT).model
+        changed = TOKENS.clone()
+        changed[:, 6:] = 1
+        before, after = model(TOKENS).logits, model(changed).logits
+        assert torch.equal(before[:, :6], after[:, :6])
+        assert not torch.equal(before[:, 6:], after[:, 6:])
+
+    def test_generate_uses_the_trained_network(self):
+        model = built(DYT).model.eval()
+        generated = model.generate(TOKENS[:1, :4], max_new_tokens=3, do_sample=False)
+        tokens = TOKENS[:1, :4]
+        for _ in range(3):
+            best = model(tokens).logits[:, -1].argmax(-1, keepdim=True)
+            tokens = torch.cat([tokens, best], dim=1)
+        assert torch.equal(generated, tokens)
+
+
+class TestCheckpointedLayers:
+    @pytest.mark.parametrize(
+        "fraction, chosen",
+        [(0.0, []), (1.0, [0, 1, 2, 3]), (0.5, [0, 2]), (0.25, [1]), (0.75, [0, 1, 3])],
+    )
+    def test_checkpoint_layers_are_spread_evenly(self, fraction, chosen):
+        model = build_on_meta(replace(NETWORK, depth=4), OWN).model
+        assert checkpoint_layers(model, fraction) == len(chosen)
+        layers = enumerate(model.model.layers)
+        assert [n for n, layer in layers if "forward" in vars(layer)] == chosen
+
+    def test_checkpointed_layers_give_the_same_gradients(self):
+        plain, recomputed = built(DYT).model, built(DYT).model
+        checkpoint_layers(recomputed, 0.5)
+        (loss, gradients), (other_loss, others) = map(loss_and_gradients, (plain, recomputed))
+        assert loss == other_loss
+        for name, gradient in gradients.items():
+            assert torch.equal(gradient, others[name])
+
+    def test_checkpointed_layers_are_computed_twice(self):
+        model = built(OWN).model
+        calls = []
+        for number, layer in enumerate(model.model.layers):
+            layer.mlp.register_forward_pre_hook(lambda *_, n=number: calls.append(n))
+        checkpoint_layers(model, 0.5)
+        loss_and_gradients(model)
+        assert sorted(calls) == [0, 0, 1, 2, 2]
+        calls.clear()
+        with torch.no_grad():
+            model(TOKENS)
+        assert sorted(calls) == [0, 1, 2]

@@ -1,0 +1,109 @@
+"""Samples of a token stream: over documents and files, in worker processes, and what is refused."""
+
+import json
+import pickle
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from dyt_llama.indexed_tokens import TokenWriter
+from dyt_llama.token_data import Manifest, Part, Samples, TokenStream, check_fits
+
+FILES = ([[1, 10, 11, 2], [1, 12, 2]], [], [[1, 13, 14, 15, 16, 2]], [[1, 17, 2]])
+TOKENS = [token for documents in FILES for ids in documents for token in ids]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Directory with four token files, one of them empty."""
+    (tmp_path / "tokens").mkdir()
+    for number, documents in enumerate(FILES):
+        with TokenWriter(tmp_path / "tokens" / f"train-{number}.bin", 20) as writer:
+            for ids in documents:
+                writer.add(ids)
+    return tmp_path
+
+
+def manifest(files=FILES):
+    parts = tuple(
+        Part(
+            name=f"train-{number}.bin",
+            sha256="",
+            index_sha256="",
+            tokens=sum(map(len, documents)),
+            documents=len(documents),
+            bytes=0,
+        )
+        for number, documents in enumerate(files)
+    )
+    splits = {"train": parts, "held_out": ()}
+    return Manifest(version=1, tokenizer="t", vocabulary=20, bos=1, eos=2, splits=splits)
+
+
+def stream(run):
+    return TokenStream(run, manifest(), "train")
+
+
+def test_token_stream_reads_any_range_over_files(run):
+    tokens = stream(run)
+    assert len(tokens) == 16
+    for start in range(17):
+        for count in range(17 - start):
+            assert tokens.read(start, count).tolist() == TOKENS[start : start + count]
+
+
+@pytest.mark.parametrize("length, count", [(1, 15), (3, 5), (5, 3), (7, 2), (15, 1), (16, 0)])
+def test_samples_overlap_by_the_last_target(run, length, count):
+    samples = Samples(stream(run), length)
+    assert len(samples) == count
+    for i in range(count):
+        assert samples[i].tolist() == TOKENS[i * length : i * length + length + 1]
+        assert samples[i].dtype == torch.int64
+
+
+def test_samples_are_read_in_worker_processes(run):
+    samples = Samples(stream(run), 5)
+    samples[0]  # opens a file in this process
+    pickled = pickle.dumps(samples)  # as for workers that are spawned
+    assert len(pickled) < 2000 and torch.equal(pickle.loads(pickled)[1], samples[1])
+    loader = DataLoader(samples, num_workers=1)
+    assert [batch[0, 0].item() for batch in loader] == [TOKENS[0], TOKENS[5], TOKENS[10]]
+
+
+def test_stream_refuses_files_with_other_counts(run):
+    other = manifest(([[1, 2]], *FILES[1:]))
+    with pytest.raises(ValueError, match=r"train-0.bin has 7 tokens, but tokens.json says 2"):
+        TokenStream(run, other, "train")
+
+
+def test_check_fits_refuses_ids_beyond_the_embedding():
+    check_fits(manifest(), 20)
+    with pytest.raises(ValueError, match=r"ids up to 19 \(tokenizer t\).* has 19 embeddings"):
+        check_fits(manifest(), 19)
+
+
+class TestManifest:
+    def write(self, run, **changes):
+        content = manifest().as_json() | changes
+        (run / "tokens" / "tokens.json").write_text(json.dumps(content))
+
+    def test_manifest_is_read_as_it_was_written(self, run):
+        self.write(run)
+        assert Manifest.read(run) == manifest()
+
+    def test_missing_manifest_is_named(self, run):
+        with pytest.raises(ValueError, match=r"there is no file .*tokens.json; tokenize the text"):
+            Manifest.read(run)
+
+    def test_manifest_of_another_version_is_refused(self, run):
+        self.write(run, version=2)
+        with pytest.raises(ValueError, match="has version 2, not 1; tokenize the text again"):
+            Manifest.read(run)
+
+    def test_totals_of_an_empty_split_are_0(self):
+        assert manifest().total("held_out", "tokens") == 0
+        assert (
+            replace(manifest(), splits={"train": (), "held_out": ()}).total("train", "bytes") == 0
+        )

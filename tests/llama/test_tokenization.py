@@ -1,0 +1,215 @@
+"""Tokenization: content of the token files, resume, tokenizers, and the data sources."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import tokenizers
+
+from dyt_llama import tokenization
+from dyt_llama.config import Tokenization
+from dyt_llama.glosses import glosses
+from dyt_llama.sources import TEXT, TOKENIZER
+from dyt_llama.token_data import Manifest, TokenStream
+from dyt_llama.tokenizers_io import TextTokenizer, load, train
+from matched import signals
+from matched.data import load_source
+
+from .tiny import GLOSSES, TEXTS, text_folder, tokenized, tokenizer_json
+
+OWN_TEXT = Tokenization(data=("text", "tokenizer"), held_out=0.2)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Paths of the sources "text" and "tokenizer"."""
+    folder = tmp_path_factory.mktemp("data")
+    return {
+        "text": text_folder(folder / "text"),
+        "tokenizer": tokenizer_json(folder / "tokenizer.json"),
+    }
+
+
+@pytest.fixture(scope="module")
+def text_run(data, tmp_path_factory):
+    """Directory of a run that tokenized the text."""
+    directory = tmp_path_factory.mktemp("text-run")
+    tokenized(directory, OWN_TEXT, data=data)
+    return directory
+
+
+def decoded(run, split):
+    """The documents of a split, from the token files."""
+    manifest = Manifest.read(run)
+    stream = TokenStream(run, manifest, split)
+    tokenizer = tokenizers.Tokenizer.from_file(str(run / "tokens" / "tokenizer.json"))
+    texts, current = [], []
+    for token in stream.read(0, len(stream)).tolist():
+        current.append(token)
+        if token == manifest.eos:
+            assert current[0] == manifest.bos
+            texts.append(tokenizer.decode(current[1:-1]))
+            current = []
+    assert not current
+    return texts
+
+
+def contents(run):
+    """Name → bytes of all files of tokens, and of the fingerprint."""
+    paths = [*(run / "tokens").iterdir(), run / "fingerprint.json"]
+    return {path.name: path.read_bytes() for path in paths}
+
+
+class TestContent:
+    def test_documents_are_bos_text_eos_in_order(self, text_run):
+        held_out, train_texts = decoded(text_run, "held_out"), decoded(text_run, "train")
+        assert 3 < len(held_out) < 25
+        assert train_texts == [t for t in TEXTS if t not in held_out]
+        assert [t for t in TEXTS if t in held_out] == held_out
+
+    def test_manifest_counts_tokens_documents_and_bytes(self, text_run):
+        manifest = Manifest.read(text_run)
+        for split in ("train", "held_out"):
+            texts = decoded(text_run, split)
+            assert manifest.total(split, "documents") == len(texts)
+            assert manifest.total(split, "bytes") == sum(len(t.encode()) for t in texts)
+        content = json.loads((text_run / "tokens" / "tokens.json").read_text())
+        assert content["totals"]["train"]["tokens"] == manifest.total("train", "tokens")
+        assert len(manifest.splits["train"]) == 3
+
+    def test_equal_documents_are_in_the_same_split(self, data, tmp_path):
+        folder = text_folder(tmp_path / "text", [*TEXTS, *TEXTS])
+        tokenized(tmp_path / "run", OWN_TEXT, data={**data, "text": folder})
+        held_out = decoded(tmp_path / "run", "held_out")
+        assert sorted(held_out) == sorted(2 * list(dict.fromkeys(held_out)))
+
+    def test_glosses_are_wordnet_s_definitions(self, glosses_run):
+        texts = glosses()
+        assert len(texts) == 21_844
+        assert texts[0].startswith("a living thing that has (or can develop) the ability to act")
+        assert sum(map(len, texts)) > 1_500_000
+        manifest = Manifest.read(glosses_run)
+        assert manifest.vocabulary == 300
+        assert manifest.total("held_out", "documents") == pytest.approx(0.05 * 21_844, rel=0.1)
+
+    def test_outcome_shows_the_first_documents(self, tmp_path):
+        outcome = tokenized(tmp_path, replace(GLOSSES, vocabulary=260))
+        beginning = outcome.details["beginning"]
+        assert len(beginning) == 3 and beginning[0].startswith("<s>a living thing that has")
+        assert outcome.metrics["documents"] > 20_000
+
+
+class TestResume:
+    def test_interrupted_tokenization_keeps_complete_files(self, data, text_run, tmp_path):
+        run = tmp_path / "run"
+        calls = []
+        make = tokenization.TokenFilesWriter.write_part
+
+        def stop_after_one(self, name, path):
+            calls.append(name)
+            make(self, name, path)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tokenization.TokenFilesWriter, "write_part", stop_after_one)
+            patch.setattr(signals, "stop_signal", lambda: "SIGTERM" if calls else None)
+            with pytest.raises(signals.Interrupted):
+                tokenized(run, OWN_TEXT, data=data)
+        assert calls == ["00000.json"]
+        before = (run / "tokens" / "train-00000.bin").stat().st_mtime_ns
+        tokenized(run, OWN_TEXT, data=data)
+        assert (run / "tokens" / "train-00000.bin").stat().st_mtime_ns == before
+        assert contents(run) == contents(text_run)
+
+    @pytest.mark.parametrize(
+        "name", ["train-00001.bin", "held_out-00001.idx", "00001.json", "00001.json.sha256"]
+    )
+    @pytest.mark.parametrize("damage", ["lost", "changed"])
+    def test_damaged_file_is_written_again(self, data, text_run, tmp_path, name, damage):
+        run = shutil.copytree(text_run, tmp_path / "run")
+        path = run / "tokens" / name
+        kept = (run / "tokens" / "train-00000.bin").stat().st_mtime_ns
+        if damage == "lost":
+            path.unlink()
+        else:
+            path.write_bytes(path.read_bytes()[:-2])
+        tokenized(run, OWN_TEXT, data=data)
+        assert contents(run) == contents(text_run)
+        assert (run / "tokens" / "train-00000.bin").stat().st_mtime_ns == kept
+
+    def test_another_tokenizer_writes_all_files_again(self, data, text_run, tmp_path):
+        run = shutil.copytree(text_run, tmp_path / "run")
+        other = tokenizer_json(tmp_path / "tokenizer.json", vocabulary=280)
+        tokenized(run, OWN_TEXT, data={**data, "tokenizer": other})
+        assert Manifest.read(run).vocabulary == 280
+        assert decoded(run, "train") == decoded(text_run, "train")
+
+    def test_temporary_files_are_not_left(self, text_run):
+        assert not [p for p in (text_run / "tokens").iterdir() if p.name.startswith(".")]
+
+
+class TestTokenizers:
+    def test_trained_tokenizer_is_the_same_every_time(self):
+        one, other = (train(TEXTS, 300, bos="<s>", eos="</s>").to_str() for _ in range(2))
+        assert one == other
+
+    def test_trained_tokenizer_adds_bos_when_asked(self):
+        tokenizer = train(TEXTS, 300, bos="<s>", eos="</s>")
+        assert tokenizer.encode("text").ids[0] == tokenizer.token_to_id("<s>")
+
+    def test_digest_ignores_the_layout_of_the_file(self, tmp_path):
+        path = tokenizer_json(tmp_path / "tokenizer.json")
+        one = TextTokenizer.of(load(path), bos="<s>", eos="</s>", origin="").digest
+        path.write_text(json.dumps(json.loads(path.read_text()), indent=4))
+        assert TextTokenizer.of(load(path), bos="<s>", eos="</s>", origin="").digest == one
+
+    def test_tokenizer_without_bos_is_refused(self, data, tmp_path):
+        tokenizer_json(tmp_path / "tokenizer.json", bos="<bos>")
+        message = r"tokenizer.json has no piece '<s>'; set bos and eos"
+        with pytest.raises(ValueError, match=message):
+            tokenized(tmp_path / "run", OWN_TEXT, data={**data, "tokenizer": tmp_path})
+
+    @pytest.mark.parametrize(
+        "vocabulary, message",
+        [(100, "vocabulary is 100; expected 258 or more"), (10**6, "a vocabulary of .* at most")],
+    )
+    def test_vocabulary_that_cannot_be_trained_is_refused(self, vocabulary, message):
+        with pytest.raises(ValueError, match=message):
+            train(TEXTS, vocabulary, bos="<s>", eos="</s>")
+
+    def test_config_refuses_a_vocabulary_beside_a_tokenizer(self):
+        with pytest.raises(ValueError, match="expected either a vocabulary to train a tokenizer"):
+            replace(OWN_TEXT, vocabulary=100)
+        with pytest.raises(ValueError, match="expected either a vocabulary to train a tokenizer"):
+            replace(GLOSSES, vocabulary=None)
+
+
+class TestSources:
+    def test_sources_are_registered(self):
+        assert load_source("glosses").embedded
+        assert load_source("text") is TEXT and load_source("tokenizer") is TOKENIZER
+
+    def test_sources_accept_text_and_tokenizer(self, data):
+        TEXT.check(data["text"])
+        TOKENIZER.check(data["tokenizer"])
+        TOKENIZER.check(data["tokenizer"].parent)
+
+    @pytest.mark.parametrize(
+        "content, message",
+        [
+            (None, "there is no file"),
+            ("{", "is not JSON"),
+            ("{}", "has no entry 'model'"),
+            ("version https://git-lfs.github.com/spec/v1\n", "pointer of git-lfs"),
+        ],
+    )
+    def test_tokenizer_source_refuses_other_files(self, tmp_path, content, message):
+        if content is not None:
+            (tmp_path / "tokenizer.json").write_text(content)
+        with pytest.raises(ValueError, match=message):
+            TOKENIZER.check(tmp_path)
+
+    def test_text_source_refuses_a_pointer(self, tmp_path):
+        (tmp_path / "a.jsonl").write_text("version https://git-lfs.github.com/spec/v1\n")
+        with pytest.raises(ValueError, match="pointer of git-lfs"):
+            TEXT.check(tmp_path)

@@ -1,0 +1,78 @@
+"""Pretraining in two processes: equal to one process, sharded or not, also resumed by one."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from dyt_llama import weights
+
+from ..training.processes import run as run_in_two_processes
+from .tiny import lines, pretrained
+
+SCRIPT = Path(__file__).with_name("two_processes.py")
+
+
+@pytest.fixture(scope="module")
+def one(glosses_run, tmp_path_factory):
+    """Directory of the run in one process."""
+    directory = tmp_path_factory.mktemp("one")
+    pretrained(directory, glosses_run)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def two(glosses_run, tmp_path_factory):
+    """Folder of the runs in two processes."""
+    folder = tmp_path_factory.mktemp("two")
+    for names in (("ddp", "sharded"), ("bf16-params", "interrupted")):
+        run_in_two_processes(SCRIPT, folder, glosses_run, *names)
+    return folder
+
+
+def losses(directory):
+    return [line["loss"] for line in lines(directory) if "loss" in line]
+
+
+def fingerprint(directory):
+    return json.loads((directory / "fingerprint.json").read_text())
+
+
+def evaluations(directory):
+    return [line["evaluation"] for line in lines(directory) if "evaluation" in line]
+
+
+@pytest.mark.parametrize("name", ["ddp", "sharded"])
+def test_two_processes_equal_one_process(one, two, name):
+    """The sharded run also recomputes the activations of every second layer."""
+    assert losses(two / name) == pytest.approx(losses(one), rel=1e-5)
+    assert fingerprint(two / name) == fingerprint(one)
+    for evaluation, expected in zip(evaluations(two / name), evaluations(one), strict=True):
+        assert evaluation == pytest.approx(expected, rel=1e-5)
+    trained = weights.load(one / "weights").state_dict()
+    for key, weight in weights.load(two / name / "weights").state_dict().items():
+        torch.testing.assert_close(weight, trained[key], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["ddp", "sharded"])
+def test_both_processes_have_the_same_outcome(two, name):
+    outcomes = [(two / name / f"outcome-{rank}.txt").read_text() for rank in range(2)]
+    assert outcomes[0] == outcomes[1] and "'loss'" in outcomes[0]
+
+
+def test_bf16_params_is_near_fp32_and_keeps_fp32_weights(one, two):
+    assert losses(two / "bf16-params") != pytest.approx(losses(one), rel=1e-6)
+    assert losses(two / "bf16-params") == pytest.approx(losses(one), rel=5e-3)
+    assert fingerprint(two / "bf16-params") == fingerprint(one)
+    trained = weights.load(two / "bf16-params" / "weights").state_dict()
+    assert {weight.dtype for weight in trained.values()} == {torch.float32}
+
+
+def test_one_process_continues_a_sharded_run_of_two(one, two, glosses_run, tmp_path):
+    directory = shutil.copytree(two / "interrupted", tmp_path / "run")
+    assert not (directory / "weights").exists()
+    outcome = pretrained(directory, glosses_run, signature="interrupted")
+    assert outcome.steps == 12 and losses(directory) == pytest.approx(losses(one), rel=1e-5)
+    assert fingerprint(directory) == fingerprint(one)

@@ -1,0 +1,70 @@
+"""Pretraining runs of the tests in two processes; started twice by tests/training/processes.py.
+
+python two_processes.py FOLDER TOKENS RUN...
+"""
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from llama.tiny import CONFIG, context
+
+from dyt_llama import pretraining
+
+RANK = int(os.environ["RANK"])
+RUNS = {
+    "ddp": (CONFIG, False),
+    "sharded": (replace(CONFIG, checkpointed=0.5), True),
+    "bf16-params": (replace(CONFIG, precision="bf16-params"), True),
+    "interrupted": (CONFIG, True),
+}
+
+
+class Crash(Exception):
+    """Stands for whatever ends the processes in the middle of a run."""
+
+
+def crash_in_step_9():
+    loss, calls = pretraining.mean_loss, []
+
+    def crashing(model, tokens):
+        calls.append(tokens)
+        if len(calls) == 9:  # one micro-batch of each process per step
+            raise Crash
+        return loss(model, tokens)
+
+    pretraining.mean_loss = crashing
+
+
+def train(directory, tokens, name):
+    config, shard = RUNS[name]
+    where = context(
+        directory,
+        signature=name,  # by which process groups of one job are told apart
+        needs={"tokens": tokens},
+        rank=RANK,
+        local_rank=RANK,
+        world_size=2,
+        shard=shard,
+        checkpoint_steps=5,
+    )
+    outcome = pretraining.pretrain(where, config)
+    (directory / f"outcome-{RANK}.txt").write_text(repr(sorted(outcome.metrics.items())))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    folder, tokens, *names = sys.argv[1:]
+    for name in names:
+        if name == "interrupted":
+            crash_in_step_9()
+        try:
+            train(Path(folder) / name, Path(tokens), name)
+        except Crash:
+            break
+    sys.stdout.flush()
+    os._exit(0)  # a collective that the other process has left may be pending
