@@ -186,10 +186,10 @@ class TestOpening:
 def test_latents_of_files_with_images_left_out_keep_their_order():
     """Files have different numbers of images: those that could not be read are missing."""
     latents = object.__new__(Latents)
-    latents.ends, latents.targets, latents.scaling, latents.flip = [3, 4, 6], np.arange(6), 2.0, 0.0
+    latents.ends, latents.targets, latents.scaling, latents.flip = [2, 5, 6], np.arange(6), 2.0, 0.0
     images = np.zeros((6, 1, 2, 1, 1, 1), np.float16)
     images[:, 0, 0, 0, 0, 0] = np.arange(6)
-    latents.mapped = {0: images[:3], 1: images[3:4], 2: images[4:]}
+    latents.mapped = {0: images[:2], 1: images[2:5], 2: images[5:]}
     for index in range(6):
         latent, label = latents[index]
         assert (latent.item(), label.item()) == (2.0 * index, index)

@@ -33,6 +33,11 @@ def test_suggested_alpha0_of_narrow_and_wide_networks():
     assert suggested_alpha0(100_000) == 0.05
 
 
+def test_suggested_alpha0_between_widths_is_linear_in_the_logarithms():
+    assert suggested_alpha0(2896) == pytest.approx((0.5 * 0.2) ** 0.5, rel=1e-3)
+    assert suggested_alpha0(2896, "attention") == pytest.approx(0.8**0.5, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"), [((0,), "width = 0"), ((True,), "width"), ((64, "mlp"), "part")]
 )

@@ -373,3 +373,12 @@ def test_converted_network_trains_under_ddp():
         dist.destroy_process_group()
     for name, p in net.named_parameters():
         torch.testing.assert_close(p.grad, expected[name], msg=name)
+
+
+def test_skip_matches_every_path_of_a_shared_layer():
+    shared = nn.LayerNorm(8)
+    for pattern in ("first", "second"):
+        model = nn.ModuleDict({"first": shared, "second": shared, "third": nn.LayerNorm(8)})
+        report = convert(model, skip=pattern)
+        assert report.paths == ("third",)
+        assert model["first"] is model["second"] is shared

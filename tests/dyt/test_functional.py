@@ -1,10 +1,8 @@
 """Tests of DyT as a function: all backends agree, and the operator supports torch's tools."""
 
-import importlib.util
 import os
 import subprocess
 import sys
-from types import ModuleType
 
 import pytest
 import torch
@@ -13,7 +11,6 @@ from torch.autograd import forward_ad
 from torch.autograd.graph import saved_tensors_hooks
 from torch.library import opcheck
 
-from dyt import functional
 from dyt.backends import cpu, triton
 from dyt.backends.reference import gradients
 from dyt.functional import derf, dyt
@@ -327,24 +324,6 @@ def test_unknown_or_unavailable_backend_is_rejected(monkeypatch):
     assert torch.equal(dyt(X, ONE, C3), dyt(X, ONE, C3, backend="reference"))
 
 
-def fresh(module: ModuleType) -> ModuleType:
-    """Return a second copy of a module, executed as on its first import."""
-    spec = importlib.util.spec_from_file_location("fresh", module.__file__)
-    copy = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(copy)
-    return copy
-
-
-def test_dyt_backend_environment_variable(monkeypatch):
-    x = torch.randn(2, 3, requires_grad=True)
-    assert "Tanh" not in type(fresh(functional).dyt(x, ONE).grad_fn).__name__
-    monkeypatch.setenv("DYT_BACKEND", "reference")
-    assert "Tanh" in type(fresh(functional).dyt(x, ONE).grad_fn).__name__
-    monkeypatch.setenv("DYT_BACKEND", "gpu")
-    with pytest.raises(ValueError, match="backend = 'gpu' is unknown"):
-        fresh(functional).dyt(x, ONE)
-
-
 SCRIPT = """
 import torch
 from dyt import DynamicErf, DynamicTanh
@@ -379,36 +358,3 @@ def test_layers_use_gpu_kernel_under_triton_interpreter():
     )
     assert found.returncode == 0, found.stderr
     assert "backend = 'cpu' cannot run: DYT_BACKEND=triton" in found.stdout
-
-
-def test_dyt_accurate_environment_variable(monkeypatch):
-    x = torch.linspace(-5, 5, 1000)
-    monkeypatch.setenv("DYT_ACCURATE", "1")
-    accurate = fresh(functional).dyt(x, ONE)
-    assert torch.equal(accurate, dyt(x, ONE, accurate=True))
-    assert not torch.equal(accurate, dyt(x, ONE, accurate=False))
-
-
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_arguments_take_precedence_over_the_environment(monkeypatch, name):
-    x = torch.linspace(-5, 5, 1000)
-    monkeypatch.setenv("DYT_ACCURATE", "1")
-    monkeypatch.setenv("DYT_BACKEND", "reference")
-    function = FUNCTIONS[name]
-    other = getattr(fresh(functional), function.__name__)
-    for backend, accurate in (("cpu", False), ("cpu", True), ("reference", False)):
-        expected = function(x, ONE, backend=backend, accurate=accurate)
-        assert torch.equal(other(x, ONE, backend=backend, accurate=accurate), expected)
-    monkeypatch.setenv("DYT_ACCURATE", "0")
-    monkeypatch.delenv("DYT_BACKEND")
-    other = getattr(fresh(functional), function.__name__)
-    assert torch.equal(other(x, ONE), function(x, ONE, accurate=False))
-    assert torch.equal(other(x, ONE, accurate=True), function(x, ONE, accurate=True))
-    fast, accurate = (function(x, ONE, accurate=value) for value in (False, True))
-    assert not torch.equal(fast, accurate)
-
-
-def test_missing_cpu_kernel_prints_nothing(monkeypatch, capfd):
-    monkeypatch.setitem(sys.modules, "_dyt_cpu_2", None)
-    assert fresh(cpu).PROBLEM == "it was not built when dyt was installed"
-    assert capfd.readouterr() == ("", "")

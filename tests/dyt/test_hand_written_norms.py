@@ -85,6 +85,17 @@ class ScaledNorm(nn.Module):
         return F.layer_norm(x, x.shape[-1:]) * self.a * self.a + self.b
 
 
+class TemperedNorm(nn.Module):
+    """Not a LN: γ is 2 % larger than its parameter."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x):
+        return 1.02 * F.layer_norm(x, x.shape[-1:], self.weight)
+
+
 @pytest.mark.parametrize("kind", [LayerNorm, BiasFirstNorm, BufferLayerNorm])
 def test_convert_recognizes_hand_written_norms(kind):
     model = nn.Sequential(nn.Linear(8, 8), kind(8))
@@ -223,10 +234,14 @@ def test_layout_refuses_bias_alone_and_buffers():
 def test_convert_leaves_other_formulas_and_other_buffers():
     shifted = BufferLayerNorm(8)
     shifted.beta.fill_(0.5)
-    model = nn.Sequential(ScaledNorm(8), shifted, nn.LayerNorm(8))
+    model = nn.Sequential(ScaledNorm(8), shifted, nn.LayerNorm(8), TemperedNorm(8))
     report = convert(model)
     assert report.paths == ("2",)
-    assert [kept.layer for kept in report.left] == ["ScaledNorm", "BufferLayerNorm"]
+    assert [kept.layer for kept in report.left] == [
+        "ScaledNorm",
+        "BufferLayerNorm",
+        "TemperedNorm",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -234,7 +249,7 @@ def test_convert_leaves_other_formulas_and_other_buffers():
     [torch.ones(8), torch.zeros(8, dtype=torch.int64), torch.tensor(0)],
     ids=["running statistics", "counts", "number of batches"],
 )
-def test_convert_leaves_a_norm_with_buffers_alone_even_if_it_computes_ln(buffer):
+def test_convert_leaves_a_norm_with_buffers_alone(buffer):
     """Its replacement would drop the buffers, and what the layer does with them in training."""
     model = nn.Sequential(TrackingNorm(8, "tracked", buffer), nn.LayerNorm(8))
     report = convert(model)

@@ -1,6 +1,7 @@
 """Tests of saving and loading converted networks of transformers, timm and diffusers."""
 
 import json
+from pathlib import Path
 
 import pytest
 import timm
@@ -115,3 +116,19 @@ def test_report_as_dict_json_and_rows():
     assert row["alpha0"] == report[0].fit.alpha
     assert row["error"] == report[0].fit.error
     assert [r["path"] for r in report.rows()] == list(report.paths)
+
+
+def test_save_pretrained_keeps_the_earlier_weights_if_it_fails(tmp_path, monkeypatch):
+    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+    report = convert(model)
+    save_pretrained(model, report, tmp_path)
+    before = (tmp_path / "dyt_weights.pt").read_bytes()
+
+    def fail(state, path):
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="No space left"):
+        save_pretrained(model, report, tmp_path)
+    assert (tmp_path / "dyt_weights.pt").read_bytes() == before

@@ -114,7 +114,7 @@ def test_watch_saturation_counts_over_calls():
     ],
     ids=str,
 )
-def test_watch_saturation_counts_values_of_alpha_x_plus_s_above_2(layer, saturated):
+def test_watch_saturation_counts_alpha_x_plus_s_above_2(layer, saturated):
     with watch_saturation(nn.Sequential(layer)) as statistics:
         layer(torch.tensor([[0.5, 1.5, 3.0, 5.0]]))
     assert statistics["0"].saturated == saturated

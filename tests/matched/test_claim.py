@@ -174,7 +174,7 @@ def test_process_that_lost_its_lease_writes_nothing(one_row, pack):
 # --- the context of the task
 
 
-def test_context_has_the_sites_intervals_and_the_place_of_the_process(one_row, pack, monkeypatch):
+def test_context_has_the_sites_intervals_and_the_local_rank(one_row, pack, monkeypatch):
     one_row.site("[runs]\ncheckpoint_steps = 7\ncheckpoint_minutes = 3\n")
     monkeypatch.setenv("LOCAL_RANK", "2")
     contexts = []

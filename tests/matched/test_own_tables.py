@@ -209,7 +209,7 @@ def test_job_python_path_has_the_folders_of_an_own_recipe(monkeypatch, tmp_path)
     assert job_python_path(snapshot, tmp_path, folders) == "/copy/mine:/copy:/a:/copy/b"
 
 
-def test_job_python_path_has_the_copied_packages_before_the_inherited_path(monkeypatch, tmp_path):
+def test_job_python_path_has_copied_packages_before_inherited_ones(monkeypatch, tmp_path):
     """Otherwise a job would run the packages of another checkout."""
     root, copy = tmp_path / "root", tmp_path / "copy"
     sources = [copy / "shared/dyt/src", copy / "shared/matched/src", copy / "packages/vision/src"]

@@ -211,6 +211,24 @@ def test_only_rank_0_requeues_a_preempted_job(one_row, monkeypatch, rank, requeu
     assert len(requeued) == requeues
 
 
+@pytest.mark.parametrize(("seconds", "requeued"), [(3400, 1), (3430, 0), (3500, 0)])
+def test_job_is_used_up_when_the_grace_period_begins(one_row, monkeypatch, seconds, requeued):
+    """Slurm signals 120 s before the end of an hour, or up to a minute earlier."""
+    clock, requests = [0.0], []
+    monkeypatch.setattr(requeue.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(submitit_internals, "requeue_on_slurm", requests.append)
+    monkeypatch.setattr(requeue, "KILL_TIMEOUT", 0)
+    directory = one_row.directory(FIRST)
+    directory.prepare()
+    requeuer = make_requeuer(one_row)
+    requeuer.begin_run(directory.run)
+    clock[0] = float(seconds)
+    with pytest.raises(SystemExit):
+        requeuer.stop(PREEMPTION_SIGNAL)
+    assert len(requests) == requeued
+    assert (failure_reason(one_row) is None) == bool(requeued)
+
+
 # --- jobs that lose a process
 
 

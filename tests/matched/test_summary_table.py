@@ -163,7 +163,7 @@ def test_diverged_seeds_are_counted_but_not_averaged(project):
     assert row(project)["LN"] == "80.0 (1 diverged)"
 
 
-def test_best_value_of_a_diverged_seed_is_no_value_of_an_open_cell(project):
+def test_open_cell_does_not_show_the_best_of_a_diverged_seed(project):
     project.finish("small.LN.0", outcome="diverged", top1=60.0)
     finish(project, "small", dyt=(80.0, 81.0))
     assert (row(project)["LN"], row(project)["Δ"]) == ("diverged", "—")

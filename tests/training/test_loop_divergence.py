@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from .problem import CONFIG, Crash, CrashAt, NaNFrom, assert_same_run, train
+from .problem import CONFIG, PLAIN, Crash, CrashAt, NaNFrom, assert_same_run, train
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -72,3 +72,18 @@ def test_crash_between_nan_and_its_detection_keeps_the_step(tmp_path):
     with pytest.raises(Crash):
         train(tmp_path / "crashed", config, loss=CrashAt(5, loss=NaNFrom(3)))
     assert_same_run(train(tmp_path / "crashed", config, loss=NaNFrom(0)), once)
+
+
+def test_diverged_run_is_not_evaluated_again(tmp_path):
+    """The accuracy of a network of NaN is a finite number, and may even be the best."""
+    calls = []
+
+    def evaluate(model):
+        calls.append(1)
+        return {"error": 1.0 / len(calls)}
+
+    run = train(tmp_path, PLAIN, loss=NaNFrom(5), evaluate=evaluate)
+    assert (run.outcome.diverged, run.outcome.steps) == (True, 6)
+    assert run.outcome.metrics == {"error": 1.0}
+    assert run.outcome.best == {"error": 1.0, "step": 3}
+    assert [line["step"] for line in run.lines if "evaluation" in line] == [3]

@@ -47,7 +47,7 @@ def test_reseed_determines_all_global_generators():
         assert len(set(numbers)) == len(ADDRESSES)
 
 
-def test_generator_draws_what_reseed_draws_and_leaves_the_global_ones_alone():
+def test_generator_draws_what_reseed_draws():
     reseed(3, "order", 2)
     expected = torch.rand(4)
     reseed(0)

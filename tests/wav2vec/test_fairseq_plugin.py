@@ -200,7 +200,7 @@ class TestUndetectedDamage:
         assert self.error_for(tmp_path, path) == f"{path} has samples that are not finite"
 
 
-def test_crops_start_at_every_sample_and_follow_from_seed_epoch_and_utterance():
+def test_crops_start_anywhere_and_follow_from_seed_and_epoch():
     def starts(source, size, seed=0, index=5):
         crops = CroppedUtterances.__new__(CroppedUtterances)
         crops.crop_seed = (seed,)

@@ -312,7 +312,7 @@ class TestMicroBatches:
         assert cfg.distributed_training.distributed_world_size == world_size
 
     @pytest.mark.parametrize("kept", [[0], [0, 1]])
-    def test_train_step_drops_the_empty_micro_batches_at_an_epochs_end(self, monkeypatch, kept):
+    def test_train_step_drops_empty_micro_batches(self, monkeypatch, kept):
         """fairseq would not count the utterances of the full ones."""
         samples = [{"id": number} for number in kept]
         steps = []

@@ -1,0 +1,45 @@
+"""Tests of the fit of one DyT layer to given rows of inputs and outputs."""
+
+import pytest
+import torch
+
+from dyt import calibration_fit
+
+
+def fit_rows(x, target, affine="both", **samples):
+    """Fit a DyT layer to rows of inputs (N, C) and outputs."""
+    form = calibration_fit.Form(
+        squash="tanh", alpha=True, shift=False, affine=affine, old_weight=None, alpha0=0.5
+    )
+    samples = {"weights": torch.ones(len(x)), "positions": None, "length": 1, **samples}
+    rows = calibration_fit.Samples(x=x, target=target, **samples)
+    return calibration_fit.fit_layer(rows, form, lambda tensor: tensor)
+
+
+def test_fit_reports_the_share_of_saturated_inputs():
+    x = torch.cat([torch.full((30, 4), 0.01), torch.full((10, 4), 10.0)])
+    fit = fit_rows(x, torch.tanh(x), affine="none")
+    assert fit.alpha == pytest.approx(1.0, rel=0.02)
+    assert fit.saturated == 0.25
+
+
+def test_fit_follows_the_data_of_a_channel_with_enough_rows():
+    """γ of a channel is drawn to the common scale as if by four rows, here of 128."""
+    x = torch.randn(128, 2)
+    fit = fit_rows(x, torch.tanh(x) * torch.tensor([1.0, 3.0]))
+    assert fit.weight.tolist() == pytest.approx([1.0, 3.0], rel=0.06)
+    few = fit_rows(x[:4], torch.tanh(x[:4]) * torch.tensor([1.0, 3.0]))
+    assert few.weight[1] / few.weight[0] < 2.9
+
+
+def test_fit_weights_an_outlying_position_like_all_others_together():
+    positions = torch.arange(8).repeat(16)
+    x = torch.randn(128, 2)
+    target = torch.where(positions == 3, -0.2, 1.0)[:, None] * torch.tanh(x)
+    fit = fit_rows(x, target, positions=positions, length=8)
+    assert fit.emphasized == (3,)
+    weights = torch.where(positions == 3, 7.0, 1.0)
+    expected = fit_rows(x, target, weights=weights, user_weights=True)
+    assert fit.alpha == pytest.approx(expected.alpha)
+    torch.testing.assert_close(fit.weight, expected.weight)
+    torch.testing.assert_close(fit.bias, expected.bias)

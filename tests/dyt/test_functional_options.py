@@ -1,0 +1,80 @@
+"""Tests of the choice of backend and accuracy: arguments, environment variables, memory formats."""
+
+import importlib.util
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+
+from dyt import functional
+from dyt.backends import cpu
+from dyt.functional import derf, dyt
+
+FUNCTIONS = {"tanh": dyt, "erf": derf}
+ONE = torch.ones(1)
+
+
+def fresh(module: ModuleType) -> ModuleType:
+    """Return a second copy of a module, executed as on its first import."""
+    spec = importlib.util.spec_from_file_location("fresh", module.__file__)
+    copy = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(copy)
+    return copy
+
+
+def test_dyt_backend_environment_variable(monkeypatch):
+    x = torch.randn(2, 3, requires_grad=True)
+    assert "Tanh" not in type(fresh(functional).dyt(x, ONE).grad_fn).__name__
+    monkeypatch.setenv("DYT_BACKEND", "reference")
+    assert "Tanh" in type(fresh(functional).dyt(x, ONE).grad_fn).__name__
+    monkeypatch.setenv("DYT_BACKEND", "gpu")
+    with pytest.raises(ValueError, match="backend = 'gpu' is unknown"):
+        fresh(functional).dyt(x, ONE)
+
+
+def test_dyt_accurate_environment_variable(monkeypatch):
+    x = torch.linspace(-5, 5, 1000)
+    monkeypatch.setenv("DYT_ACCURATE", "1")
+    accurate = fresh(functional).dyt(x, ONE)
+    assert torch.equal(accurate, dyt(x, ONE, accurate=True))
+    assert not torch.equal(accurate, dyt(x, ONE, accurate=False))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_arguments_take_precedence_over_the_environment(monkeypatch, name):
+    x = torch.linspace(-5, 5, 1000)
+    monkeypatch.setenv("DYT_ACCURATE", "1")
+    monkeypatch.setenv("DYT_BACKEND", "reference")
+    function = FUNCTIONS[name]
+    other = getattr(fresh(functional), function.__name__)
+    for backend, accurate in (("cpu", False), ("cpu", True), ("reference", False)):
+        expected = function(x, ONE, backend=backend, accurate=accurate)
+        assert torch.equal(other(x, ONE, backend=backend, accurate=accurate), expected)
+    monkeypatch.setenv("DYT_ACCURATE", "0")
+    monkeypatch.delenv("DYT_BACKEND")
+    other = getattr(fresh(functional), function.__name__)
+    assert torch.equal(other(x, ONE), function(x, ONE, accurate=False))
+    assert torch.equal(other(x, ONE, accurate=True), function(x, ONE, accurate=True))
+    fast, accurate = (function(x, ONE, accurate=value) for value in (False, True))
+    assert not torch.equal(fast, accurate)
+
+
+@pytest.mark.parametrize("accurate", [False, True])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_channels_last_memory_is_computed_as_channels_last(name, accurate):
+    x = torch.randn(2, 8, 5, 7).to(memory_format=torch.channels_last)
+    function, weight = FUNCTIONS[name], torch.rand(8)
+    found = function(x, ONE, weight=weight, channel_axis=1, backend="cpu", accurate=accurate)
+    expected = function(
+        x.movedim(1, -1), ONE, weight=weight, backend="cpu", accurate=accurate
+    ).movedim(-1, 1)
+    assert torch.equal(found, expected) and found.stride() == x.stride()
+    other = function(x, ONE, weight=weight, channel_axis=1, backend="cpu", accurate=not accurate)
+    assert not torch.equal(found, other)
+
+
+def test_missing_cpu_kernel_prints_nothing(monkeypatch, capfd):
+    monkeypatch.setitem(sys.modules, "_dyt_cpu_2", None)
+    assert fresh(cpu).PROBLEM == "it was not built when dyt was installed"
+    assert capfd.readouterr() == ("", "")
