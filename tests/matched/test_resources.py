@@ -234,7 +234,8 @@ def test_local_jobs_all_get_the_largest_resources(project):
     runners = [
         submission._job_runner(plan, job, "local", i, token="t1") for i, job in enumerate(packed)
     ]
-    assert [runner.gpus for runner in runners] == [tuple(range(16)), tuple(range(16, 32))]
+    devices = [str(number) for number in range(32)]
+    assert [runner.gpus for runner in runners] == [tuple(devices[:16]), tuple(devices[16:])]
     assert [[r.gpus for r in runner.resources] for runner in runners] == [[16] * 3] * 2
 
 

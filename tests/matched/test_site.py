@@ -89,7 +89,7 @@ def test_site_paths_are_relative_to_the_file_or_home(tmp_path, monkeypatch, give
         (
             '[local]\nworkers = 1\n\n[data]\nimagnet = "/data"\n',
             5,
-            ["unknown key 'imagnet' in [data]", "did you mean imagenet?", "allowed: imagenet"],
+            ["unknown key 'imagnet' in [data]", "did you mean imagenet?", "imagenet, "],
         ),
         (
             '[slurm]\npartition = "gpu"\nmemory = "per-core"\n',
@@ -99,7 +99,7 @@ def test_site_paths_are_relative_to_the_file_or_home(tmp_path, monkeypatch, give
         (
             '[data]\ndigits = "/data"\n',
             2,
-            ["unknown key 'digits' in [data]", "allowed: imagenet"],
+            ["unknown key 'digits' in [data]", "imagenet, "],
         ),
         (
             "[local]\nworkers = 1\n[slrum]\nmax_hours = 3\n",

@@ -263,9 +263,14 @@ def test_from_folder_refuses_missing_empty_or_single_file_folders(tmp_path, nois
         manifests.from_folder(tmp_path, seed=0)
 
 
-def test_from_folder_raises_oserror_for_inaccessible_file(folder):
+def test_from_folder_counts_a_loop_of_links_as_unusable(folder):
     (folder / "loop.flac").symlink_to("loop.flac")
-    with pytest.raises(OSError, match=r"loop\.flac"):
+    manifest = manifests.from_folder(folder, seed=0)
+    assert "loop.flac" not in {*manifest.train, *manifest.valid}
+    (folder / "other.flac").symlink_to("other.flac")
+    with pytest.raises(
+        ValueError, match=r"loop\.flac is a symbolic link that leads back to itself"
+    ):
         manifests.from_folder(folder, seed=0)
 
 
