@@ -33,7 +33,8 @@ class GenomePretraining(TrainConfig):
         cut: training windows of an interval: "tiles" are adjacent and inside it, "random" are as
             many at random positions, "first" is its first ``length`` bases (HyenaDNA), and
             "stretched" tiles 2^20 bases from its start, past its end and into other intervals
-            (Caduceus). Validation windows are tiles.
+            (Caduceus). Validation windows are tiles, or cut like those of training if no interval
+            for validation has ``length`` bases.
         flip: probability that a training window is replaced by its reverse complement.
         flip_evaluation: also flip windows of the evaluation, always the same ones, as upstream.
         predict_n: predict N like a base. If False it is [PAD] in input and target, and ignored.
