@@ -145,7 +145,7 @@ def test_length_stages_divide_the_windows_of_each_step(monkeypatch, tmp_path, ge
     assert shapes == [(16, 8)] * 4 + [(4, 32)] * 4
 
 
-@pytest.mark.parametrize("stages", [((0, 8),), ((2, 7),), ((2, 64),)])
+@pytest.mark.parametrize("stages", [((0, 8),), ((2, 7),), ((2, 64),), (2, 8), ((2,),)])
 def test_length_stages_that_do_not_divide_are_refused(stages):
     with pytest.raises(ValueError, match="lengths that divide length"):
         replace(PRETRAINING, length_stages=stages)
