@@ -1,5 +1,7 @@
 """Fixtures of the DNA tests: one thread, and a prepared synthetic genome with its tasks."""
 
+import logging
+
 import pytest
 import torch
 
@@ -12,6 +14,14 @@ from .chain import run
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def harness_log(caplog, monkeypatch):
+    """Warnings of the harness's logger."""
+    monkeypatch.setattr(logging.getLogger("matched"), "propagate", True)
+    caplog.set_level(logging.WARNING, logger="matched")
+    return caplog
 
 
 @pytest.fixture(scope="session")

@@ -98,14 +98,13 @@ class TestBenchmarkSequences:
         assert self.items(directory) == [
             ids("ACGTAC"),
             [PAD] * 4 + ids("AC"),
-            [PAD] * 3 + [UNK, *ids("GT")],
+            [PAD, PAD, N, UNK, *ids("GT")],
         ]
         labels = [label for _, label in BenchmarkSequences(directory, "task", "test", 6)]
         assert labels == [0, 1, 1]
 
     def test_sequences_read_as_official(self, directory):
-        official = {"upper_case": False, "n_as_pad": False}
-        assert self.items(directory, **official)[1:] == [
+        assert self.items(directory, upper_case=False)[1:] == [
             [PAD] * 4 + [UNK] * 2,
             [PAD, PAD, N, UNK, *ids("GT")],
         ]

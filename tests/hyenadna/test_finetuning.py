@@ -97,6 +97,12 @@ def test_unknown_task_is_refused(tmp_path, genome):
         finetuning.train(where, replace(TUNING, task="human_worms", max_length=None))
 
 
+@pytest.mark.parametrize("length", [35, None])
+def test_sequences_longer_than_the_filters_are_refused(length):
+    with pytest.raises(ValueError, match=r"max_length is \d+, and the filters cover 34 positions"):
+        replace(TUNING, max_length=length)
+
+
 def test_splits_are_disjoint_cover_all_and_differ_by_seed():
     found = set()
     for split in SPLIT_SEEDS:

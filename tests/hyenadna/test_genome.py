@@ -1,7 +1,6 @@
 """FASTA files: reads, names, damaged and changed files, use by several processes."""
 
 import gzip
-import logging
 import multiprocessing
 import os
 import pickle
@@ -35,14 +34,6 @@ def index_error(path):
     assert "\n" not in str(error.value) and str(path) in str(error.value)
     assert not path.with_name("index.fai").exists()
     return str(error.value)
-
-
-@pytest.fixture
-def harness_log(caplog, monkeypatch):
-    """Warnings of the harness's logger."""
-    monkeypatch.setattr(logging.getLogger("matched"), "propagate", True)
-    caplog.set_level(logging.WARNING, logger="matched")
-    return caplog
 
 
 @pytest.fixture
@@ -108,16 +99,31 @@ class TestIndex:
             (">a\nACGT\n>b\n", "has 1 records without bases (b); it may be cut short"),
             (">a\nACGT\nAC\nACGT\n", "cannot be indexed (Line length of fasta file is not"),
             (">a\nACGT\n\nACGT\n", "cannot be indexed (Line length of fasta file is not"),
+            (">a\nACGT\n\n\n", "cannot be indexed (blank lines, or lines of different lengths"),
             (">a\nAC\n>a\nGT\n", 'cannot be indexed (Duplicate key "a"'),
             ("<html>404</html>\n", "cannot be indexed (Unexpected text before the first"),
             ("", "cannot be indexed (The FASTA file"),
             ("version https://git-lfs.github.com/spec/v1\n", "is a pointer of git-lfs"),
         ],
-        ids=["empty", "empty last", "uneven", "blank", "twice", "html", "no bytes", "pointer"],
+        ids=[
+            "empty",
+            "empty last",
+            "uneven",
+            "blank",
+            "blank last",
+            "twice",
+            "html",
+            "no bytes",
+            "pointer",
+        ],
     )
     def test_index_fasta_refuses(self, tmp_path, text, message):
         (tmp_path / "g.fa").write_text(text)
         assert message in index_error(tmp_path / "g.fa")
+
+    def test_index_fasta_accepts_long_descriptions(self, tmp_path):
+        (tmp_path / "g.fa").write_text(f">a {'x' * 10_000}\nACGT\n>b {'y' * 5_000}\nAC\n")
+        assert opened(tmp_path / "g.fa").read("b", 0, 2) == "AC"
 
     def test_index_fasta_refuses_binary_file(self, tmp_path):
         with gzip.open(tmp_path / "g.fa", "wb") as file:

@@ -108,6 +108,15 @@ class TestMatchToGenome:
             f"{genome.fasta} has 100 bases there"
         )
 
+    def test_match_to_genome_warns_of_overlapping_splits(self, tmp_path, genome, harness_log):
+        path = bed(tmp_path, GOOD)
+        match_to_genome(read_bed(path), genome, path)
+        assert not harness_log.text
+        path = bed(tmp_path, GOOD + "chr1\t199\t200\ttest\nchr2\t0\t9\ttest\n2\t8\t9\ttrain\n")
+        match_to_genome(read_bed(path), genome, path)
+        # The first test interval and valid; the training interval on chr2, called 2, and test.
+        assert "has 2 intervals that overlap one of another split" in harness_log.text
+
 
 class TestMakeIntervals:
     def test_make_intervals_holds_out_chromosomes(self, tmp_path):

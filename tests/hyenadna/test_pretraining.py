@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dyt_hyenadna import pretraining
+from dyt_hyenadna import pretraining, synthetic_genome
 from dyt_hyenadna.language_samples import LengthStages, spread_evenly
 from dyt_hyenadna.tokenizer import PAD, SEP, N
 from matched.task import Outcome
@@ -54,6 +54,14 @@ def test_language_samples_end_with_the_separator(tmp_path, genome):
     assert inputs.shape == targets.shape == (LENGTH,)
     assert targets[-1] == SEP and torch.equal(targets[:-1], inputs[1:])
     assert len(held_out) == PRETRAINING.eval_samples
+
+
+@pytest.mark.parametrize("cut", ["first", "stretched"])
+def test_held_out_windows_may_be_longer_than_intervals(tmp_path, genome, cut):
+    length = 2 * synthetic_genome.INTERVAL_LENGTH
+    network = replace(PRETRAINING.network, max_length=length + 2)
+    _, held_out = samples(tmp_path, genome, length=length, cut=cut, network=network)
+    assert held_out[0][0].shape == (length,)
 
 
 def test_predict_n_keeps_n_as_a_target(tmp_path, genome):
@@ -137,7 +145,7 @@ def test_length_stages_divide_the_windows_of_each_step(monkeypatch, tmp_path, ge
     assert shapes == [(16, 8)] * 4 + [(4, 32)] * 4
 
 
-@pytest.mark.parametrize("stages", [((0, 8),), ((2, 7),), ((2, 64),)])
+@pytest.mark.parametrize("stages", [((0, 8),), ((2, 7),), ((2, 64),), (2, 8), ((2,),)])
 def test_length_stages_that_do_not_divide_are_refused(stages):
     with pytest.raises(ValueError, match="lengths that divide length"):
         replace(PRETRAINING, length_stages=stages)

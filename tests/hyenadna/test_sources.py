@@ -81,10 +81,12 @@ class TestGenome:
 
     def test_genome_refuses_other_files_and_folders(self, tmp_path):
         (tmp_path / "x.2bit").write_text("")
-        for path in (tmp_path / "x.2bit", tmp_path, tmp_path / "missing.fa"):
+        for path in (tmp_path / "x.2bit", tmp_path):
             assert f"{path} is not a FASTA file; expected a file that" in error_of(
                 check_genome, path
             )
+        missing = tmp_path / "missing.fa"
+        assert f"there is no file {missing}; expected a FASTA" in error_of(check_genome, missing)
 
 
 class TestWeights:

@@ -66,7 +66,6 @@ def load_task(context: Context, config: BenchmarkFineTuning) -> TaskData:
             flip=flip,
             both_strands=evaluated and getattr(config, "conjoin", False),
             cut_before_flip=config.cut_before_flip,
-            n_as_pad=False,
         )
 
     train, test = sequences("train", evaluated=False), sequences("test", evaluated=True)

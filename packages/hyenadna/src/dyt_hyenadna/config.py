@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from dyt import Norm
+from dyt_hyenadna.genomic_benchmarks import TASKS
 from dyt_hyenadna.network_config import HyenaNetwork
 from matched import TrainConfig
 from matched.checks import check_choice, check_counts, check_fractions
@@ -33,7 +34,8 @@ class GenomePretraining(TrainConfig):
         cut: training windows of an interval: "tiles" are adjacent and inside it, "random" are as
             many at random positions, "first" is its first ``length`` bases (HyenaDNA), and
             "stretched" tiles 2^20 bases from its start, past its end and into other intervals
-            (Caduceus). Validation windows are tiles.
+            (Caduceus). Validation windows are tiles, or cut like those of training if no interval
+            for validation has ``length`` bases.
         flip: probability that a training window is replaced by its reverse complement.
         flip_evaluation: also flip windows of the evaluation, always the same ones, as upstream.
         predict_n: predict N like a base. If False it is [PAD] in input and target, and ignored.
@@ -64,8 +66,9 @@ class GenomePretraining(TrainConfig):
         check_counts(self, "length", "eval_samples", "eval_batch")
         check_fractions(self, "flip")
         check_choice(self, "cut", ("tiles", "random", "first", "stretched"))
-        for steps, length in self.length_stages:
-            if steps < 1 or length < 1 or self.length % length:
+        for stage in self.length_stages:
+            pair = stage if isinstance(stage, tuple) and len(stage) == 2 else (0, 0)
+            if min(pair) < 1 or self.length % pair[1]:
                 raise ValueError(
                     f"length_stages is {self.length_stages}; expected (steps, length) pairs with "
                     f"lengths that divide length ({self.length})"
@@ -143,8 +146,8 @@ class FineTuning(BenchmarkFineTuning):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.max_length is not None:
-            check_filter_length("max_length", self.max_length, self.network)
+        length = self.max_length or (TASKS[self.task].max_length if self.task in TASKS else 0)
+        check_filter_length("max_length", length, self.network)
 
 
 @dataclass(frozen=True, kw_only=True)

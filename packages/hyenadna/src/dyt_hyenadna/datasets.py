@@ -55,7 +55,7 @@ class GenomeWindows(Dataset[Tensor]):
         ids = encode(bases, upper_case=self.upper_case)
         if self.flip and float(torch.rand(())) < self.flip:
             ids = reverse_complement(ids)
-        return _padded(ids, self.windows.length, n_as_pad=self.n_as_pad)
+        return _padded(_N_AS_PAD[ids] if self.n_as_pad else ids, self.windows.length)
 
 
 class BenchmarkSequences(Dataset[tuple[Tensor, int]]):
@@ -74,8 +74,7 @@ class BenchmarkSequences(Dataset[tuple[Tensor, int]]):
         cut_before_flip: both strands have the same bases. False is the official reading, in which a
             sequence is cut after it is reversed: the other strand of a longer one begins at its
             other end.
-        upper_case: as in ``GenomeWindows``.
-        n_as_pad: as in ``GenomeWindows``; the official reading of both networks is False.
+        upper_case: as in ``GenomeWindows``. N is a token, as in the official readings.
     """
 
     def __init__(
@@ -89,14 +88,12 @@ class BenchmarkSequences(Dataset[tuple[Tensor, int]]):
         both_strands: bool = False,
         cut_before_flip: bool = True,
         upper_case: bool = True,
-        n_as_pad: bool = True,
     ) -> None:
         packed = read_packed(directory, task)
         self.classes = packed.classes
         self.letters, self.ends, self.labels = packed.split(split)
         self.max_length, self.flip, self.both_strands = max_length, flip, both_strands
         self.cut_before_flip, self.upper_case = cut_before_flip, upper_case
-        self.n_as_pad = n_as_pad
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -111,14 +108,12 @@ class BenchmarkSequences(Dataset[tuple[Tensor, int]]):
             strands.append(reverse_complement(ids))
         elif self.flip and float(torch.rand(())) < self.flip:
             strands = [reverse_complement(ids)]
-        padded = [_padded(x, self.max_length, n_as_pad=self.n_as_pad) for x in strands]
+        padded = [_padded(x, self.max_length) for x in strands]
         return torch.stack(padded) if self.both_strands else padded[0], int(self.labels[index])
 
 
-def _padded(ids: Ids, length: int, *, n_as_pad: bool) -> Tensor:
+def _padded(ids: Ids, length: int) -> Tensor:
     """Return the first ``length`` ids, with [PAD] on the left if there are fewer."""
-    if n_as_pad:
-        ids = _N_AS_PAD[ids]
     result = np.full(length, PAD, np.int64)
     result[max(0, length - len(ids)) :] = ids[:length]
     return torch.from_numpy(result)

@@ -18,7 +18,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import pyfaidx
 
@@ -31,8 +31,8 @@ BLOCK = 1 << 24
 """Bytes copied at a time."""
 LETTERS = b"ACGTNRYSWKMBDHVU"
 """Letters of a sequence: bases, N, IUPAC's codes for ambiguous bases, and U."""
-MAX_HEADER = 1 << 12
-"""Bytes of a record's description."""
+HEADERS = (1 << 12, 1 << 20)
+"""Bytes in which a record's description is looked for: usually enough, and at most."""
 MAX_NAMES = 3
 """Names listed in a message about many."""
 MITOCHONDRION = {"chrM": "MT", "M": "MT", "chrMT": "MT"}
@@ -182,8 +182,10 @@ def index_fasta(fasta: Path, index: Path) -> None:
                 f"{fasta} is not a text file; expected FASTA, uncompressed or with the ending "
                 f"{GZIP_SUFFIX}"
             ) from None
-        except (pyfaidx.FastaIndexingError, ValueError) as error:
+        except (pyfaidx.FastaIndexingError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())
+            if isinstance(error, RuntimeError):  # pyfaidx asks to report it as a fault of its own
+                reason = "blank lines, or lines of different lengths, in or after its last record"
             raise ValueError(
                 f"{fasta} cannot be indexed ({reason}); expected FASTA with lines of one length "
                 "in a record, and different names"
@@ -230,13 +232,22 @@ def _check_index(fasta: Path, index: Path) -> None:
         )
     with fasta.open("rb") as file:
         for name, record in _read_index(index).items():
-            start = max(0, record.offset - len(name.encode()) - MAX_HEADER)
-            file.seek(start)
-            header = file.read(record.offset - start).rstrip(b"\r\n").rpartition(b"\n")[2]
+            header = _read_header(file, record.offset)
             if header[:1] != b">" or header[1:].split()[:1] != [name.encode()]:
                 raise ValueError(
                     f"{fasta} was replaced: the record {name} is not where the index {index} has it"
                 )
+
+
+def _read_header(file: BinaryIO, offset: int) -> bytes:
+    """Return the line that ends at an offset, or the last bytes of a longer one."""
+    for size in HEADERS:
+        start = max(0, offset - size)
+        file.seek(start)
+        _, line_end, header = file.read(offset - start).rstrip(b"\r\n").rpartition(b"\n")
+        if line_end:
+            break
+    return header
 
 
 def unpack(archive: Path, fasta: Path, check: Callable[[], None] = lambda: None) -> None:

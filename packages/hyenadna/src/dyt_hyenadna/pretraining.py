@@ -90,7 +90,9 @@ def load_samples(
         return GenomeWindows(genome, cuts, flip=flip, n_as_pad=not config.predict_n)
 
     train = windows("train", config.cut, config.flip)
-    held_out = windows("valid", "tiles", config.flip if config.flip_evaluation else 0.0)
+    has_tiles = any(x.end - x.start >= config.length for x in intervals["valid"])
+    cut: Cut = "tiles" if has_tiles else config.cut
+    held_out = windows("valid", cut, config.flip if config.flip_evaluation else 0.0)
     spread = spread_evenly(held_out, config.eval_samples)
     return LanguageSamples(train, objective), LanguageSamples(spread, objective)
 

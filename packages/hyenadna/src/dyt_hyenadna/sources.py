@@ -97,6 +97,8 @@ def check_genome(path: Path) -> None:
     Raises:
         ValueError: if not.
     """
+    if not path.exists():
+        raise ValueError(f"there is no file {path}; expected a FASTA file")
     if not path.name.endswith(FASTA_SUFFIXES) or not path.is_file():
         raise ValueError(
             f"{path} is not a FASTA file; expected a file that ends in {', '.join(FASTA_SUFFIXES)}"
