@@ -37,7 +37,7 @@ TINY_HYENA = HyenaNetwork(
     width=32, layers=2, max_length=LENGTH + 2, dropout=0.0, embedding_std=EMBEDDING_STD
 )
 TINY_CADUCEUS = CaduceusNetwork(
-    width=16, layers=2, variant="ps", d_state=8, embedding_std=EMBEDDING_STD
+    width=16, layers=2, variant="ps", d_state=4, embedding_std=EMBEDDING_STD
 )
 
 TINY: dict[str, Any] = {
@@ -63,30 +63,30 @@ HYENA = replace(
 )
 CADUCEUS = replace(
     CADUCEUS_PRETRAINING,
-    **TINY_PRETRAINING,
+    **{**TINY_PRETRAINING, "batch": 16, "micro_batch": 16},
     network=TINY_CADUCEUS,
-    steps=150,
-    warmup_steps=15,
+    steps=500,
+    warmup_steps=50,
     lr=8e-3,
-    eval_steps=150,
+    eval_steps=500,
 )
 TUNE_TINY_HYENA = replace(
     HYENA_TUNING,
     **TINY_TUNING,
     network=TINY_HYENA,
-    epochs=4,
-    warmup_epochs=0.4,
+    epochs=6,
+    warmup_epochs=0.6,
     lr=3e-3,
     flip=0.5,
     eval_epochs=2,
 )
 TUNE_TINY_CADUCEUS = replace(
     CADUCEUS_TUNING,
-    **TINY_TUNING,
+    **{**TINY_TUNING, "batch": 16, "micro_batch": 16},
     network=TINY_CADUCEUS,
     epochs=3,
     warmup_epochs=0.3,
-    lr=8e-3,
+    lr=6e-3,
 )
 
 
@@ -121,7 +121,7 @@ SCALE = Scale(
     },
     resources=Resources(cpus=1, memory_gb=4, minutes=2, runs_per_job=50),
     note=(
-        "HyenaDNA: 2 blocks of width 32. Caduceus: the PS variant, 2 blocks of width 16 with 8 "
+        "HyenaDNA: 2 blocks of width 32. Caduceus: the PS variant, 2 blocks of width 16 with 4 "
         "states per channel. Two splits of each task, one setting of the fine-tuning, 64 bases. "
         f"{EMBEDDING_NOTE} "
         f"{TASK_NOTE}"

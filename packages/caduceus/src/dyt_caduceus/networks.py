@@ -7,7 +7,7 @@ from dyt_caduceus.selective_scan import record_scan
 from dyt_hyenadna.networks import Networks, pooling
 
 CADUCEUS = Networks(
-    language_model=model.build_language_model,
+    language_model=lambda config: model.build_language_model(config.network, config.seed),
     classifier=lambda config, classes: model.build_classifier(
         config.network, classes, config.seed, pooling(config), conjoin=config.conjoin
     ),

@@ -25,7 +25,7 @@ class Networks:
     """Functions that build, convert and load the networks of one package.
 
     Attributes:
-        language_model: (network, seed) → module that maps ids ``(B, L)`` to logits ``(B, L, V)``.
+        language_model: config → module that maps ids ``(B, L)`` to logits ``(B, L, V)``.
         classifier: (config, classes) → module that maps ids ``(B, L)`` to logits ``(B, classes)``.
         convert: replaces the norm layers in place.
         optimizer_groups: (model, lr=…, weight_decay=…, official=…) → groups for AdamW.
@@ -34,7 +34,7 @@ class Networks:
         choose_kernels: (context, device type) chooses what the machine can run and records it.
     """
 
-    language_model: Callable[[Any, int], nn.Module]
+    language_model: Callable[[Any], nn.Module]
     classifier: Callable[[Any, int], nn.Module]
     convert: Callable[[nn.Module, Norm], Report]
     optimizer_groups: Callable[..., list[dict[str, Any]]]
@@ -57,7 +57,7 @@ def pooling(config: BenchmarkFineTuning) -> model.Pooling:
 
 
 HYENADNA = Networks(
-    language_model=model.build_language_model,
+    language_model=lambda config: model.build_language_model(config.network, config.seed),
     classifier=lambda config, classes: model.build_classifier(
         config.network, classes, config.seed, pooling(config)
     ),

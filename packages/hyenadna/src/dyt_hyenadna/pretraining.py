@@ -49,7 +49,7 @@ def pretrain_network(
     with process_group(context) as device:
         networks.choose_kernels(context, device.type)
         train, held_out = load_samples(context, config, objective)
-        model = networks.language_model(config.network, config.seed)
+        model = networks.language_model(config)
         norms = networks.convert(model, config.norm).paths
         model.to(device)
         log.info("language model with %s in %d places", config.norm, len(norms))
