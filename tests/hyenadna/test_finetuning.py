@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dyt_hyenadna import finetuning, pretraining
+from dyt_hyenadna import finetuning, pretraining, synthetic_genome
 from dyt_hyenadna.classification import load_task, split_indices
 from dyt_hyenadna.config import SPLIT_SEEDS
 
@@ -188,6 +188,23 @@ def test_selection_metric_without_split_is_the_test_accuracy(monkeypatch, tmp_pa
     caught = made(monkeypatch, tmp_path, genome, split=None)
     assert caught.selection_metric == ("accuracy", "higher")
     assert made(monkeypatch, tmp_path, genome).selection_metric == ("val_accuracy", "higher")
+
+
+def test_validation_and_test_accuracies_are_of_their_own_sets(monkeypatch, tmp_path, genome):
+    subsets = made(monkeypatch, tmp_path, genome).evaluate.subsets
+    counts = {prefix: subset.count for prefix, subset in subsets.items()}
+    task = synthetic_genome.TASKS[TASK]
+    assert counts == {"": 2 * task.test, "val_": round(0.1 * 2 * task.train)}
+    assert made(monkeypatch, tmp_path, genome, split=None).evaluate.subsets.keys() == {""}
+
+
+def test_optimizer_has_the_settings_of_the_config(monkeypatch, tmp_path, genome):
+    changes = {"weight_decay": 0.3, "betas": (0.8, 0.7), "norm": ARMS["DyT"]}
+    groups = made(monkeypatch, tmp_path, genome, **changes).optimizer.param_groups
+    assert {group["weight_decay"] for group in groups} == {0.3, 0.0}
+    assert all(group["betas"] == (0.8, 0.7) for group in groups)
+    official = made(monkeypatch, tmp_path, genome, **changes, official_decay=True).optimizer
+    assert len(official.param_groups[0]["params"]) > len(groups[0]["params"])
 
 
 def test_masked_pooling_is_an_option(monkeypatch, tmp_path, genome):

@@ -85,17 +85,29 @@ def test_flip_evaluation_is_off_by_default_and_fixed_when_on(tmp_path, genome):
     assert 0 < differing.sum() < len(differing)
 
 
-def test_held_out_loss_does_not_count_the_separator(monkeypatch, tmp_path, genome):
-    """A model that predicts only [SEP] right has an accuracy of 0."""
+@pytest.mark.parametrize("token", [SEP, PAD])
+def test_held_out_loss_does_not_count_special_tokens(monkeypatch, tmp_path, genome, token):
+    """A model that predicts only [SEP] or [PAD] right has an accuracy of 0."""
     caught = learner(
         monkeypatch, pretraining, pretraining.pretrain, tmp_path, PRETRAINING, genome=genome
     )
 
-    def separator(ids):
-        return torch.nn.functional.one_hot(torch.full_like(ids, SEP), 16) * 50.0
+    def constant(ids):
+        return torch.nn.functional.one_hot(torch.full_like(ids, token), 16) * 50.0
 
-    metrics = caught.evaluate(separator)
+    metrics = caught.evaluate(constant)
     assert metrics["accuracy"] == 0 and metrics["loss"] == pytest.approx(50, abs=0.01)
+
+
+def test_unigram_loss_is_that_of_the_base_shares(monkeypatch, tmp_path, genome):
+    caught = learner(
+        monkeypatch, pretraining, pretraining.pretrain, tmp_path, PRETRAINING, genome=genome
+    )
+    targets = torch.cat([targets[:, :-1] for _, targets in caught.evaluate.subset.loader])
+    counts = targets[targets != PAD].bincount(minlength=16)
+    logits = (counts / counts.sum()).clamp(min=1e-30).log()
+    metrics = caught.evaluate(lambda ids: logits.expand(*ids.shape, 16))
+    assert metrics["unigram_loss"] == pytest.approx(metrics["loss"], rel=1e-5)
 
 
 def test_evaluation_does_not_depend_on_its_batch(monkeypatch, tmp_path, genome):
