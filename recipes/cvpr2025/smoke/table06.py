@@ -65,10 +65,10 @@ CADUCEUS = replace(
     CADUCEUS_PRETRAINING,
     **{**TINY_PRETRAINING, "batch": 16, "micro_batch": 16},
     network=TINY_CADUCEUS,
-    steps=500,
-    warmup_steps=50,
+    steps=600,
+    warmup_steps=60,
     lr=8e-3,
-    eval_steps=500,
+    eval_steps=600,
 )
 TUNE_TINY_HYENA = replace(
     HYENA_TUNING,
@@ -84,8 +84,8 @@ TUNE_TINY_CADUCEUS = replace(
     CADUCEUS_TUNING,
     **{**TINY_TUNING, "batch": 16, "micro_batch": 16},
     network=TINY_CADUCEUS,
-    epochs=3,
-    warmup_epochs=0.3,
+    epochs=4,
+    warmup_epochs=0.4,
     lr=6e-3,
 )
 
