@@ -268,9 +268,7 @@ def test_from_folder_counts_a_loop_of_links_as_unusable(folder):
     manifest = manifests.from_folder(folder, seed=0)
     assert "loop.flac" not in {*manifest.train, *manifest.valid}
     (folder / "other.flac").symlink_to("other.flac")
-    with pytest.raises(
-        ValueError, match=r"loop\.flac is a symbolic link that leads back"
-    ):
+    with pytest.raises(ValueError, match=r"loop\.flac is a symbolic link that leads back"):
         manifests.from_folder(folder, seed=0)
 
 
