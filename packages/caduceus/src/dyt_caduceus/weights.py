@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dyt_caduceus.model import CaduceusClassifier, CaduceusLanguageModel
 from dyt_caduceus.network_config import CaduceusNetwork
-from dyt_hyenadna.weights import load_checkpoint_file
+from dyt_hyenadna.weights import read_state_dict, refuse_mismatches
 from matched.training.artifacts import state_dict_mismatches
 
 Layout = Literal["lightning", "huggingface"]
@@ -101,17 +101,8 @@ def read(file: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: if there is no such file, or it contains no weights of Caduceus.
     """
-    content = load_checkpoint_file(file)
-    for part in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(part), Mapping):
-            content = content[part]
-    tensors = isinstance(content, Mapping) and all(isinstance(v, Tensor) for v in content.values())
-    if not tensors or not any(".mamba_fwd." in name for name in content):
-        raise ValueError(
-            f"{file} has no weights of Caduceus; expected names that contain 'mamba_fwd', in a "
-            "state dict or in one under 'state_dict' or 'model'"
-        )
-    return from_official(content)
+    state = read_state_dict(file, network="Caduceus", marker="mamba_fwd")
+    return from_official(state)
 
 
 def load(model: nn.Module, file: Path) -> tuple[str, ...]:
@@ -168,12 +159,7 @@ def _load(model: nn.Module, state: StateDict, source: str, *, prefix: str) -> tu
             for name in buffers
             if not torch.equal(expected[name].cpu(), state[name].cpu())
         ]
-    if mismatches:
-        raise ValueError(
-            f"{source} is of another architecture than this {type(model).__name__}: "
-            f"{len(mismatches)} keys differ, the first: {'; '.join(mismatches[:3])}. "
-            "Nothing was loaded"
-        )
+    refuse_mismatches(model, mismatches, source)
     model.load_state_dict(dict(state), strict=False)
     return tuple(expected)
 

@@ -8,7 +8,7 @@ checkpoints of the official trainers and of ``LongSafari/hyenadna-*``; and the p
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -105,17 +105,7 @@ def read(file: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: if there is no such file, or it contains no weights of HyenaDNA.
     """
-    content = load_checkpoint_file(file)
-    for part in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(part), Mapping):
-            content = content[part]
-    tensors = isinstance(content, Mapping) and all(isinstance(v, Tensor) for v in content.values())
-    if not tensors or not any(BACKBONE in name for name in content):
-        raise ValueError(
-            f"{file} has no weights of HyenaDNA; expected names that contain {BACKBONE!r}, in a "
-            "state dict or in one under 'state_dict' or 'model'"
-        )
-    return from_official(content)
+    return from_official(read_state_dict(file, network="HyenaDNA", marker=BACKBONE))
 
 
 def load(model: nn.Module, file: Path) -> tuple[str, ...]:
@@ -155,22 +145,50 @@ def load_backbone(model: nn.Module, state: StateDict) -> tuple[str, ...]:
 
 def _load(model: nn.Module, state: StateDict, source: str, *, prefix: str) -> tuple[str, ...]:
     expected = {name: t for name, t in model.state_dict().items() if name.startswith(prefix)}
-    if mismatches := state_dict_mismatches(expected, state):
+    refuse_mismatches(model, state_dict_mismatches(expected, state), source)
+    model.load_state_dict(dict(state), strict=False)
+    return tuple(expected)
+
+
+def refuse_mismatches(model: nn.Module, mismatches: Sequence[str], source: str) -> None:
+    """Refuse weights of another architecture.
+
+    Raises:
+        ValueError: if there are mismatches (``state_dict_mismatches``); it names the first.
+    """
+    if mismatches:
         raise ValueError(
             f"{source} is of another architecture than this {type(model).__name__}: "
             f"{len(mismatches)} keys differ, the first: {'; '.join(mismatches[:3])}. "
             "Nothing was loaded"
         )
-    model.load_state_dict(dict(state), strict=False)
-    return tuple(expected)
 
 
-def load_checkpoint_file(file: Path) -> Any:
-    """Return the content of a file that ``read`` reads, of this or of another architecture.
+def read_state_dict(file: Path, *, network: str, marker: str) -> StateDict:
+    """Return the state dict in a file that ``read`` reads, of this or of another architecture.
+
+    Args:
+        network: name of the architecture, for the message.
+        marker: part of a name of its weights.
 
     Raises:
-        ValueError: if there is no such file, or it is damaged.
+        ValueError: if there is no such file, it is damaged, or no name contains the marker.
     """
+    content = _load_checkpoint_file(file)
+    for part in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(part), Mapping):
+            content = content[part]
+    tensors = isinstance(content, Mapping) and all(isinstance(v, Tensor) for v in content.values())
+    if not tensors or not any(marker in name for name in content):
+        raise ValueError(
+            f"{file} has no weights of {network}; expected names that contain {marker!r}, in a "
+            "state dict or in one under 'state_dict' or 'model'"
+        )
+    state: StateDict = content
+    return state
+
+
+def _load_checkpoint_file(file: Path) -> Any:
     if file.suffix == ".ckpt":
         return load_lightning(file)
     if file.suffix != ".safetensors":
