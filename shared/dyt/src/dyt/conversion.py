@@ -70,9 +70,9 @@ def convert(
             outputs are not preserved unless the layers are also calibrated.
         calibrate: a batch of data, an iterable of batches, a function that runs the network, or a
             `Calibration` with further options. Each new layer is fitted to the outputs of the norm
-            layer that it replaces: α alone, for training from scratch (γ = 1 and β = 0 in both), or
-            with copy_affine α, γ and β, to preserve a trained network. Derf's s is fitted too. The
-            network runs in evaluation mode. A warning names layers whose relative error exceeds 0.5
+            layer that it replaces: for training from scratch α and one number for all of γ (see
+            `Calibration.gamma`; β = 0), or with copy_affine α, γ and β of each channel, to preserve
+            a trained network. Derf's s is fitted too. The network runs in evaluation mode. A warning names layers whose relative error exceeds 0.5
             and layers that the data never reach, which get `norm.alpha0`.
         dry_run: return the report, also of a calibration, and leave the network unchanged.
 
