@@ -72,8 +72,9 @@ def convert(
             `Calibration` with further options. Each new layer is fitted to the outputs of the norm
             layer that it replaces: for training from scratch α and one number for all of γ (see
             `Calibration.gamma`; β = 0), or with copy_affine α, γ and β of each channel, to preserve
-            a trained network. Derf's s is fitted too. The network runs in evaluation mode. A warning names layers whose relative error exceeds 0.5
-            and layers that the data never reach, which get `norm.alpha0`.
+            a trained network. Derf's s is fitted too. The network runs in evaluation mode. A
+            warning names layers whose relative error exceeds 0.5 and layers that the data never
+            reach, which get `norm.alpha0`.
         dry_run: return the report, also of a calibration, and leave the network unchanged.
 
     Returns:
