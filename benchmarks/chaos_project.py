@@ -1,4 +1,4 @@
-"""Projects that contain one table, and the bit-by-bit comparison of their runs."""
+"""Projects that contain one table, bit-by-bit comparison of their runs, and rows of the result."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
 ROOT = Path(__file__).resolve().parent.parent
+console = Console(stderr=True)
 
 
 class Project:
@@ -111,3 +114,17 @@ def identical(disturbed: Project, reference: Project) -> list[str]:
     """Return the signatures of the runs that ended as in the undisturbed project."""
     expected = reference.runs()
     return [name for name, path in disturbed.runs().items() if same(path, expected[name])]
+
+
+def wait_until(condition: Any, seconds: float = 120) -> Any:
+    """Poll until the condition is true; return its value."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"waited more than {seconds:g} s")
+        time.sleep(0.01)
+    return value
+
+
+def row(what: str, measured: str, bound: str, good: bool) -> dict[str, Any]:
+    return {"what": what, "measured": measured, "bound": bound, "good": good}

@@ -59,75 +59,41 @@ BENCHMARKS = Run(task=PREPARE, config=Preparation(data="genomic-benchmarks"))
 HYENA = HyenaNetwork(width=128, layers=2, max_length=1026)
 CADUCEUS = CaduceusNetwork(width=118, layers=4, variant="ps")
 
-HYENA_PRETRAINING = Pretraining(
-    network=HYENA,
-    data="hg38",
-    length=1024,
-    cut="stretched",
-    flip=0.5,
-    steps=10_000,
-    warmup_steps=1000,
-    warmup_lr=1e-6,
-    batch=1024,
-    micro_batch=128,
-    lr=6e-4,
-    min_lr=1e-4,
-    weight_decay=0.1,
-    betas=(0.9, 0.95),
-    clip_norm=1.0,
-    precision="fp16",
-    eval_steps=2000,
-)
-CADUCEUS_PRETRAINING = caduceus.Pretraining(
-    network=CADUCEUS,
-    data="hg38",
-    length=1024,
-    cut="stretched",
-    steps=10_000,
-    warmup_steps=1000,
-    warmup_lr=1e-6,
-    batch=1024,
-    micro_batch=128,
-    lr=8e-3,
-    min_lr=1e-4,
-    weight_decay=0.1,
-    betas=(0.9, 0.95),
-    clip_norm=1.0,
-    precision="fp16",
-    eval_steps=2000,
-)
+PRETRAINING_SETTINGS: dict[str, Any] = {
+    "data": "hg38",
+    "length": 1024,
+    "cut": "stretched",
+    "steps": 10_000,
+    "warmup_steps": 1000,
+    "warmup_lr": 1e-6,
+    "batch": 1024,
+    "micro_batch": 128,
+    "min_lr": 1e-4,
+    "weight_decay": 0.1,
+    "betas": (0.9, 0.95),
+    "clip_norm": 1.0,
+    "precision": "fp16",
+    "eval_steps": 2000,
+}
+"""Settings of both networks, as Caduceus compares them."""
+HYENA_PRETRAINING = Pretraining(network=HYENA, lr=6e-4, flip=0.5, **PRETRAINING_SETTINGS)
+CADUCEUS_PRETRAINING = caduceus.Pretraining(network=CADUCEUS, lr=8e-3, **PRETRAINING_SETTINGS)
 
 ANY_TASK = next(iter(TASKS))
-HYENA_TUNING = FineTuning(
-    network=HYENA,
-    data="genomic-benchmarks",
-    task=ANY_TASK,
-    epochs=10,
-    warmup_lr=1e-6,
-    warmup_prefix=False,
-    batch=128,
-    micro_batch=128,
-    lr=6e-4,
-    min_lr=6e-5,
-    weight_decay=0.1,
-    clip_norm=1.0,
-    precision="fp16",
-)
-CADUCEUS_TUNING = caduceus.FineTuning(
-    network=CADUCEUS,
-    data="genomic-benchmarks",
-    task=ANY_TASK,
-    epochs=10,
-    warmup_lr=1e-6,
-    warmup_prefix=False,
-    batch=128,
-    micro_batch=128,
-    lr=1e-3,
-    min_lr=1e-4,
-    weight_decay=0.1,
-    clip_norm=1.0,
-    precision="fp16",
-)
+TUNING_SETTINGS: dict[str, Any] = {
+    "data": "genomic-benchmarks",
+    "task": ANY_TASK,
+    "epochs": 10,
+    "warmup_lr": 1e-6,
+    "warmup_prefix": False,
+    "batch": 128,
+    "micro_batch": 128,
+    "weight_decay": 0.1,
+    "clip_norm": 1.0,
+    "precision": "fp16",
+}
+HYENA_TUNING = FineTuning(network=HYENA, lr=6e-4, min_lr=6e-5, **TUNING_SETTINGS)
+CADUCEUS_TUNING = caduceus.FineTuning(network=CADUCEUS, lr=1e-3, min_lr=1e-4, **TUNING_SETTINGS)
 
 BATCHES = (128, 256)
 HYENA_SETTINGS = {
@@ -185,23 +151,27 @@ def selection(
 
 def hyena(pretraining: Pretraining = HYENA_PRETRAINING) -> Run:
     """The chain of HyenaDNA, from the genome to the mean accuracy."""
-    need = Run(task=PRETRAIN_HYENA, config=pretraining, needs={"genome": HUMAN})
-    tuning = replace(HYENA_TUNING, network=pretraining.network)
-    scores = {
-        task: selection(need, TUNE_HYENA, replace(tuning, task=task), HYENA_SETTINGS)
-        for task in TASKS
-    }
-    return Run(task=SCORE, config=BenchmarkScore(), needs=scores)
+    return mean_score(PRETRAIN_HYENA, pretraining, TUNE_HYENA, HYENA_TUNING, HYENA_SETTINGS)
 
 
 def caduceus_ps(pretraining: caduceus.Pretraining = CADUCEUS_PRETRAINING) -> Run:
     """The chain of Caduceus, from the genome to the mean accuracy."""
-    need = Run(task=PRETRAIN_CADUCEUS, config=pretraining, needs={"genome": HUMAN})
-    tuning = replace(CADUCEUS_TUNING, network=pretraining.network)
-    scores = {
-        task: selection(need, TUNE_CADUCEUS, replace(tuning, task=task), CADUCEUS_SETTINGS)
-        for task in TASKS
-    }
+    return mean_score(
+        PRETRAIN_CADUCEUS, pretraining, TUNE_CADUCEUS, CADUCEUS_TUNING, CADUCEUS_SETTINGS
+    )
+
+
+def mean_score(
+    pretrain: str,
+    pretraining: Any,
+    tune: str,
+    tuning: Any,
+    settings: Mapping[str, Mapping[str, Any]],
+) -> Run:
+    """Mean accuracy over the tasks, each with the setting that has its best validation accuracy."""
+    need = Run(task=pretrain, config=pretraining, needs={"genome": HUMAN})
+    tuning = replace(tuning, network=pretraining.network)
+    scores = {task: selection(need, tune, replace(tuning, task=task), settings) for task in TASKS}
     return Run(task=SCORE, config=BenchmarkScore(), needs=scores)
 
 
@@ -225,12 +195,13 @@ SCORING = Resources(cpus=1, memory_gb=2, minutes=5, runs_per_job=100)
 
 
 def resources_of(
-    row: str, run: Run, *, pretraining: Resources = PRETRAINING, tuning: Resources = TUNING
+    runs: Mapping[str, Run], *, pretraining: Resources = PRETRAINING, tuning: Resources = TUNING
 ) -> dict[str, Resources]:
-    """Resources of the runs of a row by their path."""
+    """Resources of the runs of rows, by their path."""
     kinds = {"pretrain": pretraining, "train": tuning, "prepare": READING}
     return {
         path: kinds.get(need.task.partition(":")[2], SCORING)
+        for row, run in runs.items()
         for path, need in runs_with_needs(run, row)
     }
 
@@ -241,11 +212,7 @@ PAPER = Scale(
     seeds=(0,),
     runs=RUNS,
     resources=SCORING,
-    resource_overrides={
-        path: resources
-        for row, run in RUNS.items()
-        for path, resources in resources_of(row, run).items()
-    },
+    resource_overrides=resources_of(RUNS),
     metrics=METRICS,
 )
 

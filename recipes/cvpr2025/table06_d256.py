@@ -55,10 +55,9 @@ PAPER = Scale(
     runs=RUNS,
     resources=SCORING,
     resource_overrides={
-        **resources_of("hyenadna", RUNS["hyenadna"]),
+        **resources_of(RUNS),
         **resources_of(
-            "caduceus",
-            RUNS["caduceus"],
+            {"caduceus": RUNS["caduceus"]},
             pretraining=LONG,
             tuning=replace(TUNING, minutes=6 * 60),
         ),

@@ -40,11 +40,7 @@ PAPER = Scale(
     seeds=(0,),
     runs=RUNS,
     resources=SCORING,
-    resource_overrides={
-        path: resources
-        for row, run in RUNS.items()
-        for path, resources in resources_of(row, run).items()
-    },
+    resource_overrides=resources_of(RUNS),
     metrics=METRICS,
 )
 

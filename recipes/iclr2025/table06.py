@@ -100,11 +100,7 @@ PAPER = Scale(
     seeds=(0,),
     runs=RUNS,
     resources=RESOURCES,
-    resource_overrides={
-        path: resources
-        for row, run in RUNS.items()
-        for path, resources in resources_of(row, run, tuning=RESOURCES).items()
-    },
+    resource_overrides=resources_of(RUNS, tuning=RESOURCES),
 )
 
 TABLE = Table(arms=LN_VS_DYT, scales=(PAPER,))
