@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dyt.norm_layout import NormLayout
     from dyt.optimizer_groups import param_groups
     from dyt.pretrained import load_pretrained, load_state_dict, save_pretrained
+    from dyt.replacing_block import ReplacementError, replacing
     from dyt.standard_norms import BatchNorm, ChannelsFirstLayerNorm
 
 __version__ = "0.1.0"
@@ -44,6 +45,7 @@ __all__ = [
     "Norm",
     "NormLayout",
     "Replacement",
+    "ReplacementError",
     "Report",
     "alphas",
     "convert",
@@ -52,6 +54,7 @@ __all__ = [
     "load_pretrained",
     "load_state_dict",
     "param_groups",
+    "replacing",
     "save_pretrained",
     "scale_embedding",
     "suggested_alpha0",
@@ -67,6 +70,7 @@ _LAZY_NAMES = {
     "norm_layout": ("NormLayout",),
     "monitoring": ("InputStatistics", "alphas", "watch_saturation"),
     "optimizer_groups": ("param_groups",),
+    "replacing_block": ("ReplacementError", "replacing"),
     "pretrained": ("load_pretrained", "load_state_dict", "save_pretrained"),
     "layers": ("Derf", "DyT", "DynamicErf", "DynamicTanh"),
     "dyt_linear": ("DyTLinear",),

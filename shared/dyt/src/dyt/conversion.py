@@ -97,8 +97,8 @@ def convert(
         norm = dataclasses.replace(norm, alpha0=ALPHA0)  # for layers that the data never reach
     survey = survey_norms(model, layouts, skip)
     check_survey(model, survey, layouts, skip)
-    plan = [(site, _resolve_alpha0(site, norm)) for site in survey.sites]
     check_patterns_used(norm.alpha0_at, [site.paths for site in survey.sites])
+    plan = [(site, _resolve_alpha0(site, norm)) for site in survey.sites]
     layers = [_build(model, site, norm, alpha0) for site, alpha0 in plan]
     replacements = tuple(map(_describe, survey.sites, layers, (alpha0 for _, alpha0 in plan)))
     pairs = zip(survey.sites, layers, strict=True)
@@ -122,18 +122,39 @@ def convert(
     )
     if dry_run:
         return report
-    _set_affine([site.spec for site, _ in swaps], copy_affine)
+    _insert(model, swaps, copy_affine)
     if calibrate is not None:
         for site, layer in swaps:
             assert isinstance(layer, (DynamicTanh, DynamicErf))
             set_fit(layer, fits.get(site.module))
+    return report
+
+
+def replace_sites(model: nn.Module, sites: Sequence[Site], norm: Norm) -> list[Replacement]:
+    """Replace the given norm layers of a complete network, as `convert` does, and describe each.
+
+    Raises:
+        ValueError: as `convert`, before the first layer is replaced.
+    """
+    if sites:
+        _check_unwrapped(model)
+    plan = [(site, _resolve_alpha0(site, norm)) for site in sites]
+    layers = [_build(model, site, norm, alpha0) for site, alpha0 in plan]
+    replacements = list(map(_describe, sites, layers, (alpha0 for _, alpha0 in plan)))
+    pairs = zip(sites, layers, strict=True)
+    _insert(model, [(site, layer) for site, layer in pairs if layer is not site.module], False)
+    return replacements
+
+
+def _insert(model: nn.Module, swaps: Sequence[tuple[Site, nn.Module]], copy_affine: bool) -> None:
+    """Put new layers in the places of the old ones, and set their γ and β."""
+    _set_affine([site.spec for site, _ in swaps], copy_affine)
     for site, layer in swaps:
         for path in site.paths:
             parent, _, name = path.rpartition(".")
             setattr(model.get_submodule(parent), name, layer)
     if swaps:
         _disable_fused_encoder_path(model)
-    return report
 
 
 def _check_arguments(
@@ -141,22 +162,35 @@ def _check_arguments(
 ) -> tuple[Also, tuple[str, ...]]:
     if not isinstance(model, nn.Module):
         raise ValueError(f"convert needs an nn.Module, but got {type(model).__name__}.")
-    if (wrapper := _parallel_wrapper(model)) is not None:
-        raise ValueError(
-            f"The network is inside {wrapper}, which registered its parameters already and would"
-            " not synchronize α. Convert the network first, then wrap it."
-        )
+    _check_unwrapped(model)
+    check_norm(norm)
+    return check_also(also), check_skip(skip)
+
+
+def check_norm(norm: object) -> None:
+    """Raise ValueError unless `norm` is a Norm."""
     if not isinstance(norm, Norm):
         raise ValueError(
             f"norm = {norm!r} is not a Norm: pass Norm.dyt(alpha0=0.5), Norm.derf(),"
             " Norm.layer_norm(), Norm.batch_norm() or Norm.own()."
         )
-    layouts = check_also(also)
+
+
+def check_skip(skip: Any) -> tuple[str, ...]:
+    """Return `skip` as a tuple of globs; raise ValueError if it is something else."""
     patterns = (skip,) if isinstance(skip, str) else tuple(skip)
     for pattern in patterns:
         if not (isinstance(pattern, str) and pattern):
             raise ValueError(f"skip has {pattern!r} where a glob of module paths was expected.")
-    return layouts, patterns
+    return patterns
+
+
+def _check_unwrapped(model: nn.Module) -> None:
+    if (wrapper := _parallel_wrapper(model)) is not None:
+        raise ValueError(
+            f"The network is inside {wrapper}, which registered its parameters already and would"
+            " not synchronize α. Convert the network first, then wrap it."
+        )
 
 
 def _parallel_wrapper(model: nn.Module) -> str | None:

@@ -11,6 +11,7 @@ from dyt.conversion_report import Kept, count_by_class
 from dyt.layers import DynamicErf, DynamicTanh
 from dyt.norm_detection import NormSpec, is_norm_like, read_listed, read_norm
 from dyt.norm_layout import Also, read_layout
+from dyt.norm_subclasses import ReplacedNorm
 from dyt.path_patterns import matches
 
 DYNAMIC = (DynamicTanh, DynamicErf)
@@ -50,6 +51,8 @@ def survey_norms(model: nn.Module, also: Also, skip: tuple[str, ...]) -> Survey:
     """
     survey = Survey()
     for module, paths in _paths(model).items():
+        if isinstance(module, ReplacedNorm):  # DyT, although by class a norm as well
+            continue
         label = Kept(paths[0], type(module).__name__)
         skipped = any(matches(pattern, path) for pattern in skip for path in paths)
         try:

@@ -1,0 +1,89 @@
+"""Calls of functional norms, such as F.layer_norm, in Python sources.
+
+No module is built for such a call, so no conversion replaces it. The calls are found in the source
+text: replacing torch's functions in order to observe them would change what torch.compile traces.
+"""
+
+from __future__ import annotations
+
+import ast
+import site
+import sys
+import sysconfig
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+from torch import nn
+
+FUNCTIONS = frozenset({"layer_norm", "rms_norm", "native_layer_norm"})
+
+
+def functional_norm_calls(
+    used: Iterable[type[nn.Module]], replaced: Collection[type[nn.Module]]
+) -> list[str]:
+    """Return "file:line (call)" for calls of functional norms outside of replaced norm classes.
+
+    Searched are all imported files of the user's own, and of libraries the classes in `used`.
+
+    Args:
+        used: the classes of the modules of the networks.
+        replaced: norm classes whose instances were replaced, and the calls inside of them with it.
+    """
+    kinds = {kind for kind in used if not kind.__module__.startswith(("torch.", "dyt."))}
+    in_libraries: dict[str, set[str]] = {}
+    excluded: dict[str, set[str]] = {}
+    for names, classes in ((in_libraries, kinds), (excluded, set(replaced))):
+        for kind in classes:
+            scope = kind.__qualname__.replace("<locals>.", "")
+            names.setdefault(kind.__module__, set()).add(scope)
+    calls: set[tuple[str, int, str]] = set()
+    for name, module in list(sys.modules.items()):
+        path = _source(module)
+        if path is None or name.partition(".")[0] in ("dyt", "torch"):
+            continue
+        own = not _is_library(path)
+        if own or name in in_libraries:
+            for scope, line, call in _calls(path):
+                within = any(_inside(scope, kind) for kind in in_libraries.get(name, ()))
+                dropped = any(_inside(scope, kind) for kind in excluded.get(name, ()))
+                if (own or within) and not dropped:
+                    calls.add((str(path), line, call))
+    return [f"{path}:{line} ({call})" for path, line, call in sorted(calls)]
+
+
+def _source(module: ModuleType | None) -> Path | None:
+    file = getattr(module, "__file__", None)
+    return Path(file) if isinstance(file, str) and file.endswith(".py") else None
+
+
+def _is_library(path: Path) -> bool:
+    paths = sysconfig.get_paths()
+    folders = {paths["stdlib"], paths["platlib"], paths["purelib"], site.getusersitepackages()}
+    resolved = path.resolve()
+    named = {"site-packages", "dist-packages"} & set(resolved.parts)
+    return bool(named) or any(resolved.is_relative_to(Path(folder).resolve()) for folder in folders)
+
+
+def _inside(scope: str, kind: str) -> bool:
+    return scope == kind or scope.startswith(f"{kind}.")
+
+
+def _calls(path: Path) -> Iterator[tuple[str, int, str]]:
+    """Yield (qualified name of the enclosing scope, line, called name)."""
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError):  # not readable, or not Python
+        return
+    pending: list[tuple[str, ast.AST]] = [("", tree)]
+    while pending:
+        scope, node = pending.pop()
+        for child in ast.iter_child_nodes(node):
+            inner = scope
+            if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                inner = f"{scope}.{child.name}" if scope else child.name
+            elif isinstance(child, ast.Call):
+                name = ast.unparse(child.func)
+                if name.rpartition(".")[2] in FUNCTIONS:
+                    yield scope, child.lineno, name
+            pending.append((inner, child))
