@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from dyt import DynamicErf, DynamicTanh
+
 
 def _missing_libraries(path):
     """Return the libraries that a test file imports at module level and that are not installed."""
@@ -35,3 +37,26 @@ def _one_thread():
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def assert_same_network():
+    """Return a function that compares the modules and parameters of two converted networks."""
+
+    def check(a, b):
+        """Assert the same modules, by path and kind, with the same parameters in the same order."""
+        a_modules, b_modules = dict(a.named_modules()), dict(b.named_modules())
+        assert list(a_modules) == list(b_modules)
+        for path, module in b_modules.items():
+            if isinstance(module, (DynamicTanh, DynamicErf)):
+                assert isinstance(a_modules[path], type(module)), path
+                assert a_modules[path].extra_repr() == module.extra_repr(), path
+            else:
+                # Parametrizations make a class of their own for each module.
+                assert repr(type(a_modules[path])) == repr(type(module)), path
+        a_state, b_state = a.state_dict(), b.state_dict()
+        assert list(a_state) == list(b_state)
+        assert all(torch.equal(a_state[name], b_state[name]) for name in b_state)
+        assert [n for n, _ in a.named_parameters()] == [n for n, _ in b.named_parameters()]
+
+    return check

@@ -12,7 +12,7 @@ import torch
 import transformers as hf
 from torch import nn
 
-from dyt import WAV2VEC2_SKIP, DynamicTanh, Norm, convert
+from dyt import WAV2VEC2_SKIP, DynamicTanh, Norm, convert, replacing
 
 TOKENS = torch.arange(2 * 6).view(2, 6)
 IMAGES = torch.linspace(-1, 1, 2 * 3 * 32 * 32).view(2, 3, 32, 32)
@@ -199,6 +199,20 @@ def test_convert_replaces_and_reports_every_norm(name, converted):
     assert set(model.state_dict()) - keys == {f"{path}.alpha" for path in report.paths}
     assert keys <= set(model.state_dict())
     assert sum(p.numel() for p in model.parameters()) == parameters + number
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_replacing_builds_the_network_of_convert(name, assert_same_network):
+    make, _, number, _ = MODELS[name]
+    torch.manual_seed(0)
+    with replacing(Norm.dyt(0.7)) as block:
+        network = make()
+    torch.manual_seed(0)
+    expected = make()
+    report = convert(expected, Norm.dyt(0.7))
+    assert_same_network(network, expected)
+    assert len(block.replacements) == number
+    assert block.networks[0].report.paths == report.paths
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -22,7 +22,7 @@ from transformers.models.nemotron.modeling_nemotron import NemotronLayerNorm1P
 from transformers.models.olmo.modeling_olmo import OlmoLayerNorm
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
-from dyt import DynamicTanh, convert
+from dyt import DynamicTanh, convert, replacing
 
 
 class Fp32LayerNorm(nn.LayerNorm):
@@ -152,6 +152,21 @@ def test_convert_detects_norm_axis_affine_and_offset(name, device):
     assert {p.device.type for p in new.parameters()} == {device}
     if weight and device == "cpu":
         assert set(new.weight.flatten().tolist()) == {3.0 + offset}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_replacing_equals_convert_for_every_norm(name, assert_same_network):
+    def make():
+        return nn.ModuleDict({"linear": nn.Linear(8, 8), "norm": KNOWN[name][0]()})
+
+    torch.manual_seed(0)
+    with replacing():
+        network = make()
+    torch.manual_seed(0)
+    expected = make()
+    convert(expected)
+    assert isinstance(network["norm"], DynamicTanh)
+    assert_same_network(network, expected)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,11 @@ from types import ModuleType
 
 from torch import nn
 
-FUNCTIONS = frozenset({"layer_norm", "rms_norm", "native_layer_norm"})
+FUNCTIONS = frozenset(
+    f"{module}.{name}"
+    for module in ("torch", "torch.nn.functional")
+    for name in ("layer_norm", "rms_norm", "native_layer_norm")
+)
 
 
 def functional_norm_calls(
@@ -75,6 +79,7 @@ def _calls(path: Path) -> Iterator[tuple[str, int, str]]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (OSError, SyntaxError, ValueError):  # not readable, or not Python
         return
+    names = _imported_names(tree)
     pending: list[tuple[str, ast.AST]] = [("", tree)]
     while pending:
         scope, node = pending.pop()
@@ -83,7 +88,25 @@ def _calls(path: Path) -> Iterator[tuple[str, int, str]]:
             if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
                 inner = f"{scope}.{child.name}" if scope else child.name
             elif isinstance(child, ast.Call):
-                name = ast.unparse(child.func)
-                if name.rpartition(".")[2] in FUNCTIONS:
-                    yield scope, child.lineno, name
+                called = ast.unparse(child.func)
+                first, dot, rest = called.partition(".")
+                if f"{names.get(first, '')}{dot}{rest}" in FUNCTIONS:
+                    yield scope, child.lineno, called
             pending.append((inner, child))
+
+
+def _imported_names(tree: ast.AST) -> dict[str, str]:
+    """Return the names that a file imports, with what they refer to: "F": "torch.nn.functional"."""
+    names = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.asname:
+                    names[alias.asname] = alias.name
+                else:
+                    first = alias.name.partition(".")[0]
+                    names[first] = first
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            for alias in node.names:
+                names[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+    return names
