@@ -4,6 +4,7 @@ import copy
 import json
 import pickle
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 from torch.nn import LayerNorm as ImportedEarlier
 from torch.nn import functional as F
 
-from dyt import DynamicErf, DynamicTanh, Norm, ReplacementError, convert, replacing
+from dyt import DynamicTanh, Norm, ReplacementError, convert, replacing
 
 DYT = Norm.dyt(0.7)
 
@@ -288,11 +289,8 @@ def test_report_file_has_paths_and_functional_norms(tmp_path, capsys):
         "net.second",
         "net.last",
     ]
-    (line,) = [
-        number
-        for number, text in enumerate(open(__file__), 1)
-        if text.rstrip().endswith("# the line that is reported")
-    ]
+    texts = Path(__file__).read_text().splitlines()
+    (line,) = [i for i, text in enumerate(texts, 1) if text.endswith("# the line that is reported")]
     printed = capsys.readouterr().err
     assert f"DyT(α0=0.7): 3 norm layers replaced (Functional 3); paths in {file}" in printed
     assert f"a functional norm is not replaced: {__file__}:{line} (F.layer_norm)" in printed
