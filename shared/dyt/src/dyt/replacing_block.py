@@ -219,7 +219,7 @@ class Block:
         finally:
             self._converting = False
         if report.replacements or report.kept or report.left:
-            self.networks.append(Network(type(network).__name__, report))
+            self.networks.append(Network(type(network).__name__, report, weakref.ref(network)))
         if any(replacement.replaced for replacement in report):
             network.register_load_state_dict_post_hook(drop_alpha_of_missing_layers)
 

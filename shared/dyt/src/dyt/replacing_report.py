@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +17,17 @@ from dyt.norm_config import Norm
 
 @dataclass(frozen=True)
 class Network:
-    """The norm layers of a network that was built in a block: the name of its class, a report."""
+    """A network that was built in a block.
+
+    Attributes:
+        name: the name of its class.
+        report: its norm layers.
+        module: returns the network, or None if it exists no more.
+    """
 
     name: str
     report: Report
+    module: Callable[[], nn.Module | None]
 
 
 def summarize(norm: Norm, networks: Sequence[Network]) -> str:

@@ -81,6 +81,12 @@ def _installed(requirement: str) -> bool:
     return True
 
 
+def _site_key(name: str) -> tuple[str, str]:
+    """Return section and key of a data source in site.toml."""
+    section, dot, key = name.partition(".")
+    return (section, key) if dot else ("data", name)
+
+
 def resolve_paths(
     names: tuple[str, ...], paths: Mapping[str, Path], site_file: Path, *, survey: bool = False
 ) -> dict[str, Path]:
@@ -114,14 +120,18 @@ def resolve_paths(
             if survey and source.survey is not None:
                 source.survey(paths[name])
         except ValueError as error:
-            problems.append(f"[data] {name} in {site_file}: {error}")
+            section, key = _site_key(name)
+            problems.append(f"[{section}] {key} in {site_file}: {error}")
         resolved[name] = paths[name]
     if missing_titles:
-        keys = ", ".join(f"`{name}`" for name in missing_titles)
+        by_section: dict[str, list[str]] = {}
+        for section, key in map(_site_key, missing_titles):
+            by_section.setdefault(section, []).append(f"`{key}`")
+        keys = " and ".join(f"{', '.join(k)} under [{s}]" for s, k in by_section.items())
         problems.insert(
             0,
-            f"no path for {', '.join(missing_titles.values())}: set {keys} under [data] in "
-            f"{site_file} (see site.example.toml)",
+            f"no path for {', '.join(missing_titles.values())}: set {keys} in {site_file} "
+            "(see site.example.toml)",
         )
     if problems:
         raise ValueError("; ".join(problems))

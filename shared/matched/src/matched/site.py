@@ -97,7 +97,10 @@ class Runs:
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """The content of site.toml; ``data`` maps names of data sources to paths."""
+    """The content of site.toml; ``data`` maps names of data sources to paths.
+
+    The keys of [upstream], checkouts of other repositories, are the data sources "upstream.KEY".
+    """
 
     file: Path
     data: Mapping[str, Path] = field(default_factory=dict)
@@ -122,6 +125,8 @@ def _absolute(file: Path, path: str) -> Path:
 
 
 SECTIONS = {"runs": Runs, "local": Local, "slurm": Slurm}
+UPSTREAM = "upstream"
+"""Section of the checkouts, and the prefix of the names of their data sources."""
 
 
 def read(file: Path) -> Site:
@@ -139,24 +144,34 @@ def read(file: Path) -> Site:
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{file}: {error}") from None
     validator = _Validator(file, text)
-    validator.check_keys("", content, ["data", *SECTIONS])
+    validator.check_keys("", content, ["data", UPSTREAM, *SECTIONS])
     for name, section in content.items():
         if not isinstance(section, dict):
             raise ValueError(f"{validator.location('', name)}: {name} must be a section, [{name}]")
-    paths = content.get("data", {})
-    if paths:
-        names = [name for name in registered_sources() if not load_source(name).embedded]
-        validator.check_keys("data", paths, names)
-    for key, path in paths.items():
-        validator.check_type("data", key, path, str, "a string")
+    paths = {}
+    for section, prefix in (("data", ""), (UPSTREAM, f"{UPSTREAM}.")):
+        entries = content.get(section, {})
+        if entries:
+            validator.check_keys(section, entries, _source_keys(prefix))
+        for key, path in entries.items():
+            validator.check_type(section, key, path, str, "a string")
+            paths[prefix + key] = _absolute(file, path)
     return Site(
         file=file,
-        data={key: _absolute(file, path) for key, path in paths.items()},
+        data=paths,
         **{
             name: _section(validator, name, kind, content.get(name, {}))
             for name, kind in SECTIONS.items()
         },
     )
+
+
+def _source_keys(prefix: str) -> list[str]:
+    """Return the keys of the data sources with a path that belong to [data] or to [upstream]."""
+    names = [name for name in registered_sources() if not load_source(name).embedded]
+    if prefix:
+        return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+    return [name for name in names if not name.startswith(f"{UPSTREAM}.")]
 
 
 def _section(validator: _Validator, name: str, kind: type, values: dict[str, Any]) -> Any:

@@ -1,0 +1,1 @@
+"""Training scripts of other repositories, unmodified, as matched LN/DyT runs."""

@@ -1,0 +1,1 @@
+"""A small upstream repository: one training script, written as research code is."""

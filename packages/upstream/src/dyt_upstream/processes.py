@@ -1,0 +1,124 @@
+"""Process tree of a training script: start, output, and an end that leaves no process behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from dyt_upstream.runner_options import RUNNER, die_with_parent
+from matched import signals
+from matched.signals import Interrupted
+
+POLL_SECONDS = 0.2
+STOP_SECONDS = 10.0
+"""Seconds between the request to end and the kill."""
+MAX_LINES = 200_000
+"""Printed lines that are kept for parsers."""
+
+
+def runner_command(specification: Path, *, world_size: int, torchrun: bool) -> list[str]:
+    """Return the command that starts the script in all processes of this node."""
+    if world_size == 1 and not torchrun:
+        return [sys.executable, "-m", RUNNER, str(specification)]
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size)))
+    nodes = max(1, world_size // local)
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={local}"]
+    if nodes == 1:
+        command += ["--standalone"]  # a free port, which nobody else gets
+    else:
+        # The job's own store is at MASTER_PORT.
+        port = int(os.environ["MASTER_PORT"]) + 1
+        rank = int(os.environ["RANK"]) // local
+        command += [f"--nnodes={nodes}", f"--node-rank={rank}"]
+        command += [f"--master-addr={os.environ['MASTER_ADDR']}", f"--master-port={port}"]
+    return [*command, "-m", RUNNER, str(specification)]
+
+
+class ScriptProcess:
+    """A running script, its descendants, and what it prints.
+
+    Args:
+        command: from ``runner_command``.
+        folder: the working directory.
+        environment: variables in addition to this process's own, without those of its launcher.
+        on_line: called with each printed line, in another thread.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        folder: Path,
+        environment: Mapping[str, str],
+        on_line: Callable[[str], None],
+    ) -> None:
+        self.lines: deque[str] = deque(maxlen=MAX_LINES)
+        self._on_line = on_line
+        self._process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # one process group, which can be ended as a whole
+            preexec_fn=die_with_parent,
+        )
+        assert self._process.stdout is not None
+        self._reader = threading.Thread(
+            target=self._read, args=(self._process.stdout,), daemon=True
+        )
+        self._reader.start()
+
+    def _read(self, stream: IO[str]) -> None:
+        for line in stream:  # a progress bar's carriage returns end lines too
+            if text := line.rstrip():
+                self.lines.append(text)
+                self._on_line(text)
+
+    def wait(self, on_poll: Callable[[], None]) -> int:
+        """Return the exit status; end all processes of the script before any exception leaves.
+
+        Args:
+            on_poll: called several times per second.
+
+        Raises:
+            Interrupted: if this process gets a stop signal.
+        """
+        try:
+            while self._process.poll() is None:
+                if signals.stop_signal():
+                    raise Interrupted
+                on_poll()
+                time.sleep(POLL_SECONDS)
+            return self._process.returncode
+        finally:
+            self.stop()
+            self._reader.join(STOP_SECONDS)
+
+    def stop(self) -> None:
+        """End the script and everything it started, first by SIGTERM, then by SIGKILL."""
+        deadline = time.monotonic() + STOP_SECONDS
+        if self._send(signal.SIGTERM):
+            while time.monotonic() < deadline and self._send(0):
+                self._process.poll()  # otherwise it stays a zombie, which a signal still reaches
+                time.sleep(0.05)
+            self._send(signal.SIGKILL)
+        self._process.wait()
+
+    def _send(self, number: int) -> bool:
+        """Send a signal to the process group; return False if nothing is left of it."""
+        try:
+            os.killpg(self._process.pid, number)
+        except (ProcessLookupError, PermissionError):
+            return False
+        return True

@@ -1,0 +1,76 @@
+"""Fixtures of the upstream tests: contexts, and small scripts as checkouts."""
+
+import subprocess
+
+import pytest
+
+from dyt import Norm
+from dyt_upstream import upstreams
+from dyt_upstream.config import Script
+from dyt_upstream.records import json_lines
+from dyt_upstream.upstreams import ScriptFacts, Upstream
+from matched.task import Context
+
+DYT = Norm.dyt(2.0)
+TINY = ("--width", "16", "--depth", "1", "--steps", "4", "--batch-size", "8")
+
+
+@pytest.fixture
+def context(tmp_path):
+    """Return a function that makes the context of a run directory."""
+
+    def make(name="run", **options):
+        directory = tmp_path / name
+        (directory / "checkpoints").mkdir(parents=True, exist_ok=True)
+        return Context(directory=directory, signature=name, **options)
+
+    return make
+
+
+@pytest.fixture
+def miniature():
+    """Return a function that makes the config of the miniature upstream."""
+
+    def make(*arguments, norm=DYT, **options):
+        command = ("train.py", *TINY, "--seed", "{seed}", "--output", "{output}", *arguments)
+        return Script(
+            upstream="miniature",
+            command=command,
+            metrics=("accuracy",),
+            data=("upstream.miniature",),
+            norm=norm,
+            **options,
+        )
+
+    return make
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """Return a function that makes a git checkout of one script, known as the upstream "own"."""
+
+    def make(text, **facts):
+        folder = tmp_path / "own"
+        folder.mkdir(exist_ok=True)
+        (folder / "train.py").write_text(text)
+        git = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+        for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+            subprocess.run([*git, *command], check=True)
+        options = {"records": json_lines("log.txt"), "metrics": {"loss": "loss", "acc": "acc"}}
+        script = ScriptFacts(**{**options, **facts})
+        own = Upstream(repository="somebody/own", commit="", scripts={"train.py": script})
+        monkeypatch.setitem(upstreams.UPSTREAMS, "own", own)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def own():
+    """Return a function that makes a config of the upstream "own"."""
+
+    def make(**options):
+        settings = {"command": ("train.py", "{output}"), "metrics": ("acc",), "norm": DYT}
+        return Script(upstream="own", data=("upstream.own",), **{**settings, **options})
+
+    return make

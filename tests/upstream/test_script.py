@@ -1,0 +1,188 @@
+"""Tests of the task that runs an unmodified training script."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from dyt import Norm
+from dyt_upstream import miniature as package
+from dyt_upstream.script import run
+from matched import signals
+from matched.signals import Interrupted
+
+NET = """
+import json, os, sys
+import torch
+from torch import nn
+model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+model(torch.ones(2, 4)).sum().backward()
+optimizer.step()
+def log(**values):
+    with open(os.path.join(sys.argv[1], "log.txt"), "a") as file:
+        file.write(json.dumps(values) + "\\n")
+"""
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_script_own_norm_equals_the_plain_script(context, miniature, tmp_path):
+    config = miniature("--epochs", "2", norm=Norm.own())
+    outcome = run(context(), config)
+    folder = tmp_path / "plain"
+    words = [
+        word.format(seed=0, output=folder) if "{" in word else word for word in config.command[1:]
+    ]
+    script = Path(package.__file__).parent / "train.py"
+    subprocess.run([sys.executable, str(script), *words], check=True, capture_output=True)
+    directory = context().directory
+    assert lines(directory / "output" / "log.txt") == lines(folder / "log.txt")
+    assert outcome.metrics["accuracy"] == lines(folder / "log.txt")[-1]["test_acc"]
+    assert outcome.details["norms"] == {"Adder": 3}
+    assert not outcome.diverged
+    assert outcome.steps == 1
+
+
+def test_script_pair_is_matched_in_weights_and_batches(context, miniature):
+    arms = {}
+    for name, norm in (("LN", Norm.own()), ("DyT", Norm.dyt(2.0))):
+        outcome = run(context(name), miniature("--epochs", "1", norm=norm))
+        arms[name] = outcome, json.loads((context(name).directory / "fingerprint.json").read_text())
+    assert arms["LN"][1] == arms["DyT"][1]
+    assert len(arms["LN"][1]["batches"]) == 4
+    assert len(set(arms["LN"][1]["batches"])) == 4
+    assert arms["LN"][0].metrics != arms["DyT"][0].metrics
+    rows = json.loads((context("DyT").directory / "norms.json").read_text())["networks"]
+    paths = [row["path"] for network in rows for row in network["replacements"]]
+    assert paths == ["blocks.0.norm1", "blocks.0.norm2", "norm"]
+
+
+@pytest.mark.slow
+def test_script_fingerprint_depends_on_the_seed(context, miniature):
+    prints = []
+    for seed in (0, 1):
+        run(context(f"{seed}"), miniature("--epochs", "1", seed=seed))
+        prints.append(json.loads((context(f"{seed}").directory / "fingerprint.json").read_text()))
+    assert prints[0]["weights"] != prints[1]["weights"]
+    assert not set(prints[0]["batches"]) & set(prints[1]["batches"])
+
+
+@pytest.mark.slow
+def test_script_resumes_from_its_own_checkpoint(context, miniature):
+    whole = run(context("whole"), miniature("--epochs", "3"))
+    run(context("cut"), miniature("--epochs", "2"))
+    weights = json.loads((context("cut").directory / "fingerprint.json").read_text())
+    outcome = run(context("cut"), miniature("--epochs", "3"))
+    assert outcome.metrics == whole.metrics
+    command = json.loads((context("cut").directory / "script.json").read_text())["command"]
+    assert command[-2:] == [
+        "--resume",
+        str(context("cut").directory / "output" / "checkpoint-1.pth"),
+    ]
+    assert json.loads((context("cut").directory / "fingerprint.json").read_text()) == weights
+    metrics = [context(name).directory / "metrics.jsonl" for name in ("whole", "cut")]
+    assert metrics[0].read_text() == metrics[1].read_text()
+    assert [line["step"] for line in lines(metrics[0]) if "loss" in line] == [0, 1, 2]
+
+
+@pytest.mark.slow
+def test_script_divergence_is_a_result(context, miniature):
+    outcome = run(context(), miniature("--epochs", "3", "--lr", "1e20"))
+    assert outcome.diverged
+
+
+def test_script_stops_with_everything_it_started(context, checkout, own, monkeypatch):
+    folder = checkout(
+        "import os, subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "open(os.path.join(sys.argv[1], 'pids'), 'w').write(f'{os.getpid()} {child.pid}\\n')\n"
+        "time.sleep(60)\n"
+    )
+    here = context(data={"upstream.own": folder})
+
+    def stop_when_started():
+        while not (here.directory / "output" / "pids").exists():
+            time.sleep(0.1)
+        monkeypatch.setattr(signals, "_received", [signal.SIGUSR2])
+
+    thread = threading.Thread(target=stop_when_started)
+    thread.start()
+    with pytest.raises(Interrupted):
+        run(here, own())
+    thread.join()
+    for pid in (here.directory / "output" / "pids").read_text().split():
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(pid), 0)
+
+
+@pytest.mark.slow
+def test_script_warns_of_another_commit_and_of_changes(context, checkout, own):
+    folder = checkout(NET + "log(epoch=0, acc=1.5, loss=2.5)\n")
+    outcome = run(context(data={"upstream.own": folder}), own())
+    commit = outcome.details["commit"]
+    assert (outcome.details["warnings"], outcome.metrics) == ([], {"acc": 1.5, "loss": 2.5})
+    with (folder / "train.py").open("a") as file:
+        file.write("log(epoch=1, acc=2.5)\n")
+    outcome = run(context("other", data={"upstream.own": folder}), own(commit="0" * 40))
+    assert outcome.details["warnings"] == [
+        f"own: the checkout is at commit {commit[:12]}, not 000000000000 as in the recipe",
+        "own: uncommitted changes in train.py",
+    ]
+    assert outcome.metrics["acc"] == 2.5
+    assert outcome.details["changed"] == ["train.py"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (NET + "log(epoch=0, loss=1)", r"status 0, but its log has no acc; it has loss"),
+        ("import no_such_module", "own needs the Python module 'no_such_module', which is not"),
+        *(
+            pytest.param(text, message, marks=pytest.mark.slow)
+            for text, message in (
+                (NET, r"status 0, but its log has no acc; it has no record"),
+                ("print(1)", "nothing was replaced"),
+                ("raise KeyError('x')", "train.py ended with status 1: KeyError: 'x'"),
+                ("import sys; sys.exit(5)", "train.py ended with status 5: it printed nothing"),
+            )
+        ),
+    ],
+)
+def test_script_without_a_result_fails(context, checkout, own, text, message):
+    folder = checkout(text)
+    with pytest.raises(ValueError, match=message):
+        run(context(data={"upstream.own": folder}), own())
+
+
+def test_script_refuses_another_number_of_processes(context, miniature):
+    with pytest.raises(ValueError, match=r"recipe is for 2 processes.*this job has 1"):
+        run(context(), miniature(processes=2))
+
+
+@pytest.mark.slow
+def test_script_starts_from_the_checkpoint_of_a_need(context, checkout, own):
+    folder = checkout(
+        NET
+        + "torch.save(1, os.path.join(sys.argv[1], 'last.pt'))\nlog(epoch=0, acc=len(sys.argv))\n",
+        checkpoints="*.pt",
+    )
+    first = context("first", data={"upstream.own": folder})
+    run(first, own())
+    config = {"config": {"upstream": "own", "command": ["train.py"]}}
+    (first.directory / "config.json").write_text(json.dumps(config))
+    second = context("second", data={"upstream.own": folder}, needs={"pretrained": first.directory})
+    outcome = run(second, own(command=("train.py", "{output}", "--from={needs.pretrained}")))
+    assert outcome.metrics["acc"] == 3
+    command = json.loads((second.directory / "script.json").read_text())["command"]
+    assert command[-1] == f"--from={first.directory / 'output' / 'last.pt'}"
+    with pytest.raises(ValueError, match="needs no 'other'"):
+        run(second, own(command=("train.py", "{needs.other}")))
