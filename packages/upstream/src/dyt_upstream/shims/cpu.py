@@ -1,0 +1,73 @@
+"""A machine without a GPU for scripts that insist on one; imported for trials of a few steps only.
+
+Devices of CUDA become the CPU, NCCL becomes gloo, and calls that wait for a GPU do nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+
+def _on_cpu(value: Any) -> Any:
+    """Return a device argument as the CPU; anything else as it is."""
+    if isinstance(value, torch.device) or (isinstance(value, str) and value.startswith("cuda")):
+        return torch.device("cpu") if torch.device(value).type == "cuda" else value
+    return value
+
+
+class _CpuMode(TorchFunctionMode):
+    """Send every tensor to the CPU."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        options = dict(kwargs or {})
+        if func is torch.Tensor.cuda:
+            return args[0]
+        if func is torch.Tensor.to and len(args) > 1 and type(args[1]) is int:
+            args = (args[0], torch.device("cpu"), *args[2:])
+        if "device" in options:
+            device = options["device"]
+            options["device"] = torch.device("cpu") if type(device) is int else _on_cpu(device)
+        if func in (torch.Tensor.cpu, torch.Tensor.to):
+            args = tuple(map(_on_cpu, args))
+        return func(*args, **options)
+
+
+def pretend_to_have_a_gpu() -> None:
+    """Let this process take the CPU for its only GPU."""
+    if torch.cuda.is_available():
+        return
+    distributed: Any = torch.distributed
+    parallel: Any = torch.nn.parallel
+    start, wrap = distributed.init_process_group, parallel.DistributedDataParallel
+
+    def init_process_group(backend: Any = None, *args: Any, **options: Any) -> None:
+        start("gloo", *args, **options)
+
+    class OnCpu(wrap):  # type: ignore[misc, valid-type]
+        """DistributedDataParallel that ignores device_ids."""
+
+        def __init__(self, module: Any, device_ids: Any = None, **options: Any) -> None:
+            super().__init__(module, **options)
+
+    distributed.init_process_group = init_process_group
+    parallel.DistributedDataParallel = OnCpu
+    cuda: Any = torch.cuda
+    cuda.is_available, cuda.device_count = lambda: True, lambda: 1
+    cuda.max_memory_allocated = lambda *_: 0
+    for name in ("set_device", "synchronize", "empty_cache"):
+        setattr(cuda, name, lambda *_: None)
+    _CpuMode().__enter__()
+    # Scripts without torchrun's variables look for a GPU only.
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")):
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("MASTER_ADDR", "localhost")
+    os.environ.setdefault("MASTER_PORT", "29503")
+
+
+pretend_to_have_a_gpu()
