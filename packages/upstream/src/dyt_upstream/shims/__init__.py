@@ -1,1 +1,1 @@
-"""Adaptations of the environment to scripts that were written for older libraries; none of a norm."""
+"""Adaptations to libraries that are newer than a script; none of them concerns a norm."""

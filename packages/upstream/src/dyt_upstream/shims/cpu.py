@@ -26,7 +26,7 @@ class _CpuMode(TorchFunctionMode):
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         options = dict(kwargs or {})
-        if func is torch.Tensor.cuda:
+        if func in (torch.Tensor.cuda, torch.Tensor.pin_memory):
             return args[0]
         if func is torch.Tensor.to and len(args) > 1 and type(args[1]) is int:
             args = (args[0], torch.device("cpu"), *args[2:])
@@ -60,6 +60,7 @@ def pretend_to_have_a_gpu() -> None:
     cuda: Any = torch.cuda
     cuda.is_available, cuda.device_count = lambda: True, lambda: 1
     cuda.max_memory_allocated = lambda *_: 0
+    cuda.is_current_stream_capturing = lambda: False
     for name in ("set_device", "synchronize", "empty_cache"):
         setattr(cuda, name, lambda *_: None)
     _CpuMode().__enter__()
