@@ -26,11 +26,13 @@ CHANGES  = $(foreach change,$(SET),--set '$(change)')
 CHOICE   = --scale $(SCALE) --cluster $(CLUSTER) $(CHANGES)
 SUBMIT   = submit $(TABLE) $(CHOICE) $(if $(SNAPSHOT),--snapshot)
 
+upper    = $(shell echo $(1) | tr a-z A-Z)
+
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup own-environment wheels demo test test-slow test-slurm lint docs table tables
-.PHONY: test-dyt status bench chaos mutants lock clean
+.PHONY: test-dyt status bench chaos parity mutants lock clean
 
 help:
 	@echo "make setup       create $(VENV) with all packages (other targets do so when needed)"
@@ -42,6 +44,7 @@ help:
 	@echo "make table FILE=my_table.py   a table of your own (docs/OWN-TABLES.md)"
 	@echo "make tables      every table         make status      the state of every run"
 	@echo "make bench       time the harness    make chaos       kill, preempt and fill the disk of runs"
+	@echo "make parity MAE=<checkout> DINO=… DIT=… NANOGPT=…   equality with official code, computed"
 	@echo "make mutants MODULE=<file> TESTS_OF='<tests>'   which small bugs of a module no test notices"
 	@echo "make test-dyt TORCH=2.4.1     the tests of dyt with another torch"
 	@echo "make wheels      a wheel of dyt with the CPU kernel inside, in dist/"
@@ -143,6 +146,11 @@ bench: setup
 
 chaos: setup
 	$(BIN)/python benchmarks/chaos.py
+
+# Upper-case variables are checkouts: MAE=/path/to/mae.
+parity: setup
+	$(BIN)/python parity/run.py $(foreach name,mae dino dit nanogpt,$(if $($(call upper,$(name))),\
+		$(name)='$($(call upper,$(name)))'))
 
 mutants: setup
 	@test -n '$(MODULE)' -a -n '$(TESTS_OF)' || { sed -n '3p' tools/mutants.py >&2; exit 2; }

@@ -9,7 +9,7 @@
 The commands are those of PRETRAIN.md and FINETUNE.md of facebookresearch/mae, and DINO's with the
 arguments of its published ViT-B/16 and ViT-B/8. DINO has no script for fine-tuning a whole network:
 its rows show the loss of the pretraining, and the chain with fine-tuning is ../cvpr2025/table02.py.
-The scripts decide on seeds, resume and checkpoints; runs are not bit-identical after an interruption.
+The scripts decide on seeds, resume and checkpoints, so an interrupted run is not bit-identical.
 """
 
 from dataclasses import replace

@@ -16,6 +16,7 @@ from typing import IO
 from dyt_upstream.runner_options import RUNNER, die_with_parent
 from matched import signals
 from matched.signals import Interrupted
+from matched.task import Context
 
 POLL_SECONDS = 0.2
 STOP_SECONDS = 10.0
@@ -24,20 +25,30 @@ MAX_LINES = 200_000
 """Printed lines that are kept for parsers."""
 
 
-def runner_command(specification: Path, *, world_size: int, torchrun: bool) -> list[str]:
-    """Return the command that starts the script in all processes of this node."""
-    if world_size == 1 and not torchrun:
+def _per_node(processes: int) -> int:
+    """Return the number of the script's processes on each node of this job."""
+    return min(processes, int(os.environ.get("LOCAL_WORLD_SIZE", str(processes))))
+
+
+def starts_processes(context: Context, processes: int) -> bool:
+    """True in the process that starts those of the script on its node."""
+    node = context.rank // int(os.environ.get("LOCAL_WORLD_SIZE", str(context.world_size)))
+    return context.local_rank == 0 and node * _per_node(processes) < processes
+
+
+def runner_command(specification: Path, processes: int, *, torchrun: bool) -> list[str]:
+    """Return the command that starts the script in all its processes on this node."""
+    if processes == 1 and not torchrun:
         return [sys.executable, "-m", RUNNER, str(specification)]
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size)))
-    nodes = max(1, world_size // local)
+    local = _per_node(processes)
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={local}"]
-    if nodes == 1:
-        command += ["--standalone"]  # a free port, which nobody else gets
+    if processes == local:
+        command += ["--standalone"]  # at a free port
     else:
         # The job's own store is at MASTER_PORT.
         port = int(os.environ["MASTER_PORT"]) + 1
-        rank = int(os.environ["RANK"]) // local
-        command += [f"--nnodes={nodes}", f"--node-rank={rank}"]
+        node = int(os.environ["RANK"]) // local
+        command += [f"--nnodes={processes // local}", f"--node-rank={node}"]
         command += [f"--master-addr={os.environ['MASTER_ADDR']}", f"--master-port={port}"]
     return [*command, "-m", RUNNER, str(specification)]
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from dyt_upstream.checkout import open_checkout
 from dyt_upstream.config import PLACEHOLDER, Script
-from dyt_upstream.processes import ScriptProcess, runner_command
+from dyt_upstream.processes import ScriptProcess, runner_command, starts_processes
 from dyt_upstream.records import Record, renamed
 from dyt_upstream.runner_options import ERROR_PREFIX, USER_ERROR
 from dyt_upstream.upstreams import find_script, find_upstream
@@ -45,7 +45,8 @@ def run(context: Context, config: Script) -> Outcome:
             fails, no norm was replaced, or the script's log lacks a metric.
         Interrupted: if the process was asked to stop; the script has been ended.
     """
-    if context.world_size != config.processes:
+    # A job on this machine has the processes of its largest run, and the others use fewer.
+    if context.world_size < config.processes:
         raise ValueError(
             f"the recipe is for {config.processes} processes, on which the script's batch size "
             f"depends, but this job has {context.world_size}; change resources or processes"
@@ -55,7 +56,7 @@ def run(context: Context, config: Script) -> Outcome:
     with process_group(context):
         attempt = _Attempt(context, config)
         with raise_on_all_ranks():
-            if context.local_rank == 0:  # torchrun starts the processes of a node
+            if starts_processes(context, config.processes):
                 attempt.compute()
         return on_rank0(attempt.outcome)
 
@@ -91,7 +92,7 @@ class _Attempt:
         log.info("%s at %s: %s", config.upstream, self.checkout.commit, " ".join(arguments))
         specification = self._write_specification(arguments, fresh=checkpoint is None)
         process = ScriptProcess(
-            runner_command(specification, world_size=context.world_size, torchrun=config.torchrun),
+            runner_command(specification, config.processes, torchrun=config.torchrun),
             self.checkout.path,
             self._environment(),
             lambda line: log.info("%s", line),

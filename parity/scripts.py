@@ -1,0 +1,134 @@
+"""Official training scripts, unmodified, for a few steps on tiny data under `python -m dyt run`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from claims import Claim, equal
+from PIL import Image
+
+HERE = Path(__file__).parent
+SMALL_VIT = ("--device", "cpu", "--batch_size", "4", "--epochs", "1", "--warmup_epochs", "0")
+QUIET = ("--num_workers", "0")
+CPU = "dyt_upstream.shims.cpu"
+
+
+def images(folder: Path) -> Path:
+    """Write eight images of noise in each of two splits and return the folder."""
+    noise = np.random.default_rng(0)
+    for number in range(16):
+        split, label = ("train", "val")[number % 2], "ab"[number // 8]
+        (folder / split / label).mkdir(parents=True, exist_ok=True)
+        pixels = noise.integers(0, 255, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / split / label / f"{number}.jpg")
+    return folder
+
+
+def run(
+    checkout: Path, command: Sequence[object], report: Path, imports: Sequence[str] = ()
+) -> tuple[dict[str, int], str]:
+    """Run a script with DyT; return the number of replaced layers by network, and the output."""
+    words = [sys.executable, "-m", "dyt", "run", "--norm", "dyt", "--report", str(report)]
+    words += [word for name in imports for word in ("--import", name)]
+    paths = [str(HERE / "stand_ins"), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    done = subprocess.run(
+        [*words, "--", *map(str, command)],
+        cwd=checkout,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{command[0]} ended with {done.returncode}: {done.stdout[-2000:]}")
+    counts: dict[str, int] = {}
+    for network in json.loads(report.read_text())["networks"]:
+        if network["replacements"]:
+            name = network["class"]
+            counts[name] = counts.get(name, 0) + len(network["replacements"])
+    return counts, done.stdout
+
+
+def ran(script: str, expected: dict[str, int], counts: dict[str, int]) -> Claim:
+    """Return the claim that a script ran with so many norms replaced."""
+    return equal(f"{script} runs unmodified; norms replaced", counts, expected)
+
+
+def mae(checkout: Path) -> Iterator[Claim]:
+    shims = ["dyt_upstream.shims.mae"]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data = ("--data_path", images(folder / "images"), "--no_pin_mem", *QUIET, *SMALL_VIT)
+        output = ("--output_dir", folder / "first", "--log_dir", folder / "first")
+        command = ("main_pretrain.py", "--model", "mae_vit_base_patch16", *data, *output)
+        counts, _ = run(checkout, command, folder / "norms.json", shims)
+        yield ran("MAE's main_pretrain.py (ViT-B)", {"MaskedAutoencoderViT": 42}, counts)
+        start = ("--finetune", folder / "first" / "checkpoint-0.pth", "--nb_classes", "8")
+        output = ("--output_dir", folder / "second", "--log_dir", folder / "second")
+        command = ("main_finetune.py", "--model", "vit_base_patch16", *data, *output, *start)
+        counts, _ = run(checkout, command, folder / "norms.json", shims)
+        yield ran("MAE's main_finetune.py (ViT-B)", {"VisionTransformer": 25}, counts)
+
+
+def dino(checkout: Path) -> Iterator[Claim]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        command = (
+            *("main_dino.py", "--arch", "vit_base", "--patch_size", "16", "--out_dim", "64"),
+            *("--batch_size_per_gpu", "4", "--epochs", "1", "--warmup_epochs", "0"),
+            *("--local_crops_number", "1", "--use_fp16", "false", *QUIET),
+            *("--data_path", images(folder / "images") / "train", "--output_dir", folder / "out"),
+        )
+        shims = ["dyt_upstream.shims.dino", CPU]
+        counts, _ = run(checkout, command, folder / "norms.json", shims)
+        # Student and teacher.
+        yield ran("DINO's main_dino.py (ViT-B/16)", {"VisionTransformer": 2 * 25}, counts)
+
+
+def dit(checkout: Path) -> Iterator[Claim]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        command = (
+            *("train.py", "--model", "DiT-S/8", "--epochs", "1", "--global-batch-size", "4"),
+            *("--num-workers", "0", "--log-every", "1", "--num-classes", "2"),
+            *("--data-path", images(folder / "images") / "train", "--results-dir", folder / "out"),
+        )
+        counts, _ = run(checkout, command, folder / "norms.json", ["tiny_vae", CPU])
+        yield ran("DiT's train.py (S/8; a small random autoencoder)", {"DiT": 25}, counts)
+
+
+def nanogpt(checkout: Path) -> Iterator[Claim]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for split in ("train", "val"):
+            tokens = np.random.default_rng(0).integers(0, 50, 4000).astype(np.uint16)
+            tokens.tofile(folder / f"{split}.bin")
+        options = {
+            "dataset": folder,
+            "out_dir": folder / "out",
+            "device": "cpu",
+            "dtype": "float32",
+            "compile": False,
+            "n_layer": 2,
+            "n_head": 2,
+            "n_embd": 32,
+            "block_size": 32,
+            "batch_size": 4,
+            "gradient_accumulation_steps": 1,
+            "max_iters": 3,
+            "eval_interval": 2,
+            "eval_iters": 1,
+        }
+        command = ("train.py", *(f"--{key}={value}" for key, value in options.items()))
+        counts, _ = run(checkout, command, folder / "norms.json")
+        yield ran("nanoGPT's train.py (2 layers)", {"GPT": 5}, counts)
+
+
+SCRIPTS = {"mae": mae, "dino": dino, "dit": dit, "nanogpt": nanogpt}
