@@ -47,25 +47,21 @@ def largest_difference(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> floa
     return max((a.detach().double() - b.detach().double()).abs().max().item() for a, b in pairs)
 
 
-def relative_gradient_difference(ours: nn.Module, theirs: nn.Module) -> float:
-    """Return the largest difference of gradients, relative to each tensor's largest gradient."""
-    differences = [0.0]
-    expected = dict(theirs.named_parameters())
-    for name, parameter in ours.named_parameters():
-        other = expected[name].grad
-        assert (parameter.grad is None) == (other is None), name
-        if parameter.grad is not None and other is not None:
-            scale = other.abs().max().item() or 1.0
-            differences.append(largest_difference([parameter.grad], [other]) / scale)
-    return max(differences)
+def gradient_difference(ours: nn.Module, theirs: nn.Module) -> float:
+    """Return the largest absolute difference of the gradients of parameters of the same name."""
+    expected = {name: p.grad for name, p in theirs.named_parameters() if p.grad is not None}
+    measured = {name: p.grad for name, p in ours.named_parameters() if p.grad is not None}
+    assert measured.keys() == expected.keys()
+    return largest_difference(measured.values(), (expected[name] for name in measured))
 
 
 def shake(model: nn.Module, seed: int = 0) -> None:
-    """Add noise to every parameter, so that none is zero, one, or equal to another."""
+    """Add noise to every trained parameter, so that none is zero, one, or equal to another."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
 
 
 def use_checkout(checkout: Path) -> None:

@@ -11,8 +11,8 @@ import torch
 from claims import (
     Claim,
     equal,
+    gradient_difference,
     largest_difference,
-    relative_gradient_difference,
     shake,
     use_checkout,
 )
@@ -21,7 +21,7 @@ from torch import distributed, nn
 from dyt import Norm, convert
 from dyt_vision.config import DINO
 from dyt_vision.dino_loss import dino_loss, sharpen, update_center
-from dyt_vision.dino_model import Backbone, DINOHead
+from dyt_vision.dino_model import Backbone, DINOHead, MultiCropWrapper
 
 FORWARD = 3e-6
 """Bound of the documentation for equal weights in float32."""
@@ -43,13 +43,12 @@ SMALL = replace(
 
 def claims(checkout: Path) -> Iterator[Claim]:
     use_checkout(checkout)
-    import main_dino
     import vision_transformer
 
     ln = partial(nn.LayerNorm, eps=1e-6)
     for patch in (16, 8):
+        theirs = vision_transformer.vit_base(patch_size=patch)  # reads values, so not on meta
         with torch.device("meta"):
-            theirs = vision_transformer.vit_base(patch_size=patch)
             ours = Backbone(replace(B16, patch_size=patch))
         shapes = [{n: tuple(p.shape) for n, p in m.state_dict().items()} for m in (ours, theirs)]
         count = sum(p.numel() for p in theirs.parameters())
@@ -74,47 +73,47 @@ def claims(checkout: Path) -> Iterator[Claim]:
                 bound=FORWARD,
                 measured=largest_difference([ours(images)], [theirs(images)]),
             )
-        ours(images).square().sum().backward()
-        theirs(images).square().sum().backward()
-        yield Claim(
-            text=f"DINO, {norm}: gradients of the backbone, relative to each tensor's largest",
-            bound=FORWARD,
-            measured=relative_gradient_difference(ours, theirs),
-        )
-    yield from head_and_loss(main_dino, vision_transformer)
+        yield from head_and_loss(norm, ours, theirs)
 
 
-def head_and_loss(main_dino: object, vision_transformer: object) -> Iterator[Claim]:
-    """Yield claims about head, loss and center."""
-    torch.manual_seed(0)
-    theirs = vision_transformer.DINOHead(64, 48, hidden_dim=64, bottleneck_dim=32)
-    shake(theirs)
-    ours = DINOHead(SMALL)
-    ours.load_state_dict(theirs.state_dict())
-    x = torch.randn(6, 64)
-    yield Claim(
-        text="DINO: outputs of the head",
-        bound=FORWARD,
-        measured=largest_difference([ours(x)], [theirs(x)]),
-    )
+def head_and_loss(norm: Norm, backbone: nn.Module, official: nn.Module) -> Iterator[Claim]:
+    """Yield claims about head, loss, gradients and center, on equal backbones."""
+    import main_dino
+    import utils
+    import vision_transformer
+
+    their_head = vision_transformer.DINOHead(64, 48, hidden_dim=64, bottleneck_dim=32)
+    shake(their_head)
+    our_head = DINOHead(SMALL)
+    our_head.load_state_dict(their_head.state_dict())
+    theirs = utils.MultiCropWrapper(official, their_head)
+    ours = MultiCropWrapper(backbone, our_head)
     if not distributed.is_initialized():
         distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
     loss = main_dino.DINOLoss(48, 4, 0.04, 0.07, 3, 10)
     loss.center.normal_(std=0.1)
     center = loss.center.clone()
-    student, teacher = torch.randn(4 * 5, 48), torch.randn(2 * 5, 48)
-    expected = loss(student, teacher, 1)
+    crops = [torch.randn(5, 3, size, size) for size in (32, 32, 16, 16)]
+    teacher = torch.randn(2 * 5, 48)
+    expected = loss(theirs(crops), teacher, 1)
     probabilities = sharpen(teacher, center, loss.teacher_temp_schedule[1])
-    measured = dino_loss(student, probabilities, temperature=0.1, crops=4)
+    measured = dino_loss(ours(crops), probabilities, temperature=0.1, crops=4)
     yield Claim(
-        text="DINO: loss over four crops",
+        text=f"DINO, {norm}: loss over four crops",
         bound=FORWARD,
         measured=largest_difference([measured], [expected]),
         note=f"loss {expected.item():.4f}",
     )
+    expected.backward()
+    measured.backward()
+    yield Claim(
+        text=f"DINO, {norm}: gradients of that loss",
+        bound=FORWARD,
+        measured=gradient_difference(ours, theirs),
+    )
     update_center(center, teacher.mean(0, keepdim=True), 0.9)
     yield Claim(
-        text="DINO: center after a step",
+        text=f"DINO, {norm}: center after a step",
         bound=FORWARD,
         measured=largest_difference([center], [loss.center]),
     )

@@ -14,7 +14,7 @@ from dyt_dit.config import Network
 from dyt_dit.diffusion import Diffusion
 from dyt_dit.model import DiffusionTransformer
 
-LOSS = 1.2e-6
+LOSS = 3e-6
 """Bound of the documentation for both terms of the loss."""
 SIZES = {"B/4": (4, 768, 12, 12), "L/4": (4, 1024, 24, 16), "XL/2": (2, 1152, 28, 16)}
 DEPTH = 2

@@ -104,8 +104,8 @@ def to_markdown(results: dict[str, Any]) -> str:
     lines = [
         "# Equality with official code",
         "",
-        "`make parity` computes this table from checkouts; float32 on a CPU, one thread. A bound of",
-        "0 means bit-identical, or equal names and counts.",
+        "`make parity` computes this table from checkouts; float32 on a CPU, one thread. A bound",
+        "of 0 means bit-identical, or equal names and counts.",
     ]
     for name in UPSTREAMS:
         lines += ["", f"## {name}", ""]
