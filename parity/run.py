@@ -20,7 +20,19 @@ from typing import Any
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "parity.json"
-UPSTREAMS = ("mae", "dino", "dit", "nanogpt", "hyenadna", "caduceus", "fairseq", "liger")
+UPSTREAMS = (
+    "mae",
+    "dino",
+    "dit",
+    "nanogpt",
+    "fairseq",
+    "transformers",
+    "hyenadna",
+    "caduceus",
+    "liger",
+)
+INSTALLED = ("fairseq", "transformers")
+"""Upstreams that are installed packages: any folder may be given as their checkout."""
 MODULES = ("mae", "dino", "dit")
 """Upstreams with a module of claims about our own implementations."""
 SHIMS = {"mae": "dyt_upstream.shims.mae", "dino": "dyt_upstream.shims.dino"}

@@ -32,11 +32,16 @@ def images(folder: Path) -> Path:
 
 
 def run(
-    checkout: Path, command: Sequence[object], report: Path, imports: Sequence[str] = ()
-) -> tuple[dict[str, int], str]:
-    """Run a script with DyT; return the number of replaced layers by network, and the output."""
+    checkout: Path,
+    command: Sequence[object],
+    report: Path,
+    imports: Sequence[str] = (),
+    skip: str = "",
+) -> dict[str, int]:
+    """Run a script with DyT; return the number of replaced layers by network."""
     words = [sys.executable, "-m", "dyt", "run", "--norm", "dyt", "--report", str(report)]
     words += [word for name in imports for word in ("--import", name)]
+    words += ["--skip", skip] if skip else []
     paths = [str(HERE / "stand_ins"), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     done = subprocess.run(
         [*words, "--", *map(str, command)],
@@ -53,7 +58,7 @@ def run(
         if network["replacements"]:
             name = network["class"]
             counts[name] = counts.get(name, 0) + len(network["replacements"])
-    return counts, done.stdout
+    return counts
 
 
 def ran(script: str, expected: dict[str, int], counts: dict[str, int]) -> Claim:
@@ -68,12 +73,12 @@ def mae(checkout: Path) -> Iterator[Claim]:
         data = ("--data_path", images(folder / "images"), "--no_pin_mem", *QUIET, *SMALL_VIT)
         output = ("--output_dir", folder / "first", "--log_dir", folder / "first")
         command = ("main_pretrain.py", "--model", "mae_vit_base_patch16", *data, *output)
-        counts, _ = run(checkout, command, folder / "norms.json", shims)
+        counts = run(checkout, command, folder / "norms.json", shims)
         yield ran("MAE's main_pretrain.py (ViT-B)", {"MaskedAutoencoderViT": 42}, counts)
         start = ("--finetune", folder / "first" / "checkpoint-0.pth", "--nb_classes", "8")
         output = ("--output_dir", folder / "second", "--log_dir", folder / "second")
         command = ("main_finetune.py", "--model", "vit_base_patch16", *data, *output, *start)
-        counts, _ = run(checkout, command, folder / "norms.json", shims)
+        counts = run(checkout, command, folder / "norms.json", shims)
         yield ran("MAE's main_finetune.py (ViT-B)", {"VisionTransformer": 25}, counts)
 
 
@@ -87,7 +92,7 @@ def dino(checkout: Path) -> Iterator[Claim]:
             *("--data_path", images(folder / "images") / "train", "--output_dir", folder / "out"),
         )
         shims = ["dyt_upstream.shims.dino", CPU]
-        counts, _ = run(checkout, command, folder / "norms.json", shims)
+        counts = run(checkout, command, folder / "norms.json", shims)
         # Student and teacher.
         yield ran("DINO's main_dino.py (ViT-B/16)", {"VisionTransformer": 2 * 25}, counts)
 
@@ -100,7 +105,7 @@ def dit(checkout: Path) -> Iterator[Claim]:
             *("--num-workers", "0", "--log-every", "1", "--num-classes", "2"),
             *("--data-path", images(folder / "images") / "train", "--results-dir", folder / "out"),
         )
-        counts, _ = run(checkout, command, folder / "norms.json", ["tiny_vae", CPU])
+        counts = run(checkout, command, folder / "norms.json", ["tiny_vae", CPU])
         yield ran("DiT's train.py (S/8; a small random autoencoder)", {"DiT": 25}, counts)
 
 
@@ -127,8 +132,59 @@ def nanogpt(checkout: Path) -> Iterator[Claim]:
             "eval_iters": 1,
         }
         command = ("train.py", *(f"--{key}={value}" for key, value in options.items()))
-        counts, _ = run(checkout, command, folder / "norms.json")
+        counts = run(checkout, command, folder / "norms.json")
         yield ran("nanoGPT's train.py (2 layers)", {"GPT": 5}, counts)
 
 
-SCRIPTS = {"mae": mae, "dino": dino, "dit": dit, "nanogpt": nanogpt}
+def fairseq(checkout: Path) -> Iterator[Claim]:
+    """fairseq-hydra-train of the installed fairseq 0.12.2, on Python 3.11 and later."""
+    import soundfile
+
+    from dyt_wav2vec import fairseq_compat
+
+    recipes = Path(fairseq_compat.load().__file__).parent / "examples/wav2vec/config/pretraining"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        lines = [str(folder)]
+        for number in range(6):
+            noise = np.random.default_rng(number).normal(0, 1000, 16_000).astype(np.int16)
+            soundfile.write(folder / f"{number}.wav", noise, 16_000, subtype="PCM_16")
+            lines.append(f"{number}.wav\t16000")
+        for split in ("train", "valid"):
+            (folder / f"{split}.tsv").write_text("\n".join(lines) + "\n")
+        command = (
+            *("-m", "fairseq_cli.hydra_train", "--config-dir", recipes),
+            *("--config-name", "wav2vec2_base_librispeech", f"hydra.run.dir={folder / 'out'}"),
+            *(f"task.data={folder}", "task.max_sample_size=12000", "task.min_sample_size=8000"),
+            *("dataset.max_tokens=24000", "dataset.num_workers=0", "common.cpu=true"),
+            *("common.fp16=false", "checkpoint.no_save=true", "optimization.update_freq=[1]"),
+            *("distributed_training.distributed_world_size=1", "optimization.max_update=2"),
+            *("dataset.data_buffer_size=0", "dataset.disable_validation=true"),
+            "+model.conv_feature_layers='[(16,10,5)] + [(16,3,2)] * 4 + [(16,2,2)] * 2'",
+            *("+model.encoder_layers=2", "model.encoder_embed_dim=32", "model.final_dim=8"),
+            *("+model.encoder_ffn_embed_dim=48", "+model.encoder_attention_heads=4"),
+            *("+model.latent_vars=6", "+model.conv_pos=8", "+model.conv_pos_groups=4"),
+            "+model.num_negatives=5",
+        )
+        shims = ["dyt_wav2vec.hydra_train"]
+        report = folder / "norms.json"
+        counts = run(folder, command, report, shims, skip="*feature_extractor")
+        # After the extractor, before the encoder, and two in each layer.
+        yield ran("fairseq-hydra-train (Base, 2 layers)", {"Wav2Vec2Model": 1 + 1 + 4}, counts)
+
+
+def transformers(checkout: Path) -> Iterator[Claim]:
+    with tempfile.TemporaryDirectory() as name:
+        script = HERE / "stand_ins" / "trainer_script.py"
+        counts = run(Path(name), (script, Path(name) / "out"), Path(name) / "norms.json")
+        yield ran("A script of transformers' Trainer (LLaMA)", {"LlamaForCausalLM": 7}, counts)
+
+
+SCRIPTS = {
+    "mae": mae,
+    "dino": dino,
+    "dit": dit,
+    "nanogpt": nanogpt,
+    "fairseq": fairseq,
+    "transformers": transformers,
+}
