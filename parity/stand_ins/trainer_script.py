@@ -1,4 +1,4 @@
-"""A script of transformers' Trainer: a small LLaMA on random tokens, written as its examples are."""
+"""A script of transformers' Trainer, as its examples are written: a small LLaMA."""
 
 import sys
 

@@ -17,6 +17,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from dyt_upstream.checkout import open_checkout
 from dyt_upstream.config import PLACEHOLDER, Script
@@ -258,7 +259,7 @@ class _Attempt:
 
     def _write_metrics(self, records: Sequence[Record]) -> None:
         evaluated = set(self.facts.metrics.values()) - {"loss"}
-        lines = []
+        lines: list[dict[str, Any]] = []
         for record in records:
             values = {k: v if math.isfinite(v) else None for k, v in record.items()}
             position = {"step": int(record["step"]), "epoch": record["step"]}

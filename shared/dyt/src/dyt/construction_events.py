@@ -95,7 +95,8 @@ def _install() -> None:
     _replace(nn.Module, "__setstate__", _wrap_setstate(nn.Module.__setstate__))
     _replace(torch.optim.Optimizer, "__init__", _wrap_optimizer(torch.optim.Optimizer.__init__))
     _wrap_future_classes()
-    _restore.append(register_module_module_registration_hook(_on_registration).remove)
+    hook: Any = _on_registration  # annotated as if its result were not used
+    _restore.append(register_module_module_registration_hook(hook).remove)
 
 
 def _uninstall() -> None:
@@ -127,26 +128,27 @@ def _wrap_class(cls: type[nn.Module]) -> None:
 
 def _wrap_future_classes() -> None:
     """Wrap classes that are defined inside of the block as soon as they exist."""
-    previous = nn.Module.__dict__.get("__init_subclass__")
+    module: Any = nn.Module
+    previous = module.__dict__.get("__init_subclass__")
 
-    def wrap_subclass(cls: type[nn.Module], **options: Any) -> None:
+    def wrap_subclass(cls: Any, /, **options: Any) -> None:
         if previous is not None:
             previous.__get__(None, cls)(**options)
         else:
-            super(nn.Module, cls).__init_subclass__(**options)
+            super(module, cls).__init_subclass__(**options)
         _wrap_class(cls)
 
     hook = classmethod(wrap_subclass)
 
     def restore() -> None:
-        if nn.Module.__dict__.get("__init_subclass__") is not hook:
+        if module.__dict__.get("__init_subclass__") is not hook:
             return
         if previous is None:
-            del nn.Module.__init_subclass__
+            del module.__init_subclass__
         else:
-            nn.Module.__init_subclass__ = previous
+            module.__init_subclass__ = previous
 
-    nn.Module.__init_subclass__ = hook  # type: ignore[assignment]  # a classmethod object
+    module.__init_subclass__ = hook
     _restore.append(restore)
 
 

@@ -39,7 +39,7 @@ def as_instance_of(layer: nn.Module, replaced: type[nn.Module]) -> nn.Module:
 
 
 @cache
-def _combined(dynamic: type[nn.Module], replaced: type[nn.Module]) -> Any:
+def _combined(dynamic: Any, replaced: Any) -> Any:  # classes
     # The name contains the old one, because some scripts compare names.
     name = f"{dynamic.__name__}{replaced.__name__}"
     members = {

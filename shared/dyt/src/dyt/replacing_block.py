@@ -244,8 +244,8 @@ class Block:
             if layer is not site.module:
                 self._replaced_classes.add(type(site.module))
                 as_instance_of(layer, type(site.module))
-        for label in (*replacements, *kept, *left):
-            module = network.get_submodule(label.path)
+        for path in [r.path for r in replacements] + [label.path for label in (*kept, *left)]:
+            module = network.get_submodule(path)
             self._decided[id(module)] = module
         order = {path: i for i, (path, _) in enumerate(network.named_modules())}
         replacements.sort(key=lambda replacement: order[replacement.path])

@@ -10,7 +10,7 @@ import torch
 from dyt_upstream.shims.old_libraries import restore_removed_names
 
 restore_removed_names()
-_list = torch.hub.list
+_list: Any = torch.hub.list
 
 
 def list_models(*args: Any, **options: Any) -> list[str]:

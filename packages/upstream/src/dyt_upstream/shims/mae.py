@@ -35,6 +35,7 @@ class VisionTransformer(_VisionTransformer):  # type: ignore[misc]
 
 vision_transformer.Block = Block  # type: ignore[misc]
 vision_transformer.VisionTransformer = VisionTransformer  # type: ignore[misc]
-optim_factory.add_weight_decay = param_groups_weight_decay  # renamed since
+factory: Any = optim_factory
+factory.add_weight_decay = param_groups_weight_decay  # renamed since
 if not torch.cuda.is_available():
     torch.cuda.synchronize = lambda device=None: None
