@@ -42,11 +42,13 @@ def run(
     words = [sys.executable, "-m", "dyt", "run", "--norm", "dyt", "--report", str(report)]
     words += [word for name in imports for word in ("--import", name)]
     words += ["--skip", skip] if skip else []
+    # Configurations of HyenaDNA ask nvidia-smi for the size of the GPU.
+    path = os.pathsep.join((os.environ["PATH"], str(HERE / "stand_ins")))
     paths = [str(HERE / "stand_ins"), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     done = subprocess.run(
         [*words, "--", *map(str, command)],
         cwd=checkout,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PATH": path},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -173,6 +175,27 @@ def fairseq(checkout: Path) -> Iterator[Claim]:
         yield ran("fairseq-hydra-train (Base, 2 layers)", {"Wav2Vec2Model": 1 + 1 + 4}, counts)
 
 
+def hyenadna(checkout: Path) -> Iterator[Claim]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        letters = np.random.default_rng(0).choice(list("ACGT"), 60_000)
+        (folder / "genome.fa").write_text(">chr1\n" + "".join(letters) + "\n")
+        splits = ["train"] * 32 + ["valid"] * 4 + ["test"] * 4
+        rows = [f"chr1\t{1400 * i}\t{1400 * i + 1000}\t{s}\n" for i, s in enumerate(splits)]
+        (folder / "intervals.bed").write_text("".join(rows))
+        command = (
+            *("-m", "train", "experiment=hg38/hg38_hyena", "wandb=null", "+trainer.max_steps=2"),
+            *("trainer.accelerator=cpu", "trainer.precision=32", "trainer.limit_val_batches=0"),
+            *(f"dataset.bed_file={folder}/intervals.bed", "dataset.max_length=64"),
+            *(f"dataset.fasta_file={folder}/genome.fa", "dataset.batch_size=2"),
+            *("dataset.num_workers=0", "model.d_model=32", "model.n_layer=2"),
+            *("train.global_batch_size=2", f"hydra.run.dir={folder}/out", "hydra.job.chdir=true"),
+        )
+        shims = ["dyt_upstream.shims.hyenadna"]
+        counts = run(checkout, command, folder / "norms.json", shims)
+        yield ran("HyenaDNA's train.py (2 layers)", {"SequenceLightningModule": 5}, counts)
+
+
 def transformers(checkout: Path) -> Iterator[Claim]:
     with tempfile.TemporaryDirectory() as name:
         script = HERE / "stand_ins" / "trainer_script.py"
@@ -186,5 +209,6 @@ SCRIPTS = {
     "dit": dit,
     "nanogpt": nanogpt,
     "fairseq": fairseq,
+    "hyenadna": hyenadna,
     "transformers": transformers,
 }

@@ -76,6 +76,15 @@ def test_text_parsers_read_the_logs_of_upstreams(tmp_path, upstream, line, recor
     assert facts.records(tmp_path, [line, "another line"]) == [{"step": 20, **record}]
 
 
+def test_progress_bar_of_lightning_is_read(tmp_path):
+    line = (
+        "Epoch 0:  12%|█▎   | 2/16 [00:31<03:41, 15.83s/it, loss=2.77, train/loss=2.770, "
+        "train/num_tokens=252]"
+    )
+    facts = UPSTREAMS["hyenadna"].scripts["-m train"]
+    assert facts.records(tmp_path, ["Epoch 0: 0/16", line]) == [{"step": 2, "train_loss": 2.77}]
+
+
 def test_matches_parser_reads_printed_lines_without_a_file(tmp_path):
     parse = matches(r"(?P<step>\d+) (?:a=(?P<a>\S+)|b=(?P<b>\S+))")
     assert parse(tmp_path, ["1 a=2", "1 b=nan", "x"])[0]["a"] == 2

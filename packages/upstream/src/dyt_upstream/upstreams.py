@@ -55,9 +55,11 @@ class Upstream:
 
 _LOSS = {"train_loss": "loss"}
 _LIGHTNING = ScriptFacts(
-    records=json_lines("metrics.jsonl", step="step"),
-    metrics={"train/loss": "loss", "val/loss": "val_loss", "test/perplexity": "perplexity"},
+    # The progress bar, because the only log is that of wandb. Steps count within an epoch.
+    records=matches(r"^Epoch \d+: .* (?P<step>\d+)/\d+ .*\btrain/loss=(?P<train_loss>[^,\]]+)"),
+    metrics=_LOSS,
     checkpoints="checkpoints/*.ckpt",
+    resume=("train.ckpt={checkpoint}",),
 )
 
 UPSTREAMS = {
@@ -123,6 +125,7 @@ UPSTREAMS = {
     "hyenadna": Upstream(
         repository="HazyResearch/hyena-dna",
         commit="d553021b483b82980aa4b868b37ec2d4332e198a",
+        shims="dyt_upstream.shims.hyenadna",
         scripts={"-m train": _LIGHTNING},
     ),
     "caduceus": Upstream(

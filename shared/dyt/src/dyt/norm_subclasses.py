@@ -28,13 +28,14 @@ class ReplacedNorm:
         return (_new, (dynamic, self.replaced_class), *reduced[2:])
 
 
-def as_instance_of(layer: nn.Module, replaced: type[nn.Module]) -> nn.Module:
+def as_instance_of(layer: nn.Module, replaced: Any) -> nn.Module:
     """Return the layer, changed in place to an instance of `replaced` as well.
 
     Unchanged if it is not a DyT or Derf layer, or is an instance already.
     """
     if isinstance(layer, (DynamicTanh, DynamicErf)) and not isinstance(layer, replaced):
-        layer.__class__ = _combined(type(layer), replaced)
+        dynamic: Any = type(layer)
+        layer.__class__ = _combined(dynamic, replaced)
     return layer
 
 
@@ -52,6 +53,6 @@ def _combined(dynamic: Any, replaced: Any) -> Any:  # classes
     return type(name, (ReplacedNorm, dynamic, replaced), members)
 
 
-def _new(dynamic: type[nn.Module], replaced: type[nn.Module]) -> nn.Module:
+def _new(dynamic: Any, replaced: Any) -> nn.Module:
     kind: type[nn.Module] = _combined(dynamic, replaced)
     return kind.__new__(kind)

@@ -61,7 +61,8 @@ def pretend_to_have_a_gpu() -> None:
     cuda.is_current_stream_capturing = lambda: False
     for name in ("set_device", "synchronize", "empty_cache"):
         setattr(cuda, name, lambda *_: None)
-    _CpuMode().__enter__()
+    mode: Any = _CpuMode()
+    mode.__enter__()  # until the process ends
     # Scripts without torchrun's variables look for a GPU only.
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")):
         os.environ.setdefault(name, value)
