@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from matched import site
-from matched.data import load_source, registered_sources
+from matched.data import load_source, registered_sources, resolve_paths
 from matched.site import Local, Runs, Slurm
 
 EXAMPLE = Path(__file__).parents[2] / "site.example.toml"
@@ -104,9 +104,9 @@ def test_site_paths_are_relative_to_the_file_or_home(tmp_path, monkeypatch, give
         (
             "[local]\nworkers = 1\n[slrum]\nmax_hours = 3\n",
             3,
-            ["unknown section [slrum]", "did you mean slurm?", "data, runs, local, slurm"],
+            ["unknown section [slrum]", "did you mean slurm?", "upstream, runs, local, slurm"],
         ),
-        ("workers = 1\n", 1, ["unknown section [workers]", "data, runs, local, slurm"]),
+        ("workers = 1\n", 1, ["unknown section [workers]", "data, upstream, runs, local, slurm"]),
         ("[local]\nzzz = 1\n", 2, ["unknown key 'zzz'", "workers, threads, gpus"]),
         (
             "[local]\ngpus = 1\n[slurm]\ngpus = 8\n",
@@ -147,6 +147,18 @@ def test_a_value_of_the_wrong_type_is_refused_with_line(tmp_path, text, line, ex
     message = error_message(tmp_path, text)
     assert message.startswith(f"{tmp_path / 'site.toml'}, line {line}: ")
     assert expected in message
+
+
+def test_site_upstream_checkouts_are_data_sources(tmp_path):
+    settings = read(tmp_path, '[upstream]\nmae = "mae"\n[data]\nimagenet = "/in1k"\n')
+    assert settings.data == {"imagenet": Path("/in1k"), "upstream.mae": tmp_path / "mae"}
+    message = error_message(tmp_path, '[upstream]\nmea = "x"\n')
+    assert "line 2: unknown key 'mea' in [upstream] (did you mean mae?)" in message
+    assert "unknown key 'upstream.mae' in [data]" in error_message(
+        tmp_path, '[data]\n"upstream.mae" = "x"\n'
+    )
+    with pytest.raises(ValueError, match=r"no path for .*facebookresearch/mae.*`mae` under \[up"):
+        resolve_paths(("upstream.mae",), {}, tmp_path / "site.toml")
 
 
 def test_worker_count_zero_means_one_per_core(tmp_path):
