@@ -2,9 +2,9 @@
 
     python benchmarks/replacing.py
 
-Both networks are the same. Steps are timed in turn in one process, in CPU time; the ratio of a round
-in a block to the rounds by hand before and after it is one measurement. The first step in a block,
-which writes the report, is not timed.
+Both networks are the same. Steps are timed in turn in one process, in CPU time; the ratio of a
+round in a block to the rounds by hand before and after it is one measurement. The first step in a
+block, which writes the report, is not timed.
 """
 
 from __future__ import annotations
