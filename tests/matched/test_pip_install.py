@@ -47,6 +47,12 @@ def test_environment_replaces_all_settings_of_pip(tool):
     }
 
 
+def test_no_build_constraint_without_build_isolation(tool):
+    """pip 25.3 and later refuse the two together."""
+    without = tool["environment"]({}, {}, isolated=False)
+    assert without == {"PIP_CONSTRAINT": "requirements.lock", "PIP_CONFIG_FILE": os.devnull}
+
+
 @pytest.fixture
 def wheels(tmp_path):
     """Return a folder with the wheel of a package that no index has."""
