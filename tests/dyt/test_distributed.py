@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 
-from dyt import Calibration, DynamicErf, DynamicTanh, convert
+from dyt import Calibration, Derf, DyT, convert
 
 try:
     from torch.distributed.fsdp import fully_shard
@@ -41,9 +41,7 @@ def mesh(tmp_path):
 
 def net() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Linear(6, 8), DynamicTanh(8), nn.Linear(8, 8), DynamicErf(8, shift0=0.1)
-    )
+    return nn.Sequential(nn.Linear(6, 8), DyT(8), nn.Linear(8, 8), Derf(8, shift0=0.1))
 
 
 def gradients(model: nn.Module, x: Tensor) -> list[Tensor]:

@@ -326,9 +326,9 @@ def test_unknown_or_unavailable_backend_is_rejected(monkeypatch):
 
 SCRIPT = """
 import torch
-from dyt import DynamicErf, DynamicTanh
+from dyt import Derf, DyT
 torch.manual_seed(0)
-for layer in (DynamicTanh(24), DynamicErf(24, shift0=0.1), DynamicTanh(3, channel_axis=1)):
+for layer in (DyT(24), Derf(24, shift0=0.1), DyT(3, channel_axis=1)):
     x = torch.randn(2, 3, 24, requires_grad=True)
     y = layer(x)
     y.square().sum().backward()

@@ -6,7 +6,7 @@ from timm.layers import LayerNormAct, LayerNormAct2d, RmsNormAct2d
 from torch import nn
 from torch.nn import functional as F
 
-from dyt import DynamicTanh, Norm, NormLayout, convert, load_pretrained, save_pretrained
+from dyt import DyT, Norm, NormLayout, convert, load_pretrained, save_pretrained
 
 
 class LayerNorm(nn.Module):
@@ -285,4 +285,4 @@ def test_convert_fused_norm_refuses_batch_norm_and_keeps_layer_norm():
     with pytest.raises(ValueError, match="it holds an activation"):
         convert(model, Norm.batch_norm())
     assert not convert(model, Norm.layer_norm())[0].replaced
-    assert not isinstance(model[1], DynamicTanh)
+    assert not isinstance(model[1], DyT)

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from dyt import (
-    DynamicErf,
+    Derf,
     Norm,
     convert,
     load_pretrained,
@@ -65,7 +65,7 @@ def test_load_pretrained_restores_timm_with_calibration_and_skip(tmp_path):
     again = load_pretrained(restored, tmp_path)
     assert again.paths == report.paths
     assert isinstance(restored.blocks[0].norm1, nn.LayerNorm)
-    assert isinstance(restored.norm, DynamicErf)
+    assert isinstance(restored.norm, Derf)
     assert restored.norm.alpha0 == model.norm.alpha0 != 0.5
     assert torch.equal(restored.eval()(x), model(x))
 

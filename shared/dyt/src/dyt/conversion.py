@@ -19,7 +19,7 @@ from torch import nn
 
 from dyt.calibrated_conversion import add_fit, fit_sites, set_fit
 from dyt.conversion_report import Replacement, Report
-from dyt.layers import DynamicErf, DynamicTanh
+from dyt.layers import Derf, DyT
 from dyt.norm_activation import add_activation
 from dyt.norm_config import ALPHA0, CALIBRATED, Norm
 from dyt.norm_detection import NormSpec
@@ -125,7 +125,7 @@ def convert(
     _set_affine([site.spec for site, _ in swaps], copy_affine)
     if calibrate is not None:
         for site, layer in swaps:
-            assert isinstance(layer, (DynamicTanh, DynamicErf))
+            assert isinstance(layer, (DyT, Derf))
             set_fit(layer, fits.get(site.module))
     for site, layer in swaps:
         for path in site.paths:
@@ -229,7 +229,7 @@ def _build(model: nn.Module, site: Site, norm: Norm, alpha0: float | None) -> nn
 
 def _build_dynamic(
     spec: NormSpec, norm: Norm, alpha0: float | None, options: dict[str, Any]
-) -> DynamicTanh | DynamicErf:
+) -> DyT | Derf:
     assert not isinstance(norm.alpha0, str), "convert replaces 'calibrated' by a number"
     alpha0 = norm.alpha0 if alpha0 is None else alpha0
     options = {
@@ -239,8 +239,8 @@ def _build_dynamic(
         "alpha": norm.alpha,
     }
     if norm.squash == "erf":
-        return DynamicErf(spec.shape, alpha0, norm.shift0, **options)
-    return DynamicTanh(spec.shape, alpha0, squash=norm.squash, **options)
+        return Derf(spec.shape, alpha0, norm.shift0, **options)
+    return DyT(spec.shape, alpha0, squash=norm.squash, **options)
 
 
 def _build_standard(
