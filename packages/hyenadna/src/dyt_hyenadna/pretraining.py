@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from dyt import alphas
 from dyt_hyenadna.config import Cut, GenomePretraining, Pretraining
@@ -29,12 +30,15 @@ from dyt_hyenadna.preparation import load_genome
 from matched.task import Context, Outcome
 from matched.training import Learner, fit
 from matched.training.artifacts import gather_state_dict, load_artifact, save_artifact
+from matched.training.batches import seeded_batch
 from matched.training.distributed import process_group
 
 log = logging.getLogger("matched")
 PRETRAINED_FILE = "pretrained.pth"
 UNLEARNED_MARGIN = 0.01
 """Nats below the unigram entropy that a network must reach to count as having learned something."""
+CALIBRATION_POSITIONS = 8192
+"""Bases that a calibrated α is fitted to, if a window has no more."""
 
 
 def pretrain(context: Context, config: Pretraining) -> Outcome:
@@ -50,7 +54,7 @@ def pretrain_network(
         networks.choose_kernels(context, device.type)
         train, held_out = load_samples(context, config, objective)
         model = networks.language_model(config)
-        norms = networks.convert(model, config.norm).paths
+        norms = networks.replace_norms(model, config.norm, partial(run_on_windows, train, config))
         model.to(device)
         log.info("language model with %s in %d places", config.norm, len(norms))
         stages = LengthStages(config)
@@ -70,6 +74,13 @@ def pretrain_network(
         state = {"model": gather_state_dict(model.state_dict())}
         save_artifact(context, PRETRAINED_FILE, state)
         return replace(outcome, details={"warnings": plateau_warnings(outcome)})
+
+
+def run_on_windows(samples: LanguageSamples, config: GenomePretraining, model: nn.Module) -> Tensor:
+    """Run a network on windows of the training intervals that depend on the seed alone."""
+    count = max(1, CALIBRATION_POSITIONS // config.length)
+    inputs, targets = seeded_batch(samples, count, config.seed, "calibration")
+    return token_loss(model(inputs), targets)
 
 
 def load_samples(

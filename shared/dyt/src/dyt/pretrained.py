@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from dyt.architecture_rules import scale_embedding, scaled_embeddings
 from dyt.conversion import convert
 from dyt.conversion_report import Report
-from dyt.norm_config import ALPHA0, CALIBRATED, Norm
+from dyt.norm_config import Norm
 from dyt.norm_layout import NormLayout
 from dyt.norm_survey import DYNAMIC
 
@@ -82,9 +81,7 @@ def load_pretrained(model: nn.Module, folder: str | os.PathLike[str]) -> Report:
         for name, layout in record["also"].items()
         if name in kinds
     }
-    norm = Norm(**record["norm"])
-    if norm.alpha0 == CALIBRATED:  # the weights have the fitted α
-        norm = replace(norm, alpha0=ALPHA0)
+    norm = Norm(**record["norm"]).uncalibrated()  # the weights have the fitted α
     report = convert(model, norm, also=also, skip=record["skip"])
     saved_paths = [r["path"] for r in record["replacements"]]
     if [r.path for r in report] != saved_paths:
