@@ -113,6 +113,12 @@ def process_group(tmp_path):
 def test_convert_refuses_ddp_and_fsdp(process_group):
     with pytest.raises(ValueError, match=r"inside DistributedDataParallel.*Convert the network"):
         convert(DistributedDataParallel(net()))
+    wrapper = DistributedDataParallel(net())
+    with pytest.raises(ValueError, match="inside DistributedDataParallel"):
+        convert(wrapper.module)
+    network = wrapper.module
+    del wrapper
+    convert(network)
     sharded = net()
     fully_shard(sharded, mesh=init_device_mesh("cpu", (1,)))
     with pytest.raises(ValueError, match="inside FSDP"):
