@@ -208,7 +208,7 @@ def convert_norms(model: nn.Module, norm: dyt.Norm, *, calibrate: Any = None) ->
     """
     report = dyt.convert(model, norm, calibrate=calibrate)
     for module in model.modules():
-        if isinstance(module, dyt.DynamicTanh | dyt.DynamicErf) and module.bias is None:
+        if isinstance(module, dyt.DyT | dyt.Derf) and module.bias is None:
             assert module.weight is not None
             module.bias = nn.Parameter(torch.zeros_like(module.weight))
     return report
