@@ -104,6 +104,8 @@ def test_load_state_dict_names_the_missing_conversion():
     load_state_dict(converted, converted.state_dict())
     with pytest.raises(ValueError, match="Missing key"):
         load_state_dict(plain, {})
+    with pytest.raises(ValueError, match="is on the meta device, where loading has no effect"):
+        load_state_dict(converted.to("meta"), vit().state_dict())
 
 
 def test_report_as_dict_json_and_rows():

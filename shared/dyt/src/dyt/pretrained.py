@@ -103,9 +103,14 @@ def load_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
     """Load a state dict strictly, with an error that names a missing conversion.
 
     Raises:
-        ValueError: one of the network and the checkpoint is converted and the other is not, or
-            names or shapes differ.
+        ValueError: one of the network and the checkpoint is converted and the other is not, names
+            or shapes differ, or the network is on the meta device.
     """
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ValueError(
+            f"{type(model).__name__} is on the meta device, where loading has no effect. Build it on"
+            " a real device."
+        )
     converted = any(isinstance(module, DYNAMIC) for module in model.modules())
     has_alpha = any(name.rpartition(".")[2] == "alpha" for name in state_dict)
     if has_alpha and not converted:
