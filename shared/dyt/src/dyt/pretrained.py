@@ -108,8 +108,8 @@ def load_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
     """
     if any(parameter.is_meta for parameter in model.parameters()):
         raise ValueError(
-            f"{type(model).__name__} is on the meta device, where loading has no effect. Build it on"
-            " a real device."
+            f"{type(model).__name__} is on the meta device, where loading has no effect. Build it"
+            " on a real device."
         )
     converted = any(isinstance(module, DYNAMIC) for module in model.modules())
     has_alpha = any(name.rpartition(".")[2] == "alpha" for name in state_dict)
