@@ -10,6 +10,7 @@ import logging
 from dataclasses import replace
 from functools import partial
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -55,16 +56,14 @@ def fine_tune(context: Context, config: BenchmarkFineTuning, networks: Networks)
     with process_group(context) as device:
         networks.choose_kernels(context, device.type)
         data = load_task(context, config)
-        model = networks.classifier(config, data.classes)
+        model = networks.classifier(config, data.classes).to(device)
         inherited: tuple[str, ...] = ()
         if pretraining is None:
-            norms = networks.replace_norms(
-                model, config.norm, partial(run_on_sequences, data, config)
-            )
+            run = partial(run_on_sequences, data, config, device)
+            norms = networks.replace_norms(model, config.norm, run)
         else:
             norms = networks.replace_norms(model, config.norm)
             inherited = networks.load_backbone(model, read_pretrained(pretraining))
-        model.to(device)
         log.info("classifier with %s in %d places", config.norm, len(norms))
         learner = Learner(
             model=model,
@@ -81,10 +80,12 @@ def fine_tune(context: Context, config: BenchmarkFineTuning, networks: Networks)
     return at_best_epoch(outcome, data)
 
 
-def run_on_sequences(data: TaskData, config: BenchmarkFineTuning, model: nn.Module) -> Tensor:
+def run_on_sequences(
+    data: TaskData, config: BenchmarkFineTuning, device: torch.device, model: nn.Module
+) -> Tensor:
     """Run a classifier on training sequences that depend on the seed alone."""
     sequences, _ = seeded_batch(data.train, CALIBRATION_SEQUENCES, config.seed, "calibration")
-    logits: Tensor = model(sequences)
+    logits: Tensor = model(sequences.to(device))
     return logits
 
 

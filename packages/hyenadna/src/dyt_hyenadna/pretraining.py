@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from dyt import alphas
@@ -53,9 +54,9 @@ def pretrain_network(
     with process_group(context) as device:
         networks.choose_kernels(context, device.type)
         train, held_out = load_samples(context, config, objective)
-        model = networks.language_model(config)
-        norms = networks.replace_norms(model, config.norm, partial(run_on_windows, train, config))
-        model.to(device)
+        model = networks.language_model(config).to(device)
+        run = partial(run_on_windows, train, config, device)
+        norms = networks.replace_norms(model, config.norm, run)
         log.info("language model with %s in %d places", config.norm, len(norms))
         stages = LengthStages(config)
         learner = Learner(
@@ -76,11 +77,13 @@ def pretrain_network(
         return replace(outcome, details={"warnings": plateau_warnings(outcome)})
 
 
-def run_on_windows(samples: LanguageSamples, config: GenomePretraining, model: nn.Module) -> Tensor:
+def run_on_windows(
+    samples: LanguageSamples, config: GenomePretraining, device: torch.device, model: nn.Module
+) -> Tensor:
     """Run a network on windows of the training intervals that depend on the seed alone."""
     count = max(1, CALIBRATION_POSITIONS // config.length)
     inputs, targets = seeded_batch(samples, count, config.seed, "calibration")
-    return token_loss(model(inputs), targets)
+    return token_loss(model(inputs.to(device)), targets.to(device))
 
 
 def load_samples(
