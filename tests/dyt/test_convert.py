@@ -208,17 +208,6 @@ def test_convert_keeps_shared_modules_shared():
     assert "blocks.0.attn_norm = blocks.1.attn_norm = tail.attn_norm" in str(report)
 
 
-def test_convert_keeps_tied_weights_and_offsets_them_once():
-    from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
-
-    net = nn.Sequential(GemmaRMSNorm(4), GemmaRMSNorm(4))
-    net[1].weight = net[0].weight
-    nn.init.constant_(net[0].weight, 0.5)
-    convert(net, copy_affine=True)
-    assert net[0].weight is net[1].weight
-    assert net[0].weight.tolist() == [1.5] * 4
-
-
 def test_convert_rejects_two_alpha0_for_a_shared_layer():
     net = Net()
     net.blocks[1].attn_norm = net.blocks[0].attn_norm

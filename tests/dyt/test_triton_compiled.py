@@ -13,6 +13,7 @@ from dyt.backends import triton_plan
 from dyt.backends.reference import result_dtype
 
 triton = pytest.importorskip("triton")
+pytestmark = pytest.mark.skipif(not hasattr(triton, "knobs"), reason="needs Triton 3.4")
 
 FLOAT, BFLOAT, HALF = torch.float32, torch.bfloat16, torch.float16
 # Sizes of x, channel axis, dtypes of x and of the parameters; cases of the papers' models.
