@@ -16,7 +16,7 @@ from dyt.backends.reference import result_dtype
 triton = pytest.importorskip("triton")
 pytestmark = pytest.mark.skipif(
     os.environ.get("DYT_TESTS_SKIP_MISSING") == "1",
-    reason="the use of registers depends on the version of Triton; the plans are for the locked one",
+    reason="register use depends on the version of Triton; the plans are for the locked one",
 )
 
 FLOAT, BFLOAT, HALF = torch.float32, torch.bfloat16, torch.float16
