@@ -36,7 +36,7 @@ INSTALLED = ("fairseq", "transformers")
 MODULES = ("mae", "dino", "dit")
 """Upstreams with a module of claims about our own implementations."""
 SHIMS = {"mae": "dyt_upstream.shims.mae", "dino": "dyt_upstream.shims.dino"}
-VERSIONS = ("torch", "timm", "diffusers", "numpy")
+VERSIONS = ("torch", "timm", "diffusers", "transformers", "fairseq", "numpy")
 
 
 def main(arguments: list[str]) -> int:

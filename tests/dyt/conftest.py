@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dyt import DynamicErf, DynamicTanh
+from dyt import Derf, DyT
 
 
 def _missing_libraries(path):
@@ -48,7 +48,7 @@ def assert_same_network():
         a_modules, b_modules = dict(a.named_modules()), dict(b.named_modules())
         assert list(a_modules) == list(b_modules)
         for path, module in b_modules.items():
-            if isinstance(module, (DynamicTanh, DynamicErf)):
+            if isinstance(module, (DyT, Derf)):
                 assert isinstance(a_modules[path], type(module)), path
                 assert a_modules[path].extra_repr() == module.extra_repr(), path
             else:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import LayerNorm as ImportedEarlier
 from torch.nn import functional as F
 
-from dyt import DynamicTanh, Norm, ReplacementError, convert, replacing
+from dyt import DyT, Norm, ReplacementError, convert, replacing
 
 DYT = Norm.dyt(0.7)
 
@@ -86,7 +86,7 @@ def test_replacing_leaves_everything_outside_unchanged():
 def test_replaced_layers_are_instances_of_their_norm(assert_same_network):
     network = built(Net)
     layer = network.first[1]
-    assert isinstance(layer, DynamicTanh)
+    assert isinstance(layer, DyT)
     assert isinstance(layer, nn.LayerNorm)
     assert isinstance(network.second, RootMeanSquareNorm)
     assert "LayerNorm" in type(layer).__name__
@@ -105,8 +105,8 @@ def test_replacing_sees_modules_attached_later():
         blocks = nn.ModuleList()
         blocks.append(RootMeanSquareNorm(8))
         blocks.append(nn.Linear(8, 8))
-    assert isinstance(network.head, DynamicTanh)
-    assert isinstance(blocks[0], DynamicTanh)
+    assert isinstance(network.head, DyT)
+    assert isinstance(blocks[0], DyT)
     assert [r.path for r in block.replacements] == [
         "first.1",
         "second",
@@ -220,9 +220,9 @@ def test_replacing_skip_by_path_and_class():
         network = Net()
         other = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8))
         wrapped = nn.ModuleDict({"network": network})
-    assert isinstance(network.first[1], DynamicTanh)
-    assert not isinstance(wrapped["network"].second, DynamicTanh)
-    assert not isinstance(other[1], DynamicTanh)
+    assert isinstance(network.first[1], DyT)
+    assert not isinstance(wrapped["network"].second, DyT)
+    assert not isinstance(other[1], DyT)
     assert [k.path for n in block.networks for k in n.report.kept] == ["second", "1"]
 
 
@@ -231,9 +231,9 @@ def test_replacing_also_by_name(also):
     def make():
         return nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.LayerNorm(8))
 
-    assert isinstance(built(make, also=also)[1], DynamicTanh)
-    assert isinstance(built(make, also=nn.BatchNorm1d)[1], DynamicTanh)
-    assert not isinstance(built(make)[1], DynamicTanh)
+    assert isinstance(built(make, also=also)[1], DyT)
+    assert isinstance(built(make, also=nn.BatchNorm1d)[1], DyT)
+    assert not isinstance(built(make)[1], DyT)
 
 
 def test_replacing_nested_blocks_and_threads():
@@ -253,10 +253,10 @@ def test_replacing_nested_blocks_and_threads():
         networks["outer"] = Net()
     kinds = {name: type(network.second).__name__ for name, network in networks.items()}
     assert kinds == {
-        "inner": "DynamicErfRootMeanSquareNorm",
+        "inner": "DerfRootMeanSquareNorm",
         "own": "RootMeanSquareNorm",
         "thread": "RootMeanSquareNorm",
-        "outer": "DynamicTanhRootMeanSquareNorm",
+        "outer": "DyTRootMeanSquareNorm",
     }
 
 
@@ -364,4 +364,4 @@ def test_replacing_names_a_layer_that_cannot_be_replaced():
     with pytest.raises(ReplacementError, match=r"Sequential: '1' \(GeluNorm\) cannot be replaced"):
         built(lambda: nn.Sequential(nn.Linear(8, 8), GeluNorm(8)))
     network = built(lambda: nn.Sequential(nn.LayerNorm(8), GeluNorm(8)), skip="1")
-    assert isinstance(network[0], DynamicTanh)
+    assert isinstance(network[0], DyT)

@@ -118,7 +118,7 @@ def test_run_module_skip_also_and_alpha0_at(script, capsys, monkeypatch):
     status, out, err = run(*options, "-m", "package.train", "--lr", "1", capsys=capsys)
     assert status == 0
     assert "argv ['--lr', '1']" in out
-    assert "DynamicTanhRMSNorm(8, alpha0=0.25, bias=False)" in out
+    assert "DyTRMSNorm(8, alpha0=0.25, bias=False)" in out
     assert "1 norm layer replaced (Net 1)" in err
     assert "kept by skip: 1 × LayerNorm" in err
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from dyt.layers import DynamicErf, DynamicTanh
+from dyt.layers import Derf, DyT
 
 
 class ReplacedNorm:
@@ -33,7 +33,7 @@ def as_instance_of(layer: nn.Module, replaced: Any) -> nn.Module:
 
     Unchanged if it is not a DyT or Derf layer, or is an instance already.
     """
-    if isinstance(layer, (DynamicTanh, DynamicErf)) and not isinstance(layer, replaced):
+    if isinstance(layer, (DyT, Derf)) and not isinstance(layer, replaced):
         dynamic: Any = type(layer)
         layer.__class__ = _combined(dynamic, replaced)
     return layer

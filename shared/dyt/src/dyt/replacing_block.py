@@ -40,7 +40,7 @@ from dyt.construction_events import current_observer, observe
 from dyt.conversion import check_norm, check_skip, replace_sites
 from dyt.conversion_report import Kept, Replacement, Report
 from dyt.functional_norms import functional_norm_calls
-from dyt.layers import DynamicErf
+from dyt.layers import Derf
 from dyt.norm_config import CALIBRATED, Norm
 from dyt.norm_detection import is_norm_like
 from dyt.norm_layout import NormLayout, check_also
@@ -322,7 +322,7 @@ def _describe_copy(path: str, layer: Any) -> Replacement:
     return Replacement(
         path=path,
         old=layer.replaced_class.__name__,
-        new="DynamicErf" if isinstance(layer, DynamicErf) else "DynamicTanh",
+        new="Derf" if isinstance(layer, Derf) else "DyT",
         alpha0=None if layer.alpha is None else layer.alpha0,
         shape=layer.normalized_shape,
         channel_axis=layer.channel_axis,
