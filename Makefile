@@ -44,7 +44,7 @@ help:
 	@echo "make table FILE=my_table.py   a table of your own (docs/OWN-TABLES.md)"
 	@echo "make tables      every table         make status      the state of every run"
 	@echo "make bench       time the harness    make chaos       kill, preempt and fill the disk of runs"
-	@echo "make parity MAE=<checkout> DINO=… DIT=… NANOGPT=…   equality with official code, computed"
+	@echo "make parity MAE=<checkout> DINO=… DIT=… NANOGPT=… HYENADNA=…   equality with official code, computed"
 	@echo "make mutants MODULE=<file> TESTS_OF='<tests>'   which small bugs of a module no test notices"
 	@echo "make test-dyt TORCH=2.4.1     the tests of dyt with another torch"
 	@echo "make wheels      a wheel of dyt with the CPU kernel inside, in dist/"
@@ -147,9 +147,10 @@ bench: setup
 chaos: setup
 	$(BIN)/python benchmarks/chaos.py
 
-# Upper-case variables are checkouts: MAE=/path/to/mae.
+# Upper-case variables are checkouts: MAE=/path/to/mae. FAIRSEQ=. and TRANSFORMERS=. are the installed
+# packages.
 parity: setup
-	$(BIN)/python parity/run.py $(foreach name,mae dino dit nanogpt,$(if $($(call upper,$(name))),\
+	$(BIN)/python parity/run.py $(foreach name,mae dino dit nanogpt hyenadna fairseq transformers,$(if $($(call upper,$(name))),\
 		$(name)='$($(call upper,$(name)))'))
 
 mutants: setup

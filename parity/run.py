@@ -126,9 +126,8 @@ def to_markdown(results: dict[str, Any]) -> str:
             lines.append("Not run.")
             continue
         packages = ", ".join(f"{key} {value}" for key, value in result["versions"].items())
-        where = (
-            f"Commit {result['commit']}, {result['date']}, Python {result['python']}, {packages}."
-        )
+        source = "Installed package" if name in INSTALLED else f"Commit {result['commit']}"
+        where = f"{source}, {result['date']}, Python {result['python']}, {packages}."
         lines += [where, "", "| claim | bound | measured | verdict |", "|---|---|---|---|"]
         for claim in result["claims"]:
             note = f" ({claim['note']})" if claim["note"] else ""
