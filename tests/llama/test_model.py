@@ -8,9 +8,8 @@ import torch
 from transformers import LlamaForCausalLM
 
 from dyt import Norm
-from dyt_llama import config as sizes
 from dyt_llama import initial_weights
-from dyt_llama.config import Network, llama_of
+from dyt_llama import network_config as sizes
 from dyt_llama.model import (
     Llama,
     build,
@@ -19,6 +18,7 @@ from dyt_llama.model import (
     parameter_count,
     transformers_config,
 )
+from dyt_llama.network_config import Network, llama_of
 from matched.training import weights_digest
 
 from .tiny import CPU, DYT, NETWORK, OWN

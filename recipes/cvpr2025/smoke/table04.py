@@ -1,7 +1,8 @@
 """Smoke scale of Table 4: toy LLaMAs pretrained on WordNet's glosses."""
 
 from dyt import Norm
-from dyt_llama.config import Network, Pretraining, Tokenization
+from dyt_llama.config import Pretraining, Tokenization
+from dyt_llama.network_config import Network
 from matched import Resources, Run, Scale
 from recipes.cvpr2025.table04 import METRICS, TOKENIZE, arms
 

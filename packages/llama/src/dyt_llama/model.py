@@ -18,8 +18,8 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEm
 
 from dyt import Norm, convert, scale_embedding
 from dyt_llama.chunked_loss import chunked_cross_entropy
-from dyt_llama.config import Network
 from dyt_llama.initial_weights import fill_normal
+from dyt_llama.network_config import Network
 
 STD = 0.02
 """Of all initial weights of linear layers and of the embedding, whatever the depth, as in ibm-fms

@@ -56,6 +56,7 @@ def execute(
     threads: int,
     num_workers: int,
     shard: bool = False,
+    shard_degree: int = 0,
     code: Mapping[str, Any] | None = None,
 ) -> ExecutionResult:
     """Compute one run unless it has a result; a failure is recorded and returned, not raised.
@@ -91,6 +92,7 @@ def execute(
                 checkpoint_steps=site.runs.checkpoint_steps,
                 checkpoint_minutes=site.runs.checkpoint_minutes,
                 shard=shard,
+                shard_degree=shard_degree,
                 check_ownership=owned.check_ownership if owned is not None else lambda: None,
             )
             return _compute(run, site, directory, context, peers, job, code or {})

@@ -32,11 +32,13 @@ class Local:
         workers: number of CPU runs at a time; 0 means one per core, or per ``threads`` cores.
         threads: threads of each run.
         gpus: number of GPUs that the runs asking for GPUs share.
+        gpu_memory_gb: memory of one of them; 0 if runs are to be submitted whatever they need.
     """
 
     workers: int = 0
     threads: int = 1
     gpus: int = 0
+    gpu_memory_gb: int = 0
 
     def worker_count(self) -> int:
         """Return ``workers``, or if it is 0 the number that affinity and CPU quota allow."""
@@ -58,6 +60,7 @@ class Slurm:
     """[slurm]: the cluster. An empty string leaves the choice to Slurm.
 
     Attributes:
+        gpu_memory_gb: memory of a GPU; 0 if runs are to be submitted whatever they need.
         max_hours: longest job that the partition accepts; longer runs are requeued and resume.
         grace_seconds: time before that limit at which runs are told to save.
         parallel: largest number of jobs of one submission that run at a time.
@@ -73,6 +76,7 @@ class Slurm:
     qos: str = ""
     constraint: str = ""
     gpus_per_node: int = 8
+    gpu_memory_gb: int = 0
     max_hours: int = 24
     grace_seconds: int = 120
     parallel: int = 64
@@ -182,7 +186,7 @@ def _checked_value(validator: _Validator, section: str, key: str, value: Any, hi
             )
     elif hint is int:
         validator.check_type(section, key, value, int, "a whole number")
-        least = 0 if key in ("workers", "gpus") else 1
+        least = 0 if key in ("workers", "gpus", "gpu_memory_gb") else 1
         if value < least:
             location = validator.location(section, key)
             raise ValueError(f"{location}: [{section}] {key} is {value}; expected {least} or more")

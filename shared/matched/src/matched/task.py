@@ -34,6 +34,7 @@ class Context:
         checkpoint_minutes: checkpoint interval in minutes; whichever interval ends first counts.
         shard: shard weights and optimizer state over the processes (FSDP2) instead of keeping a
             copy on each (DDP).
+        shard_degree: number of processes that share one copy of the weights; 0 for all.
         check_ownership: raise ``LeaseLostError`` if another process has taken the run over. The
             methods below call it before they write, so that two processes never write to one run
             directory. It does nothing on ranks other than 0, which write no files of the run.
@@ -51,6 +52,7 @@ class Context:
     checkpoint_steps: int = 500
     checkpoint_minutes: float = 10.0
     shard: bool = False
+    shard_degree: int = 0
     check_ownership: Callable[[], None] = lambda: None
 
     def owned_path(self, name: str) -> Path:

@@ -114,9 +114,9 @@ class _TrainingLoop:
         self.model: nn.Module = learner.model
         """The model that computes the loss: wrapped in DDP if there are several processes."""
         self.sharded = context.shard and context.world_size > 1
-        if config.precision == "bf16-params" and not self.sharded:
+        if config.precision in sharding.POLICIES and not self.sharded:
             raise ValueError(
-                "the precision 'bf16-params' needs a run that is sharded over several processes; "
+                f"the precision {config.precision!r} needs a run that is sharded over several processes; "
                 "set gpus and shard in the recipe's resources, or use 'bf16'"
             )
         self.saved_step: int | None = None
@@ -142,8 +142,12 @@ class _TrainingLoop:
         if learner.materialize is None:  # before the model is sharded or a checkpoint is restored
             weights = weights_digest(learner.model, learner.norms, learner.inherited)
         if self.sharded:
-            bf16_params = self.config.precision == "bf16-params"
-            sharding.shard(learner, self.device, bf16_params=bf16_params)
+            sharding.shard(
+                learner,
+                self.device,
+                precision=self.config.precision,
+                degree=self.context.shard_degree,
+            )
         if learner.materialize is not None:
             sharding.materialize(learner)
             weights = divided_weights_digest(learner.model, learner.norms, learner.inherited)
@@ -221,10 +225,14 @@ class _TrainingLoop:
         return total
 
     def _gradient_sync(self, *, last: bool) -> AbstractContextManager[Any]:
-        """Synchronize gradients in the backward pass of a step's last micro-batch only."""
+        """All-reduce gradients in the backward pass of a step's last micro-batch only.
+
+        Sharded gradients are reduce-scattered after every micro-batch: until then, each process
+        has those of the whole model.
+        """
         model: Any = self.model  # FSDP's or DDP's wrapper has these methods
         if self.sharded:
-            model.set_requires_gradient_sync(last)
+            model.set_requires_all_reduce(last)  # between copies of the weights
         elif self.context.world_size > 1 and not last:
             return model.no_sync()
         return nullcontext()
