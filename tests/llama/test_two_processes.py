@@ -27,7 +27,10 @@ def one(glosses_run, tmp_path_factory):
 def two(glosses_run, tmp_path_factory):
     """Folder of the runs in two processes."""
     folder = tmp_path_factory.mktemp("two")
-    for names in (("ddp", "sharded"), ("bf16-params", "interrupted")):
+    for names in (
+        ("ddp", "sharded", "replicated"),
+        ("bf16-params", "bf16-reduce", "interrupted"),
+    ):
         run_in_two_processes(SCRIPT, folder, glosses_run, *names)
     return folder
 
@@ -44,9 +47,9 @@ def evaluations(directory):
     return [line["evaluation"] for line in lines(directory) if "evaluation" in line]
 
 
-@pytest.mark.parametrize("name", ["ddp", "sharded"])
+@pytest.mark.parametrize("name", ["ddp", "sharded", "replicated"])
 def test_two_processes_equal_one_process(one, two, name):
-    """The sharded run also recomputes the activations of every second layer."""
+    """Sharded 1 × 2, with recomputed activations, and 2 × 1, with accumulated gradients."""
     assert losses(two / name) == pytest.approx(losses(one), rel=1e-5)
     assert fingerprint(two / name) == fingerprint(one)
     for evaluation, expected in zip(evaluations(two / name), evaluations(one), strict=True):
@@ -62,12 +65,17 @@ def test_both_processes_have_the_same_outcome(two, name):
     assert outcomes[0] == outcomes[1] and "'loss'" in outcomes[0]
 
 
-def test_bf16_params_is_near_fp32_and_keeps_fp32_weights(one, two):
-    assert losses(two / "bf16-params") != pytest.approx(losses(one), rel=1e-6)
-    assert losses(two / "bf16-params") == pytest.approx(losses(one), rel=5e-3)
-    assert fingerprint(two / "bf16-params") == fingerprint(one)
-    trained = weights.load(two / "bf16-params" / "weights").state_dict()
+@pytest.mark.parametrize("name", ["bf16-params", "bf16-reduce"])
+def test_bf16_params_is_near_fp32_and_keeps_fp32_weights(one, two, name):
+    assert losses(two / name) != pytest.approx(losses(one), rel=1e-6)
+    assert losses(two / name) == pytest.approx(losses(one), rel=5e-3)
+    assert fingerprint(two / name) == fingerprint(one)
+    trained = weights.load(two / name / "weights").state_dict()
     assert {weight.dtype for weight in trained.values()} == {torch.float32}
+
+
+def test_bf16_reduce_rounds_gradients_more_than_bf16_params(two):
+    assert losses(two / "bf16-reduce") != losses(two / "bf16-params")
 
 
 def test_one_process_continues_a_sharded_run_of_two(one, two, glosses_run, tmp_path):

@@ -17,11 +17,14 @@ from dyt_llama import pretraining
 
 RANK = int(os.environ["RANK"])
 RUNS = {
-    "ddp": (CONFIG, False),
-    "sharded": (replace(CONFIG, checkpointed=0.5), True),
-    "bf16-params": (replace(CONFIG, precision="bf16-params"), True),
-    "interrupted": (CONFIG, True),
+    "ddp": (CONFIG, {}),
+    "sharded": (replace(CONFIG, checkpointed=0.5), {"shard": True}),
+    "replicated": (replace(CONFIG, micro_batch=2), {"shard": True, "shard_degree": 1}),
+    "bf16-params": (replace(CONFIG, precision="bf16-params"), {"shard": True}),
+    "bf16-reduce": (replace(CONFIG, precision="bf16-reduce"), {"shard": True}),
+    "interrupted": (CONFIG, {"shard": True}),
 }
+"""Name → config, and changes of the context."""
 
 
 class Crash(Exception):
@@ -41,7 +44,7 @@ def crash_in_step_9():
 
 
 def train(directory, tokens, name):
-    config, shard = RUNS[name]
+    config, changes = RUNS[name]
     where = context(
         directory,
         signature=name,  # by which process groups of one job are told apart
@@ -49,8 +52,8 @@ def train(directory, tokens, name):
         rank=RANK,
         local_rank=RANK,
         world_size=2,
-        shard=shard,
         checkpoint_steps=5,
+        **changes,
     )
     outcome = pretraining.pretrain(where, config)
     (directory / f"outcome-{RANK}.txt").write_text(repr(sorted(outcome.metrics.items())))

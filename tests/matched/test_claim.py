@@ -186,12 +186,12 @@ def test_context_has_the_sites_intervals_and_the_local_rank(one_row, pack, monke
     monkeypatch.setattr(run_execution, "_resolve", lambda task: train)
     job = pack()
     job.threads = 5
-    job.resources = [Resources(gpus=1, cpus=4, minutes=1, shard=True)] * 2
+    job.resources = [Resources(gpus=2, cpus=4, minutes=1, shard=True, shard_degree=2)] * 2
     job.compute("here", "1")
     one, other = contexts
     assert (one.checkpoint_steps, one.checkpoint_minutes) == (7, 3)
     assert (one.rank, one.world_size, one.local_rank) == (0, 1, 2)
-    assert (one.threads, one.num_workers, one.shard) == (5, 3, True)
+    assert (one.threads, one.num_workers, one.shard, one.shard_degree) == (5, 3, True, 2)
     assert (one.directory, one.signature) == (
         one_row.directory(FIRST).path,
         one_row.directory(FIRST).run.signature,

@@ -7,11 +7,11 @@ those of a number in a matrix product. A decoder layer keeps, per token,
     2 · norm + (2C + 2K + 4F) · e + 4 · heads
 
 bytes: queries, keys, values and the attention's output, its log-sum-exp per head, and gate, its
-SiLU, the up-projection and their product; ``norm`` is C · (4 + r + e) for RMSNorm, which computes in
-float32, and C · (r + e) for DyT. A layer whose activations are recomputed keeps C · r. The largest
-temporary is the larger of the loss of one chunk, 12 · V bytes per token (logits and two gradients
-in float32), and the backward pass of one layer: 3 · F · e per token, and what the layer keeps if
-it was recomputed. torch.compile fuses some of these, so that compiled layers keep less.
+SiLU, the up-projection and their product; ``norm`` is C · (4 + r + e) for RMSNorm, which computes
+in float32, and C · (r + e) for DyT. A layer whose activations are recomputed keeps C · r. The
+largest temporary is the larger of the loss of one chunk, 12 · V bytes per token (logits and two
+gradients in float32), and the backward pass of one layer: 3 · F · e per token, and what the layer
+keeps if it is recomputed. torch.compile fuses some of these, so that compiled layers keep less.
 """
 
 from __future__ import annotations
@@ -119,30 +119,30 @@ def _gathered(
 def _activations(
     network: Network, norm: Norm, tokens: int, precision: str, checkpointed: float
 ) -> int:
-    residual, product = (
-        sizes.get(precision, FP32) for sizes in (RESIDUAL_BYTES, PRODUCT_BYTES)
-    )
-    kept = kept_by_layer(network, norm, residual, product)
-    recomputed = math.floor(network.depth * checkpointed + 0.5)
-    layers = (network.depth - recomputed) * kept + recomputed * network.width * residual
-    last = _kept_by_norm(network, norm, residual, product)
-    backward = 3 * network.ffn * product + (kept if recomputed else 0)
+    kept = kept_activations(network, norm, precision, checkpointed)
+    backward = 3 * network.ffn * PRODUCT_BYTES.get(precision, FP32)
+    if checkpointed:
+        backward += _kept_by_layer(network, norm, precision)
     loss = 12 * network.vocabulary * min(tokens, LOSS_CHUNK)
-    return tokens * (layers + last) + max(loss, tokens * backward)
+    return tokens * kept + max(loss, tokens * backward)
 
 
-def kept_by_layer(network: Network, norm: Norm, residual: int, product: int) -> int:
-    """Return the bytes per token that a decoder layer keeps for its backward pass.
+def kept_activations(network: Network, norm: Norm, precision: str, checkpointed: float) -> int:
+    """Return the bytes per token that the network keeps for its backward pass, without the loss."""
+    recomputed = math.floor(network.depth * checkpointed + 0.5)
+    inputs = recomputed * network.width * RESIDUAL_BYTES.get(precision, FP32)
+    layers = (network.depth - recomputed) * _kept_by_layer(network, norm, precision)
+    return inputs + layers + _kept_by_norm(network, norm, precision)
 
-    Args:
-        residual, product: bytes of a number in the residual stream and in matrix products.
-    """
+
+def _kept_by_layer(network: Network, norm: Norm, precision: str) -> int:
     numbers = 2 * network.width + 2 * _kv_width(network) + 4 * network.ffn
-    norms = 2 * _kept_by_norm(network, norm, residual, product)
+    product = PRODUCT_BYTES.get(precision, FP32)
+    norms = 2 * _kept_by_norm(network, norm, precision)
     return norms + numbers * product + FP32 * network.heads
 
 
-def _kept_by_norm(network: Network, norm: Norm, residual: int, product: int) -> int:
+def _kept_by_norm(network: Network, norm: Norm, precision: str) -> int:
     """Return the bytes per token that a norm keeps, its output for the next layer included."""
-    own = residual + product + (FP32 if norm.layer != "dyt" else 0)
-    return network.width * own
+    number = RESIDUAL_BYTES.get(precision, FP32) + PRODUCT_BYTES.get(precision, FP32)
+    return network.width * (number + (0 if norm.layer == "dyt" else FP32))

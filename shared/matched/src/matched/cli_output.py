@@ -84,7 +84,9 @@ def _show_memory(plan: Plan, cluster: str, console: Console) -> None:
         grid.add_row(f"{named[0]}{more}", _processes(resources), *sizes)
     console.print(grid)
     for shortage in preflight.gpu_shortages(plan, cluster):
-        console.print(f"Does not fit: {shortage}", style="bold red", highlight=False, soft_wrap=True)
+        console.print(
+            f"Does not fit: {shortage}", style="bold red", highlight=False, soft_wrap=True
+        )
 
 
 def _size(number: int) -> str:

@@ -44,7 +44,7 @@ def check_submission(plan: Plan, cluster: str) -> None:
             "use --cluster slurm"
         )
     if shortages := gpu_shortages(plan, cluster):
-        more = f" (and {len(shortages) - 1} other runs)" if len(shortages) > 1 else ""
+        more = f" (and {len(shortages) - 1} more)" if len(shortages) > 1 else ""
         raise ValueError(
             f"{shortages[0]}{more}; shard the run over more processes, reduce micro_batch, or "
             "correct that entry"

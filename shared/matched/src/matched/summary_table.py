@@ -248,11 +248,14 @@ def format_delta(metric: Metric, base: float | None, delta: float | None) -> str
 
 
 def data_titles(plan: Plan) -> str:
-    """Return the titles of all data sources that the runs of a plan read."""
+    """Return the titles of all data sources that the runs of a plan read, and what was in them."""
     names = {name for planned in plan.runs for name in data.source_names(planned.run.config)}
     titles = ", ".join(data.load_source(name).title for name in sorted(names))
     # The configs of a user's own table need not name its data.
-    return titles or ("none" if plan.recipe.paper else "the recipe's own")
+    titles = titles or ("none" if plan.recipe.paper else "the recipe's own")
+    details = [(planned.status.result or {}).get("details", {}) for planned in plan.runs]
+    contents = dict.fromkeys(found["data"] for found in details if "data" in found)
+    return f"{titles} ({'; '.join(contents)})" if contents else titles
 
 
 def _notes(plan: Plan, titles: str, pairs: list[AuditedPair]) -> list[str]:

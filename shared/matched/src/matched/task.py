@@ -135,7 +135,8 @@ class Outcome:
         best: the evaluation with the best score, and its step.
         details: anything else worth keeping, in plain values. "picture" is the name of a PNG in
             the run directory, which tables show; "warnings" is a list of sentences, which tables
-            print below.
+            print below; "data" is what was in a data source that can be anything, such as the
+            name of a folder, which tables print with the source.
     """
 
     metrics: Mapping[str, float]
