@@ -116,8 +116,8 @@ class _TrainingLoop:
         self.sharded = context.shard and context.world_size > 1
         if config.precision in sharding.POLICIES and not self.sharded:
             raise ValueError(
-                f"the precision {config.precision!r} needs a run that is sharded over several processes; "
-                "set gpus and shard in the recipe's resources, or use 'bf16'"
+                f"the precision {config.precision!r} needs a run that is sharded over several "
+                "processes; set gpus and shard in the recipe's resources, or use 'bf16'"
             )
         self.saved_step: int | None = None
         """Step of the newest checkpoint."""
