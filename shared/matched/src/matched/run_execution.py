@@ -91,6 +91,7 @@ def execute(
                 num_workers=num_workers,
                 checkpoint_steps=site.runs.checkpoint_steps,
                 checkpoint_minutes=site.runs.checkpoint_minutes,
+                async_checkpoints=site.runs.async_checkpoints,
                 shard=shard,
                 shard_degree=shard_degree,
                 check_ownership=owned.check_ownership if owned is not None else lambda: None,

@@ -91,12 +91,14 @@ class Runs:
     """[runs]: location of the run directories, and the time between checkpoints.
 
     A checkpoint is due after ``checkpoint_steps`` optimizer steps or ``checkpoint_minutes``
-    minutes, whichever comes first.
+    minutes, whichever comes first. With ``async_checkpoints``, sharded runs continue to train while
+    it is written from a copy of the state, for which each process needs the memory.
     """
 
     folder: str = "runs"
     checkpoint_steps: int = 500
     checkpoint_minutes: int = 10
+    async_checkpoints: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +186,8 @@ def _checked_value(validator: _Validator, section: str, key: str, value: Any, hi
                 f"{validator.location(section, key)}: [{section}] memory is {value!r}; "
                 f"expected one of {', '.join(MEMORY_UNITS)}"
             )
+    elif hint is bool:
+        validator.check_type(section, key, value, bool, "true or false")
     elif hint is int:
         validator.check_type(section, key, value, int, "a whole number")
         least = 0 if key in ("workers", "gpus", "gpu_memory_gb") else 1

@@ -32,6 +32,7 @@ class Context:
         num_workers: data-loading processes for this process; with 0 it loads the data itself.
         checkpoint_steps: checkpoint interval in optimizer steps.
         checkpoint_minutes: checkpoint interval in minutes; whichever interval ends first counts.
+        async_checkpoints: write checkpoints of sharded runs in a thread, from a copy in memory.
         shard: shard weights and optimizer state over the processes (FSDP2) instead of keeping a
             copy on each (DDP).
         shard_degree: number of processes that share one copy of the weights; 0 for all.
@@ -51,6 +52,7 @@ class Context:
     num_workers: int = 0
     checkpoint_steps: int = 500
     checkpoint_minutes: float = 10.0
+    async_checkpoints: bool = False
     shard: bool = False
     shard_degree: int = 0
     check_ownership: Callable[[], None] = lambda: None
