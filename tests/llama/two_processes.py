@@ -12,6 +12,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from llama.tiny import CONFIG, context
+from llama.two_processes_memory import write_memory
 
 from dyt_llama import pretraining
 
@@ -66,7 +67,10 @@ if __name__ == "__main__":
         if name == "interrupted":
             crash_in_step_9()
         try:
-            train(Path(folder) / name, Path(tokens), name)
+            if name == "memory":
+                write_memory(Path(folder), RANK)
+            else:
+                train(Path(folder) / name, Path(tokens), name)
         except Crash:
             break
     sys.stdout.flush()

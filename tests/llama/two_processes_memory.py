@@ -1,22 +1,11 @@
-"""Bytes of small sharded models, measured in two processes; started twice by processes.py.
-
-python two_processes_memory.py FOLDER
-"""
+"""Bytes of small sharded models, measured in two processes, for two_processes.py."""
 
 import json
-import os
-import sys
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from torch.distributed.tensor import DTensor
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from llama.tiny import CONFIG as TINY
-from llama.tiny import CPU, DYT, OWN, context
 
 from dyt_llama.model import build_on_meta, checkpoint_layers, materialize
 from dyt_llama.network_config import Network
@@ -24,6 +13,9 @@ from dyt_llama.pretraining import mean_loss, optimizer
 from matched import Resources
 from matched.training import Learner, sharding
 from matched.training.distributed import process_group
+
+from .tiny import CONFIG as TINY
+from .tiny import CPU, DYT, OWN, context
 
 NETWORK = Network(width=64, depth=4, heads=4, kv_heads=4, ffn=160, vocabulary=301, positions=128)
 CONFIG = replace(
@@ -62,7 +54,8 @@ def measure(config, resources):
     kept = {}
 
     def keep(tensor):
-        weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        gathered = [p for p in model.parameters() if not isinstance(p, DTensor)]
+        weights = {p.untyped_storage().data_ptr() for p in gathered}
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
             kept[storage.data_ptr()] = tensor, storage.nbytes()
@@ -89,11 +82,8 @@ def local_bytes(tensors):
     return sum(t.to_local().numel() * t.to_local().element_size() for t in tensors)
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    folder = Path(sys.argv[1])
-    rank = int(os.environ["RANK"])
-    with process_group(context(folder, rank=rank, world_size=2)):
+def write_memory(folder, rank):
+    """Measure all cases in this process, and write them to a file."""
+    with process_group(context(folder, signature="memory", rank=rank, world_size=2)):
         measured = {case: measure(*setting) for case, setting in CASES.items()}
-        dist.barrier()
-    (folder / f"{rank}.json").write_text(json.dumps(measured))
+    (folder / f"memory-{rank}.json").write_text(json.dumps(measured))
