@@ -9,7 +9,7 @@ import torch
 
 from dyt_llama import memory, weights
 
-from ..training.processes import run as run_in_two_processes
+from ..training.processes import run as run_in_processes
 from .tiny import lines, pretrained
 from .two_processes_memory import CASES
 
@@ -32,7 +32,7 @@ def two(glosses_run, tmp_path_factory):
         ("ddp", "sharded", "replicated", "memory"),
         ("bf16-params", "bf16-reduce", "interrupted"),
     ):
-        run_in_two_processes(SCRIPT, folder, glosses_run, *names)
+        run_in_processes(SCRIPT, folder, glosses_run, *names)
     return folder
 
 
@@ -59,6 +59,17 @@ def test_two_processes_equal_one_process(one, two, name):
         assert evaluation == pytest.approx(expected, rel=1e-5)
     trained = weights.load(one / "weights").state_dict()
     for key, weight in weights.load(two / name / "weights").state_dict().items():
+        torch.testing.assert_close(weight, trained[key], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_four_processes_with_two_copies_equal_one_process(one, glosses_run, tmp_path):
+    """HSDP, 2 × 2, with accumulated gradients."""
+    run_in_processes(SCRIPT, tmp_path, glosses_run, "hybrid", world_size=4)
+    assert losses(tmp_path / "hybrid") == pytest.approx(losses(one), rel=1e-5)
+    assert fingerprint(tmp_path / "hybrid")["weights"] == fingerprint(one)["weights"]
+    trained = weights.load(one / "weights").state_dict()
+    for key, weight in weights.load(tmp_path / "hybrid" / "weights").state_dict().items():
         torch.testing.assert_close(weight, trained[key], rtol=1e-3, atol=1e-4)
 
 

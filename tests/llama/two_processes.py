@@ -1,4 +1,4 @@
-"""Pretraining runs of the tests in two processes; started twice by tests/training/processes.py.
+"""Pretraining runs of the tests in several processes; started by tests/training/processes.py.
 
 python two_processes.py FOLDER TOKENS RUN...
 """
@@ -16,11 +16,12 @@ from llama.two_processes_memory import write_memory
 
 from dyt_llama import pretraining
 
-RANK = int(os.environ["RANK"])
+RANK, WORLD_SIZE = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 RUNS = {
     "ddp": (CONFIG, {}),
     "sharded": (replace(CONFIG, checkpointed=0.5), {"shard": True}),
     "replicated": (replace(CONFIG, micro_batch=2), {"shard": True, "shard_degree": 1}),
+    "hybrid": (replace(CONFIG, micro_batch=1), {"shard": True, "shard_degree": 2}),
     "bf16-params": (replace(CONFIG, precision="bf16-params"), {"shard": True}),
     "bf16-reduce": (replace(CONFIG, precision="bf16-reduce"), {"shard": True}),
     "interrupted": (CONFIG, {"shard": True}),
@@ -52,7 +53,7 @@ def train(directory, tokens, name):
         needs={"tokens": tokens},
         rank=RANK,
         local_rank=RANK,
-        world_size=2,
+        world_size=WORLD_SIZE,
         checkpoint_steps=5,
         **changes,
     )
