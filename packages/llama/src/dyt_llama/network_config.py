@@ -22,6 +22,8 @@ class Network:
         positions: length of the longest sequence.
         rope_theta: base of the rotary position embedding.
         norm_eps: ε of RMSNorm.
+        std: of all initial weights of linear layers and of the embedding, whatever the depth, as in
+            ibm-fms (trunc_normal with bounds of ±100 standard deviations) and transformers.
     """
 
     width: int
@@ -33,11 +35,14 @@ class Network:
     positions: int = 4096
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-5
+    std: float = 0.02
 
     def __post_init__(self) -> None:
         check_counts(self, "width", "depth", "heads", "kv_heads", "ffn", "vocabulary", "positions")
         check_divides("heads", self.heads, "width", self.width)
         check_divides("kv_heads", self.kv_heads, "heads", self.heads)
+        if not self.std > 0:
+            raise ValueError(f"std is {self.std}; expected a positive number")
         if self.width // self.heads % 2:
             raise ValueError(
                 f"each of {self.heads} heads has {self.width // self.heads} channels; "
