@@ -49,9 +49,9 @@ def tiny(*, depth: int, kv_heads: int) -> dict[str, Run]:
 NOTE = (
     f"Models of width {WIDTH} on WordNet's glosses, with a byte-level BPE of 2,048 pieces trained "
     f"on them: 300 steps of 1,024 tokens. α0 is {ALPHA0:g}, by the width rule. The initial weights "
-    f"of both arms have a standard deviation of {STD}, not 0.02: √(2/5d) (Nguyen and Salazar, 2019) "
+    f"of both arms have a standard deviation of {STD}, not 0.02: √(2/5d) (Nguyen and Salazar 2019) "
     f"is 0.02 at d = 1,000 and {STD} at {WIDTH}. With 0.02 the scaled embedding would have 0.16, "
-    "and in LLaMA 7B it has 1.3; RMSNorm rescales it, and DyT trains slowly where αx stays small."
+    "and in LLaMA 7B it has 1.3; RMSNorm rescales it, but DyT trains slowly where αx stays small."
 )
 
 SCALE = Scale(
