@@ -39,6 +39,7 @@ from typing import Any
 import measuring
 import numpy as np
 import torch
+import torch.distributed.checkpoint as dcp
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -80,7 +81,7 @@ CONFIG = Pretraining(
 )
 SAMPLES, PAPER_BATCH = 48_828_125, 1024
 """Samples of 4,096 tokens in 200 billion tokens, and in a step."""
-TEXT_BYTES = 24_000_000
+TEXT_BYTES = 12_000_000
 GLOSSES_IN_DOCUMENT = 30
 RANK, WORLD_SIZE = (int(os.environ.get(n, d)) for n, d in (("RANK", "0"), ("WORLD_SIZE", "1")))
 
@@ -131,7 +132,10 @@ def plain(folder: Path, tokens: Path) -> None:
             schedule.step()
             if step % CONFIG.log_steps == 0:
                 loss.item()
-        torch.save([model.state_dict(), optimizer.state_dict()], folder / f"{RANK}.pt")
+        if WORLD_SIZE > 1:
+            dcp.save(model.state_dict(), checkpoint_id=folder / "checkpoint")
+        else:
+            torch.save([model.state_dict(), optimizer.state_dict()], folder / "checkpoint.pt")
 
 
 def _lr_factor(step: int) -> float:
