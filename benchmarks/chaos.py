@@ -49,14 +49,17 @@ class Killer:
     Args:
         writing: share of the processes that are killed when they next write a checkpoint, instead
             of after some time. A process that writes small ones may not be caught.
+        seconds: longest time after which a process is killed; importing takes some of it.
 
     Attributes:
         victims: signature of the run that was running, for each kill.
         while_writing: how many kills hit a process that was writing a checkpoint.
     """
 
-    def __init__(self, project: Project, rng: random.Random, writing: float) -> None:
-        self.project, self.rng, self.writing = project, rng, writing
+    def __init__(
+        self, project: Project, rng: random.Random, writing: float, seconds: float = 6.0
+    ) -> None:
+        self.project, self.rng, self.writing, self.seconds = project, rng, writing, seconds
         # Process id → time of its kill; a negative one waits for a checkpoint to be written.
         self.kill_times: dict[int, float] = {}
         self.victims: list[str] = []
@@ -71,7 +74,7 @@ class Killer:
             if pid is None:
                 continue
             if pid not in self.kill_times:
-                wait = self.rng.uniform(0, 6)
+                wait = self.rng.uniform(0, self.seconds)
                 at = -wait if self.rng.random() < self.writing else time.monotonic() + wait
                 self.kill_times[pid] = at
             kill_time = self.kill_times[pid]
@@ -128,13 +131,13 @@ def llama(folder: Path, seed: int) -> list[dict[str, Any]]:
     what = "SIGKILL in chains of Table 4"
     return _kill_workers(
         folder, seed, what, CHAIN_KILLS, TEXT_CHAINS, writing=0.3,
-        recipe="table04", name="table4", data=data,
+        recipe="table04", name="table4", data=data, seconds=25.0,
     )  # fmt: skip
 
 
 def _kill_workers(
     folder: Path, seed: int, what: str, number: int, changes: str, *, writing: float,
-    recipe: str = "table01", name: str = "table1", data: str = ""
+    recipe: str = "table01", name: str = "table1", data: str = "", seconds: float = 6.0
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Kill workers of a table ``number`` times while it is computed, and compare its runs."""
     site = f"{data}[local]\nworkers = 2\n[runs]\ncheckpoint_steps = 10\n"
@@ -143,7 +146,7 @@ def _kill_workers(
     code, out = reference.matched("submit", name, "--wait")
     assert code == 0, out
     project = Project(folder / "killed", site, changes, table=recipe)
-    killer = Killer(project, random.Random(seed), writing)
+    killer = Killer(project, random.Random(seed), writing, seconds)
     expected = reference.finished()
     while len(killer.victims) < number and project.finished() < expected:
         project.matched("submit", name)

@@ -25,7 +25,7 @@ from dataclasses import replace
 TEXT = Run(task=TOKENIZE, config=Tokenization(data=("text", "tokenizer"), held_out=0.05))
 
 def on_text(run):
-    return replace(run, needs={"tokens": TEXT})
+    return replace(run, config=replace(run.config, steps=150), needs={"tokens": TEXT})
 
 ROWS = {name: SCALE.runs[name] for name in ("llama_7b", "llama_34b")}
 ROWS = {name: {arm: on_text(run) for arm, run in row.items()} for name, row in ROWS.items()}

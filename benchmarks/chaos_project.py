@@ -33,7 +33,7 @@ class Project:
     ) -> None:
         self.root = root
         (root / "recipes" / "cvpr2025" / "smoke").mkdir(parents=True)
-        for name in ("paper.toml", "cvpr2025/arms.py", f"cvpr2025/{table}.py"):
+        for name in ("paper.toml", "smoke_norms.py", "cvpr2025/arms.py", f"cvpr2025/{table}.py"):
             shutil.copy(ROOT / "recipes" / name, root / "recipes" / name)
         page = f"recipes/cvpr2025/smoke/{table}.py"
         text = (ROOT / page).read_text(encoding="utf-8")
