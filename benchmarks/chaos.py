@@ -130,7 +130,7 @@ def llama(folder: Path, seed: int) -> list[dict[str, Any]]:
     data = write_text(folder / "data")
     what = "SIGKILL in chains of Table 4"
     return _kill_workers(
-        folder, seed, what, CHAIN_KILLS, TEXT_CHAINS, writing=0.3,
+        folder, seed, what, CHAIN_KILLS, TEXT_CHAINS, writing=0.0,
         recipe="table04", name="table4", data=data, seconds=25.0,
     )  # fmt: skip
 
