@@ -219,14 +219,16 @@ def write_text(folder: Path) -> int:
 
 def measure_tokenization(folder: Path, rounds: int) -> dict[str, Any]:
     """Return the seconds of the task and of the library in each round."""
-    clock = time.process_time if os.environ["RAYON_NUM_THREADS"] == "1" else time.perf_counter
+    threads = os.environ["RAYON_NUM_THREADS"]
+    clock = time.process_time if threads == "1" else time.perf_counter
     data = {"text": folder / "text", "tokenizer": folder / "tokenizer.json"}
     lines = (folder / "text" / "0.jsonl").read_text(encoding="utf-8").splitlines()
     texts = [json.loads(line)["text"] for line in lines]
     found: dict[str, Any] = {"ours": [], "plain": []}
     for number in range(rounds + 1):
         start = clock()
-        tokenize(context(folder / f"run-{number}", data=data), Tokenization())
+        run = folder / f"run-{threads}-{number}"  # a new one: finished files would be kept
+        tokenize(context(run, data=data), Tokenization())
         found["ours"].append(clock() - start)
         start = clock()
         tokenizer = load(folder / "tokenizer.json")
@@ -244,7 +246,7 @@ def tokenization(folder: Path, rounds: int) -> list[dict[str, Any]]:
     for threads in (1, 2):
         found = start_workers("tokenization", folder, rounds, RAYON_NUM_THREADS=str(threads))
         times, of_library = found["ours"][1:], found["plain"][1:]
-        what = f"tokenization, {threads} threads"
+        what = f"tokenization, {threads} thread{'s' if threads > 1 else ''}"
         note = f"library {megabytes / statistics.median(of_library):.1f} MB/s"
         rows.append(row(f"{what}: time", ratios(times, of_library), 1.2, note))
         speeds = [megabytes / seconds for seconds in times]
@@ -335,7 +337,7 @@ WORKERS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=list(PARTS))
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=[])
     parser.add_argument("--rounds", type=measuring.positive_int, default=5)
     parser.add_argument("--save", action="store_true", help="add the rows to the CSV file")
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
