@@ -166,8 +166,8 @@ def some(names: Iterable[str], most: int = MAX_NAMES) -> str:
 def index_fasta(fasta: Path, index: Path) -> None:
     """Index a FASTA file; the index appears only when it is complete.
 
-    Beside ``index`` there is a JSON file with the size of the FASTA and a hash of a sample. An index that a tool left
-    beside the FASTA is not used.
+    Beside ``index`` there is a JSON file with the size of the FASTA and a hash of a sample of it.
+    An index that a tool left beside the FASTA is not used.
 
     Raises:
         ValueError: if the file is not a FASTA file with lines of one length, a record is empty or
@@ -263,8 +263,8 @@ def _check_index(fasta: Path, index: Path) -> None:
                 )
     if _hash_sample(fasta, size) != recorded["sample"]:
         raise ValueError(
-            f"{fasta} was replaced: it has the size for which the index {index} was made, and other "
-            "contents"
+            f"{fasta} was replaced: it has the size for which the index {index} was made, but "
+            "other contents"
         )
 
 

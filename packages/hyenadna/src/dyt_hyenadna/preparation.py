@@ -99,8 +99,8 @@ def _prepare_genome(
     log.info("%s has %d records", fasta.name, len(genome.lengths))
     overlaps = count_overlaps(intervals)
     warning = (
-        f"{overlaps:,} intervals of {(bed or fasta).name} overlap one of another split, so held-out "
-        "windows have bases of the training"
+        f"{overlaps:,} intervals of {(bed or fasta).name} overlap one of another split, so "
+        "held-out windows have bases of the training"
     )
     return genome, intervals, [warning] if overlaps else []
 

@@ -1,7 +1,7 @@
 """Released weights as the start of fine-tuning: the run that reads them, and HyenaDNA's task.
 
-The task ``dyt_hyenadna.released_weights:import_weights``. Its run takes a pretraining's place in the
-needs of fine-tuning runs, and writes the same file.
+The task ``dyt_hyenadna.released_weights:import_weights``. Fine-tuning runs need its run instead of a
+pretraining; it writes the same file.
 """
 
 from __future__ import annotations
