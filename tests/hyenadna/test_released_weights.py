@@ -98,5 +98,5 @@ def test_dyt_arm_of_released_weights_is_refused_at_planning(released):
     module, config, *_ = released
     start = Run(task=f"{module.__name__}:import_weights", config=config)
     assert derive_run(start, norm=Norm.own()) == start
-    with pytest.raises(ValueError, match="expected Norm.own.*: pretrain the other arms"):
+    with pytest.raises(ValueError, match=r"expected Norm\.own.*: pretrain the other arms"):
         derive_run(start, norm=Norm.dyt())

@@ -1,6 +1,6 @@
 """Released weights as the start of fine-tuning: the run that reads them, and HyenaDNA's task.
 
-The task ``dyt_hyenadna.released_weights:import_weights``. Fine-tuning runs need its run instead of a
+The task ``dyt_hyenadna.released_weights:import_weights``. Fine-tuning needs its run instead of a
 pretraining; it writes the same file.
 """
 
