@@ -8,7 +8,7 @@ it, fine-tuned on a task of GenomicBenchmarks, and scored. ``GenomePretraining``
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from dyt import Norm
 from dyt_hyenadna.genomic_benchmarks import TASKS
@@ -98,6 +98,9 @@ class WeightsImport:
             something else with them.
         data: source of the weights.
     """
+
+    seed: ClassVar[int] = 0
+    """Seed of the initial weights, all of which are replaced."""
 
     norm: Norm = field(default_factory=Norm.own)
     data: str

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dyt import Norm, Report, convert
 from dyt_hyenadna import model, weights
-from dyt_hyenadna.config import BenchmarkFineTuning, GenomePretraining, ReleasedWeights
+from dyt_hyenadna.config import BenchmarkFineTuning, GenomePretraining
 from dyt_hyenadna.optimizer_groups import optimizer_groups
 from dyt_hyenadna.sources import weights_file
 from matched.task import Context
@@ -33,8 +33,8 @@ class Networks:
         optimizer_groups: (model, lr=…, weight_decay=…, official=…) → groups for AdamW.
         load_backbone: (classifier, state dict of a language model) → names of the loaded tensors;
             strict.
-        read_weights: (config, path of a checkpoint or of a folder with one) → state dict of a
-            language model; strict.
+        load: (model, path of a checkpoint or of a folder with one) → names of the loaded tensors;
+            strict.
         choose_kernels: (context, device type) chooses what the machine can run and records it.
     """
 
@@ -43,7 +43,7 @@ class Networks:
     convert: Callable[[nn.Module, Norm], Report]
     optimizer_groups: Callable[..., list[dict[str, Any]]]
     load_backbone: Callable[[nn.Module, Mapping[str, Tensor]], tuple[str, ...]]
-    read_weights: Callable[[Any, Path], dict[str, Tensor]]
+    load: Callable[[nn.Module, Path], tuple[str, ...]]
     choose_kernels: Callable[[Context, str], object] = _ignore_device
 
     def optimizer(
@@ -54,17 +54,6 @@ class Networks:
             model, lr=config.lr, weight_decay=config.weight_decay, official=config.official_decay
         )
         return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
-
-
-def read_weights(config: ReleasedWeights, path: Path) -> dict[str, Tensor]:
-    """Return the state dict of a released language model.
-
-    Raises:
-        ValueError: if there is none at the path, or it is of another network.
-    """
-    language_model = model.build_language_model(config.network, seed=0)
-    weights.load(language_model, weights_file(path))
-    return language_model.state_dict()
 
 
 def pooling(config: BenchmarkFineTuning) -> model.Pooling:
@@ -80,5 +69,5 @@ HYENADNA = Networks(
     convert=convert,
     optimizer_groups=optimizer_groups,
     load_backbone=weights.load_backbone,
-    read_weights=read_weights,
+    load=lambda model, path: weights.load(model, weights_file(path)),
 )

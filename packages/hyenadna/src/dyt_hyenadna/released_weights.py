@@ -33,6 +33,8 @@ def import_network_weights(context: Context, config: WeightsImport, networks: Ne
         ValueError: if there are no such weights, or they are of another network.
     """
     with process_group(context):
-        state = networks.read_weights(config, context.data[config.data])
+        model = networks.language_model(config)
+        networks.load(model, context.data[config.data])
+        state = model.state_dict()
         save_artifact(context, PRETRAINED_FILE, {"model": state})
     return Outcome(metrics={}, steps=0, details={"weights": batch_digest(list(state.values()))})
