@@ -7,7 +7,6 @@ from dyt_caduceus.selective_scan import record_scan
 from dyt_caduceus.sources import weights_file
 from dyt_hyenadna.networks import Networks, pooling
 
-
 CADUCEUS = Networks(
     language_model=lambda config: model.build_language_model(config.network, config.seed),
     classifier=lambda config, classes: model.build_classifier(
