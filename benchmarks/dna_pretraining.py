@@ -29,7 +29,7 @@ from matched.task import Context, Outcome
 STARTS = ("pretrained", "from scratch")
 LABELS = 160
 EPOCHS = {"dyt_hyenadna.finetuning:train": 24, "dyt_caduceus.finetuning:train": 16}
-"""Task → epochs of the fine-tuning: 120 steps of HyenaDNA and 160 of Caduceus, whose batch is 16."""
+"""Task → epochs of the fine-tuning: 120 steps of HyenaDNA, 160 of Caduceus with a batch of 16."""
 
 
 def main() -> None:
