@@ -137,7 +137,7 @@ SCALE = Scale(
     resources=Resources(cpus=1, memory_gb=4, minutes=2, runs_per_job=50),
     note=(
         "HyenaDNA: 2 blocks of width 32. Caduceus: the PS variant, 2 blocks of width 16 with 4 "
-        "states per channel. Two splits of each task, one setting of the fine-tuning, 64 bases. "
+        "states per channel. Two splits of each task, one setting of its fine-tuning, 64 bases. "
         f"{EMBEDDING_NOTE} "
         f"{TASK_NOTE}"
     ),
