@@ -1,4 +1,4 @@
-"""The command ``matched``: plan, submit, status, table, export, logs, retry, cancel, audit, run."""
+"""The command ``matched``: plan, submit, status, table, report, logs, retry, cancel, run, …"""
 
 from __future__ import annotations
 
@@ -129,6 +129,13 @@ def _parser() -> argparse.ArgumentParser:
     exported.add_argument(
         "--tensorboard", required=True, type=Path, metavar="DIR", help="folder of the event files"
     )
+    reported = commands.add_parser("report", help="write results/report/ and results/summary.*")
+    reported.set_defaults(do=_report)
+    reported.add_argument("--scale", help=f"{', '.join(SCALES)} (default: all)")
+    reported.add_argument(
+        "--tables", nargs="+", default=[], metavar="TABLE", help="tables or recipe files"
+    )
+    reported.add_argument("--summary", action="store_true", help="write results/summary.* only")
     command("audit", _audit, "show what differs between the runs of every pair")
     logs = commands.add_parser("logs", help="print the log of a run")
     logs.set_defaults(do=_logs)
@@ -304,6 +311,21 @@ def _export(given: argparse.Namespace) -> int:
     folders, without = export.write_event_files(_load(given), given.tensorboard, writer)
     none = f"; {len(without)} runs have none" if without else ""
     print(f"Written: training curves of {len(folders)} runs to {given.tensorboard}{none}")
+    return 0
+
+
+@_garbage_collection_paused()
+def _report(given: argparse.Namespace) -> int:
+    from matched import report  # not at the top: Jinja2 would slow every other command down
+
+    project = recipes.current_project()
+    checkout.check_packages(project)
+    settings = site.read(_site_file(project))
+    lines = report.write_report(
+        project, settings, scale=given.scale, tables=given.tables, page=not given.summary
+    )
+    for line in lines:
+        print(line)
     return 0
 
 

@@ -241,6 +241,22 @@ def load(name: str) -> Recipe:
     return recipe
 
 
+def load_constant(path: Path, name: str, kind: type[T]) -> T | None:
+    """Return the constant ``name`` of a file in recipes/, such as its claims; None without a file.
+
+    Raises:
+        ValueError: if the file cannot be imported, or the constant is missing or of another type.
+    """
+    if not path.is_file():
+        return None
+    project = path.parent
+    while project.name != "recipes":
+        project = project.parent
+    with _recipes_importable(project.parent):
+        module = ".".join(path.relative_to(project.parent).with_suffix("").parts)
+        return _attribute(module, path, name, kind)
+
+
 def _load_file(path: Path) -> Recipe:
     """Load a user's own recipe, which needs no entry in paper.toml.
 
