@@ -56,7 +56,7 @@ def pretrain(context: Context, config: MAE) -> Outcome:
         )
         outcome = fit(context, config, learner, device)
         weights.export(context, model=model.state_dict())
-        return outcome
+        return pictures.named_in(outcome, context, PICTURE)
 
 
 def build(config: MAE) -> tuple[MaskedAutoencoder, tuple[str, ...]]:

@@ -74,14 +74,13 @@ class TableCurves:
 def read_curves(plan: Plan) -> TableCurves:
     """Read the curves of all rows of a table, also of runs that are still training."""
     curves = TableCurves()
-    directories = {planned.run: planned.directory.path for planned in plan.runs}
     seeds = plan.scale.seeds[:MAX_SEEDS]
     cells: dict[str, list[Cell]] = {}
     for cell in plan.recipe.table.cells(plan.scale):
         if cell.seed in seeds:
             cells.setdefault(cell.row, []).append(cell)
     for row, row_cells in cells.items():
-        trainings = _trainings(row_cells, directories)
+        trainings = _trainings(plan, row_cells)
         for need in list(trainings)[:MAX_PANELS]:
             _add_panel(curves, row, need, trainings[need])
         if len(trainings) > MAX_PANELS:
@@ -89,9 +88,7 @@ def read_curves(plan: Plan) -> TableCurves:
     return curves
 
 
-def _trainings(
-    cells: Sequence[Cell], directories: Mapping[Run, Path]
-) -> dict[str, list[tuple[Cell, Path]]]:
+def _trainings(plan: Plan, cells: Sequence[Cell]) -> dict[str, list[tuple[Cell, Path]]]:
     """Return need → (cell, file) of its runs with metrics: the row's own first, then its needs.
 
     A need that is reached on several paths counts once, such as the pretraining of fine-tunings.
@@ -100,7 +97,7 @@ def _trainings(
     for cell in cells:
         seen: set[Run] = set()
         for path, run in reversed(list(runs_with_needs(cell.run, ""))):
-            file = directories[run] / "metrics.jsonl"
+            file = plan.by_run[run].directory / "metrics.jsonl"
             if run not in seen and file.exists():
                 found.setdefault(path.removeprefix("/"), []).append((cell, file))
             seen.add(run)

@@ -58,7 +58,8 @@ def _line(axes: _Axes, series: Series) -> str:
     pen_down = False
     for x, y in zip(series.x, series.y, strict=True):
         if math.isfinite(y):
-            parts.append(f"{'L' if pen_down else 'M'}{axes.x(x):.1f} {axes.y(y):.1f}")
+            point = f"{axes.x(x):.1f} {axes.y(y):.1f}"
+            parts.append(f"L{point}" if pen_down else f"M{point}h0")  # h0: a dot if it stays alone
         pen_down = math.isfinite(y)
     return (
         f'<path class="line arm{series.style % STYLES}" d="{"".join(parts)}">'

@@ -35,12 +35,14 @@ class Part:
     Attributes:
         detail: the statistic with its interval, or why there is none.
         more_seeds: seeds that would decide, if mean and spread stay; None if unknown or decided.
+        at_least: True if more may be needed, because the spread is not known yet.
     """
 
     label: str
     verdict: Verdict
     detail: str
     more_seeds: int | None = None
+    at_least: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +55,15 @@ class Judged:
     parts: tuple[Part, ...]
 
     @property
-    def more_seeds(self) -> int | None:
-        """Seeds that would decide all undecided parts; None if that is unknown."""
-        needed = [part.more_seeds for part in self.parts if part.verdict is Verdict.UNDECIDED]
-        known = [count for count in needed if count is not None]
-        return max(known) if known and len(known) == len(needed) else None
+    def seeds_needed(self) -> str:
+        """The seeds that would decide, such as "7 more seeds"; empty if that is unknown."""
+        undecided = [part for part in self.parts if part.verdict is Verdict.UNDECIDED]
+        known = [part.more_seeds for part in undecided if part.more_seeds is not None]
+        if self.verdict is not Verdict.UNDECIDED or not known:
+            return ""
+        exact = len(known) == len(undecided) and not any(part.at_least for part in undecided)
+        words = f"{max(known)} more seed{'s' if max(known) > 1 else ''}"
+        return words if exact else f"at least {words}"
 
 
 def judge_claims(claims: Iterable[Claim], results: Results) -> list[list[Judged]]:
@@ -133,7 +139,7 @@ def _judge_not_worse(test: NotWorse, evidence: _Evidence) -> Iterator[Part]:
             )
             if base is not None and other is not None:
                 label = f"{table.recipe.label(row)} ({name})"
-                yield _compare(label, other, base, margin=max(margin, _spread(base, other)))
+                yield _compare(label, other, base, margin=max(margin, _spread(base)))
 
 
 def _largest_change(table: TableResults) -> float:
@@ -147,10 +153,10 @@ def _largest_change(table: TableResults) -> float:
     return max(changes, default=0.0)
 
 
-def _spread(*entries: Entry) -> float:
-    """Return the standard deviation over seeds, pooled over cells; 0 where it is unknown."""
-    stds = [entry.ours.std for entry in entries if entry.ours.std is not None]
-    return math.sqrt(statistics.fmean(std**2 for std in stds)) if stds else 0.0
+def _spread(entry: Entry) -> float:
+    """Return the standard deviation over seeds; 0 where it is unknown."""
+    std = entry.ours.std
+    return std if std is not None and math.isfinite(std) else 0.0
 
 
 def _judge_pair(pair: tuple[CellKey, CellKey], evidence: _Evidence) -> Part:
@@ -205,11 +211,15 @@ def _above(
     """
     if not values:
         return Part(label=label, verdict=Verdict.NOT_RUN, detail="no finished runs")
+    if not all(map(math.isfinite, values)):
+        return Part(label=label, verdict=Verdict.UNDECIDED, detail="a value is not a number")
     mean = statistics.fmean(values)
     text = f"{format_number(metric, mean, reference)} {metric.unit}".strip()
     if len(values) == 1:
         detail = f"{text}, 1 seed{suffix}: an interval needs 2 at least"
-        return Part(label=label, verdict=Verdict.UNDECIDED, detail=detail, more_seeds=1)
+        return Part(
+            label=label, verdict=Verdict.UNDECIDED, detail=detail, more_seeds=1, at_least=True
+        )
     low, high = intervals.mean_interval(values)
     ends = " to ".join(format_number(metric, end, reference) for end in (low, high))
     detail = f"{text}, 95 % interval {ends}, {len(values)} seeds{suffix}"
