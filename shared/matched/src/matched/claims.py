@@ -22,8 +22,8 @@ class NotWorse:
     """In every row, an arm is not worse than the baseline by more than a margin.
 
     The margin of a row is the largest change that the paper prints in the table, or the standard
-    deviation of the baseline over seeds if that is larger. Supported if the 95 % t interval of the paired
-    difference is above minus the margin, refuted if it is below.
+    deviation of the baseline over seeds if that is larger. Supported if the 95 % t interval of the
+    paired difference is above minus the margin, refuted if it is below.
 
     Attributes:
         tables: all rows of these tables, by the first metric of the scale.
