@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -62,6 +63,9 @@ class CurveFit:
     def gain(self) -> float:
         """Part of the line's squared error that the curve removes: 0 for a straight line."""
         return 1 - (self.tanh_error / self.line_error) ** 2 if self.line_error else 0.0
+
+
+FIT_COLUMNS = tuple(field.name for field in fields(CurveFit))
 
 
 def record_norms(
@@ -183,6 +187,26 @@ def fit_curve(x: Tensor, y: Tensor) -> CurveFit:
         tanh_error=tanh_error,
         linear_share=(x.abs() * alpha <= LINEAR_PART).double().mean().item(),
     )
+
+
+def to_arrays(records: Mapping[str, NormRecord]) -> dict[str, Any]:
+    """Return the records and their fits as numpy arrays for one .npz file.
+
+    "path" (L,), "alpha" and "input_std" (L,), with NaN for no α; "fit" (L, 6), whose columns are
+    ``FIT_COLUMNS``; and "x0", "y0", "x1", …, (N, C) of each layer in half precision.
+    """
+    alphas = [math.nan if r.alpha is None else r.alpha for r in records.values()]
+    fits = [astuple(fit_curve(record.x, record.y)) for record in records.values()]
+    arrays: dict[str, Any] = {
+        "path": np.array(list(records)),
+        "alpha": np.array(alphas),
+        "input_std": np.array([record.input_std for record in records.values()]),
+        "fit": np.array(fits),
+    }
+    for index, record in enumerate(records.values()):
+        arrays[f"x{index}"] = record.x.half().numpy()
+        arrays[f"y{index}"] = record.y.half().numpy()
+    return arrays
 
 
 def shape_metrics(records: Mapping[str, NormRecord]) -> dict[str, float]:
