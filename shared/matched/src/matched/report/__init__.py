@@ -7,6 +7,7 @@ from pathlib import Path
 
 from matched import recipes
 from matched.report.collect import Results, collect
+from matched.report.figures import DrawnFigure, draw_all
 from matched.report.page import write_page
 from matched.report.summary import write_summary
 from matched.report.verdicts import judge_claims
@@ -37,8 +38,19 @@ def write_report(
     summary = write_summary(results, folder / "summary")
     yield _counts(results)
     if page:
-        yield f"Written: {write_page(results, scorecard, folder / 'report')}"
+        scales = list(dict.fromkeys(table.scale.name for table in results.tables))
+        drawn = [] if tables else _draw_figures(project, site, scales, folder / "report")
+        yield f"Written: {write_page(results, scorecard, drawn, folder / 'report')}"
     yield f"Written: {folder / 'summary'}.{{{','.join(path.suffix[1:] for path in summary)}}}"
+
+
+def _draw_figures(
+    project: Path, site: Site, scales: Sequence[str], folder: Path
+) -> list[DrawnFigure]:
+    """Draw all figures to the page's folder; none outside of a project with papers."""
+    if not (project / "recipes" / recipes.PAPER_FILE).is_file():
+        return []
+    return draw_all(project, site, scales, folder / "figures")
 
 
 def _counts(results: Results) -> str:

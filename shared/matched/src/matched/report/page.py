@@ -21,6 +21,7 @@ from matched.planning import PlannedRun
 from matched.report import curves, svg
 from matched.report.collect import Results, TableResults
 from matched.report.curves import Curve, FinalAlphas, Panel, TableCurves
+from matched.report.figures import DrawnFigure
 from matched.report.summary import HEADER, NUMBERS, entry_row
 from matched.report.verdicts import Judged
 from matched.status import State
@@ -70,8 +71,16 @@ class Section:
     runs: Sequence[Mapping[str, Any]]
 
 
-def write_page(results: Results, scorecard: Sequence[Sequence[Judged]], folder: Path) -> Path:
+def write_page(
+    results: Results,
+    scorecard: Sequence[Sequence[Judged]],
+    figures: Sequence[DrawnFigure],
+    folder: Path,
+) -> Path:
     """Write index.html to ``folder`` and return its path.
+
+    Args:
+        figures: whose files are in ``folder`` or below it.
 
     Raises:
         OSError: if the folder cannot be written.
@@ -88,6 +97,13 @@ def write_page(results: Results, scorecard: Sequence[Sequence[Judged]], folder: 
         script=Markup((TEMPLATES / "script.js").read_text(encoding="utf-8")),
         results=results,
         scorecard=scorecard,
+        figures=[
+            {"figure": figure, "files": {
+                path.suffix[1:]: quote(path.relative_to(folder).as_posix())
+                for path in figure.paths
+            }}
+            for figure in figures
+        ],
         columns=[Column(name=name, is_number=name in NUMBERS) for name in HEADER],
         rows=[row for table in results.tables for row in _result_rows(table)],
         scales=list(dict.fromkeys(table.scale.name for table in results.tables)),

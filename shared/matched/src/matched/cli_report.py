@@ -1,0 +1,75 @@
+"""The commands ``matched report`` and ``matched figure``, which load their libraries late."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from matched import checkout, recipes, site
+from matched.table import SCALES
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+@contextmanager
+def garbage_collection_paused() -> Iterator[None]:
+    """Pause the search for garbage, which is a sixth of the time while a large plan is created."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def add_commands(commands: Commands) -> None:
+    """Add the parsers of both commands."""
+    text = "write results/report/index.html and results/summary.* over all tables"
+    report = commands.add_parser("report", help=text, description=text)
+    report.set_defaults(do=_report)
+    report.add_argument("--scale", help=f"{', '.join(SCALES)} (default: all)")
+    report.add_argument(
+        "--tables", nargs="+", default=[], metavar="TABLE", help="tables or recipe files"
+    )
+    report.add_argument("--summary", action="store_true", help="write results/summary.* only")
+    text = "draw a figure of a paper from the results of its runs"
+    figure = commands.add_parser("figure", help=text, description=text)
+    figure.set_defaults(do=_figure)
+    figure.add_argument("figure", help="such as fig2 or iclr-fig1")
+    figure.add_argument("--scale", default="smoke", help=f"{', '.join(SCALES)} (default smoke)")
+    figure.add_argument("--needs", action="store_true", help="only print the recipes it needs")
+
+
+@garbage_collection_paused()
+def _report(given: argparse.Namespace) -> int:
+    from matched.report import write_report
+
+    project = recipes.current_project()
+    checkout.check_packages(project)
+    settings = site.read(site.find(project))
+    lines = write_report(
+        project, settings, scale=given.scale, tables=given.tables, page=not given.summary
+    )
+    for line in lines:
+        print(line)
+    return 0
+
+
+def _figure(given: argparse.Namespace) -> int:
+    from matched.report import figures
+
+    project = recipes.root()
+    if given.needs:
+        print("\n".join(figures.needed_recipes(figures.find(project, given.figure))))
+        return 0
+    checkout.check_packages(project)
+    scale = recipes.match_name(given.scale, SCALES, "scale")
+    drawer = figures.FigureDrawer(project, site.read(site.find(project)), scale)
+    for path in drawer.draw(given.figure, project / "results" / "figures"):
+        print(f"Written: {path}")
+    return 0
