@@ -6,7 +6,7 @@ those of the CVPR 2025 paper; "iclr-table1" is one of the ICLR 2025 submission.
 
 from itertools import pairwise
 
-from matched.claims import Better, CellKey, Claim, Diverges, NotWorse
+from matched.claims import Above, Better, CellKey, Claim, Diverges, NotWorse
 
 
 def cell(table: str, row: str, arm: str) -> CellKey:
@@ -34,6 +34,7 @@ def parity(domain: str, source: str, *tables: str) -> Claim:
 
 
 SQUASHING = ("tanh", "hardtanh", "sigmoid")
+ANALYSIS = "recipes/norm_layers.py"
 NORM_FREE_ROWS = ("vit_b", "vit_l", "mae_vit_b", "mae_vit_l")
 
 CLAIMS = (
@@ -119,6 +120,24 @@ CLAIMS = (
                 cell("iclr-table11", "resnet50", "LN"),
                 cell("iclr-table11", "vit_b", "BN"),
             )
+        ),
+    ),
+    Claim(
+        statement="α follows 1/std of the layer's inputs: their rank correlation is above 0",
+        source="CVPR, Figure 8; ICLR, Figure 3",
+        test=Above(
+            cells=(cell(ANALYSIS, "vit_b", "DyT"), cell(ANALYSIS, "convnext_b", "DyT")),
+            metric="alpha_correlation",
+        ),
+    ),
+    Claim(
+        statement="Deep LN layers map inputs to outputs in an S-shape, early ones more linearly",
+        source="CVPR, Figure 2; ICLR, Figure 1",
+        test=Above(
+            cells=tuple(
+                cell(ANALYSIS, row, "LN") for row in ("vit_b", "wav2vec2_large", "dit_xl2")
+            ),
+            metric="gain_difference",
         ),
     ),
     Claim(

@@ -22,7 +22,7 @@ def test_claims_name_cells_that_recipes_have(claim):
     tables = {key.table for key in cells(claim.test)}
     tables |= set(claim.test.tables) if isinstance(claim.test, NotWorse) else set()
     for name in tables:
-        table = recipes.load(name).table
+        table = recipes.load(str(ROOT / name) if name.endswith(".py") else name).table
         for scale in table.scales:
             known = {(cell.row, cell.arm) for cell in table.cells(scale)}
             named = {(key.row, key.arm) for key in cells(claim.test) if key.table == name}

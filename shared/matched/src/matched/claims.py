@@ -10,7 +10,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class CellKey:
-    """One row and arm of a table."""
+    """One row and arm of a table.
+
+    Attributes:
+        table: its name, or the path of a recipe file from the project's folder.
+    """
 
     table: str
     row: str

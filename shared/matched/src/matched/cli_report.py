@@ -61,11 +61,11 @@ def _report(given: argparse.Namespace) -> int:
 
 
 def _figure(given: argparse.Namespace) -> int:
-    from matched.report import figures
+    from matched.report import figure_list, figures
 
     project = recipes.root()
     if given.needs:
-        print("\n".join(figures.needed_recipes(figures.find(project, given.figure))))
+        print("\n".join(figure_list.needed_recipes(figure_list.find(project, given.figure))))
         return 0
     checkout.check_packages(project)
     scale = recipes.match_name(given.scale, SCALES, "scale")

@@ -12,6 +12,7 @@ from matched.files import DamagedFileError, read_json
 from matched.gallery import NO_PICTURES
 from matched.planning import Plan, PlannedRun
 from matched.recipes import Recipe
+from matched.report import figure_list
 from matched.site import Site
 from matched.status import State
 from matched.summary_table import SummaryTable, summary_table
@@ -86,7 +87,7 @@ def collect(
     names: Sequence[str] = (),
     pictures: Path | None = None,
 ) -> Results:
-    """Read the results of the given tables, or of all tables of the project.
+    """Read the results of the given tables, or of all tables and analyses of the project.
 
     Args:
         scale: only this one; None for every scale.
@@ -100,7 +101,7 @@ def collect(
     if scale is not None:
         scale = recipes.match_name(scale, SCALES, "scale")
     tables, not_run, planned_signatures = [], [], set()
-    for name in names or recipes.available():
+    for name in names or _all_recipes(project):
         recipe = recipes.load(name)
         for at in recipe.table.scales:
             if scale is not None and at.name != scale:
@@ -116,9 +117,17 @@ def collect(
         project=project,
         tables=tuple(tables),
         not_run=tuple(not_run),
-        without_recipe=tuple(_without_recipe()) if not names else (),
+        without_recipe=() if names else tuple(_without_recipe(project)),
         warnings=tuple(_unplanned(site, planned_signatures)) if everything else (),
     )
+
+
+def _all_recipes(project: Path) -> list[str]:
+    """Return the papers' tables, and the files of the runs that only figures show."""
+    if not (project / "recipes" / recipes.PAPER_FILE).is_file():
+        return []
+    own = [str(project / name) for name in figure_list.own_recipes(project)]
+    return [*recipes.available(project), *own]
 
 
 def _table_results(plan: Plan, pictures: Path | None) -> TableResults:
@@ -194,11 +203,13 @@ def _shortened(names: Collection[str]) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
-def _without_recipe() -> list[tuple[str, str]]:
-    known = recipes.available()
+def _without_recipe(project: Path) -> list[tuple[str, str]]:
+    if not (project / "recipes" / recipes.PAPER_FILE).is_file():
+        return []
+    known = recipes.available(project)
     return [
         (f"{paper['venue']}, Table {key.removeprefix('table')}", str(table["caption"]))
-        for paper in recipes.paper_numbers().values()
+        for paper in recipes.paper_numbers(project).values()
         for key, table in paper.items()
         if key.startswith("table") and f"{paper['prefix']}{key}" not in known
     ]

@@ -7,10 +7,12 @@ claim is supported if all of them support it, and refuted if one refutes it.
 from __future__ import annotations
 
 import math
+import os
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from matched.claims import Above, Better, CellKey, Claim, Diverges, NotWorse
 from matched.report import intervals
@@ -99,7 +101,9 @@ class _Evidence:
 
     def __init__(self, results: Results, scale: str) -> None:
         self.tables: dict[str, TableResults] = {
-            table.recipe.name: table for table in results.tables if table.scale.name == scale
+            _key(table, results.project): table
+            for table in results.tables
+            if table.scale.name == scale
         }
         self._entries: dict[tuple[str, str, str, str], Entry] = {
             (name, entry.row, entry.arm, entry.metric.key): entry
@@ -115,7 +119,8 @@ class _Evidence:
         """Return a name such as "ViT-B, DyT (table1)"."""
         table = self.tables.get(key.table)
         row = table.recipe.label(key.row) if table else key.row
-        return f"{row}, {key.arm} ({key.table})"
+        name = table.recipe.name if table else key.table
+        return f"{row}, {key.arm} ({name})"
 
     def entry(self, key: CellKey, metric: str = "") -> Entry | None:
         """Return an entry by the table's first metric or the given one; None without results."""
@@ -123,6 +128,13 @@ class _Evidence:
             return None
         metric = metric or self.first_metric(key.table).key
         return self._entries.get((key.table, key.row, key.arm, metric))
+
+
+def _key(table: TableResults, project: Path) -> str:
+    """Return the name that claims use: a table's, or the path of a recipe file."""
+    if table.recipe.paper:
+        return table.recipe.name
+    return os.path.relpath(table.recipe.path, project).replace(os.sep, "/")
 
 
 def _judge_not_worse(test: NotWorse, evidence: _Evidence) -> Iterator[Part]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from matched import planning, recipes
 from matched.figure import (
@@ -22,35 +21,10 @@ from matched.figure import (
     TokensAndChannels,
 )
 from matched.planning import Plan, PlannedRun
+from matched.report import figure_list
 from matched.report.figures import diagrams, norm_layers, training
 from matched.report.figures.canvas import Canvas, PanelRuns, settings
 from matched.site import Site
-
-
-def available(project: Path) -> dict[str, Figure]:
-    """Return name → figure for all figures of the project: "fig2", "iclr-fig1"."""
-    found: dict[str, Figure] = {}
-    for paper, numbers in recipes.paper_numbers(project).items():
-        path = project / "recipes" / paper / "figures.py"
-        figures: Mapping[int, Any] = recipes.load_constant(path, "FIGURES", dict) or {}
-        for number, figure in figures.items():
-            found[f"{numbers['prefix']}fig{number}"] = figure
-    return found
-
-
-def find(project: Path, name: str) -> Figure:
-    """Return the figure of that name.
-
-    Raises:
-        ValueError: listing the known figures.
-    """
-    known = available(project)
-    return known[recipes.match_name(name, known, "figure")]
-
-
-def needed_recipes(figure: Figure) -> list[str]:
-    """Return the recipes whose runs a figure shows."""
-    return list(dict.fromkeys(source.recipe for source in figure.sources))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +52,7 @@ def draw_all(project: Path, site: Site, scales: Sequence[str], folder: Path) -> 
     """
     drawers = [FigureDrawer(project, site, scale) for scale in scales]
     drawn = []
-    for name, figure in available(project).items():
+    for name, figure in figure_list.available(project).items():
         # A figure without runs is the same at every scale, and is there without results as well.
         without_runs = [FigureDrawer(project, site, "")]
         for drawer in drawers if figure.sources else without_runs:
@@ -115,7 +89,7 @@ class FigureDrawer:
                 no such scale, or if a run's data is damaged.
             OSError: if the folder cannot be written.
         """
-        figure = find(self.project, name)
+        figure = figure_list.find(self.project, name)
         panels = [self._runs(name, source) for source in figure.sources]
         canvas = Canvas(f"{name}.{self.scale}" if panels else name)
         with settings():

@@ -74,10 +74,9 @@ def draw_best_alpha0(canvas: Canvas, series: Mapping[str, Mapping[int, float]]) 
         canvas.add_rows((label, width, alpha0) for width, alpha0 in values.items())
     axis.set(xscale="log", yscale="log", xlabel="width of the model", ylabel="best α0")
     widths = {width for values in series.values() for width in values}
+    alphas = {alpha0 for values in series.values() for alpha0 in values.values()}
     _set_ticks(axis.get_xaxis(), [w for w in widths if w & (w - 1) == 0])  # powers of two
-    _set_ticks(
-        axis.get_yaxis(), {alpha0 for values in series.values() for alpha0 in values.values()}
-    )
+    _set_ticks(axis.get_yaxis(), alphas)
     axis.set_title("As printed in the paper")
     axis.legend(loc="lower left")
 

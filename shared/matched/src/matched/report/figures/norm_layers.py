@@ -5,9 +5,11 @@ The data are the files norm_layers.npz that analysis runs write (``dyt.norm_anal
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -57,7 +59,7 @@ def read_layers(planned: PlannedRun) -> list[Layer]:
                 )
                 for index, name in enumerate(arrays["path"])
             ]
-    except (OSError, KeyError, ValueError, EOFError) as error:
+    except (OSError, KeyError, ValueError, EOFError, BadZipFile, zlib.error) as error:
         reason = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged ({error})"
         raise ValueError(
             f"{path} {reason}; `matched retry` computes the run again if it is deleted"
