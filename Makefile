@@ -30,7 +30,7 @@ export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup own-environment wheels demo test test-slow test-slurm lint docs table tables
-.PHONY: test-dyt status bench chaos mutants lock clean
+.PHONY: report test-dyt status bench chaos mutants lock clean
 
 help:
 	@echo "make setup       create $(VENV) with all packages (other targets do so when needed)"
@@ -41,6 +41,8 @@ help:
 	@echo "make table1      a table: submit what is missing, wait when local, print the summary"
 	@echo "make table FILE=my_table.py   a table of your own (docs/OWN-TABLES.md)"
 	@echo "make tables      every table         make status      the state of every run"
+	@echo "make report      every result on one page, results/report/index.html, and results/summary.*"
+	@echo "make fig2        a figure of a paper, and the runs that it shows (fig1-8, iclr-fig1-5)"
 	@echo "make bench       time the harness    make chaos       kill, preempt and fill the disk of runs"
 	@echo "make mutants MODULE=<file> TESTS_OF='<tests>'   which small bugs of a module no test notices"
 	@echo "make test-dyt TORCH=2.4.1     the tests of dyt with another torch"
@@ -133,6 +135,27 @@ table: setup
 
 tables: setup
 	@for table in $$($(BIN)/matched list); do $(MAKE) --no-print-directory $$table || exit $$?; done
+
+# All results at all scales.
+report: setup
+	$(BIN)/matched report
+
+# fig2, iclr-fig1, …: submit what is missing, wait when local, and draw. On Slurm the figure is drawn
+# by calling the target again when the runs have finished.
+define MAKE_FIGURE
+@for recipe in $$($(BIN)/matched figure $@ --needs); do \
+	if [ -n "$(DRY)" ]; then $(BIN)/matched plan $$recipe --scale $(SCALE) --cluster $(CLUSTER); \
+	else $(BIN)/matched submit $$recipe --scale $(SCALE) --cluster $(CLUSTER) \
+		$(if $(SNAPSHOT),--snapshot) $(if $(filter slurm,$(CLUSTER)),,--wait); \
+	fi || exit $$?; done
+@$(if $(DRY),true,$(BIN)/matched figure $@ --scale $(SCALE))
+endef
+
+fig%: setup
+	$(MAKE_FIGURE)
+
+iclr-fig%: setup
+	$(MAKE_FIGURE)
 
 status: setup
 	@for table in $$($(BIN)/matched list); do $(BIN)/matched status $$table --scale $(SCALE); done

@@ -12,7 +12,7 @@ from .problem import CONFIG, SIGNATURE, context
 
 
 def test_analyze_records_every_norm_layer(tmp_path, prepared):
-    config = replace(CONFIG, updates=2)
+    config = replace(CONFIG, updates=2, warmup_updates=1)
     training = tmp_path / SIGNATURE
     pretrain(context(training, prepared), config)
     place = context(tmp_path / "analysis", prepared)
