@@ -57,9 +57,9 @@ METRICS = (
     Metric(key="alpha_correlation", label="rank correlation of α and 1/std", direction="none"),
 )
 NOTE = (
-    "S-shape is the part of a best line's squared error that a best s·tanh(αx) removes, averaged "
-    "over the first or the last third of the layers: 0 for a straight line. The linear part is "
-    "|αx| ≤ 0.5."
+    "S-shape is the part of the squared error of a best line that a best s·tanh(αx) + c removes, "
+    "averaged over the first or the last third of the layers: 0 for a straight line. The linear "
+    "part is |αx| ≤ 0.5."
 )
 
 SMOKE = Scale(

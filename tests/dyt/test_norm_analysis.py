@@ -79,9 +79,10 @@ def test_record_norms_refuses_networks_without_norm_layers(network):
 
 def test_fit_curve_finds_tanh():
     x = torch.linspace(-4, 4, 1001)
-    fit = fit_curve(x, 3 * torch.tanh(0.8 * x))
+    fit = fit_curve(x, 3 * torch.tanh(0.8 * x) + 0.5)
     assert fit.alpha == pytest.approx(0.8, rel=0.03)
     assert fit.scale == pytest.approx(3, rel=0.03)
+    assert fit.tanh_offset == pytest.approx(0.5, abs=1e-6)
     assert fit.tanh_error < 0.01 < fit.line_error
     assert fit.gain > 0.99
     assert fit.linear_share == pytest.approx(0.5 / (fit.alpha * 4), abs=0.01)
@@ -89,8 +90,8 @@ def test_fit_curve_finds_tanh():
 
 def test_fit_curve_of_a_line_has_no_gain():
     x = torch.linspace(-1, 1, 101)
-    fit = fit_curve(x, 2 * x + 0.3 * torch.sin(40 * x))
-    assert fit.slope == pytest.approx(2, rel=0.02)
+    fit = fit_curve(x, 2 * x - 1 + 0.3 * torch.sin(40 * x))
+    assert (fit.slope, fit.line_offset) == pytest.approx((2, -1), rel=0.02)
     assert abs(fit.gain) < 0.01 and fit.linear_share == 1.0
     assert fit_curve(torch.zeros(3), torch.zeros(3)).gain == 0.0
 

@@ -58,7 +58,8 @@ def write_layers(project, norm, alphas=(None,) * 3):
         "path": np.array(PATHS),
         "alpha": np.array([np.nan if alpha is None else alpha for alpha in alphas]),
         "input_std": np.array([1.0, 2.0, 4.0]),
-        "fit": np.array([[1.0, 0.2, 1.0, 2.0, 0.1, 0.5]] * 3),
+        "fit": np.array([[1.0, 2.0, 0.1]] * 3),
+        "fit_columns": np.array(["scale", "alpha", "tanh_offset"]),
     }
     for index in range(3):
         x = rng.normal(size=(10, 8)).astype(np.float16)
@@ -113,7 +114,7 @@ def test_figure_of_norm_shapes_has_the_recorded_points(drawn):
 def test_figure_of_norm_shapes_keeps_extreme_points():
     x = np.zeros((100, 100), np.float32)
     x[3, 4] = 50.0
-    layer = norm_layers.Layer(path="a", x=x, y=x, alpha=1.0, input_std=1.0, fit=None)
+    layer = norm_layers.Layer(path="a", x=x, y=x, alpha=1.0, input_std=1.0, fit={})
     points, _ = norm_layers._some_points(layer)
     assert len(points) == norm_layers.MAX_POINTS and points.max() == 50.0
 

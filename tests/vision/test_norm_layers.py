@@ -39,7 +39,7 @@ def arrays(analyzed, arm):
 def test_analyze_records_every_norm_layer(analyzed, arm):
     content = arrays(analyzed, arm)
     assert content["path"].tolist() == PATHS
-    assert content["fit"].shape == (5, 6)
+    assert content["fit"].shape == (5, 8)
     assert content["x0"].shape == content["y0"].shape == (64, 32)
     _, outcome = analyzed[arm]
     assert set(outcome.metrics) >= {"gain_early", "gain_deep", "gain_difference", "linear_share"}

@@ -45,17 +45,21 @@ class NormRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class CurveFit:
-    """Best line k·x and best curve s·tanh(αx) through the points of a layer.
+    """Best line k·x + c and best curve s·tanh(αx) + c through the points of a layer.
+
+    Both have an offset, because LN subtracts the mean of each token.
 
     Attributes:
-        line_error, tanh_error: root mean square of what is left, relative to that of the outputs.
+        line_error, tanh_error: standard deviation of what is left, relative to the outputs'.
         linear_share: share of the points with |αx| <= ``LINEAR_PART``.
     """
 
     slope: float
+    line_offset: float
     line_error: float
     scale: float
     alpha: float
+    tanh_offset: float
     tanh_error: float
     linear_share: float
 
@@ -63,9 +67,6 @@ class CurveFit:
     def gain(self) -> float:
         """Part of the line's squared error that the curve removes: 0 for a straight line."""
         return 1 - (self.tanh_error / self.line_error) ** 2 if self.line_error else 0.0
-
-
-FIT_COLUMNS = tuple(field.name for field in fields(CurveFit))
 
 
 def record_norms(
@@ -155,35 +156,38 @@ def _record(module: nn.Module, spec: NormSpec, x: Tensor, positions: int, seed: 
 
 
 def fit_curve(x: Tensor, y: Tensor) -> CurveFit:
-    """Fit a line and s·tanh(αx) to points by least squares; α is the best of a fine grid.
+    """Fit a line and s·tanh(αx) + c to points by least squares; α is the best of a fine grid.
 
     Args:
         x, y: of any one shape.
     """
     x, y = x.double().flatten(), y.double().flatten()
-    total = y.square().sum()
+    centered = y - y.mean()
+    total = centered.square().sum()
     rms = x.square().mean().sqrt()
-    if not total or not rms:
-        return CurveFit(
-            slope=0.0, line_error=0.0, scale=0.0, alpha=0.0, tanh_error=0.0, linear_share=1.0
-        )
 
-    def projected(basis: Tensor) -> tuple[float, float]:
-        """Return the best factor of the basis, and the relative error that is left."""
-        factor = (basis @ y) / (basis @ basis)
-        error = (y - factor * basis).square().sum()
-        return factor.item(), math.sqrt(error / total)
+    def regression(basis: Tensor) -> tuple[float, float, float]:
+        """Return the best factor of the basis, the offset, and the relative error."""
+        deviation = basis - basis.mean()
+        squares = deviation.square().sum()
+        if not squares or not total:
+            return 0.0, y.mean().item(), float(total > 0)
+        factor = (deviation @ centered) / squares
+        error = (centered - factor * deviation).square().sum()
+        return factor.item(), (y.mean() - factor * basis.mean()).item(), math.sqrt(error / total)
 
-    slope, line_error = projected(x)
+    slope, line_offset, line_error = regression(x)
     # From a curve that is a line for all points to a step.
-    grid = torch.logspace(-2, 1.5, GRID, dtype=torch.float64) / rms
-    fits = [(*projected(torch.tanh(alpha * x)), alpha.item()) for alpha in grid]
-    scale, tanh_error, alpha = min(fits, key=lambda fit: fit[1])
+    grid = (torch.logspace(-2, 1.5, GRID, dtype=torch.float64) / (rms or 1.0)).tolist()
+    fits = [(*regression(torch.tanh(alpha * x)), alpha) for alpha in grid]
+    scale, tanh_offset, tanh_error, alpha = min(fits, key=lambda fit: fit[2])
     return CurveFit(
         slope=slope,
+        line_offset=line_offset,
         line_error=line_error,
         scale=scale,
         alpha=alpha,
+        tanh_offset=tanh_offset,
         tanh_error=tanh_error,
         linear_share=(x.abs() * alpha <= LINEAR_PART).double().mean().item(),
     )
@@ -192,8 +196,8 @@ def fit_curve(x: Tensor, y: Tensor) -> CurveFit:
 def to_arrays(records: Mapping[str, NormRecord]) -> dict[str, Any]:
     """Return the records and their fits as numpy arrays for one .npz file.
 
-    "path" (L,), "alpha" and "input_std" (L,), with NaN for no α; "fit" (L, 6), whose columns are
-    ``FIT_COLUMNS``; and "x0", "y0", "x1", …, (N, C) of each layer in half precision.
+    "path" (L,), "alpha" and "input_std" (L,), with NaN for no α; "fit" (L, K), whose columns
+    "fit_columns" (K,) names; and "x0", "y0", "x1", …, (N, C) of each layer in half precision.
     """
     alphas = [math.nan if r.alpha is None else r.alpha for r in records.values()]
     fits = [astuple(fit_curve(record.x, record.y)) for record in records.values()]
@@ -202,6 +206,7 @@ def to_arrays(records: Mapping[str, NormRecord]) -> dict[str, Any]:
         "alpha": np.array(alphas),
         "input_std": np.array([record.input_std for record in records.values()]),
         "fit": np.array(fits),
+        "fit_columns": np.array([field.name for field in fields(CurveFit)]),
     }
     for index, record in enumerate(records.values()):
         arrays[f"x{index}"] = record.x.half().numpy()

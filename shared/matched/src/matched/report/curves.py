@@ -6,7 +6,7 @@ Loss curves are thinned for display; ``matched export`` writes every point.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -146,10 +146,6 @@ def _thinned(
 ) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """Average a curve over intervals, each at its last step, so that few points are left."""
     size = math.ceil(len(steps) / MAX_POINTS)
-    means = tuple(math.fsum(part) / len(part) for part in _parts(losses, size))
-    return tuple(part[-1] for part in _parts(steps, size)), means
-
-
-def _parts(values: Sequence[float], size: int) -> Iterator[Sequence[float]]:
-    for start in range(0, len(values), size):
-        yield values[start : start + size]
+    parts = [range(start, min(start + size, len(steps))) for start in range(0, len(steps), size)]
+    means = tuple(math.fsum(losses[i] for i in part) / len(part) for part in parts)
+    return tuple(steps[part[-1]] for part in parts), means

@@ -23,7 +23,7 @@ from matched.planning import PlannedRun
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
 DASHES = ("-", "--", ":", "-.")
 MARKERS = ("o", "^", "s", "D", "v", "P")
-SETTINGS = {
+SETTINGS: Any = {  # matplotlib declares the keys as a list of literals
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.grid": True,

@@ -78,7 +78,8 @@ def draw_best_alpha0(canvas: Canvas, series: Mapping[str, Mapping[int, float]]) 
     _set_ticks(axis.get_xaxis(), [w for w in widths if w & (w - 1) == 0])  # powers of two
     _set_ticks(axis.get_yaxis(), alphas)
     axis.set_title("As printed in the paper")
-    axis.legend(loc="lower left")
+    axis.margins(0.12)
+    axis.legend(loc="upper right")
 
 
 def _set_ticks(axis: Any, values: Iterable[float]) -> None:

@@ -6,7 +6,7 @@ The data are the files norm_layers.npz that analysis runs write (``dyt.norm_anal
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from zipfile import BadZipFile
@@ -17,8 +17,6 @@ from matched.planning import PlannedRun
 from matched.report.figures.canvas import COLORS, MARKERS, Canvas, PanelRuns
 
 FILE = "norm_layers.npz"
-SCALE, ALPHA = 2, 3
-"""Columns of the fit s·tanh(αx): s and α."""
 MAX_POINTS = 3000
 """Points of a panel; more would only cover each other."""
 HIGHLIGHTED = 6
@@ -29,14 +27,18 @@ KINDS = {"attention": ("norm1", "self_attn", "attn"), "FFN": ("norm2", "mlp", "f
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """One norm layer: inputs and outputs (N, C) before the affine part, one row per token."""
+    """One norm layer: inputs and outputs (N, C) before the affine part, one row per token.
+
+    Attributes:
+        fit: the fields of ``dyt.norm_analysis.CurveFit`` by name.
+    """
 
     path: str
     x: Any
     y: Any
     alpha: float
     input_std: float
-    fit: Any
+    fit: Mapping[str, float]
 
 
 def read_layers(planned: PlannedRun) -> list[Layer]:
@@ -55,7 +57,9 @@ def read_layers(planned: PlannedRun) -> list[Layer]:
                     y=arrays[f"y{index}"].astype(np.float32),
                     alpha=float(arrays["alpha"][index]),
                     input_std=float(arrays["input_std"][index]),
-                    fit=arrays["fit"][index],
+                    fit=dict(
+                        zip(arrays["fit_columns"].tolist(), arrays["fit"][index], strict=True)
+                    ),
                 )
                 for index, name in enumerate(arrays["path"])
             ]
@@ -92,7 +96,8 @@ def draw_shapes(canvas: Canvas, panels: Sequence[PanelRuns], count: int) -> None
             x, y = _some_points(layer)
             axis.plot(x, y, ".", markersize=1.5, color=COLORS[0], alpha=0.4, rasterized=True)
             line = np.linspace(x.min(), x.max(), 200)
-            fitted = layer.fit[SCALE] * np.tanh(layer.fit[ALPHA] * line)
+            fit = layer.fit
+            fitted = fit["scale"] * np.tanh(fit["alpha"] * line) + fit["tanh_offset"]
             axis.plot(line, fitted, "--", color=COLORS[1], linewidth=1)
             axis.set_title(f"{panel.title}, norm layer {index + 1} of {len(layers)}")
             canvas.add_rows(
