@@ -9,6 +9,7 @@ TORCH    ?=
 SNAPSHOT ?=
 FILE     ?=
 SET      ?=
+WITH     ?=
 
 VENV    := .venv
 BIN     := $(VENV)/bin
@@ -22,7 +23,7 @@ TESTS   := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=l
 PARTS   := $(patsubst %/pyproject.toml,%,$(wildcard shared/*/pyproject.toml packages/*/pyproject.toml))
 # A table, or for the target "table" the user's own recipe file.
 TABLE    = $(if $(filter table,$@),'$(FILE)',$@)
-CHANGES  = $(foreach change,$(SET),--set '$(change)')
+CHANGES  = $(foreach arm,$(WITH),--with '$(arm)') $(foreach change,$(SET),--set '$(change)')
 CHOICE   = --scale $(SCALE) --cluster $(CLUSTER) $(CHANGES)
 SUBMIT   = submit $(TABLE) $(CHOICE) $(if $(SNAPSHOT),--snapshot)
 
@@ -51,6 +52,7 @@ help:
 	@echo
 	@echo "Options: SCALE=smoke|mini|paper  CLUSTER=debug|local|slurm  DRY=1 (print the plan only)"
 	@echo "         SNAPSHOT=1 (run from a copy of the current code)"
+	@echo "         WITH=Derf (add an arm of recipes/extra_arms.py)"
 	@echo "         SET='lr=1e-3 epochs=5' (change config fields in all runs)"
 	@echo "Now:     SCALE=$(SCALE)  CLUSTER=$(CLUSTER)"
 
@@ -138,7 +140,7 @@ tables: setup
 
 # All results at all scales.
 report: setup
-	$(BIN)/matched report
+	$(BIN)/matched report $(foreach arm,$(WITH),--with '$(arm)')
 
 # fig2, iclr-fig1, …: submit what is missing, wait when local, and draw. On Slurm the figure is drawn
 # by calling the target again when the runs have finished.

@@ -20,6 +20,7 @@ from matched import (
     cli_output,
     cli_report,
     export,
+    extra_arms,
     gallery,
     job_status,
     overrides,
@@ -89,6 +90,14 @@ def _parser() -> argparse.ArgumentParser:
         )
         added.add_argument("--scale", default="smoke", help=f"{', '.join(SCALES)} (default smoke)")
         added.add_argument(
+            "--with",
+            dest="extra_arms",
+            action="append",
+            default=[],
+            metavar="ARM",
+            help="add an arm of recipes/extra_arms.py, such as Derf; may be given several times",
+        )
+        added.add_argument(
             "--set",
             dest="changes",
             action="append",
@@ -147,7 +156,8 @@ def _load(given: argparse.Namespace) -> Plan:
     recipe = recipes.load(given.table)
     checkout.check_packages(recipe.project)
     settings = site.read(site.find(recipe.project))
-    recipe, scale = overrides.with_changes(recipe, recipe.scale(given.scale), given.changes)
+    recipe, scale = extra_arms.with_arms(recipe, recipe.scale(given.scale), given.extra_arms)
+    recipe, scale = overrides.with_changes(recipe, scale, given.changes)
     if given.do is not _run:
         return planning.make_plan(recipe, scale, settings)
     cell = _cell(given, list(recipe.table.cells(scale)))

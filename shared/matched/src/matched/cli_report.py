@@ -36,6 +36,14 @@ def add_commands(commands: Commands) -> None:
     report.add_argument(
         "--tables", nargs="+", default=[], metavar="TABLE", help="tables or recipe files"
     )
+    report.add_argument(
+        "--with",
+        dest="extra_arms",
+        action="append",
+        default=[],
+        metavar="ARM",
+        help="show this arm of recipes/extra_arms.py too, such as Derf, where a table can have it",
+    )
     report.add_argument("--summary", action="store_true", help="write results/summary.* only")
     text = "draw a figure of a paper from the results of its runs"
     figure = commands.add_parser("figure", help=text, description=text)
@@ -53,7 +61,12 @@ def _report(given: argparse.Namespace) -> int:
     checkout.check_packages(project)
     settings = site.read(site.find(project))
     lines = write_report(
-        project, settings, scale=given.scale, tables=given.tables, page=not given.summary
+        project,
+        settings,
+        scale=given.scale,
+        tables=given.tables,
+        arms=given.extra_arms,
+        page=not given.summary,
     )
     for line in lines:
         print(line)

@@ -16,13 +16,20 @@ from matched.status import State
 
 
 def write_report(
-    project: Path, site: Site, *, scale: str | None, tables: Sequence[str], page: bool = True
+    project: Path,
+    site: Site,
+    *,
+    scale: str | None,
+    tables: Sequence[str],
+    arms: Sequence[str] = (),
+    page: bool = True,
 ) -> Iterator[str]:
     """Write results/summary.* and results/report/; yield the lines that the command prints.
 
     Args:
         scale: only this one; None for all.
         tables: names of tables or recipe files; empty for all tables of the project.
+        arms: extra arms that are shown where a table can have them.
         page: False writes the summary only.
 
     Raises:
@@ -31,7 +38,12 @@ def write_report(
     """
     folder = project / "results"
     results = collect(
-        project, site, scale=scale, names=tables, pictures=folder / "report" if page else None
+        project,
+        site,
+        scale=scale,
+        names=tables,
+        arms=arms,
+        pictures=folder / "report" if page else None,
     )
     claims = recipes.load_constant(project / "recipes" / "claims.py", "CLAIMS", tuple) or ()
     scorecard = judge_claims(claims, results)

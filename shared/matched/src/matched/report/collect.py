@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from matched import gallery, planning, recipes
+from matched import extra_arms, gallery, planning, recipes
 from matched.files import DamagedFileError, read_json
 from matched.gallery import NO_PICTURES
 from matched.planning import Plan, PlannedRun
@@ -85,6 +86,7 @@ def collect(
     *,
     scale: str | None = None,
     names: Sequence[str] = (),
+    arms: Sequence[str] = (),
     pictures: Path | None = None,
 ) -> Results:
     """Read the results of the given tables, or of all tables and analyses of the project.
@@ -92,6 +94,7 @@ def collect(
     Args:
         scale: only this one; None for every scale.
         names: tables, or paths of recipe files, as ``recipes.load`` takes them.
+        arms: extra arms (``matched.extra_arms``), for the tables that can have them.
         pictures: folder for copies of the runs' pictures; None copies none.
 
     Raises:
@@ -106,7 +109,7 @@ def collect(
         for at in recipe.table.scales:
             if scale is not None and at.name != scale:
                 continue
-            plan = planning.make_plan(recipe, at, site)
+            plan = planning.make_plan(*_with_possible_arms(recipe, at, arms), site)
             planned_signatures |= {planned.run.signature for planned in plan.runs}
             if any(planned.status.state is not State.NEW for planned in plan.runs):
                 tables.append(_table_results(plan, pictures))
@@ -128,6 +131,14 @@ def _all_recipes(project: Path) -> list[str]:
         return []
     own = [str(project / name) for name in figure_list.own_recipes(project)]
     return [*recipes.available(project), *own]
+
+
+def _with_possible_arms(recipe: Recipe, scale: Scale, arms: Sequence[str]) -> tuple[Recipe, Scale]:
+    """Return the recipe and the scale with those of the arms that can be derived in the table."""
+    for arm in arms:
+        with suppress(extra_arms.NoModelError):
+            recipe, scale = extra_arms.with_arms(recipe, scale, [arm])
+    return recipe, scale
 
 
 def _table_results(plan: Plan, pictures: Path | None) -> TableResults:
