@@ -1,7 +1,7 @@
 """Arms that the papers' tables do not have, for the option --with.
 
-Derf, erf(αx + s) with learnable s, is the successor of DyT (arXiv 2512.10938). It has erf instead of
-the tanh of the arm DyT, or of the arm tanh, with the same α0 and s0 = 0.
+Derf, erf(αx + s) with learnable s, is the successor of DyT (arXiv 2512.10938). It has erf instead
+of the tanh of the arm DyT, or of the arm tanh, with the same α0 and s0 = 0.
 """
 
 from dataclasses import replace
