@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from matched import recipes
+from matched.report import figure_list
 from matched.report.collect import Results, collect
-from matched.report.figures import DrawnFigure, draw_all
+from matched.report.figure_list import DrawnFigure
 from matched.report.page import write_page
 from matched.report.summary import write_summary
 from matched.report.verdicts import judge_claims
@@ -59,9 +60,11 @@ def write_report(
 def _draw_figures(
     project: Path, site: Site, scales: Sequence[str], folder: Path
 ) -> list[DrawnFigure]:
-    """Draw all figures to the page's folder; none outside of a project with papers."""
-    if not (project / "recipes" / recipes.PAPER_FILE).is_file():
+    """Draw all figures to the page's folder, if the project has any."""
+    if not figure_list.available(project):
         return []
+    from matched.report.figures import draw_all  # matplotlib loads for a second
+
     return draw_all(project, site, scales, folder / "figures")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,28 @@ from matched import recipes
 from matched.figure import Figure
 
 
+@dataclass(frozen=True, kw_only=True)
+class DrawnFigure:
+    """A figure at one scale: its files, or why it cannot be drawn.
+
+    Attributes:
+        scale: empty for a figure without runs.
+        paths: SVG, PNG and CSV; empty if it cannot be drawn.
+        problem: one line; empty if it was drawn.
+    """
+
+    name: str
+    scale: str
+    caption: str
+    paths: tuple[Path, ...]
+    problem: str
+
+
 def available(project: Path) -> dict[str, Figure]:
     """Return name → figure for all figures of the project: "fig2", "iclr-fig1"."""
     found: dict[str, Figure] = {}
+    if not (project / "recipes" / recipes.PAPER_FILE).is_file():
+        return found
     for paper, numbers in recipes.paper_numbers(project).items():
         path = project / "recipes" / paper / "figures.py"
         figures: Mapping[int, Any] = recipes.load_constant(path, "FIGURES", dict) or {}

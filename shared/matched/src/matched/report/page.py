@@ -21,7 +21,7 @@ from matched.planning import PlannedRun
 from matched.report import curves, svg
 from matched.report.collect import Results, TableResults
 from matched.report.curves import Curve, FinalAlphas, Panel, TableCurves
-from matched.report.figures import DrawnFigure
+from matched.report.figure_list import DrawnFigure
 from matched.report.summary import HEADER, NUMBERS, entry_row
 from matched.report.verdicts import Judged
 from matched.status import State

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from matched import planning, recipes
@@ -22,26 +21,10 @@ from matched.figure import (
 )
 from matched.planning import Plan, PlannedRun
 from matched.report import figure_list
+from matched.report.figure_list import DrawnFigure
 from matched.report.figures import diagrams, norm_layers, training
 from matched.report.figures.canvas import Canvas, PanelRuns, settings
 from matched.site import Site
-
-
-@dataclass(frozen=True, kw_only=True)
-class DrawnFigure:
-    """A figure at one scale: its files, or why it cannot be drawn.
-
-    Attributes:
-        scale: empty for a figure without runs.
-        paths: SVG, PNG and CSV; empty if it cannot be drawn.
-        problem: one line; empty if it was drawn.
-    """
-
-    name: str
-    scale: str
-    caption: str
-    paths: tuple[Path, ...]
-    problem: str
 
 
 def draw_all(project: Path, site: Site, scales: Sequence[str], folder: Path) -> list[DrawnFigure]:
