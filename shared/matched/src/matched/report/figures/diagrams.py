@@ -79,7 +79,7 @@ def draw_best_alpha0(canvas: Canvas, series: Mapping[str, Mapping[int, float]]) 
     _set_ticks(axis.get_yaxis(), alphas)
     axis.set_title("As printed in the paper")
     axis.margins(0.12)
-    axis.legend(loc="upper right")
+    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.1), frameon=False)
 
 
 def _set_ticks(axis: Any, values: Iterable[float]) -> None:
