@@ -58,8 +58,8 @@ METRICS = (
 )
 NOTE = (
     "S-shape is the part of the squared error of a best line that a best s·tanh(αx) + c removes, "
-    "averaged over the first or the last third of the layers: 0 for a straight line. The linear "
-    "part is |αx| ≤ 0.5."
+    "averaged over the first or the last third of the layers: 0 for a straight line, 1 for DyT by "
+    "definition. The linear part is |αx| ≤ 0.5."
 )
 
 SMOKE = Scale(
