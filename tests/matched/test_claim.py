@@ -44,9 +44,14 @@ def test_execute_deletes_temporary_files_of_killed_processes(one_row, pack):
     (directory / "checkpoints" / ".step_3.4711.tmp" / "weights").touch()
     (directory / "checkpoints" / ".step_4.4711.tmp").touch()
     (directory / "checkpoints" / "step_2").touch()
+    (directory / "genome").mkdir()
+    (directory / "genome" / ".genome.fa.4711.tmp").touch()
+    (directory / ".tasks.4711.tmp" / "train").mkdir(parents=True)
+    (directory / ".tasks.4711.tmp" / "train" / ".0.txt.4711.tmp").touch()
     (directory / "notes.tmp").touch()
     pack().compute("here", "1")
     assert [path.name for path in (directory / "checkpoints").iterdir()] == ["step_2"]
+    assert not list((directory / "genome").iterdir())
     (left,) = directory.path.glob(".*")
     assert left.name == ".job.json.4712.tmp", "a submission may be writing it"
     assert (directory / "notes.tmp").exists(), "files of other programs are kept"

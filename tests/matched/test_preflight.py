@@ -219,6 +219,13 @@ def test_resolve_paths_surveys_only_when_asked(monkeypatch, tmp_path):
     assert len(surveyed) == 1
 
 
+def test_resolve_paths_refuses_data_that_nothing_here_can_use(monkeypatch, tmp_path):
+    source = data.DataSource(title="speech", refusal="speech needs another Python")
+    monkeypatch.setattr(data, "load_source", lambda name: source)
+    with pytest.raises(ValueError, match=r"^speech needs another Python$"):
+        data.resolve_paths(("speech",), {}, tmp_path / "site.toml")
+
+
 def test_resolve_paths_returns_the_paths_asked_for(sources, tmp_path):
     paths = {"on_disk": tmp_path, "other": tmp_path / "unused"}
     assert data.resolve_paths(("embedded", "on_disk"), paths, tmp_path / "site.toml") == {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,13 +23,24 @@ from dyt import alphas
 from dyt_llama import weights
 from dyt_llama.chunked_loss import IGNORED
 from dyt_llama.config import Pretraining
-from dyt_llama.model import build_on_meta, checkpoint_layers, materialize, parameter_count
+from dyt_llama.model import (
+    Llama,
+    build_on_meta,
+    checkpoint_layers,
+    materialize,
+    materialize_calibrated,
+    parameter_count,
+)
 from dyt_llama.token_data import Manifest, Samples, TokenStream, check_fits
 from matched.task import Context, Outcome
 from matched.training import Learner, fit, sum_over_ranks
+from matched.training.batches import seeded_batch
 from matched.training.distributed import on_rank0, process_group, raise_on_all_ranks
 
 log = logging.getLogger("matched")
+
+CALIBRATION_SAMPLES = 32
+"""Samples that a calibrated α is fitted to: 2,048 tokens at smoke scale."""
 
 
 def pretrain(context: Context, config: Pretraining) -> Outcome:
@@ -67,12 +78,35 @@ def pretrain(context: Context, config: Pretraining) -> Outcome:
             evaluate=HeldOutLoss(held_out, manifest, config, context, device),
             selection_metric=("validation_loss", "lower"),
             norms=built.differing,
-            materialize=partial(materialize, model, seed=config.seed, device=device),
+            materialize=make_materialize(context, config, model, train, device),
             alphas=alphas,
         )
         outcome = fit(context, config, learner, device)
         weights.save(context, model, config, manifest.tokenizer)
         return on_rank0(lambda: with_training_loss(outcome, context.directory))
+
+
+def make_materialize(
+    context: Context, config: Pretraining, model: Llama, train: TokenSamples, device: torch.device
+) -> Callable[[], None]:
+    """Return the function that allocates the network and sets its initial weights.
+
+    Raises:
+        ValueError: if α is to be calibrated in a network that is divided over processes.
+    """
+    if not config.norm.calibrated:
+        return partial(materialize, model, seed=config.seed, device=device)
+    if context.shard and context.world_size > 1:
+        raise ValueError(
+            f"norm is {config.norm}, and the run is sharded, but calibration needs the whole "
+            "network; set shard=False in the recipe's resources, or give alpha0 a number"
+        )
+
+    def calibrate(network: nn.Module) -> Tensor:
+        samples = seeded_batch(train, CALIBRATION_SAMPLES, config.seed, "calibration")
+        return mean_loss(network, samples.to(device))
+
+    return partial(materialize_calibrated, model, config, device=device, calibrate=calibrate)
 
 
 def _samples(context: Context, config: Pretraining, manifest: Manifest, split: Any) -> TokenSamples:

@@ -159,7 +159,7 @@ def _pause(polls: int = 1) -> None:
 
 def _delete_temporary_files(folder: Path) -> None:
     """Delete the files that earlier owners of the directory were killed while writing."""
-    for path in [*folder.glob(".*.tmp"), *folder.glob("checkpoints/.*.tmp")]:
+    for path in [*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")]:
         if path.name.startswith(".job.json."):
             continue  # a submission writes job.json after it has started the job, perhaps now
         if path.is_dir():
