@@ -130,6 +130,21 @@ def _absolute(file: Path, path: str) -> Path:
 SECTIONS = {"runs": Runs, "local": Local, "slurm": Slurm}
 
 
+def find(project: Path) -> Path:
+    """Return the path of site.toml: MATCHED_SITE if it is set, or else the project's.
+
+    Raises:
+        ValueError: if MATCHED_SITE names no file.
+    """
+    name = os.environ.get("MATCHED_SITE")
+    if not name:
+        return project / FILE
+    path = Path(name).absolute()
+    if not path.is_file():
+        raise ValueError(f"MATCHED_SITE is {name}, and there is no such file")
+    return path
+
+
 def read(file: Path) -> Site:
     """Read site.toml from ``file``; return the defaults if the file does not exist.
 

@@ -21,10 +21,12 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from matched.errors import one_line
 from matched.files import atomic_write
 from matched.training import sharded_checkpoint
+from matched.training.artifacts import state_dict_mismatches
 from matched.training.distributed import all_gather_objects, on_rank0, raise_on_all_ranks
 from matched.training.training_state import TensorLayout, TrainingState
 
@@ -153,6 +155,30 @@ def load_newest_file(
         signature_of: content of a checkpoint → signature of its run.
     """
     return _load_newest(folder, signature, _read_file, signature_of)
+
+
+def load_weights(model: nn.Module, directory: Path) -> None:
+    """Load the weights that a run of ``fit`` evaluated last: those of its EMA if it has one.
+
+    Args:
+        model: of the run, before it is sharded.
+        directory: of the run.
+
+    Raises:
+        ValueError: if the run has no intact checkpoint, or its model has other weights.
+    """
+    state = load_newest(directory / "checkpoints", directory.name, lambda name: None)
+    if state is None:
+        raise ValueError(f"{directory} has no intact checkpoint; run it again")
+    prefix = "ema." if any(name.startswith("ema.") for name in state.tensors) else "model."
+    weights = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in state.tensors.items()
+        if name.startswith(prefix)
+    }
+    if mismatches := state_dict_mismatches(model.state_dict(), weights):
+        raise ValueError(f"the checkpoint of {directory} does not fit: {'; '.join(mismatches)}")
+    model.load_state_dict(weights)
 
 
 def _load_newest(
