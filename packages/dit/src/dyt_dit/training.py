@@ -161,9 +161,7 @@ class HeldOutLoss:
             own = range(start + self.context.rank * size, self.count)[:size]
             # A sharded model must be called equally often by all processes: a process without
             # images left evaluates one that is not counted.
-            x, labels, t, noise = (
-                tensor.to(self.device) for tensor in self._batch(own or range(1))
-            )
+            x, labels, t, noise = (tensor.to(self.device) for tensor in self.batch(own or range(1)))
             terms = self.loss.terms(model, (x, labels, t, noise))
             squared, bits = (term[: len(own)] for term in terms)
             batch_sums = [squared.sum(), bits.sum(), torch.tensor(len(own))]
@@ -171,7 +169,8 @@ class HeldOutLoss:
         squared, bits, count = sum_over_ranks(sums).tolist()
         return {"loss": (squared + bits) / count, "mse": squared / count, "vb": bits / count}
 
-    def _batch(self, positions: range) -> Batch:
+    def batch(self, positions: range) -> Batch:
+        """Return the held-out images at these positions with their steps and noise."""
         samples = []
         for position in positions:
             # Also seeds the posterior sample that the data set draws.

@@ -101,7 +101,13 @@ def load_samples(
 
     def windows(split: str, cut: Cut, flip: float) -> GenomeWindows:
         cuts = Windows(intervals[split], genome.lengths, config.length, cut)
-        return GenomeWindows(genome, cuts, flip=flip, n_as_pad=not config.predict_n)
+        return GenomeWindows(
+            genome,
+            cuts,
+            flip=flip,
+            upper_case=config.upper_case,
+            n_as_pad=not config.predict_n,
+        )
 
     train = windows("train", config.cut, config.flip)
     has_tiles = any(x.end - x.start >= config.length for x in intervals["valid"])

@@ -19,12 +19,9 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEm
 
 from dyt import Norm, convert, scale_embedding
 from dyt_llama.chunked_loss import chunked_cross_entropy
-from dyt_llama.config import Network, Pretraining
+from dyt_llama.config import Pretraining
 from dyt_llama.initial_weights import fill_normal
-
-STD = 0.02
-"""Of all initial weights of linear layers and of the embedding, whatever the depth, as in ibm-fms
-(trunc_normal with bounds of ±100 standard deviations) and transformers."""
+from dyt_llama.network_config import Network
 
 
 class Llama(LlamaForCausalLM):
@@ -71,7 +68,7 @@ def transformers_config(network: Network) -> LlamaConfig:
         max_position_embeddings=network.positions,
         rms_norm_eps=network.norm_eps,
         rope_parameters={"rope_type": "default", "rope_theta": network.rope_theta},
-        initializer_range=STD,
+        initializer_range=network.std,
         tie_word_embeddings=False,
         use_cache=False,
         bos_token_id=1,
@@ -125,9 +122,10 @@ def materialize(model: Llama, *, seed: int, device: torch.device) -> None:
     model.to_empty(device=device)
     # Not part of the state dict, and kept in float32: bfloat16 positions are wrong beyond 256.
     model.model.rotary_emb = LlamaRotaryEmbedding(model.config).to(device)
+    std = model.config.initializer_range
     for path, module in model.named_modules():
         if isinstance(module, (nn.Linear, nn.Embedding)):
-            fill_normal(module.weight, STD, seed, "weights", f"{path}.weight")
+            fill_normal(module.weight, std, seed, "weights", f"{path}.weight")
             if isinstance(scale := getattr(module, "scale", None), nn.Parameter):
                 scale.fill_(math.sqrt(model.config.hidden_size))
         elif isinstance(module, LlamaRMSNorm):

@@ -31,7 +31,13 @@ from dyt_llama.model import (
     materialize_calibrated,
     parameter_count,
 )
-from dyt_llama.token_data import Manifest, Samples, TokenStream, check_fits
+from dyt_llama.token_data import (
+    Manifest,
+    Samples,
+    TokenStream,
+    check_fits,
+    check_same_tokens,
+)
 from matched.task import Context, Outcome
 from matched.training import Learner, fit, sum_over_ranks
 from matched.training.batches import seeded_batch
@@ -51,13 +57,15 @@ def pretrain(context: Context, config: Pretraining) -> Outcome:
     ``perplexity`` and ``bits_per_byte``. The weights are written to "weights".
 
     Raises:
-        ValueError: if the tokens are missing or damaged, do not fit the network, or are fewer than
-            a batch.
+        ValueError: if the tokens are missing or damaged, do not fit the network, are fewer than a
+            batch, or are not those that a resumed run began with.
     """
     with process_group(context) as device:
         with raise_on_all_ranks():
             manifest = Manifest.read(context.needs["tokens"])
             check_fits(manifest, config.network.vocabulary)
+            if context.rank == 0:
+                check_same_tokens(context, manifest)
             train = _samples(context, config, manifest, "train")
             held_out = _samples(context, config, manifest, "held_out")
         built = build_on_meta(config.network, config.norm, embedding_scale=config.embedding_scale)

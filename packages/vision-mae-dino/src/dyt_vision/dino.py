@@ -17,10 +17,10 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from dyt import alphas
-from dyt_vision import image_data, models, weights
+from dyt_vision import image_data, models, pictures, weights
 from dyt_vision.config import DINO
 from dyt_vision.dino_crops import MultiCropTransform
-from dyt_vision.dino_evaluation import KNNEvaluation
+from dyt_vision.dino_evaluation import PICTURE, KNNEvaluation
 from dyt_vision.dino_loss import teacher_temperature
 from dyt_vision.dino_model import Backbone, DINOHead, MultiCropWrapper
 from dyt_vision.dino_teacher import SelfDistillation
@@ -65,7 +65,7 @@ def pretrain(context: Context, config: DINO) -> Outcome:
             student=model.student.state_dict(),
             teacher=model.teacher.state_dict(),
         )
-        return outcome
+        return pictures.named_in(outcome, context, PICTURE)
 
 
 def build(

@@ -36,15 +36,12 @@ class BatchLayout:
         Raises:
             ValueError: if the batch does not divide evenly.
         """
-        per_process, rest = divmod(config.batch, world_size)
-        accumulation = -(-per_process // config.micro_batch)
-        if rest or per_process % accumulation:
-            raise ValueError(
-                f"a batch of {config.batch} does not divide evenly over {world_size} processes and "
-                f"{accumulation} accumulation steps; choose batch and micro_batch "
-                f"({config.micro_batch}) so that it does"
-            )
-        return cls(batch=config.batch, rank=rank, world_size=world_size, accumulation=accumulation)
+        return cls(
+            batch=config.batch,
+            rank=rank,
+            world_size=world_size,
+            accumulation=config.accumulation(world_size),
+        )
 
     def micro_batches(self, indices: list[int]) -> list[list[int]]:
         """Return this process's micro-batches of the sample indices of one step.
