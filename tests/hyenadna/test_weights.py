@@ -247,7 +247,7 @@ def test_read_refuses_a_file_with_one_flipped_bit(tmp_path, name):
     weight = state["backbone.layers.0.mlp.fc1.weight"].numpy().tobytes()
     content[content.index(weight) + len(weight) // 2] ^= 1
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match="the checksum of .* in it is wrong"):
+    with pytest.raises(ValueError, match=r"the checksum of .* in it is wrong"):
         weights.read(tmp_path / name)
 
 
