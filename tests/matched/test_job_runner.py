@@ -4,6 +4,7 @@ import os
 
 import cloudpickle
 
+from matched.job_runner import FAILURE_TIMEOUT, SUCCESS_TIMEOUT
 from matched.peers import Peers
 from matched.requeue import Requeuer
 
@@ -51,6 +52,16 @@ def test_job_runner_sets_omp_num_threads(one_row, pack):
     runner.threads = 3
     runner.compute("here", "1")
     assert os.environ["OMP_NUM_THREADS"] == "3"
+
+
+def test_barrier_waits_longer_after_a_success_than_after_a_failure(one_row, pack, monkeypatch):
+    waits = []
+    monkeypatch.setattr(Peers, "barrier", lambda self, name, seconds: waits.append(seconds) or True)
+    one_row.finish("small.LN.0", top1=1.0)
+    path = one_row.finish("small.DyT.0", top1=1.0) / "result.json"
+    path.write_text("{", encoding="utf-8")
+    pack().compute("here", "1")
+    assert waits == [SUCCESS_TIMEOUT, FAILURE_TIMEOUT] and waits[0] > waits[1]
 
 
 def test_hanging_process_requeues_the_job_before_its_last_run(one_row, pack, monkeypatch):
