@@ -6,10 +6,10 @@ import torch
 from dyt import calibration_fit
 
 
-def fit_rows(x, target, affine="both", **samples):
+def fit_rows(x, target, affine="both", shift=False, **samples):
     """Fit a DyT layer to rows of inputs (N, C) and outputs."""
     form = calibration_fit.Form(
-        squash="tanh", alpha=True, shift=False, affine=affine, old_weight=None, alpha0=0.5
+        squash="tanh", alpha=True, shift=shift, affine=affine, old_weight=None, alpha0=0.5
     )
     samples = {"weights": torch.ones(len(x)), "positions": None, "length": 1, **samples}
     rows = calibration_fit.Samples(x=x, target=target, **samples)
@@ -21,6 +21,21 @@ def test_fit_reports_the_share_of_saturated_inputs():
     fit = fit_rows(x, torch.tanh(x), affine="none")
     assert fit.alpha == pytest.approx(1.0, rel=0.02)
     assert fit.saturated == 0.25
+
+
+def test_fit_counts_saturated_inputs_with_their_shift():
+    x = torch.linspace(-2.5, 2.5, 400)[:, None]
+    fit = fit_rows(x, torch.tanh(x + 0.8), affine="none", shift=True)
+    assert fit.shift > 0.3
+    shares = [((fit.alpha * x + shift).abs() > 2).float().mean() for shift in (fit.shift, 0.0)]
+    assert fit.saturated == pytest.approx(shares[0]) and shares[0] > 2 * shares[1]
+
+
+def test_fit_finds_alpha_next_to_one_huge_position():
+    x = torch.randn(64, 16)
+    x[0] *= 1000
+    fit = fit_rows(x, torch.tanh(x), affine="none")
+    assert fit.input_rms > 50 and fit.alpha == pytest.approx(1.0, rel=0.02)
 
 
 def test_fit_follows_the_data_of_a_channel_with_enough_rows():
