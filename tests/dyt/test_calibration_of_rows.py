@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from torch import nn
 
-from dyt import calibration_fit
+from dyt import BatchNorm, calibration_fit, convert
 
 
 def fit_rows(x, target, affine="both", shift=False, **samples):
@@ -58,3 +59,29 @@ def test_fit_weights_an_outlying_position_like_all_others_together():
     assert fit.alpha == pytest.approx(expected.alpha)
     torch.testing.assert_close(fit.weight, expected.weight)
     torch.testing.assert_close(fit.bias, expected.bias)
+
+
+def test_worst_positions_have_the_relative_error_of_their_outputs():
+    positions = torch.arange(8).repeat(16)
+    x = torch.randn(128, 2)
+    target = torch.where(positions == 3, 1.5, 1.0)[:, None] * torch.tanh(x)
+    fit = fit_rows(x, target, affine="none", positions=positions, length=8)
+    position, error = fit.worst_positions[0]
+    rows = positions == 3
+    difference = fit.output(x, "tanh")[rows] - target[rows]
+    assert position == 3 and error == pytest.approx(
+        (difference.norm() / target[rows].norm()).item(), rel=1e-4
+    )
+
+
+def test_calibrate_takes_batch_norm_per_channel_at_either_axis():
+    x = torch.randn(16, 5, 8) * torch.logspace(-1, 1, 8)
+    fits = [
+        convert(nn.Sequential(nn.Identity(), norm), also=BatchNorm, calibrate=data)[0].fit
+        for norm, data in (
+            (BatchNorm(8), x.movedim(-1, 1)),
+            (BatchNorm(8, channel_axis=-1), x),
+        )
+    ]
+    assert fits[1].error == pytest.approx(fits[0].error, rel=1e-3)
+    assert fits[1].scale == pytest.approx(fits[0].scale, rel=1e-3)
