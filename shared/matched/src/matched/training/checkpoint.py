@@ -26,13 +26,9 @@ from torch import nn
 from matched.errors import one_line
 from matched.files import atomic_write
 from matched.training import sharded_checkpoint
-<<<<<<< HEAD
-from matched.training.checksums import verify_checksums
-from matched.training.distributed import all_gather_objects, on_rank0
-=======
 from matched.training.artifacts import state_dict_mismatches
+from matched.training.checksums import verify_checksums
 from matched.training.distributed import all_gather_objects, on_rank0, raise_on_all_ranks
->>>>>>> main
 from matched.training.training_state import TensorLayout, TrainingState
 
 T = TypeVar("T")
