@@ -80,6 +80,14 @@ def test_classifier_pooling_without_pads_ignores_their_number(variant):
     assert not torch.allclose(model(ids), build_classifier(model.network, 2, 0)(ids))
 
 
+def test_ps_classifier_leaves_out_the_pads_of_both_strands():
+    model = build_classifier(network(variant="ps"), 2, 0, "unpadded")
+    ids = torch.cat([torch.full((2, 4), PAD), bases(2, 12)], dim=1)
+    first, second = model.backbone(ids).chunk(2)  # the second reads its strand, pads last
+    pooled = first[:, 4:].mean(1), second[:, :-4].mean(1)
+    torch.testing.assert_close(model(ids), (model.head(pooled[0]) + model.head(pooled[1])) / 2)
+
+
 def test_ph_classifier_conjoins_strands_in_evaluation_only():
     model = build_classifier(network(variant="ph"), 2, 0, conjoin=True)
     ids = torch.cat([torch.full((3, 4), PAD), bases(3, 12)], dim=1)

@@ -1,6 +1,7 @@
 """Training on latents: what a pair shares, evaluation, weights file, and resume."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -137,6 +138,8 @@ def test_held_out_loss_spreads_steps_and_images_evenly(digits, tmp_path):
     steps, labels = zip(*model.calls, strict=True)
     assert sorted(steps) == [10 * i + 5 for i in range(100)]
     assert set(labels) == set(range(10))
+    indices, size = evaluation(digits, tmp_path).indices, len(Latents(digits, "held_out"))
+    assert size > 200 and {b - a for a, b in pairwise(indices)} <= {size // 100, size // 100 + 1}
     # The error of predicting zero is the noise itself, whose variance is one.
     assert metrics["mse"] == pytest.approx(1, abs=0.05)
     assert metrics["loss"] == pytest.approx(metrics["mse"] + metrics["vb"])

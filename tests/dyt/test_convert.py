@@ -145,6 +145,15 @@ def test_convert_keeps_dtype_and_requires_grad_of_each_norm():
     assert all(p.requires_grad for p in net.blocks.parameters())
 
 
+@pytest.mark.parametrize("frozen", [["0.weight"], ["0.weight", "0.bias"]])
+def test_convert_trains_alpha_if_any_enclosing_parameter_is_trained(frozen):
+    net = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8, elementwise_affine=False))
+    for name in frozen:
+        net.get_parameter(name).requires_grad_(False)
+    convert(net)
+    assert net[1].alpha.requires_grad == (len(frozen) == 1)
+
+
 def test_convert_on_meta_device():
     with torch.device("meta"):
         net = nn.Sequential(Net(), nn.Linear(8, 8), nn.LayerNorm(8, elementwise_affine=False))

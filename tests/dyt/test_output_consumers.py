@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from dyt import DyT, fold
+from dyt.output_consumers import ParameterOwners
 
 X = torch.linspace(-2, 2, 3 * 4 * 8).view(3, 4, 8)
 
@@ -147,6 +148,17 @@ def test_fold_leaves_linear_shared_with_torch_module(example):
     net.encoder = nn.TransformerEncoderLayer(8, 2, 8, batch_first=True)
     net.encoder.linear1 = net.fc
     assert "fc has" in folds(net, example=example)
+
+
+def test_parameter_owners_by_the_exact_range_of_memory():
+    memory = torch.zeros(9)
+    net = nn.Sequential(nn.Linear(4, 1), nn.Linear(4, 1))
+    net[0].weight.data, net[1].weight.data = memory[:4].view(1, 4), memory[4:8].view(1, 4)
+    owners = ParameterOwners(net)
+    assert [owners.of(memory[i : i + 1]) for i in (0, 3, 4, 7, 8)] == [
+        {net[0]}, {net[0]}, {net[1]}, {net[1]}, set(),
+    ]  # fmt: skip
+    assert owners.of(memory[3:5]) == {*net} and owners.of(net[0].bias) == {net[0]}
 
 
 def test_fold_with_weights_in_one_storage():

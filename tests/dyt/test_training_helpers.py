@@ -62,6 +62,12 @@ def test_param_groups_exempt_gamma_with_two_axes_and_skip_frozen():
     assert decay == {"0.alpha": 0, "0.weight": 0, "0.bias": 0, "1.bias": 0}
 
 
+def test_param_groups_exempt_other_norms_with_two_axes():
+    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm((3, 4)))
+    decay = decay_by_name(model, param_groups(model, weight_decay=0.1))
+    assert decay == {"0.weight": 0.1, "0.bias": 0, "1.weight": 0, "1.bias": 0}
+
+
 def test_param_groups_with_torch_and_timm():
     model = vit()
     groups = param_groups(model, weight_decay=0.1, alpha_lr=1e-4)

@@ -9,6 +9,7 @@ import math
 import pytest
 import torch
 
+from dyt.backends import triton
 from dyt.backends.triton_plan import (
     PROGRAMS,
     STEPS,
@@ -162,3 +163,32 @@ def test_find_layout_of_channels_at_axis_1_or_last(shape, axis, first, positions
     layout = find_layout(shape, (contiguous(shape),), 1, axis)
     found = (layout.channels_first, layout.positions, layout.channels)
     assert found == (first, positions, channels)
+
+
+class Planned(Exception):
+    """Ends a launch when it is planned."""
+
+
+@pytest.mark.parametrize(
+    ("x", "other", "size"),
+    [("bfloat16", "bfloat16", 2), ("bfloat16", "float32", 4), ("float32", "bfloat16", 4)],
+)
+def test_launch_is_planned_for_the_largest_element(monkeypatch, x, other, size):
+    """Of input and output in the forward pass, of input and gradient in the backward pass."""
+    sizes = []
+
+    def plan(tensors, parameter, channel_axis, size, steps, programs):
+        sizes.append(size)
+        raise Planned
+
+    monkeypatch.setattr(triton, "_plan", plan)
+    monkeypatch.setattr(triton, "_method", lambda *_: "library")
+    x, other = getattr(torch, x), getattr(torch, other)
+    inputs = torch.ones(2, 8, dtype=x)
+    alpha, weight = torch.ones(1, dtype=other), torch.ones(8, dtype=other)
+    options = (alpha, None, weight, None, "tanh", -1, False)
+    with pytest.raises(Planned):
+        triton.forward(inputs, *options)
+    with pytest.raises(Planned):
+        triton.backward(inputs.to(other), inputs, *options)
+    assert sizes == [size, size]

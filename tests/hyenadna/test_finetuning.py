@@ -114,6 +114,12 @@ def test_splits_are_disjoint_cover_all_and_differ_by_seed():
     assert len(found) == 5
 
 
+def test_train_samples_are_the_first_outside_of_the_validation_set():
+    every, valid = split_indices(47, replace(TUNING, split=1, train_samples=None))
+    assert len(valid) == 5  # 10 %, rounded
+    assert split_indices(47, replace(TUNING, split=1, train_samples=16)) == (every[:16], valid)
+
+
 def test_split_does_not_depend_on_norm_and_seed():
     one = split_indices(50, TUNING)
     assert one == split_indices(50, replace(TUNING, norm=ARMS["DyT"], seed=9))

@@ -118,6 +118,16 @@ def test_dropout_follows_the_embedding_alone():
     dropouts = {name: m.p for name, m in model.named_modules() if isinstance(m, nn.Dropout)}
     assert dropouts == {"backbone.dropout": 0.1}
     assert torch.equal(model.eval()(draw_ids()), build_language_model(TINY, 0)(draw_ids()))
+    seen = []
+    model.backbone.layers[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    ids = draw_ids()
+    for training in (False, True):
+        model.train(training)(ids)
+    embedded = model.backbone.embeddings(ids)
+    assert torch.equal(seen[0], embedded)
+    dropped = seen[1] == 0
+    assert 0 < dropped.float().mean() < 0.3
+    torch.testing.assert_close(seen[1][~dropped], embedded[~dropped] / 0.9)
 
 
 @pytest.mark.parametrize("norm", [Norm.own(), Norm.dyt(0.5)], ids=["ln", "dyt"])

@@ -246,7 +246,9 @@ class TestArabidopsis:
             place = max(forward, other) % arabidopsis.BLOCK
             if label:  # intergenic
                 assert not (1000 - 200 < place < 9000 or 20000 - 200 < place < 30000)
-            elif forward >= 0:  # coding on the given strand only, not on both
+                continue
+            assert place % 200 == 0  # from the first coding base, which GFF counts from 1
+            if forward >= 0:  # coding on the given strand only, not on both
                 assert 2000 <= place <= 4000 - 200 or 5000 <= place <= 8000 - 200
             else:
                 assert 20000 <= place <= 30000 - 200

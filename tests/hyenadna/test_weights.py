@@ -237,6 +237,20 @@ def test_read_names_missing_and_damaged_files_in_one_line(tmp_path, name):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("name", ["last.ckpt", "pretrained.pth"])
+def test_read_refuses_a_file_with_one_flipped_bit(tmp_path, name):
+    state = language_model(1).state_dict()
+    torch.save(
+        {"state_dict": {f"model.{key}": tensor for key, tensor in state.items()}}, tmp_path / name
+    )
+    content = bytearray((tmp_path / name).read_bytes())
+    weight = state["backbone.layers.0.mlp.fc1.weight"].numpy().tobytes()
+    content[content.index(weight) + len(weight) // 2] ^= 1
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=r"the checksum of .* in it is wrong"):
+        weights.read(tmp_path / name)
+
+
 def test_read_refuses_weights_of_another_model(tmp_path):
     torch.save({"state_dict": {"model.fc.weight": torch.zeros(2)}}, tmp_path / "last.ckpt")
     with pytest.raises(ValueError, match="has no weights of HyenaDNA"):

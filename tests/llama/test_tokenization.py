@@ -93,6 +93,20 @@ class TestContent:
         assert manifest.vocabulary == 300
         assert manifest.total("held_out", "documents") == pytest.approx(0.05 * 21_844, rel=0.1)
 
+    def test_tokenizer_is_not_trained_on_held_out_documents(
+        self, data, text_run, tmp_path, monkeypatch
+    ):
+        seen, train = [], tokenization.tokenizers_io.train
+
+        def record(texts, *args, **options):
+            seen.extend(texts)
+            return train(iter(seen), *args, **options)
+
+        monkeypatch.setattr(tokenization.tokenizers_io, "train", record)
+        tokenized(tmp_path, replace(OWN_TEXT, data=("text",), vocabulary=300), data=data)
+        held_out = decoded(text_run, "held_out")
+        assert sorted(seen) == sorted(text for text in TEXTS if text not in held_out)
+
     def test_outcome_shows_the_first_documents(self, tmp_path):
         outcome = tokenized(tmp_path, replace(GLOSSES, vocabulary=260))
         beginning = outcome.details["beginning"]

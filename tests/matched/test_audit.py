@@ -78,6 +78,15 @@ def test_audit_verdict_is_unknown_without_a_batch(one_row):
     assert verdict_and_reason(one_row)[0] == "unknown"
 
 
+def test_audit_needs_no_batch_where_batches_may_differ(project):
+    project.recipe(
+        "TABLE = Table(arms=ARMS, allowed_differences={'batches': 'for a reason'},"
+        " scales=(scale(seeds=(0,), small=SMALL),))"
+    )
+    finish(project, ln={**FINGERPRINT, "batches": []}, dyt={**FINGERPRINT, "batches": []})
+    assert verdict_and_reason(project) == ("matched", "")
+
+
 @pytest.mark.parametrize("text", ["{", "{}", '{"weights": "aaaa"}'])
 def test_audit_names_a_damaged_fingerprint(one_row, text):
     finish(one_row, dyt=FINGERPRINT)

@@ -204,6 +204,20 @@ def test_a_chain_is_one_local_job_in_order(project):
     assert only_runs(project, "local")[0] == ["start.LN.0", "middle.LN.0", "small.LN.0"]
 
 
+def test_a_need_of_one_run_stays_in_its_job(project):
+    project.site("[local]\nworkers = 5\n")
+    project.recipe(
+        NEEDS + "TABLE = Table(arms=ARMS, scales=(scale(seeds=(0,), small=SMALL,"
+        " large=tuned('large', ('start', START))),))"
+    )
+    assert only_runs(project, "local") == [
+        ["small.LN.0"],
+        ["small.DyT.0"],
+        ["start.LN.0", "large.LN.0"],
+        ["start.DyT.0", "large.DyT.0"],
+    ]
+
+
 def test_slurm_jobs_do_not_depend_on_finished_runs(project):
     project.recipe(CHAIN.replace("@", "1"))
     for planned in project.plan().runs:

@@ -1,9 +1,12 @@
 """JobRunner: finished and damaged runs, pickling, and the end of a job with a hanging process."""
 
 import os
+from contextlib import contextmanager
 
 import cloudpickle
 
+from matched import signals
+from matched.job_runner import FAILURE_TIMEOUT, SUCCESS_TIMEOUT
 from matched.peers import Peers
 from matched.requeue import Requeuer
 
@@ -51,6 +54,32 @@ def test_job_runner_sets_omp_num_threads(one_row, pack):
     runner.threads = 3
     runner.compute("here", "1")
     assert os.environ["OMP_NUM_THREADS"] == "3"
+
+
+def test_barrier_waits_longer_after_a_success_than_after_a_failure(one_row, pack, monkeypatch):
+    waits = []
+    monkeypatch.setattr(Peers, "barrier", lambda self, name, seconds: waits.append(seconds) or True)
+    one_row.finish("small.LN.0", top1=1.0)
+    path = one_row.finish("small.DyT.0", top1=1.0) / "result.json"
+    path.write_text("{", encoding="utf-8")
+    pack().compute("here", "1")
+    assert waits == [SUCCESS_TIMEOUT, FAILURE_TIMEOUT] and waits[0] > waits[1]
+
+
+def test_a_quarter_of_the_grace_period_is_for_requeueing(one_row, pack, monkeypatch):
+    graces = []
+
+    @contextmanager
+    def watch_signals(grace, on_overdue):
+        graces.append(grace)
+        yield
+
+    monkeypatch.setattr(signals, "watch_signals", watch_signals)
+    one_row.site("[slurm]\ngrace_seconds = 40\n")
+    for name in ("small.LN.0", "small.DyT.0"):
+        one_row.finish(name, top1=1.0)
+    pack().compute("here", "1")
+    assert graces == [30]
 
 
 def test_hanging_process_requeues_the_job_before_its_last_run(one_row, pack, monkeypatch):

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from matched import job_status, lease, run_execution
-from matched.status import JobId
+from matched import cancellation, job_status, lease, run_execution
+from matched.status import JobId, JobStatus, State
 
 NAMES = ["small.LN.0", "small.DyT.0", "small.LN.1", "small.DyT.1", "large.LN.0"]
 
@@ -287,6 +287,17 @@ def test_job_recorded_without_an_identity_is_not_signalled(one_row, stranger):
     assert stranger.poll() is None
 
 
+def test_cancel_stops_the_owner_and_not_a_later_job(one_row, stranger, monkeypatch):
+    one_row.given("small.LN.0", "local", str(os.getpid()))
+    owner = one_row.job("local", str(stranger.pid))
+    one_row.owned(one_row.directory("small.LN.0"), owner)
+    cancelled = []
+    monkeypatch.setattr(job_status, "cancel", cancelled.extend)
+    plan = one_row.plan()
+    cancellation.cancel_runs(plan, plan.runs[:1])
+    assert [record.job for record in cancelled] == [owner.job]
+
+
 def test_cancel_of_a_process_of_another_user_is_refused(one_row, stranger, monkeypatch):
     one_row.given("small.LN.0", "local", str(stranger.pid))
 
@@ -363,6 +374,24 @@ def test_a_need_is_not_over_when_squeue_fails_once(need):
     )
     status = last_status(need)
     assert status.state == "failed" and "COMPLETED" in status.reason, "Slurm's own answer"
+
+
+def test_patience_with_slurm_starts_again_with_every_answer(need, monkeypatch):
+    """Slurm answers for longer than the patience, is silent once, and answers again."""
+    job, seconds = need.directory("small.LN.0").job().job, [0.0]
+    running, over = JobStatus(state=State.RUNNING), JobStatus(state=None, detail="COMPLETED")
+    answers = iter([running, running, None, over])
+
+    def ask(directories, queue):
+        seconds[0] += 0.7 * job_status.SLURM_PATIENCE
+        if (answer := next(answers)) is None:
+            raise ValueError("squeue gave no answer")
+        return {job: answer}
+
+    monkeypatch.setattr(job_status, "job_statuses", ask)
+    monkeypatch.setattr(run_execution.time, "monotonic", lambda: seconds[0])
+    monkeypatch.setattr(run_execution, "_pause", lambda polls=1: None)
+    assert "COMPLETED" in last_status(need).reason
 
 
 def test_a_need_without_an_answer_of_slurm_lives_while_it_beats(need, monkeypatch):

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
+from matched import peers
 from matched.peers import Peers, is_connection_error
 
 from ..training.processes import run as run_two_processes
@@ -53,3 +54,26 @@ def test_peers_of_one_process_need_no_store(monkeypatch):
     assert peers.broadcast("key", "value") == "value"
     assert peers.barrier("name", 0.0)
     peers.close()
+
+
+@pytest.mark.parametrize(("rank", "polls"), [("0", [1, 2]), ("1", [])])
+def test_rank_0_closes_the_store_after_all_others(monkeypatch, rank, polls):
+    """The others, of three processes in all, leave one after the other."""
+    closed, polled = [], []
+
+    class Store:
+        def add(self, key, count):
+            closed.extend([key] * count)
+            return len(closed)
+
+    def sleep(seconds):
+        polled.append(len(closed))
+        closed.append("closed")
+
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setattr(peers.time, "sleep", sleep)
+    process = Peers()
+    vars(process)["_store"] = Store()
+    process.close()
+    assert polled == polls

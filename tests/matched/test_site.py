@@ -255,3 +255,14 @@ def test_site_refuses_a_home_folder_that_is_unknown(tmp_path, monkeypatch, path)
 
 def _no_name(number):
     raise KeyError(f"getpwuid(): uid not found: {number}")
+
+
+@pytest.mark.parametrize(
+    ("visible", "usable"),
+    [(None, ("0", "1")), ("5,7,GPU-8a2f", ("5", "7")), ("3", ("3",)), ("", ())],
+)
+def test_usable_gpus_are_the_first_of_those_allowed(monkeypatch, visible, usable):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert Local(gpus=2).usable_gpus() == usable

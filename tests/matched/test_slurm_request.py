@@ -152,3 +152,8 @@ def test_slurm_options_replace_ours_that_exclude_them(option, value, ours):
     written = options(options={option: value})
     assert f"{option}={value}" in written
     assert not [line for line in written if line.startswith(ours)]
+
+
+def test_requeue_in_slurm_options_replaces_ours():
+    assert "requeue" in options()
+    assert "requeue" not in options(options={"requeue": ""})

@@ -52,6 +52,15 @@ def test_job_name_is_table_stage_and_scale(chain):
     assert "name" not in slurm_request.array_parameters(plan, jobs, [0], "local")
 
 
+def test_time_limit_of_an_array_is_that_of_its_longest_job(project):
+    project.recipe("TABLE = Table(arms=ARMS, scales=(scale(runs_per_job=3, small=SMALL),))")
+    plan, jobs = packed(project)
+    assert [len(job.runs) for job in jobs] == [3, 1]
+    (minutes,) = {planned.resources.minutes for planned in plan.runs}
+    request = slurm_request.array_parameters(plan, jobs, [1, 0], "slurm")
+    assert request["timeout_min"] == 3 * minutes
+
+
 def test_stage_name_of_jobs_with_several_tasks(chain):
     _, jobs = packed(chain)
     assert slurm_request.stage_name(jobs) == "encode+train+score"

@@ -253,3 +253,39 @@ def test_settings_page_describes_only_its_package(package, other):
 @each_page
 def test_settings_page_contains_no_machine_paths(package):
     assert not re.search(r"/(tmp|work|home)/", PAGES[package].read_text())
+
+
+LONGEST = {
+    "table1": {64: 24},
+    "table2": {32: 96, 64: 48, 176: 96},
+    "table3": {8: 60},
+    "table4": {32: 8, 512: 23, 1024: 61},
+    "table5": {1: 3, 64: 40, 128: 56},
+    "table6": {1: 2, 8: 6},
+    "table8": {64: 24},
+    "table9": {64: 24},
+    "table10": {32: 12, 64: 48},
+    "table15": {8: 48},
+    "iclr-table1": {64: 24},
+    "iclr-table2": {8: 24, 32: 96, 64: 48, 176: 96},
+    "iclr-table3": {8: 600},
+    "iclr-table4": {32: 8, 64: 30, 256: 57},
+    "iclr-table5": {1: 3, 64: 18},
+    "iclr-table6": {1: 6, 8: 6},
+    "iclr-table8": {64: 24},
+    "iclr-table11": {8: 48, 64: 24},
+}
+"""Table → number of processes → hours that its longest run of as many asks for, at paper scale."""
+SHORTEST_TRAINING = 2
+"""Hours that a run of eight or more processes asks for at least, unless it only scores."""
+
+
+def test_requested_hours_at_paper_scale():
+    longest = {}
+    for address, (config, resources) in every_run().items():
+        hours = longest.setdefault(address.split("/")[0], {})
+        processes, asked = resources.world_size, resources.minutes / 60
+        hours[processes] = max(asked, hours.get(processes, 0))
+        trains = processes >= 8 and type(config).__name__ != "Scoring"
+        assert not trains or asked >= SHORTEST_TRAINING, address
+    assert longest == LONGEST

@@ -47,6 +47,29 @@ def test_load_artifact_refuses_a_pointer_of_git_lfs(tmp_path):
         load_artifact(file)
 
 
+@pytest.mark.parametrize("damage", ["truncated", "one bit of a weight"])
+def test_load_artifact_refuses_a_damaged_file(tmp_path, damage):
+    weight = torch.arange(1000, dtype=torch.float32)
+    save_artifact(context(tmp_path), "pretrained.pth", {"model": {"w": weight}})
+    file = tmp_path / "pretrained.pth"
+    content = bytearray(file.read_bytes())
+    if damage == "truncated":
+        del content[-100:]
+    else:
+        content[content.index(weight.numpy().tobytes()) + 2001] ^= 1
+    file.write_bytes(content)
+    if damage != "truncated":  # torch itself does not notice it
+        assert not torch.equal(torch.load(file, weights_only=True)["model"]["w"], weight)
+    with pytest.raises(ValueError, match=rf"^{file} cannot be read as a torch checkpoint: "):
+        load_artifact(file)
+
+
+def test_load_artifact_reads_files_of_old_torch_without_checksums(tmp_path):
+    file = tmp_path / "release.pth"
+    torch.save({"w": torch.ones(2)}, file, _use_new_zipfile_serialization=False)
+    assert load_artifact(file)["w"].tolist() == [1.0, 1.0]
+
+
 def test_state_dict_mismatches_names_every_key_that_does_not_fit():
     own = {"same": torch.ones(2, 3), "turned": torch.ones(2, 3), "only here": torch.ones(1)}
     loaded = {"same": torch.zeros(2, 3), "turned": torch.ones(3, 2), "only there": torch.ones(1)}

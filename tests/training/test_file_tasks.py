@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from matched import signals
+from matched.lease import LeaseLostError
 from matched.task import Context
-from matched.training.file_tasks import make_files, verified_checksums
+from matched.training.file_tasks import make_files, remove_stale_files, verified_checksums
 
 from .processes import run as together
 
@@ -116,6 +117,22 @@ class TestMakeFiles:
                 maker,
             )
         assert maker.names == ["a.txt", "b.txt"]
+
+
+def test_remove_stale_files_stops_after_the_lease_is_lost(tmp_path):
+    stale, kept = tmp_path / "stale", tmp_path / "kept.txt"
+    stale.mkdir()
+    (stale / "file.txt").touch()
+    kept.touch()
+
+    def check_ownership():
+        if not stale.exists():
+            raise LeaseLostError("taken over")
+
+    where = Context(directory=tmp_path, signature="x", check_ownership=check_ownership)
+    with pytest.raises(LeaseLostError, match="taken over"):
+        remove_stale_files(where, [stale, kept])
+    assert not stale.exists() and kept.exists()
 
 
 def progress(context):

@@ -73,7 +73,7 @@ def test_dropout_rate_does_not_change_the_fingerprint(tmp_path, own):
 
 
 class TestWeightsDigest:
-    def digest(self, norms=("norm1",), **changes):
+    def digest(self, norms=("norm1",), inherited=(), **changes):
         torch.manual_seed(0)
         model = nn.ModuleDict(
             {
@@ -84,7 +84,16 @@ class TestWeightsDigest:
         )
         for name, change in changes.items():
             change(model[name])
-        return weights_digest(model, norms)
+        return weights_digest(model, norms, inherited)
+
+    def test_weights_digest_leaves_out_inherited_weights(self):
+        change = {"proj": lambda proj: proj.weight.data.fill_(3)}
+        assert self.digest(inherited=["proj.weight"], **change) == self.digest(
+            inherited=["proj.weight"]
+        )
+        assert self.digest(inherited=["proj.bias"], **change) != self.digest(
+            inherited=["proj.bias"]
+        )
 
     def test_weights_digest_leaves_out_norm_layers(self):
         assert self.digest() == self.digest(norm1=lambda norm: norm.weight.data.fill_(3))

@@ -218,6 +218,11 @@ class TestRefusedSettings:
                 {"precision": "fp8"},
                 "precision is 'fp8'; expected 'fp32', 'tf32', 'bf16', 'fp16' or",
             ),
+            (
+                {"betas": (0.9, 1.0)},
+                r"betas \(0.9, 1.0\): expected .* two numbers from 0 to below 1",
+            ),
+            ({"weight_decay": -0.1}, "weight_decay -0.1 and betas"),
             ({"clip_norm": 0.0}, "clip_norm is 0.0; expected a positive number or None"),
             ({"ema_decay": 1.0}, "ema_decay is 1.0; expected a number between 0 and 1"),
         ],

@@ -8,9 +8,9 @@ import pytest
 import torch
 from timm.scheduler import CosineLRScheduler
 
-from matched.training.schedule import lr_factor
+from matched.training.schedule import lr_factor, warmup_steps
 
-from .problem import CONFIG, PLAIN, mse, network, sgd, train
+from .problem import CONFIG, PLAIN, grouped, mse, network, sgd, train
 
 
 def lrs(directory, **changes):
@@ -24,7 +24,16 @@ def test_lr_factor_warms_up_and_follows_the_cosine():
     assert factors == pytest.approx([0, 0.5, 1, 0.55, 0.1])
 
 
+def test_logged_lr_is_that_of_the_config_for_any_groups(tmp_path):
+    config = replace(CONFIG, log_steps=1, warmup_epochs=0)
+    assert train(tmp_path, config, **grouped(network())).lrs[0] == CONFIG.lr
+
+
 class TestWarmup:
+    @pytest.mark.parametrize(("epochs", "steps"), [(0.6, 2), (0.5, 2), (0.4, 1), (1, 3)])
+    def test_warmup_epochs_are_rounded_to_steps(self, epochs, steps):
+        assert warmup_steps(replace(CONFIG, warmup_epochs=epochs), 3) == steps
+
     def test_warmup_is_linear_from_0_to_the_peak(self, tmp_path):
         rates = lrs(tmp_path, warmup_epochs=2)
         assert rates[:7] == pytest.approx([0.05 * step / 6 for step in range(7)])

@@ -256,6 +256,11 @@ class TestKNNEvaluation:
         held_out = [(0.1, 0), (0.9, 1), (1.9, 2), (2.1, 2), (0.0, 1)]
         assert knn(tmp_path, bank, held_out, neighbours=1) == 80
 
+    def test_knn_does_not_count_padding(self, tmp_path):
+        """The second of two processes has the second image, and the first one as padding."""
+        held_out = [(0.0, 2), (0.0, 0), (0.0, 2)]
+        assert knn(tmp_path, [(0.0, 0)] * 2, held_out, rank=1, world_size=2) == 100
+
     def test_feature_bank_is_a_random_subset_without_augmentation(self, small):
         data = image_data.load(TINY_DINO, small, train=None, held_out=None)
         for size, expected in ((5, 5), (50000, 16)):

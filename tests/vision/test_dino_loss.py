@@ -5,8 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from dyt_vision.dino import build
+from dyt_vision.dino_teacher import update_ema
 
 from .dino_models import NO_DROP_PATH, crops, distillation, output
 from .tiny import ARMS, TINY_DINO, weights
@@ -106,3 +108,12 @@ class TestTeacher:
             assert torch.equal(tensor, teacher[name])
             assert tensor.data_ptr() != teacher[name].data_ptr()
         assert model.center.shape == (1, 24) and not model.center.any()
+
+
+def test_update_ema_copies_running_statistics():
+    teacher, student = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
+    for tensor in student.state_dict().values():
+        tensor.fill_(3)
+    update_ema(teacher, student, 0.9)
+    assert teacher.running_mean.tolist() == [3, 3] and teacher.num_batches_tracked == 3
+    torch.testing.assert_close(teacher.weight.data, torch.full((2,), 0.9 * 1 + 0.1 * 3))

@@ -218,3 +218,13 @@ class TestMixup:
             ValueError, match="a micro-batch has 7 images, but mixup and CutMix need an even"
         ):
             self.mixed(monkeypatch, tmp_path, images=7)
+
+
+def test_evaluation_has_an_interpolation_of_its_own():
+    config = replace(CONFIG, interpolation="bicubic", eval_interpolation="bilinear")
+    (resize,) = (
+        step
+        for step in transforms.evaluation_transform(config).transforms
+        if hasattr(step, "interpolation")
+    )
+    assert resize.interpolation is InterpolationMode.BILINEAR

@@ -100,6 +100,12 @@ class TestEvaluation:
             held_out_images(TINY_MAE, small), TINY_MAE, context(directory, **where), CPU
         )
 
+    def test_masks_of_images_are_the_same_on_any_world_size(self, small, tmp_path):
+        alone = self.reconstruction(small, tmp_path).noise
+        for rank in range(3):
+            part = self.reconstruction(small, tmp_path, rank=rank, world_size=3)
+            assert torch.equal(part.noise[: part.subset.count], alone[rank::3])
+
     def test_every_held_out_image_counts_once_on_any_world_size(self, small, tmp_path):
         pixels = [image.mean().item() for image, _ in held_out_images(TINY_MAE, small)]
         model = Brightness(TINY_MAE)

@@ -75,6 +75,10 @@ def test_loss_for_soft_smoothed_and_hard_labels(monkeypatch, tmp_path):
         loss(labels, **plain), F.cross_entropy(logits, labels, label_smoothing=0.1)
     )
     torch.testing.assert_close(
+        loss(labels, label_smoothing=0.3, **plain),
+        F.cross_entropy(logits, labels, label_smoothing=0.3),
+    )
+    torch.testing.assert_close(
         loss(labels, label_smoothing=0.0, **plain), F.cross_entropy(logits, labels)
     )
 

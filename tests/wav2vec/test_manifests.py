@@ -286,6 +286,19 @@ def test_verify_detects_moved_and_replaced_files(folder, noise):
         manifests.verify(manifest)
 
 
+def test_verify_of_some_files_spreads_them_over_the_manifest(folder, monkeypatch):
+    manifest = manifests.from_folder(folder, seed=0)
+    names, checked, read = [*manifest.train, *manifest.valid], [], manifests._read_headers
+
+    def record(root, chosen, context):
+        checked.extend(chosen)
+        return read(root, chosen, context)
+
+    monkeypatch.setattr(manifests, "_read_headers", record)
+    manifests.verify(manifest, max_files=2)
+    assert len(names) > 3 and checked == [names[0], names[-(-len(names) // 2)]]
+
+
 def test_read_refuses_malformed_manifests(folder, tmp_path):
     lists = tmp_path / "lists"
     manifests.write(manifests.from_folder(folder, seed=0), lists)

@@ -68,6 +68,17 @@ def test_survey_librispeech_counts_utterances_of_every_subset(librispeech):
         sources.LIBRISPEECH.survey(path)
 
 
+def test_librispeech_files_passes_over_files_at_other_depths(librispeech):
+    folder = librispeech[0] / "LibriSpeech" / "train-clean-100"
+    names = sources.librispeech_files(folder, librispeech[1][folder.name])
+    deeper = folder / names[0].removesuffix(".flac") / "copy.flac"
+    deeper.parent.mkdir()
+    for copy in (deeper, folder / "copy.flac"):
+        copy.write_bytes((folder / names[0]).read_bytes())
+    assert sources.librispeech_files(folder, librispeech[1][folder.name]) == names
+    assert len(names) == 6
+
+
 @pytest.mark.parametrize("source", ["LIBRISPEECH", "SPEECH_FOLDER"])
 def test_survey_refuses_pointers_of_git_lfs(librispeech, source):
     path, _ = librispeech

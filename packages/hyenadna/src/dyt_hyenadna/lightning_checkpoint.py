@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 import torch
 
 from matched.data_files import refuse_pointer
+from matched.training.checksums import verify_if_present
 
 TENSOR_GLOBALS = {
     ("collections", "OrderedDict"),
@@ -30,6 +31,7 @@ def load_lightning(file: Path) -> Any:
     """
     refuse_pointer(file)
     try:
+        verify_if_present(file)
         return torch.load(file, map_location="cpu", weights_only=False, pickle_module=_PICKLE)
     except FileNotFoundError:
         raise ValueError(f"there is no checkpoint {file}") from None

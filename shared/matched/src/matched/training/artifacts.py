@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from matched.data_files import refuse_pointer
 from matched.files import read_json
 from matched.task import Context
+from matched.training.checksums import verify_if_present
 from matched.training.distributed import on_rank0
 
 
@@ -63,11 +64,12 @@ def load_artifact(file: Path) -> Any:
     """Return the content of a file written by ``torch.save``: tensors and plain values only.
 
     Raises:
-        ValueError: if there is no such file, it was not written by torch, it contains other
-            objects, or it is a pointer of git-lfs or git-annex.
+        ValueError: if there is no such file, it was not written by torch, it is damaged, it
+            contains other objects, or it is a pointer of git-lfs or git-annex.
     """
     refuse_pointer(file)
     try:
+        verify_if_present(file)
         # Official releases store the command-line arguments of their scripts with the weights.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(file, map_location="cpu", weights_only=True)

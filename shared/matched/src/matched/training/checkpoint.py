@@ -27,6 +27,7 @@ from matched.errors import one_line
 from matched.files import atomic_write
 from matched.training import sharded_checkpoint
 from matched.training.artifacts import state_dict_mismatches
+from matched.training.checksums import verify_checksums
 from matched.training.distributed import all_gather_objects, on_rank0, raise_on_all_ranks
 from matched.training.training_state import TensorLayout, TrainingState
 
@@ -218,7 +219,7 @@ def read(path: Path, layout: TensorLayout = lambda name: None) -> TrainingState:
 
 
 def _read_file(path: Path) -> dict[str, Any]:
-    sharded_checkpoint.verify_checksums(path)
+    verify_checksums(path)
     return torch.load(path, map_location="cpu", weights_only=True)
 
 

@@ -12,11 +12,10 @@ import math
 import os
 import pickle
 import warnings
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -24,6 +23,7 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import filesystem, metadata
 from torch.distributed.tensor import DTensor
 
+from matched.training.checksums import verify_checksums
 from matched.training.training_state import TensorLayout, TrainingState
 
 PLAIN_FILE = "rest.pt"
@@ -87,18 +87,6 @@ def read(folder: Path, layout: TensorLayout) -> TrainingState:
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         dcp.load(tensors, storage_reader=reader, no_dist=True)
     return TrainingState(tensors=tensors, plain=plain)
-
-
-def verify_checksums(file: Path | IO[bytes]) -> None:
-    """Check a file written by ``torch.save``: torch writes checksums, but never verifies them.
-
-    Raises:
-        ValueError: naming an entry whose checksum is wrong.
-        BadZipFile: if it is not such a file.
-    """
-    with zipfile.ZipFile(file) as archive:
-        if (damaged := archive.testzip()) is not None:
-            raise ValueError(f"the checksum of {damaged} in it is wrong")
 
 
 def root_cause(error: BaseException) -> BaseException:
