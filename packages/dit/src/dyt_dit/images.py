@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dyt_vision import image_data
 from dyt_vision.image_data import UnreadableImageError
+from matched.training.batches import start_method
 
 Split = Literal["train", "held_out"]
 SPLITS: tuple[Split, ...] = ("train", "held_out")
@@ -191,6 +192,7 @@ class Reader:
             batch_sampler=self.ranges,
             collate_fn=_collate,
             num_workers=num_workers,
+            multiprocessing_context=start_method(num_workers),
             persistent_workers=num_workers > 0,
         )
 

@@ -24,7 +24,7 @@ GATHER_BUFFER_BYTES = 1 << 14
 """Maximum bytes that a process sends to the others after an update: common.all_gather_list_size."""
 
 
-def python_refusal(version: tuple[int, ...] = sys.version_info) -> str:
+def python_refusal(version: tuple[int, ...] = sys.version_info[:2]) -> str:
     """Return why fairseq cannot run in this version of Python, or an empty string if it can.
 
     fairseq recognizes ``Optional[str]`` by its text, which Python 3.14 changed to ``str | None``.

@@ -117,6 +117,15 @@ def seeded_batch(dataset: Dataset[Any], count: int, seed: int, purpose: str) -> 
     return default_collate([seeded[0, index] for index in chosen.tolist()])
 
 
+def start_method(num_workers: int) -> str | None:
+    """Return how a DataLoader starts its worker processes: always by fork.
+
+    It is the default of torch on Linux up to Python 3.13. From 3.14 on the default is forkserver,
+    which imports everything again in each worker and pickles the data set.
+    """
+    return "fork" if num_workers else None
+
+
 def make_loader(
     dataset: Dataset[Any], sampler: EpochSampler, *, num_workers: int, pin: bool
 ) -> DataLoader[Any]:
@@ -125,6 +134,7 @@ def make_loader(
         SeededDataset(dataset, sampler.seed),
         batch_sampler=sampler,
         num_workers=num_workers,
+        multiprocessing_context=start_method(num_workers),
         pin_memory=pin,
     )
 

@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from matched.task import Context
+from matched.training.batches import start_method
 from matched.training.seeding import reseed
 
 
@@ -34,6 +35,7 @@ class RankSubset:
             Subset(dataset, self.indices),
             batch,
             num_workers=context.num_workers,
+            multiprocessing_context=start_method(context.num_workers),
             pin_memory=device.type == "cuda",
         )
 
