@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dyt.backends import ops
 from dyt.backends.reference import result_dtype
@@ -54,13 +54,14 @@ PROBLEM = _problem()
 # If true, the operator runs the GPU kernels on CPU tensors, to test the code around them.
 REPLACES_CPU_KERNEL = INTERPRETED and PROBLEM is None and os.environ.get("DYT_BACKEND") == "triton"
 
-# Of a parameter: dtype, number of axes, True if it is contiguous. None for an absent one.
-Traits = tuple[torch.dtype, int, bool] | None
+# Of a parameter: dtype, number of axes, True if it is contiguous, class, index of the device. None
+# for an absent one.
+Traits = tuple[torch.dtype, int, bool, type, int] | None
 # The function, the channel axis, and True for the accurate function.
 Options = tuple[str, int, bool]
 
 
-class _Forward(NamedTuple):
+class Forward(NamedTuple):
     """What a forward pass needs besides its tensors.
 
     Attributes:
@@ -70,6 +71,7 @@ class _Forward(NamedTuple):
         copies_input: True if the kernel cannot read the input's strides.
         copies_parameters: True if γ or β is not contiguous.
         guards_device: True if the current device may be another one than the input's.
+        is_plain: True if all tensors are plain ones that the kernels support.
     """
 
     dtype: torch.dtype
@@ -78,10 +80,11 @@ class _Forward(NamedTuple):
     copies_input: bool
     copies_parameters: bool
     guards_device: bool
+    is_plain: bool
 
 
 class _Backward(NamedTuple):
-    """What a backward pass needs besides its tensors; see `_Forward`."""
+    """What a backward pass needs besides its tensors; see `Forward`."""
 
     launch: Callable[..., None] | None
     add_partial_sums: Callable[..., None] | None
@@ -103,17 +106,52 @@ def forward(
     accurate: bool,
 ) -> Tensor:
     """Implement the operator dyt::dyt: γ·squash(αx + s) + β."""
-    chosen = _choose_forward(
+    options = (squash, channel_axis, accurate)
+    chosen = choose_forward(x, alpha, shift, weight, bias, options)
+    return run_forward(chosen, x, alpha, shift, weight, bias)
+
+
+def choose_forward(
+    x: Tensor,
+    alpha: Tensor,
+    shift: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    options: Options,
+) -> Forward:
+    """Return what a forward pass of tensors like these needs."""
+    return _choose_forward(
         x.shape,
         x.stride(),
         x.dtype,
         x.get_device(),
-        (alpha.dtype, alpha.ndim, True),
-        None if shift is None else (shift.dtype, shift.ndim, True),
-        None if weight is None else (weight.dtype, weight.ndim, weight.is_contiguous()),
-        None if bias is None else (bias.dtype, bias.ndim, bias.is_contiguous()),
-        (squash, channel_axis, accurate),
+        (alpha.dtype, alpha.ndim, True, type(alpha), alpha.get_device()),
+        None if shift is None else (shift.dtype, shift.ndim, True, type(shift), shift.get_device()),
+        None
+        if weight is None
+        else (
+            weight.dtype,
+            weight.ndim,
+            weight.is_contiguous(),
+            type(weight),
+            weight.get_device(),
+        ),
+        None
+        if bias is None
+        else (bias.dtype, bias.ndim, bias.is_contiguous(), type(bias), bias.get_device()),
+        options,
     )
+
+
+def run_forward(
+    chosen: Forward,
+    x: Tensor,
+    alpha: Tensor,
+    shift: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+) -> Tensor:
+    """Compute γ·squash(αx + s) + β as `choose_forward` has chosen for these tensors."""
     if chosen.is_dense:
         y = torch.empty_like(x, dtype=chosen.dtype)
     else:
@@ -167,15 +205,18 @@ def compute_gradients(
     options: Options,
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of x, α, s, γ and β; None for an absent parameter."""
+    device = x.get_device()
     chosen = _choose_backward(
         x.shape,
         x.stride(),
         grad.stride(),
         x.dtype,
         grad.dtype,
-        x.get_device(),
-        None if weight is None else (weight.dtype, weight.ndim, weight.is_contiguous()),
-        None if bias is None else (bias.dtype, bias.ndim, True),
+        device,
+        None
+        if weight is None
+        else (weight.dtype, weight.ndim, weight.is_contiguous(), Tensor, device),
+        None if bias is None else (bias.dtype, bias.ndim, True, Tensor, device),
         options,
     )
     parameters = (alpha, shift, weight, bias)
@@ -228,24 +269,27 @@ def _choose_forward(
     weight: Traits,
     bias: Traits,
     options: Options,
-) -> _Forward:
+) -> Forward:
     squash, channel_axis, accurate = options
-    y_dtype = _result_dtype((dtype, len(shape), True), alpha, shift, weight, bias)
+    y_dtype = _result_dtype((dtype, len(shape), True, Tensor, device), alpha, shift, weight, bias)
     dense = _is_dense(shape, strides)
+    present = [p for p in (alpha, shift, weight, bias) if p is not None]
+    plain = bool(shape) and dtype in DTYPES and all(_is_plain(p, device) for p in present)
     if 0 in shape:
-        return _Forward(y_dtype, None, dense, False, False, False)
+        return Forward(y_dtype, None, dense, False, False, False, plain)
     method, size = _method(squash, y_dtype, accurate), max(dtype.itemsize, y_dtype.itemsize)
     tuned = tuning()
     launch, copied = _plan(
         shape, (strides,), weight or bias, channel_axis, size, tuned.steps, tuned.programs, device
     )
-    return _Forward(
+    return Forward(
         dtype=y_dtype,
         launch=_launcher("forward", launch.grid, launch.numbers, METHOD=method, **launch.constants),
         is_dense=dense,
         copies_input=copied,
         copies_parameters=not all(p[2] for p in (weight, bias) if p is not None),
         guards_device=_has_several_devices(device),
+        is_plain=plain,
     )
 
 
@@ -356,12 +400,18 @@ def _result_dtype(x: Traits, alpha: Traits, *parameters: Traits) -> torch.dtype:
     def tensor(traits: Traits) -> Tensor | None:
         if traits is None:
             return None
-        dtype, ndim, _ = traits
+        dtype, ndim = traits[:2]
         return torch.empty((1,) * ndim, dtype=dtype, device="meta")
 
     x_like, alpha_like = tensor(x), tensor(alpha)
     assert x_like is not None and alpha_like is not None
     return result_dtype(x_like, alpha_like, *map(tensor, parameters))
+
+
+def _is_plain(parameter: Traits, device: int) -> bool:
+    assert parameter is not None
+    dtype, _, _, kind, index = parameter
+    return kind in (Tensor, nn.Parameter) and dtype in DTYPES and index == device
 
 
 def _is_dense(shape: Ints, strides: Ints) -> bool:
