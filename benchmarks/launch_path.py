@@ -2,10 +2,10 @@
 
     python benchmarks/launch_path.py [--save]       # a few seconds
 
-The kernels are replaced by functions that do nothing, and CPU tensors take the path of CUDA tensors.
+The kernels are replaced by functions that do nothing, and CPU tensors take CUDA tensors' path.
 Not included: Triton's launcher in C, and the driver. Allocations are those of the CPU, which are
-slower than the cached ones of a GPU. Times are CPU times of this process, medians over rounds in
-which the calls take turns; nn.LayerNorm, which computes on 64 numbers, is measured for comparison.
+not those of a GPU. Times are CPU times of this process, medians over rounds in which the calls take
+turns; nn.LayerNorm, which computes on 64 numbers, is measured for comparison.
 With --save, the rows are added to results/launch_path.csv.
 """
 
@@ -26,14 +26,14 @@ if __name__ == "__main__" and any(
     # Triton and dyt read these variables when they are imported.
     os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **INTERPRETER})
 
-import time
+import time  # noqa: E402
 
-import torch
-from torch import nn
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
 
-from dyt import DynamicTanh
-from dyt.backends import triton
-from dyt.functional import compute
+from dyt import DynamicTanh  # noqa: E402
+from dyt.backends import triton  # noqa: E402
+from dyt.functional import compute  # noqa: E402
 
 CSV = measuring.RESULTS / "launch_path.csv"
 CALLS, ROUNDS = 300, 21
@@ -72,12 +72,13 @@ def paths() -> dict[str, Callable[[], Any]]:
     """Return the calls to time by name. The kernels are stubs from then on, in this process."""
     stubs = StubKernels()
     triton._kernels = lambda: stubs
-    triton.forget_launches()
+    triton._find_forward.cache_clear()
+    triton._find_backward.cache_clear()
     x = torch.randn(SHAPE).bfloat16()
     layer, norm = (kind(SHAPE[-1]).bfloat16() for kind in (DynamicTanh, nn.LayerNorm))
     parameters = (layer.alpha, None, layer.weight, layer.bias)
     arguments = (x, *parameters, "tanh", -1)
-    y, grad = layer(x), torch.ones_like(x)
+    grad = torch.ones_like(x)
 
     return {
         "function, no gradient": lambda: compute(*arguments),
@@ -86,7 +87,7 @@ def paths() -> dict[str, Callable[[], Any]]:
         "layer": lambda: layer(x),
         "operator, no gradient": lambda: torch.ops.dyt.dyt.default(*arguments, False),
         "operator": lambda: torch.ops.dyt.dyt.default(*arguments, False),
-        "gradients": lambda: triton.backward(y, *arguments, False),
+        "gradients": lambda: triton.backward(grad, *arguments, False),
         "nn.LayerNorm, no gradient": lambda: norm(x),
         "nn.LayerNorm": lambda: norm(x),
     }

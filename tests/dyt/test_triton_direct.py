@@ -1,7 +1,7 @@
 """Tests of calls of the GPU kernels without torch's operator, with Triton's interpreter.
 
-A process for the whole file runs them: the interpreter and the GPU kernels on CPU tensors are chosen
-when dyt is imported.
+One process runs them: the interpreter, and GPU kernels on CPU tensors, are chosen when dyt is
+imported.
 """
 
 import os

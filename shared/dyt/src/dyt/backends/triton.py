@@ -11,8 +11,9 @@ cached: a small layer takes as long as the Python code of its launch.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from functools import cache, lru_cache
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, lru_cache, partial
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from dyt.backends import ops
 from dyt.backends.reference import result_dtype
 from dyt.backends.triton_plan import STEPS_BACKWARD, Ints, Launch, plan_launch
-from dyt.backends.triton_tuning import tuning
+from dyt.backends.triton_tuning import Tuning
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # kernels run in Python, on the CPU
@@ -120,7 +121,7 @@ def choose_forward(
     options: Options,
 ) -> Forward:
     """Return what a forward pass of tensors like these needs."""
-    return _choose_forward(
+    return _find_forward(
         x.shape,
         x.stride(),
         x.dtype,
@@ -206,7 +207,7 @@ def compute_gradients(
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of x, α, s, γ and β; None for an absent parameter."""
     device = x.get_device()
-    chosen = _choose_backward(
+    chosen = _find_backward(
         x.shape,
         x.stride(),
         grad.stride(),
@@ -244,12 +245,6 @@ def compute_gradients(
     return dx, *grads
 
 
-def forget_launches() -> None:
-    """Forget the cached launches, after a change of what they depend on."""
-    _choose_forward.cache_clear()
-    _choose_backward.cache_clear()
-
-
 def _contiguous(parameter: Tensor | None) -> Tensor | None:
     return None if parameter is None else parameter.contiguous()
 
@@ -258,8 +253,8 @@ def _empty_like(parameter: Tensor) -> Tensor:
     return torch.empty_like(parameter, memory_format=torch.contiguous_format)
 
 
-@lru_cache(_CACHED)
 def _choose_forward(
+    tuned: Tuning,
     shape: Ints,
     strides: Ints,
     dtype: torch.dtype,
@@ -277,10 +272,17 @@ def _choose_forward(
     plain = bool(shape) and dtype in DTYPES and all(_is_plain(p, device) for p in present)
     if 0 in shape:
         return Forward(y_dtype, None, dense, False, False, False, plain)
-    method, size = _method(squash, y_dtype, accurate), max(dtype.itemsize, y_dtype.itemsize)
-    tuned = tuning()
+    method, size = _method(tuned, squash, y_dtype, accurate), max(dtype.itemsize, y_dtype.itemsize)
     launch, copied = _plan(
-        shape, (strides,), weight or bias, channel_axis, size, tuned.steps, tuned.programs, device
+        shape,
+        (strides,),
+        weight or bias,
+        channel_axis,
+        size,
+        tuned.steps,
+        tuned.programs,
+        tuned.threads,
+        device,
     )
     return Forward(
         dtype=y_dtype,
@@ -293,8 +295,8 @@ def _choose_forward(
     )
 
 
-@lru_cache(_CACHED)
 def _choose_backward(
+    tuned: Tuning,
     shape: Ints,
     strides: Ints,
     grad_strides: Ints,
@@ -309,8 +311,8 @@ def _choose_backward(
     dense = _is_dense(shape, strides)
     if 0 in shape:
         return _Backward(None, None, 0, dense, False, False, False)
-    method, size = _method(squash, grad_dtype, accurate), max(dtype.itemsize, grad_dtype.itemsize)
-    tuned = tuning()
+    method = _method(tuned, squash, grad_dtype, accurate)
+    size = max(dtype.itemsize, grad_dtype.itemsize)
     launch, copied = _plan(
         shape,
         (strides, grad_strides),
@@ -319,6 +321,7 @@ def _choose_backward(
         size,
         tuned.steps_backward or STEPS_BACKWARD[method],
         tuned.programs_backward,
+        tuned.threads,
         device,
     )
     blocks, groups = launch.grid
@@ -349,16 +352,18 @@ def _plan(
     size: int,
     steps: int,
     programs: int,
+    threads: int,
     device: int,
 ) -> tuple[Launch, bool]:
     """Return the launch, and True if tensors with these strides must be made contiguous first."""
     channel_ndim = None if parameter is None else parameter[1]
-    rest = (channel_ndim, channel_axis, size, steps, programs * _multiprocessors(device))
-    launch = plan_launch(shape, strides, *rest, tuning().threads)
+    concurrent = programs * _multiprocessors(device)
+    rest = (channel_ndim, channel_axis, size, steps, concurrent, threads)
+    launch = plan_launch(shape, strides, *rest)
     if launch is not None:
         return launch, False
     contiguous = torch.empty(shape, device="meta").stride()
-    launch = plan_launch(shape, (contiguous,) * len(strides), *rest, tuning().threads)
+    launch = plan_launch(shape, (contiguous,) * len(strides), *rest)
     assert launch is not None, "every contiguous layout is supported"
     return launch, True
 
@@ -436,7 +441,7 @@ def _multiprocessors(device: int) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def _method(squash: str, dtype: torch.dtype, accurate: bool) -> str:
+def _method(tuned: Tuning, squash: str, dtype: torch.dtype, accurate: bool) -> str:
     """Return the method that computes the function.
 
     Fast approximations are used only for bfloat16, whose rounding exceeds their error. The slope
@@ -444,8 +449,8 @@ def _method(squash: str, dtype: torch.dtype, accurate: bool) -> str:
     bfloat16, as plain operations save it for backward, the error is 2⁻⁸.
     """
     fast = dtype == torch.bfloat16 and not accurate
-    if fast and squash == "tanh" and tuning().tanh is not None:
-        return tuning().tanh
+    if fast and squash == "tanh" and tuned.tanh is not None:
+        return tuned.tanh
     if squash == "erf":
         return "polynomial" if fast else "erf"
     if _kernels().INTERPRETED:  # the interpreter has neither libdevice nor inline assembly
@@ -453,6 +458,28 @@ def _method(squash: str, dtype: torch.dtype, accurate: bool) -> str:
     if accurate:
         return "library"
     return "approximate" if fast else "rational"
+
+
+@cache
+def _caches(tuned: Tuning) -> tuple[Callable[..., Forward], Callable[..., _Backward]]:
+    """Return the cached choices of launches of one tuning."""
+    forwards = lru_cache(_CACHED)(partial(_choose_forward, tuned))
+    return forwards, lru_cache(_CACHED)(partial(_choose_backward, tuned))
+
+
+_find_forward, _find_backward = _caches(Tuning())
+
+
+@contextmanager
+def use_tuning(tuned: Tuning) -> Iterator[None]:
+    """Launch with another tuning. For measurements only: it is not safe with several threads."""
+    global _find_forward, _find_backward
+    previous = _find_forward, _find_backward
+    _find_forward, _find_backward = _caches(tuned)
+    try:
+        yield
+    finally:
+        _find_forward, _find_backward = previous
 
 
 if PROBLEM is None:

@@ -17,7 +17,14 @@ THREADS = 128
 # flight there, twice the amount that hides memory latency. The registers suffice for that: 64 per
 # thread forward, 128 backward.
 STEPS = 4
-STEPS_BACKWARD = {"approximate": 4, "rational": 4, "library": 2, "polynomial": 2, "erf": 2}
+STEPS_BACKWARD = {
+    "approximate": 4,
+    "exp2": 4,
+    "rational": 4,
+    "library": 2,
+    "polynomial": 2,
+    "erf": 2,
+}
 PROGRAMS, PROGRAMS_BACKWARD = 8, 4
 # Offsets from this number on are computed in 64 bits. Below it, 32 bits also suffice for the
 # numbers that a loop may add to an offset.

@@ -1,9 +1,7 @@
-"""Tuning of the GPU kernels: the values in use, and a private switch to measure other ones."""
+"""Tuning of the GPU kernels: the values in use, and variants to be measured."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from dyt.backends import triton_plan
@@ -42,26 +40,3 @@ VARIANTS = {
     "tanh by exp2": Tuning(tanh="exp2"),
     "tanh rational": Tuning(tanh="rational"),
 }
-
-_current = Tuning()
-
-
-def tuning() -> Tuning:
-    """Return the tuning of new launches."""
-    return _current
-
-
-@contextmanager
-def use_tuning(changed: Tuning) -> Iterator[None]:
-    """Launch with another tuning. For measurements only: it is not safe with several threads."""
-    global _current
-    from dyt.backends import triton
-
-    previous = _current
-    _current = changed
-    triton.forget_launches()
-    try:
-        yield
-    finally:
-        _current = previous
-        triton.forget_launches()
