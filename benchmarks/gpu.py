@@ -55,6 +55,8 @@ def run_section(section: Section, state: progress.Progress, device: str, deadlin
             return
         part = state.running()
         if part is not None:
+            if time.time() >= deadline - 1:
+                ended = "stopped: the time of its section ran out"
             print(f" {ended}", flush=True)
             state.fail(part, str(ended))
         elif ended != worker.BROKEN_CONTEXT:
@@ -71,7 +73,7 @@ def _wait(command: list[str], deadline: float) -> int | str:
     try:
         code = process.wait(max(1, deadline - time.time()) + GRACE)
     except subprocess.TimeoutExpired:
-        return "stopped at the time limit of its section"
+        return "stopped: the time of its section ran out"
     finally:
         _kill_group(process)
     if code in (0, worker.BROKEN_CONTEXT):

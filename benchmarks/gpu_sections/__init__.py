@@ -45,7 +45,7 @@ class Section:
 
 
 SECTIONS = (
-    Section(name="floors", title="Card, versions and floors", share=3),
+    Section(name="floors", title="Card, versions and floors", share=6),
     Section(name="correctness", title="Correctness", share=14),
     Section(name="layer_times", title="Layers against their peers", share=22),
     Section(name="variants", title="Variants of the kernels, and fusions", share=16),

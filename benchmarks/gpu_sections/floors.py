@@ -107,6 +107,8 @@ def launch_path(device: str) -> list[Row]:
 
     timed = {"no gradient": without_gradient, "forward": forward, "forward and backward": both}
     return [
-        row(f"CPU time of a DyT call, {name}", timing.python_microseconds(call, calls, rounds), "µs")
+        row(
+            f"CPU time of a DyT call, {name}", timing.python_microseconds(call, calls, rounds), "µs"
+        )
         for name, call in timed.items()
     ]

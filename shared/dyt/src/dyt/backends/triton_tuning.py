@@ -35,7 +35,7 @@ VARIANTS = {
     "2 steps": Tuning(steps=2, steps_backward=2),
     "8 steps": Tuning(steps=8, programs=4),
     "256 threads": Tuning(threads=256, programs=4, programs_backward=2),
-    "16 programs": Tuning(steps=2, programs=16, steps_backward=2, programs_backward=8),
+    "12 programs": Tuning(steps=2, programs=12, steps_backward=2, programs_backward=6),
     "one tile": Tuning(programs=2**20),
     "tanh by exp2": Tuning(tanh="exp2"),
     "tanh rational": Tuning(tanh="rational"),
