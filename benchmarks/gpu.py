@@ -49,8 +49,9 @@ def run_section(section: Section, state: progress.Progress, device: str, deadlin
     """Run a section in a process, and in another one if that crashes or hangs in a part."""
     command = [sys.executable, __file__, "--worker", section.name, "--device", device]
     command += ["--out", str(state.folder), "--deadline", str(deadline)]
+    ended_in: list[str] = []
     for _ in range(MAX_PROCESSES):
-        ended = _wait(command, deadline)
+        ended = _wait([*command, "--skip", *ended_in], deadline)
         if ended == 0:
             return
         part = state.running()
@@ -59,6 +60,7 @@ def run_section(section: Section, state: progress.Progress, device: str, deadlin
                 ended = "stopped: the time of its section ran out"
             print(f" {ended}", flush=True)
             state.fail(part, str(ended))
+            ended_in.append(part)
         elif ended != worker.BROKEN_CONTEXT:
             print(f"  the section {section.name} did not start: {ended}", flush=True)
             state.fail("(start)", str(ended))
@@ -107,6 +109,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     names = [section.name for section in SECTIONS]
     parser.add_argument("--section", nargs="+", choices=names, default=names, help="(default: all)")
     parser.add_argument("--worker", choices=names, help=argparse.SUPPRESS)
+    parser.add_argument("--skip", nargs="*", default=[], help=argparse.SUPPRESS)
     parser.add_argument("--deadline", type=float, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     args.out = args.out or DEFAULT_OUT[args.device]
@@ -131,7 +134,7 @@ def main() -> None:
         # Triton and dyt read these variables when they are imported, which they have been.
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **INTERPRETER})
     if args.worker:
-        worker.run_section(args.worker, args.device, args.out, args.deadline)
+        worker.run_section(args.worker, args.device, args.out, args.deadline, args.skip)
         return
     if args.report:
         summary.write_tables(args.out)

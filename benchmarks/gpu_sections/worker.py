@@ -6,6 +6,7 @@ import faulthandler
 import importlib
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,14 +16,20 @@ from gpu_sections import Part, preparation, progress
 BROKEN_CONTEXT = 3  # exit code: CUDA is unusable in this process, and a new one is needed
 
 
-def run_section(section: str, device: str, folder: Path, deadline: float) -> None:
+def run_section(
+    section: str, device: str, folder: Path, deadline: float, skipped: Sequence[str] = ()
+) -> None:
     """Measure the parts of a section that are not whole, until the deadline (of `time.time`).
 
-    Parts that failed before are tried last. A part that exceeds its limit ends the process.
+    Parts that failed in an earlier call are tried last. A part that exceeds its limit ends the
+    process.
+
+    Args:
+        skipped: parts that ended an earlier process of this call.
     """
     torch.manual_seed(0)
     state = progress.Progress(folder, section, progress.environment(device))
-    whole, failed = state.whole(), state.failed()
+    whole, failed = {*state.whole(), *skipped}, state.failed()
     module = importlib.import_module(f"gpu_sections.{section}")
     parts: list[Part] = [part for part in module.parts(device) if part.name not in whole]
     for part in sorted(parts, key=lambda part: part.name in failed):

@@ -1,4 +1,4 @@
-"""Tests of the GPU benchmark without a GPU: bad machines, interruptions, the report, a rehearsal."""
+"""Tests of the GPU benchmark without a GPU: bad machines, interruptions, report, rehearsal."""
 
 import importlib
 import shutil
@@ -151,8 +151,9 @@ def parts(device):
     def wrong():
         if not os.path.exists(FIXED):
             raise ValueError("a reason\\nof two lines")
-        return [{"value": 1}]
-    measures = {"crash": crash, "hang": hang, "wrong": wrong, "fine": lambda: [{"value": 2}]}
+        return [row]
+    row = {"quantity": "q", "value": 1, "unit": ""}
+    measures = {"crash": crash, "hang": hang, "wrong": wrong, "fine": lambda: [row]}
     missing = Part(name="missing", measure=list, requires=("no_such_module",))
     return [*(Part(name=n, measure=m, limit=2) for n, m in measures.items()), missing]
 """

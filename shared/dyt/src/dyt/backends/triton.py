@@ -325,7 +325,7 @@ def _choose_backward(
         device,
     )
     blocks, groups = launch.grid
-    constants = {"METHOD": method, "BIAS": bias is not None, **launch.constants}
+    constants: dict[str, Any] = {"METHOD": method, "BIAS": bias is not None, **launch.constants}
     rows, columns = _FINAL_TILE
     return _Backward(
         launch=_launcher("backward", launch.grid, launch.numbers, **constants),

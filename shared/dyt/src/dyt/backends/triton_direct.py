@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from dyt.backends import triton
-from dyt.backends.triton import Options
+from dyt.backends.triton import Forward, Options
 
 
 def can_call(x: Tensor) -> bool:
@@ -62,20 +62,21 @@ class _DyT(torch.autograd.Function):
     """The operator's autograd rule, as in `ops`."""
 
     @staticmethod
-    def forward(ctx: Any, chosen: Any, options: Options, *tensors: Tensor | None) -> Tensor:
+    def forward(ctx: Any, chosen: Forward, options: Options, *tensors: Any) -> Tensor:
         ctx.save_for_backward(*tensors)
         ctx.options = options
         return triton.run_forward(chosen, *tensors)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        tensors = ctx.saved_tensors
+        tensors: tuple[Any, ...] = ctx.saved_tensors
         if torch.is_grad_enabled() or not (can_call(grad) and type(tensors[0]) is Tensor):
             # The operator can be differentiated once more, and is seen by compilers and modes.
             grads = torch.ops.dyt.dyt_backward(grad, *tensors, *ctx.options)
             grads = (None if t is None else g for t, g in zip(tensors, grads, strict=True))
         else:
-            grads = triton.compute_gradients(grad, *tensors, ctx.options)
+            x, alpha, shift, weight, bias = tensors
+            grads = triton.compute_gradients(grad, x, alpha, shift, weight, bias, ctx.options)
         return None, None, *grads
 
 
