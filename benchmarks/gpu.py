@@ -49,9 +49,10 @@ def run_section(section: Section, state: progress.Progress, device: str, deadlin
     """Run a section in a process, and in another one if that crashes or hangs in a part."""
     command = [sys.executable, __file__, "--worker", section.name, "--device", device]
     command += ["--out", str(state.folder), "--deadline", str(deadline)]
-    ended_in: list[str] = []
+    failed_before, ended_in = set(state.failed()), set[str]()
     for _ in range(MAX_PROCESSES):
-        ended = _wait([*command, "--skip", *ended_in], deadline)
+        failed_now = set(state.failed()) - failed_before
+        ended = _wait([*command, "--skip", *failed_now, *ended_in], deadline)
         if ended == 0:
             return
         part = state.running()
@@ -60,7 +61,7 @@ def run_section(section: Section, state: progress.Progress, device: str, deadlin
                 ended = "stopped: the time of its section ran out"
             print(f" {ended}", flush=True)
             state.fail(part, str(ended))
-            ended_in.append(part)
+            ended_in.add(part)
         elif ended != worker.BROKEN_CONTEXT:
             print(f"  the section {section.name} did not start: {ended}", flush=True)
             state.fail("(start)", str(ended))

@@ -25,7 +25,7 @@ def run_section(
     process.
 
     Args:
-        skipped: parts that ended an earlier process of this call.
+        skipped: parts that failed in earlier processes of this call.
     """
     torch.manual_seed(0)
     state = progress.Progress(folder, section, progress.environment(device))
