@@ -12,6 +12,7 @@ SET      ?=
 MINUTES  ?= 9
 DEVICE   ?= cuda
 OUT      ?=
+WITH     ?=
 
 VENV    := .venv
 BIN     := $(VENV)/bin
@@ -27,7 +28,7 @@ EMPTY   :=
 SOURCES := $(subst $(EMPTY) ,:,$(addprefix $(CURDIR)/,$(addsuffix /src,$(PARTS))))$(if $(PYTHONPATH),:$(PYTHONPATH))
 # A table, or for the target "table" the user's own recipe file.
 TABLE    = $(if $(filter table,$@),'$(FILE)',$@)
-CHANGES  = $(foreach change,$(SET),--set '$(change)')
+CHANGES  = $(foreach arm,$(WITH),--with '$(arm)') $(foreach change,$(SET),--set '$(change)')
 CHOICE   = --scale $(SCALE) --cluster $(CLUSTER) $(CHANGES)
 SUBMIT   = submit $(TABLE) $(CHOICE) $(if $(SNAPSHOT),--snapshot)
 
@@ -35,7 +36,7 @@ export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup own-environment wheels demo test test-slow test-slurm lint docs table tables
-.PHONY: test-dyt status bench chaos gpu mutants lock clean
+.PHONY: report test-dyt status bench chaos gpu mutants lock clean
 
 help:
 	@echo "make setup       create $(VENV) with all packages (other targets do so when needed)"
@@ -46,6 +47,8 @@ help:
 	@echo "make table1      a table: submit what is missing, wait when local, print the summary"
 	@echo "make table FILE=my_table.py   a table of your own (docs/OWN-TABLES.md)"
 	@echo "make tables      every table         make status      the state of every run"
+	@echo "make report      every result on one page, results/report/index.html, and results/summary.*"
+	@echo "make fig2        a figure of a paper, and the runs that it shows (fig1-8, iclr-fig1-5)"
 	@echo "make bench       time the harness    make chaos       kill, preempt and fill the disk of runs"
 	@echo "make gpu         check and measure every GPU path on one card (docs/GPU.md)"
 	@echo "make mutants MODULE=<file> TESTS_OF='<tests>'   which small bugs of a module no test notices"
@@ -55,6 +58,7 @@ help:
 	@echo
 	@echo "Options: SCALE=smoke|mini|paper  CLUSTER=debug|local|slurm  DRY=1 (print the plan only)"
 	@echo "         SNAPSHOT=1 (run from a copy of the current code)"
+	@echo "         WITH=Derf (add an arm of recipes/extra_arms.py)"
 	@echo "         SET='lr=1e-3 epochs=5' (change config fields in all runs)"
 	@echo "Now:     SCALE=$(SCALE)  CLUSTER=$(CLUSTER)"
 
@@ -139,6 +143,27 @@ table: setup
 
 tables: setup
 	@for table in $$($(BIN)/matched list); do $(MAKE) --no-print-directory $$table || exit $$?; done
+
+# All results at all scales.
+report: setup
+	$(BIN)/matched report $(foreach arm,$(WITH),--with '$(arm)')
+
+# fig2, iclr-fig1, …: submit what is missing, wait when local, and draw. On Slurm the figure is drawn
+# by calling the target again when the runs have finished.
+define MAKE_FIGURE
+@for recipe in $$($(BIN)/matched figure $@ --needs); do \
+	if [ -n "$(DRY)" ]; then $(BIN)/matched plan $$recipe --scale $(SCALE) --cluster $(CLUSTER); \
+	else $(BIN)/matched submit $$recipe --scale $(SCALE) --cluster $(CLUSTER) \
+		$(if $(SNAPSHOT),--snapshot) $(if $(filter slurm,$(CLUSTER)),,--wait); \
+	fi || exit $$?; done
+@$(if $(DRY),true,$(BIN)/matched figure $@ --scale $(SCALE))
+endef
+
+fig%: setup
+	$(MAKE_FIGURE)
+
+iclr-fig%: setup
+	$(MAKE_FIGURE)
 
 status: setup
 	@for table in $$($(BIN)/matched list); do $(BIN)/matched status $$table --scale $(SCALE); done

@@ -1,11 +1,15 @@
 """Fault injection into real runs (kills, full disks, preemptions), and comparison of their results.
 
-    python benchmarks/chaos.py [kills] [chains] [disk] [preemption] [submission] [--seed 0]
+    python benchmarks/chaos.py [kills] [chains] [llama] [processes] [disk] [preemption] [submission]
+                               [--seed 0]
 
 kills: worker processes of Table 1 at smoke scale (all rows, 6 epochs) get SIGKILL at random
 instants, half of them while a checkpoint is written, and the table is submitted again.
 chains: the same for one chain of HyenaDNA and one of Caduceus of Table 6 at smoke scale, in both
 arms: preparation, pretraining, fine-tuning on one task, and scoring.
+llama: the same for two rows of Table 4: tokenization of twelve text files, and pretraining.
+processes: runs of Table 4 in two processes get SIGKILL after a checkpoint and continue in one; they
+are compared to rounding.
 disk: a file system of a few megabytes (mounted by root) is full while a checkpoint or a result
 is written.
 preemption: jobs of a private Slurm are preempted by a partition of higher priority.
@@ -30,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from chaos_disk import disk
+from chaos_llama import TEXT_CHAINS, processes, write_text
 from chaos_project import Project, console, identical, row, wrong_files
 from chaos_slurm import preemption, submission
 from rich.console import Console
@@ -44,14 +49,17 @@ class Killer:
     Args:
         writing: share of the processes that are killed when they next write a checkpoint, instead
             of after some time. A process that writes small ones may not be caught.
+        seconds: longest time after which a process is killed; importing takes some of it.
 
     Attributes:
         victims: signature of the run that was running, for each kill.
         while_writing: how many kills hit a process that was writing a checkpoint.
     """
 
-    def __init__(self, project: Project, rng: random.Random, writing: float) -> None:
-        self.project, self.rng, self.writing = project, rng, writing
+    def __init__(
+        self, project: Project, rng: random.Random, writing: float, seconds: float = 6.0
+    ) -> None:
+        self.project, self.rng, self.writing, self.seconds = project, rng, writing, seconds
         # Process id → time of its kill; a negative one waits for a checkpoint to be written.
         self.kill_times: dict[int, float] = {}
         self.victims: list[str] = []
@@ -66,7 +74,7 @@ class Killer:
             if pid is None:
                 continue
             if pid not in self.kill_times:
-                wait = self.rng.uniform(0, 6)
+                wait = self.rng.uniform(0, self.seconds)
                 at = -wait if self.rng.random() < self.writing else time.monotonic() + wait
                 self.kill_times[pid] = at
             kill_time = self.kill_times[pid]
@@ -118,18 +126,27 @@ def chains(folder: Path, seed: int) -> list[dict[str, Any]]:
     )
 
 
+def llama(folder: Path, seed: int) -> list[dict[str, Any]]:
+    data = write_text(folder / "data")
+    what = "SIGKILL in chains of Table 4"
+    return _kill_workers(
+        folder, seed, what, CHAIN_KILLS, TEXT_CHAINS, writing=0.0,
+        recipe="table04", name="table4", data=data, seconds=25.0,
+    )  # fmt: skip
+
+
 def _kill_workers(
     folder: Path, seed: int, what: str, number: int, changes: str, *, writing: float,
-    recipe: str = "table01", name: str = "table1"
+    recipe: str = "table01", name: str = "table1", data: str = "", seconds: float = 6.0
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Kill workers of a table ``number`` times while it is computed, and compare its runs."""
-    site = "[local]\nworkers = 2\n[runs]\ncheckpoint_steps = 10\n"
+    site = f"{data}[local]\nworkers = 2\n[runs]\ncheckpoint_steps = 10\n"
     reference = Project(folder / "reference", site, changes, table=recipe)
     console.print(f"{what}: the undisturbed table")
     code, out = reference.matched("submit", name, "--wait")
     assert code == 0, out
     project = Project(folder / "killed", site, changes, table=recipe)
-    killer = Killer(project, random.Random(seed), writing)
+    killer = Killer(project, random.Random(seed), writing, seconds)
     expected = reference.finished()
     while len(killer.victims) < number and project.finished() < expected:
         project.matched("submit", name)
@@ -156,6 +173,8 @@ def _kill_workers(
 PARTS = {
     "kills": kills,
     "chains": chains,
+    "llama": llama,
+    "processes": processes,
     "disk": disk,
     "preemption": preemption,
     "submission": submission,
@@ -164,7 +183,7 @@ PARTS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=list(PARTS))
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=[])
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     rows = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -32,7 +33,7 @@ class Project:
     ) -> None:
         self.root = root
         (root / "recipes" / "cvpr2025" / "smoke").mkdir(parents=True)
-        for name in ("paper.toml", "cvpr2025/arms.py", f"cvpr2025/{table}.py"):
+        for name in ("paper.toml", "smoke_norms.py", "cvpr2025/arms.py", f"cvpr2025/{table}.py"):
             shutil.copy(ROOT / "recipes" / name, root / "recipes" / name)
         page = f"recipes/cvpr2025/smoke/{table}.py"
         text = (ROOT / page).read_text(encoding="utf-8")
@@ -42,14 +43,25 @@ class Project:
             **os.environ, **environment, "MATCHED_ROOT": str(root), "OMP_NUM_THREADS": "1",
         }  # fmt: skip
 
-    def start(self, *arguments: str, stdout: Any = subprocess.PIPE) -> subprocess.Popen[str]:
+    def start(
+        self, *arguments: str, stdout: Any = subprocess.PIPE, processes: int = 1
+    ) -> subprocess.Popen[str]:
+        """Start a command, with torchrun and in a process group of its own if in several."""
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         return subprocess.Popen(
-            [sys.executable, "-m", "matched", *arguments],
+            [
+                sys.executable,
+                *(torchrun if processes > 1 else []),
+                "-m",
+                "matched",
+                *arguments,
+            ],
             env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=processes > 1,
         )
 
     def matched(self, *arguments: str) -> tuple[int, str]:
@@ -81,6 +93,17 @@ def same(one: Path, other: Path) -> bool:
     if None in newest:
         return newest == [None, None]
     return _equal(*(torch.load(path, weights_only=True) for path in newest))
+
+
+def same_but_for_rounding(one: Path, other: Path, tolerance: float) -> bool:
+    """True if two runs have the same fingerprint and, to a relative tolerance, the same metrics."""
+    if _content(one / "fingerprint.json") != _content(other / "fingerprint.json"):
+        return False
+    results = [json.loads((path / "result.json").read_text()) for path in (one, other)]
+    metrics, expected = (result["metrics"] for result in results)
+    return results[0]["steps"] == results[1]["steps"] and all(
+        math.isclose(metrics[key], value, rel_tol=tolerance) for key, value in expected.items()
+    )
 
 
 def _content(path: Path) -> bytes | None:

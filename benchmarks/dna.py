@@ -20,6 +20,7 @@ of width 118 with 4.
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Callable
 from html import escape
@@ -130,47 +131,62 @@ def measure(name: str, length: int, batch: int, rounds: int, official: Path | No
     return row
 
 
-WIDTH, HEIGHT, LEFT, TOP = 460, 260, 60, 40  # of the plot's axes, in pixels
+WIDTH, HEIGHT, LEFT, TOP = 460, 260, 60, 56  # of the plot's axes, in pixels
 COLORS = {"hyenadna": "#4477aa", "caduceus-ph": "#ee6677", "caduceus-ps": "#228833"}
+GROWTH = {"hyenadna": math.log2}
+"""Network → growth of the cost per base with the length, if it is not constant."""
 
 
 def svg(rows: list[dict[str, str]]) -> str:
-    """Return the plot of the newest measurements: CPU time per base over the length."""
+    """Return the plot of the newest measurements: CPU time per base over the length.
+
+    Dashed lines have the growth that the algorithms promise, from each network's first point.
+    """
     newest = {(row["network"], int(row["length"])): row for row in rows}
-    highest = max(float(row["us_per_token"]) for row in newest.values())
+    costs = [float(row["us_per_token"]) for row in newest.values()]
     lengths = sorted({length for _, length in newest})
-    top = 1.15 * highest
+    low, high = math.floor(math.log2(min(costs))), math.ceil(math.log2(max(costs)))
 
     def place(length: int, value: float) -> tuple[float, float]:
         index = lengths.index(length) / max(1, len(lengths) - 1)
-        return LEFT + index * WIDTH, TOP + HEIGHT * (1 - value / top)
+        return LEFT + index * WIDTH, TOP + HEIGHT * (high - math.log2(value)) / max(1, high - low)
 
     def text(x: float, y: float, words: str, style: str = "") -> str:
         return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{escape(words)}</text>'
 
+    def line(points: list[tuple[float, float]], style: str) -> str:
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        return f'<polyline points="{path}" fill="none" {style}/>'
+
     hardware = {f"{r['hardware']}, {r['threads']} thread" for r in newest.values()}
     title = "CPU time of a training step, µs per base, over the sequence length"
     parts = [text(10, 16, title), text(10, 30, "; ".join(sorted(hardware)))]
+    parts.append(text(10, 44, "Dashed: n log n (HyenaDNA) and n (Caduceus)"))
     for length in lengths:
-        x, y = place(length, 0)
+        x, y = place(length, 2**low)
         parts.append(text(x, y + 16, f"{length // 1024}k", 'text-anchor="middle"'))
-    for part in range(5):
-        value = highest * part / 4
-        _, y = place(lengths[0], value)
+    for power in range(low, high + 1):
+        _, y = place(lengths[0], 2**power)
         parts.append(f'<path d="M{LEFT} {y:.1f}h{WIDTH}" stroke="#ddd"/>')
-        parts.append(text(LEFT - 6, y + 4, f"{value:.0f}", 'text-anchor="end"'))
-    for index, name in enumerate(dict.fromkeys(name for name, _ in newest)):
-        points = [
-            place(length, float(row["us_per_token"]))
+        parts.append(text(LEFT - 6, y + 4, str(2**power), 'text-anchor="end"'))
+    for name in dict.fromkeys(name for name, _ in newest):
+        values = {
+            length: float(row["us_per_token"])
             for (network, length), row in sorted(newest.items())
             if network == name
+        }
+        growth = GROWTH.get(name, lambda length: 1.0)
+        first = min(values)
+        promised = [
+            place(length, values[first] * growth(length) / growth(first)) for length in values
         ]
-        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        parts.append(f'<polyline points="{line}" fill="none" stroke="{COLORS[name]}"/>')
+        points = [place(length, value) for length, value in values.items()]
+        color = f'stroke="{COLORS[name]}"'
+        parts += [line(points, color), line(promised, f'{color} stroke-dasharray="4 4"')]
         parts += [
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{COLORS[name]}"/>' for x, y in points
         ]
-        parts.append(text(LEFT + 10, TOP + 14 + 14 * index, name, f'fill="{COLORS[name]}"'))
+        parts.append(text(points[0][0] + 8, points[0][1] - 8, name, f'fill="{COLORS[name]}"'))
     size = f'width="{LEFT + WIDTH + 40}" height="{TOP + HEIGHT + 30}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif"'
     background = '<rect width="100%" height="100%" fill="white"/>'

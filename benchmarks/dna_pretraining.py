@@ -28,8 +28,8 @@ from matched.task import Context, Outcome
 
 STARTS = ("pretrained", "from scratch")
 LABELS = 160
-EPOCHS = 16
-"""Epochs of the fine-tuning: 80 steps of HyenaDNA and 160 of Caduceus, whose batch is 16."""
+EPOCHS = {"dyt_hyenadna.finetuning:train": 24, "dyt_caduceus.finetuning:train": 16}
+"""Task → epochs of the fine-tuning: 120 steps of HyenaDNA, 160 of Caduceus with a batch of 16."""
 
 
 def main() -> None:
@@ -74,7 +74,7 @@ def accuracies(
     for task in tasks or list(run.needs):
         tuning = run.needs[task].needs["split1"]
         needs = {name: compute(need, folder / name) for name, need in tuning.needs.items()}
-        epochs = EPOCHS * LABELS // labels
+        epochs = EPOCHS[tuning.task] * LABELS // labels
         config = replace(
             tuning.config,
             train_samples=labels,

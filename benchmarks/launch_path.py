@@ -31,7 +31,7 @@ import time  # noqa: E402
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
-from dyt import DynamicTanh  # noqa: E402
+from dyt import DyT  # noqa: E402
 from dyt.backends import triton  # noqa: E402
 from dyt.functional import compute  # noqa: E402
 
@@ -75,7 +75,7 @@ def paths() -> dict[str, Callable[[], Any]]:
     triton._find_forward.cache_clear()
     triton._find_backward.cache_clear()
     x = torch.randn(SHAPE).bfloat16()
-    layer, norm = (kind(SHAPE[-1]).bfloat16() for kind in (DynamicTanh, nn.LayerNorm))
+    layer, norm = (kind(SHAPE[-1]).bfloat16() for kind in (DyT, nn.LayerNorm))
     parameters = (layer.alpha, None, layer.weight, layer.bias)
     arguments = (x, *parameters, "tanh", -1)
     grad = torch.ones_like(x)

@@ -1,4 +1,4 @@
-"""CPU time of ``matched plan``, ``status`` and ``table``, and CPU share of ``status --watch``.
+"""CPU time of ``matched plan``, ``status``, ``table``, ``report``; CPU share of ``status --watch``.
 
     python benchmarks/planning.py [--runs 10000]
 
@@ -7,8 +7,9 @@ wall time, is measured for Table 1 as it is in this checkout, and for a table of
 runs (8 cells) whose directories are generated in a temporary folder.
 Watching is measured on the same table with 100 of its runs unfinished, half of them running and
 writing their progress twice a second, and with all of its runs queued; once with the output in a
-pipe and once in a terminal of 50 lines. The bounds (1 s and 1.5 s, and 5 % of one core) are printed
-next to the measurements (medians of three processes for the times); nothing fails.
+pipe and once in a terminal of 50 lines. The bounds (1 s and 1.5 s, of the report 3 s and 10 s, and
+5 % of one core) are printed next to the measurements (medians of three processes for the times);
+nothing fails.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ ROOT = Path(__file__).resolve().parent.parent
 WATCH_SECONDS = 30
 JOB = job_status.job_record("local", str(os.getpid()), "t1", tempfile.gettempdir())
 COMMANDS = ("plan", "status", "table")
+REPORTS = {"report --summary --tables": 3.0, "report --tables": 10.0}
+"""Commands of the report → their bounds in seconds, for the table of generated runs only."""
 RECIPE = '''"""A table of many runs, generated."""
 
 from dyt import Norm
@@ -77,13 +80,13 @@ def generate(root: Path, runs: int) -> list[RunDirectory]:
 
 
 def cpu_seconds(command: str, root: Path) -> float:
-    """Return the median CPU time of three processes."""
+    """Return the median CPU time of three processes of the command, without its table."""
     environment = {**os.environ, "MATCHED_ROOT": str(root)}
     times = []
     for _ in range(3):
         before = os.times()
         subprocess.run(
-            [sys.executable, "-m", "matched", command, "table1"],
+            [sys.executable, "-m", "matched", *command.split(), "table1"],
             env=environment,
             stdout=subprocess.DEVNULL,
             check=True,
@@ -176,9 +179,13 @@ def main() -> None:
             (f"{runs:,} finished runs", command, cpu_seconds(command, Path(folder)), 1.5)
             for command in COMMANDS
         ]
+        rows += [
+            (f"{runs:,} finished runs", command, cpu_seconds(command, Path(folder)), bound)
+            for command, bound in REPORTS.items()
+        ]
         watched = watching(Path(folder), directories)
     for case, command, median, bound in rows:
-        print(f"{case:22} matched {command:7} {median:6.2f} s   (bound {bound:g} s)")
+        print(f"{case:22} matched {command:25} {median:6.2f} s   (bound {bound:g} s)")
     for case, place, percent, bound in watched:
         print(f"{case:22} watch, {place:9}{percent:6.2f} %   (bound {bound:g} %)")
     print(json.dumps({"benchmark": "planning", "rows": rows, "watching": watched}))

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dyt import DynamicTanh, Norm, convert
+from dyt import DyT, Norm, convert
 from dyt.backends import cpu
 from dyt.functional import dyt
 
@@ -38,7 +38,7 @@ WARM_UP = 2  # rounds that are not counted
 DTYPES = ("float32", "bfloat16")
 
 
-class FormulaDyT(DynamicTanh):
+class FormulaDyT(DyT):
     """DyT in plain PyTorch operations, where the layer would use the kernel."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ def build(arm: str, model: str = MODEL) -> nn.Module:
         convert(network, Norm.dyt(alpha0=0.5))
     if arm == FORMULA:
         for layer in network.modules():
-            if isinstance(layer, DynamicTanh):
+            if isinstance(layer, DyT):
                 layer.__class__ = FormulaDyT
     return network.train()
 
@@ -62,7 +62,7 @@ def share_parameters(network: nn.Module, base: nn.Module) -> None:
     for name, parameter in base.named_parameters():
         owner, _, leaf = name.rpartition(".")
         module = network.get_submodule(owner)
-        if not isinstance(module, (nn.LayerNorm, DynamicTanh)):
+        if not isinstance(module, (nn.LayerNorm, DyT)):
             setattr(module, leaf, parameter)
 
 

@@ -2,7 +2,13 @@
 
     make table FILE=examples/calibrated_dyt.py
 
-The arm is a variant of this project. It is in no paper, and therefore in no paper's table.
+The arm is a variant of this project. It is in no paper, and therefore in no paper's table. Top-1 in
+percent, two seeds, on an Intel Xeon (the arm DyT has α0 = 2, which the width rule gives):
+
+    ViT, 4 blocks               LN 91.5 ± 1.0   DyT 91.5 ± 0.2   calibrated 93.3 ± 0.8
+    ViT, 6 blocks               LN 91.4 ± 2.0   DyT 90.6 ± 0.4   calibrated 94.2 ± 0.0
+    ConvNeXt, width 16 to 64    LN 94.7 ± 0.4   DyT 94.9 ± 0.6   calibrated 96.7 ± 0.8
+    ConvNeXt, width 24 to 96    LN 93.5 ± 0.2   DyT 95.8 ± 0.4   calibrated 95.7 ± 0.2
 """
 
 from dataclasses import replace

@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from dyt_wav2vec import fairseq_compat
+
+collect_ignore = ["wav2vec"] if fairseq_compat.python_refusal() else []
+
 
 @pytest.fixture
 def disk_events(monkeypatch):

@@ -2,7 +2,7 @@
 
 import sys
 
-OLDEST, NEWEST = (3, 11), (3, 13)
+OLDEST, NEWEST = (3, 11), (3, 14)
 
 
 def complaint(version):
@@ -10,7 +10,7 @@ def complaint(version):
     if OLDEST <= tuple(version[:2]) <= NEWEST:
         return None
     return (
-        "error: this is Python %d.%d; the pinned packages need 3.11, 3.12 or 3.13. "
+        "error: this is Python %d.%d; the pinned packages need 3.11 to 3.14. "
         "Install one of them and run `make setup PYTHON=python3.12`" % tuple(version[:2])
     )
 

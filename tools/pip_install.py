@@ -42,13 +42,21 @@ def settings(listed):
     return found
 
 
-def environment(environ, chosen, pin=True):
-    """Return ``environ`` with the ``chosen`` settings in place of all others of pip."""
+def environment(environ, chosen, pin=True, isolated=True):
+    """Return ``environ`` with the ``chosen`` settings in place of all others of pip.
+
+    ``isolated`` is False with --no-build-isolation, which pip 25.3 and later refuse together with
+    a build constraint.
+    """
     kept = {name: value for name, value in environ.items() if not name.startswith("PIP_")}
     variables = {"PIP_" + key.upper().replace("-", "_"): value for key, value in chosen.items()}
     # Build dependencies of source packages are pinned by the lock (two names: old and new pip).
-    pinned = {"PIP_CONSTRAINT": LOCK, "PIP_BUILD_CONSTRAINT": LOCK}
-    return {**kept, **variables, **(pinned if pin else {}), "PIP_CONFIG_FILE": os.devnull}
+    pinned = {}
+    if pin:
+        pinned["PIP_CONSTRAINT"] = LOCK
+    if pin and isolated:
+        pinned["PIP_BUILD_CONSTRAINT"] = LOCK
+    return {**kept, **variables, **pinned, "PIP_CONFIG_FILE": os.devnull}
 
 
 def main(arguments):
@@ -59,10 +67,11 @@ def main(arguments):
     command = ["wheel" if arguments[:1] == ["wheel"] else "install"]
     command += ["--disable-pip-version-check", "--quiet"]
     pin = "--unpinned" not in arguments
+    isolated = "--no-build-isolation" not in arguments
     arguments = [word for word in arguments if word not in ("wheel", "--unpinned")]
     process = subprocess.Popen(
         [sys.executable, "-m", "pip", *command, *arguments],
-        env=environment(os.environ, settings(listed.stdout), pin),
+        env=environment(os.environ, settings(listed.stdout), pin, isolated),
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from dyt import DynamicTanh
+from dyt import DyT
 from gpu_sections import Part, Row, timing
 
 COPIES = {"cuda": ((4096, 4096), (32768, 4096), (2**17, 4096)), "cpu": ((64, 4096),)}
@@ -88,7 +88,7 @@ def launch(device: str) -> list[Row]:
 
 def launch_path(device: str) -> list[Row]:
     """Return the CPU time of a DyT layer's call with real launches, small enough not to wait."""
-    layer = DynamicTanh(64).to(device, torch.bfloat16)
+    layer = DyT(64).to(device, torch.bfloat16)
     x = torch.randn(4, 64, device=device).bfloat16()
     calls, rounds = (200, 15) if device == "cuda" else (1, 1)
 

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dyt import DynamicErf, DynamicTanh
+from dyt import Derf, DyT
 from gpu_sections import Part, Row
 from gpu_sections.outcomes import check, outcome
 
@@ -35,9 +35,9 @@ def network(device: str) -> nn.Sequential:
     torch.manual_seed(0)
     layers = (
         nn.Linear(WIDTH, WIDTH),
-        DynamicTanh(WIDTH),
+        DyT(WIDTH),
         nn.Linear(WIDTH, WIDTH),
-        DynamicErf(WIDTH),
+        Derf(WIDTH),
     )
     return nn.Sequential(*layers).to(device)
 
@@ -137,7 +137,7 @@ def cuda_graph(device: str) -> list[Row]:
 
 def tf32(device: str) -> list[Row]:
     """Compare the layer with and without TF32, which applies to matrix products only."""
-    layer, x = DynamicTanh(WIDTH).to(device), torch.randn(16, WIDTH, device=device)
+    layer, x = DyT(WIDTH).to(device), torch.randn(16, WIDTH, device=device)
     results = []
     allowed = torch.backends.cuda.matmul.allow_tf32
     try:

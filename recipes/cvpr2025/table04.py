@@ -17,15 +17,8 @@ not computed yet. docs/SETTINGS-LLAMA.md gives the source of each value.
 from dataclasses import replace
 
 from dyt import Norm
-from dyt_llama.config import (
-    LLAMA_7B,
-    LLAMA_13B,
-    LLAMA_34B,
-    LLAMA_70B,
-    Network,
-    Pretraining,
-    Tokenization,
-)
+from dyt_llama.config import Pretraining, Tokenization
+from dyt_llama.network_config import LLAMA_7B, LLAMA_13B, LLAMA_34B, LLAMA_70B, Network
 from matched import Arm, Metric, Resources, Run, Scale, Table
 
 TOKENIZE = "dyt_llama.tokenization:tokenize"
@@ -90,8 +83,10 @@ def llama(network: Network, *, lr: float, micro_batch: int, checkpointed: float)
 
 RUN_7B = llama(LLAMA_7B, lr=3e-4, micro_batch=2, checkpointed=0.0)
 
-# One data-loading worker per GPU; 24 GB per process for a file of exported weights.
-GPUS = Resources(gpus=512, cpus=2, memory_gb=64, minutes=12 * 60, shard=True)
+# One data-loading worker per GPU; 24 GB per process for a file of exported weights. Each node has a
+# copy of the weights of 7B and 13B (HSDP); those of 34B and 70B are sharded over all GPUs.
+GPUS = Resources(gpus=512, cpus=2, memory_gb=64, minutes=12 * 60, shard=True, shard_degree=8)
+ALL_GPUS = replace(GPUS, gpus=1024, shard_degree=0)
 TEXT = Resources(processes=32, cpus=1, memory_gb=8, minutes=8 * 60)
 """Resources of the tokenization, of which each process takes one file at a time."""
 
@@ -113,8 +108,8 @@ PAPER = Scale(
     resources=GPUS,
     resource_overrides={
         "llama_13b": replace(GPUS, minutes=23 * 60),
-        "llama_34b": replace(GPUS, gpus=1024, minutes=30 * 60),
-        "llama_70b": replace(GPUS, gpus=1024, minutes=61 * 60),
+        "llama_34b": replace(ALL_GPUS, minutes=30 * 60),
+        "llama_70b": replace(ALL_GPUS, minutes=61 * 60),
         **{f"llama_{size}/tokens": TEXT for size in ("7b", "13b", "34b", "70b")},
     },
     metrics=METRICS,

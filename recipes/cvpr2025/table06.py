@@ -113,10 +113,11 @@ def official_schedule(task: str, batch: int, epochs: int) -> dict[str, int]:
     """Return the schedule of a task: upstream counts its length from training plus test sequences.
 
     A run trains on 90 % of the training sequences, so its cosine ends at 60 to 72 % of its length.
+    Its warm-up has the steps below 1 % of that length, which is not a whole number.
     """
     sequences = sum((*TASKS[task].train.values(), *TASKS[task].test.values()))
     steps = -(-sequences // batch) * epochs
-    return {"schedule_steps": steps, "warmup_steps": round(0.01 * steps)}
+    return {"schedule_steps": steps, "warmup_steps": -(-steps // 100)}
 
 
 def tuned(pretraining: Run, tune: str, config: Any, benchmarks: Run) -> Run:

@@ -15,7 +15,8 @@ docs/SETTINGS-LLAMA.md gives the source of each value.
 from dataclasses import replace
 
 from dyt import Norm
-from dyt_llama.config import LLAMA_1B4, LLAMA_7B, Network, Pretraining
+from dyt_llama.config import Pretraining
+from dyt_llama.network_config import LLAMA_1B4, LLAMA_7B, Network
 from matched import Scale, Table
 from recipes.cvpr2025.table04 import (
     GPUS,

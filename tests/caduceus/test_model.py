@@ -142,6 +142,8 @@ def test_language_model_under_autocast_returns_float32_near_the_exact_logits():
     [
         ({"variant": "pq"}, "variant is 'pq'; expected 'ph' or 'ps'"),
         ({"width": 0}, "width is 0; expected a whole number of 1 or more"),
+        ({"vocabulary": 11}, "vocabulary is 11; expected 12 or more, the tokenizer's ids"),
+        ({"vocabulary": 20}, r"padded_vocabulary is 16; expected the vocabulary \(20\) or more"),
         ({"embedding_std": 0.0}, "embedding_std is 0.0; expected a number above 0"),
         ({"variant": "ph", "strand_exchange": True}, "only the variant 'ps' has two strands"),
     ],

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dyt import Norm, alphas
 from dyt_caduceus import finetuning as caduceus_finetuning
 from dyt_caduceus import pretraining as caduceus_pretraining
 from dyt_caduceus.config import FineTuning, Pretraining
@@ -95,6 +96,18 @@ def test_backbone_has_the_pretrained_weights(monkeypatch, tmp_path, genome, star
     for name in caught.inherited:
         assert torch.equal(state[name], expected[name]), name
     assert any(name.endswith("alpha") for name in caught.inherited) == (arm == "DyT")
+
+
+def test_calibrated_pretraining_fits_alpha_and_keeps_a_bias(monkeypatch, tmp_path, genome):
+    config = replace(PRETRAINING, norm=Norm.dyt("calibrated"))
+    caught = learner(
+        monkeypatch, pretraining, caduceus_pretraining.pretrain, tmp_path, config, genome=genome
+    )
+    values = alphas(caught.model)
+    assert values
+    assert all(value != 0.5 for value in values.values())
+    state = caught.model.state_dict()
+    assert all(not state[f"{path}.bias"].any() for path in values)
 
 
 def test_conjoin_evaluates_both_strands_and_trains_on_one(tmp_path, genome):

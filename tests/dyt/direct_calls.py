@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import dyt.functional
-from dyt import DynamicErf, DynamicTanh
+from dyt import Derf, DyT
 from dyt.backends import triton, triton_direct
 
 
@@ -44,7 +44,7 @@ def count_calls(names: tuple[str, ...]) -> dict[str, int]:
 def compare_with_operator() -> None:
     """Outputs and all gradients of both ways are bitwise equal."""
     torch.manual_seed(0)
-    for layer in (DynamicTanh(8), DynamicErf(8), DynamicTanh(8, affine=False)):
+    for layer in (DyT(8), Derf(8), DyT(8, affine=False)):
         for dtype in (torch.float32, torch.bfloat16):
             layer.to(dtype)
             x = torch.randn(5, 8, dtype=dtype, requires_grad=True)
@@ -66,7 +66,7 @@ def compare_with_operator() -> None:
 
 def differentiate_twice() -> None:
     x = torch.randn(3, 4, requires_grad=True)
-    layer = DynamicTanh(4)
+    layer = DyT(4)
     (first,) = torch.autograd.grad(layer(x).sum(), x, create_graph=True)
     (second,) = torch.autograd.grad(first.square().sum(), x)
     formula = dyt.functional.dyt(x, layer.alpha, layer.weight, layer.bias, backend="reference")
@@ -76,7 +76,7 @@ def differentiate_twice() -> None:
 
 
 def call_the_operator_where_it_has_to_be_seen() -> None:
-    x, layer = torch.randn(3, 4), DynamicTanh(4)
+    x, layer = torch.randn(3, 4), DyT(4)
     counts = count_calls(("choose_forward",))
     with Seen() as seen:
         y = layer(x)
@@ -102,7 +102,7 @@ def leave_other_tensors_to_the_operator() -> None:
     class Other(torch.Tensor):
         pass
 
-    x, layer = torch.randn(3, 4), DynamicTanh(4)
+    x, layer = torch.randn(3, 4), DyT(4)
     assert not triton_direct.can_call(x.as_subclass(Other))
     assert not triton_direct.can_call(nn.Parameter(x))
     assert not triton_direct.can_call(x.to("meta"))
@@ -113,13 +113,13 @@ def leave_other_tensors_to_the_operator() -> None:
     assert triton_direct.call(x.double(), layer.alpha, None, None, None, options) is None
     assert triton_direct.call(torch.tensor(1.0), layer.alpha, None, None, None, options) is None
     assert layer.double()(x.double()).dtype == torch.float64  # by the formula
-    with pytest.raises(ValueError, match="DynamicTanh of width 4 got an input of shape"):
+    with pytest.raises(ValueError, match="DyT of width 4 got an input of shape"):
         layer(torch.randn(3, 5))
 
 
 def follow_changes_of_a_layer() -> None:
     """Dtype, strides and width change between calls, and so do the parameters themselves."""
-    layer, x = DynamicTanh(4), torch.randn(6, 4)
+    layer, x = DyT(4), torch.randn(6, 4)
     first = layer(x)
     with torch.no_grad():
         layer.weight.mul_(2)

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from dyt import DynamicTanh
+from dyt import DyT
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 NAMES = (
@@ -157,7 +157,7 @@ def test_training_step_networks_share_non_norm_parameters(load):
     step = load("training_step")
     base, network = (step.build(arm, "vit_tiny_patch16_224") for arm in (step.BASE, step.ARMS[2]))
     step.share_parameters(network, base)
-    norms = [path for path, module in network.named_modules() if isinstance(module, DynamicTanh)]
+    norms = [path for path, module in network.named_modules() if isinstance(module, DyT)]
     expected = {f"{path}.{name}" for path in norms for name in ("alpha", "weight", "bias")}
     base_parameters = dict(base.named_parameters())
     assert len(norms) == 25

@@ -10,7 +10,7 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dyt import DynamicErf, DynamicTanh, Norm, convert
+from dyt import Derf, DyT, Norm, convert
 
 
 class Block(nn.Module):
@@ -51,7 +51,7 @@ PATHS = (
 
 
 def norms(net):
-    return [m for m in net.modules() if isinstance(m, (DynamicTanh, DynamicErf))]
+    return [m for m in net.modules() if isinstance(m, (DyT, Derf))]
 
 
 def test_convert_replaces_only_norms_in_place():
@@ -72,12 +72,12 @@ def test_convert_replaces_only_norms_in_place():
 def test_convert_default_is_dyt_with_alpha0_one_half():
     net = Net()
     assert convert(net).norm == Norm.dyt(0.5)
-    assert {type(layer) for layer in norms(net)} == {DynamicTanh}
+    assert {type(layer) for layer in norms(net)} == {DyT}
 
 
 def test_convert_passes_norm_options_to_layers():
     net = convert_fresh(Norm.derf(0.7, 0.2))
-    assert {type(layer) for layer in norms(net)} == {DynamicErf}
+    assert {type(layer) for layer in norms(net)} == {Derf}
     assert net.stem[1].alpha.item() == pytest.approx(0.7)
     assert net.stem[1].shift.item() == pytest.approx(0.2)
     net = convert_fresh(Norm.dyt(squash="hardtanh", alpha="absent"))
@@ -208,17 +208,6 @@ def test_convert_keeps_shared_modules_shared():
     assert "blocks.0.attn_norm = blocks.1.attn_norm = tail.attn_norm" in str(report)
 
 
-def test_convert_keeps_tied_weights_and_offsets_them_once():
-    from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
-
-    net = nn.Sequential(GemmaRMSNorm(4), GemmaRMSNorm(4))
-    net[1].weight = net[0].weight
-    nn.init.constant_(net[0].weight, 0.5)
-    convert(net, copy_affine=True)
-    assert net[0].weight is net[1].weight
-    assert net[0].weight.tolist() == [1.5] * 4
-
-
 def test_convert_rejects_two_alpha0_for_a_shared_layer():
     net = Net()
     net.blocks[1].attn_norm = net.blocks[0].attn_norm
@@ -273,7 +262,7 @@ def test_convert_rejects_batchnorm_with_activation():
     [
         (conv_net, {}, r"no LN or RMSNorm.*1 × BatchNorm2d, 1 × GroupNorm.*also=\(BatchNorm2d,\)"),
         (lambda: nn.Linear(2, 2), {}, "Linear has no LN or RMSNorm to replace.$"),
-        (lambda: convert_fresh(Norm()), {}, "has 5 × DynamicTanh: it seems to be converted"),
+        (lambda: convert_fresh(Norm()), {}, "has 5 × DyT: it seems to be converted"),
         (Net, {"skip": "*"}, "Kept by skip: 5 × LayerNorm"),
         (lambda: nn.LayerNorm(4), {}, r"itself a norm layer \(LayerNorm\)"),
         (lambda: nn.BatchNorm1d(4), {"also": nn.BatchNorm1d}, "itself a norm layer"),
@@ -316,9 +305,9 @@ def test_convert_report_prints_aligned_table():
     net = nn.ModuleDict({"a": nn.LayerNorm(8), "long_name": nn.RMSNorm((2, 4))})
     report = convert(net, Norm.dyt(0.2, alpha0_at=(("a", 0.8),)))
     assert str(report).splitlines() == [
-        "path       old        new          α0   shape",
-        "a          LayerNorm  DynamicTanh  0.8  8",
-        "long_name  RMSNorm    DynamicTanh  0.2  2, 4 (no bias)",
+        "path       old        new  α0   shape",
+        "a          LayerNorm  DyT  0.8  8",
+        "long_name  RMSNorm    DyT  0.2  2, 4 (no bias)",
         "DyT(α0=0.2, a: 0.8): 2 norm layers replaced",
     ]
     assert [r.path for r in report] == ["a", "long_name"]

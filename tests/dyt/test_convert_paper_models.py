@@ -12,7 +12,7 @@ import torch
 import transformers as hf
 from torch import nn
 
-from dyt import WAV2VEC2_SKIP, DynamicTanh, Norm, convert
+from dyt import WAV2VEC2_SKIP, DyT, Norm, convert
 
 TOKENS = torch.arange(2 * 6).view(2, 6)
 IMAGES = torch.linspace(-1, 1, 2 * 3 * 32 * 32).view(2, 3, 32, 32)
@@ -191,7 +191,7 @@ def test_convert_replaces_and_reports_every_norm(name, converted):
     model, report, keys, parameters = converted(name)
     assert len(report) == number
     assert {r.old for r in report} == classes
-    assert sum(isinstance(m, DynamicTanh) for m in model.modules()) == number
+    assert sum(isinstance(m, DyT) for m in model.modules()) == number
     remaining = [type(m).__name__ for m in model.modules() if not list(m.children())]
     remaining = [kind for kind in remaining if re.search(r"layer_?norm|rms_?norm", kind, re.I)]
     assert remaining == []

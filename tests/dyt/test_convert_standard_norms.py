@@ -16,7 +16,7 @@ from transformers.models.llama4.modeling_llama4 import Llama4TextL2Norm
 from transformers.models.olmo.modeling_olmo import OlmoLayerNorm
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
-from dyt import BatchNorm, ChannelsFirstLayerNorm, DynamicTanh, Norm, convert
+from dyt import BatchNorm, ChannelsFirstLayerNorm, DyT, Norm, convert
 
 KINDS = (Norm.own(), Norm.layer_norm(), Norm.batch_norm(), Norm.dyt(), Norm.derf())
 IMAGES = torch.linspace(-1, 1, 2 * 3 * 32 * 32).view(2, 3, 32, 32)
@@ -288,9 +288,9 @@ def test_converted_layers_can_be_converted_again(axis, sizes):
     torch.testing.assert_close(net(x), expected)
     assert [r.replaced for r in convert(net, Norm.layer_norm())] == [False]
     report = convert(net, Norm.dyt(0.8))
-    assert (report[0].new, report[0].channel_axis) == ("DynamicTanh", axis)
+    assert (report[0].new, report[0].channel_axis) == ("DyT", axis)
     torch.testing.assert_close(net(x), torch.tanh(0.8 * x))
-    with pytest.raises(ValueError, match="1 × DynamicTanh: it seems to be converted already"):
+    with pytest.raises(ValueError, match="1 × DyT: it seems to be converted already"):
         convert(net, Norm.batch_norm())
 
 
@@ -335,7 +335,7 @@ def test_report_counts_replaced_layers():
 
 def test_resnet50_and_vgg16_norm_counts_of_table_11():
     for make, number in ((resnet50, 53), (vgg16_bn, 13)):
-        for norm, kind in ((Norm.layer_norm(), nn.LayerNorm), (Norm.dyt(), DynamicTanh)):
+        for norm, kind in ((Norm.layer_norm(), nn.LayerNorm), (Norm.dyt(), DyT)):
             with torch.device("meta"):
                 model = make()
             keys = set(model.state_dict())

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from dyt import BatchNorm, DynamicTanh, Norm, convert
+from dyt import BatchNorm, DyT, Norm, convert
 
 
 def encoder(norm_first=False, **options):
@@ -64,7 +64,7 @@ def test_one_converted_norm_disables_fused_path():
     convert(net, skip=("layers.*.norm1", "norm", "layers.0"))
     randomize(net)
     assert type(net.layers[1].norm1) is nn.LayerNorm
-    assert type(net.layers[1].norm2) is DynamicTanh
+    assert type(net.layers[1].norm2) is DyT
     x, mask = torch.randn(2, 4, 8), MASKS["right"]
     expected = net.train()(x, src_key_padding_mask=mask).detach()
     with torch.no_grad():

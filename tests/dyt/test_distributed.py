@@ -1,13 +1,15 @@
 """Tests of DyT's operator with DDP, FSDP and DTensor."""
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 
-from dyt import Calibration, DynamicErf, DynamicTanh, convert
+from dyt import Calibration, Derf, DyT, convert
 
 try:
     from torch.distributed.fsdp import fully_shard
@@ -41,9 +43,7 @@ def mesh(tmp_path):
 
 def net() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Linear(6, 8), DynamicTanh(8), nn.Linear(8, 8), DynamicErf(8, shift0=0.1)
-    )
+    return nn.Sequential(nn.Linear(6, 8), DyT(8), nn.Linear(8, 8), Derf(8, shift0=0.1))
 
 
 def gradients(model: nn.Module, x: Tensor) -> list[Tensor]:
@@ -84,6 +84,39 @@ def test_calibration_sums_over_a_process_group(mesh):
     alone = convert(models[0], copy_affine=True, calibrate=x)
     group = Calibration(x, group=distributed.group.WORLD)
     assert convert(models[1], copy_affine=True, calibrate=group)[0].fit.alpha == alone[0].fit.alpha
+
+
+PROCESS = """
+import sys, torch
+from torch import distributed, nn
+from dyt import Calibration, convert
+store, rank = sys.argv[1], int(sys.argv[2])
+distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+torch.manual_seed(0)
+model, x = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8)), torch.randn(64, 6)
+half = Calibration(x[32 * rank : 32 * rank + 32], group=distributed.group.WORLD)
+fit = convert(model, copy_affine=True, calibrate=half)[0].fit
+print(fit.alpha, *fit.weight.tolist())
+"""
+
+
+@pytest.mark.slow
+def test_calibration_of_two_processes_equals_that_of_one(tmp_path):
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESS, str(tmp_path / "store"), str(rank)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    first, second = (process.communicate(timeout=120)[0].split() for process in processes)
+    assert first == second
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8)), torch.randn(64, 6)
+    fit = convert(model, copy_affine=True, calibrate=x)[0].fit
+    expected = [fit.alpha, *fit.weight.tolist()]
+    assert [float(value) for value in first] == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="needs torch 2.6")

@@ -261,7 +261,7 @@ def test_dyt_linear_keeps_the_given_layers():
     ("layers", "message"),
     [
         ((nn.LayerNorm(8), nn.Linear(8, 5)), "got LayerNorm and Linear"),
-        ((DyT(8), nn.Conv1d(8, 5, 1)), "got DynamicTanh and Conv1d"),
+        ((DyT(8), nn.Conv1d(8, 5, 1)), "got DyT and Conv1d"),
         ((DyT(8, channel_axis=1), nn.Linear(8, 5)), "channel_axis=-1"),
         ((DyT(7), nn.Linear(8, 5)), "width 7, but linear takes 8"),
     ],

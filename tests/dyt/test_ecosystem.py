@@ -1,9 +1,12 @@
 """Tests of other tools on DyT: fx, scripting, the meta device, DDP, `norm_layer` arguments."""
 
+import warnings
 from functools import partial
 
 import pytest
+import timm
 import torch
+from timm.models import FeatureGraphNet
 from timm.models.convnext import ConvNeXt
 from torch import distributed, fx, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -18,6 +21,7 @@ try:
 except ImportError:  # torch 2.4 and 2.5
     from torch.distributed._composable.fsdp import fully_shard
 
+SIZES = {"depths": (1, 1, 1, 1), "dims": (4, 8, 8, 8)}
 NORMS = (Norm.dyt(0.7), Norm.derf(0.7, 0.1), Norm.dyt(squash="hardtanh"), Norm.dyt(alpha="absent"))
 
 
@@ -55,8 +59,55 @@ def test_torchvision_feature_extractor_accepts_dyt():
     )
     convert(model)
     names = ["encoder.layers.encoder_layer_0.ln_1"]
-    features = create_feature_extractor(model, names)(torch.randn(1, 3, 8, 8))
+    features = create_feature_extractor(model.eval(), names)(torch.randn(1, 3, 8, 8))
     assert features[names[0]].shape == (1, 5, 8)
+    assert not model.training
+
+
+def test_timm_feature_extractor_accepts_dyt():
+    model = ConvNeXt(**SIZES, num_classes=3)
+    convert(model)
+    first, second = FeatureGraphNet(model, out_indices=(0, 1))(torch.randn(1, 3, 32, 32))
+    assert first.shape == (1, 4, 8, 8)
+    assert second.shape == (1, 8, 4, 4)
+
+
+def test_fx_quantization_accepts_dyt():
+    model, x = net().eval(), torch.randn(64, 8)
+    convert(model, Norm.dyt(2.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated since torch 2.10
+        quantize_fx = pytest.importorskip("torch.ao.quantization.quantize_fx")
+        mapping = torch.ao.quantization.get_default_qconfig_mapping()
+        prepared = quantize_fx.prepare_fx(model, mapping, (x,))
+        prepared(x)
+        quantized = quantize_fx.convert_fx(prepared)
+    assert (quantized(x) - model(x)).norm() < 0.05 * model(x).norm()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("vitamin_small_224", 1), ("mobilenetv5_300m", 56)],
+)
+def test_convert_replaces_norms_fused_with_activations_of_timm(name, expected):
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    report = convert(model)
+    assert [r.new for r in report].count("DyTAct") == expected
+    assert report.left == ()
+
+
+def test_timm_initialization_of_a_meta_model():
+    with torch.device("meta"):
+        model = timm.models.VisionTransformer(
+            img_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=1
+        )
+    convert(model, Norm.derf(0.7, 0.1))
+    model.to_empty(device="cpu").init_weights()
+    assert all(p.isfinite().all() for p in model.parameters())
+    assert model.norm.alpha.item() == pytest.approx(0.7)
+    assert model.norm.shift.item() == pytest.approx(0.1)
+    assert model.norm.weight.tolist() == [1.0] * 8
 
 
 @pytest.mark.parametrize("layer", [DyT, partial(Derf, shift0=0.2), partial(DyT, alpha="absent")])
@@ -82,25 +133,6 @@ def test_convert_on_meta_then_to_empty_initializes():
     assert model.to(torch.float64)[1].alpha.item() == 3
 
 
-def test_transformers_initialization_of_a_meta_model():
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=16,
-        hidden_size=8,
-        intermediate_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-    )
-    with torch.device("meta"):
-        model = LlamaForCausalLM(config)
-    convert(model, Norm.dyt(0.7))
-    model.to_empty(device="cpu")
-    model.apply(model._init_weights)
-    assert model.model.norm.alpha.item() == pytest.approx(0.7)
-    assert model.model.norm.weight.tolist() == [1.0] * 8
-
-
 @pytest.fixture
 def process_group(tmp_path):
     distributed.init_process_group(
@@ -113,6 +145,12 @@ def process_group(tmp_path):
 def test_convert_refuses_ddp_and_fsdp(process_group):
     with pytest.raises(ValueError, match=r"inside DistributedDataParallel.*Convert the network"):
         convert(DistributedDataParallel(net()))
+    wrapper = DistributedDataParallel(net())
+    with pytest.raises(ValueError, match="inside DistributedDataParallel"):
+        convert(wrapper.module)
+    network = wrapper.module
+    del wrapper
+    convert(network)
     sharded = net()
     fully_shard(sharded, mesh=init_device_mesh("cpu", (1,)))
     with pytest.raises(ValueError, match="inside FSDP"):
@@ -129,8 +167,7 @@ def test_layers_accept_arguments_of_layer_norm():
 
 def test_dyt_is_a_norm_layer_of_convnext():
     norm_layer = partial(DyT, channel_axis=1, eps=1e-6)
-    sizes = {"depths": (1, 1, 1, 1), "dims": (4, 8, 8, 8)}
-    model = ConvNeXt(**sizes, conv_mlp=True, norm_layer=norm_layer, num_classes=3)
+    model = ConvNeXt(**SIZES, conv_mlp=True, norm_layer=norm_layer, num_classes=3)
     assert model(torch.randn(1, 3, 32, 32)).shape == (1, 3)
     assert not any(isinstance(m, nn.LayerNorm) for m in model.modules())
 

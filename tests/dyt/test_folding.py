@@ -374,9 +374,9 @@ def test_fold_report_prints_table():
     net = randomized(Attention(lambda net, x, y, out: net.last(out)))
     net.last = nn.Sequential(DyT(8), nn.GELU()).eval()
     assert str(fold(net)).splitlines() == [
-        "path    layer        folded into",
-        "norm    DynamicTanh  q (new bias), k (new bias), v (new bias)",
-        "last.0  DynamicTanh  left: last.1 (GELU) reads its output",
+        "path    layer  folded into",
+        "norm    DyT    q (new bias), k (new bias), v (new bias)",
+        "last.0  DyT    left: last.1 (GELU) reads its output",
         "1 of 2 layers with γ or β folded",
     ]
 

@@ -6,7 +6,7 @@ from timm.layers import LayerNormAct, LayerNormAct2d, RmsNormAct2d
 from torch import nn
 from torch.nn import functional as F
 
-from dyt import DynamicTanh, Norm, NormLayout, convert, load_pretrained, save_pretrained
+from dyt import DyT, Norm, NormLayout, convert, load_pretrained, save_pretrained
 
 
 class LayerNorm(nn.Module):
@@ -231,6 +231,28 @@ def test_layout_refuses_bias_alone_and_buffers():
         convert(nn.Sequential(BufferLayerNorm(8)), also={BufferLayerNorm: layout})
 
 
+class ScaleNorm(nn.Module):
+    """x / ‖x‖ times one learnable number (Nguyen and Salazar 2019, arXiv 1910.05895)."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.g = nn.Parameter(torch.ones(shape))
+
+    def forward(self, x):
+        return self.g * x / x.norm(dim=-1, keepdim=True)
+
+
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_convert_leaves_norms_with_a_scalar_gamma(shape):
+    model = nn.Sequential(ScaleNorm(shape), nn.LayerNorm(8))
+    for also in (ScaleNorm, {ScaleNorm: NormLayout(weight="g")}):
+        with pytest.raises(ValueError, match="its γ is one number, but that of DyT has one for"):
+            convert(model, also=also)
+    report = convert(model)
+    assert report.paths == ("1",)
+    assert [kept.layer for kept in report.left] == ["ScaleNorm"]
+
+
 def test_convert_leaves_other_formulas_and_other_buffers():
     shifted = BufferLayerNorm(8)
     shifted.beta.fill_(0.5)
@@ -285,4 +307,4 @@ def test_convert_fused_norm_refuses_batch_norm_and_keeps_layer_norm():
     with pytest.raises(ValueError, match="it holds an activation"):
         convert(model, Norm.batch_norm())
     assert not convert(model, Norm.layer_norm())[0].replaced
-    assert not isinstance(model[1], DynamicTanh)
+    assert not isinstance(model[1], DyT)

@@ -30,7 +30,7 @@ def test_importing_layers_imports_only_torch():
 
 
 def test_public_names_exist_and_are_listed():
-    assert {"Norm", "convert", "DynamicTanh", "DynamicErf", "Report"} <= set(dyt.__all__)
+    assert {"Norm", "convert", "DyT", "Derf", "DynamicTanh", "Report"} <= set(dyt.__all__)
     for name in dyt.__all__:
         assert getattr(dyt, name) is not None
         assert name in dir(dyt)

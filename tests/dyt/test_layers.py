@@ -30,7 +30,7 @@ SQUASHES = {
 @pytest.mark.parametrize("squash", SQUASHES)
 @pytest.mark.parametrize("alpha", ["learnable", "absent"])
 def test_dynamic_tanh_output_matches_formula(squash, alpha):
-    layer = randomize(DynamicTanh(4, squash=squash, alpha=alpha))
+    layer = randomize(DyT(4, squash=squash, alpha=alpha))
     x = 3 * torch.randn(2, 3, 4)
     a = 1.0 if layer.alpha is None else layer.alpha.item()
     expected = torch.tensor(
@@ -60,7 +60,7 @@ def test_derf_output_matches_formula_with_shift():
 @pytest.mark.parametrize("channel_axis", [-1, 1])
 def test_gradcheck_of_input_and_parameters(squash, channel_axis):
     options = {"channel_axis": channel_axis, "dtype": torch.float64}
-    layer = DynamicErf(3, **options) if squash == "erf" else DyT(3, squash=squash, **options)
+    layer = Derf(3, **options) if squash == "erf" else DyT(3, squash=squash, **options)
     randomize(layer)
     names = [name for name, _ in layer.named_parameters()]
     x = torch.randn(2, 3, 3, dtype=torch.float64, requires_grad=True)
@@ -73,7 +73,7 @@ def test_gradcheck_of_input_and_parameters(squash, channel_axis):
 
 
 def test_initial_values_and_reset_parameters():
-    layer = DynamicTanh(3, alpha0=0.8)
+    layer = DyT(3, alpha0=0.8)
     assert layer.alpha.tolist() == pytest.approx([0.8])
     assert layer.weight.tolist() == [1, 1, 1]
     assert layer.bias.tolist() == [0, 0, 0]
@@ -81,15 +81,20 @@ def test_initial_values_and_reset_parameters():
     assert layer.alpha.tolist() == pytest.approx([0.8])
     assert layer.weight.tolist() == [1, 1, 1]
     assert layer.bias.tolist() == [0, 0, 0]
-    assert DynamicErf(3, shift0=0.1).shift.tolist() == pytest.approx([0.1])
+    assert Derf(3, shift0=0.1).shift.tolist() == pytest.approx([0.1])
+
+
+def test_dyt_and_derf_have_the_authors_names_as_well():
+    assert (DynamicTanh, DynamicErf) == (DyT, Derf)
+    assert (DyT.__name__, Derf.__name__) == ("DyT", "Derf")
 
 
 def test_authors_checkpoints_load_strictly():
     checkpoint = {"alpha": torch.full((1,), 0.7), "weight": torch.rand(5), "bias": torch.rand(5)}
-    layer = DynamicTanh(5)
+    layer = DyT(5)
     layer.load_state_dict(checkpoint, strict=True)
     assert torch.equal(layer.state_dict()["bias"], checkpoint["bias"])
-    derf = DynamicErf(5)
+    derf = Derf(5)
     derf.load_state_dict({**checkpoint, "shift": torch.zeros(1)}, strict=True)
     # The authors' DiT has only alpha, their LLaMA alpha and weight; no parameter is 0-d (FSDP).
     assert {k: tuple(v.shape) for k, v in DyT(5, affine=False).state_dict().items()} == {
@@ -103,33 +108,31 @@ def test_authors_checkpoints_load_strictly():
 
 def test_layer_draws_no_random_numbers():
     before = torch.get_rng_state()
-    DynamicErf(5)
+    Derf(5)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("sizes", [(2, 4), (2, 4, 5), (2, 4, 5, 6), (2, 4, 5, 6, 7)])
 def test_channel_axis_1_equals_moved_channels_last(sizes):
-    first = randomize(DynamicTanh(4, channel_axis=1))
-    last = DynamicTanh(4)
+    first = randomize(DyT(4, channel_axis=1))
+    last = DyT(4)
     last.load_state_dict(first.state_dict())
     x = torch.randn(sizes)
     torch.testing.assert_close(first(x), last(x.movedim(1, -1)).movedim(-1, 1))
 
 
 def test_trailing_sizes_as_in_layer_norm():
-    layer = randomize(DynamicTanh((2, 3)))
+    layer = randomize(DyT((2, 3)))
     assert layer.weight.shape == nn.LayerNorm((2, 3)).weight.shape
     x = torch.randn(5, 2, 3)
     torch.testing.assert_close(
         layer(x), layer.weight * torch.tanh(layer.alpha * x) + layer.bias, rtol=1e-6, atol=1e-6
     )
-    assert (
-        DynamicTanh([4]).normalized_shape == DynamicTanh(torch.Size([4])).normalized_shape == (4,)
-    )
+    assert DyT([4]).normalized_shape == DyT(torch.Size([4])).normalized_shape == (4,)
 
 
 def test_layer_without_affine_takes_any_width():
-    layer = DynamicTanh(None, affine=False)
+    layer = DyT(None, affine=False)
     for width in (3, 7):
         x = torch.randn(2, width)
         torch.testing.assert_close(layer(x), torch.tanh(0.5 * x))
@@ -139,13 +142,13 @@ def test_layer_without_affine_takes_any_width():
 @pytest.mark.parametrize("parameter_type", [torch.float32, torch.bfloat16])
 def test_output_dtype_is_promoted(x_type, parameter_type):
     for options in ({}, {"affine": False}):
-        layer = DynamicTanh(4, dtype=parameter_type, **options)
+        layer = DyT(4, dtype=parameter_type, **options)
         y = layer(torch.randn(2, 4, dtype=x_type))
         assert y.dtype == torch.promote_types(x_type, parameter_type)
 
 
 def test_training_under_autocast_between_linears():
-    net = nn.Sequential(nn.Linear(4, 4), DynamicTanh(4), nn.Linear(4, 4))
+    net = nn.Sequential(nn.Linear(4, 4), DyT(4), nn.Linear(4, 4))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = net(torch.randn(2, 4))
     assert y.dtype == torch.bfloat16
@@ -154,7 +157,7 @@ def test_training_under_autocast_between_linears():
     assert net[1].alpha.grad.abs() > 0
 
 
-@pytest.mark.parametrize("layer", [DynamicTanh(4), DynamicErf(4, affine=False, channel_axis=1)])
+@pytest.mark.parametrize("layer", [DyT(4), Derf(4, affine=False, channel_axis=1)])
 def test_layers_survive_deepcopy_pickle_and_state_dict(layer):
     file = io.BytesIO()
     torch.save(layer, file)
@@ -168,11 +171,11 @@ def test_layers_survive_deepcopy_pickle_and_state_dict(layer):
 @pytest.mark.parametrize(
     "layer",
     [
-        DynamicTanh(4),
-        DynamicTanh(4, channel_axis=1),
-        DynamicTanh(None, affine=False, squash="hardtanh"),
-        DynamicTanh(4, squash="identity", alpha="absent"),
-        DynamicErf(4),
+        DyT(4),
+        DyT(4, channel_axis=1),
+        DyT(None, affine=False, squash="hardtanh"),
+        DyT(4, squash="identity", alpha="absent"),
+        Derf(4),
     ],
     ids=repr,
 )
@@ -184,7 +187,7 @@ def test_layers_compile_as_one_graph(layer):
 
 @pytest.mark.slow
 def test_compiled_layer_matches_eager():
-    layer = randomize(DynamicTanh(64))
+    layer = randomize(DyT(64))
     x = torch.randn(8, 64, requires_grad=True)
     plain = layer(x)
     plain.sum().backward()
@@ -202,7 +205,7 @@ def test_fx_traces_layer_of_any_width(layer):
 
 
 def test_meta_device_then_to_empty():
-    layer = DynamicTanh(4, device="meta")
+    layer = DyT(4, device="meta")
     assert layer.alpha.is_meta
     layer.to_empty(device="cpu").reset_parameters()
     assert torch.equal(layer(torch.ones(1, 4)), torch.tanh(torch.full((1, 4), 0.5)))
@@ -211,15 +214,13 @@ def test_meta_device_then_to_empty():
 @pytest.mark.parametrize("alpha", ["learnable", "fixed"])
 def test_to_empty_from_the_meta_device_initializes(alpha, monkeypatch):
     """Initialization code of other libraries does not cover the layer."""
-    net = nn.Sequential(
-        DynamicTanh(4, 0.8, device="meta", alpha=alpha), DynamicErf(4, 0.7, 0.2, device="meta")
-    )
+    net = nn.Sequential(DyT(4, 0.8, device="meta", alpha=alpha), Derf(4, 0.7, 0.2, device="meta"))
     empty_like = torch.empty_like
     monkeypatch.setattr(
         torch, "empty_like", lambda *given, **options: empty_like(*given, **options).fill_(9.0)
     )
     net.to_empty(device="cpu")
-    expected = nn.Sequential(DynamicTanh(4, 0.8, alpha=alpha), DynamicErf(4, 0.7, 0.2))
+    expected = nn.Sequential(DyT(4, 0.8, alpha=alpha), Derf(4, 0.7, 0.2))
     for name, tensor in expected.state_dict().items():
         assert torch.equal(net.state_dict()[name], tensor), name
     with torch.no_grad():
@@ -231,17 +232,17 @@ def test_to_empty_from_the_meta_device_initializes(alpha, monkeypatch):
 @pytest.mark.parametrize(
     ("layer", "text"),
     [
-        (DynamicTanh(8), "DynamicTanh(8, alpha0=0.5)"),
+        (DyT(8), "DyT(8, alpha0=0.5)"),
         (
-            DynamicTanh((2, 3), 0.8, bias=False, squash="hardtanh"),
-            "DynamicTanh(2, 3, alpha0=0.8, squash='hardtanh', bias=False)",
+            DyT((2, 3), 0.8, bias=False, squash="hardtanh"),
+            "DyT(2, 3, alpha0=0.8, squash='hardtanh', bias=False)",
         ),
         (
-            DynamicTanh(8, affine=False, alpha="absent", channel_axis=1),
-            "DynamicTanh(8, alpha='absent', affine=False, channel_axis=1)",
+            DyT(8, affine=False, alpha="absent", channel_axis=1),
+            "DyT(8, alpha='absent', affine=False, channel_axis=1)",
         ),
-        (DynamicErf(8, 0.5, 0.1), "DynamicErf(8, alpha0=0.5, shift0=0.1)"),
-        (DynamicTanh(None, affine=False), "DynamicTanh(any width, alpha0=0.5, affine=False)"),
+        (Derf(8, 0.5, 0.1), "Derf(8, alpha0=0.5, shift0=0.1)"),
+        (DyT(None, affine=False), "DyT(any width, alpha0=0.5, affine=False)"),
     ],
 )
 def test_layer_repr(layer, text):
@@ -268,18 +269,18 @@ def test_layer_repr(layer, text):
 )
 def test_invalid_layer_arguments_are_rejected(arguments, options, message):
     with pytest.raises(ValueError, match=message):
-        DynamicTanh(*arguments, **options)
+        DyT(*arguments, **options)
 
 
 @pytest.mark.parametrize(
     ("layer", "sizes", "message"),
     [
-        (DynamicTanh(4), (2, 4, 5), r"of width 4 got an input of shape \(2, 4, 5\)"),
-        (DynamicTanh(4, affine=False), (2, 1), r"got an input of shape \(2, 1\)"),
-        (DynamicTanh(4, channel_axis=1), (2, 5, 4), r"but expects \(B, 4, …\)"),
-        (DynamicTanh(4, channel_axis=1), (4,), r"got an input of shape \(4,\)"),
-        (DynamicTanh((2, 3)), (5, 3, 2), r"but expects \(…, 2, 3\)"),
-        (DynamicErf(4), (2, 5), "DynamicErf of width 4 got"),
+        (DyT(4), (2, 4, 5), r"of width 4 got an input of shape \(2, 4, 5\)"),
+        (DyT(4, affine=False), (2, 1), r"got an input of shape \(2, 1\)"),
+        (DyT(4, channel_axis=1), (2, 5, 4), r"but expects \(B, 4, …\)"),
+        (DyT(4, channel_axis=1), (4,), r"got an input of shape \(4,\)"),
+        (DyT((2, 3)), (5, 3, 2), r"but expects \(…, 2, 3\)"),
+        (Derf(4), (2, 5), "Derf of width 4 got"),
     ],
 )
 def test_input_of_wrong_width_is_rejected(layer, sizes, message):

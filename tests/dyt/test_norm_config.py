@@ -105,6 +105,14 @@ def test_norm_rejects_invalid_values(arguments, message):
         Norm(**arguments)
 
 
+def test_norm_uncalibrated_has_a_number_as_alpha0():
+    norm = Norm.derf("calibrated", 0.1)
+    assert norm.calibrated
+    assert norm.uncalibrated() == Norm.derf(0.5, 0.1)
+    assert not Norm.dyt(0.7).calibrated
+    assert Norm.dyt(0.7).uncalibrated() == Norm.dyt(0.7)
+
+
 def test_norm_fields_are_keyword_only():
     with pytest.raises(TypeError):
         Norm("dyt", 0.5)

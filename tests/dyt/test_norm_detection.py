@@ -22,7 +22,7 @@ from transformers.models.nemotron.modeling_nemotron import NemotronLayerNorm1P
 from transformers.models.olmo.modeling_olmo import OlmoLayerNorm
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
-from dyt import DynamicTanh, convert
+from dyt import DyT, convert
 
 
 class Fp32LayerNorm(nn.LayerNorm):
@@ -146,7 +146,7 @@ def test_convert_detects_norm_axis_affine_and_offset(name, device):
     assert report.paths == ("norm",)
     assert report[0].old == type(old).__name__
     new = net["norm"]
-    assert type(new) is DynamicTanh
+    assert type(new) is DyT
     assert new.channel_axis == channel_axis
     assert (new.weight is not None, new.bias is not None) == (weight, bias)
     assert {p.device.type for p in new.parameters()} == {device}

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from dyt import (
-    DynamicErf,
+    Derf,
     Norm,
     convert,
     load_pretrained,
@@ -65,7 +65,7 @@ def test_load_pretrained_restores_timm_with_calibration_and_skip(tmp_path):
     again = load_pretrained(restored, tmp_path)
     assert again.paths == report.paths
     assert isinstance(restored.blocks[0].norm1, nn.LayerNorm)
-    assert isinstance(restored.norm, DynamicErf)
+    assert isinstance(restored.norm, Derf)
     assert restored.norm.alpha0 == model.norm.alpha0 != 0.5
     assert torch.equal(restored.eval()(x), model(x))
 
@@ -104,6 +104,8 @@ def test_load_state_dict_names_the_missing_conversion():
     load_state_dict(converted, converted.state_dict())
     with pytest.raises(ValueError, match="Missing key"):
         load_state_dict(plain, {})
+    with pytest.raises(ValueError, match="is on the meta device, where loading has no effect"):
+        load_state_dict(converted.to("meta"), vit().state_dict())
 
 
 def test_report_as_dict_json_and_rows():

@@ -73,17 +73,6 @@ def test_param_groups_with_torch_and_timm():
         assert {g["lr"] for g in optimizer.param_groups} == {1e-3, 1e-4}
 
 
-def test_param_groups_with_trainer(tmp_path):
-    from transformers import Trainer, TrainingArguments
-
-    model = vit()
-    optimizer = torch.optim.AdamW(param_groups(model, weight_decay=0.1))
-    arguments = TrainingArguments(tmp_path, max_steps=1, report_to=[], use_cpu=True)
-    trainer = Trainer(model, arguments, optimizers=(optimizer, None))
-    trainer.create_optimizer_and_scheduler(1)
-    assert decay_by_name(model, trainer.optimizer.param_groups)["norm.weight"] == 0
-
-
 def test_alphas_by_path():
     model = vit(Norm.dyt(0.7))
     assert alphas(model) == pytest.approx(

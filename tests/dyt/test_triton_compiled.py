@@ -1,6 +1,7 @@
 """Tests of the GPU kernels compiled for an H100, without a GPU, by the ptxas included in Triton."""
 
 import math
+import os
 import re
 import subprocess
 from collections.abc import Callable
@@ -14,6 +15,10 @@ from dyt.backends.reference import result_dtype
 from dyt.backends.triton_tuning import VARIANTS, Tuning
 
 triton = pytest.importorskip("triton")
+pytestmark = pytest.mark.skipif(
+    os.environ.get("DYT_TESTS_SKIP_MISSING") == "1",
+    reason="register use depends on the version of Triton; the plans are for the locked one",
+)
 
 FLOAT, BFLOAT, HALF = torch.float32, torch.bfloat16, torch.float16
 # Sizes of x, channel axis, dtypes of x and of the parameters; cases of the papers' models.

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from dyt_hyenadna import finetuning, pretraining, synthetic_genome
+from dyt_hyenadna.benchmark_files import PACK_FOLDER, pack, read_packed
 from dyt_hyenadna.classification import load_task, split_indices
 from dyt_hyenadna.config import SPLIT_SEEDS
+from dyt_hyenadna.tokenizer import PAD, UNK
 
 from .chain import (
     ARMS,
@@ -141,6 +143,20 @@ def test_training_flips_and_evaluation_does_not(tmp_path, genome):
     assert differing(data.valid) == differing(data.test) == 0
     official = load_task(where, replace(TUNING, flip_evaluation=True))
     assert differing(official.test) > 0
+
+
+def test_upper_case_false_reads_lower_case_as_unknown(tmp_path, genome):
+    packed = read_packed(genome, TASK)
+    marked = {
+        split: part._replace(letters=part.letters | 0x20) for split, part in packed.splits.items()
+    }
+    (tmp_path / PACK_FOLDER).mkdir()
+    pack(replace(packed, splits=marked), tmp_path / PACK_FOLDER / f"{TASK}.npz")
+    where = context(tmp_path, needs={"benchmarks": tmp_path})
+    assert UNK not in load_task(where, TUNING).test[0][0]
+    data = load_task(where, replace(TUNING, upper_case=False))
+    for dataset in (data.train, data.valid, data.test):
+        assert set(dataset[0][0].tolist()) <= {PAD, UNK}
 
 
 def test_best_validation_epoch_gives_the_test_accuracy(tmp_path, genome, started):

@@ -103,6 +103,7 @@ class TestIndex:
             (">a\nAC\n>a\nGT\n", 'cannot be indexed (Duplicate key "a"'),
             ("<html>404</html>\n", "cannot be indexed (Unexpected text before the first"),
             ("", "cannot be indexed (The FASTA file"),
+            (">a\rACGT\r", "has carriage returns as line ends; expected line feeds: convert"),
             ("version https://git-lfs.github.com/spec/v1\n", "is a pointer of git-lfs"),
         ],
         ids=[
@@ -114,6 +115,7 @@ class TestIndex:
             "twice",
             "html",
             "no bytes",
+            "old line ends",
             "pointer",
         ],
     )
@@ -162,6 +164,18 @@ class TestChangedFile:
         text = genome.fasta.read_text()
         genome.fasta.write_text(text.replace(">chr2", ">chr3"))
         assert "was replaced: the record chr2 is not where" in self.reopen_error(genome)
+
+    def test_genome_refuses_same_records_with_other_bases(self, genome):
+        text = genome.fasta.read_text()
+        genome.fasta.write_text(text.replace("ACGTN", "ACTGN"))
+        assert "was replaced: it has the size for which the index" in self.reopen_error(genome)
+
+    def test_genome_compares_the_end_of_a_large_file(self, tmp_path):
+        genome = opened(fasta(tmp_path / "g.fa", {"chr1": "ACGT" * 100_000}, line=80))
+        with genome.fasta.open("r+b") as file:
+            file.seek(-2, os.SEEK_END)
+            file.write(b"C")
+        assert "was replaced: it has the size for which the index" in self.reopen_error(genome)
 
     def test_genome_refuses_missing_files(self, genome):
         genome.fasta.unlink()

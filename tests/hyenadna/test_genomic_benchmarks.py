@@ -162,6 +162,13 @@ class TestReadTask:
             f"{task / 'train' / 'negative' / '1.txt'} has {letter}; expected one sequence of bases"
         )
 
+    def test_read_task_names_class_without_sequences(self, task):
+        for file in (task / "test" / "negative").iterdir():
+            file.unlink()
+        assert read_error(task).startswith(
+            f"{task / 'test' / 'negative'} has no sequences; expected one in each file <number>.txt"
+        )
+
     def test_read_task_refuses_other_classes(self, task):
         assert "has the classes negative, positive; expected human, worm" in read_error(
             task, ("human", "worm")

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dyt_hyenadna import causal_convolution as module
 from dyt_hyenadna.causal_convolution import causal_convolution, fast_fft_size
 from dyt_hyenadna.hyena_operator import HyenaFilter, HyenaOperator
 from dyt_hyenadna.initialization import initialize
@@ -52,6 +53,23 @@ def test_causal_convolution_and_gradients_equal_the_direct_sum(length):
     (direct * weight).sum().backward()
     for found, expected in zip((x, filters), exact, strict=True):
         assert torch.allclose(found.grad.double(), expected.grad, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_causal_convolution_of_channel_groups_equals_one_transform(monkeypatch, channels):
+    weight = noise(2, 5, 24, seed=2)
+
+    def convolve():
+        x, filters = noise(2, 5, 24).requires_grad_(), noise(5, 24, seed=1).requires_grad_()
+        y = causal_convolution(x, filters)
+        (y * weight).sum().backward()
+        return y, x.grad, filters.grad
+
+    whole = convolve()
+    monkeypatch.setattr(module, "GROUP_BYTES", channels * 2 * 4 * fast_fft_size(47))
+    assert module._channel_groups(weight, fast_fft_size(47))[0] == slice(0, channels)
+    for grouped, expected in zip(convolve(), whole, strict=True):
+        torch.testing.assert_close(grouped, expected, rtol=0, atol=1e-6)
 
 
 def test_causal_convolution_is_a_well_formed_torch_operator():

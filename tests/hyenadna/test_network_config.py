@@ -85,6 +85,7 @@ def test_padded_vocabulary_is_the_next_multiple(vocabulary, padded):
         ({"width": 0}, "width is 0"),
         ({"filter_features": 4}, "filter_features is 4; expected an odd number"),
         ({"embedding_std": 0.0}, "embedding_std is 0.0; expected a positive number"),
+        ({"vocabulary": 11}, "vocabulary is 11; expected 12 or more, the tokenizer's ids"),
         ({"dropout": 1.5}, "dropout is 1.5; expected 0 to 1"),
     ],
 )

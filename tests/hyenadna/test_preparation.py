@@ -48,11 +48,20 @@ class TestGenome:
             "train_intervals": 1,
             "valid_intervals": 1,
             "test_intervals": 1,
+            "warnings": [],
         }
         genome, intervals = load_genome(tmp_path / "run", "genome", fasta)
         assert intervals["train"] == [("1", 0, 100)]  # the genome's name
         assert genome.read("chr1", 0, 4) == "ACGT"
         assert sorted(os.listdir(fasta.parent)) == ["x.bed", "x.fa"]  # no index beside the data
+
+    def test_overlapping_splits_are_a_warning_of_the_preparation(self, tmp_path, fasta):
+        fasta.with_name("x.bed").write_text(BED + "chr1\t99\t150\tvalid\n")
+        details = prepared(tmp_path / "run", Preparation(data="genome"), genome=fasta)
+        assert details["warnings"] == [
+            "1 intervals of x.bed overlap one of another split, so held-out windows have bases of "
+            "the training"
+        ]
 
     def test_genome_without_bed_holds_out_records(self, tmp_path, fasta):
         config = Preparation(data="genome", held_out=HeldOut(length=100, max_n=0.3))

@@ -8,7 +8,7 @@ import torch
 
 from dyt_hyenadna import pretraining, synthetic_genome
 from dyt_hyenadna.language_samples import LengthStages, spread_evenly
-from dyt_hyenadna.tokenizer import PAD, SEP, N
+from dyt_hyenadna.tokenizer import PAD, SEP, UNK, N
 from matched.task import Outcome
 from matched.training import StepInfo
 from matched.training.evaluation import FixedSamples
@@ -140,6 +140,13 @@ def test_length_stages_follow_the_steps():
         stages.before_step(StepInfo(step=step, steps=4, steps_per_epoch=4))
         lengths.append(stages.length)
     assert lengths == [8, 8, 16, 32]
+
+
+def test_upper_case_false_reads_repeats_as_unknown(tmp_path, genome):
+    for upper_case in (True, False):
+        for part in samples(tmp_path, genome, upper_case=upper_case, cut="tiles"):
+            tokens = torch.cat([part[index][0] for index in range(len(part))])
+            assert (UNK in tokens) != upper_case
 
 
 def test_length_stages_divide_the_windows_of_each_step(monkeypatch, tmp_path, genome):

@@ -8,9 +8,8 @@ import torch
 from transformers import LlamaForCausalLM
 
 from dyt import Norm
-from dyt_llama import config as sizes
 from dyt_llama import initial_weights
-from dyt_llama.config import Network, llama_of
+from dyt_llama import network_config as sizes
 from dyt_llama.model import (
     Llama,
     build,
@@ -19,6 +18,7 @@ from dyt_llama.model import (
     parameter_count,
     transformers_config,
 )
+from dyt_llama.network_config import Network, llama_of
 from matched.training import weights_digest
 
 from .tiny import CPU, DYT, NETWORK, OWN
@@ -73,6 +73,7 @@ class TestSizes:
             ({"kv_heads": 3}, "kv_heads 3 does not divide heads 4"),
             ({"heads": 32, "kv_heads": 32}, "rotary positions need an even number"),
             ({"depth": 0}, "depth is 0; expected a whole number"),
+            ({"std": 0.0}, "std is 0.0; expected a positive number"),
         ],
     )
     def test_network_refuses_sizes_that_do_not_fit(self, changes, message):
@@ -108,16 +109,17 @@ class TestNorms:
 
 
 class TestInitialWeights:
-    def test_weights_are_normal_with_std_002_at_any_depth(self):
+    @pytest.mark.parametrize("std", [0.02, 0.08])
+    def test_weights_are_normal_with_the_same_std_at_any_depth(self, std):
         network = Network(
-            width=64, depth=2, heads=4, kv_heads=4, ffn=128, vocabulary=512, positions=8
+            width=64, depth=2, heads=4, kv_heads=4, ffn=128, vocabulary=512, positions=8, std=std
         )
         for name, weight in built(network=network).model.state_dict().items():
             if "norm" in name:
                 assert (weight == 1).all()
             else:
-                assert weight.std().item() == pytest.approx(0.02, rel=0.05)
-                assert abs(weight.mean().item()) < 0.001
+                assert weight.std().item() == pytest.approx(std, rel=0.05)
+                assert abs(weight.mean().item()) < 0.05 * std
 
     def test_weights_do_not_depend_on_norm_or_on_other_layers(self):
         one = built(OWN).model.state_dict()

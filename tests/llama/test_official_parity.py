@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from dyt import Norm
-from dyt_llama.config import Network
 from dyt_llama.model import build
+from dyt_llama.network_config import Network
 
 from .tiny import CPU
 

@@ -13,7 +13,7 @@ from dyt_llama.model import build, transformers_config
 from dyt_llama.token_data import Manifest, Samples, TokenStream
 from matched.training.batches import BatchLayout, EpochSampler
 
-from .tiny import CONFIG, CPU, DYT, NETWORK, OWN, RMSNORM, lines, pretrained
+from .tiny import CONFIG, CPU, DYT, GLOSSES, NETWORK, OWN, RMSNORM, lines, pretrained, tokenized
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +156,17 @@ class TestResume:
         assert pretrained(tmp_path, glosses_run) == outcome
         for name in ("metrics.jsonl", "fingerprint.json", "weights/dyt_model.safetensors"):
             assert (tmp_path / name).read_bytes() == (directory / name).read_bytes()
+
+    def test_resume_refuses_tokens_of_another_tokenizer(self, glosses_run, tmp_path):
+        tokens = tmp_path / "tokens-run"
+        tokenized(tokens, replace(GLOSSES, vocabulary=260))
+        pretrained(tmp_path / "run", tokens, replace(CONFIG, steps=2))
+        pretrained(tmp_path / "run", tokens, replace(CONFIG, steps=2))
+        message = "began on the tokens .* of tokenizer .*, and its tokenization now has .* of tok"
+        with pytest.raises(ValueError, match=message) as error:
+            pretrained(tmp_path / "run", glosses_run, replace(CONFIG, steps=2))
+        for run in (tokens, glosses_run):
+            assert f"of tokenizer {Manifest.read(run).tokenizer}" in str(error.value)
 
 
 class TestSettings:

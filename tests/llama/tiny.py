@@ -8,7 +8,8 @@ import torch
 
 from dyt import Norm
 from dyt_llama import tokenizers_io
-from dyt_llama.config import Network, Pretraining, Tokenization
+from dyt_llama.config import Pretraining, Tokenization
+from dyt_llama.network_config import Network
 from dyt_llama.pretraining import pretrain
 from dyt_llama.tokenization import tokenize
 from matched.task import Context

@@ -1,4 +1,4 @@
-"""Pretraining runs of the tests in two processes; started twice by tests/training/processes.py.
+"""Pretraining runs of the tests in several processes; started by tests/training/processes.py.
 
 python two_processes.py FOLDER TOKENS RUN...
 """
@@ -12,16 +12,21 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from llama.tiny import CONFIG, context
+from llama.two_processes_memory import write_memory
 
 from dyt_llama import pretraining
 
-RANK = int(os.environ["RANK"])
+RANK, WORLD_SIZE = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 RUNS = {
-    "ddp": (CONFIG, False),
-    "sharded": (replace(CONFIG, checkpointed=0.5), True),
-    "bf16-params": (replace(CONFIG, precision="bf16-params"), True),
-    "interrupted": (CONFIG, True),
+    "ddp": (CONFIG, {}),
+    "sharded": (replace(CONFIG, checkpointed=0.5), {"shard": True}),
+    "replicated": (replace(CONFIG, micro_batch=2), {"shard": True, "shard_degree": 1}),
+    "hybrid": (replace(CONFIG, micro_batch=1), {"shard": True, "shard_degree": 2}),
+    "bf16-params": (replace(CONFIG, precision="bf16-params"), {"shard": True}),
+    "bf16-reduce": (replace(CONFIG, precision="bf16-reduce"), {"shard": True}),
+    "interrupted": (CONFIG, {"shard": True}),
 }
+"""Name → config, and changes of the context."""
 
 
 class Crash(Exception):
@@ -41,16 +46,16 @@ def crash_in_step_9():
 
 
 def train(directory, tokens, name):
-    config, shard = RUNS[name]
+    config, changes = RUNS[name]
     where = context(
         directory,
         signature=name,  # by which process groups of one job are told apart
         needs={"tokens": tokens},
         rank=RANK,
         local_rank=RANK,
-        world_size=2,
-        shard=shard,
+        world_size=WORLD_SIZE,
         checkpoint_steps=5,
+        **changes,
     )
     outcome = pretraining.pretrain(where, config)
     (directory / f"outcome-{RANK}.txt").write_text(repr(sorted(outcome.metrics.items())))
@@ -63,7 +68,10 @@ if __name__ == "__main__":
         if name == "interrupted":
             crash_in_step_9()
         try:
-            train(Path(folder) / name, Path(tokens), name)
+            if name == "memory":
+                write_memory(Path(folder), RANK)
+            else:
+                train(Path(folder) / name, Path(tokens), name)
         except Crash:
             break
     sys.stdout.flush()

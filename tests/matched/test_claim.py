@@ -44,9 +44,14 @@ def test_execute_deletes_temporary_files_of_killed_processes(one_row, pack):
     (directory / "checkpoints" / ".step_3.4711.tmp" / "weights").touch()
     (directory / "checkpoints" / ".step_4.4711.tmp").touch()
     (directory / "checkpoints" / "step_2").touch()
+    (directory / "genome").mkdir()
+    (directory / "genome" / ".genome.fa.4711.tmp").touch()
+    (directory / ".tasks.4711.tmp" / "train").mkdir(parents=True)
+    (directory / ".tasks.4711.tmp" / "train" / ".0.txt.4711.tmp").touch()
     (directory / "notes.tmp").touch()
     pack().compute("here", "1")
     assert [path.name for path in (directory / "checkpoints").iterdir()] == ["step_2"]
+    assert not list((directory / "genome").iterdir())
     (left,) = directory.path.glob(".*")
     assert left.name == ".job.json.4712.tmp", "a submission may be writing it"
     assert (directory / "notes.tmp").exists(), "files of other programs are kept"
@@ -186,12 +191,12 @@ def test_context_has_the_sites_intervals_and_the_local_rank(one_row, pack, monke
     monkeypatch.setattr(run_execution, "_resolve", lambda task: train)
     job = pack()
     job.threads = 5
-    job.resources = [Resources(gpus=1, cpus=4, minutes=1, shard=True)] * 2
+    job.resources = [Resources(gpus=2, cpus=4, minutes=1, shard=True, shard_degree=2)] * 2
     job.compute("here", "1")
     one, other = contexts
     assert (one.checkpoint_steps, one.checkpoint_minutes) == (7, 3)
     assert (one.rank, one.world_size, one.local_rank) == (0, 1, 2)
-    assert (one.threads, one.num_workers, one.shard) == (5, 3, True)
+    assert (one.threads, one.num_workers, one.shard, one.shard_degree) == (5, 3, True, 2)
     assert (one.directory, one.signature) == (
         one_row.directory(FIRST).path,
         one_row.directory(FIRST).run.signature,

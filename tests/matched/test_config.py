@@ -26,7 +26,10 @@ IN_STEPS = {"epochs": None, "steps": 100}
             {"schedule": "linear"},
             "schedule is 'linear'; expected 'cosine', 'constant', 'step' or 'fms-fsdp'",
         ),
-        ({"precision": "int8"}, "precision is 'int8'; expected 'fp32', 'tf32', 'bf16', 'fp16' or"),
+        (
+            {"precision": "int8"},
+            "precision is 'int8'; expected 'fp32', 'tf32', 'bf16', 'fp16', 'bf16-p",
+        ),
         ({"clip_norm": 0.0}, "clip_norm is 0.0; expected a positive number or None"),
         ({"ema_decay": 1.0}, "ema_decay is 1.0; expected a number between 0 and 1"),
     ],

@@ -10,7 +10,7 @@ import pytest
 TOOL = Path(__file__).parents[2] / "tools" / "find-python"
 UNSUPPORTED = """
 case "$2" in
-    *"<= (3, 13)"*) exit 1 ;;
+    *"<= (3, "*) exit 1 ;;
     *ensurepip*) exit ${NO_VENV:-0} ;;
     venv) mkdir -p .uv/bin && cp "$PLACE/venv_python" .uv/bin/python ;;
 esac
@@ -64,16 +64,25 @@ def error_line(*arguments, **environ):
     result = find_python(*arguments, **environ)
     assert (result.returncode, result.stdout) == (2, "")
     line = result.stderr.splitlines()[-1]
-    assert line.startswith("error: there is no Python 3.11 to 3.13 on PATH, and ")
+    assert line.startswith("error: there is no Python 3.11 to 3.14 on PATH, and ")
     assert line.endswith(" make setup PYTHON=/path/to/python3.12")
     return line
 
 
-@pytest.mark.parametrize("name", ["python3", "python3.13", "python3.12", "python3.11"])
+@pytest.mark.parametrize(
+    "name", ["python3", "python3.14", "python3.13", "python3.12", "python3.11"]
+)
 def test_find_python_prints_the_supported_one_on_path(place, name):
     program(place / "bin" / name, "exit 0")
     result = find_python(place)
     assert (result.returncode, result.stdout, result.stderr) == (0, f"{name}\n", "")
+
+
+def test_find_python_prefers_a_version_that_runs_everything(place):
+    program(place / "bin" / "python3", 'case "$2" in *"<= (3, 14)"*) exit 0 ;; esac; exit 1')
+    assert find_python(place).stdout == "python3\n"
+    program(place / "bin" / "python3.12", "exit 0")
+    assert find_python(place).stdout == "python3.12\n"
 
 
 def test_find_python_installs_uv_and_uses_what_it_finds(place):
@@ -91,7 +100,7 @@ def test_find_python_uses_the_uv_on_path_to_download(place):
     result = find_python(place)
     assert (result.returncode, result.stdout) == (0, "/managed/python3.12\n")
     assert not (place / ".uv").exists()
-    find = "uv python find --system >=3.11,<3.14"
+    find = "uv python find --system >=3.11,<3.15"
     calls = (place / "calls").read_text(encoding="utf-8").splitlines()
     assert calls == [find, "uv python install 3.12", find]
 

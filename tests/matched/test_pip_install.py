@@ -10,11 +10,7 @@ from pathlib import Path
 import pytest
 
 TOOL = Path(__file__).parents[2] / "tools" / "pip_install.py"
-TINY = """
-Metadata-Version: 2.1
-Name: tiny-example
-Version: 1.0
-"""
+METADATA = "Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
 
 
 @pytest.fixture(scope="module")
@@ -47,19 +43,41 @@ def test_environment_replaces_all_settings_of_pip(tool):
     }
 
 
+def test_no_build_constraint_without_build_isolation(tool):
+    """pip 25.3 and later refuse the two together."""
+    without = tool["environment"]({}, {}, isolated=False)
+    assert without == {"PIP_CONSTRAINT": "requirements.lock", "PIP_CONFIG_FILE": os.devnull}
+
+
 @pytest.fixture
 def wheels(tmp_path):
-    """Return a folder with the wheel of a package that no index has."""
+    """Return a folder with wheels of tiny-example, which no index has, and of tqdm 1.0."""
     folder = tmp_path / "wheels"
     folder.mkdir()
-    info = "tiny_example-1.0.dist-info"
-    with zipfile.ZipFile(folder / "tiny_example-1.0-py3-none-any.whl", "w") as file:
-        file.writestr(f"{info}/METADATA", TINY.lstrip())
+    for name in ("tiny-example", "tqdm"):
+        write_wheel(folder, name)
+    return folder
+
+
+def write_wheel(folder, name):
+    """Write a wheel without files, of version 1.0."""
+    stem = name.replace("-", "_")
+    info = f"{stem}-1.0.dist-info"
+    with zipfile.ZipFile(folder / f"{stem}-1.0-py3-none-any.whl", "w") as file:
+        file.writestr(f"{info}/METADATA", METADATA.format(name=name))
         file.writestr(
             f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )
         file.writestr(f"{info}/RECORD", "")
-    return folder
+
+
+def run_offline(*arguments, wheels):
+    """Run the tool with a folder of wheels in place of an index."""
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("PIP_")}
+    environ |= {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels)}
+    return subprocess.run(
+        [sys.executable, TOOL, *map(str, arguments)], env=environ, capture_output=True, text=True
+    )
 
 
 @pytest.mark.parametrize(
@@ -110,3 +128,25 @@ def test_pip_install_returns_the_error_of_pip(tmp_path):
     )
     assert process.returncode == 1
     assert "ERROR: No matching distribution found" in process.stderr
+
+
+def test_pip_install_unpinned_leaves_the_lock_out(wheels):
+    """The lock has another version of tqdm."""
+    arguments = ("--dry-run", "--no-deps", "--ignore-installed", "tqdm==1.0")
+    pinned = run_offline(*arguments, wheels=wheels)
+    assert pinned.returncode == 1
+    assert "tqdm==1.0" in pinned.stderr
+    unpinned = run_offline("--unpinned", *arguments, wheels=wheels)
+    assert (unpinned.returncode, unpinned.stderr) == (0, "")
+
+
+def test_pip_install_wheel_writes_a_wheel_and_installs_nothing(tmp_path, wheels):
+    output = tmp_path / "dist"
+    arguments = ("wheel", "--no-deps", "--wheel-dir", output, "tiny-example")
+    process = run_offline(*arguments, wheels=wheels)
+    assert (process.returncode, process.stderr) == (0, "")
+    assert [file.name for file in output.iterdir()] == ["tiny_example-1.0-py3-none-any.whl"]
+    found = subprocess.run(
+        [sys.executable, "-m", "pip", "show", "tiny-example"], capture_output=True
+    )
+    assert found.returncode == 1

@@ -130,6 +130,60 @@ def test_gpus_that_do_not_fill_nodes_are_refused(project):
     assert "do not fill nodes of 3" in refused(project, "plan", "table1", "--cluster", "slurm")
 
 
+HEAVY = """
+from dataclasses import dataclass
+from matched import MemoryEstimate
+
+@dataclass(frozen=True, kw_only=True)
+class Heavy(Config):
+    def memory(self, resources):
+        own = 40 * 2**30 // resources.world_size
+        return MemoryEstimate(
+            weights=own, gradients=own, optimizer=2 * own, gathered=0, activations=2**20
+        )
+
+SCALE = scale(seeds=(0,), gpus=4, small=Run(task="tiny:train", config=Heavy()), large=LARGE)
+SCALE = replace(SCALE, resources=replace(SCALE.resources, shard=True, shard_degree=2))
+TABLE = Table(arms=ARMS, scales=(SCALE,))
+"""
+
+
+class TestMemory:
+    def test_plan_shows_the_memory_of_a_process(self, project):
+        project.recipe(HEAVY)
+        (line,) = (line for line in project.cli("plan", "table1").splitlines() if "1 more" in line)
+        shown = "small · LN · seed 0 and 1 more 4 = 2 × 2"
+        sizes = "10.0 GB 10.0 GB 20.0 GB 0.0 MB 1.0 MB 40.0 GB"
+        assert " ".join(line.split()) == f"{shown} {sizes}"
+
+    def test_plan_names_runs_that_do_not_fit(self, project):
+        project.recipe(HEAVY)
+        for site, fits in (("", True), ("gpu_memory_gb = 41", True), ("gpu_memory_gb = 40", False)):
+            project.site(f"[local]\ngpus = 4\n{site}\n")
+            assert ("Does not fit: small" in project.cli("plan", "table1")) == (not fits)
+
+    def test_submit_refuses_runs_that_do_not_fit(self, project):
+        project.recipe(HEAVY)
+        project.site("[local]\ngpus = 4\ngpu_memory_gb = 40\n")
+        line = refused(project, "submit", "table1")
+        assert line.startswith("small · LN · seed 0 needs about 40.0 GB per GPU, and `gpu_memory")
+        assert "under [local]" in line and "is 40 (and 1 more); shard the run over" in line
+
+    def test_slurm_has_its_own_gpu_memory(self, project):
+        project.recipe(HEAVY)
+        project.site("[local]\ngpu_memory_gb = 80\n[slurm]\ngpu_memory_gb = 24\n")
+        assert "Does not fit" not in project.cli("plan", "table1")
+        assert "under [slurm]" in project.cli("plan", "table1", "--cluster", "slurm")
+
+    def test_finished_runs_need_no_memory(self, project):
+        project.recipe(HEAVY)
+        project.site("[local]\ngpus = 4\ngpu_memory_gb = 40\n")
+        for name in list(project.states()):
+            project.finish(name, top1=1.0)
+        assert "memory" not in project.cli("plan", "table1")
+        assert "0 of 4 runs submitted" in project.cli("submit", "table1")
+
+
 def test_runs_folder_that_is_a_file_is_refused(project):
     project.write("occupied", "")
     project.site('[runs]\nfolder = "occupied"\n')
@@ -217,6 +271,13 @@ def test_resolve_paths_surveys_only_when_asked(monkeypatch, tmp_path):
         nowhere = {"on_disk": tmp_path / "nowhere"}
         data.resolve_paths(("on_disk",), nowhere, tmp_path / "site.toml", survey=True)
     assert len(surveyed) == 1
+
+
+def test_resolve_paths_refuses_data_that_nothing_here_can_use(monkeypatch, tmp_path):
+    source = data.DataSource(title="speech", refusal="speech needs another Python")
+    monkeypatch.setattr(data, "load_source", lambda name: source)
+    with pytest.raises(ValueError, match=r"^speech needs another Python$"):
+        data.resolve_paths(("speech",), {}, tmp_path / "site.toml")
 
 
 def test_resolve_paths_returns_the_paths_asked_for(sources, tmp_path):

@@ -39,22 +39,27 @@ def test_site_reads_every_key(tmp_path):
         tmp_path,
         '[data]\nimagenet = "/data/in1k"\n'
         '[runs]\nfolder = "/scratch/runs"\ncheckpoint_steps = 100\ncheckpoint_minutes = 5\n'
-        "[local]\nworkers = 3\nthreads = 2\ngpus = 1\n"
+        "async_checkpoints = true\n"
+        "[local]\nworkers = 3\nthreads = 2\ngpus = 1\ngpu_memory_gb = 24\n"
         '[slurm]\npartition = "gpu"\naccount = "a1"\nqos = "q"\nconstraint = "c"\n'
-        "gpus_per_node = 4\nmax_hours = 12\ngrace_seconds = 60\nparallel = 8\nmax_array = 100\n"
+        "gpus_per_node = 4\ngpu_memory_gb = 80\nmax_hours = 12\ngrace_seconds = 60\n"
+        "parallel = 8\nmax_array = 100\n"
         'memory = "per-cpu"\n'
         'setup = ["module load cuda", "ulimit -n 4096"]\n[slurm.options]\nexclude = "node7"\n',
     )
     assert settings.data == {"imagenet": Path("/data/in1k")}
-    assert settings.runs == Runs(folder="/scratch/runs", checkpoint_steps=100, checkpoint_minutes=5)
+    assert settings.runs == Runs(
+        folder="/scratch/runs", checkpoint_steps=100, checkpoint_minutes=5, async_checkpoints=True
+    )
     assert settings.runs_folder == Path("/scratch/runs")
-    assert settings.local == Local(workers=3, threads=2, gpus=1)
+    assert settings.local == Local(workers=3, threads=2, gpus=1, gpu_memory_gb=24)
     assert settings.slurm == Slurm(
         partition="gpu",
         account="a1",
         qos="q",
         constraint="c",
         gpus_per_node=4,
+        gpu_memory_gb=80,
         max_hours=12,
         grace_seconds=60,
         parallel=8,

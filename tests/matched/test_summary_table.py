@@ -281,6 +281,14 @@ def test_notes_name_scale_data_and_seeds(project):
     assert "Data: scikit-learn digits" in notes(project)[0]
 
 
+def test_notes_name_what_was_in_the_data(project):
+    finish(project, "small", ln=(80.0, 81.0), dyt=(82.0, 84.0))
+    for name in ("small.LN.0", "small.DyT.1"):
+        directory = project.directory(name)
+        directory.write_result({**directory.result(), "details": {"data": "pile, 7 tokens"}})
+    assert notes(project)[0] == "Scale: smoke. Data: none (pile, 7 tokens). Seeds: 2 per cell."
+
+
 def test_notes_of_small_scales_deny_a_reproduction(project):
     project.recipe(
         "TABLE = Table(arms=ARMS, scales=(scale(small=SMALL), scale('paper', small=LARGE),"

@@ -152,6 +152,19 @@ def test_scale_refuses_wrong_names_and_seeds(changes, message):
         Scale(**{**fields, **changes})
 
 
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"shard_degree": 2}, "shard_degree is 2 and shard False; expected 0, or with shard"),
+        ({"shard": True, "shard_degree": -1}, "shard_degree is -1"),
+        ({"shard": True, "shard_degree": 3}, "shard_degree 3 does not divide the number of proc"),
+    ],
+)
+def test_resources_refuse_a_wrong_shard_degree(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Resources(gpus=4, minutes=1, **changes)
+
+
 def test_table_cells_set_norm_and_seed_in_needs(project):
     tiny = pytest.importorskip("tiny")
     need = Run(task="tiny:train", config=tiny.Config(model="large"))

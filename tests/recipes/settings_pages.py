@@ -31,7 +31,7 @@ PAGES = {
 SAME_PAGE = {"dyt_caduceus": "dyt_hyenadna"}
 """Package → the package on whose page its runs are described."""
 
-RESOURCE_FIELDS = {"gpus"}
+RESOURCE_FIELDS = {"gpus", "shard_degree"}
 """Resources that rows may name in addition to config fields."""
 
 

@@ -35,7 +35,9 @@ def two_processes(tmp_path_factory):
         *["own", "dyt", "early", "late", "crashed", "timed", "preempted", "lost", "batchnorm"],
         *["scaled", "fp16", "files"],
         *["sharded", "sharded-dyt", "sharded-crashed", "sharded-preempted", "sharded-full"],
-        *["sharded-batchnorm", "sharded-scaled", "sharded-fp16", "left-alone"],
+        *["sharded-batchnorm", "sharded-scaled", "sharded-fp16"],
+        *["sharded-async", "sharded-async-crashed", "sharded-async-preempted"],
+        *["sharded-async-full", "sharded-async-lost", "sharded-async-changed", "left-alone"],
     )
     return folder
 
@@ -44,7 +46,10 @@ def two_processes(tmp_path_factory):
 def resumed(two_processes, tmp_path_factory):
     """A folder of runs that two processes resumed, from copies of interrupted ones."""
     folder = tmp_path_factory.mktemp("resumed")
-    for name in ("crashed", "preempted", "sharded-crashed", "sharded-preempted", "sharded-full"):
+    for name in (
+        *("crashed", "preempted", "sharded-crashed", "sharded-preempted", "sharded-full"),
+        *("sharded-async-crashed", "sharded-async-preempted", "sharded-async-full"),
+    ):
         shutil.copytree(two_processes / name, folder / name)
     damaged = shutil.copytree(two_processes / "sharded", folder / "sharded-damaged")
     _damage_part_of_rank1(TrainedRun(directory=damaged).newest)

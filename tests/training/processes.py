@@ -1,4 +1,4 @@
-"""Runs of a script in two processes that train together, as the processes of a job do."""
+"""Runs of a script in several processes that train together, as the processes of a job do."""
 
 import os
 import socket
@@ -12,9 +12,10 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def run(script, *arguments):
-    """Run a script in two processes, and check that both exit with 0."""
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+def run(script, *arguments, world_size=2):
+    """Run a script in two or more processes, and check that all exit with 0."""
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    address["WORLD_SIZE"] = str(world_size)
     processes = [
         subprocess.Popen(
             [sys.executable, script, *arguments],
@@ -23,11 +24,11 @@ def run(script, *arguments):
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for rank in range(2)
+        for rank in range(world_size)
     ]
     try:
         outputs = [process.communicate(timeout=120)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
+    assert not any(process.returncode for process in processes), "\n".join(outputs)

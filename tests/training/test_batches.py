@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from matched.training.batches import BatchLayout, EpochSampler, make_loader
+from matched.training.batches import BatchLayout, EpochSampler, make_loader, seeded_batch
 from matched.training.order import FeistelPermutation
 
 from .problem import CONFIG, Points
@@ -163,3 +163,17 @@ def test_augmentation_differs_between_epochs_and_seeds():
     again = [(key, (key[0] + 1, key[1])) for key in one if (key[0] + 1, key[1]) in one]
     assert len(again) > 20
     assert not any(torch.equal(one[a], one[b]) for a, b in again)
+
+
+def test_seeded_batch_depends_on_seed_and_purpose_alone():
+    dataset = Augmented()
+    x, indices = seeded_batch(dataset, 5, 0, "calibration")
+    assert x.shape == (5, 6)
+    torch.rand(3)
+    again = seeded_batch(dataset, 5, 0, "calibration")
+    assert torch.equal(x, again[0])
+    assert torch.equal(indices, again[1])
+    for seed, purpose in ((1, "calibration"), (0, "other")):
+        assert not torch.equal(indices, seeded_batch(dataset, 5, seed, purpose)[1])
+    every = seeded_batch(dataset, 10**6, 0, "calibration")[1]
+    assert sorted(every.tolist()) == list(range(len(dataset)))

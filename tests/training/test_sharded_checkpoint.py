@@ -35,10 +35,11 @@ def test_sharded_checkpoint_has_one_file_per_process(two_processes):
 
 
 class TestResume:
-    def test_two_processes_resume_bit_identical(self, two_processes, resumed):
-        crashed = TrainedRun(directory=two_processes / "sharded-crashed")
+    @pytest.mark.parametrize("prefix", ["sharded", "sharded-async"])
+    def test_two_processes_resume_bit_identical(self, two_processes, resumed, prefix):
+        crashed = TrainedRun(directory=two_processes / f"{prefix}-crashed")
         assert crashed.checkpoints == ["step_00000005"]
-        run = TrainedRun(directory=resumed / "sharded-crashed")
+        run = TrainedRun(directory=resumed / f"{prefix}-crashed")
         uninterrupted = TrainedRun(directory=two_processes / "sharded")
         assert run.lines == uninterrupted.lines
         assert run.json("fingerprint.json") == uninterrupted.json("fingerprint.json")
@@ -77,17 +78,51 @@ class TestResume:
         with pytest.raises(ValueError, match="step_00000012 is a checkpoint of run abcdef012345"):
             train(tmp_path / "run", where={"signature": "another"})
 
-    def test_full_disk_ends_all_processes_and_the_run_resumes(self, two_processes, resumed):
-        run = TrainedRun(directory=two_processes / "sharded-full")
+    @pytest.mark.parametrize("name", ["sharded-full", "sharded-async-full"])
+    def test_full_disk_ends_all_processes_and_the_run_resumes(self, two_processes, resumed, name):
+        run = TrainedRun(directory=two_processes / name)
         for rank in range(2):
-            lines = log_of(two_processes, "sharded-full", rank).splitlines()
+            lines = log_of(two_processes, name, rank).splitlines()
             assert lines[-1].startswith(
                 f"ended by OSError: [Errno {errno.ENOSPC}] the checkpoint step_00000010 could not "
                 f"be written to {run.directory / 'checkpoints'}: No space left on device ("
             )
         assert run.checkpoints == ["step_00000005"]
-        run = TrainedRun(directory=resumed / "sharded-full")
+        run = TrainedRun(directory=resumed / name)
         assert identical(run.state, TrainedRun(directory=two_processes / "sharded").state)
+
+
+class TestBackgroundWriter:
+    """Checkpoints that a thread writes."""
+
+    @pytest.mark.parametrize("name", ["sharded-async", "sharded-async-changed"])
+    def test_async_checkpoints_equal_synchronous_ones(self, two_processes, name):
+        """Also if the weights change while they are written."""
+        run, expected = (TrainedRun(directory=two_processes / n) for n in (name, "sharded"))
+        assert run.checkpoints == expected.checkpoints == ["step_00000010", "step_00000012"]
+        for step in run.checkpoints:
+            states = (checkpoint.read(r.directory / "checkpoints" / step) for r in (run, expected))
+            one, other = ({"t": state.tensors, "p": state.plain} for state in states)
+            assert identical(one, other)
+        assert run.lines == expected.lines
+
+    def test_preempted_run_waits_for_its_checkpoint(self, two_processes, resumed):
+        runs = (
+            TrainedRun(directory=two_processes / f"{prefix}-preempted")
+            for prefix in ("sharded", "sharded-async")
+        )
+        one, other = (run.checkpoints for run in runs)
+        assert one == other
+        run = TrainedRun(directory=resumed / "sharded-async-preempted")
+        assert identical(run.state, TrainedRun(directory=two_processes / "sharded").state)
+
+    def test_checkpoint_of_a_lost_run_is_not_completed(self, two_processes):
+        run = TrainedRun(directory=two_processes / "sharded-async-lost")
+        assert run.checkpoints == []
+        assert not list((run.directory / "checkpoints").iterdir())
+        for rank in range(2):
+            log = log_of(two_processes, "sharded-async-lost", rank)
+            assert "ended by LeaseLostError: another process is at work" in log
 
 
 def test_sharded_checkpoint_is_renamed_when_it_is_on_disk(tmp_path, disk_events):

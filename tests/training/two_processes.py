@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import sys
+import threading
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -65,6 +66,24 @@ def lose():
     """Only rank 0 owns a run, and can lose it."""
     if RANK == 0:
         raise LeaseLostError("another process is at work")
+
+
+def lose_in_thread():
+    """As ``lose``, when the thread that writes a checkpoint is about to complete it."""
+    if threading.current_thread() is not threading.main_thread():
+        lose()
+
+
+def slow_disk():
+    """Parts of checkpoints are written while the next steps change the weights."""
+    write = FileSystemWriter.write_data
+
+    def write_data(self, *args):
+        time.sleep(0.3)
+        return write(self, *args)
+
+    FileSystemWriter.write_data = write_data
+    return {}
 
 
 def overflowing():
@@ -206,6 +225,12 @@ RUNS = {
     "sharded-preempted": run(shard=True, changes=preempted),
     "sharded-full": run(shard=True, changes=full_disk),
     "sharded-batchnorm": run(shard=True, changes=batch_norm),
+    "sharded-async": run(shard=True, async_checkpoints=True),
+    "sharded-async-crashed": run(shard=True, async_checkpoints=True, changes=crashed),
+    "sharded-async-preempted": run(shard=True, async_checkpoints=True, changes=preempted),
+    "sharded-async-full": run(shard=True, async_checkpoints=True, changes=full_disk),
+    "sharded-async-lost": run(shard=True, async_checkpoints=True, check_ownership=lose_in_thread),
+    "sharded-async-changed": run(shard=True, async_checkpoints=True, changes=slow_disk),
     "scaled": run(config=TWO_MICRO_BATCHES, changes=scaled),
     "sharded-scaled": run(config=TWO_MICRO_BATCHES, shard=True, changes=scaled),
     "fp16": run(config=FP16, changes=overflowing),
@@ -217,7 +242,8 @@ RUNS = {
 
 def resume(folder, name):
     """Resume the run in the folder NAME."""
-    train(folder / name, name, shard=name.startswith("sharded"), changes=other_weights)
+    settings = {"shard": "sharded" in name, "async_checkpoints": "async" in name}
+    train(folder / name, name, changes=other_weights, **settings)
 
 
 if __name__ == "__main__":

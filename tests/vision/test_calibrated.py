@@ -1,25 +1,60 @@
-"""The arm "DyT (calibrated)": α fitted to training images, in a table and in a run."""
+"""The arm "DyT (calibrated)" of the vision runs: α fitted to training images."""
 
 import math
-import os
 from dataclasses import replace
-from unittest import mock
+from functools import partial
 
 import pytest
 import torch
 
 from dyt import Norm, alphas
-from dyt_vision import models, supervised
-from matched import recipes
+from dyt_vision import dino, finetuning, image_data, mae, models, probing, supervised
+from dyt_vision.dino_crops import MultiCropTransform
+from dyt_vision.transforms import training_transform
 
-from .tiny import DYT, ROOT, TINY_DINO, TINY_MAE, TINY_TUNING, TINY_VIT, loaded, train, weights
+from .tiny import (
+    DYT,
+    TINY_DINO,
+    TINY_MAE,
+    TINY_PROBING,
+    TINY_TUNING,
+    TINY_VIT,
+    learner,
+    loaded,
+    run,
+    train,
+    weights,
+)
 
-CALIBRATED = replace(TINY_VIT, norm=Norm.dyt("calibrated"))
+NORM = Norm.dyt("calibrated")
+CALIBRATED = replace(TINY_VIT, norm=NORM)
 
 
-@pytest.fixture(scope="module")
-def data():
-    return loaded(CALIBRATED)
+def images(config, folder, transform):
+    data = image_data.load(config, folder, train=transform(config), held_out=transform(config))
+    return data.train
+
+
+def build_vit(config, folder):
+    data = loaded(config)
+    return models.build(config, 10, partial(supervised.run_on_images, config, data))[0]
+
+
+def build_mae(config, folder):
+    dataset = images(config, folder, training_transform)
+    return mae.build(config, partial(mae.run_on_images, dataset, config))[0]
+
+
+def build_dino(config, folder):
+    dataset = images(config, folder, MultiCropTransform)
+    return dino.build(config, partial(dino.run_on_crops, dataset, config))[0]
+
+
+BUILDS = {
+    "ViT": (build_vit, TINY_VIT),
+    "MAE": (build_mae, TINY_MAE),
+    "DINO": (build_dino, TINY_DINO),
+}
 
 
 def test_calibrated_arm_starts_from_the_same_weights_and_batches(tmp_path):
@@ -31,44 +66,59 @@ def test_calibrated_arm_starts_from_the_same_weights_and_batches(tmp_path):
     assert math.isfinite(outcome.metrics["loss"])
 
 
-def test_calibrated_alpha_fits_images_of_the_seed(data):
-    first, again = (
-        models.build(CALIBRATED, 10, lambda: supervised.calibration_images(CALIBRATED, data))[0]
-        for _ in range(2)
-    )
+@pytest.mark.parametrize("name", BUILDS)
+def test_calibrated_alpha_fits_images_of_the_seed(name, small):
+    build, config = BUILDS[name]
+    first, again = (build(replace(config, norm=NORM), small) for _ in range(2))
     assert alphas(first) == alphas(again)
     assert all(value != 0.5 for value in alphas(first).values())
-    plain, _ = models.build(replace(CALIBRATED, norm=DYT), 10)
-    for name, value in weights(plain).items():
-        if "norm" not in name:
-            assert torch.equal(value, weights(first)[name]), name
+    other = replace(config, norm=NORM, seed=1)
+    assert alphas(build(other, small)) != alphas(first)
+    plain = weights(build(replace(config, norm=DYT), small))
+    for path, value in weights(first).items():
+        if "norm" not in path:
+            assert torch.equal(plain[path], value), path
 
 
-def test_calibration_images_depend_only_on_the_seed(data):
-    images = supervised.calibration_images(CALIBRATED, data)
-    assert images.shape == (64, 3, 16, 16)
-    torch.rand(3)
-    assert torch.equal(images, supervised.calibration_images(CALIBRATED, data))
-    other = supervised.calibration_images(replace(CALIBRATED, seed=1), data)
-    assert not torch.equal(images, other)
+def test_calibrated_student_and_teacher_start_with_equal_alpha(small):
+    values = alphas(build_dino(replace(TINY_DINO, norm=NORM), small))
+    student = {path: value for path, value in values.items() if path.startswith("student.")}
+    assert {path.replace("student.", "teacher."): v for path, v in student.items()} == {
+        path: value for path, value in values.items() if path.startswith("teacher.")
+    }
 
 
-@pytest.mark.parametrize(
-    "config", [TINY_MAE, TINY_DINO, TINY_TUNING], ids=lambda c: type(c).__name__
-)
-def test_runs_that_do_not_calibrate_refuse_calibrated_norms(config):
-    with pytest.raises(ValueError, match=r"do not calibrate α; give alpha0 a number"):
-        replace(config, norm=Norm.dyt("calibrated"))
+def test_fine_tuning_inherits_alpha_and_fits_that_after_pooling(monkeypatch, small, tmp_path):
+    _, start = run(mae.pretrain, tmp_path / "mae", replace(TINY_MAE, norm=NORM), images=small)
+    caught = learner(
+        monkeypatch,
+        tmp_path / "tuning",
+        replace(TINY_TUNING, norm=NORM),
+        finetuning,
+        needs={"pretrained": start},
+        data={"imagenet": small},
+    )
+    state = torch.load(start / "pretrained.pth", weights_only=True)["model"]
+    values = alphas(caught.model)
+    assert values.pop("fc_norm") != 0.5
+    assert "fc_norm" in caught.norms
+    assert values
+    for path, value in values.items():
+        assert value == state[f"{path}.alpha"].item()
 
 
-def test_example_table_has_a_calibrated_arm_beside_table_1():
-    with mock.patch.dict(os.environ, MATCHED_ROOT=str(ROOT)):
-        for cached in (recipes.root, recipes.paper_numbers, recipes.available):
-            cached.cache_clear()
-        recipe = recipes.load(str(ROOT / "examples" / "calibrated_dyt.py"))
-        paper = recipes.load("table1")
-    table = recipe.table
-    norms = {cell.arm: cell.run.config.norm for cell in table.cells(recipe.scale("smoke"))}
-    assert list(norms) == ["LN", "DyT", "DyT (calibrated)"]
-    assert norms["DyT (calibrated)"] == Norm.dyt("calibrated")
-    assert [arm.name for arm in paper.table.arms] == ["LN", "DyT"]
+def test_fine_tuning_from_scratch_is_calibrated(monkeypatch, small, tmp_path):
+    config = replace(TINY_TUNING, norm=NORM)
+    where = {"data": {"imagenet": small}}
+    caught = learner(monkeypatch, tmp_path, config, finetuning, **where)
+    assert all(value != 0.5 for value in alphas(caught.model).values())
+
+
+def test_probing_takes_alpha_of_the_teacher(small, tmp_path):
+    _, start = run(dino.pretrain, tmp_path / "dino", replace(TINY_DINO, norm=NORM), images=small)
+    model, norms, inherited = probing.build(replace(TINY_PROBING, norm=NORM), start, 2)
+    state = torch.load(start / "pretrained.pth", weights_only=True)["teacher"]
+    assert len(alphas(model)) == len(norms) > 0
+    for path, value in alphas(model).items():
+        assert f"{path}.alpha" in inherited
+        assert value == state[f"{path}.alpha"].item()

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from dyt import Norm
 from dyt_wav2vec.config import BASE, LARGE, Preparation
 
 from .problem import CONFIG
@@ -45,6 +46,11 @@ ERRORS = {
         Preparation(),
         {"data": "tidigits"},
         "data is 'tidigits'; expected 'librispeech', 'speech-folder' or 'synthetic-speech'",
+    ),
+    "calibrated norm": (
+        CONFIG,
+        {"norm": Norm.dyt("calibrated")},
+        "fairseq builds the network without data to calibrate α on",
     ),
     "source of pretraining": (CONFIG, {"data": ""}, "data is ''; expected 'librispeech', "),
     "precision": (CONFIG, {"precision": "bf16"}, "precision is 'bf16'; expected 'fp32' or 'fp16'"),

@@ -70,6 +70,15 @@ def test_load_refuses_another_fairseq_version(not_imported, monkeypatch):
         fairseq_compat.load()
 
 
+def test_load_refuses_a_newer_python(not_imported, monkeypatch):
+    assert fairseq_compat.python_refusal((3, 13, 1)) == ""
+    refusal = fairseq_compat.python_refusal((3, 14, 2))
+    assert "types of its configs in 3.14; everything else runs" in refusal
+    monkeypatch.setattr(fairseq_compat, "python_refusal", lambda: refusal)
+    with pytest.raises(ValueError, match=r"^wav2vec 2\.0 needs Python 3\.11 to 3\.13"):
+        fairseq_compat.load()
+
+
 def test_load_reports_missing_dependency(not_imported, monkeypatch):
     import dataclasses
 

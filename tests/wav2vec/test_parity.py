@@ -172,7 +172,7 @@ def test_fairseqs_command_finetunes_our_checkpoint(stocks):
     assert len(record.updates) == 2
     assert all(0 < update["loss"] < float("inf") for update in record.updates)
     # fairseq prints the network that it trains.
-    assert "(self_attn_layer_norm): DynamicTanh" in record.text
+    assert "(self_attn_layer_norm): DyT" in record.text
 
 
 def test_fairseq_loads_our_checkpoint(uninterrupted):

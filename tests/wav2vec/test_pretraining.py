@@ -280,11 +280,11 @@ def test_files_of_min_sample_size_are_long_enough(tmp_path, monkeypatch):
     manifest = Manifest(root=tmp_path, train={"a.flac": 8000}, valid={"b.flac": 8000, "c": 7})
     monkeypatch.setattr(pretraining, "load_manifest", lambda *_: manifest)
     place = context(tmp_path, tmp_path)
-    assert pretraining._write_manifest(place, CONFIG) == manifest.checksum
+    assert pretraining.write_manifest(place, CONFIG) == manifest.checksum
     assert CONFIG.min_sample_size == 8000
     longer = replace(CONFIG, min_sample_size=8001)
     with pytest.raises(ValueError, match=r"no file of train\.tsv has 8001 samples"):
-        pretraining._write_manifest(place, longer)
+        pretraining.write_manifest(place, longer)
 
 
 class TestMicroBatches:

@@ -1,4 +1,10 @@
-"""Smoke scale of Table 2: toy encoders pretrained and fine-tuned on the digits."""
+"""Smoke scale of Table 2: toy encoders pretrained and fine-tuned on the digits.
+
+Toy MAEs with DyT stay far below those with LN: 42 against 77 for ViT-B. MAE's initialization gives
+the inputs of the norms an rms of 1.0 to 1.7, so that α0 = 2 saturates them, but α0 = 0.5 reaches 46
+only; 40 epochs of pretraining and 200 of fine-tuning give 49 against 85 (α0 = 2). The gap of the
+toy DINOs shrinks with longer fine-tuning: 15 points after 30 epochs, 8 after 100.
+"""
 
 from dataclasses import replace
 
@@ -97,8 +103,8 @@ def tiny_tuning(
         **{**TINY, "batch": 20, "micro_batch": 20, "image_size": image_size},
         model_args=(*config.model_args, *size.items(), ("depth", depth)),
         labels_per_class=10,
-        epochs=30,
-        warmup_epochs=3,
+        epochs=100,
+        warmup_epochs=10,
         lr=2e-3,
         layer_decay=0.75,
         crop_scale=(0.7, 1.0),
@@ -107,7 +113,7 @@ def tiny_tuning(
         cutmix=0.0,
         erasing=0.0,
         drop_path=config.drop_path / 2,
-        eval_epochs=10,
+        eval_epochs=25,
     )
 
 

@@ -1,26 +1,33 @@
 """Smoke scale of Table 4: toy LLaMAs pretrained on WordNet's glosses."""
 
+import math
+
 from dyt import Norm
-from dyt_llama.config import Network, Pretraining, Tokenization
+from dyt_llama.config import Pretraining, Tokenization
+from dyt_llama.network_config import Network
 from matched import Resources, Run, Scale
 from recipes.cvpr2025.table04 import METRICS, TOKENIZE, arms
+from recipes.smoke_norms import ALPHA0
 
 GLOSSES = Run(task=TOKENIZE, config=Tokenization(data=("glosses",), vocabulary=2048, held_out=0.05))
 LENGTH = 64
-DYT = Norm.dyt(alpha0=8.0)
+WIDTH = 64
+STD = round(math.sqrt(2 / 5 / WIDTH), 3)
 """See ``NOTE``."""
+DYT = Norm.dyt(alpha0=ALPHA0)
 
 
 def tiny(*, depth: int, kv_heads: int) -> dict[str, Run]:
     """Pretraining of a toy model on glosses: arm → run."""
     network = Network(
-        width=64,
+        width=WIDTH,
         depth=depth,
         heads=4,
         kv_heads=kv_heads,
         ffn=192,
         vocabulary=2048,
         positions=LENGTH,
+        std=STD,
     )
     config = Pretraining(
         network=network,
@@ -40,10 +47,11 @@ def tiny(*, depth: int, kv_heads: int) -> dict[str, Run]:
 
 
 NOTE = (
-    "Models of width 64 on WordNet's glosses, with a byte-level BPE of 2,048 pieces trained on "
-    "them: 300 steps of 1,024 tokens. α0 is 8, not the 2 of the width rule: the scaled "
-    "embedding has a standard deviation of 0.02·√d, 0.16 here and 1.3 in LLaMA 7B, and DyT trains "
-    "slowly where αx stays small."
+    f"Models of width {WIDTH} on WordNet's glosses, with a byte-level BPE of 2,048 pieces trained "
+    f"on them: 300 steps of 1,024 tokens. α0 is {ALPHA0:g}, by the width rule. The initial weights "
+    f"of both arms have a standard deviation of {STD}, not 0.02: √(2/5d) (Nguyen and Salazar 2019) "
+    f"is 0.02 at d = 1,000 and {STD} at {WIDTH}. With 0.02 the scaled embedding would have 0.16, "
+    "and in LLaMA 7B it has 1.3; RMSNorm rescales it, but DyT trains slowly where αx stays small."
 )
 
 SCALE = Scale(

@@ -15,6 +15,9 @@ identity in the settings tried (seed 0, α0 = 2):
     64     8       3.75e-3        10        65.3      78.3
     64     8       5e-3           10        14.2       9.2
     48     4, 8    1e-2            8      neither trains
+
+A larger α0 helps the identity and harms tanh (width 48, 4 blocks, learning rate 3e-3, 20 epochs,
+seed 2): α0 = 4, 8 and 16 give 87.8, 79.2 and 36.1 with tanh, 93.9, 93.9 and 96.1 with the identity.
 """
 
 from dyt import Norm

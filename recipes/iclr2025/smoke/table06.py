@@ -9,7 +9,7 @@ from recipes.cvpr2025.smoke.table06 import (
     HYENA,
     SYNTHETIC,
     TASK_NOTE,
-    TUNE_TINY_HYENA,
+    TUNE_HYENA_TASKS,
 )
 from recipes.cvpr2025.table06 import PRETRAIN_HYENA
 from recipes.iclr2025.table06 import METRICS, ROWS, fine_tuned
@@ -22,7 +22,8 @@ SCALE = Scale(
     arm_norms=SMOKE_NORMS,
     seeds=(0, 1),
     runs={
-        row: fine_tuned(task, TUNE_TINY_HYENA, PRETRAINED, SYNTHETIC) for row, task in ROWS.items()
+        row: fine_tuned(task, TUNE_HYENA_TASKS[task], PRETRAINED, SYNTHETIC)
+        for row, task in ROWS.items()
     },
     resources=replace(table06.SCALE.resources, runs_per_job=18),
     note=(

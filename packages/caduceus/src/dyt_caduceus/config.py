@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dyt_caduceus.network_config import CaduceusNetwork
-from dyt_hyenadna.config import BenchmarkFineTuning, GenomePretraining
+from dyt_hyenadna.config import BenchmarkFineTuning, GenomePretraining, WeightsImport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,17 @@ class Pretraining(GenomePretraining):
             raise ValueError(
                 f"mask_probability is {self.mask_probability}; expected above 0, at most 1"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleasedWeights(WeightsImport):
+    """Released weights of Caduceus.
+
+    Those of the variant "ps" need a network with ``strand_exchange``.
+    """
+
+    data: str = "caduceus-weights"
+    network: CaduceusNetwork
 
 
 @dataclass(frozen=True, kw_only=True)

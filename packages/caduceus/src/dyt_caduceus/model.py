@@ -200,15 +200,15 @@ def build_classifier(
     return model
 
 
-def convert_norms(model: nn.Module, norm: dyt.Norm) -> dyt.Report:
+def convert_norms(model: nn.Module, norm: dyt.Norm, *, calibrate: Any = None) -> dyt.Report:
     """Replace the RMSNorms in place by ``dyt.convert``, with a bias in DyT and Derf.
 
     An RMSNorm has none, and ``dyt.convert`` adds none. The papers' code for Caduceus has DyT's β in
     every layer, which γ·tanh(αx) + β here is to reproduce; it starts at 0.
     """
-    report = dyt.convert(model, norm)
+    report = dyt.convert(model, norm, calibrate=calibrate)
     for module in model.modules():
-        if isinstance(module, dyt.DynamicTanh | dyt.DynamicErf) and module.bias is None:
+        if isinstance(module, dyt.DyT | dyt.Derf) and module.bias is None:
             assert module.weight is not None
             module.bias = nn.Parameter(torch.zeros_like(module.weight))
     return report

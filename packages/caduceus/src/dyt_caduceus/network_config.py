@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dyt_hyenadna.network_config import check_vocabulary
 from matched.checks import check_choice, check_counts
 
 VARIANTS = ("ph", "ps")
@@ -24,7 +25,7 @@ class CaduceusNetwork:
         d_state: states for each inner channel.
         d_conv: kernel size of the short causal convolution.
         expand: inner channels for each channel of the residual stream.
-        vocabulary: ids of the tokenizer.
+        vocabulary: number of tokens; the tokenizer has 12.
         padded_vocabulary: rows of the embedding: the vocabulary, rounded up to a multiple of 8.
         embedding_std: standard deviation of the embedding's initial weights.
         epsilon: of the RMSNorms.
@@ -49,6 +50,12 @@ class CaduceusNetwork:
         check_counts(self, "width", "layers", "d_state", "d_conv", "expand")
         check_counts(self, "vocabulary", "padded_vocabulary")
         check_choice(self, "variant", VARIANTS)
+        check_vocabulary(self.vocabulary)
+        if self.padded_vocabulary < self.vocabulary:
+            raise ValueError(
+                f"padded_vocabulary is {self.padded_vocabulary}; expected the vocabulary "
+                f"({self.vocabulary}) or more"
+            )
         for name in ("embedding_std", "epsilon"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a number above 0")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dyt_caduceus import model, weights
 from dyt_caduceus.selective_scan import record_scan
+from dyt_caduceus.sources import weights_file
 from dyt_hyenadna.networks import Networks, pooling
 
 CADUCEUS = Networks(
@@ -14,5 +15,6 @@ CADUCEUS = Networks(
     convert=model.convert_norms,
     optimizer_groups=model.optimizer_groups,
     load_backbone=weights.load_backbone,
+    load=lambda model, path: weights.load(model, weights_file(path)),
     choose_kernels=record_scan,
 )

@@ -8,6 +8,7 @@ independently, and the timestep embedding uses other frequencies.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -85,8 +86,17 @@ class _SharedConditioning(nn.Module):
         return conditioning
 
 
-def build(config: Training) -> tuple[DiffusionTransformer, tuple[str, ...]]:
+Calibrate = Callable[[nn.Module], Any]
+"""Function that runs a network on training data, to fit α to them."""
+
+
+def build(
+    config: Training, calibrate: Calibrate | None = None
+) -> tuple[DiffusionTransformer, tuple[str, ...]]:
     """Build and initialize the network of a run.
+
+    Args:
+        calibrate: as in ``replace_norms``.
 
     Returns:
         The network, and the paths of all layers in which the two arms of a pair may differ: the
@@ -98,12 +108,21 @@ def build(config: Training) -> tuple[DiffusionTransformer, tuple[str, ...]]:
     if not config.zero_init:
         # The spelling is part of the address: another one would draw other weights.
         drop_zero_init(model, generator=generator(config.seed, "weights", "zero-initialised"))
-    return model, (*replace_norms(model, config.norm), *model.zero_initialized())
+    return model, (*replace_norms(model, config.norm, calibrate), *model.zero_initialized())
 
 
-def replace_norms(model: DiffusionTransformer, norm: Norm) -> tuple[str, ...]:
-    """Replace the norm layers in place as the config says; return the paths of the norm layers."""
-    return convert(model, norm).paths
+def replace_norms(
+    model: DiffusionTransformer, norm: Norm, calibrate: Calibrate | None = None
+) -> tuple[str, ...]:
+    """Replace the norm layers in place and return their paths.
+
+    Args:
+        calibrate: called if the norm is calibrated; None for a network whose weights, α among them,
+            are loaded afterwards.
+    """
+    if calibrate is None or not norm.calibrated:
+        return convert(model, norm.uncalibrated()).paths
+    return convert(model, norm, calibrate=calibrate).paths
 
 
 def initialize(model: DiffusionTransformer) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from dyt_dit.model import DiffusionTransformer, build
 from matched.task import Context, Outcome
 from matched.training import Learner, fit, reseed, sum_over_ranks
 from matched.training.artifacts import gather_state_dict, save_artifact
+from matched.training.batches import seeded_batch
 from matched.training.distributed import process_group
 from matched.training.seeding import generator
 
@@ -32,6 +34,8 @@ WEIGHTS = "weights.pt"
 """Output of a training: weights ("model") and EMA weights ("ema"), named as in the DiT release."""
 WEIGHTS_KEYS = ("ema", "model", "network", "diffusion_steps", "autoencoder")
 """Keys of that file: both state dicts, and the settings that sampling must share."""
+CALIBRATION_LATENTS = 64
+"""Latents that a calibrated α is fitted to, each at another step."""
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 """Latents (B, C, H, W), labels (B,), steps (B,), noise (B, C, H, W)."""
@@ -53,7 +57,8 @@ def train(context: Context, config: Training) -> Outcome:
             network=config.network,
             flip=config.flip,
         )
-        model, differing_layers = build(config)
+        dataset = Latents(latents, "train", config.flip)
+        model, differing_layers = build(config, partial(run_on_latents, dataset, config))
         model.to(device)
         ema = None
         if config.ema_decay is not None:
@@ -63,7 +68,7 @@ def train(context: Context, config: Training) -> Outcome:
         learner = Learner(
             model=model,
             optimizer=optimizer(model, config),
-            dataset=Latents(latents, "train", config.flip),
+            dataset=dataset,
             loss=HybridLoss(diffusion),
             evaluate=HeldOutLoss(Latents(latents, "held_out"), diffusion, config, context, device),
             selection_metric=("loss", "lower"),
@@ -75,6 +80,13 @@ def train(context: Context, config: Training) -> Outcome:
         outcome = fit(context, config, learner, device)
         _save_weights(context, model, ema, cache.checksum, config.diffusion_steps)
         return outcome
+
+
+def run_on_latents(dataset: Latents, config: Training, model: nn.Module) -> Tensor:
+    """Run a network on noised training latents that depend on the seed alone."""
+    batch = seeded_batch(dataset, CALIBRATION_LATENTS, config.seed, "calibration")
+    reseed(config.seed, "calibration", "noise")
+    return HybridLoss(Diffusion(config.diffusion_steps))(model, AddNoise(config)(batch))
 
 
 def optimizer(model: nn.Module, config: Training) -> torch.optim.AdamW:
@@ -149,9 +161,7 @@ class HeldOutLoss:
             own = range(start + self.context.rank * size, self.count)[:size]
             # A sharded model must be called equally often by all processes: a process without
             # images left evaluates one that is not counted.
-            x, labels, t, noise = (
-                tensor.to(self.device) for tensor in self._batch(own or range(1))
-            )
+            x, labels, t, noise = (tensor.to(self.device) for tensor in self.batch(own or range(1)))
             terms = self.loss.terms(model, (x, labels, t, noise))
             squared, bits = (term[: len(own)] for term in terms)
             batch_sums = [squared.sum(), bits.sum(), torch.tensor(len(own))]
@@ -159,7 +169,8 @@ class HeldOutLoss:
         squared, bits, count = sum_over_ranks(sums).tolist()
         return {"loss": (squared + bits) / count, "mse": squared / count, "vb": bits / count}
 
-    def _batch(self, positions: range) -> Batch:
+    def batch(self, positions: range) -> Batch:
+        """Return the held-out images at these positions with their steps and noise."""
         samples = []
         for position in positions:
             # Also seeds the posterior sample that the data set draws.

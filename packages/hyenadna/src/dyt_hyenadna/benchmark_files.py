@@ -70,7 +70,8 @@ def read_task(
         check: called now and then; it may raise an error to stop.
 
     Raises:
-        ValueError: for other classes, or naming files that are empty or are no sequences of bases.
+        ValueError: for other classes, or naming classes without files, and files that are empty or
+            are no sequences of bases.
     """
     check_task(folder, classes)
     splits = {}
@@ -79,6 +80,11 @@ def read_task(
         labels: list[int] = []
         for label, kind in enumerate(classes):
             files = sequence_files(folder / split / kind)
+            if not files:
+                raise ValueError(
+                    f"{folder / split / kind} has no sequences; expected one in each file "
+                    "<number>.txt. Unpack its task again"
+                )
             for number, file in enumerate(files):
                 if number % BLOCK == 0:
                     check()

@@ -15,6 +15,8 @@ from torch import Tensor
 
 ODD_PARTS = tuple(3**threes * 5**fives for threes in range(6) for fives in range(4))
 """Odd parts of the sizes of transforms."""
+GROUP_BYTES = 1 << 24
+"""Size of the spectra that are computed at a time on a CPU, at most."""
 
 
 def causal_convolution(x: Tensor, filters: Tensor) -> Tensor:
@@ -53,21 +55,38 @@ library.define(
 def _forward(x: Tensor, filters: Tensor) -> Tensor:
     length = x.shape[-1]
     size = fast_fft_size(2 * length - 1)
-    y = _irfft(_rfft(x, size) * _rfft(filters, size), size, length)
-    # A copy, because the slice keeps the memory of the whole transform.
-    return _compact(y, x)
+    y = torch.empty_like(x, memory_format=torch.contiguous_format)
+    for part in _channel_groups(x, size):
+        spectrum = _rfft(x[:, part], size).mul_(_rfft(filters[part], size))
+        y[:, part] = _irfft(spectrum, size, length)
+    return y
 
 
 def _backward(grad: Tensor, x: Tensor, filters: Tensor) -> tuple[Tensor, Tensor]:
     length = x.shape[-1]
     size = fast_fft_size(2 * length - 1)
-    spectrum = _rfft(grad, size)
-    filters_grad = (spectrum * _rfft(x, size).conj()).sum(dim=0)
-    x_grad = spectrum * _rfft(filters, size).conj()
-    return (
-        _compact(_irfft(x_grad, size, length), x),
-        _compact(_irfft(filters_grad, size, length), filters),
-    )
+    x_grad = torch.empty_like(x, memory_format=torch.contiguous_format)
+    filters_grad = torch.empty_like(filters, memory_format=torch.contiguous_format)
+    for part in _channel_groups(x, size):
+        spectrum = _rfft(grad[:, part], size)
+        correlation = _rfft(x[:, part], size).conj_physical_().mul_(spectrum)
+        filters_grad[part] = _irfft(correlation.sum(dim=0), size, length)
+        del correlation
+        spectrum.mul_(_rfft(filters[part], size).conj_physical_())
+        x_grad[:, part] = _irfft(spectrum, size, length)
+    return x_grad, filters_grad
+
+
+def _channel_groups(x: Tensor, size: int) -> list[slice]:
+    """Return ranges of channels whose spectra are computed at a time: on a GPU all.
+
+    The C library returns freed blocks above 32 MB to the system, and every page of a new one costs
+    a fault: in long sequences as much time as the transforms.
+    """
+    channels = x.shape[1]
+    spectrum = 4 * size * x.shape[0]  # bytes of one channel
+    count = max(1, GROUP_BYTES // spectrum) if x.device.type == "cpu" else channels
+    return [slice(start, start + count) for start in range(0, channels, count)]
 
 
 def _rfft(x: Tensor, size: int) -> Tensor:
@@ -76,10 +95,6 @@ def _rfft(x: Tensor, size: int) -> Tensor:
 
 def _irfft(spectrum: Tensor, size: int, length: int) -> Tensor:
     return torch.fft.irfft(spectrum, n=size)[..., :length]
-
-
-def _compact(values: Tensor, like: Tensor) -> Tensor:
-    return values.to(like.dtype, memory_format=torch.contiguous_format, copy=True)
 
 
 library.impl("causal_convolution", _forward, "CompositeExplicitAutograd")

@@ -66,6 +66,7 @@ def load_task(context: Context, config: BenchmarkFineTuning) -> TaskData:
             flip=flip,
             both_strands=evaluated and getattr(config, "conjoin", False),
             cut_before_flip=config.cut_before_flip,
+            upper_case=config.upper_case,
         )
 
     train, test = sequences("train", evaluated=False), sequences("test", evaluated=True)

@@ -8,7 +8,7 @@ it, fine-tuned on a task of GenomicBenchmarks, and scored. ``GenomePretraining``
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from dyt import Norm
 from dyt_hyenadna.genomic_benchmarks import TASKS
@@ -39,6 +39,8 @@ class GenomePretraining(TrainConfig):
         flip: probability that a training window is replaced by its reverse complement.
         flip_evaluation: also flip windows of the evaluation, always the same ones, as upstream.
         predict_n: predict N like a base. If False it is [PAD] in input and target, and ignored.
+        upper_case: read lower case, which marks repeats, as upper case. False reads it as [UNK],
+            as HyenaDNA's tokenizer does.
         length_stages: warm-up of the sequence length: (steps, length) of each stage before the
             full length. Windows are divided into sequences of the stage's length, so a step sees
             the same number of bases in every stage.
@@ -55,6 +57,7 @@ class GenomePretraining(TrainConfig):
     flip: float = 0.0
     flip_evaluation: bool = False
     predict_n: bool = False
+    upper_case: bool = True
     length_stages: tuple[tuple[int, int], ...] = ()
     eval_samples: int = 4096
     eval_batch: int = 128
@@ -87,12 +90,45 @@ class Pretraining(GenomePretraining):
 
 
 @dataclass(frozen=True, kw_only=True)
+class WeightsImport:
+    """Released weights as the start of fine-tuning, instead of a pretraining.
+
+    Attributes:
+        norm: the network's own. The weights were trained with it, and another layer computes
+            something else with them.
+        data: source of the weights.
+    """
+
+    seed: ClassVar[int] = 0
+    """Seed of the initial weights, all of which are replaced."""
+
+    norm: Norm = field(default_factory=Norm.own)
+    data: str
+
+    def __post_init__(self) -> None:
+        check_norm(self)
+        if self.norm != Norm.own():
+            raise ValueError(
+                f"norm is {self.norm}, but released weights were trained with the network's own "
+                "norms; expected Norm.own(): pretrain the other arms"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleasedWeights(WeightsImport):
+    """Released weights of HyenaDNA."""
+
+    data: str = "hyenadna-weights"
+    network: HyenaNetwork = field(default_factory=HyenaNetwork)
+
+
+@dataclass(frozen=True, kw_only=True)
 class BenchmarkFineTuning(TrainConfig):
     """Fine-tuning of all weights on a task of GenomicBenchmarks, with a new linear head.
 
     The run needs a ``Preparation`` of the tasks under the name "benchmarks". It uses the weights of
-    the run that it needs under the name "pretrained"; without one, the same network is trained from
-    scratch.
+    the run that it needs under the name "pretrained", a pretraining or an import of released
+    weights; without one, the same network is trained from scratch.
 
     Attributes:
         norm: norm layer that replaces the network's own.
@@ -110,6 +146,7 @@ class BenchmarkFineTuning(TrainConfig):
             upstream does when it augments.
         cut_before_flip: cut longer sequences to ``max_length`` before they are flipped. False is
             upstream's order, in which the other strand begins at the other end of the sequence.
+        upper_case: as in ``GenomePretraining``.
         masked_pooling: average the features over the bases alone, not over [PAD] too as upstream.
         eval_batch: sequences per forward pass in an evaluation.
         official_decay: as in ``GenomePretraining``.
@@ -124,6 +161,7 @@ class BenchmarkFineTuning(TrainConfig):
     flip: float = 0.0
     flip_evaluation: bool = False
     cut_before_flip: bool = True
+    upper_case: bool = True
     masked_pooling: bool = False
     eval_batch: int = 256
     official_decay: bool = False
@@ -165,7 +203,7 @@ class BenchmarkScore:
     """Mean accuracy over the tasks whose scores or selections it needs, by the task's name."""
 
 
-def check_norm(config: GenomePretraining | BenchmarkFineTuning) -> None:
+def check_norm(config: GenomePretraining | WeightsImport | BenchmarkFineTuning) -> None:
     """Refuse a norm that is not a ``dyt.Norm``.
 
     Raises:

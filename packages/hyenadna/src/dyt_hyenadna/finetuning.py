@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from functools import partial
 
+import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 from dyt import alphas
 from dyt_hyenadna.classification import AccuracyEvaluation, TaskData, load_task
@@ -19,6 +22,7 @@ from dyt_hyenadna.pretraining import read_pretrained
 from matched.task import Context, Outcome
 from matched.training import Learner, fit
 from matched.training.artifacts import has_diverged
+from matched.training.batches import seeded_batch
 from matched.training.distributed import process_group
 
 log = logging.getLogger("matched")
@@ -26,6 +30,8 @@ PRETRAINING_DIVERGED = Outcome(
     metrics={}, diverged=True, steps=0, details={"reason": "the pretraining diverged"}
 )
 """Outcome of a run whose pretraining left no usable weights."""
+CALIBRATION_SEQUENCES = 32
+"""Sequences that a calibrated α is fitted to where nothing is pretrained."""
 
 
 def train(context: Context, config: FineTuning) -> Outcome:
@@ -50,12 +56,14 @@ def fine_tune(context: Context, config: BenchmarkFineTuning, networks: Networks)
     with process_group(context) as device:
         networks.choose_kernels(context, device.type)
         data = load_task(context, config)
-        model = networks.classifier(config, data.classes)
-        norms = networks.convert(model, config.norm).paths
+        model = networks.classifier(config, data.classes).to(device)
         inherited: tuple[str, ...] = ()
-        if pretraining is not None:
+        if pretraining is None:
+            run = partial(run_on_sequences, data, config, device)
+            norms = networks.replace_norms(model, config.norm, run)
+        else:
+            norms = networks.replace_norms(model, config.norm)
             inherited = networks.load_backbone(model, read_pretrained(pretraining))
-        model.to(device)
         log.info("classifier with %s in %d places", config.norm, len(norms))
         learner = Learner(
             model=model,
@@ -70,6 +78,15 @@ def fine_tune(context: Context, config: BenchmarkFineTuning, networks: Networks)
         )
         outcome = fit(context, config, learner, device)
     return at_best_epoch(outcome, data)
+
+
+def run_on_sequences(
+    data: TaskData, config: BenchmarkFineTuning, device: torch.device, model: nn.Module
+) -> Tensor:
+    """Run a classifier on training sequences that depend on the seed alone."""
+    sequences, _ = seeded_batch(data.train, CALIBRATION_SEQUENCES, config.seed, "calibration")
+    logits: Tensor = model(sequences.to(device))
+    return logits
 
 
 def at_best_epoch(outcome: Outcome, data: TaskData) -> Outcome:

@@ -1,9 +1,9 @@
 """FASTA files: index, names of chromosomes, and reads that fail instead of returning fewer bases.
 
 pyfaidx indexes the file. Its index is put in a folder of the caller, because the data may be on a
-read-only file system. An index is trusted only if the FASTA has the size for which it was made and
-each record begins where it says: chosen by modification time alone, the index of a file that was
-cut short afterwards would give fewer bases without an error.
+read-only file system. An index is trusted only if the FASTA has the size for which it was made,
+each record begins where it says, and a sample of the file is the same: chosen by modification time
+alone, the index of a file that was cut short afterwards would give fewer bases without an error.
 
 Bases are read with ``os.pread``, which has no position that processes could share: a handle that is
 open before a fork, as in the workers of a DataLoader, would otherwise mix up their reads.
@@ -12,6 +12,7 @@ open before a fork, as in the workers of a DataLoader, would otherwise mix up th
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import logging
 import os
@@ -31,6 +32,8 @@ BLOCK = 1 << 24
 """Bytes copied at a time."""
 LETTERS = b"ACGTNRYSWKMBDHVU"
 """Letters of a sequence: bases, N, IUPAC's codes for ambiguous bases, and U."""
+SAMPLES, SAMPLE = 16, 1 << 12
+"""Blocks of a FASTA that are hashed, at equal distances, and their bytes."""
 HEADERS = (1 << 12, 1 << 20)
 """Bytes in which a record's description is looked for: usually enough, and at most."""
 MAX_NAMES = 3
@@ -163,8 +166,8 @@ def some(names: Iterable[str], most: int = MAX_NAMES) -> str:
 def index_fasta(fasta: Path, index: Path) -> None:
     """Index a FASTA file; the index appears only when it is complete.
 
-    Beside ``index`` there is a JSON file with the size of the FASTA. An index that a tool left
-    beside the FASTA is not used.
+    Beside ``index`` there is a JSON file with the size of the FASTA and a hash of a sample of it.
+    An index that a tool left beside the FASTA is not used.
 
     Raises:
         ValueError: if the file is not a FASTA file with lines of one length, a record is empty or
@@ -173,6 +176,7 @@ def index_fasta(fasta: Path, index: Path) -> None:
     """
     refuse_pointer(fasta)
     size = fasta.stat().st_size
+    _check_line_ends(fasta)
     with atomic_write(index) as temporary:
         try:
             with pyfaidx.Fasta(str(fasta), indexname=str(temporary)) as records:
@@ -191,7 +195,27 @@ def index_fasta(fasta: Path, index: Path) -> None:
                 "in a record, and different names"
             ) from None
         _check_records(fasta, lengths)
-    write_json(_size_file(index), {"size": size})
+    write_json(_size_file(index), {"size": size, "sample": _hash_sample(fasta, size)})
+
+
+def _check_line_ends(fasta: Path) -> None:
+    with fasta.open("rb") as file:
+        start = file.read(HEADERS[-1])
+    if b"\r" in start and b"\n" not in start:
+        raise ValueError(
+            f"{fasta} has carriage returns as line ends; expected line feeds: convert it with "
+            "`tr '\\r' '\\n'`"
+        )
+
+
+def _hash_sample(fasta: Path, size: int) -> str:
+    """Return a hash of blocks at equal distances, the first and the last of the file among them."""
+    digest = hashlib.blake2b(digest_size=16)
+    with fasta.open("rb") as file:
+        for number in range(SAMPLES):
+            file.seek(number * max(0, size - SAMPLE) // (SAMPLES - 1))
+            digest.update(file.read(SAMPLE))
+    return digest.hexdigest()
 
 
 def _check_records(fasta: Path, lengths: Mapping[str, int]) -> None:
@@ -217,7 +241,7 @@ def _read_index(index: Path) -> dict[str, Record]:
 
 
 def _check_index(fasta: Path, index: Path) -> None:
-    recorded = read_json(_size_file(index), ("size",)) if index.is_file() else None
+    recorded = read_json(_size_file(index), ("size", "sample")) if index.is_file() else None
     if recorded is None:
         raise ValueError(f"there is no complete index {index} of {fasta}")
     try:
@@ -237,6 +261,11 @@ def _check_index(fasta: Path, index: Path) -> None:
                 raise ValueError(
                     f"{fasta} was replaced: the record {name} is not where the index {index} has it"
                 )
+    if _hash_sample(fasta, size) != recorded["sample"]:
+        raise ValueError(
+            f"{fasta} was replaced: it has the size for which the index {index} was made, but "
+            "other contents"
+        )
 
 
 def _read_header(file: BinaryIO, offset: int) -> bytes:

@@ -8,7 +8,6 @@ bases. For another genome, intervals are made by seed, with whole chromosomes he
 from __future__ import annotations
 
 import hashlib
-import logging
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,6 @@ from dyt_hyenadna.genome import Genome, some
 from matched.checks import check_counts, check_fractions
 from matched.files import read_text, write_text
 
-log = logging.getLogger("matched")
 SPLITS = ("train", "valid", "test")
 COMMENTS = ("#", "track", "browser")
 """Beginnings of the lines that the BED format allows before the data."""
@@ -90,7 +88,7 @@ def write_bed(path: Path, intervals: Intervals) -> None:
 def match_to_genome(
     intervals: Intervals, genome: Genome, source: Path
 ) -> dict[str, list[Interval]]:
-    """Return intervals with the genome's names of the chromosomes; warn if splits overlap.
+    """Return intervals with the genome's names of the chromosomes.
 
     Args:
         source: BED file, for messages.
@@ -118,17 +116,17 @@ def match_to_genome(
             f"{first.chromosome} {first.start} to {first.end}, and {genome.fasta} has "
             f"{genome.lengths[first.chromosome]} bases there; the FASTA is another one or cut short"
         )
-    if overlaps := _count_overlaps(matched):
-        log.warning(
-            "%s has %d intervals that overlap one of another split: held-out windows have bases of "
-            "the training",
-            *(source, overlaps),
-        )
     return matched
 
 
-def _count_overlaps(intervals: Intervals) -> int:
-    """Return the number of intervals that overlap an earlier one of another split."""
+def count_overlaps(intervals: Intervals) -> int:
+    """Return the number of intervals that overlap an earlier one of another split.
+
+    Held-out windows then have bases of the training.
+
+    Args:
+        intervals: with the genome's names of the chromosomes.
+    """
     count = 0
     ends: dict[tuple[str, str], int] = {}
     for interval, split in sorted((x, name) for name in SPLITS for x in intervals[name]):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dyt_hyenadna.tokenizer import VOCABULARY
 from matched.checks import check_counts, check_fractions
 
 
@@ -17,7 +18,7 @@ class HyenaNetwork:
     the Hyena recurrence is 2, as in every HyenaDNA network.
 
     Attributes:
-        vocabulary: number of tokens.
+        vocabulary: number of tokens; the tokenizer has 12.
         vocabulary_multiple: the embedding's rows are padded to a multiple of this number; no token
             uses the padded rows.
         width: channels of the blocks.
@@ -63,6 +64,7 @@ class HyenaNetwork:
         check_counts(self, "vocabulary", "vocabulary_multiple", "width", "layers", "mlp_ratio")
         check_counts(self, "max_length", "filter_features", "filter_width")
         check_fractions(self, "dropout")
+        check_vocabulary(self.vocabulary)
         if self.filter_features % 2 == 0 or self.filter_features < 3:
             raise ValueError(
                 f"filter_features is {self.filter_features}; expected an odd number of 3 or more: "
@@ -76,6 +78,18 @@ class HyenaNetwork:
     def padded_vocabulary(self) -> int:
         """Rows of the embedding, and the number of logits: the vocabulary, padded."""
         return -(-self.vocabulary // self.vocabulary_multiple) * self.vocabulary_multiple
+
+
+def check_vocabulary(vocabulary: int) -> None:
+    """Refuse a vocabulary without ids of the tokenizer.
+
+    Raises:
+        ValueError: naming both sizes.
+    """
+    if vocabulary < VOCABULARY:
+        raise ValueError(
+            f"vocabulary is {vocabulary}; expected {VOCABULARY} or more, the tokenizer's ids"
+        )
 
 
 def official_network(config: Mapping[str, Any]) -> HyenaNetwork:

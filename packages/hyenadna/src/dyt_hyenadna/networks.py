@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from dyt import Norm, Report, convert
 from dyt_hyenadna import model, weights
 from dyt_hyenadna.config import BenchmarkFineTuning, GenomePretraining
 from dyt_hyenadna.optimizer_groups import optimizer_groups
+from dyt_hyenadna.sources import weights_file
 from matched.task import Context
 
 
@@ -27,19 +29,35 @@ class Networks:
     Attributes:
         language_model: config → module that maps ids ``(B, L)`` to logits ``(B, L, V)``.
         classifier: (config, classes) → module that maps ids ``(B, L)`` to logits ``(B, classes)``.
-        convert: replaces the norm layers in place.
+        convert: (model, norm, calibrate=…) replaces the norm layers in place, as ``dyt.convert``.
         optimizer_groups: (model, lr=…, weight_decay=…, official=…) → groups for AdamW.
         load_backbone: (classifier, state dict of a language model) → names of the loaded tensors;
+            strict.
+        load: (model, path of a checkpoint or of a folder with one) → names of the loaded tensors;
             strict.
         choose_kernels: (context, device type) chooses what the machine can run and records it.
     """
 
     language_model: Callable[[Any], nn.Module]
     classifier: Callable[[Any, int], nn.Module]
-    convert: Callable[[nn.Module, Norm], Report]
+    convert: Callable[..., Report]
     optimizer_groups: Callable[..., list[dict[str, Any]]]
     load_backbone: Callable[[nn.Module, Mapping[str, Tensor]], tuple[str, ...]]
+    load: Callable[[nn.Module, Path], tuple[str, ...]]
     choose_kernels: Callable[[Context, str], object] = _ignore_device
+
+    def replace_norms(
+        self, model: nn.Module, norm: Norm, calibrate: Callable[[nn.Module], Any] | None = None
+    ) -> tuple[str, ...]:
+        """Replace the norm layers in place and return their paths.
+
+        Args:
+            calibrate: runs the network on training data, if the norm is calibrated; None for a
+                network whose weights, α among them, are loaded afterwards.
+        """
+        if calibrate is None or not norm.calibrated:
+            return self.convert(model, norm.uncalibrated()).paths
+        return self.convert(model, norm, calibrate=calibrate).paths
 
     def optimizer(
         self, model: nn.Module, config: GenomePretraining | BenchmarkFineTuning
@@ -64,4 +82,5 @@ HYENADNA = Networks(
     convert=convert,
     optimizer_groups=optimizer_groups,
     load_backbone=weights.load_backbone,
+    load=lambda model, path: weights.load(model, weights_file(path)),
 )

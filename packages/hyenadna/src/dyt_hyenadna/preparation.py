@@ -19,6 +19,7 @@ from dyt_hyenadna.genomic_benchmarks import TASKS
 from dyt_hyenadna.intervals import (
     SPLITS,
     Interval,
+    count_overlaps,
     make_intervals,
     match_to_genome,
     read_bed,
@@ -57,20 +58,22 @@ def _prepare(context: Context, config: Preparation) -> Outcome:
         synthetic_genome.write_genome(folder, FASTA_FILE, BED_FILE, config.shuffle_seed)
         synthetic_genome.write_tasks(tasks, config.shuffle_seed)
     if config.data in GENOME_SOURCES:
-        genome, intervals = _prepare_genome(context, config, folder)
+        genome, intervals, warnings = _prepare_genome(context, config, folder)
         details |= {"records": len(genome.lengths), **genome.count_letters(_check_signals)}
         details |= {f"{split}_intervals": len(intervals[split]) for split in SPLITS}
+        details["warnings"] = warnings
     if config.data == "arabidopsis":
         arabidopsis.write_tasks(tasks, genome, config.shuffle_seed, _check_signals)
     if config.data in BENCHMARK_SOURCES:
-        details |= _pack_tasks(context, config, context.data.get(config.data, tasks))
+        packed = _pack_tasks(context, config, context.data.get(config.data, tasks))
+        details |= {**packed, "warnings": [*details.get("warnings", []), *packed["warnings"]]}
     return Outcome(metrics={}, steps=0, details=details)
 
 
 def _prepare_genome(
     context: Context, config: Preparation, folder: Path
-) -> tuple[Genome, dict[str, list[Interval]]]:
-    """Index the FASTA and write the intervals."""
+) -> tuple[Genome, dict[str, list[Interval]], list[str]]:
+    """Index the FASTA and write the intervals; return both, and warnings."""
     folder.mkdir(exist_ok=True)
     fasta, bed = folder / FASTA_FILE, None
     if (path := context.data.get(config.data)) is not None:
@@ -94,7 +97,12 @@ def _prepare_genome(
         intervals = make_intervals(genome, config.held_out, config.shuffle_seed)
     write_bed(folder / BED_FILE, intervals)
     log.info("%s has %d records", fasta.name, len(genome.lengths))
-    return genome, intervals
+    overlaps = count_overlaps(intervals)
+    warning = (
+        f"{overlaps:,} intervals of {(bed or fasta).name} overlap one of another split, so "
+        "held-out windows have bases of the training"
+    )
+    return genome, intervals, [warning] if overlaps else []
 
 
 def _pack_tasks(context: Context, config: Preparation, folder: Path) -> dict[str, Any]:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from dyt import alphas
 from dyt_hyenadna.config import Cut, GenomePretraining, Pretraining
@@ -29,12 +31,15 @@ from dyt_hyenadna.preparation import load_genome
 from matched.task import Context, Outcome
 from matched.training import Learner, fit
 from matched.training.artifacts import gather_state_dict, load_artifact, save_artifact
+from matched.training.batches import seeded_batch
 from matched.training.distributed import process_group
 
 log = logging.getLogger("matched")
 PRETRAINED_FILE = "pretrained.pth"
 UNLEARNED_MARGIN = 0.01
 """Nats below the unigram entropy that a network must reach to count as having learned something."""
+CALIBRATION_POSITIONS = 8192
+"""Bases that a calibrated α is fitted to, if a window has no more."""
 
 
 def pretrain(context: Context, config: Pretraining) -> Outcome:
@@ -49,9 +54,9 @@ def pretrain_network(
     with process_group(context) as device:
         networks.choose_kernels(context, device.type)
         train, held_out = load_samples(context, config, objective)
-        model = networks.language_model(config)
-        norms = networks.convert(model, config.norm).paths
-        model.to(device)
+        model = networks.language_model(config).to(device)
+        run = partial(run_on_windows, train, config, device)
+        norms = networks.replace_norms(model, config.norm, run)
         log.info("language model with %s in %d places", config.norm, len(norms))
         stages = LengthStages(config)
         learner = Learner(
@@ -72,6 +77,15 @@ def pretrain_network(
         return replace(outcome, details={"warnings": plateau_warnings(outcome)})
 
 
+def run_on_windows(
+    samples: LanguageSamples, config: GenomePretraining, device: torch.device, model: nn.Module
+) -> Tensor:
+    """Run a network on windows of the training intervals that depend on the seed alone."""
+    count = max(1, CALIBRATION_POSITIONS // config.length)
+    inputs, targets = seeded_batch(samples, count, config.seed, "calibration")
+    return token_loss(model(inputs.to(device)), targets.to(device))
+
+
 def load_samples(
     context: Context, config: GenomePretraining, objective: Objective
 ) -> tuple[LanguageSamples, LanguageSamples]:
@@ -87,7 +101,13 @@ def load_samples(
 
     def windows(split: str, cut: Cut, flip: float) -> GenomeWindows:
         cuts = Windows(intervals[split], genome.lengths, config.length, cut)
-        return GenomeWindows(genome, cuts, flip=flip, n_as_pad=not config.predict_n)
+        return GenomeWindows(
+            genome,
+            cuts,
+            flip=flip,
+            upper_case=config.upper_case,
+            n_as_pad=not config.predict_n,
+        )
 
     train = windows("train", config.cut, config.flip)
     has_tiles = any(x.end - x.start >= config.length for x in intervals["valid"])

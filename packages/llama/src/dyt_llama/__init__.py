@@ -1,0 +1,1 @@
+"""LLaMA with a configurable norm layer: token data and pretraining, on transformers' model."""

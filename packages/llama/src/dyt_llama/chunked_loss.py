@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-CHUNK = 4096
-"""Tokens per chunk: their logits over 32,000 pieces take 0.5 GB in float32."""
+from dyt_llama.memory import LOSS_CHUNK
+
 IGNORED = -100
 """Target of a position that does not count."""
 
 
 def chunked_cross_entropy(
-    hidden: Tensor, head: nn.Module, targets: Tensor, chunk: int = CHUNK
+    hidden: Tensor, head: nn.Module, targets: Tensor, chunk: int = LOSS_CHUNK
 ) -> Tensor:
     """Return the cross-entropy summed over all positions, in float32: a scalar.
 

@@ -7,6 +7,7 @@ work on trained models.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +19,9 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEm
 
 from dyt import Norm, convert, scale_embedding
 from dyt_llama.chunked_loss import chunked_cross_entropy
-from dyt_llama.config import Network
+from dyt_llama.config import Pretraining
 from dyt_llama.initial_weights import fill_normal
-
-STD = 0.02
-"""Of all initial weights of linear layers and of the embedding, whatever the depth, as in ibm-fms
-(trunc_normal with bounds of ±100 standard deviations) and transformers."""
+from dyt_llama.network_config import Network
 
 
 class Llama(LlamaForCausalLM):
@@ -70,7 +68,7 @@ def transformers_config(network: Network) -> LlamaConfig:
         max_position_embeddings=network.positions,
         rms_norm_eps=network.norm_eps,
         rope_parameters={"rope_type": "default", "rope_theta": network.rope_theta},
-        initializer_range=STD,
+        initializer_range=network.std,
         tie_word_embeddings=False,
         use_cache=False,
         bos_token_id=1,
@@ -83,12 +81,14 @@ def transformers_config(network: Network) -> LlamaConfig:
 def build_on_meta(network: Network, norm: Norm, *, embedding_scale: bool = False) -> Built:
     """Build a converted network without memory for its weights.
 
+    A calibrated α is a number here: ``materialize_calibrated`` fits it, or it is loaded.
+
     Raises:
         ValueError: if a pattern of ``norm.alpha0_at`` matches no layer.
     """
     with torch.device("meta"):
         model = Llama(network)
-        differing = tuple(convert(model, norm).paths)
+        differing = tuple(convert(model, norm.uncalibrated()).paths)
         if embedding_scale:
             differing = (*differing, scale_embedding(model))
     return Built(model=model, differing=differing)
@@ -122,9 +122,10 @@ def materialize(model: Llama, *, seed: int, device: torch.device) -> None:
     model.to_empty(device=device)
     # Not part of the state dict, and kept in float32: bfloat16 positions are wrong beyond 256.
     model.model.rotary_emb = LlamaRotaryEmbedding(model.config).to(device)
+    std = model.config.initializer_range
     for path, module in model.named_modules():
         if isinstance(module, (nn.Linear, nn.Embedding)):
-            fill_normal(module.weight, STD, seed, "weights", f"{path}.weight")
+            fill_normal(module.weight, std, seed, "weights", f"{path}.weight")
             if isinstance(scale := getattr(module, "scale", None), nn.Parameter):
                 scale.fill_(math.sqrt(model.config.hidden_size))
         elif isinstance(module, LlamaRMSNorm):
@@ -132,6 +133,32 @@ def materialize(model: Llama, *, seed: int, device: torch.device) -> None:
         elif hasattr(module, "reset_parameters"):  # the layers that replace it
             layer: Any = module
             layer.reset_parameters()
+
+
+def materialize_calibrated(
+    model: Llama,
+    config: Pretraining,
+    *,
+    device: torch.device,
+    calibrate: Callable[[nn.Module], Any],
+) -> None:
+    """As ``materialize``, with α and γ of the layers that replace RMSNorm fitted to data.
+
+    They are fitted in a second network, which has RMSNorm and the same initial weights.
+
+    Args:
+        calibrate: runs a network on training data.
+    """
+    materialize(model, seed=config.seed, device=device)
+    fitted = build(
+        config.network,
+        Norm.own(),
+        seed=config.seed,
+        device=device,
+        embedding_scale=config.embedding_scale,
+    ).model
+    convert(fitted, config.norm, calibrate=calibrate)
+    model.load_state_dict(fitted.state_dict())
 
 
 def checkpoint_layers(model: Llama, fraction: float) -> int:

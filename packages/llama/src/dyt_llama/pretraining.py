@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,13 +23,30 @@ from dyt import alphas
 from dyt_llama import weights
 from dyt_llama.chunked_loss import IGNORED
 from dyt_llama.config import Pretraining
-from dyt_llama.model import build_on_meta, checkpoint_layers, materialize, parameter_count
-from dyt_llama.token_data import Manifest, Samples, TokenStream, check_fits
+from dyt_llama.model import (
+    Llama,
+    build_on_meta,
+    checkpoint_layers,
+    materialize,
+    materialize_calibrated,
+    parameter_count,
+)
+from dyt_llama.token_data import (
+    Manifest,
+    Samples,
+    TokenStream,
+    check_fits,
+    check_same_tokens,
+)
 from matched.task import Context, Outcome
 from matched.training import Learner, fit, sum_over_ranks
+from matched.training.batches import seeded_batch
 from matched.training.distributed import on_rank0, process_group, raise_on_all_ranks
 
 log = logging.getLogger("matched")
+
+CALIBRATION_SAMPLES = 32
+"""Samples that a calibrated α is fitted to: 2,048 tokens at smoke scale."""
 
 
 def pretrain(context: Context, config: Pretraining) -> Outcome:
@@ -40,13 +57,15 @@ def pretrain(context: Context, config: Pretraining) -> Outcome:
     ``perplexity`` and ``bits_per_byte``. The weights are written to "weights".
 
     Raises:
-        ValueError: if the tokens are missing or damaged, do not fit the network, or are fewer than
-            a batch.
+        ValueError: if the tokens are missing or damaged, do not fit the network, are fewer than a
+            batch, or are not those that a resumed run began with.
     """
     with process_group(context) as device:
         with raise_on_all_ranks():
             manifest = Manifest.read(context.needs["tokens"])
             check_fits(manifest, config.network.vocabulary)
+            if context.rank == 0:
+                check_same_tokens(context, manifest)
             train = _samples(context, config, manifest, "train")
             held_out = _samples(context, config, manifest, "held_out")
         built = build_on_meta(config.network, config.norm, embedding_scale=config.embedding_scale)
@@ -67,12 +86,35 @@ def pretrain(context: Context, config: Pretraining) -> Outcome:
             evaluate=HeldOutLoss(held_out, manifest, config, context, device),
             selection_metric=("validation_loss", "lower"),
             norms=built.differing,
-            materialize=partial(materialize, model, seed=config.seed, device=device),
+            materialize=make_materialize(context, config, model, train, device),
             alphas=alphas,
         )
         outcome = fit(context, config, learner, device)
         weights.save(context, model, config, manifest.tokenizer)
         return on_rank0(lambda: with_training_loss(outcome, context.directory))
+
+
+def make_materialize(
+    context: Context, config: Pretraining, model: Llama, train: TokenSamples, device: torch.device
+) -> Callable[[], None]:
+    """Return the function that allocates the network and sets its initial weights.
+
+    Raises:
+        ValueError: if α is to be calibrated in a network that is divided over processes.
+    """
+    if not config.norm.calibrated:
+        return partial(materialize, model, seed=config.seed, device=device)
+    if context.shard and context.world_size > 1:
+        raise ValueError(
+            f"norm is {config.norm}, and the run is sharded, but calibration needs the whole "
+            "network; set shard=False in the recipe's resources, or give alpha0 a number"
+        )
+
+    def calibrate(network: nn.Module) -> Tensor:
+        samples = seeded_batch(train, CALIBRATION_SAMPLES, config.seed, "calibration")
+        return mean_loss(network, samples.to(device))
+
+    return partial(materialize_calibrated, model, config, device=device, calibrate=calibrate)
 
 
 def _samples(context: Context, config: Pretraining, manifest: Manifest, split: Any) -> TokenSamples:

@@ -16,6 +16,8 @@ from torch.utils.data import Dataset
 
 from dyt_llama.indexed_tokens import TokenFile
 from matched.files import read_json
+from matched.task import Context
+from matched.training.fingerprint import digest_of
 
 FOLDER = "tokens"
 MANIFEST = "tokens.json"
@@ -155,6 +157,25 @@ class Samples(Dataset[Tensor]):
         """Return a sample, (length + 1,), int64."""
         tokens = self.stream.read(index * self.length, self.length + 1)
         return torch.from_numpy(tokens)
+
+
+def check_same_tokens(context: Context, manifest: Manifest) -> None:
+    """Record the tokens of a run, or check that they are those it began with; call on rank 0.
+
+    Raises:
+        ValueError: naming both, if a resumed run would continue on other tokens.
+    """
+    contents = digest_of(part.sha256 for split in SPLITS for part in manifest.splits[split])
+    current = {"tokenizer": manifest.tokenizer, "tokens": contents}
+    recorded = read_json(context.directory / MANIFEST, tuple(current))
+    if recorded is None:
+        context.write_json(MANIFEST, current)
+    elif recorded != current:
+        before, now = (f"{r['tokens']} of tokenizer {r['tokenizer']}" for r in (recorded, current))
+        raise ValueError(
+            f"the run in {context.directory} began on the tokens {before}, and its tokenization "
+            f"now has {now}; restore those, or move the run away to start it from the beginning"
+        )
 
 
 def check_fits(manifest: Manifest, vocabulary: int) -> None:

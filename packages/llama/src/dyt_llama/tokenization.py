@@ -92,6 +92,7 @@ def tokenize(context: Context, config: Tokenization) -> Outcome:
                 "vocabulary": manifest.vocabulary,
                 "held_out_tokens": manifest.total("held_out", "tokens"),
                 "beginning": beginning,
+                "data": writer.description(manifest),
             },
         )
 
@@ -203,6 +204,12 @@ class TokenFilesWriter:
             return read_json(self.folder / name, ("origin", "splits"))
         except DamagedFileError:
             return None
+
+    def description(self, manifest: Manifest) -> str:
+        """Return the name of the text, for tables, with its number of tokens."""
+        text = self.context.data.get("text")
+        counted = f"{manifest.total('train', 'tokens'):,} tokens"
+        return counted if text is None else f"{text.name}, {counted}"
 
     def write_manifest(self) -> Manifest:
         """Write tokenizer, fingerprint and manifest after all files; call on rank 0."""

@@ -22,8 +22,9 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from dyt import Norm
-from dyt_llama.config import Network, Pretraining
+from dyt_llama.config import Pretraining
 from dyt_llama.model import Llama, build
+from dyt_llama.network_config import Network
 from matched.files import read_json
 from matched.task import Context
 from matched.training.artifacts import state_dict_mismatches

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 from dyt import Norm
 from dyt_vision.normfree import NormFree
@@ -15,18 +15,14 @@ Arguments = tuple[tuple[str, int | float | str | bool | tuple[int, ...]], ...]
 A run's signature contains the pairs in this form."""
 
 
-def is_calibrated(norm: Norm | NormFree) -> bool:
-    """True if α0 is fitted to training images before the first step."""
-    return isinstance(norm, Norm) and norm.alpha0 == "calibrated"
-
-
 @dataclass(frozen=True, kw_only=True)
 class Vision(TrainConfig):
     """Settings that all runs on images share.
 
     Attributes:
         norm: replacement of the model's norm layers: a ``dyt.Norm``, or an earlier method to train
-            without them. α0 = "calibrated" is supported in supervised training only.
+            without them. With α0 = "calibrated", α is fitted to training images before the first
+            step, except in networks that are loaded.
         data: "imagenet", or "digits" (embedded; smoke scale).
         image_size: height and width in pixels of the model's input.
         crop_scale: (least, most) share of the image's area in a random resized crop.
@@ -37,8 +33,6 @@ class Vision(TrainConfig):
         flip: probability of a horizontal flip; use 0 for digits.
         eval_batch: images per forward pass in evaluation.
     """
-
-    calibrates: ClassVar[bool] = False
 
     norm: Norm | NormFree = field(default_factory=Norm.own)
     data: str
@@ -55,11 +49,6 @@ class Vision(TrainConfig):
         super().__post_init__()
         if not isinstance(self.norm, (Norm, NormFree)):
             raise ValueError(f"norm is {self.norm!r}; expected a dyt.Norm, such as Norm.dyt()")
-        if is_calibrated(self.norm) and not self.calibrates:
-            raise ValueError(
-                f"norm is {self.norm}, but {type(self).__name__} runs do not calibrate α; "
-                "give alpha0 a number"
-            )
         check_counts(self, "image_size", "eval_batch")
         check_fractions(self, "flip")
         check_crop("crop_scale", self.crop_scale)
@@ -93,8 +82,6 @@ class Supervised(Vision):
             Mixer, the rate of every block). With 0 the argument is not passed to the constructor,
             as some have none.
     """
-
-    calibrates: ClassVar[bool] = True
 
     model: str
     model_args: Arguments = ()
@@ -135,8 +122,6 @@ class FineTuning(Supervised):
         layer_decay: learning rate of each block as a share of the next block's; 1 gives all layers
             the same rate.
     """
-
-    calibrates: ClassVar[bool] = False
 
     layer_decay: float = 0.75
 

@@ -9,21 +9,25 @@ from __future__ import annotations
 
 import logging
 import math
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 
 from dyt import alphas
-from dyt_vision import image_data, models, weights
+from dyt_vision import image_data, models, pictures, weights
 from dyt_vision.config import DINO
 from dyt_vision.dino_crops import MultiCropTransform
-from dyt_vision.dino_evaluation import KNNEvaluation
+from dyt_vision.dino_evaluation import PICTURE, KNNEvaluation
 from dyt_vision.dino_loss import teacher_temperature
 from dyt_vision.dino_model import Backbone, DINOHead, MultiCropWrapper
 from dyt_vision.dino_teacher import SelfDistillation
 from dyt_vision.transforms import evaluation_transform
 from matched.task import Context, Outcome
 from matched.training import Hooks, Learner, StepInfo, fit, reseed
+from matched.training.batches import seeded_batch
 from matched.training.distributed import process_group
 
 log = logging.getLogger("matched")
@@ -38,7 +42,7 @@ def pretrain(context: Context, config: DINO) -> Outcome:
             train=MultiCropTransform(config),
             held_out=evaluation_transform(config),
         )
-        model, norms = build(config)
+        model, norms = build(config, partial(run_on_crops, data.train, config))
         model.to(device)
         log.info("DINO with %s in %d places", config.norm, len(norms))
         optimizer = make_optimizer(model, config)
@@ -61,17 +65,29 @@ def pretrain(context: Context, config: DINO) -> Outcome:
             student=model.student.state_dict(),
             teacher=model.teacher.state_dict(),
         )
-        return outcome
+        return pictures.named_in(outcome, context, PICTURE)
 
 
-def build(config: DINO) -> tuple[SelfDistillation, tuple[str, ...]]:
-    """Return student and teacher with equal weights, and the paths of both networks' norms."""
+def build(
+    config: DINO, calibrate: models.Calibrate | None = None
+) -> tuple[SelfDistillation, tuple[str, ...]]:
+    """Return student and teacher with equal weights, and the paths of both networks' norms.
+
+    Args:
+        calibrate: as in ``models.replace_norms``, for the student.
+    """
     reseed(config.seed, "weights")
     backbone = Backbone(config, config.drop_path, config.init_std)
     student = MultiCropWrapper(backbone, DINOHead(config))
-    norms = models.replace_norms(student, config)
+    norms = models.replace_norms(student, config, calibrate)
     both = [f"{network}.{path}" for network in ("student", "teacher") for path in norms]
     return SelfDistillation(config, student), tuple(both)
+
+
+def run_on_crops(dataset: Dataset[Any], config: DINO, student: nn.Module) -> Any:
+    """Run a student on crops of training images that depend on the seed alone."""
+    crops, _ = seeded_batch(dataset, models.CALIBRATION_IMAGES, config.seed, "calibration")
+    return student(crops)
 
 
 def make_optimizer(model: SelfDistillation, config: DINO) -> torch.optim.AdamW:

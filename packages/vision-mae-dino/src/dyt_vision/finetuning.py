@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from functools import partial
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from dyt import Norm
 from dyt_vision import models, supervised, weights
 from dyt_vision.config import FineTuning
+from dyt_vision.mae_model import EPSILON
 from matched.task import Context, Outcome
 from matched.training import fit, reseed
 from matched.training.artifacts import has_diverged
@@ -40,10 +43,14 @@ def train(context: Context, config: FineTuning) -> Outcome:
         return weights.PRETRAINING_DIVERGED
     with process_group(context) as device:
         data = supervised.load_data(context, config)
-        model, norms = build(config, data.classes)
+        run = partial(supervised.run_on_images, config, data)
         inherited: tuple[str, ...] = ()
-        if pretraining is not None:
+        if pretraining is None:
+            model, norms = build(config, data.classes, run)
+        else:
+            model, norms = build(config, data.classes)
             inherited = weights.load_encoder(model, weights.read_exported(pretraining))
+            calibrate_pooled_norm(model, config, run)
         model.to(device)
         log.info("%s with %s in %d places", config.model, config.norm, len(norms))
         optimizer = layerwise_optimizer(model, config)
@@ -51,8 +58,13 @@ def train(context: Context, config: FineTuning) -> Outcome:
         return fit(context, config, replace(learner, inherited=inherited), device)
 
 
-def build(config: FineTuning, classes: int) -> tuple[VisionTransformer, tuple[str, ...]]:
+def build(
+    config: FineTuning, classes: int, calibrate: models.Calibrate | None = None
+) -> tuple[VisionTransformer, tuple[str, ...]]:
     """Return the classifier of a run with a new head, and the paths of its norm layers.
+
+    Args:
+        calibrate: as in ``models.replace_norms``.
 
     Raises:
         ValueError: if the model is not a ViT that pools its patch tokens.
@@ -65,7 +77,19 @@ def build(config: FineTuning, classes: int) -> tuple[VisionTransformer, tuple[st
         )
     # Before the norms are replaced: Fixup sets the head to 0, and σReparam reparametrizes it.
     reset_head(model, config.seed)
-    return model, models.replace_norms(model, config)
+    return model, models.replace_norms(model, config, calibrate)
+
+
+def calibrate_pooled_norm(
+    model: VisionTransformer, config: FineTuning, calibrate: models.Calibrate
+) -> None:
+    """Fit α of the layer after the pooling, which no pretrained network has, if it is calibrated.
+
+    All other layers have α of the pretrained network.
+    """
+    if isinstance(config.norm, Norm) and config.norm.calibrated:
+        model.fc_norm = nn.LayerNorm(model.num_features, eps=EPSILON)
+        models.replace_norms(model, config, calibrate)  # there is no other LayerNorm
 
 
 def reset_head(model: VisionTransformer, seed: int) -> None:

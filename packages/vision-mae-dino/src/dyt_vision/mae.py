@@ -8,11 +8,13 @@ network and its loss are in ``mae_model``.
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Any
 
 import torch
 from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from dyt import alphas
 from dyt_vision import image_data, models, pictures, weights
@@ -21,6 +23,7 @@ from dyt_vision.mae_model import EPSILON, MaskedAutoencoder
 from dyt_vision.transforms import Denormalize, evaluation_transform, training_transform
 from matched.task import Context, Outcome
 from matched.training import Learner, fit, reseed, sum_over_ranks
+from matched.training.batches import seeded_batch
 from matched.training.distributed import process_group
 from matched.training.evaluation import RankSubset
 from matched.training.seeding import generator
@@ -40,7 +43,7 @@ def pretrain(context: Context, config: MAE) -> Outcome:
             train=training_transform(config),
             held_out=evaluation_transform(config),
         )
-        model, norms = build(config)
+        model, norms = build(config, partial(run_on_images, data.train, config))
         model.to(device)
         log.info("masked autoencoder with %s in %d places", config.norm, len(norms))
         learner = Learner(
@@ -56,14 +59,27 @@ def pretrain(context: Context, config: MAE) -> Outcome:
         )
         outcome = fit(context, config, learner, device)
         weights.export(context, model=model.state_dict())
-        return outcome
+        return pictures.named_in(outcome, context, PICTURE)
 
 
-def build(config: MAE) -> tuple[MaskedAutoencoder, tuple[str, ...]]:
-    """Return the autoencoder of a run, and the paths of its norm layers."""
+def build(
+    config: MAE, calibrate: models.Calibrate | None = None
+) -> tuple[MaskedAutoencoder, tuple[str, ...]]:
+    """Return the autoencoder of a run, and the paths of its norm layers.
+
+    Args:
+        calibrate: as in ``models.replace_norms``.
+    """
     reseed(config.seed, "weights")
     model = MaskedAutoencoder(config)
-    return model, models.replace_norms(model, config)
+    return model, models.replace_norms(model, config, calibrate)
+
+
+def run_on_images(dataset: Dataset[Any], config: MAE, model: nn.Module) -> Any:
+    """Run an autoencoder on training images and masks that depend on the seed alone."""
+    batch = seeded_batch(dataset, models.CALIBRATION_IMAGES, config.seed, "calibration")
+    reseed(config.seed, "calibration", "masks")
+    return model(*draw_mask_noise(config)(batch))
 
 
 def make_optimizer(model: nn.Module, config: MAE) -> torch.optim.AdamW:

@@ -5,19 +5,26 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from difflib import get_close_matches
+from typing import Any
 
 import timm
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dyt import convert
-from dyt_vision.config import Supervised, Vision, is_calibrated
+from dyt_vision.config import Supervised, Vision
 from dyt_vision.normfree import NormFree, apply
 from matched.training import reseed
 
+Calibrate = Callable[[nn.Module], Any]
+"""Function that runs a network on training data, to fit α to them."""
+
+CALIBRATION_IMAGES = 64
+"""Images that a calibrated α is fitted to; at 16 × 16 patches they have 12,608 positions."""
+
 
 def build(
-    config: Supervised, classes: int, images: Callable[[], Tensor] | None = None
+    config: Supervised, classes: int, calibrate: Calibrate | None = None
 ) -> tuple[nn.Module, tuple[str, ...]]:
     """Return the model of a run, and the paths of its norm layers.
 
@@ -27,14 +34,13 @@ def build(
     Args:
         config: the run's settings.
         classes: the number of classes.
-        images: returns images (B, 3, H, W) to calibrate on if ``config.norm`` is calibrated.
+        calibrate: as in ``replace_norms``.
 
     Raises:
         ValueError: if the model does not exist, or has no norm layer to replace.
     """
     model = create(config, classes)
-    batch = images() if images is not None and is_calibrated(config.norm) else None
-    return model, replace_norms(model, config, batch)
+    return model, replace_norms(model, config, calibrate)
 
 
 def create(config: Supervised, classes: int) -> nn.Module:
@@ -48,9 +54,13 @@ def create(config: Supervised, classes: int) -> nn.Module:
 
 
 def replace_norms(
-    model: nn.Module, config: Vision, calibrate: Tensor | None = None
+    model: nn.Module, config: Vision, calibrate: Calibrate | None = None
 ) -> tuple[str, ...]:
-    """Replace the norm layers in place as ``config.norm`` says, with α fitted to a batch of images.
+    """Replace the norm layers in place as ``config.norm`` says.
+
+    Args:
+        calibrate: called if ``config.norm`` is calibrated; None for a network whose weights, α
+            among them, are loaded afterwards.
 
     Returns:
         The paths of the layers that may differ between the arms of a pair.
@@ -58,6 +68,8 @@ def replace_norms(
     if isinstance(config.norm, NormFree):
         return apply(model, config.norm)
     also = _BatchNorm if getattr(config, "convert_batch_norm", False) else ()
+    if calibrate is None or not config.norm.calibrated:
+        return convert(model, config.norm.uncalibrated(), also=also).paths
     return convert(model, config.norm, also=also, calibrate=calibrate).paths
 
 

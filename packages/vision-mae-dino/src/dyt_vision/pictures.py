@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import torch
 from einops import rearrange
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.utils import make_grid
 
-from matched.task import Context
+from matched.task import Context, Outcome
 from matched.training.distributed import on_rank0
 
 log = logging.getLogger("matched")
@@ -28,6 +29,13 @@ def save(context: Context, name: str, rows: Tensor) -> None:
         rows: images (rows, columns, 3, H, W) with values from 0 to 1.
     """
     on_rank0(lambda: _save(context, name, rows))
+
+
+def named_in(outcome: Outcome, context: Context, name: str) -> Outcome:
+    """Return the outcome with the picture that tables show; unchanged if it was never written."""
+    if not (context.directory / name).is_file():  # diverged before the first evaluation
+        return outcome
+    return replace(outcome, details={**outcome.details, "picture": name})
 
 
 def _save(context: Context, name: str, rows: Tensor) -> None:

@@ -27,22 +27,18 @@ from dyt_vision.evaluation import Accuracy
 from dyt_vision.transforms import evaluation_transform, training_transform
 from matched.task import Context, Outcome
 from matched.training import Learner, fit
-from matched.training.batches import SeededDataset
+from matched.training.batches import seeded_batch
 from matched.training.distributed import process_group
-from matched.training.seeding import generator
 
 log = logging.getLogger("matched")
-
-CALIBRATION_IMAGES = 64
-"""Images that a calibrated α is fitted to; at 16 × 16 patches they have 12,608 positions."""
 
 
 def train(context: Context, config: Supervised) -> Outcome:
     """Train and evaluate one model; metrics are top1 and top5 in percent, and loss."""
     with process_group(context) as device:
         data = load_data(context, config)
-        images = partial(calibration_images, config, data)
-        model, norms = models.build(config, data.classes, images)
+        run = partial(run_on_images, config, data)
+        model, norms = models.build(config, data.classes, run)
         model.to(device)
         log.info("%s with %s in %d places", config.model, config.norm, len(norms))
         optimizer = make_optimizer(model, config)
@@ -60,13 +56,12 @@ def load_data(context: Context, config: Supervised) -> image_data.ImageSplits:
     )
 
 
-def calibration_images(config: Supervised, data: image_data.ImageSplits) -> Tensor:
-    """Return augmented training images (B, 3, H, W) that are a function of the seed alone."""
-    dataset: Any = training_set(config, data)  # Dataset does not declare its length
-    source = generator(config.seed, "calibration")
-    chosen = torch.randperm(len(dataset), generator=source)[:CALIBRATION_IMAGES]
-    samples = SeededDataset(dataset, config.seed)
-    return torch.stack([samples[0, index][0] for index in chosen.tolist()])
+def run_on_images(config: Supervised, data: image_data.ImageSplits, model: nn.Module) -> Tensor:
+    """Run a classifier on augmented training images that depend on the seed alone."""
+    dataset = training_set(config, data)
+    images, _ = seeded_batch(dataset, models.CALIBRATION_IMAGES, config.seed, "calibration")
+    logits: Tensor = model(images)
+    return logits
 
 
 def training_set(config: Supervised, data: image_data.ImageSplits) -> Dataset[Any]:

@@ -210,6 +210,11 @@ class Pretraining:
         )
         if self.epochs is not None:
             check_counts(self, "epochs")
+        if isinstance(self.norm, Norm) and self.norm.calibrated:
+            raise ValueError(
+                f"norm is {self.norm}, but fairseq builds the network without data to calibrate α "
+                "on; give alpha0 a number"
+            )
         check_choice(self, "data", DATA_SOURCES)
         check_choice(self, "precision", ("fp32", "fp16"))
         if type(self.eval_passes) is not int or self.eval_passes < 2:

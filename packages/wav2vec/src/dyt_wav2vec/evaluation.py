@@ -44,7 +44,7 @@ def evaluate(
     sums = torch.zeros(passes, len(SUMMED_KEYS), dtype=torch.float64)
     for number in range(passes):
         before_pass()
-        for sample in _batches(trainer, number):
+        for sample in validation_batches(trainer, number):
             reseed("evaluation", number, *sample["id"].tolist())
             with torch.no_grad():
                 _, size, logged = trainer.criterion(model, trainer.prepare_sample(sample))
@@ -68,7 +68,7 @@ def evaluate(
     return {key: value.item() for key, value in metrics.items()}, losses.tolist()
 
 
-def _batches(trainer: Trainer, number: int) -> Iterator[dict[str, Any]]:
+def validation_batches(trainer: Trainer, number: int) -> Iterator[dict[str, Any]]:
     """Yield this process's micro-batches of a pass."""
     dataset = trainer.cfg.dataset
     batches = trainer.task.get_batch_iterator(

@@ -19,8 +19,23 @@ from types import ModuleType
 from typing import Any
 
 VERSION = "0.12.2"
+NEWEST_PYTHON = (3, 13)
 GATHER_BUFFER_BYTES = 1 << 14
 """Maximum bytes that a process sends to the others after an update: common.all_gather_list_size."""
+
+
+def python_refusal(version: tuple[int, ...] = sys.version_info) -> str:
+    """Return why fairseq cannot run in this version of Python, or an empty string if it can.
+
+    fairseq recognizes ``Optional[str]`` by its text, which Python 3.14 changed to ``str | None``.
+    """
+    if version[:2] <= NEWEST_PYTHON:
+        return ""
+    return (
+        f"wav2vec 2.0 needs Python 3.11 to 3.13, because fairseq {VERSION} cannot read the types "
+        f"of its configs in {version[0]}.{version[1]}; everything else runs. Create an environment "
+        "for it: `make setup VENV=.venv-wav2vec PYTHON=python3.13`"
+    )
 
 
 def load() -> ModuleType:
@@ -30,7 +45,8 @@ def load() -> ModuleType:
     logger are left unchanged.
 
     Raises:
-        ValueError: if fairseq is missing, is another version, or lacks a dependency.
+        ValueError: if fairseq is missing, is another version, or lacks a dependency, or if this
+            version of Python is too new for it.
     """
     if "fairseq" in sys.modules:
         return sys.modules["fairseq"]
@@ -74,6 +90,8 @@ def isolated_state(world_size: int) -> Iterator[None]:
 
 
 def _check_version() -> None:
+    if refusal := python_refusal():
+        raise ValueError(refusal)
     try:
         version = importlib.metadata.version("fairseq")
     except importlib.metadata.PackageNotFoundError:

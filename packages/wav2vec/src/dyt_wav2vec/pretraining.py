@@ -77,13 +77,13 @@ def pretrain(context: Context, config: Pretraining) -> Outcome:
     with (
         process_group(context) as device,
         fairseq_compat.isolated_state(context.world_size),
-        _quiet_fairseq(),
+        quiet_fairseq(),
     ):
-        speech = on_rank0(partial(_write_manifest, context, config))
-        return _PretrainingRun(context, config, device, speech).run()
+        speech = on_rank0(partial(write_manifest, context, config))
+        return PretrainingRun(context, config, device, speech).run()
 
 
-def _write_manifest(context: Context, config: Pretraining) -> str:
+def write_manifest(context: Context, config: Pretraining) -> str:
     """Write the manifests that fairseq reads into the run directory; return their checksum."""
     context.check_ownership()
     path = context.data.get(config.data)
@@ -100,7 +100,7 @@ def _write_manifest(context: Context, config: Pretraining) -> str:
 
 
 @contextmanager
-def _quiet_fairseq() -> Iterator[None]:
+def quiet_fairseq() -> Iterator[None]:
     """Hide fairseq's log lines per epoch and the warnings that only editing it could avoid."""
     with warnings.catch_warnings():
         for message in (
@@ -117,7 +117,7 @@ def _quiet_fairseq() -> Iterator[None]:
             logger.setLevel(level)
 
 
-class _PretrainingRun:
+class PretrainingRun:
     """A pretraining in one process of a run.
 
     Args:
@@ -145,7 +145,7 @@ class _PretrainingRun:
         has advanced."""
 
     def run(self) -> Outcome:
-        self._build()
+        self.build()
         self._restore()
         self.per_epoch = math.ceil(len(self.epochs) / self.micro_batches)
         steps = self.config.updates
@@ -174,7 +174,7 @@ class _PretrainingRun:
         """Number of completed updates."""
         return self.trainer.get_num_updates()
 
-    def _build(self) -> None:
+    def build(self) -> None:
         """Build task, model and trainer, with fairseq's order and seeds."""
         model.reseed(self.config.seed)
         task = fairseq_api.tasks.setup_task(self.cfg.task)

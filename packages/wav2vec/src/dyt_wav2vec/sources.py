@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dyt_wav2vec import fairseq_compat
 from matched import DataSource
 from matched.data_files import list_files, list_folders, refuse_pointers
 
@@ -171,8 +172,16 @@ def survey_folder(path: Path) -> None:
     refuse_pointers([path / file for file in find_audio_files(path)])
 
 
-SYNTHETIC_SPEECH = DataSource(title="synthetic speech (8 voices, 240 utterances of 2–4 s)")
-LIBRISPEECH = DataSource(
-    title="LibriSpeech (960 h)", check=check_librispeech, survey=survey_librispeech
+REFUSAL = fairseq_compat.python_refusal()
+SYNTHETIC_SPEECH = DataSource(
+    title="synthetic speech (8 voices, 240 utterances of 2–4 s)", refusal=REFUSAL
 )
-SPEECH_FOLDER = DataSource(title="a folder of speech", check=check_folder, survey=survey_folder)
+LIBRISPEECH = DataSource(
+    title="LibriSpeech (960 h)",
+    check=check_librispeech,
+    survey=survey_librispeech,
+    refusal=REFUSAL,
+)
+SPEECH_FOLDER = DataSource(
+    title="a folder of speech", check=check_folder, survey=survey_folder, refusal=REFUSAL
+)

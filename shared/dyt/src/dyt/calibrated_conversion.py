@@ -15,7 +15,7 @@ from dyt.calibration import Calibration, calibrate
 from dyt.calibration_fit import Affine, Fit, Form
 from dyt.calibration_rows import Target
 from dyt.conversion_report import Replacement
-from dyt.layers import DynamicErf, DynamicTanh
+from dyt.layers import Derf, DyT
 from dyt.norm_config import Norm
 from dyt.norm_detection import NormSpec
 from dyt.norm_survey import Site
@@ -107,7 +107,7 @@ def add_fit(replacement: Replacement, fit: Fit | None) -> Replacement:
 
 
 @torch.no_grad()
-def set_fit(layer: DynamicTanh | DynamicErf, fit: Fit | None) -> None:
+def set_fit(layer: DyT | Derf, fit: Fit | None) -> None:
     """Set the fitted parameters; `reset_parameters` gives the fitted α and s as well."""
     if fit is None:
         return

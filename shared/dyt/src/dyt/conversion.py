@@ -8,20 +8,21 @@ replaced.
 
 from __future__ import annotations
 
-import dataclasses
+import gc
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from dyt.calibrated_conversion import add_fit, fit_sites, set_fit
 from dyt.conversion_report import Replacement, Report
-from dyt.layers import DynamicErf, DynamicTanh
+from dyt.layers import Derf, DyT
 from dyt.norm_activation import add_activation
-from dyt.norm_config import ALPHA0, CALIBRATED, Norm
+from dyt.norm_config import Norm
 from dyt.norm_detection import NormSpec
 from dyt.norm_layout import Also, check_also
 from dyt.norm_survey import DYNAMIC, Site, check_survey, survey_norms
@@ -91,10 +92,9 @@ def convert(
     if calibrate is not None and (norm.layer != "dyt" or norm.squash == "identity"):
         raise ValueError(f"calibrate fits α of DyT and Derf, not of {norm}. Remove the argument.")
     requested = norm
-    if norm.alpha0 == CALIBRATED:
-        if calibrate is None:
-            raise ValueError(f"{norm} needs data to fit α on. Pass calibrate=batch.")
-        norm = dataclasses.replace(norm, alpha0=ALPHA0)  # for layers that the data never reach
+    if norm.calibrated and calibrate is None:
+        raise ValueError(f"{norm} needs data to fit α on. Pass calibrate=batch.")
+    norm = norm.uncalibrated()  # its α0 is for layers that the data never reach
     survey = survey_norms(model, layouts, skip)
     check_survey(model, survey, layouts, skip)
     plan = [(site, _resolve_alpha0(site, norm)) for site in survey.sites]
@@ -125,7 +125,7 @@ def convert(
     _set_affine([site.spec for site, _ in swaps], copy_affine)
     if calibrate is not None:
         for site, layer in swaps:
-            assert isinstance(layer, (DynamicTanh, DynamicErf))
+            assert isinstance(layer, (DyT, Derf))
             set_fit(layer, fits.get(site.module))
     for site, layer in swaps:
         for path in site.paths:
@@ -161,9 +161,10 @@ def _check_arguments(
 
 def _parallel_wrapper(model: nn.Module) -> str | None:
     """Return the name of a wrapper for several processes around or in the network, or None."""
+    if _is_inside_ddp(model):
+        return "DistributedDataParallel"
     # Imported by whoever uses them; importing them here would take seconds.
     classes = {
-        "torch.nn.parallel": "DistributedDataParallel",
         "torch.distributed.fsdp": "FullyShardedDataParallel",
         "torch.distributed._tensor": "DTensor",  # torch 2.4
         "torch.distributed.tensor": "DTensor",
@@ -175,6 +176,29 @@ def _parallel_wrapper(model: nn.Module) -> str | None:
         if any(isinstance(member, kind) for member in (*model.modules(), *model.parameters())):
             return "FSDP or tensor parallelism" if name == "DTensor" else name
     return None
+
+
+def _is_inside_ddp(model: nn.Module) -> bool:
+    """True if the network contains, is in, or is DistributedDataParallel.
+
+    A network does not refer to the wrapper around it, such as that of `convert(ddp.module)`, so the
+    wrapper is searched for among all objects.
+    """
+    if any(isinstance(module, DistributedDataParallel) for module in model.modules()):
+        return True
+
+    def is_around(wrapper: object) -> bool:
+        # Not isinstance, which runs code of proxies of other libraries.
+        return issubclass(type(wrapper), DistributedDataParallel) and any(
+            module is model for module in cast(DistributedDataParallel, wrapper).modules()
+        )
+
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return False
+    if not any(map(is_around, gc.get_objects())):
+        return False
+    gc.collect()  # a wrapper that is not used any more
+    return any(map(is_around, gc.get_objects()))
 
 
 def _resolve_alpha0(site: Site, norm: Norm) -> float | None:
@@ -229,7 +253,7 @@ def _build(model: nn.Module, site: Site, norm: Norm, alpha0: float | None) -> nn
 
 def _build_dynamic(
     spec: NormSpec, norm: Norm, alpha0: float | None, options: dict[str, Any]
-) -> DynamicTanh | DynamicErf:
+) -> DyT | Derf:
     assert not isinstance(norm.alpha0, str), "convert replaces 'calibrated' by a number"
     alpha0 = norm.alpha0 if alpha0 is None else alpha0
     options = {
@@ -239,8 +263,8 @@ def _build_dynamic(
         "alpha": norm.alpha,
     }
     if norm.squash == "erf":
-        return DynamicErf(spec.shape, alpha0, norm.shift0, **options)
-    return DynamicTanh(spec.shape, alpha0, squash=norm.squash, **options)
+        return Derf(spec.shape, alpha0, norm.shift0, **options)
+    return DyT(spec.shape, alpha0, squash=norm.squash, **options)
 
 
 def _build_standard(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dyt.functional import under_transform
-from dyt.layers import DynamicErf, DynamicTanh
+from dyt.layers import Derf, DyT
 
 
 class DyTLinear(nn.Module):
@@ -31,7 +31,7 @@ class DyTLinear(nn.Module):
     (and `norm.shift` of Derf), `linear.weight` and `linear.bias`.
 
     Args:
-        norm: a DynamicTanh or DynamicErf with channels last; this object becomes the submodule
+        norm: a DyT or Derf with channels last; this object becomes the submodule
             `norm`.
         linear: the nn.Linear that takes its output; this object becomes the submodule `linear`.
 
@@ -39,7 +39,7 @@ class DyTLinear(nn.Module):
         ValueError: layers of another class, channels at axis 1, or widths that differ.
     """
 
-    def __init__(self, norm: DynamicTanh | DynamicErf, linear: nn.Linear) -> None:
+    def __init__(self, norm: DyT | Derf, linear: nn.Linear) -> None:
         super().__init__()
         _check(norm, linear)
         self.norm = norm
@@ -73,9 +73,9 @@ def _recompute_in_backward(function: Callable[[Tensor], Tensor], x: Tensor) -> T
 
 
 def _check(norm: object, linear: object) -> None:
-    if not (isinstance(norm, (DynamicTanh, DynamicErf)) and isinstance(linear, nn.Linear)):
+    if not (isinstance(norm, (DyT, Derf)) and isinstance(linear, nn.Linear)):
         raise ValueError(
-            "DyTLinear takes a DynamicTanh or DynamicErf and an nn.Linear, but got"
+            "DyTLinear takes a DyT or Derf and an nn.Linear, but got"
             f" {type(norm).__name__} and {type(linear).__name__}. Build it as in"
             " DyTLinear(DyT(768), nn.Linear(768, 3072))."
         )

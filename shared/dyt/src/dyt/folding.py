@@ -12,7 +12,7 @@ from typing import Any, overload
 import torch
 from torch import nn
 
-from dyt.layers import DynamicErf, DynamicTanh
+from dyt.layers import Derf, DyT
 from dyt.output_consumers import (
     DYNAMIC,
     Consumers,
@@ -165,7 +165,7 @@ def _check(model: object) -> None:
         )
     if not any(isinstance(m, DYNAMIC) for m in model.modules()):
         raise ValueError(
-            f"{type(model).__name__} has no DynamicTanh or DynamicErf to fold. Call"
+            f"{type(model).__name__} has no DyT or Derf to fold. Call"
             " dyt.convert(model) first and load the trained weights."
         )
     training = [path for path, module in model.named_modules() if module.training]
@@ -178,7 +178,7 @@ def _check(model: object) -> None:
 
 
 def _why_not_foldable(
-    layer: DynamicTanh | DynamicErf,
+    layer: DyT | Derf,
     consumers: Consumers,
     owners: ParameterOwners,
     paths: dict[nn.Module, str],
@@ -240,7 +240,7 @@ def _has_hooks(module: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def _fold_into(linear: nn.Linear, layer: DynamicTanh | DynamicErf) -> None:
+def _fold_into(linear: nn.Linear, layer: DyT | Derf) -> None:
     weight, dtype = linear.weight.double(), linear.weight.dtype
     if layer.bias is not None:
         # For a convolution summed over the positions of its kernel.

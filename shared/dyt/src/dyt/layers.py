@@ -154,7 +154,7 @@ class _Dynamic(nn.Module):
         return ", ".join(notes)
 
 
-class DynamicTanh(_Dynamic):
+class DyT(_Dynamic):
     """DyT(x) = γ·tanh(αx) + β ("Transformers without Normalization", CVPR 2025; ICLR 2025
     submission, Eq. 1).
 
@@ -178,7 +178,7 @@ class DynamicTanh(_Dynamic):
             takes a norm class, as in partial(DyT, eps=1e-6).
         elementwise_affine: nn.LayerNorm's name of `affine`, which it overrides.
         squash: "tanh", or an ablation: "hardtanh", "sigmoid", "identity" (CVPR 2025, Table 8),
-            or "erf" without a shift (`DynamicErf` has the shift).
+            or "erf" without a shift (`Derf` has the shift).
         alpha: "learnable", "fixed" for a buffer that stays at α0, or "absent" for γ·tanh(x) + β
             (CVPR 2025, Table 9).
 
@@ -217,10 +217,10 @@ class DynamicTanh(_Dynamic):
         )
 
 
-class DynamicErf(_Dynamic):
+class Derf(_Dynamic):
     """Derf(x) = γ·erf(αx + s) + β ("Stronger Normalization-Free Transformers", arXiv 2512.10938).
 
-    Same as `DynamicTanh`, with an additional learnable scalar `shift` of shape (1,). The authors
+    Same as `DyT`, with an additional learnable scalar `shift` of shape (1,). The authors
     use α0 = 0.5 and s0 = 0, and their checkpoints load strictly.
     """
 
@@ -255,8 +255,9 @@ class DynamicErf(_Dynamic):
         )
 
 
-DyT = DynamicTanh
-Derf = DynamicErf
+DynamicTanh = DyT
+DynamicErf = Derf
+"""Names of these layers in the authors' releases."""
 
 
 _OTHER_LAYOUT_HINTS = {

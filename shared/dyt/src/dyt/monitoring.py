@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dyt.calibration_fit import SATURATED
-from dyt.layers import DynamicErf, DynamicTanh
+from dyt.layers import Derf, DyT
 from dyt.norm_survey import DYNAMIC
 
 
@@ -61,7 +61,7 @@ def watch_saturation(model: nn.Module) -> Iterator[dict[str, InputStatistics]]:
     layers = {path: m for path, m in model.named_modules() if isinstance(m, DYNAMIC)}
     statistics = {path: InputStatistics() for path in layers}
 
-    def record(layer: DynamicTanh | DynamicErf, x: torch.Tensor, result: InputStatistics) -> None:
+    def record(layer: DyT | Derf, x: torch.Tensor, result: InputStatistics) -> None:
         x = x.detach().float()
         u = x if layer.alpha is None else x * layer.alpha.detach().float()
         u = u if layer.shift is None else u + layer.shift.detach().float()

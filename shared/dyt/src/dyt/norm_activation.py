@@ -4,20 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from dyt.layers import DynamicErf, DynamicTanh
+from dyt.layers import Derf, DyT
 
 
-class DynamicTanhAct(DynamicTanh):
-    """act(DyT(x)). The parameters have the names of `DynamicTanh`, and `act` is the activation."""
-
-    act: nn.Module
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.act(super().forward(x))
-
-
-class DynamicErfAct(DynamicErf):
-    """act(Derf(x)). The parameters have the names of `DynamicErf`, and `act` is the activation."""
+class DyTAct(DyT):
+    """act(DyT(x)). The parameters have the names of `DyT`, and `act` is the activation."""
 
     act: nn.Module
 
@@ -25,8 +16,17 @@ class DynamicErfAct(DynamicErf):
         return self.act(super().forward(x))
 
 
-def add_activation(layer: DynamicTanh | DynamicErf, activation: nn.Module) -> nn.Module:
+class DerfAct(Derf):
+    """act(Derf(x)). The parameters have the names of `Derf`, and `act` is the activation."""
+
+    act: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(super().forward(x))
+
+
+def add_activation(layer: DyT | Derf, activation: nn.Module) -> nn.Module:
     """Return the layer, changed in place to a class that applies the activation to its output."""
-    layer.__class__ = DynamicErfAct if isinstance(layer, DynamicErf) else DynamicTanhAct
+    layer.__class__ = DerfAct if isinstance(layer, Derf) else DyTAct
     layer.act = activation
     return layer

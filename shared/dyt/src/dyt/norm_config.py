@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from dyt.per_path_alpha0 import check_alpha0_patterns, resolve_alpha0
@@ -113,6 +113,15 @@ class Norm:
         """
         return cls(layer="batchnorm")
 
+    @property
+    def calibrated(self) -> bool:
+        """True if `convert` fits α to data."""
+        return self.alpha0 == CALIBRATED
+
+    def uncalibrated(self) -> Norm:
+        """Return the norm with a number as α0, for a network into which α is loaded afterwards."""
+        return replace(self, alpha0=ALPHA0) if self.calibrated else self
+
     def alpha0_for(self, path: str) -> float:
         """Return the initial α of the layer at a module path, such as "blocks.0.norm1".
 
@@ -130,7 +139,7 @@ class Norm:
         notes: list[str] = [] if self.squash in ("tanh", "erf") else [self.squash]
         if self.alpha == "absent":
             notes.append("no α")
-        elif self.alpha0 == CALIBRATED:
+        elif self.calibrated:
             notes.append(CALIBRATED)
         else:
             notes.append(f"{'α' if self.alpha == 'fixed' else 'α0'}={self.alpha0:g}")

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from dyt.norm_formulas import Kind, formulas, input_sizes, is_close
 from dyt.standard_norms import BatchNorm, ChannelsFirstLayerNorm
-
-Kind = Literal["layernorm", "batchnorm"]
 
 LAYER_OR_RMS = (nn.LayerNorm, nn.RMSNorm)
 # Classes known without a probe: the channel axis and the kind.
@@ -108,9 +106,11 @@ def read_listed(module: nn.Module) -> NormSpec:
 
 
 def check_replaceable(module: nn.Module) -> None:
-    """Raise ValueError if a listed module holds other modules or takes more than one input."""
+    """Raise ValueError for a listed module with other modules, a scalar γ, or several inputs."""
     if not all(isinstance(child, nn.Identity) for child in module.children()):
         raise ValueError("it contains other modules, which would be lost")
+    if _has_scalar_gamma(module):
+        raise ValueError("its γ is one number, but that of DyT has one for each channel")
     if not isinstance(module, OTHER_NORMS) and not _takes_one_input(module):
         raise ValueError("its forward takes more than one input")
 
@@ -149,8 +149,16 @@ def _is_candidate(module: nn.Module) -> bool:
         is_norm_like(module)
         and not isinstance(module, OTHER_NORMS)
         and all(map(_is_zero, module.buffers()))
+        and not _has_scalar_gamma(module)
         and _takes_one_input(module)
     )
+
+
+def _has_scalar_gamma(module: nn.Module) -> bool:
+    """True if a parameter is one number for all channels, as g of ScaleNorm (arXiv 1910.05895)."""
+    if isinstance(module, (*LAYER_OR_RMS, *OTHER_NORMS)):
+        return False
+    return any(p is not None and p.numel() == 1 for p in module._parameters.values())
 
 
 def _is_zero(buffer: Tensor) -> bool:
@@ -299,7 +307,7 @@ def _probe(
         for name, buffer in module._buffers.items()
     }
     ran, matched = False, set()
-    for axis, sizes in _input_sizes(width):
+    for axis, sizes in input_sizes(width):
         # Values far above every epsilon and with a nonzero mean, to distinguish LN from RMSNorm.
         x = 100 * draw(*sizes) - 30
         try:
@@ -307,8 +315,8 @@ def _probe(
         except Exception:  # a third-party forward may raise anything on an unsuitable input
             continue
         ran = True
-        for offset, kind, expected in _formulas(x, weight, bias, axis):
-            if _equal(y, expected):
+        for offset, kind, expected in formulas(x, weight, bias, axis):
+            if is_close(y, expected):
                 matched.add((axis, offset, kind))
                 break
     if not ran:
@@ -348,43 +356,3 @@ def _make_stand_in(module: nn.Module, parameters: dict[str, Tensor]) -> nn.Modul
     stand_in._parameters.update({name: nn.Parameter(p) for name, p in parameters.items()})
     stand_in.__dict__["training"] = False
     return stand_in
-
-
-def _input_sizes(width: tuple[int, ...]) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """Yield (channel axis, input sizes) to try; no other axis is as long as the channels."""
-    h, w = [n for n in range(3, 6 + len(width)) if n not in width][:2]
-    yield -1, (2, h, *width)
-    yield -1, (2, h, w, *width)
-    if len(width) == 1:
-        yield 1, (2, *width, h)
-        yield 1, (2, *width, h, w)
-
-
-def _formulas(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, axis: int
-) -> Iterator[tuple[float, Kind | None, Tensor]]:
-    """Yield (weight offset, kind, output) of all accepted norms, in order of precedence."""
-    shape = () if weight is None else weight.shape
-    candidate_dims = {(axis,), tuple(range(-len(shape), 0))} if len(shape) > 1 else {(axis,)}
-    column = (-1, *(1,) * (x.ndim - 2)) if axis == 1 else shape
-    for dims in candidate_dims:
-        centerd = x - x.mean(dims, keepdim=True)
-        normals: tuple[tuple[Kind | None, Tensor], ...] = (
-            ("layernorm", centerd / centerd.square().mean(dims, keepdim=True).sqrt()),
-            (None, x / x.square().mean(dims, keepdim=True).sqrt()),  # RMSNorm
-            (None, x / x.std(dims, keepdim=True)),  # timm's SimpleNorm
-            (None, centerd / x.std(dims, keepdim=True)),  # "The Annotated Transformer"
-        )
-        for kind, normal in normals:
-            if weight is None:
-                yield 0.0, kind, normal
-                continue
-            shift = 0.0 if bias is None else bias.view(column)
-            for offset in (0.0, 1.0):
-                yield offset, kind, normal * (offset + weight.view(column)) + shift
-
-
-def _equal(y: object, expected: Tensor) -> bool:
-    if not isinstance(y, Tensor) or y.shape != expected.shape:
-        return False
-    return torch.allclose(y.float(), expected, rtol=1e-3, atol=1e-3)

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from dyt.conversion_report import Kept, count_by_class
-from dyt.layers import DynamicErf, DynamicTanh
+from dyt.layers import Derf, DyT
 from dyt.norm_detection import NormSpec, is_norm_like, read_listed, read_norm
 from dyt.norm_layout import Also, read_layout
 from dyt.path_patterns import matches
 
-DYNAMIC = (DynamicTanh, DynamicErf)
+DYNAMIC = (DyT, Derf)
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def check_survey(model: nn.Module, survey: Survey, also: Also, skip: tuple[str, 
     if any("" in site.paths for site in survey.sites):
         raise ValueError(
             f"The model is itself a norm layer ({type(model).__name__}), which cannot be replaced"
-            " in place. Convert the network that contains it, or build dyt.DynamicTanh directly."
+            " in place. Convert the network that contains it, or build dyt.DyT directly."
         )
     paths = [path for path, _ in model.named_modules(remove_duplicate=False)]
     for pattern in skip:

@@ -25,9 +25,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dyt.layers import DynamicErf, DynamicTanh
+from dyt.layers import Derf, DyT
 
-DYNAMIC = (DynamicTanh, DynamicErf)
+DYNAMIC = (DyT, Derf)
 IDENTITY_IN_EVAL = (nn.Identity, nn.Dropout)
 """Modules that return their input in evaluation mode."""
 SIZE_ATTRIBUTES = ("shape", "ndim", "size", "dim")
@@ -254,14 +254,14 @@ def observe(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 class _Output:
     """The output of a layer, and its position in its storage."""
 
-    layer: DynamicTanh | DynamicErf
+    layer: DyT | Derf
     sizes: tuple[int, ...]
     strides: tuple[int, ...]
     offset: int
     dtype: torch.dtype
 
     @classmethod
-    def of(cls, layer: DynamicTanh | DynamicErf, y: Tensor) -> _Output:
+    def of(cls, layer: DyT | Derf, y: Tensor) -> _Output:
         return cls(layer, tuple(y.shape), y.stride(), int(y.storage_offset()), y.dtype)
 
     def has_channels_of(self, view: Tensor, axis: int) -> bool:

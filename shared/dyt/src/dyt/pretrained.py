@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from dyt.architecture_rules import scale_embedding, scaled_embeddings
 from dyt.conversion import convert
 from dyt.conversion_report import Report
-from dyt.norm_config import ALPHA0, CALIBRATED, Norm
+from dyt.norm_config import Norm
 from dyt.norm_layout import NormLayout
 from dyt.norm_survey import DYNAMIC
 
@@ -82,9 +81,7 @@ def load_pretrained(model: nn.Module, folder: str | os.PathLike[str]) -> Report:
         for name, layout in record["also"].items()
         if name in kinds
     }
-    norm = Norm(**record["norm"])
-    if norm.alpha0 == CALIBRATED:  # the weights have the fitted α
-        norm = replace(norm, alpha0=ALPHA0)
+    norm = Norm(**record["norm"]).uncalibrated()  # the weights have the fitted α
     report = convert(model, norm, also=also, skip=record["skip"])
     saved_paths = [r["path"] for r in record["replacements"]]
     if [r.path for r in report] != saved_paths:
@@ -106,9 +103,14 @@ def load_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
     """Load a state dict strictly, with an error that names a missing conversion.
 
     Raises:
-        ValueError: one of the network and the checkpoint is converted and the other is not, or
-            names or shapes differ.
+        ValueError: one of the network and the checkpoint is converted and the other is not, names
+            or shapes differ, or the network is on the meta device.
     """
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ValueError(
+            f"{type(model).__name__} is on the meta device, where loading has no effect. Build it"
+            " on a real device."
+        )
     converted = any(isinstance(module, DYNAMIC) for module in model.modules())
     has_alpha = any(name.rpartition(".")[2] == "alpha" for name in state_dict)
     if has_alpha and not converted:

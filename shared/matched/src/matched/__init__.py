@@ -6,6 +6,7 @@ load no torch either; only ``matched.training`` does.
 
 from matched.config import TrainConfig
 from matched.data import DataSource
+from matched.memory import MemoryEstimate
 from matched.run import Run, derive_run
 from matched.table import Arm, ArmNorms, Metric, Resources, Scale, Table
 from matched.task import Context, Outcome
@@ -15,6 +16,7 @@ __all__ = [
     "ArmNorms",
     "Context",
     "DataSource",
+    "MemoryEstimate",
     "Metric",
     "Outcome",
     "Resources",

@@ -6,6 +6,7 @@ the formatted table to the terminal and to files.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -39,8 +40,12 @@ class CellSummary:
 
     @property
     def std(self) -> float | None:
-        """Sample standard deviation over seeds; None for fewer than two."""
-        return statistics.stdev(self.values.values()) if len(self.values) > 1 else None
+        """Sample standard deviation over seeds; None for fewer than two, NaN if a value is."""
+        if len(self.values) < 2:
+            return None
+        # ``statistics.stdev`` fails with an AttributeError.
+        finite = all(map(math.isfinite, self.values.values()))
+        return statistics.stdev(self.values.values()) if finite else math.nan
 
 
 def summarize_cell(cell_runs: CellRuns, metric: Metric) -> CellSummary:

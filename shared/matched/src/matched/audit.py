@@ -47,7 +47,6 @@ def audit_pairs(plan: Plan) -> list[AuditedPair]:
     """Judge every pair of a plan by its configs, fingerprints, and fingerprints of its needs."""
     table = plan.recipe.table
     planned_by_cell = {cell: planned for planned in plan.runs for cell in planned.cells}
-    planned_by_run = {planned.run: planned for planned in plan.runs}
     pairs = []
     for base_cell, cell in pair_with_baseline(list(planned_by_cell), table.baseline.name):
         base, other = planned_by_cell[base_cell], planned_by_cell[cell]
@@ -63,7 +62,7 @@ def audit_pairs(plan: Plan) -> list[AuditedPair]:
             if verdict != "matched":
                 break
             # Configs of needs are already judged: run_differences() includes them.
-            verdict, reason = _compare_fingerprints(planned_by_run[a], planned_by_run[b], allowed)
+            verdict, reason = _compare_fingerprints(plan.by_run[a], plan.by_run[b], allowed)
             reason = reason and f"{name}: {reason}"
         pairs.append(
             AuditedPair(

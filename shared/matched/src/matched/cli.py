@@ -1,16 +1,14 @@
-"""The command ``matched``: plan, submit, status, table, export, logs, retry, cancel, audit, run."""
+"""The command ``matched``: plan, submit, status, table, report, logs, retry, cancel, run, …"""
 
 from __future__ import annotations
 
 import argparse
-import gc
 import io
 import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,7 +18,9 @@ from matched import (
     cancellation,
     checkout,
     cli_output,
+    cli_report,
     export,
+    extra_arms,
     gallery,
     job_status,
     overrides,
@@ -31,6 +31,7 @@ from matched import (
     submission,
     table_formats,
 )
+from matched.cli_report import garbage_collection_paused
 from matched.job_status import SlurmQueue
 from matched.planning import Plan, PlannedRun
 from matched.preflight import CLUSTERS
@@ -89,6 +90,14 @@ def _parser() -> argparse.ArgumentParser:
         )
         added.add_argument("--scale", default="smoke", help=f"{', '.join(SCALES)} (default smoke)")
         added.add_argument(
+            "--with",
+            dest="extra_arms",
+            action="append",
+            default=[],
+            metavar="ARM",
+            help="add an arm of recipes/extra_arms.py, such as Derf; may be given several times",
+        )
+        added.add_argument(
             "--set",
             dest="changes",
             action="append",
@@ -129,6 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     exported.add_argument(
         "--tensorboard", required=True, type=Path, metavar="DIR", help="folder of the event files"
     )
+    cli_report.add_commands(commands)
     command("audit", _audit, "show what differs between the runs of every pair")
     logs = commands.add_parser("logs", help="print the log of a run")
     logs.set_defaults(do=_logs)
@@ -140,39 +150,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-@contextmanager
-def _garbage_collection_paused() -> Iterator[None]:
-    """Pause the search for garbage, which is a sixth of the time while a large plan is created."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-@_garbage_collection_paused()
+@garbage_collection_paused()
 def _load(given: argparse.Namespace) -> Plan:
     """Return the plan of the given table, or of one cell for the command ``run``."""
     recipe = recipes.load(given.table)
     checkout.check_packages(recipe.project)
-    settings = site.read(_site_file(recipe.project))
-    recipe, scale = overrides.with_changes(recipe, recipe.scale(given.scale), given.changes)
+    settings = site.read(site.find(recipe.project))
+    recipe, scale = extra_arms.with_arms(recipe, recipe.scale(given.scale), given.extra_arms)
+    recipe, scale = overrides.with_changes(recipe, scale, given.changes)
     if given.do is not _run:
         return planning.make_plan(recipe, scale, settings)
     cell = _cell(given, list(recipe.table.cells(scale)))
     return planning.make_plan(recipe, scale, settings, only=[cell])
-
-
-def _site_file(project: Path) -> Path:
-    name = os.environ.get("MATCHED_SITE")
-    if not name:
-        return project / site.FILE
-    path = Path(name).absolute()
-    if not path.is_file():
-        raise ValueError(f"MATCHED_SITE is {name}, and there is no such file")
-    return path
 
 
 def _cell(given: argparse.Namespace, cells: list[Cell]) -> Cell:
@@ -250,7 +239,7 @@ def _status(given: argparse.Namespace) -> int:
     return _exit_code(plan)
 
 
-@_garbage_collection_paused()
+@garbage_collection_paused()
 def _table(given: argparse.Namespace) -> int:
     return _show(_load(given), _console())
 
@@ -334,7 +323,7 @@ def _is_live(run: RunFiles, queue: SlurmQueue) -> bool:
 
 def _find_run(signature: str) -> RunFiles:
     """Return the directory of the run whose signature starts with ``signature``."""
-    folder = site.read(_site_file(recipes.current_project())).runs_folder
+    folder = site.read(site.find(recipes.current_project())).runs_folder
     if not re.fullmatch("[0-9a-f]{3,12}", signature):
         raise ValueError(
             f"{signature!r} is not a signature; expected 12 of the digits 0-9 and a-f, or at least "

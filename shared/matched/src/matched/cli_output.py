@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from dataclasses import fields
 
 from rich import box
 from rich.console import Console
@@ -12,14 +13,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table as Grid
 from rich.text import Text
 
-from matched import slurm_summary, submission
+from matched import preflight, slurm_summary, submission
 from matched.audit import audit_pairs, read_fingerprint
 from matched.files import DamagedFileError, read_json
 from matched.job_packing import PackedJob, pack_jobs
+from matched.memory import GIB, MemoryEstimate
 from matched.planning import Plan, PlannedRun
 from matched.slurm_summary import Request, Stage
 from matched.status import ExecutionResult, RunStatus
 from matched.summary_table import data_titles
+from matched.table import Resources
 from matched.watch import STYLES, format_numbers
 
 LISTED = 200
@@ -59,10 +62,44 @@ def show_plan(plan: Plan, cluster: str, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    _show_memory(plan, cluster, console)
     if cluster != "slurm":
         return
     if packed:
         _show_slurm_requests(plan, packed, console)
+
+
+def _show_memory(plan: Plan, cluster: str, console: Console) -> None:
+    """Print the estimated memory of a process, and the runs that do not fit into the GPUs."""
+    titles: dict[tuple[MemoryEstimate, Resources], list[str]] = {}
+    for planned, estimate in preflight.memory_estimates(plan):
+        titles.setdefault((estimate, planned.resources), []).append(planned.title)
+    if not titles:
+        return
+    parts = [field.name for field in fields(MemoryEstimate)]
+    grid = _grid("memory of a process, estimated", "processes", *parts, "total")
+    for (estimate, resources), named in titles.items():
+        sizes = (_size(getattr(estimate, part)) for part in (*parts, "total"))
+        more = f" and {len(named) - 1} more" if len(named) > 1 else ""
+        grid.add_row(f"{named[0]}{more}", _processes(resources), *sizes)
+    console.print(grid)
+    for shortage in preflight.gpu_shortages(plan, cluster):
+        console.print(
+            f"Does not fit: {shortage}", style="bold red", highlight=False, soft_wrap=True
+        )
+
+
+def _size(number: int) -> str:
+    return f"{number / GIB:,.1f} GB" if number >= 1e8 else f"{number / (1 << 20):,.1f} MB"
+
+
+def _processes(resources: Resources) -> str:
+    """Return the number of processes, and if they are sharded, of copies × parts."""
+    size = resources.world_size
+    if not resources.shard or size == 1:
+        return str(size)
+    degree = resources.shard_degree or size
+    return f"{size} = {size // degree} × {degree}"
 
 
 def _show_slurm_requests(plan: Plan, packed: list[PackedJob], console: Console) -> None:

@@ -8,6 +8,8 @@ from typing import Literal
 
 from matched.checks import check_choice, check_counts
 
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "bf16-params", "bf16-reduce")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -40,9 +42,10 @@ class TrainConfig:
         betas: of AdamW.
         clip_norm: largest gradient norm; None disables clipping.
         precision: "fp32", "tf32" (for matrix products and convolutions, on GPUs that support it),
-            or mixed precision: autocast to "bf16" or "fp16" (with loss scaling), or "bf16-params"
-            for sharded runs, which gather parameters and keep activations in bfloat16, while
-            gradients are reduced and weights updated in float32.
+            or mixed precision: autocast to "bf16" or "fp16" (with loss scaling). Sharded runs have
+            "bf16-params", which gathers parameters and keeps activations in bfloat16, while
+            gradients are reduced and weights updated in float32; and "bf16-reduce", which reduces
+            gradients in bfloat16 too.
         ema_decay: decay of the exponential moving average of the weights; None keeps no average.
         eval_epochs: epochs between evaluations; there is always one after the last step.
         eval_steps: optimizer steps between evaluations, instead of ``eval_epochs``.
@@ -67,7 +70,7 @@ class TrainConfig:
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.999)
     clip_norm: float | None = None
-    precision: Literal["fp32", "tf32", "bf16", "fp16", "bf16-params"] = "fp32"
+    precision: Literal["fp32", "tf32", "bf16", "fp16", "bf16-params", "bf16-reduce"] = "fp32"
     ema_decay: float | None = None
     eval_epochs: int = 1
     eval_steps: int | None = None
@@ -81,11 +84,27 @@ class TrainConfig:
                 f"weight_decay {self.weight_decay} and betas {self.betas}: expected 0 or more, "
                 "and two numbers from 0 to below 1"
             )
-        check_choice(self, "precision", ("fp32", "tf32", "bf16", "fp16", "bf16-params"))
+        check_choice(self, "precision", PRECISIONS)
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"clip_norm is {self.clip_norm}; expected a positive number or None")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay is {self.ema_decay}; expected a number between 0 and 1")
+
+    def accumulation(self, world_size: int) -> int:
+        """Return the micro-batches of a process per step: as few as ``micro_batch`` allows.
+
+        Raises:
+            ValueError: if the batch does not divide evenly.
+        """
+        per_process, rest = divmod(self.batch, world_size)
+        accumulation = -(-per_process // self.micro_batch)
+        if rest or per_process % accumulation:
+            raise ValueError(
+                f"a batch of {self.batch} does not divide evenly over {world_size} processes and "
+                f"{accumulation} accumulation steps; choose batch and micro_batch "
+                f"({self.micro_batch}) so that it does"
+            )
+        return accumulation
 
     def _check_length(self) -> None:
         if (self.epochs is None) == (self.steps is None):

@@ -29,12 +29,15 @@ class DataSource:
             prevent a run.
         package: distribution that has the data of an embedded source, if it is an optional extra,
             as a requirement for pip, such as "sounds==1.2".
+        refusal: why no run that reads it works in this environment, and what to do; empty if runs
+            do. Every use of the source is refused with it.
     """
 
     title: str
     check: Callable[[Path], None] | None = None
     survey: Callable[[Path], None] | None = None
     package: str = ""
+    refusal: str = ""
 
     @property
     def embedded(self) -> bool:
@@ -94,11 +97,14 @@ def resolve_paths(
 
     Raises:
         ValueError: naming all paths that are missing in site.toml or do not contain the data, and
-            all optional packages that are not installed.
+            all optional packages that are not installed, and all refusals.
     """
     resolved, missing_titles, problems = {}, {}, []
     for name in names:
         source = load_source(name)
+        if source.refusal:
+            problems.append(source.refusal)
+            continue
         if source.check is None:
             if source.package and not _installed(source.package):
                 problems.append(

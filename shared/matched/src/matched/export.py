@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from matched.files import DamagedFileError, unique_file_names
+from matched.files import read_json_lines, unique_file_names
 from matched.planning import Plan
 from matched.run import Run
 from matched.run_directory import RunFiles
@@ -104,12 +103,12 @@ def _scalars(run: RunFiles) -> Iterator[tuple[str, float, int, float | None]]:
     of null, which was not finite, becomes NaN.
     """
     times: dict[int, float] = {}
-    for line in _lines(run / "performance.jsonl", ("step", "time")):
+    for line in read_json_lines(run / "performance.jsonl", ("step", "time")):
         step, times[line["step"]] = line["step"], line["time"]
         for tag, value in _numbers(line, "performance"):
             yield tag, value, step, times[step]
     wall_time = None
-    for line in _lines(run / "metrics.jsonl", ("step",)):
+    for line in read_json_lines(run / "metrics.jsonl", ("step",)):
         wall_time = times.get(line["step"], wall_time)
         for tag, value in _numbers(line, "train"):
             yield tag, value, line["step"], wall_time
@@ -122,25 +121,3 @@ def _numbers(line: dict[str, Any], group: str) -> Iterator[tuple[str, float]]:
             yield from _numbers(value, key)
         elif key not in ("step", "epoch", "time"):
             yield f"{group}/{key}", math.nan if value is None else value
-
-
-def _lines(path: Path, keys: Collection[str]) -> Iterator[dict[str, Any]]:
-    """Yield the complete lines of a file of JSON objects; none if there is no file.
-
-    Raises:
-        DamagedFileError: if a line, other than an incomplete last one, is not a JSON object with
-            all ``keys``.
-    """
-    if not path.exists():
-        return
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-    for number, text in enumerate(lines, 1):
-        if not text.endswith("\n"):  # being written
-            return
-        try:
-            line = json.loads(text)
-        except ValueError:
-            line = None
-        if not isinstance(line, dict) or any(key not in line for key in keys):
-            raise DamagedFileError(f"{path}, line {number}, is damaged")
-        yield line

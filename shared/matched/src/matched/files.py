@@ -88,6 +88,29 @@ def read_json(path: Path | str, keys: Collection[str] = ()) -> dict[str, Any] | 
     return value
 
 
+def read_json_lines(path: Path, keys: Collection[str] = ()) -> Iterator[dict[str, Any]]:
+    """Yield the complete lines of a file of JSON objects; none if there is no file.
+
+    Raises:
+        DamagedFileError: if a line, other than an incomplete last one, is not a JSON object with
+            all ``keys``.
+    """
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for number, line_text in enumerate(text.splitlines(keepends=True), 1):
+        if not line_text.endswith("\n"):  # being written
+            return
+        try:
+            line = json.loads(line_text)
+        except ValueError:
+            line = None
+        if not isinstance(line, dict) or any(key not in line for key in keys):
+            raise DamagedFileError(f"{path}, line {number}, is damaged")
+        yield line
+
+
 def unique_file_names(names: Iterable[str]) -> dict[str, str]:
     """Return name → a form for file names and URLs; all differ even if case is ignored."""
     safe_names: dict[str, str] = {}

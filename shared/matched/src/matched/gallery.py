@@ -1,6 +1,7 @@
 """Gallery of a table: pictures made by its runs, copied to its results folder, arms side by side.
 
-A task names its picture in ``Outcome.details["picture"]``. Pictures are copied because results are
+A task names its picture in ``Outcome.details["picture"]``. A run that names none shows that of the
+nearest run that it needs, such as its pretraining. Pictures are copied because results are
 passed on without the runs folder.
 """
 
@@ -15,7 +16,7 @@ from pathlib import Path
 from matched.aggregation import group_by_cell
 from matched.files import atomic_write, unique_file_names
 from matched.planning import Plan, PlannedRun
-from matched.table import Cell
+from matched.table import Cell, runs_with_needs
 
 PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
 """First and last bytes of every complete PNG."""
@@ -59,7 +60,7 @@ def copy_pictures(plan: Plan, folder: Path) -> Gallery:
     notes = []
     for cell, planned, name in _copy_names(plan):
         try:
-            picture = _read_picture(planned)
+            picture = _first_picture(plan, planned)
         except ValueError as error:
             notes.append(f"Picture left out: {cell}: {error}")
             continue
@@ -89,6 +90,20 @@ def _copy_names(plan: Plan) -> Iterator[tuple[Cell, PlannedRun, str]]:
         runs = [pair for arm in arms for pair in groups.get((row, arm), [])]
         for cell, planned in sorted(runs, key=lambda pair: plan.scale.seeds.index(pair[0].seed)):
             yield cell, planned, f"{rows[row]}.{arms[cell.arm]}.seed{cell.seed}.png"
+
+
+def _first_picture(plan: Plan, planned: PlannedRun) -> bytes | None:
+    """Return the picture of a run, or else of the nearest run that it needs; None without one.
+
+    Raises:
+        ValueError: if the first run that names a picture names something else.
+    """
+    picture = _read_picture(planned)
+    if picture is not None or not planned.run.needs:
+        return picture
+    needs = [run for _, run in runs_with_needs(planned.run, "")][:-1]
+    found = (_read_picture(plan.by_run[need]) for need in reversed(needs))
+    return next((picture for picture in found if picture is not None), None)
 
 
 def _read_picture(planned: PlannedRun) -> bytes | None:

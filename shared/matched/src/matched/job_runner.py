@@ -142,6 +142,7 @@ class _JobAttempt:
                 threads=self.runner.threads,
                 num_workers=resources.num_workers,
                 shard=resources.shard,
+                shard_degree=resources.shard_degree,
                 code=self.runner.code,
             )
         except PeerLostError as error:

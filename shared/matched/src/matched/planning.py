@@ -57,6 +57,10 @@ class Plan:
     def unfinished(self) -> tuple[PlannedRun, ...]:
         return tuple(planned for planned in self.runs if not planned.status.state.finished)
 
+    @cached_property
+    def by_run(self) -> dict[Run, PlannedRun]:
+        return {planned.run: planned for planned in self.runs}
+
     def refreshed(self, queue: SlurmQueue | None = None) -> Plan:
         """Return the plan with the states of its unfinished runs read again.
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 
 from matched import data
-from matched.planning import Plan
+from matched.memory import GIB, EstimatesMemory, MemoryEstimate
+from matched.planning import Plan, PlannedRun
 from matched.recipes import match_name
 from matched.slurm_request import executor_parameters
 
@@ -16,8 +18,8 @@ def check_submission(plan: Plan, cluster: str) -> None:
     """Check all missing runs of a plan before any of them is submitted.
 
     Raises:
-        ValueError: if data or the cluster is missing, the machine has too few GPUs, or processes
-            do not fill whole nodes.
+        ValueError: if data or the cluster is missing, the machine has too few GPUs, processes do
+            not fill whole nodes, or a run needs more memory than a GPU has.
     """
     match_name(cluster, CLUSTERS, "cluster")
     _check_data(plan)
@@ -41,6 +43,39 @@ def check_submission(plan: Plan, cluster: str) -> None:
             f"{limit} {available} (`gpus` under [local] in {plan.site.file} is {local.gpus}); "
             "use --cluster slurm"
         )
+    if shortages := gpu_shortages(plan, cluster):
+        more = f" (and {len(shortages) - 1} more)" if len(shortages) > 1 else ""
+        raise ValueError(
+            f"{shortages[0]}{more}; shard the run over more processes, reduce micro_batch, or "
+            "correct that entry"
+        )
+
+
+def memory_estimates(plan: Plan) -> Iterator[tuple[PlannedRun, MemoryEstimate]]:
+    """Yield the missing runs whose configs estimate their memory, with the estimates.
+
+    Raises:
+        ValueError: if the batch of one does not divide over its processes.
+    """
+    for planned in plan.missing:
+        config = planned.run.config
+        if isinstance(config, EstimatesMemory):
+            yield planned, config.memory(planned.resources)
+
+
+def gpu_shortages(plan: Plan, cluster: str) -> list[str]:
+    """Return a sentence for each missing run that needs more memory than a GPU of site.toml has.
+
+    Empty if site.toml does not give the memory of a GPU.
+    """
+    section = "slurm" if cluster == "slurm" else "local"
+    capacity: int = getattr(plan.site, section).gpu_memory_gb
+    return [
+        f"{planned.title} needs about {estimate.total / GIB:,.1f} GB per GPU, and `gpu_memory_gb` "
+        f"under [{section}] in {plan.site.file} is {capacity}"
+        for planned, estimate in (memory_estimates(plan) if capacity else ())
+        if planned.resources.gpus and estimate.total > capacity * GIB
+    ]
 
 
 def check_foreground(plan: Plan) -> None:

@@ -67,6 +67,7 @@ class Recipe:
         paper: None for a user's own table.
         project: the folder of site.toml, runs/ and results/.
         changes: config fields changed on the command line; see ``matched.overrides``.
+        extra_arms: arms added on the command line; see ``matched.extra_arms``.
         python_path: folders from which jobs have to be able to import.
     """
 
@@ -76,6 +77,7 @@ class Recipe:
     paper: PaperTable | None
     project: Path
     changes: Mapping[str, Any] = field(default_factory=dict)
+    extra_arms: tuple[str, ...] = ()
     python_path: tuple[Path, ...] = ()
 
     @property
@@ -106,8 +108,8 @@ class Recipe:
         return scale.metrics or (self.paper.metrics if self.paper else ())
 
     def results_name(self, scale: Scale) -> str:
-        """Return the file name, without suffix, of results; changed fields are part of it."""
-        name = f"{self.name}.{scale.name}"
+        """Return the file name, without suffix, of results, with added arms and changed fields."""
+        name = f"{'+'.join([self.name, *self.extra_arms])}.{scale.name}"
         if not self.changes:
             return name
         changes = ",".join(self.change_texts)
@@ -126,7 +128,8 @@ class Recipe:
         """Return what to type after ``matched <command>`` for this table at a scale."""
         name = self.name if self.paper else os.path.relpath(self.path)
         changes = [word for text in self.change_texts for word in ("--set", text)]
-        return shlex.join([name, "--scale", scale.name, *changes])
+        arms = [word for arm in self.extra_arms for word in ("--with", arm)]
+        return shlex.join([name, "--scale", scale.name, *arms, *changes])
 
 
 def match_name(name: str, known: Iterable[str], what: str) -> str:
@@ -239,6 +242,22 @@ def load(name: str) -> Recipe:
     recipe = Recipe(name=name, path=path, table=table, paper=_paper_table(path), project=root())
     _check_recipe(recipe)
     return recipe
+
+
+def load_constant(path: Path, name: str, kind: type[T]) -> T | None:
+    """Return the constant ``name`` of a file in recipes/, such as its claims; None without a file.
+
+    Raises:
+        ValueError: if the file cannot be imported, or the constant is missing or of another type.
+    """
+    if not path.is_file():
+        return None
+    project = path.parent
+    while project.name != "recipes":
+        project = project.parent
+    with _recipes_importable(project.parent):
+        module = ".".join(path.relative_to(project.parent).with_suffix("").parts)
+        return _attribute(module, path, name, kind)
 
 
 def _load_file(path: Path) -> Recipe:

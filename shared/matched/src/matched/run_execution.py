@@ -56,6 +56,7 @@ def execute(
     threads: int,
     num_workers: int,
     shard: bool = False,
+    shard_degree: int = 0,
     code: Mapping[str, Any] | None = None,
 ) -> ExecutionResult:
     """Compute one run unless it has a result; a failure is recorded and returned, not raised.
@@ -90,7 +91,9 @@ def execute(
                 num_workers=num_workers,
                 checkpoint_steps=site.runs.checkpoint_steps,
                 checkpoint_minutes=site.runs.checkpoint_minutes,
+                async_checkpoints=site.runs.async_checkpoints,
                 shard=shard,
+                shard_degree=shard_degree,
                 check_ownership=owned.check_ownership if owned is not None else lambda: None,
             )
             return _compute(run, site, directory, context, peers, job, code or {})
@@ -159,7 +162,7 @@ def _pause(polls: int = 1) -> None:
 
 def _delete_temporary_files(folder: Path) -> None:
     """Delete the files that earlier owners of the directory were killed while writing."""
-    for path in [*folder.glob(".*.tmp"), *folder.glob("checkpoints/.*.tmp")]:
+    for path in [*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")]:
         if path.name.startswith(".job.json."):
             continue  # a submission writes job.json after it has started the job, perhaps now
         if path.is_dir():

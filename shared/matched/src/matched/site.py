@@ -32,11 +32,13 @@ class Local:
         workers: number of CPU runs at a time; 0 means one per core, or per ``threads`` cores.
         threads: threads of each run.
         gpus: number of GPUs that the runs asking for GPUs share.
+        gpu_memory_gb: memory of one of them; 0 if runs are to be submitted whatever they need.
     """
 
     workers: int = 0
     threads: int = 1
     gpus: int = 0
+    gpu_memory_gb: int = 0
 
     def worker_count(self) -> int:
         """Return ``workers``, or if it is 0 the number that affinity and CPU quota allow."""
@@ -58,6 +60,7 @@ class Slurm:
     """[slurm]: the cluster. An empty string leaves the choice to Slurm.
 
     Attributes:
+        gpu_memory_gb: memory of a GPU; 0 if runs are to be submitted whatever they need.
         max_hours: longest job that the partition accepts; longer runs are requeued and resume.
         grace_seconds: time before that limit at which runs are told to save.
         parallel: largest number of jobs of one submission that run at a time.
@@ -73,6 +76,7 @@ class Slurm:
     qos: str = ""
     constraint: str = ""
     gpus_per_node: int = 8
+    gpu_memory_gb: int = 0
     max_hours: int = 24
     grace_seconds: int = 120
     parallel: int = 64
@@ -87,12 +91,14 @@ class Runs:
     """[runs]: location of the run directories, and the time between checkpoints.
 
     A checkpoint is due after ``checkpoint_steps`` optimizer steps or ``checkpoint_minutes``
-    minutes, whichever comes first.
+    minutes, whichever comes first. With ``async_checkpoints``, sharded runs continue to train while
+    it is written from a copy of the state, for which each process needs the memory.
     """
 
     folder: str = "runs"
     checkpoint_steps: int = 500
     checkpoint_minutes: int = 10
+    async_checkpoints: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +128,21 @@ def _absolute(file: Path, path: str) -> Path:
 
 
 SECTIONS = {"runs": Runs, "local": Local, "slurm": Slurm}
+
+
+def find(project: Path) -> Path:
+    """Return the path of site.toml: MATCHED_SITE if it is set, or else the project's.
+
+    Raises:
+        ValueError: if MATCHED_SITE names no file.
+    """
+    name = os.environ.get("MATCHED_SITE")
+    if not name:
+        return project / FILE
+    path = Path(name).absolute()
+    if not path.is_file():
+        raise ValueError(f"MATCHED_SITE is {name}, and there is no such file")
+    return path
 
 
 def read(file: Path) -> Site:
@@ -180,9 +201,11 @@ def _checked_value(validator: _Validator, section: str, key: str, value: Any, hi
                 f"{validator.location(section, key)}: [{section}] memory is {value!r}; "
                 f"expected one of {', '.join(MEMORY_UNITS)}"
             )
+    elif hint is bool:
+        validator.check_type(section, key, value, bool, "true or false")
     elif hint is int:
         validator.check_type(section, key, value, int, "a whole number")
-        least = 0 if key in ("workers", "gpus") else 1
+        least = 0 if key in ("workers", "gpus", "gpu_memory_gb") else 1
         if value < least:
             location = validator.location(section, key)
             raise ValueError(f"{location}: [{section}] {key} is {value}; expected {least} or more")

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,11 +29,37 @@ MAX_ARM_COLUMNS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One metric of one row and arm: our runs, the paper's numbers, and Δ of both.
+
+    Attributes:
+        base_mean: our mean of the baseline arm, which sets the decimals of Δ; None for a baseline.
+        matched: "yes", "no" or "—"; empty for the baseline.
+        matched_seeds: seeds whose pair with the baseline is matched.
+    """
+
+    row: str
+    metric: Metric
+    arm: str
+    runs: CellRuns
+    ours: CellSummary
+    base_mean: float | None
+    delta: float | None
+    printed: Mapping[str, Any]
+    printed_delta: float | None
+    matched: str
+    matched_seeds: Set[int]
+
+
+@dataclass(frozen=True, kw_only=True)
 class SummaryTable:
     """A table of text: header, rows, and notes below.
 
     Attributes:
-        records: the content of the rows as plain values, one record per arm, for CSV.
+        warnings: those of the notes that need attention: unmatched pairs, failed and damaged runs,
+            warnings of tasks, pictures that cannot be shown.
+        entries: the numbers behind the rows, one entry per row, metric and arm.
+        records: the entries as plain values, for CSV.
         gallery: pictures that Markdown shows below the table.
     """
 
@@ -42,21 +68,10 @@ class SummaryTable:
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    entries: tuple[Entry, ...]
     records: tuple[Mapping[str, Any], ...]
     gallery: Gallery
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Entry:
-    """One metric of one row and arm: our runs, the paper's numbers, and Δ of both."""
-
-    arm: str
-    runs: CellRuns
-    ours: CellSummary
-    delta: float | None
-    printed: Mapping[str, Any]
-    printed_delta: float | None
-    matched: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,20 +88,26 @@ def summary_table(plan: Plan, gallery: Gallery = NO_PICTURES) -> SummaryTable:
     metrics, arms = recipe.metrics(scale), [arm.name for arm in recipe.table.arms]
     columns = _Columns(metric=len(metrics) > 1, paper=recipe.paper is not None)
     pairs, groups, titles = audit_pairs(plan), group_by_cell(plan), data_titles(plan)
-    rows, records = [], []
+    pairs_by_cell: dict[tuple[str, str], list[AuditedPair]] = {}
+    for pair in pairs:
+        pairs_by_cell.setdefault((pair.row, pair.arm), []).append(pair)
+    rows, all_entries = [], []
     for row in scale.runs:
         for metric in metrics:
-            entries = _entries(plan, row, metric, pairs, groups)
+            entries = _entries(plan, row, metric, pairs_by_cell, groups)
             layout = _one_row if len(arms) <= MAX_ARM_COLUMNS else _one_row_per_arm
             rows += layout(recipe.label(row), metric, entries, columns)
-            records += [_record(plan, titles, row, metric, entry) for entry in entries]
+            all_entries += entries
+    warnings = (*_warnings(plan, pairs), *gallery.notes)
     return SummaryTable(
         title=f"{recipe.title} · {scale.name} scale",
         caption=recipe.caption,
         header=_header(metrics, arms, columns),
         rows=tuple(rows),
-        notes=(*_notes(plan, titles, pairs), *gallery.notes),
-        records=tuple(records),
+        notes=(*_notes(plan, titles), *warnings),
+        warnings=warnings,
+        entries=tuple(all_entries),
+        records=tuple(_record(plan, titles, entry) for entry in all_entries),
         gallery=gallery,
     )
 
@@ -95,26 +116,30 @@ def _entries(
     plan: Plan,
     row: str,
     metric: Metric,
-    pairs: list[AuditedPair],
+    pairs_by_cell: Mapping[tuple[str, str], list[AuditedPair]],
     groups: Mapping[tuple[str, str], CellRuns],
-) -> list[_Entry]:
+) -> list[Entry]:
     """Return the entries of a row, the baseline's first. Unmatched runs get no Δ."""
-    entries: list[_Entry] = []
+    entries: list[Entry] = []
     for arm in plan.recipe.table.arms:
         runs = groups.get((row, arm.name), [])
         ours, printed = summarize_cell(runs, metric), plan.recipe.printed_cell(row, arm.name)
-        base = entries[0] if entries else None
+        base, pairs = entries[0] if entries else None, pairs_by_cell.get((row, arm.name), [])
         mark = matched_mark(pairs, row, arm.name) if base else ""
         seeds = matched_seeds(pairs, row, arm.name) if mark != "no" else set()
         entries.append(
-            _Entry(
+            Entry(
+                row=row,
+                metric=metric,
                 arm=arm.name,
                 runs=runs,
                 ours=ours,
+                base_mean=base.ours.mean if base else None,
                 delta=mean_difference(base.ours, ours, seeds) if base else None,
                 printed=printed,
                 printed_delta=_printed_delta(base.printed, printed, metric) if base else None,
                 matched=mark,
+                matched_seeds=seeds,
             )
         )
     return entries
@@ -130,7 +155,7 @@ def _printed_delta(
 
 
 def _one_row(
-    label: str, metric: Metric, entries: Sequence[_Entry], columns: _Columns
+    label: str, metric: Metric, entries: Sequence[Entry], columns: _Columns
 ) -> list[tuple[str, ...]]:
     """Format a row of the recipe as one row with a column per arm."""
     base, *other_entries = entries
@@ -147,14 +172,14 @@ def _one_row(
         *(format_cell(metric, entry.ours) for entry in entries),
         *(format_delta(metric, base.ours.mean, entry.delta) for entry in other_entries),
         *(printed if columns.paper else ()),
-        _finished_count(entries),
+        format_finished_count(entries),
         *(entry.matched for entry in other_entries),
     )
     return [line]
 
 
 def _one_row_per_arm(
-    label: str, metric: Metric, entries: Sequence[_Entry], columns: _Columns
+    label: str, metric: Metric, entries: Sequence[Entry], columns: _Columns
 ) -> list[tuple[str, ...]]:
     """Format a row of the recipe as one row per arm; only the first has the row's label."""
     base = entries[0]
@@ -174,14 +199,14 @@ def _one_row_per_arm(
                 format_cell(metric, entry.ours),
                 "" if first else format_delta(metric, base.ours.mean, entry.delta),
                 *(printed if columns.paper else ()),
-                _finished_count([entry]),
+                format_finished_count([entry]),
                 entry.matched,
             )
         )
     return lines
 
 
-def _finished_count(entries: Sequence[_Entry]) -> str:
+def format_finished_count(entries: Sequence[Entry]) -> str:
     """Return "finished/planned" runs, such as "3/4"."""
     states = [state for entry in entries for state in entry.ours.states.values()]
     return f"{sum(state.finished for state in states)}/{len(states)}"
@@ -248,15 +273,18 @@ def format_delta(metric: Metric, base: float | None, delta: float | None) -> str
 
 
 def data_titles(plan: Plan) -> str:
-    """Return the titles of all data sources that the runs of a plan read."""
+    """Return the titles of all data sources that the runs of a plan read, and what was in them."""
     names = {name for planned in plan.runs for name in data.source_names(planned.run.config)}
     titles = ", ".join(data.load_source(name).title for name in sorted(names))
     # The configs of a user's own table need not name its data.
-    return titles or ("none" if plan.recipe.paper else "the recipe's own")
+    titles = titles or ("none" if plan.recipe.paper else "the recipe's own")
+    details = [(planned.status.result or {}).get("details", {}) for planned in plan.runs]
+    contents = dict.fromkeys(found["data"] for found in details if "data" in found)
+    return f"{titles} ({'; '.join(contents)})" if contents else titles
 
 
-def _notes(plan: Plan, titles: str, pairs: list[AuditedPair]) -> list[str]:
-    """Return the lines below the table."""
+def _notes(plan: Plan, titles: str) -> list[str]:
+    """Return the lines below the table that explain it."""
     scale, table = plan.scale, plan.recipe.table
     notes = [f"Scale: {scale.name}. Data: {titles}. Seeds: {len(scale.seeds)} per cell."]
     if plan.recipe.changes:
@@ -279,34 +307,38 @@ def _notes(plan: Plan, titles: str, pairs: list[AuditedPair]) -> list[str]:
         "shown for matched pairs only: same config except for the norm, same initial weights "
         "outside the norm layers, same first batches."
     )
-    notes += table.allowed_difference_notes()
-    notes += [
+    return [*notes, *table.allowed_difference_notes()]
+
+
+def _warnings(plan: Plan, pairs: list[AuditedPair]) -> list[str]:
+    """Return the lines below the table that need attention."""
+    warnings = [
         f"NOT MATCHED: {pair.row}, {pair.arm}, seed {pair.seed}: {pair.reason}."
         for pair in pairs
         if pair.verdict == "not matched"
     ]
-    notes += [
+    warnings += [
         f"Warning: {planned.title}: {warning}"
         for planned in plan.runs
         for warning in (planned.status.result or {}).get("details", {}).get("warnings", ())
     ]
-    notes += [
+    warnings += [
         f"{str(planned.status.state).capitalize()}: {planned.title}: {planned.status.reason}"
         for planned in plan.runs
         if planned.status.state in (State.FAILED, State.DAMAGED)
     ]
-    return notes
+    return warnings
 
 
-def _record(plan: Plan, titles: str, row: str, metric: Metric, entry: _Entry) -> dict[str, Any]:
+def _record(plan: Plan, titles: str, entry: Entry) -> dict[str, Any]:
     """Return an entry as a line of CSV."""
-    ours = entry.ours
+    ours, metric = entry.ours, entry.metric
     return {
         "table": plan.recipe.name,
         "scale": plan.scale.name,
         "data": titles,
-        "row": row,
-        "model": plan.recipe.label(row),
+        "row": entry.row,
+        "model": plan.recipe.label(entry.row),
         "arm": entry.arm,
         "metric": metric.key,
         "unit": metric.unit,

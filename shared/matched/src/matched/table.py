@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from matched.checks import check_divides
 from matched.run import Run, derive_run
 
 SCALES = ("smoke", "mini", "paper")
@@ -52,6 +53,9 @@ class Resources:
             runs pay for queueing and imports once.
         shard: shard weights and optimizer state over the processes (FSDP2) instead of keeping a
             copy on each (DDP).
+        shard_degree: with ``shard``, number of processes over which one copy of the weights is
+            sharded. Each group of so many consecutive ranks, such as the GPUs of a node, has its
+            own copy, and only gradients cross groups (HSDP). 0 is one copy over all processes.
     """
 
     gpus: int = 0
@@ -61,6 +65,17 @@ class Resources:
     minutes: int
     runs_per_job: int = 1
     shard: bool = False
+    shard_degree: int = 0
+
+    def __post_init__(self) -> None:
+        if self.shard_degree < 0 or (self.shard_degree and not self.shard):
+            raise ValueError(
+                f"shard_degree is {self.shard_degree} and shard {self.shard}; expected 0, or with "
+                "shard a number of processes"
+            )
+        if self.shard_degree:
+            processes = "the number of processes"
+            check_divides("shard_degree", self.shard_degree, processes, self.world_size)
 
     @property
     def world_size(self) -> int:

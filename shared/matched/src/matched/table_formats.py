@@ -17,8 +17,6 @@ from matched.summary_table import MISSING, SummaryTable
 
 TEXT_COLUMNS = ("metric", "arm")
 """Columns of text, in addition to the first."""
-WARNINGS = ("NOT MATCHED", "Damaged", "Failed", "Warning")
-"""First words of the notes that the terminal shows in red."""
 
 
 def print_table(table: SummaryTable, console: Console) -> None:
@@ -40,7 +38,7 @@ def print_table(table: SummaryTable, console: Console) -> None:
         grid.add_row(*row)
     console.print(grid)
     for note in table.notes:
-        style = "bold red" if note.startswith(WARNINGS) else "dim"
+        style = "bold red" if note in table.warnings else "dim"
         console.print(note, style=style, highlight=False)
 
 
@@ -74,19 +72,19 @@ def _pictures(gallery: Gallery) -> list[str]:
     if not gallery.rows:
         return []
     arms = gallery.arms
-    grid = [["model", *map(_escape_markdown, arms)], [":---", *([":---:"] * len(arms))]]
+    grid = [["model", *map(escape_markdown, arms)], [":---", *([":---:"] * len(arms))]]
     for row in gallery.rows:
         cells = (
-            f"![{_escape_markdown(f'{row.title}, {arm}')}]({row.paths[arm]})"
+            f"![{escape_markdown(f'{row.title}, {arm}')}]({row.paths[arm]})"
             if arm in row.paths
             else MISSING
             for arm in arms
         )
-        grid.append([_escape_markdown(row.title), *cells])
+        grid.append([escape_markdown(row.title), *cells])
     return ["", "#### Pictures", "", *("| " + " | ".join(cells) + " |" for cells in grid)]
 
 
-def _escape_markdown(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """Escape the characters that would end a table cell or the text of a picture."""
     return re.sub(r"([\\|\[\]])", r"\\\1", text)
 
@@ -112,6 +110,13 @@ LATEX = str.maketrans(
         "%": r"\%",
         "_": r"\_",
         "#": r"\#",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        "×": r"$\times$",
+        "·": r"$\cdot$",
+        "β": r"$\beta$",
+        "γ": r"$\gamma$",
         "±": r"$\pm$",
         "Δ": r"$\Delta$",
         "→": r"$\rightarrow$",

@@ -32,8 +32,10 @@ class Context:
         num_workers: data-loading processes for this process; with 0 it loads the data itself.
         checkpoint_steps: checkpoint interval in optimizer steps.
         checkpoint_minutes: checkpoint interval in minutes; whichever interval ends first counts.
+        async_checkpoints: write checkpoints of sharded runs in a thread, from a copy in memory.
         shard: shard weights and optimizer state over the processes (FSDP2) instead of keeping a
             copy on each (DDP).
+        shard_degree: number of processes that share one copy of the weights; 0 for all.
         check_ownership: raise ``LeaseLostError`` if another process has taken the run over. The
             methods below call it before they write, so that two processes never write to one run
             directory. It does nothing on ranks other than 0, which write no files of the run.
@@ -50,7 +52,9 @@ class Context:
     num_workers: int = 0
     checkpoint_steps: int = 500
     checkpoint_minutes: float = 10.0
+    async_checkpoints: bool = False
     shard: bool = False
+    shard_degree: int = 0
     check_ownership: Callable[[], None] = lambda: None
 
     def owned_path(self, name: str) -> Path:
@@ -133,7 +137,8 @@ class Outcome:
         best: the evaluation with the best score, and its step.
         details: anything else worth keeping, in plain values. "picture" is the name of a PNG in
             the run directory, which tables show; "warnings" is a list of sentences, which tables
-            print below.
+            print below; "data" is what was in a data source that can be anything, such as the
+            name of a folder, which tables print with the source.
     """
 
     metrics: Mapping[str, float]

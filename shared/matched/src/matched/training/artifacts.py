@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -37,6 +38,23 @@ def save_artifact(context: Context, name: str, content: Mapping[str, Any]) -> No
         # torch.save stores the name of a path that it is given: here, the temporary name.
         with context.atomic_write(name) as temporary, temporary.open("wb") as file:
             torch.save(dict(content), file)
+
+    on_rank0(write)
+
+
+def save_arrays(context: Context, name: str, arrays: Mapping[str, Any]) -> None:
+    """Write numpy arrays to ``name`` (.npz) in the run directory, atomically on rank 0.
+
+    All processes call it.
+
+    Raises:
+        LeaseLostError: on all of them, if another process has taken this run over.
+    """
+
+    def write() -> None:
+        # Given a path, numpy would add .npz to the temporary name.
+        with context.atomic_write(name) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays)
 
     on_rank0(write)
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from matched.config import TrainConfig
 from matched.training.order import EpochOrder
-from matched.training.seeding import reseed
+from matched.training.seeding import generator, reseed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,15 +36,12 @@ class BatchLayout:
         Raises:
             ValueError: if the batch does not divide evenly.
         """
-        per_process, rest = divmod(config.batch, world_size)
-        accumulation = -(-per_process // config.micro_batch)
-        if rest or per_process % accumulation:
-            raise ValueError(
-                f"a batch of {config.batch} does not divide evenly over {world_size} processes and "
-                f"{accumulation} accumulation steps; choose batch and micro_batch "
-                f"({config.micro_batch}) so that it does"
-            )
-        return cls(batch=config.batch, rank=rank, world_size=world_size, accumulation=accumulation)
+        return cls(
+            batch=config.batch,
+            rank=rank,
+            world_size=world_size,
+            accumulation=config.accumulation(world_size),
+        )
 
     def micro_batches(self, indices: list[int]) -> list[list[int]]:
         """Return this process's micro-batches of the sample indices of one step.
@@ -106,6 +103,18 @@ class SeededDataset(Dataset[Any]):
         epoch, index = key
         reseed(self.seed, "sample", epoch, index)
         return self.dataset[index]
+
+
+def seeded_batch(dataset: Dataset[Any], count: int, seed: int, purpose: str) -> Any:
+    """Return a collated batch of ``count`` samples that depends on seed and purpose alone.
+
+    It has all samples, in random order, if there are not more than these. Seeds the global
+    generators.
+    """
+    samples = len(dataset)  # type: ignore[arg-type]  # Dataset declares no len()
+    chosen = torch.randperm(samples, generator=generator(seed, purpose))[:count]
+    seeded = SeededDataset(dataset, seed)
+    return default_collate([seeded[0, index] for index in chosen.tolist()])
 
 
 def make_loader(

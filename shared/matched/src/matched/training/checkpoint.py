@@ -8,21 +8,26 @@ processes can read either. No generator state is saved: all randomness is seeded
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
+from torch import nn
 
 from matched.errors import one_line
 from matched.files import atomic_write
 from matched.training import sharded_checkpoint
-from matched.training.distributed import all_gather_objects, on_rank0
+from matched.training.artifacts import state_dict_mismatches
+from matched.training.distributed import all_gather_objects, on_rank0, raise_on_all_ranks
 from matched.training.training_state import TensorLayout, TrainingState
 
 T = TypeVar("T")
@@ -44,6 +49,72 @@ def save(folder: Path, step: int, state: TrainingState, *, sharded: bool) -> Non
     path = folder / f"step_{step:08d}"
     _write_folder(path, state)
     on_rank0(lambda: _delete_old(path))
+
+
+class BackgroundWriter:
+    """Writer of sharded checkpoints in a thread, from a copy of the state in memory.
+
+    Training continues while a checkpoint is written. Its folder has its final name once all
+    processes have written their parts, as without the thread. All processes create it and call its
+    methods together.
+
+    Args:
+        check_ownership: called before the folder gets its final name, on rank 0.
+    """
+
+    def __init__(self, check_ownership: Callable[[], None]) -> None:
+        self.check_ownership = check_ownership
+        # A group of its own: the thread's collectives do not interleave with those of training.
+        self.group = dist.new_group(backend="gloo")
+        self.thread: threading.Thread | None = None
+        self.error: BaseException | None = None
+
+    def save(self, folder: Path, step: int, state: TrainingState) -> None:
+        """Copy the state, and start to write the checkpoint of ``step``.
+
+        Raises:
+            OSError: on all processes, if the previous checkpoint could not be written.
+        """
+        self.finish()
+        path = folder / f"step_{step:08d}"
+        temporary = _temporary_folder(path)
+        on_rank0(lambda: _create_temporary_folder(path, temporary))
+        copied = TrainingState(
+            tensors={n: t.detach().to("cpu", copy=True) for n, t in state.tensors.items()},
+            plain=copy.deepcopy(state.plain),
+        )
+        self.thread = threading.Thread(target=self._write, args=(path, temporary, copied))
+        self.thread.start()
+
+    def finish(self) -> None:
+        """Wait for the checkpoint that is being written, if there is one.
+
+        Raises:
+            OSError: on all processes, if it could not be written; earlier ones are untouched.
+        """
+        if self.thread is None:
+            return
+        self.join()
+        error, self.thread, self.error = self.error, None, None
+        with raise_on_all_ranks():
+            if error is not None:
+                raise error
+
+    def join(self) -> None:
+        """Wait for the thread alone, after a failure of this process that others may not share."""
+        if self.thread is not None:
+            self.thread.join()
+
+    def _write(self, path: Path, temporary: Path, state: TrainingState) -> None:
+        try:
+            _write_shard(path, temporary, state, self.group)
+            if dist.get_rank() == 0:
+                self.check_ownership()
+                _complete_folder(path, temporary, state)
+                _delete_old(path)
+        except BaseException as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            self.error = error
 
 
 def save_file(folder: Path, step: int, content: Mapping[str, Any]) -> None:
@@ -84,6 +155,30 @@ def load_newest_file(
         signature_of: content of a checkpoint → signature of its run.
     """
     return _load_newest(folder, signature, _read_file, signature_of)
+
+
+def load_weights(model: nn.Module, directory: Path) -> None:
+    """Load the weights that a run of ``fit`` evaluated last: those of its EMA if it has one.
+
+    Args:
+        model: of the run, before it is sharded.
+        directory: of the run.
+
+    Raises:
+        ValueError: if the run has no intact checkpoint, or its model has other weights.
+    """
+    state = load_newest(directory / "checkpoints", directory.name, lambda name: None)
+    if state is None:
+        raise ValueError(f"{directory} has no intact checkpoint; run it again")
+    prefix = "ema." if any(name.startswith("ema.") for name in state.tensors) else "model."
+    weights = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in state.tensors.items()
+        if name.startswith(prefix)
+    }
+    if mismatches := state_dict_mismatches(model.state_dict(), weights):
+        raise ValueError(f"the checkpoint of {directory} does not fit: {'; '.join(mismatches)}")
+    model.load_state_dict(weights)
 
 
 def _load_newest(
@@ -136,17 +231,27 @@ def _write_file(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _write_folder(path: Path, state: TrainingState) -> None:
-    temporary = path.with_name(on_rank0(lambda: f".{path.name}.{os.getpid()}.tmp"))
+    temporary = _temporary_folder(path)
     try:
         on_rank0(lambda: _create_temporary_folder(path, temporary))
-        try:
-            sharded_checkpoint.write_shard(temporary, state)
-        except OSError as error:  # not RuntimeError, which is the loss of another process
-            raise _write_error(path, error) from error
+        _write_shard(path, temporary, state)
         on_rank0(lambda: _complete_folder(path, temporary, state))
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _temporary_folder(path: Path) -> Path:
+    return path.with_name(on_rank0(lambda: f".{path.name}.{os.getpid()}.tmp"))
+
+
+def _write_shard(
+    path: Path, temporary: Path, state: TrainingState, group: dist.ProcessGroup | None = None
+) -> None:
+    try:
+        sharded_checkpoint.write_shard(temporary, state, group)
+    except OSError as error:  # not RuntimeError, which is the loss of another process
+        raise _write_error(path, error) from error
 
 
 def _create_temporary_folder(path: Path, temporary: Path) -> None:

@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from matched.config import TrainConfig
+from matched.signals import Interrupted
 from matched.task import Context, Outcome
 from matched.training import checkpoint, sharding
 from matched.training.batches import BatchLayout, EpochSampler, make_loader, to_device
@@ -114,11 +115,14 @@ class _TrainingLoop:
         self.model: nn.Module = learner.model
         """The model that computes the loss: wrapped in DDP if there are several processes."""
         self.sharded = context.shard and context.world_size > 1
-        if config.precision == "bf16-params" and not self.sharded:
+        if config.precision in sharding.POLICIES and not self.sharded:
             raise ValueError(
-                "the precision 'bf16-params' needs a run that is sharded over several processes; "
-                "set gpus and shard in the recipe's resources, or use 'bf16'"
+                f"the precision {config.precision!r} needs a run that is sharded over several "
+                "processes; set gpus and shard in the recipe's resources, or use 'bf16'"
             )
+        self.background: checkpoint.BackgroundWriter | None = None
+        if self.sharded and context.async_checkpoints:
+            self.background = checkpoint.BackgroundWriter(context.check_ownership)
         self.saved_step: int | None = None
         """Step of the newest checkpoint."""
 
@@ -127,7 +131,10 @@ class _TrainingLoop:
             self._set_up()
             self._train()
             self._save()
+            self._finish_checkpoint()
         finally:
+            if self.background is not None:
+                self.background.join()
             self.metrics_log.close()
         state = self.state
         metrics = state.last
@@ -142,8 +149,12 @@ class _TrainingLoop:
         if learner.materialize is None:  # before the model is sharded or a checkpoint is restored
             weights = weights_digest(learner.model, learner.norms, learner.inherited)
         if self.sharded:
-            bf16_params = self.config.precision == "bf16-params"
-            sharding.shard(learner, self.device, bf16_params=bf16_params)
+            sharding.shard(
+                learner,
+                self.device,
+                precision=self.config.precision,
+                degree=self.context.shard_degree,
+            )
         if learner.materialize is not None:
             sharding.materialize(learner)
             weights = divided_weights_digest(learner.model, learner.norms, learner.inherited)
@@ -168,8 +179,13 @@ class _TrainingLoop:
         with CheckpointSchedule(self.context, self._save, self.steps) as checkpoint_schedule:
             while not self._finished():
                 self._run_step(batches)
-                if not self._finished():
+                if self._finished():
+                    break
+                try:
                     checkpoint_schedule.after_step(self.state.step)
+                except Interrupted:
+                    self._finish_checkpoint()
+                    raise
 
     def _finished(self) -> bool:
         return self.state.step == self.steps or self.state.diverged
@@ -221,10 +237,14 @@ class _TrainingLoop:
         return total
 
     def _gradient_sync(self, *, last: bool) -> AbstractContextManager[Any]:
-        """Synchronize gradients in the backward pass of a step's last micro-batch only."""
+        """All-reduce gradients in the backward pass of a step's last micro-batch only.
+
+        Sharded gradients are reduce-scattered after every micro-batch: until then, each process
+        has those of the whole model.
+        """
         model: Any = self.model  # FSDP's or DDP's wrapper has these methods
         if self.sharded:
-            model.set_requires_gradient_sync(last)
+            model.set_requires_all_reduce(last)  # between copies of the weights
         elif self.context.world_size > 1 and not last:
             return model.no_sync()
         return nullcontext()
@@ -331,10 +351,19 @@ class _TrainingLoop:
             position=vars(self.state),
             scaler=self.scaler.state_dict(),
         )
-        checkpoint.save(self.checkpoints, self.state.step, training_state, sharded=self.sharded)
+        if self.background is not None:
+            self.background.save(self.checkpoints, self.state.step, training_state)
+        else:
+            checkpoint.save(self.checkpoints, self.state.step, training_state, sharded=self.sharded)
         self.saved_step = self.state.step
         if self.context.rank == 0:
-            log.info("saved step %d in %.1f s", self.state.step, time.perf_counter() - start)
+            what = "saved" if self.background is None else "copied"
+            log.info("%s step %d in %.1f s", what, self.state.step, time.perf_counter() - start)
+
+    def _finish_checkpoint(self) -> None:
+        """Wait for a checkpoint that is written in a thread."""
+        if self.background is not None:
+            self.background.finish()
 
     def _restore(self) -> None:
         """Restore the newest checkpoint, if there is one."""

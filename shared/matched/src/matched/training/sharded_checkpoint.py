@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import filesystem, metadata
 from torch.distributed.tensor import DTensor
@@ -49,14 +50,17 @@ class UnexpectedMetadataError(ValueError):
     """The metadata of a checkpoint contains something that no checkpoint of this module has."""
 
 
-def write_shard(folder: Path, state: TrainingState) -> None:
+def write_shard(folder: Path, state: TrainingState, group: dist.ProcessGroup | None = None) -> None:
     """Write this process's part of the tensors; all processes call it together.
+
+    Args:
+        group: process group to coordinate with, if it is called in a thread.
 
     Raises:
         OSError: on all of them, if one cannot write its part.
     """
     with _raise_first_failure():
-        dcp.save(state.tensors, storage_writer=_Writer(folder))
+        dcp.save(state.tensors, storage_writer=_Writer(folder), process_group=group)
 
 
 def write_plain_values(folder: Path, state: TrainingState) -> None:

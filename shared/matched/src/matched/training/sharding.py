@@ -2,7 +2,8 @@
 
 Every process starts with the full model, equal on all of them, and keeps its part of each
 parameter; or with a model on the meta device, of which it then allocates its part only. Parameters
-are gathered block by block while a block computes.
+are gathered block by block while a block computes. With HSDP, several groups of processes have a
+copy of the weights each, which is sharded within the group; only gradients cross groups.
 """
 
 from __future__ import annotations
@@ -15,29 +16,51 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
+from matched.checks import check_divides
 from matched.training.learner import Learner
 
+POLICIES = {
+    "bf16-params": MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32),
+    "bf16-reduce": MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.bfloat16),
+}
+"""Precisions of ``TrainConfig`` that only sharded runs have."""
 
-def shard(learner: Learner, device: torch.device, *, bf16_params: bool = False) -> None:
-    """Shard the model, its EMA and the future optimizer state over all processes, in place.
+
+def shard(
+    learner: Learner, device: torch.device, *, precision: str = "fp32", degree: int = 0
+) -> None:
+    """Shard the model, its EMA and the future optimizer state over processes, in place.
 
     Args:
-        bf16_params: gather parameters, and compute, in bfloat16; gradients are reduced, and
-            weights kept and updated, in float32.
+        precision: that of the config; ``POLICIES`` has those that matter here.
+        degree: number of processes that share one copy of the weights; 0 for all.
 
     Raises:
-        ValueError: if sharding would change what the model computes.
+        ValueError: if sharding would change what the model computes, or the degree does not divide
+            the number of processes.
     """
     _check_shardable(learner)
     names = learner.group_names()
-    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    policy = MixedPrecisionPolicy()
-    if bf16_params:
-        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    mesh = device_mesh(device, degree)
+    policy = POLICIES.get(precision, MixedPrecisionPolicy())
     _fully_shard(learner.model, mesh, policy)
     if learner.ema is not None:
         _fully_shard(learner.ema.module, mesh, policy)
     learner.replace_parameters(names)
+
+
+def device_mesh(device: torch.device, degree: int = 0) -> DeviceMesh:
+    """Return a mesh of all processes: (shard,), or (replicate, shard) if there are several copies.
+
+    Ranks of one copy are consecutive, so a copy is within a node if the degree divides its GPUs.
+    """
+    world_size = dist.get_world_size()
+    check_divides("shard_degree", degree or world_size, "the number of processes", world_size)
+    if degree in (0, world_size):
+        return init_device_mesh(device.type, (world_size,))
+    return init_device_mesh(
+        device.type, (world_size // degree, degree), mesh_dim_names=("replicate", "shard")
+    )
 
 
 def materialize(learner: Learner) -> None:

@@ -1,0 +1,96 @@
+"""Claims of a paper as statements that results can refute; recipes/claims.py lists them.
+
+``matched.report.verdicts`` judges them, at each scale by itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellKey:
+    """One row and arm of a table.
+
+    Attributes:
+        table: its name, or the path of a recipe file from the project's folder.
+    """
+
+    table: str
+    row: str
+    arm: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotWorse:
+    """In every row, an arm is not worse than the baseline by more than a margin.
+
+    The margin of a row is the largest change that the paper prints in the table, or the standard
+    deviation of the baseline over seeds if that is larger. Supported if the 95 % t interval of the
+    paired difference is above minus the margin, refuted if it is below.
+
+    Attributes:
+        tables: all rows of these tables, by the first metric of the scale.
+    """
+
+    tables: tuple[str, ...]
+    arm: str = "DyT"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Better:
+    """The first cell of every pair is better than the second, by the first metric of the scale.
+
+    Supported if the 95 % t interval of the difference, paired by seed, is above 0, or if the
+    second cell diverged in every seed; refuted if it is below 0.
+    """
+
+    pairs: tuple[tuple[CellKey, CellKey], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diverges:
+    """Training of every cell diverges more often than not.
+
+    Supported if the exact (Clopper-Pearson) 95 % interval of the share of seeds that diverge is
+    above one half, refuted if it is below.
+    """
+
+    cells: tuple[CellKey, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Above:
+    """A metric of every cell is above a threshold.
+
+    Supported if the 95 % t interval of its mean over seeds is above the threshold, refuted if it is
+    below.
+    """
+
+    cells: tuple[CellKey, ...]
+    metric: str
+    threshold: float = 0.0
+
+
+Test = NotWorse | Better | Diverges | Above
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A statement of a paper and the test that can refute it.
+
+    Attributes:
+        source: where the paper makes it.
+        test: None if the tables that it needs have no recipe yet; ``missing`` names them.
+    """
+
+    statement: str
+    source: str
+    test: Test | None
+    missing: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.test is None) != bool(self.missing):
+            raise ValueError(
+                f"claim {self.statement!r}: give either a test, or what is missing for one"
+            )

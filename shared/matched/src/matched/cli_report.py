@@ -1,0 +1,88 @@
+"""The commands ``matched report`` and ``matched figure``, which load their libraries late."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from matched import checkout, recipes, site
+from matched.table import SCALES
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[Any]
+
+
+@contextmanager
+def garbage_collection_paused() -> Iterator[None]:
+    """Pause the search for garbage, which is a sixth of the time while a large plan is created."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def add_commands(commands: Commands) -> None:
+    """Add the parsers of both commands."""
+    text = "write results/report/index.html and results/summary.* over all tables"
+    report = commands.add_parser("report", help=text, description=text)
+    report.set_defaults(do=_report)
+    report.add_argument("--scale", help=f"{', '.join(SCALES)} (default: all)")
+    report.add_argument(
+        "--tables", nargs="+", default=[], metavar="TABLE", help="tables or recipe files"
+    )
+    report.add_argument(
+        "--with",
+        dest="extra_arms",
+        action="append",
+        default=[],
+        metavar="ARM",
+        help="show this arm of recipes/extra_arms.py too, such as Derf, where a table can have it",
+    )
+    report.add_argument("--summary", action="store_true", help="write results/summary.* only")
+    text = "draw a figure of a paper from the results of its runs"
+    figure = commands.add_parser("figure", help=text, description=text)
+    figure.set_defaults(do=_figure)
+    figure.add_argument("figure", help="such as fig2 or iclr-fig1")
+    figure.add_argument("--scale", default="smoke", help=f"{', '.join(SCALES)} (default smoke)")
+    figure.add_argument("--needs", action="store_true", help="only print the recipes it needs")
+
+
+@garbage_collection_paused()
+def _report(given: argparse.Namespace) -> int:
+    from matched.report import write_report
+
+    project = recipes.current_project()
+    checkout.check_packages(project)
+    settings = site.read(site.find(project))
+    lines = write_report(
+        project,
+        settings,
+        scale=given.scale,
+        tables=given.tables,
+        arms=given.extra_arms,
+        page=not given.summary,
+    )
+    for line in lines:
+        print(line)
+    return 0
+
+
+def _figure(given: argparse.Namespace) -> int:
+    from matched.report import figure_list, figures
+
+    project = recipes.root()
+    if given.needs:
+        print("\n".join(figure_list.needed_recipes(figure_list.find(project, given.figure))))
+        return 0
+    checkout.check_packages(project)
+    scale = recipes.match_name(given.scale, SCALES, "scale")
+    drawer = figures.FigureDrawer(project, site.read(site.find(project)), scale)
+    for path in drawer.draw(given.figure, project / "results" / "figures"):
+        print(f"Written: {path}")
+    return 0

@@ -1,0 +1,226 @@
+"""Results of all tables: plans with their summary tables, and what a reader has to be warned of."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence, Set
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from matched import extra_arms, gallery, planning, recipes
+from matched.files import DamagedFileError, read_json
+from matched.gallery import NO_PICTURES
+from matched.planning import Plan, PlannedRun
+from matched.recipes import Recipe
+from matched.report import figure_list
+from matched.site import Site
+from matched.status import State
+from matched.summary_table import SummaryTable, summary_table
+from matched.table import SCALES, Scale
+
+SHOWN = 5
+"""Most names in a warning; the others are counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableResults:
+    """A table at one scale with the present results of its runs.
+
+    Attributes:
+        publication: folder of the paper's recipes, such as "cvpr2025"; empty for a user's table.
+        warnings: what has to be seen before the numbers are used, most of it from the summary.
+        commits: signature → commit, of the runs that have recorded one.
+    """
+
+    publication: str
+    plan: Plan
+    summary: SummaryTable
+    warnings: tuple[str, ...]
+    commits: Mapping[str, str]
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.plan.recipe
+
+    @property
+    def scale(self) -> Scale:
+        return self.plan.scale
+
+    @property
+    def name(self) -> str:
+        """The table and its scale as file names have them: "table1.smoke"."""
+        return self.recipe.results_name(self.scale)
+
+    def count(self, *states: State) -> int:
+        """Return the number of runs in these states."""
+        return sum(planned.status.state in states for planned in self.plan.runs)
+
+    @property
+    def unmatched(self) -> int:
+        """Number of rows and arms that are not matched with their baseline."""
+        return len({(e.row, e.arm) for e in self.summary.entries if e.matched == "no"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """The tables of a report.
+
+    Attributes:
+        tables: those of which at least one run was started or submitted.
+        not_run: the others, as (recipe, scale).
+        without_recipe: tables that a paper prints and no recipe computes: (publication, caption).
+        warnings: on the runs folder as a whole.
+    """
+
+    project: Path
+    tables: tuple[TableResults, ...]
+    not_run: tuple[tuple[Recipe, Scale], ...]
+    without_recipe: tuple[tuple[str, str], ...]
+    warnings: tuple[str, ...]
+
+
+def collect(
+    project: Path,
+    site: Site,
+    *,
+    scale: str | None = None,
+    names: Sequence[str] = (),
+    arms: Sequence[str] = (),
+    pictures: Path | None = None,
+) -> Results:
+    """Read the results of the given tables, or of all tables and analyses of the project.
+
+    Args:
+        scale: only this one; None for every scale.
+        names: tables, or paths of recipe files, as ``recipes.load`` takes them.
+        arms: extra arms (``matched.extra_arms``), for the tables that can have them.
+        pictures: folder for copies of the runs' pictures; None copies none.
+
+    Raises:
+        ValueError: for an unknown table or scale, or a recipe that is refused.
+        OSError: if the folder of pictures cannot be written.
+    """
+    if scale is not None:
+        scale = recipes.match_name(scale, SCALES, "scale")
+    tables, not_run, planned_signatures = [], [], set()
+    for name in names or _all_recipes(project):
+        recipe = recipes.load(name)
+        for at in recipe.table.scales:
+            if scale is not None and at.name != scale:
+                continue
+            plan = planning.make_plan(*_with_possible_arms(recipe, at, arms), site)
+            planned_signatures |= {planned.run.signature for planned in plan.runs}
+            if any(planned.status.state is not State.NEW for planned in plan.runs):
+                tables.append(_table_results(plan, pictures))
+            else:
+                not_run.append((recipe, at))
+    everything = scale is None and not names
+    return Results(
+        project=project,
+        tables=tuple(tables),
+        not_run=tuple(not_run),
+        without_recipe=() if names else tuple(_without_recipe(project)),
+        warnings=tuple(_unplanned(site, planned_signatures)) if everything else (),
+    )
+
+
+def _all_recipes(project: Path) -> list[str]:
+    """Return the papers' tables, and the files of the runs that only figures show."""
+    if not (project / "recipes" / recipes.PAPER_FILE).is_file():
+        return []
+    own = [str(project / name) for name in figure_list.own_recipes(project)]
+    return [*recipes.available(project), *own]
+
+
+def _with_possible_arms(recipe: Recipe, scale: Scale, arms: Sequence[str]) -> tuple[Recipe, Scale]:
+    """Return the recipe and the scale with those of the arms that can be derived in the table."""
+    for arm in arms:
+        with suppress(extra_arms.NoModelError):
+            recipe, scale = extra_arms.with_arms(recipe, scale, [arm])
+    return recipe, scale
+
+
+def _table_results(plan: Plan, pictures: Path | None) -> TableResults:
+    recipe = plan.recipe
+    copies = NO_PICTURES
+    if pictures is not None:
+        copies = gallery.copy_pictures(plan, pictures / recipe.results_name(plan.scale))
+    summary = summary_table(plan, copies)
+    started = [planned for planned in plan.runs if planned.status.state is not State.NEW]
+    commits = {planned.run.signature: commit_of(planned) for planned in started}
+    return TableResults(
+        publication=recipe.path.parent.name if recipe.paper else "",
+        plan=plan,
+        summary=summary,
+        warnings=(*summary.warnings, *_not_numbers(summary), *_mixed_commits(plan, commits)),
+        commits=commits,
+    )
+
+
+def _not_numbers(summary: SummaryTable) -> list[str]:
+    """Return a warning for each finished run with a metric that is not a finite number."""
+    warnings = []
+    for entry in summary.entries:
+        for cell, planned in entry.runs:
+            value = (planned.status.result or {}).get("metrics", {}).get(entry.metric.key, 0.0)
+            if planned.status.state is State.DONE and not abs(value) < float("inf"):
+                warnings.append(f"Not a number: {entry.metric.key} of {cell} is {value}")
+    return warnings
+
+
+def commit_of(planned: PlannedRun) -> str:
+    """Return the commit that a run was last started with; empty if it is not recorded.
+
+    "+" is appended if there were uncommitted changes when the run was submitted.
+    """
+    try:
+        environment = read_json(planned.directory / "environment.json") or {}
+    except DamagedFileError:
+        return ""
+    submitted = environment.get("submitted") or {}
+    commit = environment.get("commit") or submitted.get("commit") or ""
+    return f"{commit[:10]}+" if commit and submitted.get("uncommitted") else commit[:10]
+
+
+def _mixed_commits(plan: Plan, of_runs: Mapping[str, str]) -> list[str]:
+    """Return a warning if the finished runs of a table were computed by several commits."""
+    finished = [planned.run.signature for planned in plan.runs if planned.status.state.finished]
+    commits = Counter(filter(None, (of_runs[signature] for signature in finished)))
+    if len(commits) < 2:
+        return []
+    counts = [f"{commit} ({count} runs)" for commit, count in commits.most_common()]
+    return [f"Mixed commits: the runs were computed by {_shortened(counts)}"]
+
+
+def _unplanned(site: Site, planned: Set[str]) -> list[str]:
+    """Return a warning if the runs folder has finished runs that no table of the project names."""
+    found = sorted(
+        path.parent.name
+        for path in site.runs_folder.glob("*/*/result.json")
+        if path.parent.name not in planned
+    )
+    if not found:
+        return []
+    return [
+        f"{len(found)} finished runs belong to no table here: they are of another version of a "
+        f"recipe, of changed fields (--set), or of a table of your own: {_shortened(found)}"
+    ]
+
+
+def _shortened(names: Collection[str]) -> str:
+    names = list(names)
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def _without_recipe(project: Path) -> list[tuple[str, str]]:
+    if not (project / "recipes" / recipes.PAPER_FILE).is_file():
+        return []
+    known = recipes.available(project)
+    return [
+        (f"{paper['venue']}, Table {key.removeprefix('table')}", str(table["caption"]))
+        for paper in recipes.paper_numbers(project).values()
+        for key, table in paper.items()
+        if key.startswith("table") and f"{paper['prefix']}{key}" not in known
+    ]

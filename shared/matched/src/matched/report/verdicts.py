@@ -1,0 +1,268 @@
+"""Verdicts on the papers' claims from the results of one scale: the scorecard of the report.
+
+Intervals are of 95 % and not corrected for the number of claims. Each row is judged by itself; a
+claim is supported if all of them support it, and refuted if one refutes it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from matched.claims import Above, Better, CellKey, Claim, Diverges, NotWorse
+from matched.report import intervals
+from matched.report.collect import Results, TableResults
+from matched.summary_table import Entry, format_number
+from matched.table import Metric
+
+
+class Verdict(StrEnum):
+    """The outcome of a claim's test."""
+
+    SUPPORTED = "supported"
+    REFUTED = "refuted"
+    UNDECIDED = "undecided"
+    NOT_RUN = "not run"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """The verdict on one row or pair of a claim.
+
+    Attributes:
+        detail: the statistic with its interval, or why there is none.
+        more_seeds: seeds that would decide, if mean and spread stay; None if unknown or decided.
+        at_least: True if more may be needed, because the spread is not known yet.
+    """
+
+    label: str
+    verdict: Verdict
+    detail: str
+    more_seeds: int | None = None
+    at_least: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """A claim with its verdict at one scale."""
+
+    claim: Claim
+    scale: str
+    verdict: Verdict
+    parts: tuple[Part, ...]
+
+    @property
+    def seeds_needed(self) -> str:
+        """The seeds that would decide, such as "7 more seeds"; empty if that is unknown."""
+        undecided = [part for part in self.parts if part.verdict is Verdict.UNDECIDED]
+        known = [part.more_seeds for part in undecided if part.more_seeds is not None]
+        if self.verdict is not Verdict.UNDECIDED or not known:
+            return ""
+        exact = len(known) == len(undecided) and not any(part.at_least for part in undecided)
+        words = f"{max(known)} more seed{'s' if max(known) > 1 else ''}"
+        return words if exact else f"at least {words}"
+
+
+def judge_claims(claims: Iterable[Claim], results: Results) -> list[list[Judged]]:
+    """Return for each claim its verdicts, one for each scale that has results."""
+    scales = list(dict.fromkeys(table.scale.name for table in results.tables))
+    evidence = {scale: _Evidence(results, scale) for scale in scales}
+    return [[_judge(claim, evidence[scale], scale) for scale in scales] for claim in claims]
+
+
+def _judge(claim: Claim, evidence: _Evidence, scale: str) -> Judged:
+    if claim.test is None:
+        parts = [Part(label="", verdict=Verdict.NOT_RUN, detail=claim.missing)]
+    elif isinstance(claim.test, NotWorse):
+        parts = list(_judge_not_worse(claim.test, evidence))
+    elif isinstance(claim.test, Better):
+        parts = [_judge_pair(pair, evidence) for pair in claim.test.pairs]
+    elif isinstance(claim.test, Diverges):
+        parts = [_judge_divergence(key, evidence) for key in claim.test.cells]
+    else:
+        parts = [_judge_above(claim.test, key, evidence) for key in claim.test.cells]
+    return Judged(claim=claim, scale=scale, verdict=_overall(parts), parts=tuple(parts))
+
+
+def _overall(parts: Sequence[Part]) -> Verdict:
+    verdicts = {part.verdict for part in parts}
+    if Verdict.REFUTED in verdicts:
+        return Verdict.REFUTED
+    return verdicts.pop() if len(verdicts) == 1 else Verdict.UNDECIDED
+
+
+class _Evidence:
+    """The entries of all tables of one scale, by table, row, arm and metric."""
+
+    def __init__(self, results: Results, scale: str) -> None:
+        self.tables: dict[str, TableResults] = {
+            _key(table, results.project): table
+            for table in results.tables
+            if table.scale.name == scale
+        }
+        self._entries: dict[tuple[str, str, str, str], Entry] = {
+            (name, entry.row, entry.arm, entry.metric.key): entry
+            for name, table in self.tables.items()
+            for entry in table.summary.entries
+        }
+
+    def first_metric(self, table: str) -> Metric:
+        results = self.tables[table]
+        return results.recipe.metrics(results.scale)[0]
+
+    def label(self, key: CellKey) -> str:
+        """Return a name such as "ViT-B, DyT (table1)"."""
+        table = self.tables.get(key.table)
+        row = table.recipe.label(key.row) if table else key.row
+        name = table.recipe.name if table else key.table
+        return f"{row}, {key.arm} ({name})"
+
+    def entry(self, key: CellKey, metric: str = "") -> Entry | None:
+        """Return an entry by the table's first metric or the given one; None without results."""
+        if key.table not in self.tables:
+            return None
+        metric = metric or self.first_metric(key.table).key
+        return self._entries.get((key.table, key.row, key.arm, metric))
+
+
+def _key(table: TableResults, project: Path) -> str:
+    """Return the name that claims use: a table's, or the path of a recipe file."""
+    if table.recipe.paper:
+        return table.recipe.name
+    return os.path.relpath(table.recipe.path, project).replace(os.sep, "/")
+
+
+def _judge_not_worse(test: NotWorse, evidence: _Evidence) -> Iterator[Part]:
+    for name in test.tables:
+        table = evidence.tables.get(name)
+        if table is None:
+            yield Part(label=name, verdict=Verdict.NOT_RUN, detail="no runs at this scale")
+            continue
+        baseline, margin = table.recipe.table.baseline.name, _largest_change(table)
+        for row in table.scale.runs:
+            base, other = (
+                evidence.entry(CellKey(table=name, row=row, arm=arm))
+                for arm in (baseline, test.arm)
+            )
+            if base is not None and other is not None:
+                label = f"{table.recipe.label(row)} ({name})"
+                yield _compare(label, other, base, margin=max(margin, _spread(base)))
+
+
+def _largest_change(table: TableResults) -> float:
+    """Return the largest change that the paper prints in the first metric of the scale, or 0."""
+    metric = table.recipe.metrics(table.scale)[0].key
+    changes = [
+        abs(entry.printed_delta)
+        for entry in table.summary.entries
+        if entry.metric.key == metric and entry.printed_delta is not None
+    ]
+    return max(changes, default=0.0)
+
+
+def _spread(entry: Entry) -> float:
+    """Return the standard deviation over seeds; 0 where it is unknown."""
+    std = entry.ours.std
+    return std if std is not None and math.isfinite(std) else 0.0
+
+
+def _judge_pair(pair: tuple[CellKey, CellKey], evidence: _Evidence) -> Part:
+    label = " better than ".join(map(evidence.label, pair))
+    better, worse = (evidence.entry(key) for key in pair)
+    if better is None or worse is None:
+        return Part(label=label, verdict=Verdict.NOT_RUN, detail="no runs at this scale")
+    return _compare(label, better, worse, margin=0.0)
+
+
+def _compare(label: str, better: Entry, worse: Entry, *, margin: float) -> Part:
+    """Judge that one cell is better than another, or with a margin that it is not worse."""
+    if "no" in (better.matched, worse.matched):
+        return Part(label=label, verdict=Verdict.UNDECIDED, detail="not matched")
+    for cell, verdict in ((better, Verdict.REFUTED), (worse, Verdict.SUPPORTED)):
+        if cell.ours.diverged and cell.ours.diverged == len(cell.ours.states):
+            return Part(label=label, verdict=verdict, detail=f"{cell.arm} diverged in all seeds")
+    sign = -1 if better.metric.direction == "lower" else 1
+    seeds = better.ours.values.keys() & worse.ours.values.keys()
+    values = [sign * (better.ours.values[seed] - worse.ours.values[seed]) for seed in sorted(seeds)]
+    reference = worse.ours.mean or 0.0
+    within = f", margin {format_number(better.metric, margin, reference)}" if margin else ""
+    part = _above(label, values, -margin, better.metric, reference, suffix=within)
+    if better.ours.diverged and part.verdict is Verdict.SUPPORTED:
+        detail = f"{part.detail}; {better.arm} diverged in {better.ours.diverged} seeds"
+        return Part(label=label, verdict=Verdict.UNDECIDED, detail=detail)
+    return part
+
+
+def _judge_above(test: Above, key: CellKey, evidence: _Evidence) -> Part:
+    label = evidence.label(key)
+    entry = evidence.entry(key, test.metric)
+    if entry is None:
+        return Part(label=label, verdict=Verdict.NOT_RUN, detail="no runs at this scale")
+    values = list(entry.ours.values.values())
+    return _above(label, values, test.threshold, entry.metric, entry.ours.mean or 0.0)
+
+
+def _above(
+    label: str,
+    values: Sequence[float],
+    threshold: float,
+    metric: Metric,
+    reference: float,
+    suffix: str = "",
+) -> Part:
+    """Judge that a mean is above a threshold.
+
+    Args:
+        reference: sets the number of decimals in the detail.
+        suffix: added to the detail.
+    """
+    if not values:
+        return Part(label=label, verdict=Verdict.NOT_RUN, detail="no finished runs")
+    if not all(map(math.isfinite, values)):
+        return Part(label=label, verdict=Verdict.UNDECIDED, detail="a value is not a number")
+    mean = statistics.fmean(values)
+    text = f"{format_number(metric, mean, reference)} {metric.unit}".strip()
+    if len(values) == 1:
+        detail = f"{text}, 1 seed{suffix}: an interval needs 2 at least"
+        return Part(
+            label=label, verdict=Verdict.UNDECIDED, detail=detail, more_seeds=1, at_least=True
+        )
+    low, high = intervals.mean_interval(values)
+    ends = " to ".join(format_number(metric, end, reference) for end in (low, high))
+    detail = f"{text}, 95 % interval {ends}, {len(values)} seeds{suffix}"
+    if low > threshold or high < threshold:
+        verdict = Verdict.SUPPORTED if low > threshold else Verdict.REFUTED
+        return Part(label=label, verdict=verdict, detail=detail)
+    needed = intervals.seeds_to_decide(values, threshold)
+    more = None if needed is None else needed - len(values)
+    return Part(label=label, verdict=Verdict.UNDECIDED, detail=detail, more_seeds=more)
+
+
+def _judge_divergence(key: CellKey, evidence: _Evidence) -> Part:
+    label = evidence.label(key)
+    entry = evidence.entry(key)
+    finished = 0 if entry is None else sum(s.finished for s in entry.ours.states.values())
+    if entry is None or not finished:
+        return Part(label=label, verdict=Verdict.NOT_RUN, detail="no finished runs at this scale")
+    diverged = entry.ours.diverged
+    low, high = intervals.share_interval(diverged, finished)
+    detail = f"{diverged} of {finished} seeds diverged, 95 % interval {low:.0%} to {high:.0%}"
+    if low > 0.5 or high < 0.5:
+        verdict = Verdict.SUPPORTED if low > 0.5 else Verdict.REFUTED
+        return Part(label=label, verdict=verdict, detail=detail)
+    needed = intervals.seeds_to_decide_share(diverged, finished, 0.5)
+    more = None if needed is None else needed - finished
+    return Part(label=label, verdict=Verdict.UNDECIDED, detail=detail, more_seeds=more)
+
+
+def counts(judged: Iterable[Judged]) -> Mapping[Verdict, int]:
+    """Return the number of claims by verdict."""
+    found = dict.fromkeys(Verdict, 0)
+    for one in judged:
+        found[one.verdict] += 1
+    return found

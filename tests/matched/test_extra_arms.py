@@ -1,0 +1,104 @@
+"""Arms added by --with: derived from an arm that the table has, matched, and named in results."""
+
+import pytest
+
+from matched import extra_arms, recipes
+
+EXTRA = '''
+"""Extra arms of the tests."""
+
+from matched.extra_arms import ExtraArm
+
+EXTRA_ARMS = (ExtraArm(name="Derf", like=("DyT", "tanh"), derive_norm=lambda norm: f"{norm}+erf"),)
+'''
+
+
+@pytest.fixture
+def extra(one_row):
+    one_row.write("recipes/extra_arms.py", EXTRA.lstrip())
+    return one_row
+
+
+def added(table="table1"):
+    recipe = recipes.load(table)
+    return extra_arms.with_arms(recipe, recipe.scale("smoke"), ["derf"])
+
+
+def norms(recipe, scale):
+    return {cell.arm: cell.run.config.norm for cell in recipe.table.cells(scale)}
+
+
+def test_with_adds_the_last_arm_and_keeps_other_signatures(extra):
+    recipe = recipes.load("table1")
+    before = [cell.run.signature for cell in recipe.table.cells(recipe.scale("smoke"))]
+    recipe, scale = added()
+    assert norms(recipe, scale) == {"LN": "LN", "DyT": "DyT", "Derf": "DyT+erf"}
+    assert [cell.run.signature for cell in recipe.table.cells(scale)][:2] == before
+    assert recipe.printed_cell("small", "Derf") == {}
+
+
+def test_with_derives_the_norm_of_the_scale(extra):
+    extra.recipe(
+        "TABLE = Table(arms=ARMS, scales=(replace(scale(seeds=(0,), small=SMALL), arm_norms="
+        "ArmNorms(norms={'DyT': 'wide DyT'}, reason='it is small')),))"
+    )
+    assert norms(*added())["Derf"] == "wide DyT+erf"
+
+
+def test_with_derives_runs_of_rows_that_give_each_arm_its_run(extra):
+    extra.recipe(
+        "NEED = {'pretrained': Run(task='tiny:train', config=Config(norm='tanh'))}\n"
+        "RUN = Run(task='tiny:train', config=Config(norm='tanh'), needs=NEED)\n"
+        "TABLE = Table(arms=(Arm(name='LN'), Arm(name='tanh')), scales=(scale(seeds=(0,),"
+        " small={'LN': SMALL, 'tanh': RUN} | {'LN': replace(SMALL, needs=NEED)}),),"
+        " allowed_differences={'norm': 'all'})"
+    )
+    recipe, scale = added()
+    (cell,) = (cell for cell in recipe.table.cells(scale) if cell.arm == "Derf")
+    assert cell.run.config.norm == "tanh+erf"
+    assert cell.run.needs["pretrained"].config.norm == "tanh+erf"
+
+
+def test_with_keeps_allowed_differences_of_the_model(extra):
+    extra.recipe(
+        "ARMS = (ARMS[0], replace(ARMS[1], allowed_differences={'lr': 'tuned'}))\n"
+        "TUNED = {'LN': SMALL, 'DyT': replace(SMALL, config=Config(lr=0.2))}\n"
+        "TABLE = Table(arms=ARMS, scales=(scale(seeds=(0,), small=TUNED),))"
+    )
+    recipe, scale = added()
+    (cell,) = (cell for cell in recipe.table.cells(scale) if cell.arm == "Derf")
+    assert (cell.run.config.lr, cell.run.config.norm) == (0.2, "DyT+erf")
+
+
+def test_with_writes_results_under_another_name(extra):
+    output = extra.cli("table", "table1", "--with", "Derf")
+    assert "results/table1+Derf.smoke.{md, csv, tex}" in output
+    assert "Derf" in output
+    output = extra.cli("plan", "table1", "--with", "derf", "--set", "lr=0.5")
+    assert "3 of 3 runs to do" in output
+
+
+def test_with_runs_of_the_arm_are_matched(extra):
+    extra.compute("submit", "table1", "--cluster", "debug", "--with", "Derf")
+    output = extra.cli("table", "table1", "--with", "Derf")
+    assert output.count("yes") == 2
+
+
+def test_report_with_shows_the_arm_where_a_table_can_have_it(extra):
+    extra.recipe("ARMS = (Arm(name='x', norm='x'),)\n" + "TABLE = Table(arms=ARMS, scales=(scale("
+                 "seeds=(0,), small=SMALL),))", name="second/table01")  # fmt: skip
+    extra.finish("small.LN.0", top1=80.0)
+    extra.cli("report", "--with", "Derf")
+    page = (extra.root / "results/report/index.html").read_text(encoding="utf-8")
+    assert ">Derf<" in page
+    assert "matched table table1 --scale smoke --with Derf" in page
+
+
+def test_with_refuses_unknown_repeated_and_impossible_arms(extra):
+    assert "unknown arm for --with: 'x'; known" in extra.mistake("plan", "table1", "--with", "x")
+    repeated = extra.mistake("plan", "table1", "--with", "Derf", "--with", "Derf")
+    assert "table1 has the arm Derf already" in repeated
+    extra.recipe("TABLE = Table(arms=ARMS[:1], scales=(scale(seeds=(0,), small=SMALL),))")
+    assert "table1 has no arm DyT or tanh to derive it from; its arms are LN" in extra.mistake(
+        "plan", "table1", "--with", "Derf"
+    )

@@ -1,0 +1,216 @@
+"""Figures drawn from runs: their data, files, and what they refuse."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+
+from matched.report.figures import norm_layers
+
+FIGURES = '''
+"""Figures of the tests."""
+
+from matched.figure import (
+    AlphaAgainstStd, AlphaDuringTraining, BestAlpha0, BlockDiagram, LossCurves, NormShapes, Source,
+    TanhCurves, TokensAndChannels,
+)
+
+LN = Source(title="Small", recipe="table1", row="small", arms=("LN",))
+DYT = Source(title="Small", recipe="table1", row="small", arms=("DyT",))
+FIGURES = {
+    1: BlockDiagram(caption="A block"),
+    2: NormShapes(caption="Shapes", sources=(LN,), layers=3),
+    3: TanhCurves(caption="tanh", alphas=(0.5, 2.0)),
+    4: TokensAndChannels(caption="Tokens", source=LN, depths=(0.0, 1.0)),
+    5: LossCurves(caption="Losses", sources=(Source(title="Small", recipe="table1", row="small"),)),
+    7: AlphaDuringTraining(caption="Epochs", source=DYT),
+    8: AlphaAgainstStd(caption="Correlation", sources=(DYT,)),
+    9: BestAlpha0(caption="Width", series={"a": ("second.table1", "small")}, metric="fid"),
+}
+'''
+PATHS = ["blocks.0.norm1", "blocks.0.norm2", "norm"]
+
+
+@pytest.fixture
+def drawn(one_row):
+    """A project with figures, and a function that draws one and returns the lines of its CSV."""
+    one_row.write("recipes/first/figures.py", FIGURES.lstrip())
+    paper = (one_row.root / "recipes/paper.toml").read_text(encoding="utf-8")
+    one_row.write("recipes/paper.toml", paper + '512 = { fid = 1.0 }\n"2048" = { fid = 0.5 }\n')
+    for norm in ("LN", "DyT"):
+        one_row.finish(f"small.{norm}.0", top1=80.0)
+
+    def draw(name):
+        one_row.cli("figure", name)
+        (path,) = (one_row.root / "results/figures").glob(f"{name}*.csv")
+        return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+
+    one_row.draw = draw
+    return one_row
+
+
+def write_layers(project, norm, alphas=(None,) * 3):
+    """Write what an analysis run writes; the last layer is tanh(2x)."""
+    rng = np.random.default_rng(0)
+    arrays = {
+        "path": np.array(PATHS),
+        "alpha": np.array([np.nan if alpha is None else alpha for alpha in alphas]),
+        "input_std": np.array([1.0, 2.0, 4.0]),
+        "fit": np.array([[1.0, 2.0, 0.1]] * 3),
+        "fit_columns": np.array(["scale", "alpha", "tanh_offset"]),
+    }
+    for index in range(3):
+        x = rng.normal(size=(10, 8)).astype(np.float16)
+        arrays |= {f"x{index}": x, f"y{index}": np.tanh(2 * x) if index == 2 else x}
+    np.savez(project.directory(f"small.{norm}.0") / "norm_layers.npz", **arrays)
+    return arrays
+
+
+def write_metrics(project, norm, lines):
+    path = project.directory(f"small.{norm}.0") / "metrics.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+def test_figure_of_losses_has_every_arm(drawn):
+    write_metrics(drawn, "LN", [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.5}])
+    write_metrics(drawn, "DyT", [{"step": 1, "loss": 3.5}, {"step": 2, "loss": None}])
+    assert [tuple(line.values()) for line in drawn.draw("fig5")] == [
+        ("Small", "LN", "1", "3.0"),
+        ("Small", "LN", "2", "2.5"),
+        ("Small", "DyT", "1", "3.5"),
+        ("Small", "DyT", "2", "nan"),
+    ]
+
+
+def test_figure_files_are_equal_when_drawn_again(drawn):
+    write_layers(drawn, "LN")
+    drawn.draw("fig2")
+    folder = drawn.root / "results/figures"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert before.keys() == {"fig2.smoke.svg", "fig2.smoke.png", "fig2.smoke.csv"}
+    drawn.draw("fig2")
+    assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_figure_svg_has_its_fonts_inside(drawn):
+    drawn.cli("figure", "fig1")
+    svg = (drawn.root / "results/figures/fig1.svg").read_text(encoding="utf-8")
+    assert "<text" not in svg and "font-family" not in svg and "<path" in svg
+
+
+def test_figure_of_norm_shapes_has_the_recorded_points(drawn):
+    arrays = write_layers(drawn, "LN")
+    lines = drawn.draw("fig2")
+    assert {line["path"] for line in lines} == set(PATHS)
+    last = [line for line in lines if line["layer"] == "3"]
+    assert len(last) == arrays["x2"].size
+    assert [float(line["input"]) for line in last] == pytest.approx(
+        arrays["x2"].ravel().astype(float), rel=1e-3
+    )
+
+
+def test_figure_of_norm_shapes_keeps_extreme_points():
+    x = np.zeros((100, 100), np.float32)
+    x[3, 4] = 50.0
+    layer = norm_layers.Layer(path="a", x=x, y=x, alpha=1.0, input_std=1.0, fit={})
+    points, _ = norm_layers._some_points(layer)
+    assert len(points) == norm_layers.MAX_POINTS and points.max() == 50.0
+
+
+def test_figure_of_tokens_and_channels_has_both(drawn):
+    write_layers(drawn, "LN")
+    lines = drawn.draw("fig4")
+    assert len(lines) == 2 * 80
+    assert {(line["layer"], line["path"]) for line in lines} == {("1", PATHS[0]), ("3", "norm")}
+
+
+def test_figure_of_alpha_against_std_has_kinds_of_layers(drawn):
+    write_layers(drawn, "DyT", alphas=(0.5, 0.4, 0.25))
+    lines = [tuple(line.values())[1:] for line in drawn.draw("fig8")]
+    assert lines == [
+        (PATHS[0], "attention", "0.5", "1.0"),
+        (PATHS[1], "FFN", "0.4", "0.5"),
+        ("norm", "other", "0.25", "0.25"),
+    ]
+
+
+def test_figure_of_alpha_during_training_has_each_epoch(drawn):
+    lines = [
+        {
+            "step": 10 * epoch,
+            "epoch": epoch,
+            "evaluation": {
+                "top1": 1.0,
+                **{f"alpha/{path}": 0.1 * epoch + i for i, path in enumerate(PATHS)},
+                **{f"inverse_std/{path}": 0.2 * epoch for path in PATHS},
+            },
+        }
+        for epoch in (1, 2)
+    ]
+    write_metrics(drawn, "DyT", lines)
+    assert [tuple(line.values()) for line in drawn.draw("fig7")] == [
+        (PATHS[0], "1", "0.1", "0.2"),
+        (PATHS[0], "2", "0.2", "0.4"),
+        (PATHS[2], "1", "2.1", "0.2"),
+        (PATHS[2], "2", "2.2", "0.4"),
+    ]
+
+
+def test_figures_without_runs_need_none(drawn):
+    assert len(drawn.draw("fig3")) == 2 * 241
+    assert [tuple(line.values()) for line in drawn.draw("fig9")] == [
+        ("a", "512", "1.0"),
+        ("a", "2048", "0.5"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("blocks.3.norm1", "attention"),
+        ("encoder.layers.0.self_attn_layer_norm", "attention"),
+        ("encoder.layers.0.final_layer_norm", "FFN"),
+        ("blocks.3.norm2", "FFN"),
+        ("norm", "other"),
+    ],
+)
+def test_layer_kind_follows_the_path(path, kind):
+    assert norm_layers.layer_kind(path) == kind
+
+
+def test_figure_names_missing_runs_and_their_command(project):
+    project.write("recipes/first/figures.py", FIGURES.lstrip())
+    message = project.mistake("figure", "fig5")
+    assert "fig5 at smoke scale needs runs that are not finished: small · LN · seed 0" in message
+    assert message.endswith("run `matched submit table1 --scale smoke --wait`")
+
+
+def test_figure_refuses_unknown_names_and_scales(drawn):
+    assert "unknown figure: 'fig6'" in drawn.mistake("figure", "fig6")
+    assert "unknown scale: 'big'" in drawn.mistake("figure", "fig5", "--scale", "big")
+    assert "unknown scale of table1: 'paper'" in drawn.mistake("figure", "fig5", "--scale", "paper")
+
+
+def test_figure_refuses_missing_and_damaged_data(drawn):
+    assert "norm_layers.npz is missing" in drawn.mistake("figure", "fig2")
+    (drawn.directory("small.LN.0") / "norm_layers.npz").write_bytes(b"PK\x03\x04 cut")
+    assert "norm_layers.npz is damaged" in drawn.mistake("figure", "fig2")
+    assert "has no loss" in drawn.mistake("figure", "fig5")
+    write_layers(drawn, "DyT")
+    assert "has no DyT layers" in drawn.mistake("figure", "fig8")
+
+
+def test_figure_needs_prints_recipes(drawn):
+    assert drawn.cli("figure", "fig5", "--needs") == "table1\n"
+    assert drawn.cli("figure", "fig1", "--needs").strip() == ""
+
+
+def test_report_shows_figures_and_why_others_are_missing(drawn):
+    write_layers(drawn, "LN")
+    drawn.cli("report")
+    page = (drawn.root / "results/report/index.html").read_text(encoding="utf-8")
+    assert 'src="figures/fig2.smoke.svg"' in page and 'href="figures/fig2.smoke.csv"' in page
+    assert (drawn.root / "results/report/figures/fig2.smoke.svg").is_file()
+    assert "has no loss" in page

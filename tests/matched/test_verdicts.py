@@ -1,0 +1,177 @@
+"""Verdicts on claims: each kind of test supported, refuted, undecided and not run."""
+
+import pytest
+
+from matched.claims import Above, Better, CellKey, Claim, Diverges, NotWorse
+from matched.files import write_json
+from matched.report.collect import collect
+from matched.report.verdicts import Verdict, judge_claims
+from matched.site import Site
+
+SEEDS = "TABLE = Table(arms=ARMS, scales=(scale(seeds=(0, 1, 2), small=SMALL),))"
+LN, DYT = (CellKey(table="table1", row="small", arm=arm) for arm in ("LN", "DyT"))
+
+
+@pytest.fixture
+def three(project):
+    project.recipe(SEEDS)
+    return project
+
+
+def finish(project, norm, values, **more):
+    for seed, value in enumerate(values):
+        project.finish(f"small.{norm}.{seed}", top1=value, **more)
+
+
+def judge(project, test, missing=""):
+    claim = Claim(statement="It holds", source="Table 1", test=test, missing=missing)
+    results = collect(project.root, Site(file=project.root / "site.toml"))
+    ((judged,),) = judge_claims([claim], results)
+    return judged
+
+
+def with_scale(project, direction):
+    """Let lower values be better."""
+    paper = (project.root / "recipes/paper.toml").read_text(encoding="utf-8")
+    project.write("recipes/paper.toml", paper.replace('"higher"', f'"{direction}"'))
+
+
+@pytest.mark.parametrize(
+    ("dyt", "verdict"),
+    [
+        ((80.5, 81.6, 82.5), "supported"),
+        ((70.0, 71.1, 72.2), "refuted"),
+        ((78.0, 82.0, 84.0), "undecided"),
+    ],
+)
+def test_not_worse_compares_the_interval_with_the_margin(three, dyt, verdict):
+    finish(three, "LN", (80.0, 81.0, 82.0))
+    finish(three, "DyT", dyt)
+    judged = judge(three, NotWorse(tables=("table1",)))
+    assert judged.verdict == verdict
+    (part,) = judged.parts
+    assert part.label == "Small_1 (table1)" and "3 seeds, margin 1.0" in part.detail
+    assert (part.more_seeds is not None) == (verdict == "undecided")
+
+
+def test_not_worse_takes_the_papers_change_as_margin(three):
+    finish(three, "LN", (80.0, 80.01, 80.02))
+    finish(three, "DyT", (79.85, 79.87, 79.86))  # 0.15 below; the paper prints a change of 0.2
+    assert judge(three, NotWorse(tables=("table1",))).verdict is Verdict.SUPPORTED
+
+
+def test_not_worse_follows_the_direction_of_the_metric(three):
+    with_scale(three, "lower")
+    finish(three, "LN", (80.0, 81.0, 82.0))
+    finish(three, "DyT", (70.0, 71.1, 72.2))
+    assert judge(three, NotWorse(tables=("table1",))).verdict is Verdict.SUPPORTED
+
+
+def test_not_worse_is_refuted_by_an_arm_that_always_diverges(three):
+    finish(three, "LN", (80.0, 81.0, 82.0))
+    finish(three, "DyT", (90.0, 91.0, 92.0), outcome="diverged")
+    judged = judge(three, NotWorse(tables=("table1",)))
+    assert judged.verdict is Verdict.REFUTED
+    assert judged.parts[0].detail == "DyT diverged in all seeds"
+
+
+def test_an_unmatched_pair_decides_nothing(three):
+    finish(three, "LN", (80.0, 81.0, 82.0))
+    finish(three, "DyT", (90.0, 91.0, 92.1))
+    fingerprint = {"weights": "other", "batches": ["b"]}
+    write_json(three.directory("small.DyT.0") / "fingerprint.json", fingerprint)
+    judged = judge(three, NotWorse(tables=("table1",)))
+    assert (judged.verdict, judged.parts[0].detail) == ("undecided", "not matched")
+
+
+def test_one_seed_is_undecided_and_needs_another(one_row):
+    finish(one_row, "LN", (80.0,))
+    finish(one_row, "DyT", (95.0,))
+    judged = judge(one_row, NotWorse(tables=("table1",)))
+    assert judged.verdict is Verdict.UNDECIDED
+    assert judged.seeds_needed == "at least 1 more seed"
+
+
+@pytest.mark.parametrize(
+    ("pair", "verdict"), [((DYT, LN), "supported"), ((LN, DYT), "refuted")], ids=["right", "wrong"]
+)
+def test_better_needs_an_interval_above_zero(three, pair, verdict):
+    finish(three, "LN", (80.0, 81.0, 82.0))
+    finish(three, "DyT", (85.0, 86.1, 87.2))
+    judged = judge(three, Better(pairs=(pair,)))
+    assert judged.verdict == verdict
+    assert "5.1" in judged.parts[0].detail
+
+
+def test_better_is_refuted_if_one_pair_is(three):
+    finish(three, "LN", (80.0, 81.0, 82.0))
+    finish(three, "DyT", (85.0, 86.1, 87.2))
+    judged = judge(three, Better(pairs=((DYT, LN), (LN, DYT))))
+    assert judged.verdict is Verdict.REFUTED and judged.seeds_needed == ""
+
+
+def test_diverges_counts_seeds(three):
+    finish(three, "LN", (80.0, 81.0, 82.0), outcome="diverged")
+    judged = judge(three, Diverges(cells=(LN,)))
+    assert judged.verdict is Verdict.UNDECIDED  # 3 of 3 do not exclude one half
+    assert judged.parts[0].detail.startswith("3 of 3 seeds diverged, 95 % interval 29% to 100%")
+    assert judged.seeds_needed == "3 more seeds"
+
+
+def test_diverges_is_supported_by_six_of_six_and_refuted_by_none(project):
+    seeds = range(6)
+    project.recipe(f"TABLE = Table(arms=ARMS, scales=(scale(seeds={(*seeds,)}, small=SMALL),))")
+    finish(project, "LN", [80.0] * 6, outcome="diverged")
+    finish(project, "DyT", [80.0] * 6)
+    assert judge(project, Diverges(cells=(LN,))).verdict is Verdict.SUPPORTED
+    assert judge(project, Diverges(cells=(DYT,))).verdict is Verdict.REFUTED
+
+
+def test_above_compares_a_metric_with_a_threshold(three):
+    finish(three, "LN", (80.0, 81.0, 82.0))
+
+    def verdict(threshold):
+        return judge(three, Above(cells=(LN,), metric="top1", threshold=threshold)).verdict
+
+    assert (verdict(70), verdict(81), verdict(90)) == ("supported", "undecided", "refuted")
+
+
+def test_claims_without_results_or_recipe_are_not_run(three):
+    finish(three, "LN", (80.0,))
+    absent = CellKey(table="table7", row="small", arm="LN")
+    assert judge(three, Better(pairs=((absent, LN),))).verdict is Verdict.NOT_RUN
+    assert judge(three, NotWorse(tables=("table7",))).verdict is Verdict.NOT_RUN
+    judged = judge(three, None, missing="no recipe for table 7")
+    assert (judged.verdict, judged.parts[0].detail) == ("not run", "no recipe for table 7")
+
+
+def test_claims_are_judged_for_each_scale_by_itself(project):
+    project.recipe(
+        "TABLE = Table(arms=ARMS, scales=(scale(seeds=(0, 1), small=SMALL), scale('mini',"
+        " seeds=(0, 1), small=Run(task='tiny:train', config=Config(epochs=2)))))"
+    )
+    finish(project, "LN", (80.0, 81.0))
+    project.finish("small.DyT.0", top1=1.0)
+    claim = Claim(statement="It holds", source="Table 1", test=Diverges(cells=(LN,)))
+    results = collect(project.root, Site(file=project.root / "site.toml"))
+    ((judged,),) = judge_claims([claim], results)
+    assert judged.scale == "smoke"
+
+
+def test_report_opens_with_the_scorecard(three):
+    three.write(
+        "recipes/claims.py",
+        '"""Claims."""\n\nfrom matched.claims import Claim, NotWorse\n\n'
+        'CLAIMS = (Claim(statement="On par", source="T 1", test=NotWorse(tables=("table1",))),)\n',
+    )
+    finish(three, "LN", (80.0, 81.0, 82.0))
+    finish(three, "DyT", (80.5, 81.6, 82.5))
+    three.cli("report")
+    page = (three.root / "results/report/index.html").read_text(encoding="utf-8")
+    assert page.index('id="claims"') < page.index('id="results"')
+    assert 'class="verdict supported"' in page
+
+
+def test_claims_file_that_is_wrong_is_refused(three):
+    path = three.write("recipes/claims.py", '"""No claims."""\n')
+    assert f"{path} defines no CLAIMS" in three.mistake("report")

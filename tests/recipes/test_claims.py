@@ -1,0 +1,34 @@
+"""The claims of recipes/claims.py: every table, row and arm that they name has a recipe."""
+
+from pathlib import Path
+
+import pytest
+
+from matched import recipes
+from matched.claims import Above, Better, Diverges, NotWorse
+
+ROOT = Path(__file__).parents[2]
+CLAIMS = recipes.load_constant(ROOT / "recipes/claims.py", "CLAIMS", tuple)
+
+
+def cells(test):
+    if isinstance(test, Better):
+        return [key for pair in test.pairs for key in pair]
+    return list(test.cells) if isinstance(test, (Diverges, Above)) else []
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.statement[:40])
+def test_claims_name_cells_that_recipes_have(claim):
+    tables = {key.table for key in cells(claim.test)}
+    tables |= set(claim.test.tables) if isinstance(claim.test, NotWorse) else set()
+    for name in tables:
+        table = recipes.load(str(ROOT / name) if name.endswith(".py") else name).table
+        for scale in table.scales:
+            known = {(cell.row, cell.arm) for cell in table.cells(scale)}
+            named = {(key.row, key.arm) for key in cells(claim.test) if key.table == name}
+            assert named <= known
+
+
+def test_claims_cover_every_domain():
+    tables = {t for c in CLAIMS if isinstance(c.test, NotWorse) for t in c.test.tables}
+    assert {f"{prefix}table{n}" for prefix in ("", "iclr-") for n in range(1, 7)} == tables

@@ -1,0 +1,14 @@
+"""Derf can be added to every table of both papers, at every scale, with matched configs."""
+
+import pytest
+
+from matched import extra_arms, recipes
+
+
+@pytest.mark.parametrize("name", recipes.available())
+def test_derf_can_be_added_to_every_table(name):
+    recipe = recipes.load(name)
+    for scale in recipe.table.scales:
+        with_derf, changed = extra_arms.with_arms(recipe, scale, ["Derf"])
+        arms = {cell.arm for cell in with_derf.table.cells(changed)}
+        assert arms - {cell.arm for cell in recipe.table.cells(scale)} == {"Derf"}
