@@ -9,6 +9,9 @@ TORCH    ?=
 SNAPSHOT ?=
 FILE     ?=
 SET      ?=
+MINUTES  ?= 9
+DEVICE   ?= cuda
+OUT      ?=
 WITH     ?=
 
 VENV    := .venv
@@ -21,6 +24,8 @@ KERNEL  := $(wildcard shared/dyt/build_backend.py shared/dyt/src/dyt/kernel_buil
 # One process per core, up to four, because each imports torch. Slurm's tests share one cluster.
 TESTS   := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 PARTS   := $(patsubst %/pyproject.toml,%,$(wildcard shared/*/pyproject.toml packages/*/pyproject.toml))
+EMPTY   :=
+SOURCES := $(subst $(EMPTY) ,:,$(addprefix $(CURDIR)/,$(addsuffix /src,$(PARTS))))$(if $(PYTHONPATH),:$(PYTHONPATH))
 # A table, or for the target "table" the user's own recipe file.
 TABLE    = $(if $(filter table,$@),'$(FILE)',$@)
 CHANGES  = $(foreach arm,$(WITH),--with '$(arm)') $(foreach change,$(SET),--set '$(change)')
@@ -33,7 +38,7 @@ export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup own-environment wheels demo test test-slow test-slurm lint docs table tables
-.PHONY: report test-dyt status bench chaos parity mutants lock clean
+.PHONY: report test-dyt status bench chaos gpu parity mutants lock clean
 
 help:
 	@echo "make setup       create $(VENV) with all packages (other targets do so when needed)"
@@ -48,6 +53,7 @@ help:
 	@echo "make fig2        a figure of a paper, and the runs that it shows (fig1-8, iclr-fig1-5)"
 	@echo "make bench       time the harness    make chaos       kill, preempt and fill the disk of runs"
 	@echo "make parity MAE=<checkout> DINO=… DIT=… NANOGPT=… HYENADNA=…   equality with official code, computed"
+	@echo "make gpu         check and measure every GPU path on one card (docs/GPU.md)"
 	@echo "make mutants MODULE=<file> TESTS_OF='<tests>'   which small bugs of a module no test notices"
 	@echo "make test-dyt TORCH=2.4.1     the tests of dyt with another torch"
 	@echo "make wheels      a wheel of dyt with the CPU kernel inside, in dist/"
@@ -177,6 +183,11 @@ chaos: setup
 parity: setup
 	$(BIN)/python parity/run.py $(foreach name,mae dino dit nanogpt hyenadna fairseq transformers,$(if $($(call upper,$(name))),\
 		$(name)='$($(call upper,$(name)))'))
+
+# On another machine its own Python, without an environment: make gpu PYTHON=python3
+gpu: $(if $(PYTHON),,setup)
+	PYTHONPATH='$(SOURCES)' $(or $(PYTHON),$(BIN)/python) benchmarks/gpu.py \
+		--device $(DEVICE) --minutes $(MINUTES) $(if $(OUT),--out '$(OUT)')
 
 mutants: setup
 	@test -n '$(MODULE)' -a -n '$(TESTS_OF)' || { sed -n '3p' tools/mutants.py >&2; exit 2; }

@@ -58,12 +58,14 @@ BASE, COPY = layers_report.BASE, layers_report.COPY
 class BackendLayer(nn.Module):
     """DyT or Derf computed by a given backend."""
 
-    def __init__(self, width: int, backend: str, squash: str = "tanh") -> None:
+    def __init__(
+        self, width: int, backend: str, squash: str = "tanh", *, bias: bool = True
+    ) -> None:
         super().__init__()
         self.alpha = nn.Parameter(torch.full((1,), 0.5))
         self.shift = nn.Parameter(torch.zeros(1)) if squash == "erf" else None
         self.weight = nn.Parameter(torch.ones(width))
-        self.bias = nn.Parameter(torch.zeros(width))
+        self.bias = nn.Parameter(torch.zeros(width)) if bias else None
         self.backend = backend
 
     def forward(self, x: Tensor) -> Tensor:
@@ -76,7 +78,7 @@ def build_layers(
     width: int, dtype: torch.dtype, device: str, compiled: bool = True
 ) -> dict[str, nn.Module]:
     """Return the layers to time by name, nn.LayerNorm first."""
-    kernel = "triton" if device == "cuda" else "cpu"
+    kernel = "triton" if device == "cuda" or triton.REPLACES_CPU_KERNEL else "cpu"
     layers: dict[str, nn.Module] = {
         BASE: nn.LayerNorm(width),
         "nn.RMSNorm": nn.RMSNorm(width),
@@ -102,7 +104,7 @@ def build_layers(
 def liger_layers(width: int) -> dict[str, nn.Module]:
     """Return Liger-Kernel's layers, or an empty dict if it is not installed."""
     try:
-        from liger_kernel.transformers import LigerRMSNorm
+        from liger_kernel.transformers import LigerLayerNorm, LigerRMSNorm
         from liger_kernel.transformers.dyt import LigerDyT
     except ImportError:
         return {}
@@ -110,6 +112,7 @@ def liger_layers(width: int) -> dict[str, nn.Module]:
     return {
         "Liger DyT": LigerDyT(width),
         "Liger RMSNorm": LigerRMSNorm(width, in_place=False),
+        "Liger LayerNorm": LigerLayerNorm(width),
     }
 
 

@@ -12,6 +12,7 @@ import torch
 from dyt.backends import triton as gpu
 from dyt.backends import triton_plan
 from dyt.backends.reference import result_dtype
+from dyt.backends.triton_tuning import VARIANTS, Tuning
 
 triton = pytest.importorskip("triton")
 pytestmark = pytest.mark.skipif(
@@ -29,10 +30,13 @@ COMPILED = {
     "bf16 768": ((128, 197, 768), -1, BFLOAT, BFLOAT),
     "bf16 first": ((64, 96, 56, 56), 1, BFLOAT, BFLOAT),
 }
+DEFAULT = Tuning()
 NAMES = {FLOAT: "fp32", BFLOAT: "bf16", HALF: "fp16"}
 
 
-def build(name: str, types: dict[str, str], constants: dict) -> tuple[str, bytes]:
+def build(
+    name: str, types: dict[str, str], constants: dict, warps: int = triton_plan.THREADS // 32
+) -> tuple[str, bytes]:
     """Return PTX and machine code for an H100, specialized as in a launch at aligned addresses."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -48,7 +52,7 @@ def build(name: str, types: dict[str, str], constants: dict) -> tuple[str, bytes
             signature[argument] = "i32"
     source = ASTSource(kernel, signature, values, hints)
     compiled = triton.compile(
-        source, target=GPUTarget("cuda", 90, 32), options={"num_warps": triton_plan.THREADS // 32}
+        source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps}
     )
     return compiled.asm["ptx"], compiled.asm["cubin"]
 
@@ -66,26 +70,32 @@ def resources(code: bytes, directory) -> dict[str, int]:
 def compiled(tmp_path, monkeypatch) -> Callable:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
 
-    def compile(direction: str, model: str, squash: str) -> tuple[str, dict[str, int], int, int]:
+    def compile(
+        direction: str, model: str, squash: str, tuned: Tuning = DEFAULT
+    ) -> tuple[str, dict[str, int], int, int]:
         """Return PTX, resources, loads per thread in a loop, and programs per multiprocessor."""
         sizes, axis, x_type, type = COMPILED[model]
         x = torch.empty(sizes, dtype=x_type, device="meta")
         parameter = torch.empty(sizes[axis], dtype=type, device="meta")
         y_type = result_dtype(x, parameter)
-        method = gpu._method(squash, y_type, accurate=False)
+        method = gpu._method(tuned, squash, y_type, accurate=False)
         size = max(x_type.itemsize, y_type.itemsize)
         backward = direction == "backward"
         strides = (x.stride(),) * (2 if backward else 1)
-        steps = triton_plan.STEPS_BACKWARD[method] if backward else triton_plan.STEPS
-        programs = triton_plan.PROGRAMS_BACKWARD if backward else triton_plan.PROGRAMS
-        launch = triton_plan.plan_launch(sizes, strides, 1, axis, size, steps, 132 * programs)
+        steps = tuned.steps
+        if backward:
+            steps = tuned.steps_backward or triton_plan.STEPS_BACKWARD[method]
+        programs = tuned.programs_backward if backward else tuned.programs
+        launch = triton_plan.plan_launch(
+            sizes, strides, 1, axis, size, steps, 132 * programs, tuned.threads
+        )
         constants = {"METHOD": method, "BIAS": True, **launch.constants}
         if squash == "tanh":
             constants["shift"] = None
         types = dict.fromkeys(("alpha", "shift", "weight", "bias"), NAMES[type])
         types |= {"x": NAMES[x_type], "dx": NAMES[x_type], "sums": "fp32"}
         types |= {"y": NAMES[y_type], "grad": NAMES[y_type]}
-        ptx, code = build(direction, types, constants)
+        ptx, code = build(direction, types, constants, tuned.threads // 32)
         return ptx, resources(code, tmp_path), steps * len(strides), programs
 
     return compile
@@ -106,6 +116,18 @@ def test_kernels_compile_without_spills_for_h100(compiled, model, direction, squ
     assert len(re.findall(r"st\.global\.v[24]\.b32", ptx)) >= math.ceil(loads / 2)
     loop = ptx[ptx.index("$L__BB0_") :]
     assert "bar.sync" not in loop[: loop.rindex("bra")]
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "default"])
+def test_tuning_variants_compile_without_spills_for_h100(compiled, name, direction):
+    tuned = VARIANTS[name]
+    ptx, used, loads, programs = compiled(direction, "bf16 4096", "tanh", tuned)
+    assert ("tanh.approx.f32" in ptx) == (tuned.tanh is None)
+    assert used["STACK"] == used["LOCAL"] == 0
+    if programs < 2**10:  # more than a multiprocessor can hold only for one tile per program
+        assert used["REG"] * tuned.threads * programs <= 2**16
+    assert len(re.findall(r"ld\.global\.v4\.b32", ptx)) >= loads
 
 
 @pytest.mark.parametrize("type", ["bf16", "fp32"])

@@ -16,6 +16,7 @@ from torch import Tensor
 from dyt.backends import triton as gpu
 from dyt.backends import triton_plan
 from dyt.backends.reference import formula, gradients, result_dtype
+from dyt.backends.triton_tuning import VARIANTS
 
 triton = pytest.importorskip("triton")
 pytestmark = pytest.mark.skipif(not hasattr(triton, "knobs"), reason="needs Triton 3.4")
@@ -254,6 +255,33 @@ def test_sums_over_many_tiles_are_bitwise_reproducible(run, axis):
     compare(run, x, given, axis, tolerance=(1e-5, 1e-5))
 
 
+VARIANT = """
+import torch
+from dyt.backends import triton as gpu
+from dyt.backends.reference import formula, gradients
+from dyt.backends.triton_tuning import VARIANTS
+torch.manual_seed(0)
+x, grad = (2 * torch.randn(2, 37, 48)).bfloat16()
+x[0, :4] = torch.tensor([0.02, -0.02, 100.0, -100.0])
+given = [t.bfloat16() for t in (torch.tensor([0.7]), torch.rand(48) + 0.5, torch.randn(48))]
+given.insert(1, None)
+wide = [None if t is None else t.double() for t in (grad, x, *given)]
+exact = [formula(*wide[1:], "tanh", -1), *gradients(*wide, "tanh", -1)]
+with gpu.use_tuning(VARIANTS[NAME]):
+    y = gpu.forward(x, *given, "tanh", -1, False)
+    found = [y, *gpu.backward(grad, x, *given, "tanh", -1, False)]
+for value, expected in zip(found, exact, strict=True):
+    if expected.numel():
+        atol = 1e-3 * max(1, expected.abs().max())
+        torch.testing.assert_close(value.double(), expected, rtol=2**-7, atol=atol)
+"""
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_tuning_variants_match_float64(interpreter, name):
+    interpreter(exec, VARIANT, {"NAME": name})
+
+
 FINAL = """
 import torch
 from dyt.backends import triton as gpu
@@ -261,10 +289,12 @@ x, grad = torch.randn(2, 600, 3)
 rest = (torch.ones(1), torch.zeros(1), torch.rand(3), torch.rand(3), "erf", -1, True)
 expected = gpu.backward(grad, x, *rest)
 tile, gpu._FINAL_TILE = gpu._FINAL_TILE, (2, 1)  # adds four programs' sums in two rounds
+gpu._find_backward.cache_clear()
 try:
     found = gpu.backward(grad, x, *rest)
 finally:
     gpu._FINAL_TILE = tile
+    gpu._find_backward.cache_clear()
 for a, b in zip(found, expected, strict=True):
     torch.testing.assert_close(a, b)
 """

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from dyt.backends import cpu, triton
+from dyt.backends import cpu, triton, triton_direct
 from dyt.backends.reference import formula
 
 BACKENDS = ("reference", "cpu", "triton")
@@ -103,6 +103,15 @@ def compute(
 ) -> Tensor:
     """Compute `dyt` (squash "tanh") or `derf` ("erf") on tensors that were already checked."""
     backend = _DEFAULT_BACKEND if backend is None else backend
+    if (
+        triton_direct.can_call(x)
+        and (backend is None or backend == "triton")
+        and (channel_axis == -1 or x.is_contiguous())
+    ):
+        options = (squash, channel_axis, _DEFAULT_ACCURATE if accurate is None else accurate)
+        y = triton_direct.call(x, alpha, shift, weight, bias, options)
+        if y is not None:
+            return y
     if not _uses_kernel(x, (alpha, shift, weight, bias), backend):
         return formula(x, alpha, shift, weight, bias, squash, channel_axis)
     accurate = _DEFAULT_ACCURATE if accurate is None else accurate

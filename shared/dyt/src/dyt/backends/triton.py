@@ -3,30 +3,30 @@
 Importing this module is cheap: Triton, which is only available on Linux, is imported by the first
 launch. Results are bitwise reproducible on a device: the order of all sums is fixed, and nothing is
 autotuned.
+
+Everything that follows from shapes, strides, dtypes and devices is computed once for them and
+cached: a small layer takes as long as the Python code of its launch.
 """
 
 from __future__ import annotations
 
 import os
-from functools import cache
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, lru_cache, partial
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from types import ModuleType
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dyt.backends import ops
 from dyt.backends.reference import result_dtype
-from dyt.backends.triton_plan import (
-    PROGRAMS,
-    PROGRAMS_BACKWARD,
-    STEPS,
-    STEPS_BACKWARD,
-    Launch,
-    plan_launch,
-)
+from dyt.backends.triton_plan import STEPS_BACKWARD, Ints, Launch, plan_launch
+from dyt.backends.triton_tuning import Tuning
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # kernels run in Python, on the CPU
@@ -34,6 +34,7 @@ REMEDY = "Use Linux, an NVIDIA GPU, and a CUDA build of torch 2.8 or newer with 
 MINIMUM_TRITON = (3, 4)
 
 _FINAL_TILE = (128, 32)  # partial sums and channels
+_CACHED = 4096  # launches; networks have a few shapes, or one for each length of a sequence
 
 
 def _problem() -> str | None:
@@ -54,6 +55,46 @@ PROBLEM = _problem()
 # If true, the operator runs the GPU kernels on CPU tensors, to test the code around them.
 REPLACES_CPU_KERNEL = INTERPRETED and PROBLEM is None and os.environ.get("DYT_BACKEND") == "triton"
 
+# Of a parameter: dtype, number of axes, True if it is contiguous, class, index of the device. None
+# for an absent one.
+Traits = tuple[torch.dtype, int, bool, type, int] | None
+# The function, the channel axis, and True for the accurate function.
+Options = tuple[str, int, bool]
+
+
+class Forward(NamedTuple):
+    """What a forward pass needs besides its tensors.
+
+    Attributes:
+        dtype: of the output.
+        launch: None if there is nothing to compute.
+        is_dense: True if the input is contiguous, so that torch.empty_like has the right strides.
+        copies_input: True if the kernel cannot read the input's strides.
+        copies_parameters: True if γ or β is not contiguous.
+        guards_device: True if the current device may be another one than the input's.
+        is_plain: True if all tensors are plain ones that the kernels support.
+    """
+
+    dtype: torch.dtype
+    launch: Callable[..., None] | None
+    is_dense: bool
+    copies_input: bool
+    copies_parameters: bool
+    guards_device: bool
+    is_plain: bool
+
+
+class _Backward(NamedTuple):
+    """What a backward pass needs besides its tensors; see `Forward`."""
+
+    launch: Callable[..., None] | None
+    add_partial_sums: Callable[..., None] | None
+    partial_sums: int
+    is_dense: bool
+    copies_input: bool
+    copies_weight: bool
+    guards_device: bool
+
 
 def forward(
     x: Tensor,
@@ -66,25 +107,72 @@ def forward(
     accurate: bool,
 ) -> Tensor:
     """Implement the operator dyt::dyt: γ·squash(αx + s) + β."""
-    y = x.new_empty(x.shape, dtype=result_dtype(x, alpha, shift, weight, bias))
-    if x.numel() == 0:
+    options = (squash, channel_axis, accurate)
+    chosen = choose_forward(x, alpha, shift, weight, bias, options)
+    return run_forward(chosen, x, alpha, shift, weight, bias)
+
+
+def choose_forward(
+    x: Tensor,
+    alpha: Tensor,
+    shift: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    options: Options,
+) -> Forward:
+    """Return what a forward pass of tensors like these needs."""
+    return _find_forward(
+        x.shape,
+        x.stride(),
+        x.dtype,
+        x.get_device(),
+        (alpha.dtype, alpha.ndim, True, type(alpha), alpha.get_device()),
+        None if shift is None else (shift.dtype, shift.ndim, True, type(shift), shift.get_device()),
+        None
+        if weight is None
+        else (
+            weight.dtype,
+            weight.ndim,
+            weight.is_contiguous(),
+            type(weight),
+            weight.get_device(),
+        ),
+        None
+        if bias is None
+        else (bias.dtype, bias.ndim, bias.is_contiguous(), type(bias), bias.get_device()),
+        options,
+    )
+
+
+def run_forward(
+    chosen: Forward,
+    x: Tensor,
+    alpha: Tensor,
+    shift: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+) -> Tensor:
+    """Compute γ·squash(αx + s) + β as `choose_forward` has chosen for these tensors."""
+    if chosen.is_dense:
+        y = torch.empty_like(x, dtype=chosen.dtype)
+    else:
+        y = x.new_empty(x.shape, dtype=chosen.dtype)
+    if chosen.launch is None:
         return y
-    method = _method(squash, y.dtype, accurate)
-    parameter = weight if bias is None else bias
-    size = max(x.itemsize, y.itemsize)
-    (x,), launch = _plan((x,), parameter, channel_axis, size, STEPS, PROGRAMS)
-    with torch.cuda.device_of(x):
-        _kernels().forward[launch.grid](
-            x,
-            alpha,
-            shift,
-            None if weight is None else weight.contiguous(),
-            None if bias is None else bias.contiguous(),
-            y,
-            *launch.numbers,
-            METHOD=method,
-            **launch.constants,
-        )
+    if chosen.copies_input:
+        x = x.contiguous()
+    if chosen.copies_parameters:
+        weight, bias = _contiguous(weight), _contiguous(bias)
+    addresses = x.data_ptr() | y.data_ptr()
+    if weight is not None:
+        addresses |= weight.data_ptr()
+    if bias is not None:
+        addresses |= bias.data_ptr()
+    if chosen.guards_device:
+        with torch.cuda.device_of(x):
+            chosen.launch(addresses, x, alpha, shift, weight, bias, y)
+    else:
+        chosen.launch(addresses, x, alpha, shift, weight, bias, y)
     return y
 
 
@@ -104,59 +192,241 @@ def backward(
     The first launch computes dx and, in each program, sums over its part of the input; the second
     launch adds up these partial sums.
     """
+    grads = compute_gradients(grad, x, alpha, shift, weight, bias, (squash, channel_axis, accurate))
+    return tuple(x.new_empty(0, dtype=torch.float32) if g is None else g for g in grads)
+
+
+def compute_gradients(
+    grad: Tensor,
+    x: Tensor,
+    alpha: Tensor,
+    shift: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    options: Options,
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients of x, α, s, γ and β; None for an absent parameter."""
+    device = x.get_device()
+    chosen = _find_backward(
+        x.shape,
+        x.stride(),
+        grad.stride(),
+        x.dtype,
+        grad.dtype,
+        device,
+        None
+        if weight is None
+        else (weight.dtype, weight.ndim, weight.is_contiguous(), Tensor, device),
+        None if bias is None else (bias.dtype, bias.ndim, True, Tensor, device),
+        options,
+    )
     parameters = (alpha, shift, weight, bias)
-    if x.numel() == 0:
-        return x.new_empty(x.shape), *(
-            x.new_empty(0, dtype=torch.float32) if p is None else p.new_zeros(p.shape)
-            for p in parameters
-        )
-    dx = x.new_empty(x.shape)
-    method = _method(squash, grad.dtype, accurate)
-    parameter, size = weight if bias is None else bias, max(x.itemsize, grad.itemsize)
-    (x, grad), launch = _plan(
-        (x, grad), parameter, channel_axis, size, STEPS_BACKWARD[method], PROGRAMS_BACKWARD
+    if chosen.launch is None:
+        zeros = (None if p is None else p.new_zeros(p.shape) for p in parameters)
+        return x.new_empty(x.shape), *zeros
+    dx = torch.empty_like(x) if chosen.is_dense else x.new_empty(x.shape)
+    grads = [None if p is None else _empty_like(p) for p in parameters]
+    sums = x.new_empty(chosen.partial_sums, dtype=torch.float32)
+    if chosen.copies_input:
+        x, grad = x.contiguous(), grad.contiguous()
+    if chosen.copies_weight:
+        weight = _contiguous(weight)
+    addresses = x.data_ptr() | grad.data_ptr() | dx.data_ptr() | sums.data_ptr()
+    if weight is not None:
+        addresses |= weight.data_ptr()
+    assert chosen.add_partial_sums is not None
+    if chosen.guards_device:
+        with torch.cuda.device_of(x):
+            chosen.launch(addresses, grad, x, alpha, shift, weight, dx, sums)
+            chosen.add_partial_sums(0, sums, *grads)
+    else:
+        chosen.launch(addresses, grad, x, alpha, shift, weight, dx, sums)
+        chosen.add_partial_sums(0, sums, *grads)
+    return dx, *grads
+
+
+def _contiguous(parameter: Tensor | None) -> Tensor | None:
+    return None if parameter is None else parameter.contiguous()
+
+
+def _empty_like(parameter: Tensor) -> Tensor:
+    return torch.empty_like(parameter, memory_format=torch.contiguous_format)
+
+
+def _choose_forward(
+    tuned: Tuning,
+    shape: Ints,
+    strides: Ints,
+    dtype: torch.dtype,
+    device: int,
+    alpha: Traits,
+    shift: Traits,
+    weight: Traits,
+    bias: Traits,
+    options: Options,
+) -> Forward:
+    squash, channel_axis, accurate = options
+    y_dtype = _result_dtype((dtype, len(shape), True, Tensor, device), alpha, shift, weight, bias)
+    dense = _is_dense(shape, strides)
+    present = [p for p in (alpha, shift, weight, bias) if p is not None]
+    plain = bool(shape) and dtype in DTYPES and all(_is_plain(p, device) for p in present)
+    if 0 in shape:
+        return Forward(y_dtype, None, dense, False, False, False, plain)
+    method, size = _method(tuned, squash, y_dtype, accurate), max(dtype.itemsize, y_dtype.itemsize)
+    launch, copied = _plan(
+        shape,
+        (strides,),
+        weight or bias,
+        channel_axis,
+        size,
+        tuned.steps,
+        tuned.programs,
+        tuned.threads,
+        device,
+    )
+    return Forward(
+        dtype=y_dtype,
+        launch=_launcher("forward", launch.grid, launch.numbers, METHOD=method, **launch.constants),
+        is_dense=dense,
+        copies_input=copied,
+        copies_parameters=not all(p[2] for p in (weight, bias) if p is not None),
+        guards_device=_has_several_devices(device),
+        is_plain=plain,
+    )
+
+
+def _choose_backward(
+    tuned: Tuning,
+    shape: Ints,
+    strides: Ints,
+    grad_strides: Ints,
+    dtype: torch.dtype,
+    grad_dtype: torch.dtype,
+    device: int,
+    weight: Traits,
+    bias: Traits,
+    options: Options,
+) -> _Backward:
+    squash, channel_axis, accurate = options
+    dense = _is_dense(shape, strides)
+    if 0 in shape:
+        return _Backward(None, None, 0, dense, False, False, False)
+    method = _method(tuned, squash, grad_dtype, accurate)
+    size = max(dtype.itemsize, grad_dtype.itemsize)
+    launch, copied = _plan(
+        shape,
+        (strides, grad_strides),
+        weight or bias,
+        channel_axis,
+        size,
+        tuned.steps_backward or STEPS_BACKWARD[method],
+        tuned.programs_backward,
+        tuned.threads,
+        device,
     )
     blocks, groups = launch.grid
-    sums = x.new_empty(2 * groups * (launch.channels + blocks), dtype=torch.float32)
-    with torch.cuda.device_of(x):
-        _kernels().backward[launch.grid](
-            grad,
-            x,
-            alpha,
-            shift,
-            None if weight is None else weight.contiguous(),
-            dx,
-            sums,
-            *launch.numbers,
-            METHOD=method,
-            BIAS=bias is not None,
-            **launch.constants,
-        )
-        grads = [None if p is None else p.new_empty(p.shape) for p in parameters]
-        rows, columns = _FINAL_TILE
-        _kernels().add_partial_sums[-(-launch.channels // columns), 3](
-            sums, *grads, groups, launch.channels, blocks * groups, ROWS=rows, COLUMNS=columns
-        )
-    return dx, *(sums.new_empty(0) if g is None else g for g in grads)
+    constants: dict[str, Any] = {"METHOD": method, "BIAS": bias is not None, **launch.constants}
+    rows, columns = _FINAL_TILE
+    return _Backward(
+        launch=_launcher("backward", launch.grid, launch.numbers, **constants),
+        add_partial_sums=_launcher(
+            "add_partial_sums",
+            (-(-launch.channels // columns), 3),
+            (groups, launch.channels, blocks * groups),
+            ROWS=rows,
+            COLUMNS=columns,
+        ),
+        partial_sums=2 * groups * (launch.channels + blocks),
+        is_dense=dense,
+        copies_input=copied,
+        copies_weight=weight is not None and not weight[2],
+        guards_device=_has_several_devices(device),
+    )
 
 
 def _plan(
-    tensors: tuple[Tensor, ...],
-    parameter: Tensor | None,
+    shape: Ints,
+    strides: tuple[Ints, ...],
+    parameter: Traits,
     channel_axis: int,
     size: int,
     steps: int,
     programs: int,
-) -> tuple[tuple[Tensor, ...], Launch]:
-    """Return the tensors and their launch; tensors with unsupported strides are copied first."""
-    x, channel_ndim = tensors[0], None if parameter is None else parameter.ndim
-    strides = tuple(t.stride() for t in tensors)
-    concurrent = programs * _multiprocessors(x.get_device())
-    launch = plan_launch(x.shape, strides, channel_ndim, channel_axis, size, steps, concurrent)
-    if launch is None:
-        copies = tuple(t.contiguous() for t in tensors)
-        return _plan(copies, parameter, channel_axis, size, steps, programs)
-    return tensors, launch
+    threads: int,
+    device: int,
+) -> tuple[Launch, bool]:
+    """Return the launch, and True if tensors with these strides must be made contiguous first."""
+    channel_ndim = None if parameter is None else parameter[1]
+    concurrent = programs * _multiprocessors(device)
+    rest = (channel_ndim, channel_axis, size, steps, concurrent, threads)
+    launch = plan_launch(shape, strides, *rest)
+    if launch is not None:
+        return launch, False
+    contiguous = torch.empty(shape, device="meta").stride()
+    launch = plan_launch(shape, (contiguous,) * len(strides), *rest)
+    assert launch is not None, "every contiguous layout is supported"
+    return launch, True
+
+
+def _launcher(
+    name: str, grid: tuple[int, int], numbers: Ints, **constants: bool | int | str
+) -> Callable[..., None]:
+    """Return a function that launches a kernel.
+
+    Its arguments are the bitwise or of the addresses that the kernel is specialized for, and the
+    kernel's tensors. Triton's own launch derives the specialization from all arguments, which takes
+    most of its time; here only the alignment can change, so that the compiled kernel is called
+    directly if all addresses are aligned.
+    """
+    kernel = getattr(_kernels(), name)
+    launch_any = kernel[grid]
+    launch_aligned: Callable[..., None] | None = None
+    values: tuple[Any, ...] = ()
+
+    def launch(addresses: int, *tensors: Tensor | None) -> None:
+        nonlocal launch_aligned, values
+        if addresses & 15:
+            launch_any(*tensors, *numbers, **constants)
+        elif launch_aligned is not None:
+            launch_aligned(*tensors, *values)
+        else:
+            compiled = launch_any(*tensors, *numbers, **constants)
+            if compiled is not None:  # the interpreter compiles nothing
+                names = kernel.arg_names[len(tensors) + len(numbers) :]
+                values = (*numbers, *(constants[name] for name in names))
+                launch_aligned = compiled[(*grid, 1)]
+
+    return launch
+
+
+def _result_dtype(x: Traits, alpha: Traits, *parameters: Traits) -> torch.dtype:
+    """Return the dtype of the formula for tensors with these traits."""
+
+    def tensor(traits: Traits) -> Tensor | None:
+        if traits is None:
+            return None
+        dtype, ndim = traits[:2]
+        return torch.empty((1,) * ndim, dtype=dtype, device="meta")
+
+    x_like, alpha_like = tensor(x), tensor(alpha)
+    assert x_like is not None and alpha_like is not None
+    return result_dtype(x_like, alpha_like, *map(tensor, parameters))
+
+
+def _is_plain(parameter: Traits, device: int) -> bool:
+    assert parameter is not None
+    dtype, _, _, kind, index = parameter
+    return kind in (Tensor, nn.Parameter) and dtype in DTYPES and index == device
+
+
+def _is_dense(shape: Ints, strides: Ints) -> bool:
+    """True if tensors with these strides are contiguous in torch's sense."""
+    return torch.empty_strided(shape, strides, device="meta").is_contiguous()
+
+
+@cache
+def _has_several_devices(device: int) -> bool:
+    return device >= 0 and torch.cuda.device_count() > 1
 
 
 @cache
@@ -171,7 +441,7 @@ def _multiprocessors(device: int) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def _method(squash: str, dtype: torch.dtype, accurate: bool) -> str:
+def _method(tuned: Tuning, squash: str, dtype: torch.dtype, accurate: bool) -> str:
     """Return the method that computes the function.
 
     Fast approximations are used only for bfloat16, whose rounding exceeds their error. The slope
@@ -179,6 +449,8 @@ def _method(squash: str, dtype: torch.dtype, accurate: bool) -> str:
     bfloat16, as plain operations save it for backward, the error is 2⁻⁸.
     """
     fast = dtype == torch.bfloat16 and not accurate
+    if fast and squash == "tanh" and tuned.tanh is not None:
+        return tuned.tanh
     if squash == "erf":
         return "polynomial" if fast else "erf"
     if _kernels().INTERPRETED:  # the interpreter has neither libdevice nor inline assembly
@@ -186,6 +458,28 @@ def _method(squash: str, dtype: torch.dtype, accurate: bool) -> str:
     if accurate:
         return "library"
     return "approximate" if fast else "rational"
+
+
+@cache
+def _caches(tuned: Tuning) -> tuple[Callable[..., Forward], Callable[..., _Backward]]:
+    """Return the cached choices of launches of one tuning."""
+    forwards = lru_cache(_CACHED)(partial(_choose_forward, tuned))
+    return forwards, lru_cache(_CACHED)(partial(_choose_backward, tuned))
+
+
+_find_forward, _find_backward = _caches(Tuning())
+
+
+@contextmanager
+def use_tuning(tuned: Tuning) -> Iterator[None]:
+    """Launch with another tuning. For measurements only: it is not safe with several threads."""
+    global _find_forward, _find_backward
+    previous = _find_forward, _find_backward
+    _find_forward, _find_backward = _caches(tuned)
+    try:
+        yield
+    finally:
+        _find_forward, _find_backward = previous
 
 
 if PROBLEM is None:

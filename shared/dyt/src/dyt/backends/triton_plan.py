@@ -17,7 +17,14 @@ THREADS = 128
 # flight there, twice the amount that hides memory latency. The registers suffice for that: 64 per
 # thread forward, 128 backward.
 STEPS = 4
-STEPS_BACKWARD = {"approximate": 4, "rational": 4, "library": 2, "polynomial": 2, "erf": 2}
+STEPS_BACKWARD = {
+    "approximate": 4,
+    "exp2": 4,
+    "rational": 4,
+    "library": 2,
+    "polynomial": 2,
+    "erf": 2,
+}
 PROGRAMS, PROGRAMS_BACKWARD = 8, 4
 # Offsets from this number on are computed in 64 bits. Below it, 32 bits also suffice for the
 # numbers that a loop may add to an offset.
@@ -64,6 +71,7 @@ def plan_launch(
     size: int,
     steps: int,
     programs: int,
+    threads: int = THREADS,
 ) -> Launch | None:
     """Return a launch for tensors of one shape, or None if they must be copied first.
 
@@ -75,11 +83,12 @@ def plan_launch(
         size: bytes of the largest element that is read or written.
         steps: pieces that a thread reads at a time.
         programs: the number of programs that run concurrently.
+        threads: the number of threads of a program.
     """
     layout = find_layout(shape, strides, channel_ndim, channel_axis)
     if layout is None:
         return None
-    elements = THREADS * 16 // size
+    elements = threads * 16 // size
     if layout.channels_first:
         positions = min(elements, _next_power_of_two(layout.positions))
         channels = elements // positions
@@ -99,7 +108,7 @@ def plan_launch(
         "CONTIGUOUS": layout.contiguous,
         "INT64": layout.max_offset >= INT64_FROM,
         "ALIGNMENT": math.gcd(16 // size, last, *layout.strides),
-        "num_warps": THREADS // 32,
+        "num_warps": threads // 32,
     }
     numbers = (layout.positions, layout.inner, layout.channels, *layout.strides)
     return Launch((blocks, groups), numbers, constants, layout.channels)

@@ -1,0 +1,55 @@
+"""Sections of the GPU benchmark, in their order; each is a module with a function `parts`.
+
+A section is a list of parts. A part returns rows of the section's CSV file, and these are written
+when the part is whole, so that a stop at any instant loses one part at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+Row = dict[str, object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A unit of measurement that is written, and skipped by later calls, as a whole.
+
+    Attributes:
+        name: unique in its section.
+        measure: returns the rows, each with the section's columns or a part of them.
+        limit: seconds after which the part has failed.
+        requires: modules that must be importable; the part is left out without them.
+        gigabytes: memory of the card that the part needs; it is left out if the card has less.
+    """
+
+    name: str
+    measure: Callable[[], list[Row]]
+    limit: float = 60
+    requires: tuple[str, ...] = ()
+    gigabytes: float = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A section: its module below this package, its title, and its share of the time.
+
+    Attributes:
+        share: relative to the other sections; time that a section leaves goes to the later ones.
+    """
+
+    name: str
+    title: str
+    share: float
+
+
+SECTIONS = (
+    Section(name="floors", title="Card, versions and floors", share=6),
+    Section(name="correctness", title="Correctness", share=14),
+    Section(name="layer_times", title="Layers against their peers", share=22),
+    Section(name="variants", title="Variants of the kernels, and fusions", share=16),
+    Section(name="latency", title="Latency of LLaMA 7B (CVPR 2025, Table 7)", share=12),
+    Section(name="step_times", title="Training steps", share=16),
+    Section(name="tables", title="Runs of tables through the harness", share=17),
+)

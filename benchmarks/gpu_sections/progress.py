@@ -1,0 +1,134 @@
+"""Progress of the GPU benchmark: CSV files of whole parts, and what failed or was left out.
+
+Files are replaced atomically. A part is whole if its rows exist for the same card, the same size of
+the measurement and the same sources of the kernels.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import measuring
+import torch
+
+from gpu_sections import Row
+
+FAILURES = "failures.csv"
+RUNNING = ".running"  # the name of the part that a process has begun
+SOURCES = Path(__file__).parents[2] / "shared/dyt/src/dyt"
+SAME = ("hardware", "kernels", "reduced")  # columns that are equal for measurements of one kind
+
+
+def kernel_sources() -> str:
+    """Return a hash of the modules that compute DyT, 8 hex digits."""
+    digest = hashlib.sha256()
+    for file in sorted([*SOURCES.glob("backends/*.py"), *SOURCES.glob("functional.py")]):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:8]
+
+
+def environment(device: str) -> Row:
+    """Return the columns that every row has: the card, versions, time, size and sources."""
+    driver = ""
+    if device == "cuda":
+        driver = str(torch._C._cuda_getDriverVersion())
+    return {
+        **measuring.environment(device),
+        "cuda": torch.version.cuda or "",
+        "driver": driver,
+        "kernels": kernel_sources(),
+        "reduced": "yes" if device == "cpu" else "no",
+    }
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The files of one section in the output folder.
+
+    Attributes:
+        environment: see `environment`.
+    """
+
+    folder: Path
+    section: str
+    environment: Row
+
+    @property
+    def file(self) -> Path:
+        return self.folder / f"{self.section}.csv"
+
+    def whole(self) -> set[str]:
+        """Return the names of the parts that need no measurement."""
+        return {row["part"] for row in measuring.read(self.file) if self._is_same(row)}
+
+    def failed(self) -> dict[str, str]:
+        """Return the reason of each part that failed or was left out."""
+        return {row["part"]: row["reason"] for row in self._failures() if self._is_same(row)}
+
+    def begin(self, part: str) -> None:
+        """Record that a part has begun, for the case that its process dies."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / RUNNING).write_text(part, encoding="utf-8")
+
+    def running(self) -> str | None:
+        """Return the part that has begun and has neither ended nor failed."""
+        file = self.folder / RUNNING
+        return file.read_text(encoding="utf-8") if file.exists() else None
+
+    def complete(self, part: str, rows: Iterable[Row]) -> None:
+        """Add the rows of a whole part; earlier rows and failures of it are replaced."""
+        known = [row for row in measuring.read(self.file) if not self._is_of(row, part)]
+        added = [{"part": part, **row, **self.environment} for row in rows]
+        _replace(self.file, [*known, *added])
+        self._record(part, None)
+
+    def fail(self, part: str, reason: str) -> None:
+        """Record why a part has no rows."""
+        self._record(part, reason)
+
+    def _record(self, part: str, reason: str | None) -> None:
+        rows: list[Row] = [
+            *(
+                row
+                for row in measuring.read(self.folder / FAILURES)
+                if not self._is_failure(row, part)
+            )
+        ]
+        if reason is not None:
+            rows.append(
+                {"section": self.section, "part": part, "reason": reason, **self.environment}
+            )
+        _replace(self.folder / FAILURES, rows)
+        (self.folder / RUNNING).unlink(missing_ok=True)
+
+    def _failures(self) -> list[dict[str, str]]:
+        rows = measuring.read(self.folder / FAILURES)
+        return [row for row in rows if row["section"] == self.section]
+
+    def _is_failure(self, row: dict[str, str], part: str) -> bool:
+        return row["section"] == self.section and self._is_of(row, part)
+
+    def _is_of(self, row: dict[str, str], part: str) -> bool:
+        return row["part"] == part and self._is_same(row)
+
+    def _is_same(self, row: dict[str, str]) -> bool:
+        return all(row[column] == str(self.environment[column]) for column in SAME)
+
+
+def _replace(file: Path, rows: list[Row]) -> None:
+    """Write rows to a CSV file; its columns are those of all rows, in the order of appearance."""
+    if not rows:
+        file.unlink(missing_ok=True)
+        return
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    temporary = file.with_suffix(".tmp")
+    with temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(temporary, file)

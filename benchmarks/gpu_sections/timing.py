@@ -1,0 +1,52 @@
+"""Times of calls on the card, or of the same calls on a CPU in a rehearsal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import layers
+import measuring
+import torch
+
+Call = Callable[[], object]
+
+
+def clock(device: str) -> Callable[[layers.TimedCall], float]:
+    """Return the timer of `layers.measure` for a device."""
+    return layers.CudaClock() if device == "cuda" else layers.cpu_seconds
+
+
+def microseconds(calls: dict[str, Call], device: str, rounds: int) -> dict[str, list[float]]:
+    """Return the µs of each call in each round, in a random order for each round."""
+    timed = {name: _timed_call(call) for name, call in calls.items()}
+    times = layers.measure(timed, rounds, clock(device))
+    return {name: [1e6 * value for value in values] for name, values in times.items()}
+
+
+def _timed_call(call: Call) -> layers.TimedCall:
+    return layers.TimedCall(layers.no_preparation, lambda _: call())
+
+
+def python_microseconds(call: Call, calls: int, rounds: int = 15) -> float:
+    """Return the CPU time that this process needs for a call, in µs: the median of some rounds.
+
+    CPU time, because other processes take no part of it. Kernels that the calls launch run
+    meanwhile.
+    """
+    for _ in range(3):
+        call()
+    values = []
+    for _ in range(rounds):
+        started = time.process_time()
+        for _ in range(calls):
+            call()
+        values.append(1e6 * (time.process_time() - started) / calls)
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+    return measuring.percentiles(values)[1]
+
+
+def statistics(name: str, values: list[float], form: str = "{:.2f}") -> dict[str, str]:
+    """Return the columns NAME_p10, NAME_median and NAME_p90."""
+    return layers.percentile_columns(name, values, form)
