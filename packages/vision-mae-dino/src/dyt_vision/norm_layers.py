@@ -19,10 +19,10 @@ from dyt_vision import models
 from dyt_vision.config import Supervised
 from dyt_vision.image_data import ImageSplits
 from dyt_vision.supervised import (
-    calibration_images,
     load_data,
     make_learner,
     make_optimizer,
+    run_on_images,
 )
 from matched.task import Context, Outcome
 from matched.training import fit
@@ -75,7 +75,7 @@ def train_and_record(context: Context, config: Supervised) -> Outcome:
     """
     with process_group(context) as device:
         data = load_data(context, config)
-        model, norms = models.build(config, data.classes, partial(calibration_images, config, data))
+        model, norms = models.build(config, data.classes, partial(run_on_images, config, data))
         model.to(device)
         optimizer = make_optimizer(model, config)
         learner = make_learner(context, config, data, model, norms, optimizer, device)
