@@ -18,17 +18,27 @@ from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dyt.backends import ops
-from dyt.backends.reference import result_dtype
+from dyt.backends.triton_launch import (
+    DTYPES,
+    Backward,
+    Forward,
+    Options,
+    Traits,
+    dtype_of_traits,
+    has_several_devices,
+    is_dense,
+    is_plain_parameter,
+    make_launcher,
+)
 from dyt.backends.triton_plan import STEPS_BACKWARD, Ints, Launch, plan_launch
 from dyt.backends.triton_tuning import Tuning
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # kernels run in Python, on the CPU
 REMEDY = "Use Linux, an NVIDIA GPU, and a CUDA build of torch 2.8 or newer with its own Triton"
 MINIMUM_TRITON = (3, 4)
@@ -54,46 +64,6 @@ def _problem() -> str | None:
 PROBLEM = _problem()
 # If true, the operator runs the GPU kernels on CPU tensors, to test the code around them.
 REPLACES_CPU_KERNEL = INTERPRETED and PROBLEM is None and os.environ.get("DYT_BACKEND") == "triton"
-
-# Of a parameter: dtype, number of axes, True if it is contiguous, class, index of the device. None
-# for an absent one.
-Traits = tuple[torch.dtype, int, bool, type, int] | None
-# The function, the channel axis, and True for the accurate function.
-Options = tuple[str, int, bool]
-
-
-class Forward(NamedTuple):
-    """What a forward pass needs besides its tensors.
-
-    Attributes:
-        dtype: of the output.
-        launch: None if there is nothing to compute.
-        is_dense: True if the input is contiguous, so that torch.empty_like has the right strides.
-        copies_input: True if the kernel cannot read the input's strides.
-        copies_parameters: True if γ or β is not contiguous.
-        guards_device: True if the current device may be another one than the input's.
-        is_plain: True if all tensors are plain ones that the kernels support.
-    """
-
-    dtype: torch.dtype
-    launch: Callable[..., None] | None
-    is_dense: bool
-    copies_input: bool
-    copies_parameters: bool
-    guards_device: bool
-    is_plain: bool
-
-
-class _Backward(NamedTuple):
-    """What a backward pass needs besides its tensors; see `Forward`."""
-
-    launch: Callable[..., None] | None
-    add_partial_sums: Callable[..., None] | None
-    partial_sums: int
-    is_dense: bool
-    copies_input: bool
-    copies_weight: bool
-    guards_device: bool
 
 
 def forward(
@@ -266,10 +236,10 @@ def _choose_forward(
     options: Options,
 ) -> Forward:
     squash, channel_axis, accurate = options
-    y_dtype = _result_dtype((dtype, len(shape), True, Tensor, device), alpha, shift, weight, bias)
-    dense = _is_dense(shape, strides)
+    y_dtype = dtype_of_traits((dtype, len(shape), True, Tensor, device), alpha, shift, weight, bias)
+    dense = is_dense(shape, strides)
     present = [p for p in (alpha, shift, weight, bias) if p is not None]
-    plain = bool(shape) and dtype in DTYPES and all(_is_plain(p, device) for p in present)
+    plain = bool(shape) and dtype in DTYPES and all(is_plain_parameter(p, device) for p in present)
     if 0 in shape:
         return Forward(y_dtype, None, dense, False, False, False, plain)
     method, size = _method(tuned, squash, y_dtype, accurate), max(dtype.itemsize, y_dtype.itemsize)
@@ -286,11 +256,13 @@ def _choose_forward(
     )
     return Forward(
         dtype=y_dtype,
-        launch=_launcher("forward", launch.grid, launch.numbers, METHOD=method, **launch.constants),
+        launch=make_launcher(
+            _kernels().forward, launch.grid, launch.numbers, METHOD=method, **launch.constants
+        ),
         is_dense=dense,
         copies_input=copied,
         copies_parameters=not all(p[2] for p in (weight, bias) if p is not None),
-        guards_device=_has_several_devices(device),
+        guards_device=has_several_devices(device),
         is_plain=plain,
     )
 
@@ -306,11 +278,11 @@ def _choose_backward(
     weight: Traits,
     bias: Traits,
     options: Options,
-) -> _Backward:
+) -> Backward:
     squash, channel_axis, accurate = options
-    dense = _is_dense(shape, strides)
+    dense = is_dense(shape, strides)
     if 0 in shape:
-        return _Backward(None, None, 0, dense, False, False, False)
+        return Backward(None, None, 0, dense, False, False, False)
     method = _method(tuned, squash, grad_dtype, accurate)
     size = max(dtype.itemsize, grad_dtype.itemsize)
     launch, copied = _plan(
@@ -327,10 +299,10 @@ def _choose_backward(
     blocks, groups = launch.grid
     constants: dict[str, Any] = {"METHOD": method, "BIAS": bias is not None, **launch.constants}
     rows, columns = _FINAL_TILE
-    return _Backward(
-        launch=_launcher("backward", launch.grid, launch.numbers, **constants),
-        add_partial_sums=_launcher(
-            "add_partial_sums",
+    return Backward(
+        launch=make_launcher(_kernels().backward, launch.grid, launch.numbers, **constants),
+        add_partial_sums=make_launcher(
+            _kernels().add_partial_sums,
             (-(-launch.channels // columns), 3),
             (groups, launch.channels, blocks * groups),
             ROWS=rows,
@@ -340,7 +312,7 @@ def _choose_backward(
         is_dense=dense,
         copies_input=copied,
         copies_weight=weight is not None and not weight[2],
-        guards_device=_has_several_devices(device),
+        guards_device=has_several_devices(device),
     )
 
 
@@ -366,67 +338,6 @@ def _plan(
     launch = plan_launch(shape, (contiguous,) * len(strides), *rest)
     assert launch is not None, "every contiguous layout is supported"
     return launch, True
-
-
-def _launcher(
-    name: str, grid: tuple[int, int], numbers: Ints, **constants: bool | int | str
-) -> Callable[..., None]:
-    """Return a function that launches a kernel.
-
-    Its arguments are the bitwise or of the addresses that the kernel is specialized for, and the
-    kernel's tensors. Triton's own launch derives the specialization from all arguments, which takes
-    most of its time; here only the alignment can change, so that the compiled kernel is called
-    directly if all addresses are aligned.
-    """
-    kernel = getattr(_kernels(), name)
-    launch_any = kernel[grid]
-    launch_aligned: Callable[..., None] | None = None
-    values: tuple[Any, ...] = ()
-
-    def launch(addresses: int, *tensors: Tensor | None) -> None:
-        nonlocal launch_aligned, values
-        if addresses & 15:
-            launch_any(*tensors, *numbers, **constants)
-        elif launch_aligned is not None:
-            launch_aligned(*tensors, *values)
-        else:
-            compiled = launch_any(*tensors, *numbers, **constants)
-            if compiled is not None:  # the interpreter compiles nothing
-                names = kernel.arg_names[len(tensors) + len(numbers) :]
-                values = (*numbers, *(constants[name] for name in names))
-                launch_aligned = compiled[(*grid, 1)]
-
-    return launch
-
-
-def _result_dtype(x: Traits, alpha: Traits, *parameters: Traits) -> torch.dtype:
-    """Return the dtype of the formula for tensors with these traits."""
-
-    def tensor(traits: Traits) -> Tensor | None:
-        if traits is None:
-            return None
-        dtype, ndim = traits[:2]
-        return torch.empty((1,) * ndim, dtype=dtype, device="meta")
-
-    x_like, alpha_like = tensor(x), tensor(alpha)
-    assert x_like is not None and alpha_like is not None
-    return result_dtype(x_like, alpha_like, *map(tensor, parameters))
-
-
-def _is_plain(parameter: Traits, device: int) -> bool:
-    assert parameter is not None
-    dtype, _, _, kind, index = parameter
-    return kind in (Tensor, nn.Parameter) and dtype in DTYPES and index == device
-
-
-def _is_dense(shape: Ints, strides: Ints) -> bool:
-    """True if tensors with these strides are contiguous in torch's sense."""
-    return torch.empty_strided(shape, strides, device="meta").is_contiguous()
-
-
-@cache
-def _has_several_devices(device: int) -> bool:
-    return device >= 0 and torch.cuda.device_count() > 1
 
 
 @cache
@@ -461,7 +372,7 @@ def _method(tuned: Tuning, squash: str, dtype: torch.dtype, accurate: bool) -> s
 
 
 @cache
-def _caches(tuned: Tuning) -> tuple[Callable[..., Forward], Callable[..., _Backward]]:
+def _caches(tuned: Tuning) -> tuple[Callable[..., Forward], Callable[..., Backward]]:
     """Return the cached choices of launches of one tuning."""
     forwards = lru_cache(_CACHED)(partial(_choose_forward, tuned))
     return forwards, lru_cache(_CACHED)(partial(_choose_backward, tuned))

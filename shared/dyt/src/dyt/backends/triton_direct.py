@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from dyt.backends import triton
-from dyt.backends.triton import Forward, Options
+from dyt.backends.triton_launch import Forward, Options
 
 
 def can_call(x: Tensor) -> bool:
