@@ -177,7 +177,7 @@ def test_launch_is_planned_for_the_largest_element(monkeypatch, x, other, size):
     """Of input and output in the forward pass, of input and gradient in the backward pass."""
     sizes = []
 
-    def plan(tensors, parameter, channel_axis, size, steps, programs):
+    def plan(shape, strides, parameter, channel_axis, size, *rest):
         sizes.append(size)
         raise Planned
 

@@ -216,7 +216,7 @@ class TestRefusedSettings:
             ),
             (
                 {"precision": "fp8"},
-                "precision is 'fp8'; expected 'fp32', 'tf32', 'bf16', 'fp16' or",
+                "precision is 'fp8'; expected 'fp32', 'tf32', 'bf16', 'fp16', 'bf16-p",
             ),
             (
                 {"betas": (0.9, 1.0)},
