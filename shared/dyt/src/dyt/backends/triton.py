@@ -184,6 +184,7 @@ def compute_gradients(
         x.dtype,
         grad.dtype,
         device,
+        (alpha.dtype, None if shift is None else shift.dtype),
         None
         if weight is None
         else (weight.dtype, weight.ndim, weight.is_contiguous(), Tensor, device),
@@ -275,10 +276,16 @@ def _choose_backward(
     dtype: torch.dtype,
     grad_dtype: torch.dtype,
     device: int,
+    scalars: tuple[torch.dtype, torch.dtype | None],
     weight: Traits,
     bias: Traits,
     options: Options,
 ) -> Backward:
+    """Choose a backward pass.
+
+    The dtypes of α and s are arguments for the cache only: the launchers keep kernels that are
+    compiled for them.
+    """
     squash, channel_axis, accurate = options
     dense = is_dense(shape, strides)
     if 0 in shape:
