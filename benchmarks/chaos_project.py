@@ -46,7 +46,7 @@ class Project:
     def start(
         self, *arguments: str, stdout: Any = subprocess.PIPE, processes: int = 1
     ) -> subprocess.Popen[str]:
-        """Start a command, with torchrun and in a process group of its own if in several."""
+        """Start a command; several processes run under torchrun, in a new process group."""
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         return subprocess.Popen(
             [

@@ -24,13 +24,12 @@ import measuring
 from gpu_sections import SECTIONS, Section, preparation, progress, summary, worker
 
 DEFAULT_OUT = {"cuda": measuring.RESULTS / "gpu", "cpu": measuring.RESULTS.parents[1] / "build/gpu"}
-INTERPRETER = {"TRITON_INTERPRET": "1", "DYT_BACKEND": "triton"}
 MAX_PROCESSES = 6  # of one section: each but the first follows a crash or a hang
 GRACE = 10  # seconds after its limit in which a section's process may still end by itself
 
 
 def measure(device: str, folder: Path, minutes: float, names: list[str]) -> None:
-    """Run the sections one after the other; what a section leaves of its time is the next ones'."""
+    """Run the sections one after the other; time that one leaves unused goes to later ones."""
     end = time.time() + 60 * minutes
     sections = [section for section in SECTIONS if section.name in names]
     environment = progress.environment(device)
@@ -83,15 +82,13 @@ def _wait(command: list[str], deadline: float) -> int | str:
         return code
     if code < 0:
         return f"the process ended with signal {signal.Signals(-code).name}"
-    return (
-        "exceeded its time limit, or its process ended with exit code 1"
-        if code == 1
-        else (f"the process ended with exit code {code}")
-    )
+    if code == 1:  # also of faulthandler, which ends a part at its limit
+        return "exceeded its time limit, or its process ended with exit code 1"
+    return f"the process ended with exit code {code}"
 
 
 def _kill_group(process: subprocess.Popen) -> None:
-    """End a process and all that it started."""
+    """Kill a process and its children."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -129,11 +126,8 @@ def _minutes(text: str) -> float:
 
 def main() -> None:
     args = parse_args()
-    if args.device == "cpu" and any(
-        os.environ.get(name) != INTERPRETER[name] for name in INTERPRETER
-    ):
-        # Triton and dyt read these variables when they are imported, which they have been.
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **INTERPRETER})
+    if args.device == "cpu":
+        measuring.interpret_triton()
     if args.worker:
         worker.run_section(args.worker, args.device, args.out, args.deadline, args.skip)
         return

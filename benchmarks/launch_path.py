@@ -3,37 +3,31 @@
     python benchmarks/launch_path.py [--save]       # a few seconds
 
 The kernels are replaced by functions that do nothing, and CPU tensors take CUDA tensors' path.
-Not included: Triton's launcher in C, and the driver. Allocations are those of the CPU, which are
-not those of a GPU. Times are CPU times of this process, medians over rounds in which the calls take
-turns; nn.LayerNorm, which computes on 64 numbers, is measured for comparison.
+Not included: Triton's launcher in C, and the driver. Allocations are the CPU's, which take another
+time than a GPU's. Times are CPU times of this process, medians over rounds in which the calls take
+turns. nn.LayerNorm is measured for comparison; it computes its 64 numbers.
 With --save, the rows are added to results/launch_path.csv.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import measuring
 
-INTERPRETER = {"TRITON_INTERPRET": "1", "DYT_BACKEND": "triton"}
-if __name__ == "__main__" and any(
-    os.environ.get(name) != INTERPRETER[name] for name in INTERPRETER
-):
-    # Triton and dyt read these variables when they are imported.
-    os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **INTERPRETER})
+if __name__ == "__main__":
+    measuring.interpret_triton()
 
-import time  # noqa: E402
+import time
 
-import torch  # noqa: E402
-from torch import nn  # noqa: E402
+import torch
+from torch import nn
 
-from dyt import DyT  # noqa: E402
-from dyt.backends import triton  # noqa: E402
-from dyt.functional import compute  # noqa: E402
+from dyt import DyT
+from dyt.backends import triton
+from dyt.functional import compute
 
 CSV = measuring.RESULTS / "launch_path.csv"
 CALLS, ROUNDS = 300, 21

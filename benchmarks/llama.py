@@ -207,7 +207,7 @@ def write_text(folder: Path) -> int:
     every, size, number = glosses(), 0, 0
     with (folder / "text" / "0.jsonl").open("w", encoding="utf-8") as file:
         while size < TEXT_BYTES:
-            # Another order each time, so that no document is there twice.
+            # Other glosses each time, so that no document occurs twice.
             first = number * 7919 % len(every)
             document = "; ".join(every[first :: 1 + number % 97][:GLOSSES_IN_DOCUMENT])
             file.write(json.dumps({"text": document}) + "\n")

@@ -23,13 +23,23 @@ REUSE_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(2**34),
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # use large pages if the system supports them
 }
+# Triton and dyt read these variables when they are imported.
+INTERPRETER = {"TRITON_INTERPRET": "1", "DYT_BACKEND": "triton"}
 
 
 def reuse_freed_memory() -> None:
     """Restart this process, if necessary, with a memory allocator that reuses freed memory."""
-    if any(os.environ.get(name) != value for name, value in REUSE_MEMORY.items()):
-        # glibc reads these variables only when a process starts.
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **REUSE_MEMORY})
+    _restart_with(REUSE_MEMORY)  # glibc reads these variables only when a process starts
+
+
+def interpret_triton() -> None:
+    """Restart this process, if necessary, with the GPU kernels in Triton's interpreter."""
+    _restart_with(INTERPRETER)
+
+
+def _restart_with(variables: dict[str, str]) -> None:
+    if any(os.environ.get(name) != value for name, value in variables.items()):
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **variables})
 
 
 def positive_int(text: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from functools import partial
 
 import torch
@@ -32,7 +33,7 @@ def row(quantity: str, value: float | str, unit: str) -> Row:
 
 
 def card(device: str) -> list[Row]:
-    """Return what the driver says of the card."""
+    """Return the memory, multiprocessors and L2 cache of the card."""
     if device == "cpu":
         return [row("processors", torch.get_num_threads(), "threads")]
     found = torch.cuda.get_device_properties(0)
@@ -50,7 +51,7 @@ def copy(device: str) -> list[Row]:
         x = torch.randn(shape, device=device).bfloat16()
         y = torch.empty_like(x)
         times = timing.microseconds({"copy": partial(y.copy_, x)}, device, ROUNDS[device])
-        median = sorted(times["copy"])[len(times["copy"]) // 2]
+        median = statistics.median(times["copy"])
         name = f"copy of {shape[0]} × {shape[1]}, bf16"
         rows.append(row(name, 2 * x.nbytes / median / 1e6, "TB/s"))
         rows.append(row(f"{name}, time", median, "µs"))
@@ -62,7 +63,7 @@ def matrix_product(device: str) -> list[Row]:
     n = MATRIX[device]
     a, b = (torch.randn(n, n, device=device).bfloat16() for _ in range(2))
     times = timing.microseconds({"product": lambda: a @ b}, device, ROUNDS[device])
-    median = sorted(times["product"])[len(times["product"]) // 2]
+    median = statistics.median(times["product"])
     return [row(f"product of {n} × {n}, bf16", 2 * n**3 / median / 1e6, "TFLOP/s")]
 
 
@@ -74,20 +75,20 @@ def launch(device: str) -> list[Row]:
         for _ in range(LAUNCHES):
             x.add_(1)
 
-    rows = [row("CPU time of a torch launch", timing.python_microseconds(tiny_kernels, 1), "µs")]
-    rows[0]["value"] = f"{float(str(rows[0]['value'])) / LAUNCHES:.4g}"
+    of_launch = timing.python_microseconds(tiny_kernels, 1) / LAUNCHES
+    rows = [row("CPU time of a torch launch", of_launch, "µs")]
     if device == "cpu":
         return rows
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         tiny_kernels()
     times = timing.microseconds({"graph": graph.replay}, device, ROUNDS[device])
-    median = sorted(times["graph"])[len(times["graph"]) // 2]
+    median = statistics.median(times["graph"])
     return [*rows, row("kernel of a CUDA graph", median / LAUNCHES, "µs")]
 
 
 def launch_path(device: str) -> list[Row]:
-    """Return the CPU time of a DyT layer's call with real launches, small enough not to wait."""
+    """Return the CPU time of a DyT layer's call with real launches of small kernels."""
     layer = DyT(64).to(device, torch.bfloat16)
     x = torch.randn(4, 64, device=device).bfloat16()
     calls, rounds = (200, 15) if device == "cuda" else (1, 1)

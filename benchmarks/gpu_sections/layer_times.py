@@ -10,7 +10,7 @@ import measuring
 
 from gpu_sections import Part, Row, timing
 
-# In the order of what they decide: a visit that ends early has the first ones.
+# The most informative shapes come first, because the time on a card may end early.
 WIDTHS = (4096, 1024, 8192)
 ROWS = tuple(2**n for n in range(8, 16))
 FIRST_ROWS = (4096, 256, 32768, 1024, 2048, 8192, 16384, 512)

@@ -1,7 +1,7 @@
 """Progress of the GPU benchmark: CSV files of whole parts, and what failed or was left out.
 
-Files are replaced atomically. A part is whole if its rows exist for the same card, the same size of
-the measurement and the same sources of the kernels.
+Files are replaced atomically. A part is whole if its rows exist for the same card, the same sources
+of the kernels, and the same size of the measurement (reduced or not).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gpu_sections import Row
 FAILURES = "failures.csv"
 RUNNING = ".running"  # the name of the part that a process has begun
 SOURCES = Path(__file__).parents[2] / "shared/dyt/src/dyt"
-SAME = ("hardware", "kernels", "reduced")  # columns that are equal for measurements of one kind
+SAME = ("hardware", "kernels", "reduced")  # columns that two rows of a part must share
 
 
 def kernel_sources() -> str:
@@ -51,7 +51,7 @@ class Progress:
     """The files of one section in the output folder.
 
     Attributes:
-        environment: see `environment`.
+        environment: the columns of the function `environment`.
     """
 
     folder: Path
@@ -92,18 +92,13 @@ class Progress:
         self._record(part, reason)
 
     def _record(self, part: str, reason: str | None) -> None:
-        rows: list[Row] = [
-            *(
-                row
-                for row in measuring.read(self.folder / FAILURES)
-                if not self._is_failure(row, part)
-            )
-        ]
+        file = self.folder / FAILURES
+        rows: list[Row] = [dict(r) for r in measuring.read(file) if not self._is_failure(r, part)]
         if reason is not None:
             rows.append(
                 {"section": self.section, "part": part, "reason": reason, **self.environment}
             )
-        _replace(self.folder / FAILURES, rows)
+        _replace(file, rows)
         (self.folder / RUNNING).unlink(missing_ok=True)
 
     def _failures(self) -> list[dict[str, str]]:

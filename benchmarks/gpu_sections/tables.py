@@ -1,7 +1,7 @@
 """Runs of tables on the card, through the harness: first one of each domain, then longer ones.
 
-A later table adds its runs to `RUNS`, in the order of what they decide: a visit runs as many as its
-time allows, and the next one goes on.
+Later tables add their runs to `RUNS`, the most informative first: a call computes as many as its
+time allows, and the next call continues.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def compute(run: TableRun) -> list[Row]:
     for change in run.changes:
         command += ["--set", change]
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "site.toml").touch()  # its folder has the runs
+        (Path(folder) / "site.toml").touch()  # runs are written next to it
         environment = {**os.environ, "MATCHED_SITE": str(Path(folder) / "site.toml")}
         for name in ("TRITON_INTERPRET", "DYT_BACKEND"):  # too slow for a run, in a rehearsal
             environment.pop(name, None)

@@ -1,4 +1,4 @@
-"""One section of the GPU benchmark in a process of its own."""
+"""Process of one section of the GPU benchmark: its parts, their limits and their failures."""
 
 from __future__ import annotations
 

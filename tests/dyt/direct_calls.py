@@ -75,7 +75,7 @@ def differentiate_twice() -> None:
     torch.testing.assert_close(second, expected, rtol=1e-5, atol=1e-6)
 
 
-def call_the_operator_where_it_has_to_be_seen() -> None:
+def call_the_operator_under_modes_and_transforms() -> None:
     x, layer = torch.randn(3, 4), DyT(4)
     counts = count_calls(("choose_forward",))
     with Seen() as seen:

@@ -11,7 +11,6 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from dyt.kernel_build import KernelBuildError, build_into_cache
 from dyt.norm_config import ALPHA0, Norm
@@ -29,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _split(words: list[str]) -> tuple[list[str], list[str]]:
-    """Divide the words into those of dyt and the command of the script, after -- or from -m on."""
+    """Split the words into the options of dyt and the script's command, after -- or from -m on."""
     for position, word in enumerate(words):
         if word == "--":
             return words[:position], words[position + 1 :]
@@ -54,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--norm", choices=NORMS, default="dyt", help="default: dyt")
     run.add_argument("--alpha0", type=float, default=ALPHA0, help=f"default: {ALPHA0}")
     run.add_argument(
-        *("--alpha0-at",),
+        "--alpha0-at",
         action="append",
         default=[],
         metavar="GLOB=ALPHA0",
@@ -64,14 +63,14 @@ def _parser() -> argparse.ArgumentParser:
         "--skip", action="append", default=[], metavar="GLOB", help="module paths to leave alone"
     )
     run.add_argument(
-        *("--also",),
+        "--also",
         action="append",
         default=[],
         metavar="CLASS",
         help="a further norm class, such as BatchNorm2d or package.module.Norm",
     )
     run.add_argument(
-        *("--import",),
+        "--import",
         dest="imports",
         action="append",
         default=[],
@@ -94,7 +93,7 @@ def _build() -> int:
     return 0
 
 
-def _run(parsed: Any, command: list[str]) -> int:
+def _run(parsed: argparse.Namespace, command: list[str]) -> int:
     from dyt.replacing_block import ReplacementError, replacing
     from dyt.script_runner import ScriptError, run_as_main
 
@@ -114,7 +113,7 @@ def _run(parsed: Any, command: list[str]) -> int:
     return 0
 
 
-def _alpha0_at(texts: list[str]) -> list[tuple[str, Any]]:
+def _alpha0_at(texts: list[str]) -> list[tuple[str, float]]:
     pairs = []
     for text in texts:
         pattern, _, number = text.rpartition("=")

@@ -3,7 +3,7 @@
 nn.Module has no event for a constructor that has returned. While a block observes, the `__init__`
 of every subclass is therefore wrapped on the class itself, as DeepSpeed's zero.Init does, so names
 that were imported earlier (`from torch.nn import LayerNorm`) are covered. The last block that ends
-puts the original functions back. A wrapper only calls the original in a thread that has no block,
+restores the original functions. A wrapper only calls the original in a thread that has no block,
 and while torch.compile traces.
 """
 
@@ -105,7 +105,7 @@ def _uninstall() -> None:
 
 
 def _replace(cls: type, name: str, value: Any) -> None:
-    """Set a class attribute, and restore it at the end unless somebody else has replaced it too."""
+    """Set a class attribute, and restore it at the end unless other code has replaced it since."""
     original = cls.__dict__[name]
 
     def restore() -> None:

@@ -98,15 +98,11 @@ def convert(
     survey = survey_norms(model, layouts, skip)
     check_survey(model, survey, layouts, skip)
     check_patterns_used(norm.alpha0_at, [site.paths for site in survey.sites])
-    plan = [(site, _resolve_alpha0(site, norm)) for site in survey.sites]
-    layers = [_build(model, site, norm, alpha0) for site, alpha0 in plan]
-    replacements = tuple(map(_describe, survey.sites, layers, (alpha0 for _, alpha0 in plan)))
-    pairs = zip(survey.sites, layers, strict=True)
-    swaps = [(site, layer) for site, layer in pairs if layer is not site.module]
+    plan, replacements, swaps = _build_layers(model, survey.sites, norm)
     if calibrate is not None:
         fits = fit_sites(model, plan, norm, copy_affine, calibrate)
         described = zip(replacements, survey.sites, strict=True)
-        replacements = tuple(add_fit(r, fits.get(site.module)) for r, site in described)
+        replacements = [add_fit(r, fits.get(site.module)) for r, site in described]
     elif copy_affine and swaps and norm.layer == "dyt" and not dry_run:
         warnings.warn(
             "copy_affine keeps γ and β, but the network's outputs change. Pass calibrate=batch.",
@@ -114,7 +110,7 @@ def convert(
         )
     report = Report(
         norm=requested,
-        replacements=replacements,
+        replacements=tuple(replacements),
         kept=tuple(survey.kept),
         left=tuple(survey.left),
         also={kind.__name__: layout for kind, layout in layouts.items()},
@@ -138,16 +134,29 @@ def replace_sites(model: nn.Module, sites: Sequence[Site], norm: Norm) -> list[R
     """
     if sites:
         _check_unwrapped(model)
+    _, replacements, swaps = _build_layers(model, sites, norm)
+    _insert(model, swaps, copy_affine=False)
+    return replacements
+
+
+def _build_layers(
+    model: nn.Module, sites: Sequence[Site], norm: Norm
+) -> tuple[list[tuple[Site, float | None]], list[Replacement], list[tuple[Site, nn.Module]]]:
+    """Build the new layers without inserting them.
+
+    Returns:
+        The sites with their α0, a description of each, and the sites whose layer is replaced with
+        their new layers.
+    """
     plan = [(site, _resolve_alpha0(site, norm)) for site in sites]
     layers = [_build(model, site, norm, alpha0) for site, alpha0 in plan]
     replacements = list(map(_describe, sites, layers, (alpha0 for _, alpha0 in plan)))
     pairs = zip(sites, layers, strict=True)
-    _insert(model, [(site, layer) for site, layer in pairs if layer is not site.module], False)
-    return replacements
+    return plan, replacements, [(site, layer) for site, layer in pairs if layer is not site.module]
 
 
 def _insert(model: nn.Module, swaps: Sequence[tuple[Site, nn.Module]], copy_affine: bool) -> None:
-    """Put new layers in the places of the old ones, and set their γ and β."""
+    """Insert the new layers at the paths of the old ones, and set their γ and β."""
     _set_affine([site.spec for site, _ in swaps], copy_affine)
     for site, layer in swaps:
         for path in site.paths:

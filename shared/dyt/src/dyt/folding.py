@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from dyt.layers import Derf, DyT
+from dyt.norm_survey import DYNAMIC
 from dyt.output_consumers import (
-    DYNAMIC,
     Consumers,
     ParameterOwners,
     channel_axis,

@@ -103,18 +103,17 @@ def compute(
 ) -> Tensor:
     """Compute `dyt` (squash "tanh") or `derf` ("erf") on tensors that were already checked."""
     backend = _DEFAULT_BACKEND if backend is None else backend
+    accurate = _DEFAULT_ACCURATE if accurate is None else accurate
     if (
         triton_direct.can_call(x)
         and (backend is None or backend == "triton")
         and (channel_axis == -1 or x.is_contiguous())
     ):
-        options = (squash, channel_axis, _DEFAULT_ACCURATE if accurate is None else accurate)
-        y = triton_direct.call(x, alpha, shift, weight, bias, options)
+        y = triton_direct.call(x, alpha, shift, weight, bias, (squash, channel_axis, accurate))
         if y is not None:
             return y
     if not _uses_kernel(x, (alpha, shift, weight, bias), backend):
         return formula(x, alpha, shift, weight, bias, squash, channel_axis)
-    accurate = _DEFAULT_ACCURATE if accurate is None else accurate
     if channel_axis == 1 and not x.is_contiguous():
         channels_last = x.movedim(1, -1)
         if channels_last.is_contiguous():  # torch.channels_last, or the same for other ranks

@@ -28,11 +28,11 @@ def functional_norm_calls(
 ) -> list[str]:
     """Return "file:line (call)" for calls of functional norms outside of replaced norm classes.
 
-    Searched are all imported files of the user's own, and of libraries the classes in `used`.
+    All imported files outside of libraries are searched, and of libraries the classes in `used`.
 
     Args:
         used: the classes of the modules of the networks.
-        replaced: norm classes whose instances were replaced, and the calls inside of them with it.
+        replaced: norm classes whose instances were replaced; calls inside of them are left out.
     """
     kinds = {kind for kind in used if not kind.__module__.startswith(("torch.", "dyt."))}
     in_libraries: dict[str, set[str]] = {}

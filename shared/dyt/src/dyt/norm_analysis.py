@@ -1,4 +1,4 @@
-"""Analysis of a network's norm layers: what they compute before their affine part, and its shape.
+"""Analysis of a network's norm layers: inputs, outputs without γ and β, and how S-shaped they are.
 
 CVPR 2025, Figures 2, 4, 7 and 8: the outputs of LN against its inputs are S-shaped in deep layers,
 and DyT's α follows 1/std of its inputs.
@@ -17,12 +17,11 @@ from torch import Tensor, nn
 
 from dyt.backends.reference import formula
 from dyt.calibration_rows import rows_of
-from dyt.layers import DynamicErf, DynamicTanh
 from dyt.norm_detection import NormSpec, read_norm, run_norm
 from dyt.norm_survey import DYNAMIC
 
 LINEAR_PART = 0.5
-"""|αx| up to which tanh(αx) counts as linear: there it is at most 8 % below αx."""
+"""|αx| up to which tanh(αx) counts as linear: it is at most 8 % below αx there."""
 GRID = 200
 """Values of α that a fit tries, in equal ratios; neighbours differ by 4 %."""
 
@@ -50,7 +49,7 @@ class CurveFit:
     Both have an offset, because LN subtracts the mean of each token.
 
     Attributes:
-        line_error, tanh_error: standard deviation of what is left, relative to the outputs'.
+        line_error, tanh_error: standard deviation of the residuals over that of the outputs.
         linear_share: share of the points with |αx| <= ``LINEAR_PART``.
     """
 
@@ -82,12 +81,12 @@ def record_norms(
     Args:
         model: any network with LN, RMSNorm, DyT or Derf layers, or hand-written ones.
         forward: calls the model on a batch.
-        paths: of the layers; None for all.
-        positions: rows that are kept of each layer, chosen at random.
-        seed: of this choice.
+        paths: paths of the layers; None for all.
+        positions: number of rows to keep of each layer, chosen at random.
+        seed: seed of this choice.
 
     Raises:
-        ValueError: if there is no such layer.
+        ValueError: the network has no norm layer at these paths.
     """
     layers = {
         path: (module, spec)
@@ -139,7 +138,7 @@ def _spec(module: nn.Module) -> NormSpec | None:
 
 def _record(module: nn.Module, spec: NormSpec, x: Tensor, positions: int, seed: int) -> NormRecord:
     alpha = None
-    if isinstance(module, (DynamicTanh, DynamicErf)):
+    if isinstance(module, DYNAMIC):
         y = formula(x, module.alpha, module.shift, None, None, module.squash, spec.channel_axis)
         alpha = None if module.alpha is None else module.alpha.item()
     else:
@@ -159,7 +158,7 @@ def fit_curve(x: Tensor, y: Tensor) -> CurveFit:
     """Fit a line and s·tanh(αx) + c to points by least squares; α is the best of a fine grid.
 
     Args:
-        x, y: of any one shape.
+        x, y: tensors of equal shape.
     """
     x, y = x.double().flatten(), y.double().flatten()
     centered = y - y.mean()
@@ -177,7 +176,7 @@ def fit_curve(x: Tensor, y: Tensor) -> CurveFit:
         return factor.item(), (y.mean() - factor * basis.mean()).item(), math.sqrt(error / total)
 
     slope, line_offset, line_error = regression(x)
-    # From a curve that is a line for all points to a step.
+    # The ends are practically a line and a step for all points.
     grid = (torch.logspace(-2, 1.5, GRID, dtype=torch.float64) / (rms or 1.0)).tolist()
     fits = [(*regression(torch.tanh(alpha * x)), alpha) for alpha in grid]
     scale, tanh_offset, tanh_error, alpha = min(fits, key=lambda fit: fit[2])

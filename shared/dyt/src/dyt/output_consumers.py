@@ -26,8 +26,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dyt.layers import Derf, DyT
+from dyt.norm_survey import DYNAMIC
 
-DYNAMIC = (DyT, Derf)
 IDENTITY_IN_EVAL = (nn.Identity, nn.Dropout)
 """Modules that return their input in evaluation mode."""
 SIZE_ATTRIBUTES = ("shape", "ndim", "size", "dim")

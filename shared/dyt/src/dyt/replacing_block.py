@@ -41,7 +41,7 @@ from dyt.conversion import check_norm, check_skip, replace_sites
 from dyt.conversion_report import Kept, Replacement, Report
 from dyt.functional_norms import functional_norm_calls
 from dyt.layers import Derf
-from dyt.norm_config import CALIBRATED, Norm
+from dyt.norm_config import Norm
 from dyt.norm_detection import is_norm_like
 from dyt.norm_layout import NormLayout, check_also
 from dyt.norm_subclasses import ReplacedNorm, as_instance_of
@@ -114,7 +114,7 @@ class Block:
 
     def __init__(self, norm: Norm, skip: Any, also: Any, report_file: Any) -> None:
         check_norm(norm)
-        if norm.alpha0 == CALIBRATED:
+        if norm.calibrated:
             raise ReplacementError(
                 f"{norm} needs data, which a block does not have. Give a number, or call"
                 " dyt.convert(model, calibrate=batch) in the script."

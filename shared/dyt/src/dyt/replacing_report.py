@@ -22,7 +22,7 @@ class Network:
     Attributes:
         name: the name of its class.
         report: its norm layers.
-        module: returns the network, or None if it exists no more.
+        module: returns the network, or None if it no longer exists.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """Calls of the GPU kernels without torch's operator, whose dispatch takes longer than the launch.
 
-Only where nothing has to see the operator: no compiler, tracer, transform or mode, and only plain
-tensors. The results are those of the operator.
+They are used only on plain tensors, and only if no compiler, tracer, transform or mode is active,
+because these must see the operator. The results are those of the operator.
 """
 
 from __future__ import annotations

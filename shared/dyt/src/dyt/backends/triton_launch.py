@@ -1,4 +1,4 @@
-"""Launches of compiled GPU kernels, and what they follow from: dtypes, strides and devices."""
+"""Launches of compiled GPU kernels, and the properties of tensors that determine them."""
 
 from __future__ import annotations
 
@@ -100,6 +100,7 @@ def dtype_of_traits(x: Traits, alpha: Traits, *parameters: Traits) -> torch.dtyp
 
 
 def is_plain_parameter(parameter: Traits, device: int) -> bool:
+    """True if the kernels support a parameter with these traits for an input on this device."""
     assert parameter is not None
     dtype, _, _, kind, index = parameter
     return kind in (Tensor, nn.Parameter) and dtype in DTYPES and index == device
@@ -112,4 +113,5 @@ def is_dense(shape: Ints, strides: Ints) -> bool:
 
 @cache
 def has_several_devices(device: int) -> bool:
+    """True if the device is a GPU and not the only one."""
     return device >= 0 and torch.cuda.device_count() > 1
