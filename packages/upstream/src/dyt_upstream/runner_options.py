@@ -1,4 +1,4 @@
-"""What the runner and the process that starts it share; no torch."""
+"""Exit status and error prefix of the script runner, and its end with its parent; no torch."""
 
 from __future__ import annotations
 
