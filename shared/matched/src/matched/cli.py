@@ -26,6 +26,7 @@ from matched import (
     overrides,
     planning,
     preflight,
+    projects,
     recipes,
     site,
     submission,
@@ -323,7 +324,7 @@ def _is_live(run: RunFiles, queue: SlurmQueue) -> bool:
 
 def _find_run(signature: str) -> RunFiles:
     """Return the directory of the run whose signature starts with ``signature``."""
-    folder = site.read(site.find(recipes.current_project())).runs_folder
+    folder = site.read(site.find(projects.current())).runs_folder
     if not re.fullmatch("[0-9a-f]{3,12}", signature):
         raise ValueError(
             f"{signature!r} is not a signature; expected 12 of the digits 0-9 and a-f, or at least "
