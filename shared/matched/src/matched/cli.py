@@ -49,6 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = _parser().parse_args(arguments)
     try:
         code = given.do(given)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has ended, such as head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
     except ValueError as error:
         code = _report_error(str(error))
     except OSError as error:
