@@ -21,7 +21,7 @@ from rich.table import Table as Grid
 from dyt_dit import release_weights, sampling, scoring
 from dyt_dit.model import build
 from dyt_dit.training import WEIGHTS, WEIGHTS_KEYS
-from matched import Run, recipes, site
+from matched import Run, projects, recipes, site
 from matched.run_directory import RunDirectory
 from matched.task import Context
 
@@ -31,7 +31,7 @@ KEY = "frechet_digits"
 def main() -> None:
     torch.set_num_threads(1)
     recipe = recipes.load("table3")
-    runs_folder = site.read(recipes.root() / site.FILE).runs_folder
+    runs_folder = site.read(projects.root() / site.FILE).runs_folder
     cells = list(recipe.table.cells(recipe.scale("smoke")))
     results = [RunDirectory(runs_folder, cell.run).result() for cell in cells]
     if None in results:

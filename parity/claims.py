@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from dyt import convert
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,19 @@ def equal(text: str, ours: object, theirs: object, note: str = "") -> Claim:
     return Claim(text=text, bound=0, measured=float(ours != theirs), note=note or str(theirs))
 
 
+def equal_architectures(
+    name: str, ours: nn.Module, theirs: nn.Module, norms: int, part: str = "all parameters"
+) -> Iterator[Claim]:
+    """Yield the claims that two networks have the same keys and shapes, and so many norm layers.
+
+    The norm layers of ``theirs`` are converted.
+    """
+    shapes = [{n: tuple(p.shape) for n, p in m.state_dict().items()} for m in (ours, theirs)]
+    count = sum(p.numel() for p in theirs.parameters())
+    yield equal(f"{name}: names and shapes of {part}", *shapes, note=f"{count:,}")
+    yield equal(f"{name}: norm layers that `convert` finds", norms, len(convert(theirs)))
+
+
 def largest_difference(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> float:
     """Return the largest absolute difference of pairs of tensors."""
     pairs = zip(ours, theirs, strict=True)
@@ -55,7 +70,7 @@ def gradient_difference(ours: nn.Module, theirs: nn.Module) -> float:
     return largest_difference(measured.values(), (expected[name] for name in measured))
 
 
-def shake(model: nn.Module, seed: int = 0) -> None:
+def perturb(model: nn.Module, seed: int = 0) -> None:
     """Add noise to every trained parameter, so that none is zero, one, or equal to another."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from claims import (
     Claim,
-    equal,
+    equal_architectures,
     gradient_difference,
     largest_difference,
-    shake,
+    perturb,
     use_checkout,
 )
 from torch import distributed, nn
@@ -50,11 +50,7 @@ def claims(checkout: Path) -> Iterator[Claim]:
         theirs = vision_transformer.vit_base(patch_size=patch)  # reads values, so not on meta
         with torch.device("meta"):
             ours = Backbone(replace(B16, patch_size=patch))
-        shapes = [{n: tuple(p.shape) for n, p in m.state_dict().items()} for m in (ours, theirs)]
-        count = sum(p.numel() for p in theirs.parameters())
-        name = f"DINO ViT-B/{patch}"
-        yield equal(f"{name}: names and shapes of the backbone", *shapes, note=f"{count:,}")
-        yield equal(f"{name}: norm layers that `convert` finds", 25, len(convert(theirs)))
+        yield from equal_architectures(f"DINO ViT-B/{patch}", ours, theirs, 25, "the backbone")
     for norm in (Norm.own(), Norm.dyt(0.5)):
         torch.manual_seed(0)
         theirs = vision_transformer.VisionTransformer(
@@ -62,7 +58,7 @@ def claims(checkout: Path) -> Iterator[Claim]:
             norm_layer=ln,
         )  # fmt: skip
         convert(theirs, norm)
-        shake(theirs)
+        perturb(theirs)
         ours = Backbone(SMALL)
         convert(ours, norm)
         ours.load_state_dict(theirs.state_dict())
@@ -83,7 +79,7 @@ def head_and_loss(norm: Norm, backbone: nn.Module, official: nn.Module) -> Itera
     import vision_transformer
 
     their_head = vision_transformer.DINOHead(64, 48, hidden_dim=64, bottleneck_dim=32)
-    shake(their_head)
+    perturb(their_head)
     our_head = DINOHead(SMALL)
     our_head.load_state_dict(their_head.state_dict())
     theirs = utils.MultiCropWrapper(official, their_head)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from claims import Claim, equal, largest_difference, shake, use_checkout
+from claims import Claim, equal, largest_difference, perturb, use_checkout
 
 from dyt import Norm, convert
 from dyt_dit import release_weights
@@ -37,7 +37,7 @@ def claims(checkout: Path) -> Iterator[Claim]:
         theirs = DiT(
             input_size=32, patch_size=patch, hidden_size=width, depth=DEPTH, num_heads=heads
         ).eval()
-        shake(theirs)
+        perturb(theirs)
         ours = DiffusionTransformer(network).eval()
         release_weights.load_state_dict(ours, theirs.state_dict(), "the official network")
         x, t = torch.randn(2, 4, 32, 32), torch.tensor([3, 700])

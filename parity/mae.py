@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from claims import (
     Claim,
-    equal,
+    equal_architectures,
     gradient_difference,
     largest_difference,
-    shake,
+    perturb,
     use_checkout,
 )
 from torch import nn
@@ -64,10 +64,7 @@ def claims(checkout: Path) -> Iterator[Claim]:
     ):
         with torch.device("meta"):
             ours, theirs = MaskedAutoencoder(config), make()
-        shapes = [{n: tuple(p.shape) for n, p in m.state_dict().items()} for m in (ours, theirs)]
-        count = sum(p.numel() for p in theirs.parameters())
-        yield equal(f"MAE {name}: names and shapes of all parameters", *shapes, note=f"{count:,}")
-        yield equal(f"MAE {name}: norm layers that `convert` finds", norms, len(convert(theirs)))
+        yield from equal_architectures(f"MAE {name}", ours, theirs, norms)
     for norm in (Norm.own(), Norm.dyt(0.5)):
         yield from small_network(models_mae, norm)
 
@@ -77,7 +74,7 @@ def small_network(models_mae: Any, norm: Norm) -> Iterator[Claim]:
     torch.manual_seed(0)
     theirs = official(models_mae, SMALL)
     convert(theirs, norm)
-    shake(theirs)
+    perturb(theirs)
     ours = MaskedAutoencoder(SMALL)
     convert(ours, norm)
     ours.load_state_dict(theirs.state_dict())

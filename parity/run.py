@@ -14,7 +14,8 @@ import platform
 import subprocess
 import sys
 import time
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +79,18 @@ def compute(name: str, checkout: Path) -> dict[str, Any]:
         "commit": commit(checkout),
         "date": time.strftime("%Y-%m-%d"),
         "python": platform.python_version(),
-        "versions": {package: version(package) for package in VERSIONS},
+        "versions": installed_versions(),
         "claims": claims,
     }
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the versions of the packages that are installed; fairseq is not on Python 3.14."""
+    versions = {}
+    for package in VERSIONS:
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions
 
 
 def compute_part(part: str, name: str, checkout: Path) -> None:

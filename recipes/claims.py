@@ -153,7 +153,7 @@ CLAIMS = (
         missing="no recipe for this table yet",
     ),
     Claim(
-        statement="DyT layers are faster than unfused RMSNorm layers, and not than compiled ones",
+        statement="DyT layers are faster than unfused RMSNorm layers, but not than compiled ones",
         source="CVPR, Table 7 and its appendix",
         test=None,
         missing="no recipe for this table yet",

@@ -1,4 +1,4 @@
-"""Commands that the upstream tables share: the miniature upstream, and arms at its size."""
+"""Smoke scale of the upstream tables, which runs the miniature upstream, and shared names."""
 
 from dyt_upstream.config import Script
 from matched import Metric, Resources, Run, Scale

@@ -20,35 +20,38 @@ from matched import Metric, Resources, Run, Scale, Table
 from recipes.cvpr2025.arms import LN_VS_DYT
 from recipes.upstream import common
 
-MAE_DATA = ("upstream.mae", "imagenet")
 FILES = ("--data_path", "{data.imagenet}", "--output_dir", "{output}", "--log_dir", "{output}")
 
-PRETRAIN_B = Script(
-    upstream="mae",
-    commit=UPSTREAMS["mae"].commit,
-    command=(
-        *("main_pretrain.py", "--model", "mae_vit_base_patch16", "--batch_size", "64"),
-        *("--norm_pix_loss", "--mask_ratio", "0.75", "--epochs", "800", "--warmup_epochs", "40"),
-        *("--blr", "1.5e-4", "--weight_decay", "0.05", *common.SEED, *FILES),
-    ),
-    metrics=("loss",),
+
+def mae(*command: str, metric: str, processes: int, total: int) -> Script:
+    """A script of MAE on ImageNet."""
+    return Script(
+        upstream="mae",
+        commit=UPSTREAMS["mae"].commit,
+        command=(*command, *common.SEED, *FILES),
+        metrics=(metric,),
+        processes=processes,
+        total=total,
+        data=("upstream.mae", "imagenet"),
+    )
+
+
+PRETRAIN_B = mae(
+    *("main_pretrain.py", "--model", "mae_vit_base_patch16", "--batch_size", "64"),
+    *("--norm_pix_loss", "--mask_ratio", "0.75", "--epochs", "800", "--warmup_epochs", "40"),
+    *("--blr", "1.5e-4", "--weight_decay", "0.05"),
+    metric="loss",
     processes=64,
     total=800,
-    data=MAE_DATA,
 )
-TUNE_B = Script(
-    upstream="mae",
-    commit=UPSTREAMS["mae"].commit,
-    command=(
-        *("main_finetune.py", "--model", "vit_base_patch16", "--finetune", "{needs.pretrained}"),
-        *("--batch_size", "32", "--epochs", "100", "--blr", "5e-4", "--layer_decay", "0.65"),
-        *("--weight_decay", "0.05", "--drop_path", "0.1", "--reprob", "0.25", "--mixup", "0.8"),
-        *("--cutmix", "1.0", "--dist_eval", *common.SEED, *FILES),
-    ),
-    metrics=("top1",),
+TUNE_B = mae(
+    *("main_finetune.py", "--model", "vit_base_patch16", "--finetune", "{needs.pretrained}"),
+    *("--batch_size", "32", "--epochs", "100", "--blr", "5e-4", "--layer_decay", "0.65"),
+    *("--weight_decay", "0.05", "--drop_path", "0.1", "--reprob", "0.25", "--mixup", "0.8"),
+    *("--cutmix", "1.0", "--dist_eval"),
+    metric="top1",
     processes=32,
     total=100,
-    data=MAE_DATA,
 )
 
 

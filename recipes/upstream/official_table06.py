@@ -9,7 +9,7 @@
 The commands of slurm_scripts/run_pretrain_hyena.sh and run_pretrain_caduceus.sh in
 kuleshov-group/caduceus, without wandb and for 16-bit training as they configure it. Caduceus runs
 without its fused sum and norm in both arms: the fused kernel reads eps and weight of the norm, and
-computes another network (see packages/caduceus/README.md). Fine-tuning on GenomicBenchmarks is a
+computes another function (see packages/caduceus/README.md). Fine-tuning on GenomicBenchmarks is a
 sweep over splits and learning rates, which ../cvpr2025/table06.py has.
 """
 

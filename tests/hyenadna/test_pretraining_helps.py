@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from matched import recipes
+from matched import projects, recipes
 
 ROOT = Path(__file__).parents[2]
 TASK = "human_enhancers_cohn"
@@ -15,7 +15,7 @@ TASK = "human_enhancers_cohn"
 @pytest.fixture
 def benchmark(monkeypatch):
     monkeypatch.setenv("MATCHED_ROOT", str(ROOT))
-    for cached in (recipes.root, recipes.paper_numbers, recipes.available):
+    for cached in (projects.root, recipes.paper_numbers, recipes.available):
         cached.cache_clear()  # they may hold another test's project
     file = ROOT / "benchmarks" / "dna_pretraining.py"
     spec = importlib.util.spec_from_file_location("dna_pretraining", file)

@@ -23,6 +23,7 @@ from matched import (
     job_status,
     lease,
     planning,
+    projects,
     provenance,
     recipes,
     run_directory,
@@ -347,7 +348,12 @@ def project(tmp_path, monkeypatch, capsys):
 
 
 def _forget() -> None:
-    for cached in (recipes.root, recipes.paper_numbers, recipes.available, data.registered_sources):
+    for cached in (
+        projects.root,
+        recipes.paper_numbers,
+        recipes.available,
+        data.registered_sources,
+    ):
         cached.cache_clear()
 
 

@@ -1,6 +1,7 @@
 """Every command on a tiny project: output, exit code and refusals."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -66,6 +67,17 @@ def test_table_is_not_cut_off_in_a_pipe(project):
 
 
 # --- run
+
+
+def test_report_ends_quietly_with_the_reader_of_its_pipe(project):
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "matched", "report"]
+    with os.fdopen(write) as pipe:
+        process = subprocess.run(
+            command, cwd=project.root, stdout=pipe, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    assert (process.returncode, process.stderr) == (1, "")
 
 
 def test_run_computes_one_cell_in_the_foreground(project):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from matched import recipes
+from matched import projects, recipes
 
 ROOT = Path(__file__).parents[2]
 
@@ -202,7 +202,7 @@ def test_root_is_found_from_a_subfolder(project, monkeypatch):
 @pytest.fixture
 def repository(project, monkeypatch):
     monkeypatch.setenv("MATCHED_ROOT", str(ROOT))
-    recipes.root.cache_clear()
+    projects.root.cache_clear()
 
 
 FILES = sorted((ROOT / "recipes").glob("*/table[0-9][0-9].py"))

@@ -1,4 +1,4 @@
-"""Report over all tables: summary files, the page, warnings, curves, and what it refuses."""
+"""Report over all tables: summary files, the page, warnings, curves, refusals."""
 
 import csv
 import html
@@ -97,6 +97,14 @@ def test_report_scales_are_separate_rows(project):
     assert records(project) == []
 
 
+def test_report_counts_runs_that_tables_share_once(project):
+    table = "TABLE = Table(arms=ARMS, scales=(scale(seeds=(0,), small=SMALL),))"
+    project.recipe(table)
+    project.recipe(table, name="second/table01")
+    project.finish("small.LN.0", top1=80.0)
+    assert "2 tables with 2 runs: 1 done," in project.cli("report")
+
+
 # --- what the page shows
 
 
@@ -177,10 +185,12 @@ def test_svg_line_is_interrupted_at_values_that_are_not_finite():
 def test_svg_ticks_are_round_numbers():
     assert svg.ticks(0.0, 1.0) == [0.0, 0.25, 0.5, 0.75, 1.0]
     assert svg.ticks(3.0, 3.0) == [3.0]
+    assert svg.ticks(1.0, 11.0, whole=True) == [3.0, 6.0, 9.0]
+    assert svg.ticks(1.0, 2.0, whole=True) == [1.0, 2.0]
     assert svg.number(20_000) == "20k" and svg.number(-0.5) == "−0.5"
 
 
-# --- what has to be in plain sight
+# --- warnings
 
 
 def warnings(project):

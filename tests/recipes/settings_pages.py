@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 
-from matched import TrainConfig, recipes
+from matched import TrainConfig, projects, recipes
 from matched.table import runs_with_needs
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +38,7 @@ RESOURCE_FIELDS = {"gpus", "shard_degree"}
 @cache
 def every_run():
     """Address → (config, resources) of every run of the recipes, at paper scale."""
-    for cached in (recipes.root, recipes.paper_numbers, recipes.available):
+    for cached in (projects.root, recipes.paper_numbers, recipes.available):
         cached.cache_clear()  # they may hold another test's project
     found = {}
     for name in recipes.available():

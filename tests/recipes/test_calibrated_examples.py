@@ -7,7 +7,7 @@ from unittest import mock
 import pytest
 
 from dyt import Norm
-from matched import recipes
+from matched import projects, recipes
 
 ROOT = Path(__file__).parents[2]
 CALIBRATED = "DyT (calibrated)"
@@ -29,7 +29,7 @@ def runs_of(run):
 @pytest.fixture
 def load():
     with mock.patch.dict(os.environ, MATCHED_ROOT=str(ROOT)):
-        for cached in (recipes.root, recipes.paper_numbers, recipes.available):
+        for cached in (projects.root, recipes.paper_numbers, recipes.available):
             cached.cache_clear()
         yield recipes.load
 

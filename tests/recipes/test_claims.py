@@ -17,7 +17,9 @@ def cells(test):
     return list(test.cells) if isinstance(test, (Diverges, Above)) else []
 
 
-@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.statement[:40])
+@pytest.mark.parametrize(
+    "claim", [c for c in CLAIMS if c.test], ids=lambda claim: claim.statement[:40]
+)
 def test_claims_name_cells_that_recipes_have(claim):
     tables = {key.table for key in cells(claim.test)}
     tables |= set(claim.test.tables) if isinstance(claim.test, NotWorse) else set()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dyt_hyenadna.genomic_benchmarks import TASKS
-from matched import recipes
+from matched import projects, recipes
 from matched.table import runs_with_needs
 from matched.training.schedule import lr_factor
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def here(monkeypatch):
     monkeypatch.setenv("MATCHED_ROOT", str(ROOT))
-    for cached in (recipes.root, recipes.paper_numbers, recipes.available):
+    for cached in (projects.root, recipes.paper_numbers, recipes.available):
         cached.cache_clear()  # they may hold another test's project
 
 

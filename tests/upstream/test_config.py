@@ -1,5 +1,7 @@
 """Tests of configs, facts about upstreams, log parsers and checkouts."""
 
+import math
+
 import pytest
 
 from dyt_upstream.checkout import check_checkout
@@ -38,9 +40,9 @@ def test_script_config_keeps_braces_of_hydra():
 
 
 def test_check_checkout_names_what_is_missing(tmp_path):
-    with pytest.raises(ValueError, match=r"is no folder; clone https://github.com/facebookres"):
+    with pytest.raises(ValueError, match=r"is not a folder; clone https://github.com/facebookres"):
         check_checkout("mae", tmp_path / "none")
-    with pytest.raises(ValueError, match=r"no checkout of facebookresearch/mae: it has no"):
+    with pytest.raises(ValueError, match=r"is not a checkout of facebookresearch/mae: it has no"):
         check_checkout("mae", tmp_path)
     (tmp_path / "train.py").touch()
     check_checkout("hyenadna", tmp_path)
@@ -52,7 +54,7 @@ def test_json_lines_parser_joins_repeated_steps(tmp_path):
         '{"epoch": 0, "loss": 4, "acc": NaN, "name": "x", "flag": true}\n'
     )
     first, second = json_lines("*.txt")(tmp_path, [])
-    assert first.pop("acc") != 0
+    assert math.isnan(first.pop("acc"))
     assert (first, second) == ({"step": 0, "loss": 4}, {"step": 1, "loss": 2.5})
     assert json_lines("missing.txt")(tmp_path, []) == []
 
@@ -87,4 +89,6 @@ def test_progress_bar_of_lightning_is_read(tmp_path):
 
 def test_matches_parser_reads_printed_lines_without_a_file(tmp_path):
     parse = matches(r"(?P<step>\d+) (?:a=(?P<a>\S+)|b=(?P<b>\S+))")
-    assert parse(tmp_path, ["1 a=2", "1 b=nan", "x"])[0]["a"] == 2
+    (record,) = parse(tmp_path, ["1 a=2", "1 b=nan", "x"])
+    assert math.isnan(record.pop("b"))
+    assert record == {"step": 1, "a": 2}

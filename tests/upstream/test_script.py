@@ -110,16 +110,19 @@ def test_script_stops_with_everything_it_started(context, checkout, own, monkeyp
     here = context(data={"upstream.own": folder})
 
     def stop_when_started():
-        while not (here.directory / "output" / "pids").exists():
+        pids = here.directory / "output" / "pids"
+        while not (pids.exists() and pids.read_text().endswith("\n")):
             time.sleep(0.1)
         monkeypatch.setattr(signals, "_received", [signal.SIGUSR2])
 
-    thread = threading.Thread(target=stop_when_started)
+    thread = threading.Thread(target=stop_when_started, daemon=True)
     thread.start()
     with pytest.raises(Interrupted):
         run(here, own())
     thread.join()
-    for pid in (here.directory / "output" / "pids").read_text().split():
+    pids = (here.directory / "output" / "pids").read_text().split()
+    assert len(pids) == 2
+    for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(int(pid), 0)
 

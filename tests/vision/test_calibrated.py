@@ -83,6 +83,7 @@ def test_calibrated_alpha_fits_images_of_the_seed(name, small):
 def test_calibrated_student_and_teacher_start_with_equal_alpha(small):
     values = alphas(build_dino(replace(TINY_DINO, norm=NORM), small))
     student = {path: value for path, value in values.items() if path.startswith("student.")}
+    assert student
     assert {path.replace("student.", "teacher."): v for path, v in student.items()} == {
         path: value for path, value in values.items() if path.startswith("teacher.")
     }
@@ -111,7 +112,9 @@ def test_fine_tuning_from_scratch_is_calibrated(monkeypatch, small, tmp_path):
     config = replace(TINY_TUNING, norm=NORM)
     where = {"data": {"imagenet": small}}
     caught = learner(monkeypatch, tmp_path, config, finetuning, **where)
-    assert all(value != 0.5 for value in alphas(caught.model).values())
+    values = alphas(caught.model)
+    assert values
+    assert all(value != 0.5 for value in values.values())
 
 
 def test_probing_takes_alpha_of_the_teacher(small, tmp_path):

@@ -8,6 +8,7 @@ import torch
 
 from dyt_vision import dino, mae, probing
 from dyt_vision import weights as pretrained
+from matched.training.artifacts import PRETRAINING_DIVERGED
 
 from .tiny import (
     ARMS,
@@ -156,7 +157,7 @@ class TestPretrainedWeights:
 
     def test_diverged_pretraining_gives_a_diverged_outcome(self, tmp_path, small):
         (tmp_path / "result.json").write_text(json.dumps({"outcome": "diverged"}))
-        assert probed(tmp_path / "run", small, tmp_path)[0] == pretrained.PRETRAINING_DIVERGED
+        assert probed(tmp_path / "run", small, tmp_path)[0] == PRETRAINING_DIVERGED
 
     def test_dyt_is_loaded_with_its_alphas(self, started):
         config = replace(TINY_PROBING, norm=DYT)

@@ -14,7 +14,7 @@ from dyt import Norm
 from dyt_vision import image_data, supervised
 from dyt_vision.config import DINO, MAE, FineTuning, Probing
 from dyt_vision.transforms import evaluation_transform
-from matched import recipes
+from matched import projects, recipes
 from matched.task import Context
 from matched.training import checkpoint
 
@@ -26,7 +26,7 @@ ARMS = {"LN": OWN, "DyT": DYT}
 def runs_of_table1(scale):
     """The runs of CVPR's Table 1 at one scale."""
     with mock.patch.dict(os.environ, MATCHED_ROOT=str(ROOT)):
-        for cached in (recipes.root, recipes.paper_numbers, recipes.available):
+        for cached in (projects.root, recipes.paper_numbers, recipes.available):
             cached.cache_clear()  # they may hold another test's project
         recipe = recipes.load("table1")
     return recipe.scale(scale).runs

@@ -2,8 +2,8 @@
 
 ConvNeXt-L with DyT is above LN in each of the seeds 0 to 4, by 2.2, 2.5, 1.4, 1.7 and 2.2 points,
 which is more than the spread over seeds. The learning rate is not the cause: at 3e-3, that of the
-ViTs, the differences are 1.7 and 3.3 (seeds 0 and 1). Nor is it the width: seven blocks of
-ConvNeXt-B's widths give 93.9 ± 0.8 with LN and 96.2 ± 0.6 with DyT (seeds 0 and 1).
+ViTs, the differences are 1.7 and 3.3 (seeds 0 and 1). The width is not the cause either: seven
+blocks of ConvNeXt-B's widths give 93.9 ± 0.8 with LN and 96.2 ± 0.6 with DyT (seeds 0 and 1).
 """
 
 from dataclasses import replace

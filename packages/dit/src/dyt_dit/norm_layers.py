@@ -1,7 +1,7 @@
 """Analysis of the norm layers of a trained diffusion transformer: CVPR 2025, Figure 2.
 
-The config is that of the training, which the run needs under the name "trained", besides its
-"latents". The task writes norm_layers.npz (``dyt.norm_analysis.to_arrays``).
+The config is that of the training, which the run needs under the name "trained", in addition
+to "latents". The task writes norm_layers.npz (``dyt.norm_analysis.to_arrays``).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dyt_dit.latent_cache import Latents
 from dyt_dit.model import build
 from dyt_dit.training import HeldOutLoss
 from matched.task import Context, Outcome
-from matched.training.artifacts import has_diverged, save_arrays
+from matched.training.artifacts import TRAINING_DIVERGED, has_diverged, save_arrays
 from matched.training.checkpoint import load_weights
 from matched.training.distributed import process_group
 from matched.training.fingerprint import batch_digest
@@ -31,8 +31,7 @@ def analyze(context: Context, config: Training) -> Outcome:
     """
     trained = context.needs["trained"]
     if has_diverged(trained):
-        details = {"reason": "the training diverged"}
-        return Outcome(metrics={}, diverged=True, steps=0, details=details)
+        return TRAINING_DIVERGED
     with process_group(context) as device:
         model, paths = build(config)
         load_weights(model, trained)

@@ -25,7 +25,7 @@ from dyt_dit.model import DiffusionTransformer, replace_norms
 from dyt_dit.training import WEIGHTS, WEIGHTS_KEYS
 from matched.files import DamagedFileError, read_json
 from matched.task import Context, Outcome
-from matched.training.artifacts import has_diverged, load_artifact
+from matched.training.artifacts import TRAINING_DIVERGED, has_diverged, load_artifact
 from matched.training.distributed import on_rank0, process_group
 from matched.training.file_tasks import (
     digest,
@@ -54,8 +54,7 @@ def generate(context: Context, config: Sampling) -> Outcome:
     """
     trained = context.needs["trained"]
     if has_diverged(trained):
-        details = {"reason": "the training diverged"}
-        return Outcome(metrics={}, diverged=True, steps=0, details=details)
+        return TRAINING_DIVERGED
     with process_group(context) as device:
         directory, batches = context.directory, context.directory / BATCHES
         names = [f"{i:06d}.npy" for i in range(-(-config.count // config.batch))]

@@ -44,7 +44,7 @@ from dyt_dit.reference import read_reference
 from dyt_dit.sample_grid import draw_sample_grid
 from matched.files import CHECKSUM_SUFFIX
 from matched.task import Context, Outcome
-from matched.training.artifacts import has_diverged
+from matched.training.artifacts import TRAINING_DIVERGED, has_diverged
 from matched.training.distributed import on_rank0, process_group, raise_on_all_ranks
 from matched.training.file_tasks import digest, make_files, remove_stale_files
 from matched.training.fingerprint import digest_of
@@ -68,8 +68,7 @@ def score(context: Context, config: Scoring) -> Outcome:
     if "samples" not in context.needs:
         raise ValueError('scoring needs a run of Sampling under the name "samples"')
     if has_diverged(context.needs["samples"]):
-        details = {"reason": "the training diverged"}
-        return Outcome(metrics={}, diverged=True, steps=0, details=details)
+        return TRAINING_DIVERGED
     with process_group(context) as device, deterministic_float32():
         with raise_on_all_ranks():
             scorer = Scorer(context, config, device)

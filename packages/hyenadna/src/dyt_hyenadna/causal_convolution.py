@@ -78,7 +78,7 @@ def _backward(grad: Tensor, x: Tensor, filters: Tensor) -> tuple[Tensor, Tensor]
 
 
 def _channel_groups(x: Tensor, size: int) -> list[slice]:
-    """Return ranges of channels whose spectra are computed at a time: on a GPU all.
+    """Return the ranges of channels whose spectra are computed at a time: on a GPU, one of all.
 
     The C library returns freed blocks above 32 MB to the system, and every page of a new one costs
     a fault: in long sequences as much time as the transforms.

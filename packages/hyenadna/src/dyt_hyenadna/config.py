@@ -94,8 +94,8 @@ class WeightsImport:
     """Released weights as the start of fine-tuning, instead of a pretraining.
 
     Attributes:
-        norm: the network's own. The weights were trained with it, and another layer computes
-            something else with them.
+        norm: the network's own. The weights were trained with it, and give another function
+            with another layer.
         data: source of the weights.
     """
 

@@ -21,15 +21,11 @@ from dyt_hyenadna.networks import HYENADNA, Networks
 from dyt_hyenadna.pretraining import read_pretrained
 from matched.task import Context, Outcome
 from matched.training import Learner, fit
-from matched.training.artifacts import has_diverged
+from matched.training.artifacts import PRETRAINING_DIVERGED, has_diverged
 from matched.training.batches import seeded_batch
 from matched.training.distributed import process_group
 
 log = logging.getLogger("matched")
-PRETRAINING_DIVERGED = Outcome(
-    metrics={}, diverged=True, steps=0, details={"reason": "the pretraining diverged"}
-)
-"""Outcome of a run whose pretraining left no usable weights."""
 CALIBRATION_SEQUENCES = 32
 """Sequences that a calibrated α is fitted to where nothing is pretrained."""
 

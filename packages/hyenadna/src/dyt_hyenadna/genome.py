@@ -32,8 +32,8 @@ BLOCK = 1 << 24
 """Bytes copied at a time."""
 LETTERS = b"ACGTNRYSWKMBDHVU"
 """Letters of a sequence: bases, N, IUPAC's codes for ambiguous bases, and U."""
-SAMPLES, SAMPLE = 16, 1 << 12
-"""Blocks of a FASTA that are hashed, at equal distances, and their bytes."""
+HASHED_BLOCKS, HASHED_BLOCK = 16, 1 << 12
+"""Number of blocks of a FASTA that are hashed, at equal distances, and bytes of each."""
 HEADERS = (1 << 12, 1 << 20)
 """Bytes in which a record's description is looked for: usually enough, and at most."""
 MAX_NAMES = 3
@@ -166,8 +166,8 @@ def some(names: Iterable[str], most: int = MAX_NAMES) -> str:
 def index_fasta(fasta: Path, index: Path) -> None:
     """Index a FASTA file; the index appears only when it is complete.
 
-    Beside ``index`` there is a JSON file with the size of the FASTA and a hash of a sample of it.
-    An index that a tool left beside the FASTA is not used.
+    A JSON file next to ``index`` has the size of the FASTA and a hash of a sample of it. An index
+    that a tool left next to the FASTA is not used.
 
     Raises:
         ValueError: if the file is not a FASTA file with lines of one length, a record is empty or
@@ -212,9 +212,9 @@ def _hash_sample(fasta: Path, size: int) -> str:
     """Return a hash of blocks at equal distances, the first and the last of the file among them."""
     digest = hashlib.blake2b(digest_size=16)
     with fasta.open("rb") as file:
-        for number in range(SAMPLES):
-            file.seek(number * max(0, size - SAMPLE) // (SAMPLES - 1))
-            digest.update(file.read(SAMPLE))
+        for number in range(HASHED_BLOCKS):
+            file.seek(number * max(0, size - HASHED_BLOCK) // (HASHED_BLOCKS - 1))
+            digest.update(file.read(HASHED_BLOCK))
     return digest.hexdigest()
 
 

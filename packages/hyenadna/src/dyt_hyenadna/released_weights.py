@@ -25,9 +25,9 @@ def import_weights(context: Context, config: ReleasedWeights) -> Outcome:
 
 
 def import_network_weights(context: Context, config: WeightsImport, networks: Networks) -> Outcome:
-    """Check the weights against the network, and write them for fine-tuning.
+    """Check released weights against the network, and write them for fine-tuning.
 
-    The outcome has a hash of the weights, because the run is the same whatever file is at the path.
+    The outcome has a hash of the weights, because the run's signature does not depend on the file.
 
     Raises:
         ValueError: if there are no such weights, or they are of another network.

@@ -13,12 +13,12 @@ from dyt_upstream.upstreams import find_upstream
 
 @dataclass(frozen=True, kw_only=True)
 class Checkout:
-    """A checkout as a run finds it.
+    """State of a checkout.
 
     Attributes:
-        commit: None for a folder that git does not know.
+        commit: None if the folder is not a git repository.
         changed: files with uncommitted changes.
-        warnings: sentences for the table about whatever differs from what the recipe names.
+        warnings: sentences for the table about differences from the recipe's commit.
     """
 
     path: Path
@@ -59,13 +59,15 @@ def check_checkout(upstream: str, path: Path) -> None:
     """Raise ValueError unless the folder has the training scripts of an upstream."""
     facts = find_upstream(upstream)
     if not path.is_dir():
-        raise ValueError(f"{path} is no folder; clone https://github.com/{facts.repository} there")
+        raise ValueError(
+            f"{path} is not a folder; clone https://github.com/{facts.repository} there"
+        )
     for command in facts.scripts:
         words = command.split()
         file = f"{words[1].replace('.', '/')}.py" if words[0] == "-m" else words[0]
         if not (path / file).is_file():
             raise ValueError(
-                f"{path} is no checkout of {facts.repository}: it has no {file}; clone "
+                f"{path} is not a checkout of {facts.repository}: it has no {file}; clone "
                 f"https://github.com/{facts.repository} there"
             )
 

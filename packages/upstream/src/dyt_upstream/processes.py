@@ -1,4 +1,4 @@
-"""Process tree of a training script: start, output, and an end that leaves no process behind."""
+"""Process tree of a training script: start, output, and a stop that ends all descendants."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def latest_by_step(records: Sequence[Record]) -> list[Record]:
 
 
 def renamed(record: Mapping[str, float], names: Mapping[str, str]) -> Record:
-    """Return the numbers of a record that have a name of ours, under that name."""
+    """Return the numbers of a record under our names; those without one are left out."""
     return {ours: record[theirs] for theirs, ours in names.items() if theirs in record}
 
 

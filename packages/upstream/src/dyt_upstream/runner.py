@@ -25,8 +25,8 @@ from dyt_upstream.runner_options import ERROR_PREFIX, USER_ERROR, die_with_paren
 
 
 def main(specification: dict[str, Any]) -> int:
-    """Run the script and return the exit status; SystemExit of the script passes."""
-    die_with_parent()  # which under torchrun is the agent
+    """Run the script and return the exit status; SystemExit of the script is not caught."""
+    die_with_parent()  # under torchrun, the parent is its agent
     seed = specification["seed"]
     random.seed(seed)
     np.random.seed(seed)

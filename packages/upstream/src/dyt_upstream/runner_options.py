@@ -1,4 +1,7 @@
-"""What the runner and the process that starts it share; no torch."""
+"""Exit status and error prefix of the script runner, and its end with its parent.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,6 @@ PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent() -> None:
-    """Let the kernel kill this process when its parent ends, so that no script runs on alone."""
+    """Let the kernel kill this process when its parent ends, so that no script outlives its run."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

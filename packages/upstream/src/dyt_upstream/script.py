@@ -42,8 +42,8 @@ def run(context: Context, config: Script) -> Outcome:
     """Run the script to its end, or until it gives up on its loss; resume where it can.
 
     Raises:
-        ValueError: if the checkout is none, the number of processes is another one, the script
-            fails, no norm was replaced, or the script's log lacks a metric.
+        ValueError: if the job has fewer processes than the recipe, the script fails, no norm was
+            replaced, or the script's log lacks a metric.
         Interrupted: if the process was asked to stop; the script has been ended.
     """
     # A job on this machine has the processes of its largest run, and the others use fewer.
@@ -220,7 +220,7 @@ class _Attempt:
         shown.pop("step", None)
         self.context.write_progress(step, max(step, self.config.total), shown=shown)
         if newest(self.output, self.facts.checkpoints) is not None:
-            # Tells the requeuer that the job makes progress.
+            # A job that adds no file of this name is not requeued.
             marker = self.context.owned_path(f"checkpoints/step_{step}")
             if not marker.exists():
                 marker.parent.mkdir(exist_ok=True)

@@ -1,6 +1,6 @@
 """Facts about upstream repositories: commits, training scripts, logs, checkpoints and resume flags.
 
-Sources are the repositories at the commits named here. No torch, so that recipes load fast.
+Sources are the repositories at the commits named here. Imports no torch: recipes load fast.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class Upstream:
 
     Attributes:
         repository: owner and name on GitHub; "" for the one in this package.
-        commit: the commit that our facts are of.
+        commit: the commit that these facts describe.
         scripts: first words of a command, joined by a space → facts.
-        shims: module to import before the scripts, for versions of libraries that they do not
-            know; "" if none is needed. It changes no norm.
+        shims: module to import before the scripts, for libraries that are newer than the
+            scripts; "" if none is needed. It changes no norm.
     """
 
     repository: str
@@ -54,6 +54,24 @@ class Upstream:
 
 
 _LOSS = {"train_loss": "loss"}
+
+
+def _deit_script(*higher: str, **metrics: str) -> ScriptFacts:
+    """Return the facts of a script with log.txt, checkpoints and --resume as DeiT's main.py.
+
+    Args:
+        higher: our names of which a higher value is better.
+        metrics: name in the log → name in our tables, in addition to the loss.
+    """
+    return ScriptFacts(
+        records=json_lines("log.txt"),
+        metrics={**_LOSS, **metrics},
+        higher=higher,
+        checkpoints="checkpoint-*.pth",
+        resume=("--resume", "{checkpoint}"),
+    )
+
+
 _LIGHTNING = ScriptFacts(
     # The progress bar, because the only log is that of wandb. Steps count within an epoch.
     records=matches(r"^Epoch \d+: .* (?P<step>\d+)/\d+ .*\btrain/loss=(?P<train_loss>[^,\]]+)"),
@@ -66,34 +84,15 @@ UPSTREAMS = {
     "miniature": Upstream(
         repository="",
         commit="",
-        scripts={
-            "train.py": ScriptFacts(
-                records=json_lines("log.txt"),
-                metrics={**_LOSS, "test_acc": "accuracy"},
-                higher=("accuracy",),
-                checkpoints="checkpoint-*.pth",
-                resume=("--resume", "{checkpoint}"),
-            )
-        },
+        scripts={"train.py": _deit_script("accuracy", test_acc="accuracy")},
     ),
     "mae": Upstream(
         repository="facebookresearch/mae",
         commit="efb2a8062c206524e35e47d04501ed4f544c0ae8",
         shims="dyt_upstream.shims.mae",
         scripts={
-            "main_pretrain.py": ScriptFacts(
-                records=json_lines("log.txt"),
-                metrics=_LOSS,
-                checkpoints="checkpoint-*.pth",
-                resume=("--resume", "{checkpoint}"),
-            ),
-            "main_finetune.py": ScriptFacts(
-                records=json_lines("log.txt"),
-                metrics={**_LOSS, "test_acc1": "top1", "test_acc5": "top5"},
-                higher=("top1", "top5"),
-                checkpoints="checkpoint-*.pth",
-                resume=("--resume", "{checkpoint}"),
-            ),
+            "main_pretrain.py": _deit_script(),
+            "main_finetune.py": _deit_script("top1", "top5", test_acc1="top1", test_acc5="top5"),
         },
     ),
     "dino": Upstream(

@@ -65,7 +65,7 @@ def pretrain(context: Context, config: DINO) -> Outcome:
             student=model.student.state_dict(),
             teacher=model.teacher.state_dict(),
         )
-        return pictures.named_in(outcome, context, PICTURE)
+        return pictures.with_picture(outcome, context, PICTURE)
 
 
 def build(

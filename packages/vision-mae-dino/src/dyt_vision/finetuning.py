@@ -21,7 +21,7 @@ from dyt_vision.config import FineTuning
 from dyt_vision.mae_model import EPSILON
 from matched.task import Context, Outcome
 from matched.training import fit, reseed
-from matched.training.artifacts import has_diverged
+from matched.training.artifacts import PRETRAINING_DIVERGED, has_diverged
 from matched.training.distributed import process_group
 
 log = logging.getLogger("matched")
@@ -40,7 +40,7 @@ def train(context: Context, config: FineTuning) -> Outcome:
     """
     pretraining = context.needs.get("pretrained")
     if pretraining is not None and has_diverged(pretraining):
-        return weights.PRETRAINING_DIVERGED
+        return PRETRAINING_DIVERGED
     with process_group(context) as device:
         data = supervised.load_data(context, config)
         run = partial(supervised.run_on_images, config, data)

@@ -59,7 +59,7 @@ def pretrain(context: Context, config: MAE) -> Outcome:
         )
         outcome = fit(context, config, learner, device)
         weights.export(context, model=model.state_dict())
-        return pictures.named_in(outcome, context, PICTURE)
+        return pictures.with_picture(outcome, context, PICTURE)
 
 
 def build(

@@ -1,7 +1,8 @@
 """Norm layers of classifiers: analysis after training (CVPR 2025, Figures 2, 4, 8) and during it.
 
 ``analyze`` has the config of the training that its run needs under the name "trained". It writes
-norm_layers.npz (``dyt.norm_analysis.to_arrays``); its metrics are ``dyt.norm_analysis``'s.
+norm_layers.npz (``dyt.norm_analysis.to_arrays``); its metrics are those of
+``dyt.norm_analysis.shape_metrics``.
 ``train_and_record`` trains with records of α and 1/std at each evaluation (Figure 7).
 """
 
@@ -18,15 +19,10 @@ from dyt.norm_analysis import record_norms, shape_metrics, to_arrays
 from dyt_vision import models
 from dyt_vision.config import Supervised
 from dyt_vision.image_data import ImageSplits
-from dyt_vision.supervised import (
-    load_data,
-    make_learner,
-    make_optimizer,
-    run_on_images,
-)
+from dyt_vision.supervised import load_data, make_learner, make_optimizer, run_on_images
 from matched.task import Context, Outcome
 from matched.training import fit
-from matched.training.artifacts import has_diverged, save_arrays
+from matched.training.artifacts import TRAINING_DIVERGED, has_diverged, save_arrays
 from matched.training.checkpoint import load_weights
 from matched.training.distributed import process_group
 from matched.training.fingerprint import batch_digest
@@ -45,8 +41,7 @@ def analyze(context: Context, config: Supervised) -> Outcome:
     """
     trained = context.needs["trained"]
     if has_diverged(trained):
-        details = {"reason": "the training diverged"}
-        return Outcome(metrics={}, diverged=True, steps=0, details=details)
+        return TRAINING_DIVERGED
     with process_group(context) as device:
         data = load_data(context, config)
         model, paths = models.build(config, data.classes)
@@ -81,11 +76,15 @@ def train_and_record(context: Context, config: Supervised) -> Outcome:
         learner = make_learner(context, config, data, model, norms, optimizer, device)
         images = _batch(data, config).to(device)
         evaluate = learner.evaluate
-        learner.evaluate = lambda model: {**evaluate(model), **_inputs(model, images, norms)}
+        learner.evaluate = lambda model: {
+            **evaluate(model),
+            **_alphas_and_stds(model, images, norms),
+        }
         return fit(context, config, learner, device)
 
 
-def _inputs(model: nn.Module, images: Tensor, paths: Collection[str]) -> dict[str, float]:
+def _alphas_and_stds(model: nn.Module, images: Tensor, paths: Collection[str]) -> dict[str, float]:
+    """Return α and 1/std of the inputs of each norm layer, with the keys of evaluations."""
     records = record_norms(model, lambda: model(images), paths=paths)
     alphas = {f"alpha/{path}": r.alpha for path, r in records.items() if r.alpha is not None}
     return {**alphas, **{f"inverse_std/{path}": 1 / r.input_std for path, r in records.items()}}

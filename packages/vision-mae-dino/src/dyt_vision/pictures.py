@@ -31,8 +31,8 @@ def save(context: Context, name: str, rows: Tensor) -> None:
     on_rank0(lambda: _save(context, name, rows))
 
 
-def named_in(outcome: Outcome, context: Context, name: str) -> Outcome:
-    """Return the outcome with the picture that tables show; unchanged if it was never written."""
+def with_picture(outcome: Outcome, context: Context, name: str) -> Outcome:
+    """Return the outcome with the name of the picture that tables show, if it was written."""
     if not (context.directory / name).is_file():  # diverged before the first evaluation
         return outcome
     return replace(outcome, details={**outcome.details, "picture": name})

@@ -22,7 +22,7 @@ from dyt_vision.models import replace_norms
 from dyt_vision.transforms import evaluation_transform, training_transform
 from matched.task import Context, Outcome
 from matched.training import Learner, fit, reseed
-from matched.training.artifacts import has_diverged
+from matched.training.artifacts import PRETRAINING_DIVERGED, has_diverged
 from matched.training.distributed import process_group
 
 log = logging.getLogger("matched")
@@ -42,7 +42,7 @@ def train(context: Context, config: Probing) -> Outcome:
         raise ValueError('a probe needs a pretraining run under the name "pretrained"')
     pretraining = context.needs["pretrained"]
     if has_diverged(pretraining):
-        return weights.PRETRAINING_DIVERGED
+        return PRETRAINING_DIVERGED
     with process_group(context) as device:
         data = image_data.load(
             config,

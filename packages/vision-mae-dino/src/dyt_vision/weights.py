@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from matched.task import Context, Outcome
+from matched.task import Context
 from matched.training.artifacts import (
     gather_state_dict,
     load_artifact,
@@ -26,11 +26,6 @@ CLASSIFIER_ONLY = ("head.", "fc_norm.")
 """Prefixes of a classifier's parameters that pretraining does not have."""
 PRETRAINING_ONLY = ("head.", "norm.", "mask_token", "decoder")
 """Prefixes of pretraining parameters that a classifier, which normalizes after pooling, lacks."""
-
-PRETRAINING_DIVERGED = Outcome(
-    metrics={}, diverged=True, steps=0, details={"reason": "the pretraining diverged"}
-)
-"""Outcome of a run whose pretraining left no usable weights."""
 
 StateDict = Mapping[str, Tensor]
 

@@ -1,7 +1,7 @@
 """Analysis of the norm layers of a pretrained wav2vec 2.0: the task of CVPR 2025, Figure 2.
 
-The config is that of the pretraining, which the run needs under the name "trained", besides its
-"speech". The task writes norm_layers.npz (``dyt.norm_analysis.to_arrays``).
+The config is that of the pretraining, which the run needs under the name "trained", in
+addition to "speech". The task writes norm_layers.npz (``dyt.norm_analysis.to_arrays``).
 """
 
 from __future__ import annotations
@@ -15,7 +15,12 @@ from dyt_wav2vec.evaluation import validation_batches
 from dyt_wav2vec.pretraining import PretrainingRun, quiet_fairseq, write_manifest
 from matched.task import Context, Outcome
 from matched.training import checkpoint, reseed
-from matched.training.artifacts import has_diverged, save_arrays, state_dict_mismatches
+from matched.training.artifacts import (
+    TRAINING_DIVERGED,
+    has_diverged,
+    save_arrays,
+    state_dict_mismatches,
+)
 from matched.training.distributed import on_rank0, process_group
 from matched.training.fingerprint import batch_digest
 
@@ -30,8 +35,7 @@ def analyze(context: Context, config: Pretraining) -> Outcome:
     """
     trained = context.needs["trained"]
     if has_diverged(trained):
-        details = {"reason": "the training diverged"}
-        return Outcome(metrics={}, diverged=True, steps=0, details=details)
+        return TRAINING_DIVERGED
     with (
         process_group(context) as device,
         fairseq_compat.isolated_state(context.world_size),

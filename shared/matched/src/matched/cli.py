@@ -26,6 +26,7 @@ from matched import (
     overrides,
     planning,
     preflight,
+    projects,
     recipes,
     site,
     submission,
@@ -48,6 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = _parser().parse_args(arguments)
     try:
         code = given.do(given)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has ended, such as head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
     except ValueError as error:
         code = _report_error(str(error))
     except OSError as error:
@@ -323,7 +328,7 @@ def _is_live(run: RunFiles, queue: SlurmQueue) -> bool:
 
 def _find_run(signature: str) -> RunFiles:
     """Return the directory of the run whose signature starts with ``signature``."""
-    folder = site.read(site.find(recipes.current_project())).runs_folder
+    folder = site.read(site.find(projects.current())).runs_folder
     if not re.fullmatch("[0-9a-f]{3,12}", signature):
         raise ValueError(
             f"{signature!r} is not a signature; expected 12 of the digits 0-9 and a-f, or at least "

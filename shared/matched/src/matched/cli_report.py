@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from matched import checkout, recipes, site
+from matched import checkout, projects, recipes, site
 from matched.table import SCALES
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def add_commands(commands: Commands) -> None:
 def _report(given: argparse.Namespace) -> int:
     from matched.report import write_report
 
-    project = recipes.current_project()
+    project = projects.current()
     checkout.check_packages(project)
     settings = site.read(site.find(project))
     lines = write_report(
@@ -76,7 +76,7 @@ def _report(given: argparse.Namespace) -> int:
 def _figure(given: argparse.Namespace) -> int:
     from matched.report import figure_list, figures
 
-    project = recipes.root()
+    project = projects.root()
     if given.needs:
         print("\n".join(figure_list.needed_recipes(figure_list.find(project, given.figure))))
         return 0

@@ -26,29 +26,16 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossCurves:
-    """Training loss against the step, one panel per source, with all of its arms."""
+class _RunsFigure:
+    """A figure with a panel for each source."""
 
     caption: str
     sources: tuple[Source, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class NormShapes:
-    """Outputs of norm layers against their inputs, before the affine part.
-
-    Attributes:
-        layers: panels of each source, spread evenly from the first to the last layer.
-    """
-
-    caption: str
-    sources: tuple[Source, ...]
-    layers: int = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokensAndChannels:
-    """Outputs of norm layers against inputs, coloured by token and by channel.
+class _LayersFigure:
+    """A figure of some layers of one network.
 
     Attributes:
         depths: the layers, as parts of the depth: 0 is the first layer, 1 the last.
@@ -64,49 +51,61 @@ class TokensAndChannels:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlphaAgainstStd:
-    """α of each DyT layer against 1/std of its inputs, at the end of training."""
-
+class _FigureWithoutRuns:
     caption: str
-    sources: tuple[Source, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class AlphaDuringTraining:
-    """α and 1/std of the inputs of some DyT layers after each epoch.
-
-    Attributes:
-        depths: the layers, as parts of the depth.
-    """
-
-    caption: str
-    source: Source
-    depths: tuple[float, ...] = (0.25, 0.75)
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        return (self.source,)
+        return ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class TanhCurves:
+class LossCurves(_RunsFigure):
+    """Training loss against the step, one panel per source, with all of its arms."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormShapes(_RunsFigure):
+    """Outputs of norm layers against their inputs, before the affine part.
+
+    Attributes:
+        layers: panels of each source, spread evenly from the first to the last layer.
+    """
+
+    layers: int = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokensAndChannels(_LayersFigure):
+    """Outputs of norm layers against inputs, coloured by token and by channel."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlphaAgainstStd(_RunsFigure):
+    """α of each DyT layer against 1/std of its inputs, at the end of training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlphaDuringTraining(_LayersFigure):
+    """α and 1/std of the inputs of some DyT layers after each epoch."""
+
+    depths: tuple[float, ...] = (0.25, 0.75)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TanhCurves(_FigureWithoutRuns):
     """tanh(αx) for several α."""
 
-    caption: str
     alphas: tuple[float, ...]
-    sources: tuple[Source, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlockDiagram:
+class BlockDiagram(_FigureWithoutRuns):
     """A Transformer block with a norm layer, and with DyT instead."""
 
-    caption: str
-    sources: tuple[Source, ...] = ()
-
 
 @dataclass(frozen=True, kw_only=True)
-class BestAlpha0:
+class BestAlpha0(_FigureWithoutRuns):
     """The best α0 against the width of the model, as the paper prints it in a table.
 
     Attributes:
@@ -114,10 +113,8 @@ class BestAlpha0:
         metric: key of α0 in the cells.
     """
 
-    caption: str
     series: Mapping[str, tuple[str, str]]
     metric: str = "alpha0"
-    sources: tuple[Source, ...] = ()
 
 
 Figure = (

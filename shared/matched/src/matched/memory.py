@@ -14,8 +14,7 @@ GIB = 1 << 30
 class MemoryEstimate:
     """Bytes on the device of one process at the peak of a training step.
 
-    What the driver, the libraries and the gaps of the allocator take is not included: often 2 to
-    4 GB of a GPU.
+    Memory of the driver and of libraries, and gaps of the allocator, are not included.
 
     Attributes:
         weights: this process's part of the weights, as the optimizer updates them.

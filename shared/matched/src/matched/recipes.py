@@ -25,6 +25,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from matched import projects
 from matched.errors import one_line
 from matched.files import read_text
 from matched.matching import check_matched
@@ -32,7 +33,6 @@ from matched.run import Run
 from matched.table import SCALES, Metric, Scale, Table
 
 T = TypeVar("T")
-PAPER_FILE = "paper.toml"
 MAX_CHANGES_IN_NAME = 80
 """Most characters of changed fields in the names of results."""
 
@@ -151,54 +151,9 @@ def _unknown_name(name: str, known: list[str], what: str) -> str:
 
 
 @cache
-def root() -> Path:
-    """Return the project's folder: the first with recipes/paper.toml, from here upwards.
-
-    The search starts at the current folder, or at MATCHED_ROOT if it is set.
-
-    Raises:
-        ValueError: if no folder has the file.
-    """
-    start = Path(os.environ.get("MATCHED_ROOT") or Path.cwd()).absolute()
-    folder = _enclosing_project(start)
-    if folder is None:
-        raise ValueError(
-            f"no recipes/{PAPER_FILE} in {start} or above it; "
-            "run this inside the repository, or set MATCHED_ROOT to it"
-        )
-    return folder
-
-
-def _enclosing_project(start: Path) -> Path | None:
-    for folder in (start, *start.parents):
-        if (folder / "recipes" / PAPER_FILE).is_file():
-            return folder
-    return None
-
-
-def project_folder(recipe_file: Path) -> Path:
-    """Return the folder of site.toml, runs/ and results/ for a user's own recipe file.
-
-    It is the project given by MATCHED_ROOT, else the one that contains the file, else the one that
-    contains the current folder, and outside of any project the folder of the file.
-    """
-    if os.environ.get("MATCHED_ROOT"):
-        return root()
-    folder = recipe_file.parent
-    return _enclosing_project(folder) or _enclosing_project(Path.cwd()) or folder
-
-
-def current_project() -> Path:
-    """Return the project's folder, or outside of any project the current folder."""
-    if os.environ.get("MATCHED_ROOT"):
-        return root()
-    return _enclosing_project(Path.cwd()) or Path.cwd()
-
-
-@cache
 def paper_numbers(project: Path | None = None) -> dict[str, Any]:
     """Return the content of recipes/paper.toml: paper → its venue, prefix and tables."""
-    path = (project or root()) / "recipes" / PAPER_FILE
+    path = (project or projects.root()) / "recipes" / projects.PAPER_FILE
     try:
         return tomllib.loads(read_text(path))
     except tomllib.TOMLDecodeError as error:
@@ -210,7 +165,7 @@ def available(project: Path | None = None) -> dict[str, Path]:
     """Return table name → recipe file for every recipe of the project."""
     paths = {}
     for paper, tables in paper_numbers(project).items():
-        for path in sorted(((project or root()) / "recipes" / paper).glob("table*.py")):
+        for path in sorted(((project or projects.root()) / "recipes" / paper).glob("table*.py")):
             if match := re.fullmatch(r"table(\d+)", path.stem):
                 paths[f"{tables['prefix']}table{int(match[1])}"] = path
     return paths
@@ -231,15 +186,17 @@ def load(name: str) -> Recipe:
         return _load_file(Path(os.path.abspath(os.path.expanduser(name))))
     name = match_name(name, available(), "table")
     path = available()[name]
-    with _recipes_importable(root()):
-        module = ".".join(path.relative_to(root()).with_suffix("").parts)
+    with _recipes_importable(projects.root()):
+        module = ".".join(path.relative_to(projects.root()).with_suffix("").parts)
         table = _attribute(module, path, "TABLE", Table)
         scales = [*_scales_beside(path), *table.scales]
     try:
         table = dataclasses.replace(table, scales=tuple(scales))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    recipe = Recipe(name=name, path=path, table=table, paper=_paper_table(path), project=root())
+    recipe = Recipe(
+        name=name, path=path, table=table, paper=_paper_table(path), project=projects.root()
+    )
     _check_recipe(recipe)
     return recipe
 
@@ -269,10 +226,10 @@ def _load_file(path: Path) -> Recipe:
     """
     if not path.is_file():
         raise ValueError(f"no such recipe file: {path}")
-    project = project_folder(path)
-    in_project = (project / "recipes" / PAPER_FILE).is_file()
+    project = projects.folder_of(path)
+    in_project = projects.has_papers(project)
     for name, file in available(project).items() if in_project else ():
-        if file == path and project == root():
+        if file == path and project == projects.root():
             return load(name)
         if name == path.stem.lower():
             raise ValueError(
@@ -316,7 +273,7 @@ def _scales_beside(path: Path) -> Iterator[Scale]:
     for name in SCALES:
         page = path.parent / name / path.name
         if page.is_file():
-            module = ".".join(page.relative_to(root()).with_suffix("").parts)
+            module = ".".join(page.relative_to(projects.root()).with_suffix("").parts)
             scale = _attribute(module, page, "SCALE", Scale)
             if scale.name != name:
                 raise ValueError(f"{page}: SCALE is the scale {scale.name!r}; expected {name!r}")
@@ -359,7 +316,7 @@ def _import_error(error: Exception, path: Path | str) -> str:
     """Format an error raised while importing a recipe, with the file and line of the recipe."""
     frames = traceback.extract_tb(error.__traceback__)
     folder = Path(path).parent
-    project = _enclosing_project(folder)
+    project = projects.enclosing(folder)
     recipe_frames = [
         frame
         for frame in frames
@@ -378,7 +335,7 @@ def _paper_table(path: Path) -> PaperTable:
     paper = paper_numbers()[path.parent.name]
     key = f"table{int(path.stem.removeprefix('table'))}"
     if key not in paper:
-        raise ValueError(f"{PAPER_FILE} has no [{path.parent.name}.{key}] for {path}")
+        raise ValueError(f"{projects.PAPER_FILE} has no [{path.parent.name}.{key}] for {path}")
     printed = paper[key]
     return PaperTable(
         title=f"{paper['venue']}, Table {key.removeprefix('table')}",

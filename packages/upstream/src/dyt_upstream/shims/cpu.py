@@ -1,4 +1,4 @@
-"""A machine without a GPU for scripts that insist on one; imported for trials of a few steps only.
+"""CUDA calls redirected to the CPU, for trials of scripts that require a GPU.
 
 Devices of CUDA become the CPU, NCCL becomes gloo, and calls that wait for a GPU do nothing.
 """
@@ -36,8 +36,8 @@ class _CpuMode(TorchFunctionMode):
         return func(*args, **options)
 
 
-def pretend_to_have_a_gpu() -> None:
-    """Let this process take the CPU for its only GPU."""
+def redirect_cuda_to_cpu() -> None:
+    """Report one GPU to this process, and use the CPU for it."""
     if torch.cuda.is_available():
         return
     distributed: Any = torch.distributed
@@ -63,11 +63,11 @@ def pretend_to_have_a_gpu() -> None:
         setattr(cuda, name, lambda *_: None)
     mode: Any = _CpuMode()
     mode.__enter__()  # until the process ends
-    # Scripts without torchrun's variables look for a GPU only.
+    # As torchrun sets them: some scripts read these variables only.
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")):
         os.environ.setdefault(name, value)
     os.environ.setdefault("MASTER_ADDR", "localhost")
     os.environ.setdefault("MASTER_PORT", "29503")
 
 
-pretend_to_have_a_gpu()
+redirect_cuda_to_cpu()

@@ -1,7 +1,7 @@
 """flash-attn's plain layers without flash-attn, which needs a GPU to be installed.
 
 The trainer of HyenaDNA, of which Caduceus has a copy, imports flash-attn even where a network uses
-only plain layers of it. Those are replaced by equal ones here, and all else by None.
+only plain layers of it. They are replaced by equal layers; the other names are None.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Block(nn.Module):
 
 
 def add_module(name: str, **content: object) -> None:
-    """Register a module and its parents, as if they were installed."""
+    """Register an empty module, its parents, and its content in sys.modules."""
     parent, _, child = name.rpartition(".")
     if parent and parent not in sys.modules:
         add_module(parent)

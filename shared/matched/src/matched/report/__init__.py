@@ -69,11 +69,10 @@ def _draw_figures(
 
 
 def _counts(results: Results) -> str:
-    runs = sum(len(table.plan.runs) for table in results.tables)
-    counts = {
-        str(state): sum(table.count(state) for table in results.tables)
-        for state in (State.DONE, State.DIVERGED, State.FAILED, State.DAMAGED)
-    }
+    # Tables share runs.
+    states = {p.run.signature: p.status.state for t in results.tables for p in t.plan.runs}
+    shown = (State.DONE, State.DIVERGED, State.FAILED, State.DAMAGED)
+    counts = {str(state): list(states.values()).count(state) for state in shown}
     counts["not matched"] = sum(table.unmatched for table in results.tables)
     texts = ", ".join(f"{count} {name}" for name, count in counts.items())
-    return f"{len(results.tables)} tables with {runs} runs: {texts}"
+    return f"{len(results.tables)} tables with {len(states)} runs: {texts}"

@@ -1,4 +1,4 @@
-"""Results of all tables: plans with their summary tables, and what a reader has to be warned of."""
+"""Results of all tables: plans with their summary tables, and warnings for the reader."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from matched import extra_arms, gallery, planning, recipes
+from matched import extra_arms, gallery, planning, projects, recipes
 from matched.files import DamagedFileError, read_json
 from matched.gallery import NO_PICTURES
 from matched.planning import Plan, PlannedRun
@@ -29,7 +29,7 @@ class TableResults:
 
     Attributes:
         publication: folder of the paper's recipes, such as "cvpr2025"; empty for a user's table.
-        warnings: what has to be seen before the numbers are used, most of it from the summary.
+        warnings: those of the summary, and on numbers and commits.
         commits: signature → commit, of the runs that have recorded one.
     """
 
@@ -127,7 +127,7 @@ def collect(
 
 def _all_recipes(project: Path) -> list[str]:
     """Return the papers' tables, and the files of the runs that only figures show."""
-    if not (project / "recipes" / recipes.PAPER_FILE).is_file():
+    if not projects.has_papers(project):
         return []
     own = [str(project / name) for name in figure_list.own_recipes(project)]
     return [*recipes.available(project), *own]
@@ -204,7 +204,8 @@ def _unplanned(site: Site, planned: Set[str]) -> list[str]:
         return []
     return [
         f"{len(found)} finished runs belong to no table here: they are of another version of a "
-        f"recipe, of changed fields (--set), or of a table of your own: {_shortened(found)}"
+        "recipe, of changed fields (--set), of an added arm (--with), or of a table of your own: "
+        f"{_shortened(found)}"
     ]
 
 
@@ -215,7 +216,7 @@ def _shortened(names: Collection[str]) -> str:
 
 
 def _without_recipe(project: Path) -> list[tuple[str, str]]:
-    if not (project / "recipes" / recipes.PAPER_FILE).is_file():
+    if not projects.has_papers(project):
         return []
     known = recipes.available(project)
     return [

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matched import recipes
+from matched import projects, recipes
 from matched.figure import Figure
 
 
@@ -31,7 +31,7 @@ class DrawnFigure:
 def available(project: Path) -> dict[str, Figure]:
     """Return name → figure for all figures of the project: "fig2", "iclr-fig1"."""
     found: dict[str, Figure] = {}
-    if not (project / "recipes" / recipes.PAPER_FILE).is_file():
+    if not projects.has_papers(project):
         return found
     for paper, numbers in recipes.paper_numbers(project).items():
         path = project / "recipes" / paper / "figures.py"

@@ -58,8 +58,13 @@ def seeds_to_decide_share(hits: int, count: int, threshold: float) -> int | None
 
 
 def _smallest(decided: Callable[[int], bool], start: int) -> int | None:
+    """Return the smallest count from ``start`` on that decides, by bisection.
+
+    More seeds do not undo a decision about a mean. For a share, whose hits are rounded, they can,
+    and the count may be a few seeds too large.
+    """
     counts = range(start, MAX_SEEDS + 1)
-    index = bisect_left(counts, True, key=decided)  # more seeds never undo a decision
+    index = bisect_left(counts, True, key=decided)
     return counts[index] if index < len(counts) else None
 
 

@@ -26,6 +26,7 @@ from matched.report.summary import HEADER, NUMBERS, entry_row
 from matched.report.verdicts import Judged
 from matched.status import State
 from matched.summary_table import MISSING
+from matched.table_formats import TEXT_COLUMNS
 
 TEMPLATES = Path(__file__).parent / "templates"
 RUN_FILES = ("config.json", "environment.json", "result.json", "metrics.jsonl", "log.txt")
@@ -147,7 +148,7 @@ def _section(table: TableResults, folder: Path) -> Section:
         table=table,
         counts=_counts(table),
         ok=not table.warnings and not table.count(State.NEW),
-        header=[Column(name=name, is_number=index > 0 and name not in ("metric", "arm"))
+        header=[Column(name=name, is_number=index > 0 and name not in (*TEXT_COLUMNS, "matched"))
                 for index, name in enumerate(table.summary.header)],
         charts=_charts(table, drawn),
         alphas=[Markup(chart) for chart in _alpha_charts(table, drawn.alphas)],

@@ -1,6 +1,6 @@
 """Charts as inline SVG, whose colours follow the page's style sheet: lines and points.
 
-Arms differ in colour and in dash pattern, so that prints and colour-blind readers can tell them.
+Arms differ in colour and in dash pattern, for prints and for colour-blind readers.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from html import escape
 
 WIDTH, HEIGHT = 330, 210
 LEFT, RIGHT, TOP, BOTTOM = 46, 8, 22, 34
+MARGIN = 0.04
+"""Part of the range of an axis that is free at each end."""
 STYLES = 6
 """Classes "arm0" to "arm5" of the style sheet."""
 
@@ -34,12 +36,13 @@ class Series:
 def line_chart(
     title: str, series: Sequence[Series], *, x_label: str, y_label: str, points: bool = False
 ) -> str:
-    """Return an SVG of all series on common axes, as lines, or as points."""
+    """Return an SVG of all series on common axes, as lines, or as points; x are whole numbers."""
     finite = [
         (x, y) for one in series for x, y in zip(one.x, one.y, strict=True) if math.isfinite(y)
     ]
     xs, ys = [x for x, _ in finite] or [0.0, 1.0], [y for _, y in finite] or [0.0, 1.0]
-    axes = _Axes(x_low=min(xs), x_high=max(xs), y_low=min(ys), y_high=max(ys))
+    (x_low, x_high), (y_low, y_high) = _with_margins(xs), _with_margins(ys)
+    axes = _Axes(x_low=x_low, x_high=x_high, y_low=y_low, y_high=y_high)
     draw = _points if points else _line
     body = [
         *axes.frame(x_label, y_label),
@@ -51,6 +54,13 @@ def line_chart(
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">'
         f"{''.join(body)}</svg>"
     )
+
+
+def _with_margins(values: Sequence[float]) -> tuple[float, float]:
+    """Return the range of an axis, so that nothing is drawn on its ends."""
+    low, high = min(values), max(values)
+    margin = MARGIN * (high - low)
+    return low - margin, high + margin
 
 
 def _line(axes: _Axes, series: Series) -> str:
@@ -106,7 +116,7 @@ class _Axes:
                 f'<text class="tick" x="{LEFT - 5}" y="{y}" text-anchor="end" '
                 f'dominant-baseline="middle">{number(tick)}</text>'
             )
-        for tick in ticks(self.x_low, self.x_high):
+        for tick in ticks(self.x_low, self.x_high, whole=True):
             x = f"{self.x(tick):.1f}"
             yield (
                 f'<text class="tick" x="{x}" y="{bottom + 13}" text-anchor="middle">'
@@ -125,13 +135,15 @@ class _Axes:
         )
 
 
-def ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Return about ``count`` round numbers from ``low`` to ``high``."""
+def ticks(low: float, high: float, count: int = 4, *, whole: bool = False) -> list[float]:
+    """Return about ``count`` round numbers from ``low`` to ``high``, or only whole ones."""
     if not high > low:
         return [low]
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * 0.999)
+    if whole:
+        step = math.ceil(step)
     first = math.ceil(low / step - 1e-9)
     return [n * step for n in range(first, math.floor(high / step + 1e-9) + 1)]
 

@@ -15,9 +15,18 @@ from torch.distributed.tensor import DTensor
 
 from matched.data_files import refuse_pointer
 from matched.files import read_json
-from matched.task import Context
+from matched.task import Context, Outcome
 from matched.training.checksums import verify_if_present
 from matched.training.distributed import on_rank0
+
+TRAINING_DIVERGED = Outcome(
+    metrics={}, diverged=True, steps=0, details={"reason": "the training diverged"}
+)
+"""Outcome of a run that needs a training whose outcome is "diverged"."""
+PRETRAINING_DIVERGED = Outcome(
+    metrics={}, diverged=True, steps=0, details={"reason": "the pretraining diverged"}
+)
+"""Outcome of a run that needs a pretraining whose outcome is "diverged"."""
 
 
 def gather_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

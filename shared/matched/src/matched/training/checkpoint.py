@@ -65,7 +65,7 @@ class BackgroundWriter:
 
     def __init__(self, check_ownership: Callable[[], None]) -> None:
         self.check_ownership = check_ownership
-        # A group of its own: the thread's collectives do not interleave with those of training.
+        # A separate group: the thread's collectives do not interleave with those of training.
         self.group = dist.new_group(backend="gloo")
         self.thread: threading.Thread | None = None
         self.error: BaseException | None = None

@@ -1,7 +1,7 @@
 """Canvas of a figure: matplotlib's settings, colours and markers, and the files that are written.
 
-Colours are Okabe and Ito's, which colour-blind readers can tell; arms differ in their dashes and
-markers as well. Text in SVG files is drawn as outlines, so no font has to be installed.
+Colours are Okabe and Ito's, which colour-blind readers can distinguish; arms differ in their dashes
+and markers as well. Text in SVG files is drawn as outlines, so no font has to be installed.
 """
 
 from __future__ import annotations
