@@ -155,6 +155,9 @@ def test_run_keeps_the_exit_status_of_the_script(script, capsys):
         (SCRIPT, ("--skip", "nrom"), "skip has 'nrom', which matches nothing in Net"),
         (SCRIPT, ("--also", "GroupNorm"), "also has 'GroupNorm', which matches nothing in Net"),
         (SCRIPT, ("--alpha0", "-1"), "alpha0"),
+        (SCRIPT, ("--norm", "own", "--alpha0-at", "norm=1"), "own norms have no α0"),
+        (SCRIPT, ("--skip", ""), "skip has '' where a glob"),
+        (SCRIPT, ("--import", "nosuch"), "No module named 'nosuch'"),
         (SCRIPT, ("--alpha0-at", "norm"), "--alpha0-at 'norm' is not of the form GLOB=ALPHA0"),
     ],
 )

@@ -94,16 +94,20 @@ def _build() -> int:
 
 
 def _run(parsed: argparse.Namespace, command: list[str]) -> int:
+    from dyt.conversion import check_skip
     from dyt.replacing_block import ReplacementError, replacing
     from dyt.script_runner import ScriptError, run_as_main
 
     try:
         norm = NORMS[parsed.norm](parsed.alpha0, alpha0_at=_alpha0_at(parsed.alpha0_at))
-    except ValueError as error:
+        if parsed.norm == "own" and parsed.alpha0_at:
+            raise ValueError("--alpha0-at needs --norm dyt or derf; own norms have no α0")
+        check_skip(parsed.skip)
+        for name in parsed.imports:
+            importlib.import_module(name)
+    except (ValueError, ImportError) as error:
         print(f"dyt: error: {error}", file=sys.stderr)
         return 2
-    for name in parsed.imports:
-        importlib.import_module(name)
     try:
         with replacing(norm, skip=parsed.skip, also=parsed.also, report_file=parsed.report):
             run_as_main(command)
