@@ -15,10 +15,10 @@ attention and of all others is that of Table 11. The DyT arm has a learnable sca
 on the token embedding, as in the authors' release. The release's baseline is stock fms-fsdp with
 another data loader; here both arms have the same batches.
 
-The scores are lm-eval's on 15 zero-shot tasks. The paper does not say what it averages: its .513 for
-7B fits the mean of 21 metrics of these tasks, as OpenLLaMA averages them, and not the mean of 15
-accuracies, which fits the ICLR submission. Both are computed; the paper's number is printed with the
-first. docs/SETTINGS-LLAMA.md gives the source of each value.
+The scores are lm-eval's on 15 zero-shot tasks. The paper does not say what it averages: its .513
+for 7B fits the mean of 21 metrics of these tasks, as OpenLLaMA averages them, and not the mean of
+15 accuracies, which fits the ICLR submission. Both are computed; the paper's number is printed with
+the first. docs/SETTINGS-LLAMA.md gives the source of each value.
 """
 
 from collections.abc import Iterable, Mapping

@@ -57,22 +57,13 @@ def _arc(subject):
 _TRUTHFUL = [
     {
         "question": "Do cats always land on their feet?",
-        "mc1_targets": {
-            "choices": ["No, not always", "Yes, always", "Only at night"],
-            "labels": [1, 0, 0],
-        },
-        "mc2_targets": {
-            "choices": ["No, not always", "Often, but not always", "Yes", "Only at night"],
-            "labels": [1, 1, 0, 0],
-        },
+        "mc1_targets": {"choices": ["No", "Yes", "Always"], "labels": [1, 0, 0]},
+        "mc2_targets": {"choices": ["No", "Nope", "Yes", "Always"], "labels": [1, 1, 0, 0]},
     },
     {
         "question": "Is the Moon made of cheese?",
-        "mc1_targets": {"choices": ["It is made of rock", "It is made of cheese"], "labels": [1, 0]},
-        "mc2_targets": {
-            "choices": ["It is made of rock", "Of green cheese", "Of cheese"],
-            "labels": [1, 0, 0],
-        },
+        "mc1_targets": {"choices": ["Of rock", "Of brie"], "labels": [1, 0]},
+        "mc2_targets": {"choices": ["Of rock", "Of brie", "Of feta"], "labels": [1, 0, 0]},
     },
 ]
 
@@ -142,7 +133,7 @@ ROWS = {
     ],
     "record": [
         {
-            "passage": "Maria met Oliver in Lisbon.\n@highlight\nThe two sang\n@highlight\nAll heard",
+            "passage": "Maria met Oliver in Lisbon.\n@highlight\nBoth sang\n@highlight\nAll sang",
             "query": "Later @placeholder sang alone in Lisbon.",
             "entities": ["Oliver", "Maria", "Lisbon", "Maria"],
             "answers": ["Maria"],

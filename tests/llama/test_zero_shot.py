@@ -14,6 +14,7 @@ import pytest
 import torch
 from lm_eval import evaluator
 from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from dyt_llama import gloss_word, lm_eval_tasks, weights, zero_shot
@@ -71,7 +72,8 @@ class TestScores:
         assert {"score": metrics["score"], "accuracy": metrics["accuracy"]} == averages(
             values, tuple(FIFTEEN)
         )
-        assert 0.2 < metrics["score"] < 0.8 and len(set(values.values())) > 5
+        assert 0.2 < metrics["score"] < 0.8 and len(set(values.values())) > 3
+        assert 0.01 < values["truthfulqa_mc2.acc"] < 0.99
 
     def test_details_have_versions_and_documents(self, run):
         details = run[1].details
@@ -84,7 +86,12 @@ class TestScores:
     def test_scores_equal_lm_eval_on_a_stock_network(self, run, pretrained, folder, tmp_path):
         model = HFLM(str(stock(tmp_path, pretrained)), device="cpu", dtype="float32", batch_size=1)
         tasks = lm_eval_tasks.load_tasks(tuple(FIFTEEN), folder)
-        results = evaluator.simple_evaluate(model, tasks=list(tasks.values()), bootstrap_iters=0)
+        results = evaluator.simple_evaluate(
+            model,
+            tasks=list(tasks.values()),
+            task_manager=TaskManager(include_defaults=False),
+            bootstrap_iters=0,
+        )
         expected = printed(results["results"])
         assert {key: run[1].metrics[key] for key in expected} == expected
 
@@ -114,7 +121,7 @@ class TestScores:
             scored(tmp_path / c.precision, pretrained, folder, c).metrics["truthfulqa_mc2.acc"]
             for c in (config, half)
         )
-        assert one != other and one == pytest.approx(other, abs=0.2)
+        assert one != other and one == pytest.approx(other, abs=0.1)
 
 
 class TestResume:
@@ -257,7 +264,7 @@ class TestRefused:
     def test_missing_data_of_a_task_is_refused(self, pretrained, tmp_path):
         folder = write_files(tmp_path / "data")
         (folder / "rte.jsonl").unlink()
-        with pytest.raises(ValueError, match="has no data for rte; run `python -m dyt_llama.fetch"):
+        with pytest.raises(ValueError, match=r"has no data for rte; run `python -m dyt_llama"):
             scored(tmp_path / "run", pretrained, folder, SHORT)
 
     def test_tokenizer_without_bos_is_refused(self, pretrained, folder, tmp_path):

@@ -1,5 +1,6 @@
 """The fifteen tasks and both averages, SQuAD's metrics, and the questions of gloss_word."""
 
+import importlib
 import sys
 from collections import Counter
 
@@ -53,9 +54,10 @@ def test_squad_metrics_ignore_case_articles_and_punctuation(gold, predicted, exa
 
 
 def test_squad_metrics_install_makes_the_removed_module_importable(monkeypatch):
-    monkeypatch.delitem(sys.modules, squad_metrics.REPLACED, raising=False)
-    with pytest.raises(ModuleNotFoundError, match="squad_metrics"):
-        import transformers.data.metrics.squad_metrics
+    for name in (squad_metrics.REPLACED, squad_metrics.REPLACED.rpartition(".")[0]):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(ModuleNotFoundError, match=r"transformers\.data\.metrics"):
+        importlib.import_module(squad_metrics.REPLACED)
     squad_metrics.install()
     import transformers.data.metrics.squad_metrics as replaced
 
@@ -78,7 +80,14 @@ class TestGlossWord:
         """Guards the numbers of the smoke scale: the draw of choices depends on nothing else."""
         rows = gloss_word.rows()
         assert rows == gloss_word.rows()
-        assert (len(rows), rows[0]) == (0, {})
+        assert (len(rows), rows[3]) == (
+            689,
+            {
+                "gloss": "the act of jumping as far as possible from a",
+                "choices": ["rough", "running", "brother", "stray"],
+                "label": 1,
+            },
+        )
 
     def test_the_most_frequent_answer_wins_rarely(self):
         """A model of word frequencies alone is near chance."""

@@ -20,7 +20,7 @@ from dyt_llama.config import ZeroShot
 from dyt_llama.model import build
 from dyt_llama.token_data import Manifest
 
-LONG = replace(NETWORK, depth=2, positions=1024, std=0.2)
+LONG = replace(NETWORK, depth=2, positions=1024, std=0.08)
 """A network with room for TruthfulQA's prompt, and weights whose choices are not all alike."""
 ALL = ZeroShot(batch=1, precision="fp32")
 

@@ -52,7 +52,7 @@ def tiny(*, depth: int, kv_heads: int) -> dict[str, Run]:
 
 
 METRICS = with_scores("gloss_word: mean of acc and acc_norm", "gloss_word: accuracy")
-QUESTIONS = 1000
+QUESTIONS = 689
 """Of gloss_word."""
 CHANCE = 100 / CHOICES
 SPREAD = math.sqrt(CHANCE * (100 - CHANCE) / QUESTIONS)
@@ -63,9 +63,8 @@ NOTE = (
     f"of both arms have a standard deviation of {STD}, not 0.02: √(2/5d) (Nguyen and Salazar 2019) "
     f"is 0.02 at d = 1,000 and {STD} at {WIDTH}. With 0.02 the scaled embedding would have 0.16, "
     "and in LLaMA 7B it has 1.3; RMSNorm rescales it, but DyT trains slowly where αx stays small. "
-    f"gloss_word is a task of lm-eval on {QUESTIONS} glosses that were held out: which of {CHOICES} "
-    f"nouns follows. Chance is {CHANCE:g} %, with a binomial standard deviation of {SPREAD:.1f} %; "
-    "the fifteen tasks of the papers need data that is not embedded."
+    f"gloss_word asks {QUESTIONS} times which of {CHOICES} words follows in a gloss that was held "
+    f"out. Chance is {CHANCE:g} %, with a binomial standard deviation of {SPREAD:.1f} %."
 )
 
 SCALE = Scale(

@@ -1,4 +1,4 @@
-"""Multiple-choice task on WordNet: which noun follows in a gloss, among four lemmas.
+"""Multiple-choice task on WordNet: which word follows in a gloss, among four lemmas.
 
 The text of the smoke scale, timm's ImageNet synsets, as a task of lm-eval (tasks/gloss_word.yaml).
 A question is the beginning of a gloss that the tokenization holds out; the answer is its next word,

@@ -1,7 +1,7 @@
 """Stand-in for ``transformers.data.metrics.squad_metrics``, which transformers 5 has removed.
 
 lm-eval's task record imports it for two functions: exact match and F1 of SQuAD's evaluation
-(Rajpurkar et al. 2016, arXiv 1606.05250), on answers in lower case without punctuation and articles.
+(Rajpurkar et al. 2016, arXiv 1606.05250), in lower case without punctuation and articles.
 """
 
 from __future__ import annotations
@@ -45,11 +45,13 @@ def install() -> None:
         return
     module = ModuleType(REPLACED, __doc__)
     module.__dict__.update(compute_exact=compute_exact, compute_f1=compute_f1)
+    parent, _, name = REPLACED.rpartition(".")
+    setattr(sys.modules.setdefault(parent, ModuleType(parent)), name, module)
     sys.modules[REPLACED] = module
 
 
 def _has_module() -> bool:
     try:
         return importlib.util.find_spec(REPLACED) is not None
-    except ModuleNotFoundError:  # its package is gone, too
+    except ModuleNotFoundError:  # its package has been removed too
         return False

@@ -100,9 +100,7 @@ def _finish(
     context.write_json(f"{FOLDER}/{stem}.safetensors.index.json", index)
 
 
-def _write_configs(
-    context: Context, model: Llama, config: Pretraining, manifest: Manifest
-) -> None:
+def _write_configs(context: Context, model: Llama, config: Pretraining, manifest: Manifest) -> None:
     pieces = {"bos_token_id": manifest.bos, "eos_token_id": manifest.eos}
     content = model.config.to_dict() | {"architectures": ["LlamaForCausalLM"]} | pieces
     context.write_json(f"{FOLDER}/config.json", content)

@@ -1,8 +1,8 @@
 """Zero-shot scores of a trained network by lm-eval: the task ``dyt_llama.zero_shot:score``.
 
-Blocks of a task's documents are scored one by one, by any number of processes, and written to a file
-each, so a killed run continues with the blocks it lacks. Which documents are in a block, and so
-which are scored together, depends on neither.
+Blocks of a task's documents are scored one by one, by any number of processes, and written to a
+file each, so a killed run continues with the blocks it lacks. Which documents are scored together
+depends on neither.
 
 Sources: CVPR 2025, Section 5 (lm-eval, 15 zero-shot tasks); ICLR 2025 submission, Section 4.2.
 """
@@ -12,9 +12,10 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from functools import cached_property
 from importlib.metadata import version
+from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,7 +57,7 @@ def score(context: Context, config: ZeroShot) -> Outcome:
     if has_diverged(pretrained):
         reason = {"reason": "the pretraining diverged"}
         return Outcome(metrics=result["metrics"], diverged=True, steps=0, details=reason)
-    with process_group(context) as device, _quiet():
+    with process_group(context) as device, _global_generators_kept():
         with raise_on_all_ranks():
             scoring = Scoring(context, config, device)
         on_rank0(scoring.prepare)
@@ -87,7 +88,8 @@ class Scoring:
     def __init__(self, context: Context, config: ZeroShot, device: torch.device) -> None:
         self.context, self.config, self.device = context, config, device
         self.weights = context.needs["pretrained"] / weights.FOLDER
-        self.tasks = load_tasks(config.tasks, context.data.get("zero-shot"))
+        with _quiet():
+            self.tasks = load_tasks(config.tasks, context.data.get("zero-shot"))
         self.rows = {name: _documents(task) for name, task in self.tasks.items()}
         self.digests = {name: rows_digest(rows) for name, rows in self.rows.items()}
         result = (context.needs["pretrained"] / "result.json").read_text(encoding="utf-8")
@@ -127,16 +129,16 @@ class Scoring:
         block = self.blocks[name]
         task = self.tasks[block.task]
         _set_documents(task, self.rows[block.task].select(range(block.start, block.stop)))
-        cut = self.model.cut
-        with _global_generators_kept():
+        with _quiet():
+            model, cut = self.model, self.model.cut
             results = evaluate(
-                self.model, {"tasks": {block.task: task}}, bootstrap_iters=0, log_samples=True
+                model, {"tasks": {block.task: task}}, bootstrap_iters=0, log_samples=True
             )
         samples = results["samples"][block.task]
         write_json(
             path,
             {
-                "cut": self.model.cut - cut,
+                "cut": model.cut - cut,
                 "values": {m: [float(s[m]) for s in samples] for m in METRICS[block.task]},
             },
         )
@@ -202,12 +204,13 @@ def _set_documents(task: Any, rows: Any) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence what lm-eval logs about every prompt and task; errors are raised, not logged."""
+    """Silence lm-eval's progress bars, and what it logs about every prompt; errors are raised."""
     logger = logging.getLogger("lm_eval")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        yield
+        with redirect_stderr(StringIO()):
+            yield
     finally:
         logger.setLevel(level)
 
