@@ -4,7 +4,7 @@ import math
 
 from dyt import Norm
 from dyt_llama.config import Pretraining, Tokenization, ZeroShot
-from dyt_llama.gloss_word import CHOICES, HELD_OUT
+from dyt_llama.gloss_word import CHOICES, HELD_OUT, QUESTIONS
 from dyt_llama.network_config import Network
 from dyt_llama.zero_shot_tasks import GLOSS_WORD
 from matched import Resources, Run, Scale
@@ -52,8 +52,6 @@ def tiny(*, depth: int, kv_heads: int) -> dict[str, Run]:
 
 
 METRICS = with_scores("gloss_word: mean of acc and acc_norm", "gloss_word: accuracy")
-QUESTIONS = 689
-"""Of gloss_word."""
 CHANCE = 100 / CHOICES
 SPREAD = math.sqrt(CHANCE * (100 - CHANCE) / QUESTIONS)
 
@@ -63,7 +61,8 @@ NOTE = (
     f"of both arms have a standard deviation of {STD}, not 0.02: √(2/5d) (Nguyen and Salazar 2019) "
     f"is 0.02 at d = 1,000 and {STD} at {WIDTH}. With 0.02 the scaled embedding would have 0.16, "
     "and in LLaMA 7B it has 1.3; RMSNorm rescales it, but DyT trains slowly where αx stays small. "
-    f"gloss_word asks {QUESTIONS} times which of {CHOICES} words follows in a gloss that was held "
+    "In place of the papers' fifteen tasks, lm-eval scores gloss_word, which asks "
+    f"{QUESTIONS} times which of {CHOICES} words follows in a gloss that was held "
     f"out. Chance is {CHANCE:g} %, with a binomial standard deviation of {SPREAD:.1f} %."
 )
 

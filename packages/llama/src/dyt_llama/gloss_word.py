@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 HELD_OUT = 0.05
 """Fraction of the glosses that the smoke scale holds out of training."""
+QUESTIONS = 687
 CHOICES = 4
-MIN_WORDS = 4
-"""Words of a gloss before the answer."""
+MIN_WORDS, MAX_WORDS = 4, 24
+"""Words of a gloss before the answer, which fit into the 64 positions of the smoke scale."""
 MIN_LETTERS = 4
 SEED = "gloss_word 1"
 """Of the draws of wrong choices; the number is the version in tasks/gloss_word.yaml."""
@@ -43,7 +44,7 @@ def rows() -> list[dict[str, Any]]:
 def _question(gloss: str, known: set[str]) -> tuple[str, str] | None:
     """Return the beginning of a gloss and its last word that is a lemma, if there is one."""
     words = list(re.finditer(r"\S+", gloss))
-    for word in reversed(words[MIN_WORDS:]):
+    for word in reversed(words[MIN_WORDS : MAX_WORDS + 1]):
         text = word.group().rstrip(",;.)")
         if len(text) >= MIN_LETTERS and text in known:
             return gloss[: word.start()].rstrip(), text
