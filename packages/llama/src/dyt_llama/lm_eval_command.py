@@ -9,14 +9,15 @@ the model is registered here. FOLDER is the folder "weights" of a pretraining ru
 
 from __future__ import annotations
 
-from dyt_llama import lm_eval_model, squad_metrics
+from lm_eval.__main__ import cli_evaluate
+from lm_eval.api.registry import model_registry
+
+from dyt_llama import squad_metrics
 
 
 def main() -> None:
-    """Run lm-eval's command; the import above has registered the model."""
-    from lm_eval.__main__ import cli_evaluate
-
-    assert lm_eval_model.DyTLlamaLM
+    """Register what lm-eval lacks, and run its command."""
+    model_registry.register("dyt-llama", target="dyt_llama.lm_eval_model:DyTLlamaLM")
     squad_metrics.install()
     cli_evaluate()
 

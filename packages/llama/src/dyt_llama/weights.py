@@ -174,7 +174,9 @@ def load(
     built = build_on_meta(
         Network(**record["network"]), norm, embedding_scale=record["embedding_scale"]
     )
-    model = built.model.to(dtype)
+    model = built.model
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
     allocate(model, device=device or torch.device("cpu"))
     load_tensors(model, folder, "model" if norm.layer == "own" else "dyt_model")
     for settings in (model.config, model.generation_config):
@@ -200,7 +202,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
             f"the tokenizer in {folder} does not begin a text with {bos}, but the network was "
             f"trained with it, and would score badly; restore {TOKENIZER} of the training run"
         )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=bos, eos_token=eos)
+    wrapper: Any = PreTrainedTokenizerFast  # its constructor has no annotations
+    return wrapper(tokenizer_object=tokenizer, bos_token=bos, eos_token=eos)
 
 
 @torch.no_grad()

@@ -144,37 +144,23 @@ class Scoring:
         )
 
     def outcome(self, trained: dict[str, float]) -> Outcome:
-        """Aggregate the blocks as lm-eval aggregates documents; call on rank 0.
+        """Return the scores of all tasks; call on rank 0 when all blocks are there.
 
         Args:
             trained: metrics of the training.
         """
-        values, tasks, warnings = {}, {}, []
-        for name, task in self.tasks.items():
-            parts = [
-                read_json(self.folder / file, ("cut", "values")) or {}
-                for file, block in self.blocks.items()
-                if block.task == name
-            ]
-            own = {
-                metric: float(
-                    task.aggregation()[metric]([v for p in parts for v in p["values"][metric]])
-                )
-                for metric in METRICS[name]
-            }
-            values |= {f"{name}.{metric}": value for metric, value in own.items()}
-            cut = sum(part["cut"] for part in parts)
-            tasks[name] = {
-                "version": task.VERSION,
-                "documents": len(self.rows[name]),
-                "data": self.digests[name],
-                "cut": cut,
-            } | own
-            if cut:
-                warnings.append(
-                    f"{name}: {cut:,} prompts are longer than the network's positions, and were "
-                    "cut from the left"
-                )
+        tasks = {name: self._aggregate(name) for name in self.tasks}
+        values = {
+            f"{name}.{metric}": task[metric]
+            for name, task in tasks.items()
+            for metric in METRICS[name]
+        }
+        warnings = [
+            f"{name}: {task['cut']:,} prompts are longer than the network's positions, and were "
+            "cut from the left"
+            for name, task in tasks.items()
+            if task["cut"]
+        ]
         folder = self.context.data.get("zero-shot")
         return Outcome(
             metrics={**trained, **averages(values, self.config.tasks), **values},
@@ -186,6 +172,22 @@ class Scoring:
                 **({} if folder is None else {"data": folder.name}),
             },
         )
+
+    def _aggregate(self, name: str) -> dict[str, Any]:
+        """Return a task's metrics, aggregated over its documents by lm-eval, and what it is."""
+        files = [self.folder / file for file, block in self.blocks.items() if block.task == name]
+        parts = [read_json(file, ("cut", "values")) or {} for file in files]
+        task, metrics = self.tasks[name], {}
+        for metric in METRICS[name]:
+            values = [value for part in parts for value in part["values"][metric]]
+            metrics[metric] = float(task.aggregation()[metric](values))
+        return {
+            "version": task.VERSION,
+            "documents": len(self.rows[name]),
+            "data": self.digests[name],
+            "cut": sum(part["cut"] for part in parts),
+            **metrics,
+        }
 
 
 def _split(task: Any) -> str:
