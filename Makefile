@@ -71,7 +71,7 @@ setup: $(READY)
 $(READY): requirements.lock $(wildcard shared/*/pyproject.toml packages/*/pyproject.toml) $(KERNEL) \
 		| own-environment
 	@sh tools/create-environment $(VENV) $(PYTHON)
-	@echo "Installing the pinned packages into $(VENV): a few minutes and 5 GB, once"
+	@echo "Installing the pinned packages into $(VENV): a few minutes and 6 GB, once"
 	@$(INSTALL) -r requirements.lock
 	@$(INSTALL) --no-build-isolation $(addprefix -e ./,$(PARTS))
 	@(cd $(VENV) && pwd -P) > $@
