@@ -57,7 +57,7 @@ def test_survey_accepts_the_known_numbers_of_rows(folder, miniature_counts):
         ('{"question": "?", "answer": 1}\n', "has no column passage, label, but answer, question"),
         ("not json\n", "line 1, is not JSON"),
         ("[1]\n", "line 1, is not an object with columns"),
-        ("", "has no column question, passage, label"),
+        ("", "has no column question, passage, label, but no rows; expected aps/super_glue"),
         ("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git-lfs"),
     ],
 )
@@ -66,6 +66,15 @@ def test_check_refuses_damaged_files_and_other_columns(folder, content, message)
     with pytest.raises(ValueError, match=message) as error:
         zero_shot_data.check(folder)
     assert str(folder / "boolq.jsonl") in str(error.value)
+
+
+@pytest.mark.parametrize("label", [-1, "1", True, None])
+def test_labels_that_are_no_choices_are_refused(folder, label):
+    """lm-eval would count them as mistakes of the network."""
+    rows = [{**row, "label": label} for row in ROWS["boolq"]]
+    (folder / "boolq.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match="row 1, has the label .*; expected the number"):
+        zero_shot_data.read_rows(folder, "boolq")
 
 
 def test_damaged_parquet_is_refused(folder):

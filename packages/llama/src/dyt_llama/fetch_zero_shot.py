@@ -37,10 +37,9 @@ def fetch(folder: Path) -> list[str]:
                 f"{task.source} has {len(rows):,} rows instead of {task.rows:,}: the Hub has "
                 "another version now; scores on it cannot be compared"
             )
-        path = folder / f"{name}.parquet"
-        with atomic_write(path) as temporary:
+        check_columns(name, rows.column_names, task.source)
+        with atomic_write(folder / f"{name}.parquet") as temporary:
             rows.to_parquet(str(temporary))
-        check_columns(name, [path])
     return missing
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,20 +63,21 @@ def check(folder: Path) -> None:
             f"others; where there is a network, run `{FETCH} {folder}`"
         )
     for name in FIFTEEN:
-        check_columns(name, locate(folder, name))
+        file = locate(folder, name)[0]
+        check_columns(name, _columns(file), file)
 
 
-def check_columns(task: str, files: list[Path]) -> None:
-    """Check the columns of a task's data.
+def check_columns(task: str, columns: Collection[str], origin: Path | str) -> None:
+    """Check that a task's data has the columns that are read.
 
     Raises:
-        ValueError: naming those that are missing.
+        ValueError: naming those that are missing in ``origin``.
     """
-    columns = _columns(files[0])
     absent = [column for column in FIFTEEN[task].columns if column not in columns]
     if absent:
+        found = ", ".join(sorted(columns)) or "no rows"
         raise ValueError(
-            f"{files[0]} has no column {', '.join(absent)}, but {', '.join(sorted(columns))}; "
+            f"{origin} has no column {', '.join(absent)}, but {found}; "
             f"expected {FIFTEEN[task].source}, as `{FETCH}` writes it"
         )
 
@@ -112,12 +113,12 @@ def _columns(file: Path) -> set[str]:
             return set(pq.read_schema(file).names)
         with pa.memory_map(str(file)) as content:
             return set(pa.ipc.open_stream(content).schema.names)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{file} is damaged ({error}); fetch it again") from None
 
 
 def _json_rows(file: Path) -> Iterator[dict[str, Any]]:
-    with file.open(encoding="utf-8") as lines:
+    with file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             try:
                 row = json.loads(line)
@@ -141,7 +142,7 @@ def read_rows(folder: Path, task: str) -> Dataset:
     files = locate(folder, task)
     if not files:
         raise ValueError(f"{folder} has no data for {task}; run `{FETCH} {folder}`")
-    check_columns(task, files)
+    check_columns(task, _columns(files[0]), files[0])
     try:
         if files[0].suffix == ".jsonl":
             rows = Dataset.from_list(list(_json_rows(files[0])))
@@ -149,11 +150,28 @@ def read_rows(folder: Path, task: str) -> Dataset:
             rows = Dataset(pq.read_table(files[0]))
         else:
             rows = concatenate_datasets([Dataset.from_file(str(f), in_memory=True) for f in files])
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{files[0]} is damaged ({error}); fetch it again") from None
     if not len(rows):
         raise ValueError(f"{files[0]} has no rows; expected {FIFTEEN[task].source}")
+    _check_labels(task, rows, files[0])
     return rows
+
+
+def _check_labels(task: str, rows: Dataset, file: Path) -> None:
+    """Refuse labels that lm-eval would count as wrong answers of the network, with a warning only.
+
+    Splits whose answers are secret have -1 or "", and hellaswag's labels are text.
+    """
+    if "label" not in rows.column_names:
+        return
+    for number, label in enumerate(rows["label"], 1):
+        valid = str(label).isdigit() and isinstance(label, str if task == "hellaswag" else int)
+        if not valid:
+            raise ValueError(
+                f"{file}, row {number}, has the label {label!r}; expected the number of a choice, "
+                f"as in {FIFTEEN[task].source}"
+            )
 
 
 def splits(*, task: str, folder: str, **metadata: Any) -> dict[str, Dataset]:
