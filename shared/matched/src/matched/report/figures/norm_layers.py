@@ -108,7 +108,8 @@ def describe_shapes(panels: Sequence[PanelRuns], scale: str) -> str:
     Raises:
         ValueError: as ``read_layers``.
     """
-    shaped, others = [], []
+    shaped: list[str] = []
+    others: list[str] = []
     for panel in panels:
         layers = _layers_of(panel)
         third = max(1, len(layers) // 3)
