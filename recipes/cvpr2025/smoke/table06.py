@@ -109,8 +109,7 @@ CADUCEUS_CHANGES: dict[str, dict[str, Any]] = {
 }
 """Tasks that Caduceus is fine-tuned on for longer: with DyT it learns them last."""
 TUNE_CADUCEUS_TASKS = {
-    task: replace(TUNE_TINY_CADUCEUS, task=task, **CADUCEUS_CHANGES.get(task, {}))
-    for task in TASKS
+    task: replace(TUNE_TINY_CADUCEUS, task=task, **CADUCEUS_CHANGES.get(task, {})) for task in TASKS
 }
 
 
