@@ -73,7 +73,7 @@ def test_labels_that_are_no_choices_are_refused(folder, label):
     """lm-eval would count them as mistakes of the network."""
     rows = [{**row, "label": label} for row in ROWS["boolq"]]
     (folder / "boolq.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(ValueError, match="row 1, has the label .*; expected the number"):
+    with pytest.raises(ValueError, match=r"row 1, has the label .*; expected the number"):
         zero_shot_data.read_rows(folder, "boolq")
 
 
