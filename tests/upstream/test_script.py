@@ -13,6 +13,7 @@ import pytest
 
 from dyt import Norm
 from dyt_upstream import miniature as package
+from dyt_upstream.records import json_lines
 from dyt_upstream.script import run
 from matched import signals
 from matched.signals import Interrupted
@@ -50,6 +51,8 @@ def test_script_own_norm_equals_the_plain_script(context, miniature, tmp_path):
     assert outcome.details["norms"] == {"Adder": 3}
     assert not outcome.diverged
     assert outcome.steps == 1
+    metrics = lines(directory / "metrics.jsonl")
+    assert [(line["step"], line["epoch"]) for line in metrics if "loss" in line] == [(0, 0), (1, 1)]
 
 
 def test_script_pair_is_matched_in_weights_and_batches(context, miniature):
@@ -142,6 +145,17 @@ def test_script_warns_of_another_commit_and_of_changes(context, checkout, own):
     ]
     assert outcome.metrics["acc"] == 2.5
     assert outcome.details["changed"] == ["train.py"]
+
+
+@pytest.mark.slow
+def test_script_that_logs_updates_has_no_epochs(context, checkout, own):
+    folder = checkout(NET + "log(update=30, loss=1.5, acc=2)", records=json_lines("*", "update"))
+    here = context(data={"upstream.own": folder})
+    assert run(here, own()).steps == 30
+    assert lines(here.directory / "metrics.jsonl") == [
+        {"step": 30, "loss": 1.5},
+        {"step": 30, "evaluation": {"acc": 2}},
+    ]
 
 
 @pytest.mark.parametrize(
