@@ -14,12 +14,13 @@ from transformers import PreTrainedModel
 import dyt_upstream.shims.hyenadna  # noqa: F401
 
 _base: Any = PreTrainedModel
-_init_subclass = _base.__init_subclass__.__func__
+_hook: Any = vars(PreTrainedModel).get("__init_subclass__")  # of newer transformers
 
 
 def init_subclass(cls: Any, **options: Any) -> None:
     """Replace `tie_weights` of Caduceus's networks when their class is created."""
-    _init_subclass(cls, **options)
+    if _hook is not None:
+        _hook.__func__(cls, **options)
     if cls.__module__.startswith("caduceus.") and "tie_weights" in vars(cls):
         tie = cls.tie_weights
 
