@@ -49,7 +49,10 @@ IMPORTS = {
     "caduceus": ("dyt_upstream.shims.caduceus", "mamba_on_cpu"),
 }
 """Upstream → modules to import before its own."""
-VERSIONS = ("torch", "timm", "diffusers", "transformers", "fairseq", "torch-fidelity", "numpy")
+VERSIONS = (
+    *("torch", "timm", "diffusers", "transformers", "fairseq", "torch-fidelity", "numpy"),
+    *("triton", "pytorch-lightning", "ibm-fms"),
+)
 
 
 def main(arguments: list[str]) -> int:

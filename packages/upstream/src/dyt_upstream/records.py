@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -76,8 +75,9 @@ def matches(pattern: str, file: str = "") -> Parser:
 def lightning_bar(folder: Path, printed: Sequence[str]) -> list[Record]:
     """Parse the progress bar of Lightning 1.9, whose numbers have four digits.
 
-    Steps are batches since the start of training: epoch · batches of an epoch + position. The bar
-    repeats the numbers of the last epoch and of the last validation, so only changes are kept.
+    Steps are batches since the start of training, those of validations among them: epoch · batches
+    of an epoch + position. The bar repeats the numbers of the last epoch and validation, of which
+    only changes are kept, and it jumps back before its epoch changes.
     """
     records: list[Record] = []
     shown: Record = {}
@@ -85,10 +85,13 @@ def lightning_bar(folder: Path, printed: Sequence[str]) -> list[Record]:
         if not (match := BAR.match(line)):
             continue
         epoch, batch, batches = map(int, match.groups())
+        step = epoch * batches + batch
+        if records and step < records[-1]["step"]:
+            continue
         numbers = _numbers(dict(SHOWN.findall(line[match.end() :])))
-        new = {k: v for k, v in numbers.items() if not _same(v, shown.get(k))}
-        shown |= new
-        records.append({"step": epoch * batches + batch, "epoch": epoch, **new})
+        new = {k: v for k, v in numbers.items() if k == "loss" or v != shown.get(k)}
+        shown |= numbers
+        records.append({"step": step, "epoch": epoch, **new})
     return latest_by_step(records)
 
 
@@ -133,11 +136,6 @@ def _numbers(content: Mapping[str, Any]) -> Record:
         except (TypeError, ValueError):
             continue
     return numbers
-
-
-def _same(value: float, before: float | None) -> bool:
-    """True for equal numbers and for two NaNs."""
-    return before is not None and (value == before or (math.isnan(value) and math.isnan(before)))
 
 
 def _lines(path: Path) -> list[str]:
