@@ -17,7 +17,7 @@ _base: Any = PreTrainedModel
 _hook: Any = vars(PreTrainedModel).get("__init_subclass__")  # of newer transformers
 
 
-def init_subclass(cls: Any, **options: Any) -> None:
+def init_subclass(cls: Any, /, **options: Any) -> None:
     """Replace `tie_weights` of Caduceus's networks when their class is created."""
     if _hook is not None:
         _hook.__func__(cls, **options)
