@@ -135,9 +135,8 @@ def test_report_hides_rows_after_the_first_until_asked(project, monkeypatch):
     project.cli("report")
     shown = page(project)
     assert '<body data-first-rows="3">' in shown
-    assert (
-        shown.count('data-scale="smoke" hidden') == 1
-    )  # of all results; the table of two rows is whole
+    hidden = shown.count('data-scale="smoke" hidden')
+    assert hidden == 1  # of all results; the table of two rows is whole
     assert "<noscript><style>tr[hidden]" in shown
     listed = re.findall(r"<tr><td>(\w+ · \w+ · seed \d)</td>", shown)
     assert len(listed) == 5 + 1 and listed[-1] == "large · DyT · seed 1"  # the damaged one
