@@ -14,6 +14,7 @@ import pytest
 
 from matched.files import write_json
 from matched.report import curves, svg
+from matched.report import page as report_page
 from matched.report.collect import collect
 from matched.site import Site
 
@@ -124,6 +125,22 @@ def test_report_marks_no_table_red_for_runs_that_are_missing(project):
     project.finish("small.LN.1", top1=math.nan)
     project.cli("report")
     assert 'class="attention"' in nav_link(project, "table1.smoke")
+
+
+def test_report_hides_rows_after_the_first_until_asked(project, monkeypatch):
+    monkeypatch.setattr(report_page, "FIRST_ROWS", 3)
+    monkeypatch.setattr(report_page, "LISTED", 5)
+    finish_all(project)
+    project.finish("large.DyT.1", outcome="failed")
+    project.cli("report")
+    shown = page(project)
+    assert '<body data-first-rows="3">' in shown
+    hidden = shown.count('data-scale="smoke" hidden')
+    assert hidden == 1  # of all results; the table of two rows is whole
+    assert "<noscript><style>tr[hidden]" in shown
+    listed = re.findall(r"<tr><td>(\w+ · \w+ · seed \d)</td>", shown)
+    assert len(listed) == 5 + 1 and listed[-1] == "large · DyT · seed 1"  # the damaged one
+    assert "Not listed: 2 more runs, of which none has failed" in shown
 
 
 def test_report_counts_have_the_right_number(project):
