@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +31,14 @@ class NotWorse:
     paired difference is above minus the margin, refuted if it is below.
 
     Attributes:
-        tables: all rows of these tables, by the first metric of the scale.
+        tables: all rows of these tables, by the first metric of the scale that the row has.
+        than: the arm that is compared with, in place of the baseline. Margins are then the largest
+            difference that the paper prints between the two in the same metric.
     """
 
     tables: tuple[str, ...]
     arm: str = "DyT"
+    than: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +76,44 @@ class Above:
     threshold: float = 0.0
 
 
-Test = NotWorse | Better | Diverges | Above
+@dataclass(frozen=True, kw_only=True)
+class Falls:
+    """The values that searches find best fall along the rows, or along the arms, of tables.
+
+    For each series of cells and each seed, the slope of log2 of the seed's best value against the
+    position of the cell. Supported if its 95 % t interval over seeds is below 0, refuted if it is
+    above.
+
+    Attributes:
+        along: "rows" compares the rows of each arm in their order, "arms" the arms of each row.
+        metrics: what is searched for, such as "alpha0".
+    """
+
+    tables: tuple[str, ...]
+    along: Literal["rows", "arms"]
+    metrics: tuple[str, ...] = ("alpha0",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constant:
+    """The values that searches find best stay within a factor along the rows, or along the arms.
+
+    For each series of cells and each seed, the largest of the seed's best values divided by the
+    smallest. Supported if the 95 % t interval of its log2 over seeds ends at log2 of the factor or
+    below, refuted if it is above.
+
+    Attributes:
+        along, metrics: as in ``Falls``.
+        factor: one step of the values that are tried, which noise alone can make.
+    """
+
+    tables: tuple[str, ...]
+    along: Literal["rows", "arms"]
+    metrics: tuple[str, ...] = ("alpha0",)
+    factor: float = 2.5
+
+
+Test = NotWorse | Better | Diverges | Above | Falls | Constant
 
 
 @dataclass(frozen=True, kw_only=True)

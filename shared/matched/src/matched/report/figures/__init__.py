@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matched import planning, recipes
+from matched.entries import make_entries
 from matched.figure import (
     AlphaAgainstStd,
     AlphaDuringTraining,
@@ -15,15 +16,18 @@ from matched.figure import (
     Figure,
     LossCurves,
     NormShapes,
+    PairsTried,
     Source,
     TanhCurves,
     TokensAndChannels,
+    ValuesTried,
 )
 from matched.planning import Plan, PlannedRun
 from matched.report import figure_list
 from matched.report.figure_list import DrawnFigure
-from matched.report.figures import diagrams, norm_layers, training
+from matched.report.figures import diagrams, norm_layers, searches, training
 from matched.report.figures.canvas import Canvas, PanelRuns, settings
+from matched.report.figures.searches import PanelEntries
 from matched.site import Site
 
 
@@ -76,7 +80,10 @@ class FigureDrawer:
         panels = [self._runs(name, source) for source in figure.sources]
         canvas = Canvas(f"{name}.{self.scale}" if panels else name)
         with settings():
-            self._draw(canvas, figure, panels)
+            if isinstance(figure, (BestAlpha0, ValuesTried, PairsTried)):
+                self._draw_searches(canvas, figure)
+            else:
+                self._draw(canvas, figure, panels)
             return canvas.save(folder)
 
     def _draw(self, canvas: Canvas, figure: Figure, panels: Sequence[PanelRuns]) -> None:
@@ -92,20 +99,42 @@ class FigureDrawer:
             training.draw_alpha(canvas, panels[0], figure.depths)
         elif isinstance(figure, TanhCurves):
             diagrams.draw_tanh(canvas, figure.alphas)
-        elif isinstance(figure, BlockDiagram):
-            diagrams.draw_block(canvas)
         else:
-            diagrams.draw_best_alpha0(canvas, _printed_alpha0(self.project, figure))
+            diagrams.draw_block(canvas)
+
+    def _draw_searches(self, canvas: Canvas, figure: BestAlpha0 | ValuesTried | PairsTried) -> None:
+        panels = [self._entries(source) for source in figure.sources]
+        if isinstance(figure, BestAlpha0):
+            printed = _printed_alpha0(self.project, figure)
+            searches.draw_best_alpha0(canvas, panels, printed, figure.width, self.scale)
+        elif isinstance(figure, ValuesTried):
+            searches.draw_values(canvas, panels)
+        else:
+            searches.draw_pairs(canvas, panels)
+
+    def _entries(self, source: Source) -> PanelEntries:
+        """Return the entries of a source's row with runs, by the metric of its searches."""
+        found = [
+            entry
+            for of_metric in make_entries(self._plan(source.recipe), ())
+            for entry in of_metric
+            if entry.row == source.row and entry.runs and entry.arm in (source.arms or (entry.arm,))
+        ]
+        deciding = {entry.search.metric.key for entry in found if entry.search}
+        return PanelEntries(
+            title=source.title,
+            entries=[entry for entry in found if entry.metric.key in deciding],
+        )
 
     def _runs(self, name: str, source: Source) -> PanelRuns:
-        """Return the first seed's runs of a source, by arm."""
+        """Return the first seed's runs of a source, by arm, or by arm and trial of a search."""
         plan = self._plan(source.recipe)
         runs: dict[str, PlannedRun] = {}
         for planned in plan.runs:
             for cell in planned.cells:
                 wanted = not source.arms or cell.arm in source.arms
                 if cell.row == source.row and wanted:
-                    runs.setdefault(cell.arm, planned)
+                    runs.setdefault(cell.column, planned)
         missing = [p.title for p in runs.values() if not p.status.state.finished]
         if missing or not runs:
             arguments = plan.recipe.arguments(plan.scale)
@@ -123,13 +152,13 @@ class FigureDrawer:
         return self._plans[name]
 
 
-def _printed_alpha0(project: Path, figure: BestAlpha0) -> dict[str, dict[int, float]]:
+def _printed_alpha0(project: Path, figure: BestAlpha0) -> dict[str, dict[float, float]]:
     """Return label → width → the α0 that the paper prints."""
     numbers = recipes.paper_numbers(project)
     series = {}
-    for label, (table, row) in figure.series.items():
+    for label, (table, row) in figure.printed.items():
         paper, _, key = table.partition(".")
         cells = numbers[paper][key]["rows"][row]
         widths = [arm for arm in cells if re.fullmatch(r"\d+", arm)]
-        series[label] = {int(width): float(cells[width][figure.metric]) for width in widths}
+        series[label] = {float(width): float(cells[width][figure.metric]) for width in widths}
     return series
