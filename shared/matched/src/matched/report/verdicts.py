@@ -275,18 +275,16 @@ def _judge_series(test: Falls | Constant, evidence: _Evidence) -> Iterator[Part]
                     key = entry.arm if test.along == "rows" else entry.row
                     series.setdefault(key, []).append(entry)
             for key, entries in series.items():
+                label = f"{entries[0].metric.label}, {key} ({name})"
                 if len(entries) > 1:
-                    yield _judge_one_series(
-                        test, f"{entries[0].metric.label}, {key} ({name})", entries
-                    )
+                    yield _judge_one_series(test, label, entries)
 
 
 def _judge_one_series(test: Falls | Constant, label: str, entries: Sequence[Entry]) -> Part:
     seeds = set.intersection(*(set(entry.ours.values) for entry in entries))
     logs = [[math.log2(entry.ours.values[seed]) for entry in entries] for seed in sorted(seeds)]
-    found = " → ".join(
-        f"{entry.ours.found:g}" if entry.ours.found else MISSING for entry in entries
-    )
+    best = [entry.ours.found for entry in entries]
+    found = " → ".join(MISSING if value is None else f"{value:g}" for value in best)
     metric = Metric(key="", label="", unit="octaves", direction="none")
     if isinstance(test, Falls):
         values, threshold = [-_slope(one) for one in logs], 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from matched import planning, recipes
@@ -12,7 +12,6 @@ from matched.figure import (
     AlphaAgainstStd,
     AlphaDuringTraining,
     BestAlpha0,
-    BlockDiagram,
     Figure,
     LossCurves,
     NormShapes,
@@ -29,6 +28,10 @@ from matched.report.figures import diagrams, norm_layers, searches, training
 from matched.report.figures.canvas import Canvas, PanelRuns, settings
 from matched.report.figures.searches import PanelEntries
 from matched.site import Site
+from matched.table import Cell
+
+SHOWN = 8
+"""Most missing runs that are named; the others are counted."""
 
 
 def draw_all(project: Path, site: Site, scales: Sequence[str], folder: Path) -> list[DrawnFigure]:
@@ -77,13 +80,15 @@ class FigureDrawer:
             OSError: if the folder cannot be written.
         """
         figure = figure_list.find(self.project, name)
+        canvas = Canvas(f"{name}.{self.scale}" if figure.sources else name)
+        if isinstance(figure, (BestAlpha0, ValuesTried, PairsTried)):
+            entries = [self._entries(name, source) for source in figure.sources]
+            with settings():
+                self._draw_searches(canvas, figure, entries)
+                return canvas.save(folder)
         panels = [self._runs(name, source) for source in figure.sources]
-        canvas = Canvas(f"{name}.{self.scale}" if panels else name)
         with settings():
-            if isinstance(figure, (BestAlpha0, ValuesTried, PairsTried)):
-                self._draw_searches(canvas, figure)
-            else:
-                self._draw(canvas, figure, panels)
+            self._draw(canvas, figure, panels)
             return canvas.save(folder)
 
     def _draw(self, canvas: Canvas, figure: Figure, panels: Sequence[PanelRuns]) -> None:
@@ -102,8 +107,12 @@ class FigureDrawer:
         else:
             diagrams.draw_block(canvas)
 
-    def _draw_searches(self, canvas: Canvas, figure: BestAlpha0 | ValuesTried | PairsTried) -> None:
-        panels = [self._entries(source) for source in figure.sources]
+    def _draw_searches(
+        self,
+        canvas: Canvas,
+        figure: BestAlpha0 | ValuesTried | PairsTried,
+        panels: Sequence[PanelEntries],
+    ) -> None:
         if isinstance(figure, BestAlpha0):
             printed = _printed_alpha0(self.project, figure)
             searches.draw_best_alpha0(canvas, panels, printed, figure.width, self.scale)
@@ -112,13 +121,26 @@ class FigureDrawer:
         else:
             searches.draw_pairs(canvas, panels)
 
-    def _entries(self, source: Source) -> PanelEntries:
+    def _runs(self, name: str, source: Source) -> PanelRuns:
+        """Return the first seed's runs of a source, by arm."""
+        plan = self._plan(source.recipe)
+        runs: dict[str, PlannedRun] = {}
+        for cell, planned in _of_source(plan, source):
+            runs.setdefault(cell.arm, planned)
+        self._check_finished(name, source, plan, runs.values())
+        return PanelRuns(title=source.title, runs=runs)
+
+    def _entries(self, name: str, source: Source) -> PanelEntries:
         """Return the entries of a source's row with runs, by the metric of its searches."""
+        plan = self._plan(source.recipe)
+        shown = _of_source(plan, source)
+        self._check_finished(name, source, plan, [planned for _, planned in shown])
+        arms = {cell.arm for cell, _ in shown}
         found = [
             entry
-            for of_metric in make_entries(self._plan(source.recipe), ())
+            for of_metric in make_entries(plan, ())
             for entry in of_metric
-            if entry.row == source.row and entry.runs and entry.arm in (source.arms or (entry.arm,))
+            if entry.row == source.row and entry.arm in arms
         ]
         deciding = {entry.search.metric.key for entry in found if entry.search}
         return PanelEntries(
@@ -126,23 +148,18 @@ class FigureDrawer:
             entries=[entry for entry in found if entry.metric.key in deciding],
         )
 
-    def _runs(self, name: str, source: Source) -> PanelRuns:
-        """Return the first seed's runs of a source, by arm, or by arm and trial of a search."""
-        plan = self._plan(source.recipe)
-        runs: dict[str, PlannedRun] = {}
-        for planned in plan.runs:
-            for cell in planned.cells:
-                wanted = not source.arms or cell.arm in source.arms
-                if cell.row == source.row and wanted:
-                    runs.setdefault(cell.column, planned)
-        missing = [p.title for p in runs.values() if not p.status.state.finished]
+    def _check_finished(
+        self, name: str, source: Source, plan: Plan, runs: Collection[PlannedRun]
+    ) -> None:
+        missing = [planned.title for planned in runs if not planned.status.state.finished]
         if missing or not runs:
             arguments = plan.recipe.arguments(plan.scale)
+            more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
             raise ValueError(
                 f"{name} at {self.scale} scale needs runs that are not finished: "
-                f"{', '.join(missing) or source.row}; run `matched submit {arguments} --wait`"
+                f"{', '.join(missing[:SHOWN]) or source.row}{more}; "
+                f"run `matched submit {arguments} --wait`"
             )
-        return PanelRuns(title=source.title, runs=runs)
 
     def _plan(self, name: str) -> Plan:
         if name not in self._plans:
@@ -150,6 +167,16 @@ class FigureDrawer:
             recipe = recipes.load(path)
             self._plans[name] = planning.make_plan(recipe, recipe.scale(self.scale), self.site)
         return self._plans[name]
+
+
+def _of_source(plan: Plan, source: Source) -> list[tuple[Cell, PlannedRun]]:
+    """Return the cells of a source's row and arms with their runs."""
+    return [
+        (cell, planned)
+        for planned in plan.runs
+        for cell in planned.cells
+        if cell.row == source.row and cell.arm in (source.arms or (cell.arm,))
+    ]
 
 
 def _printed_alpha0(project: Path, figure: BestAlpha0) -> dict[str, dict[float, float]]:
