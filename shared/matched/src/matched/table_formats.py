@@ -65,9 +65,9 @@ def _text_columns(table: SummaryTable) -> list[bool]:
 
 def write_files(table: SummaryTable, stem: Path) -> list[Path]:
     """Write the table to ``stem``.md, .csv and .tex, trials to .tried.csv; return the paths."""
-    texts = {".md": to_markdown(table), ".csv": to_csv(table.records), ".tex": to_latex(table)}
+    texts = {".md": to_markdown(table), ".csv": to_csv(table), ".tex": to_latex(table)}
     if table.tried:
-        texts[".tried.csv"] = to_csv(table.tried.records)
+        texts[".tried.csv"] = _csv(table.tried.records)
     paths = []
     for suffix, text in texts.items():
         path = stem.with_name(stem.name + suffix)
@@ -117,7 +117,12 @@ def escape_markdown(text: str) -> str:
     return re.sub(r"([\\|\[\]])", r"\\\1", text)
 
 
-def to_csv(records: Sequence[Mapping[str, Any]]) -> str:
+def to_csv(table: SummaryTable) -> str:
+    """Format as CSV with one line per row, metric and arm."""
+    return _csv(table.records)
+
+
+def _csv(records: Sequence[Mapping[str, Any]]) -> str:
     """Format records with equal keys as CSV with a header."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(records[0]), lineterminator="\n")

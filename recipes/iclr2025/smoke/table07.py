@@ -1,0 +1,53 @@
+"""Smoke scale of Table 7: the best α0 of toy LLaMAs by width and depth, on WordNet's glosses."""
+
+from dataclasses import replace
+
+from dyt_llama.config import Pretraining
+from matched import Resources, Scale
+from recipes.cvpr2025.searches import ALPHA0, LOSS, alpha0_search
+from recipes.cvpr2025.smoke import table04
+from recipes.cvpr2025.smoke.table04 import GLOSSES
+
+ALPHAS = (0.5, 1.0, 2.0, 4.0)
+WIDTHS = {1024: 32, 2048: 64, 4096: 128}
+DEPTHS = {8: 2, 16: 4}
+"""The paper's width or depth → that of the toy network."""
+HEAD = 16
+"""Channels of a head."""
+
+
+TABLE4 = table04.SCALE.runs["llama_7b"]["DyT"]
+CONFIG = TABLE4.needs.get("pretrained", TABLE4).config
+"""Table 4's toy of LLaMA 7B: 64 channels, 2 layers."""
+
+
+def toy(width: int, depth: int, *, head: int = HEAD, length: int = 64) -> Pretraining:
+    """Table 4's toy pretraining for a network of any size; a step has the same tokens."""
+    heads = width // head
+    network = replace(
+        CONFIG.network, width=width, depth=depth, heads=heads, kv_heads=heads, ffn=3 * width
+    )
+    batch = CONFIG.batch * CONFIG.length // length
+    return replace(CONFIG, network=network, length=length, batch=batch, micro_batch=batch)
+
+
+NOTE = ""
+
+SCALE = Scale(
+    name="smoke",
+    seeds=(0, 1),
+    runs={
+        f"width_{paper}": {
+            str(depth): alpha0_search(toy(width, tiny), ALPHAS, GLOSSES)
+            for depth, tiny in DEPTHS.items()
+        }
+        for paper, width in WIDTHS.items()
+    },
+    resources=Resources(cpus=1, memory_gb=4, minutes=1, runs_per_job=24),
+    labels={
+        **{f"width_{paper}": str(width) for paper, width in WIDTHS.items()},
+        **{str(paper): str(depth) for paper, depth in DEPTHS.items()},
+    },
+    note=NOTE,
+    metrics=(ALPHA0, LOSS),
+)
