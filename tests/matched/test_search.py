@@ -107,6 +107,7 @@ def grid(project):
 def tuned(project):
     project.write("recipes/paper.toml", PAPER)
     project.recipe(TUNED, name="first/table02")
+    (project.root / "recipes/first/table01.py").unlink()
     return project
 
 
