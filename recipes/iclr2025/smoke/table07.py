@@ -31,7 +31,11 @@ def toy(width: int, depth: int, *, head: int = HEAD, length: int = 64) -> Pretra
     return replace(CONFIG, network=network, length=length, batch=batch, micro_batch=batch)
 
 
-NOTE = ""
+TOY_NOTE = (
+    "Table 4's toys with heads of 16 channels, whose initial weights have the same standard "
+    f"deviation at every width, {CONFIG.network.std}, as the paper's have. In parentheses and in "
+    "the lines “paper”: what the paper has in their place."
+)
 
 SCALE = Scale(
     name="smoke",
@@ -48,6 +52,6 @@ SCALE = Scale(
         **{f"width_{paper}": str(width) for paper, width in WIDTHS.items()},
         **{str(paper): str(depth) for paper, depth in DEPTHS.items()},
     },
-    note=NOTE,
+    note=TOY_NOTE,
     metrics=(ALPHA0, LOSS),
 )
