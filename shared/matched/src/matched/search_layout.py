@@ -103,7 +103,8 @@ def tried_values(plan: Plan, entries: Sequence[Sequence[Entry]]) -> TriedValues 
         return None
     parameters = list(dict.fromkeys(p for _, s in searches.values() for p in s.search.parameters))
     metrics = dict.fromkeys(search.metric.label for _, search in searches.values())
-    rows, records = [], []
+    rows: list[Line] = []
+    records: list[Mapping[str, Any]] = []
     for entry, search in searches.values():
         label = plan.recipe.label(entry.row, plan.scale)
         metric = [search.metric.label] if len(metrics) > 1 else []

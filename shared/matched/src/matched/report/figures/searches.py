@@ -142,7 +142,7 @@ def draw_pairs(canvas: Canvas, panels: Sequence[PanelEntries]) -> None:
         axis.set(xlabel=_axis_name(x_name), ylabel=_axis_name(y_name), title=panel.title)
         axis.grid(visible=False)
         canvas.add_rows(
-            (panel.title, *(f"{v:g}" for v in reversed(t.trial.values.values())), t.cell.mean,
+            (panel.title, *(f"{v:g}" for v in reversed(list(t.trial.values.values()))), t.cell.mean,
              t.cell.std)
             for t in entry.search.trials
         )  # fmt: skip
