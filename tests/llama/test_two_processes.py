@@ -28,11 +28,15 @@ def one(glosses_run, tmp_path_factory):
 def two(glosses_run, tmp_path_factory):
     """Folder of the runs in two processes."""
     folder = tmp_path_factory.mktemp("two")
-    for names in (
-        ("ddp", "sharded", "replicated", "memory"),
-        ("bf16-params", "bf16-reduce", "interrupted"),
-    ):
-        run_in_processes(SCRIPT, folder, glosses_run, *names)
+    run_in_processes(SCRIPT, folder, glosses_run, "ddp", "sharded", "replicated", "interrupted")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two_slow(glosses_run, tmp_path_factory):
+    """Folder of the runs in two processes of the slow tests."""
+    folder = tmp_path_factory.mktemp("two-slow")
+    run_in_processes(SCRIPT, folder, glosses_run, "bf16-params", "bf16-reduce", "memory")
     return folder
 
 
@@ -79,17 +83,19 @@ def test_both_processes_have_the_same_outcome(two, name):
     assert outcomes[0] == outcomes[1] and "'loss'" in outcomes[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bf16-params", "bf16-reduce"])
-def test_bf16_params_is_near_fp32_and_keeps_fp32_weights(one, two, name):
-    assert losses(two / name) != pytest.approx(losses(one), rel=1e-6)
-    assert losses(two / name) == pytest.approx(losses(one), rel=5e-3)
-    assert fingerprint(two / name) == fingerprint(one)
-    trained = weights.load(two / name / "weights").state_dict()
+def test_bf16_params_is_near_fp32_and_keeps_fp32_weights(one, two_slow, name):
+    assert losses(two_slow / name) != pytest.approx(losses(one), rel=1e-6)
+    assert losses(two_slow / name) == pytest.approx(losses(one), rel=5e-3)
+    assert fingerprint(two_slow / name) == fingerprint(one)
+    trained = weights.load(two_slow / name / "weights").state_dict()
     assert {weight.dtype for weight in trained.values()} == {torch.float32}
 
 
-def test_bf16_reduce_rounds_gradients_more_than_bf16_params(two):
-    assert losses(two / "bf16-reduce") != losses(two / "bf16-params")
+@pytest.mark.slow
+def test_bf16_reduce_rounds_gradients_more_than_bf16_params(two_slow):
+    assert losses(two_slow / "bf16-reduce") != losses(two_slow / "bf16-params")
 
 
 def test_one_process_continues_a_sharded_run_of_two(one, two, glosses_run, tmp_path):
@@ -101,15 +107,16 @@ def test_one_process_continues_a_sharded_run_of_two(one, two, glosses_run, tmp_p
 
 
 @pytest.fixture(scope="module")
-def measured(two):
+def measured(two_slow):
     """Case → bytes that the two processes measured, the larger of both."""
-    ranks = [json.loads((two / f"memory-{rank}.json").read_text()) for rank in range(2)]
+    ranks = [json.loads((two_slow / f"memory-{rank}.json").read_text()) for rank in range(2)]
     return {
         case: {part: max(rank[case][part] for rank in ranks) for part in ranks[0][case]}
         for case in CASES
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_parts_equal_those_of_a_sharded_model(measured, case):
     config, resources = CASES[case]
@@ -120,6 +127,7 @@ def test_parts_equal_those_of_a_sharded_model(measured, case):
     assert estimate.optimizer == found["optimizer"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_kept_activations_are_those_of_a_sharded_model(measured, case):
     """What autograd keeps, without weights and without the logits of the loss."""

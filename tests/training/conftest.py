@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from .problem import Crash, CrashAt, TrainedRun, train
 from .processes import run
@@ -25,9 +26,31 @@ def uninterrupted(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def two_processes(tmp_path_factory):
+def make_once(tmp_path_factory, worker_id):
+    """Return ``make_once(name, fill)``, a folder that the first worker of pytest-xdist fills."""
+    own = tmp_path_factory.getbasetemp()
+    base = own if worker_id == "master" else own.parent
+
+    def make(name, fill):
+        folder, done = base / name, base / f"{name}.done"
+        with FileLock(base / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                fill(folder)
+                done.touch()
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def two_processes(make_once):
     """A folder of runs trained by two processes, one after the other, as in one job."""
-    folder = tmp_path_factory.mktemp("two")
+    return make_once("two", _train)
+
+
+def _train(folder):
     run(
         SCRIPT,
         folder,
@@ -39,13 +62,15 @@ def two_processes(tmp_path_factory):
         *["sharded-async", "sharded-async-crashed", "sharded-async-preempted"],
         *["sharded-async-full", "sharded-async-lost", "sharded-async-changed", "left-alone"],
     )
-    return folder
 
 
 @pytest.fixture(scope="session")
-def resumed(two_processes, tmp_path_factory):
+def resumed(two_processes, make_once):
     """A folder of runs that two processes resumed, from copies of interrupted ones."""
-    folder = tmp_path_factory.mktemp("resumed")
+    return make_once("resumed", lambda folder: _resume(two_processes, folder))
+
+
+def _resume(two_processes, folder):
     for name in (
         *("crashed", "preempted", "sharded-crashed", "sharded-preempted", "sharded-full"),
         *("sharded-async-crashed", "sharded-async-preempted", "sharded-async-full"),
@@ -58,7 +83,6 @@ def resumed(two_processes, tmp_path_factory):
     with pytest.raises(Crash):
         train(folder / "sharded-foreign", where={"signature": "another"}, loss=CrashAt(7))
     run(SCRIPT, folder, "resume", *[path.name for path in folder.iterdir()])
-    return folder
 
 
 def _damage_part_of_rank1(checkpoint):

@@ -7,6 +7,7 @@ text: replacing torch's functions in order to observe them would change what tor
 from __future__ import annotations
 
 import ast
+import functools
 import site
 import sys
 import sysconfig
@@ -16,10 +17,9 @@ from types import ModuleType
 
 from torch import nn
 
+NAMES = ("layer_norm", "rms_norm", "native_layer_norm")
 FUNCTIONS = frozenset(
-    f"{module}.{name}"
-    for module in ("torch", "torch.nn.functional")
-    for name in ("layer_norm", "rms_norm", "native_layer_norm")
+    f"{module}.{name}" for module in ("torch", "torch.nn.functional") for name in NAMES
 )
 
 
@@ -46,7 +46,7 @@ def functional_norm_calls(
         path = _source(module)
         if path is None or name.partition(".")[0] in ("dyt", "torch"):
             continue
-        own = not _is_library(path)
+        own = not _is_library(path.parent)
         if own or name in in_libraries:
             for scope, line, call in _calls(path):
                 within = any(_inside(scope, kind) for kind in in_libraries.get(name, ()))
@@ -61,12 +61,18 @@ def _source(module: ModuleType | None) -> Path | None:
     return Path(file) if isinstance(file, str) and file.endswith(".py") else None
 
 
-def _is_library(path: Path) -> bool:
+@functools.cache
+def _library_folders() -> tuple[Path, ...]:
     paths = sysconfig.get_paths()
     folders = {paths["stdlib"], paths["platlib"], paths["purelib"], site.getusersitepackages()}
-    resolved = path.resolve()
+    return tuple(Path(folder).resolve() for folder in folders)
+
+
+@functools.cache
+def _is_library(folder: Path) -> bool:
+    resolved = folder.resolve()
     named = {"site-packages", "dist-packages"} & set(resolved.parts)
-    return bool(named) or any(resolved.is_relative_to(Path(folder).resolve()) for folder in folders)
+    return bool(named) or any(resolved.is_relative_to(known) for known in _library_folders())
 
 
 def _inside(scope: str, kind: str) -> bool:
@@ -76,7 +82,10 @@ def _inside(scope: str, kind: str) -> bool:
 def _calls(path: Path) -> Iterator[tuple[str, int, str]]:
     """Yield (qualified name of the enclosing scope, line, called name)."""
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if not any(name in text for name in NAMES):  # parsing is slow
+            return
+        tree = ast.parse(text)
     except (OSError, SyntaxError, ValueError):  # not readable, or not Python
         return
     names = _imported_names(tree)
