@@ -7,7 +7,7 @@ from recipes.cvpr2025.smoke.table04 import GLOSSES
 from recipes.iclr2025.smoke import table07
 from recipes.iclr2025.smoke.table07 import DEPTHS, TOY_NOTE, WIDTHS, toy
 
-PAIRS = ((1.0, 1.0), (2.0, 1.0), (2.0, 2.0), (4.0, 2.0))
+PAIRS = ((1.0, 1.0), (2.0, 1.0), (2.0, 2.0), (4.0, 2.0), (4.0, 4.0))
 
 SCALE = replace(
     table07.SCALE,
