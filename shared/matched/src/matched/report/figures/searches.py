@@ -131,11 +131,13 @@ def draw_pairs(canvas: Canvas, panels: Sequence[PanelEntries]) -> None:
         grid = [[means.get((y, x)) for x in xs] for y in ys]
         shown = [[math.nan if mean is None else mean for mean in row] for row in grid]
         image = axis.imshow(shown, origin="lower", cmap="viridis", aspect="auto")
+        middle = sum(image.get_clim()) / 2
         canvas.color_bar(image, axis, entry.search.metric.label)
         for i, row in enumerate(grid):
             for j, mean in enumerate(row):
                 if mean is not None:
-                    axis.text(j, i, f"{mean:.3f}", ha="center", va="center", fontsize=6, color="w")
+                    color = "white" if mean < middle else "black"
+                    axis.text(j, i, f"{mean:.3f}", ha="center", va="center", color=color)
         y_name, x_name = entry.search.search.parameters
         axis.set_xticks(range(len(xs)), [f"{x:g}" for x in xs])
         axis.set_yticks(range(len(ys)), [f"{y:g}" for y in ys])
