@@ -162,6 +162,13 @@ def test_search_marks_values_within_the_spread_of_seeds(grid):
     assert text.endswith("(best by seed: 1, 2)")
 
 
+def test_search_says_that_the_best_is_the_largest_tried(grid):
+    finish_trials(grid, "small", CLEAR)
+    finish_trials(grid, "large", {**CLEAR, "own": (1.0, 1.1)})
+    (note,) = [note for note in summary_table(grid.plan()).notes if "may be beyond" in note]
+    assert note.endswith("beyond: 32, 16.")  # row 32, arm 16: 2 of 0.5, 1 and 2
+
+
 def test_search_before_all_trials_ended_is_provisional(grid):
     finish_trials(grid, "small", {"DyT": (3.0, 3.1), "LN": (2.0, None)})
     assert shown(grid) == (("1?", "—"), ("1.0", "0.5"), ("3/12", "—"))

@@ -177,9 +177,15 @@ def _records(
 
 def search_notes(plan: Plan, entries: Sequence[Sequence[Entry]]) -> list[str]:
     """Return the lines below a table with searches that explain it."""
-    searches = [entry.search for of_metric in entries for entry in of_metric if entry.search]
-    if not searches:
+    found = {
+        f"{plan.recipe.label(entry.row, plan.scale)}, {_arm_label(plan, entry.arm)}": entry.search
+        for of_metric in entries
+        for entry in of_metric
+        if entry.search
+    }
+    if not found:
         return []
+    searches = found.values()
     metrics = " or ".join(dict.fromkeys(search.metric.label for search in searches))
     notes = [
         f"Best of the values tried, by the mean {metrics} over the seeds. A value with a diverged "
@@ -189,6 +195,11 @@ def search_notes(plan: Plan, entries: Sequence[Sequence[Entry]]) -> list[str]:
         notes.append(
             "≈: another value is as good within the spread: the mean of the paired differences "
             "over the seeds is at most their standard deviation (with one seed: equal)."
+        )
+    if outermost := [name for name, search in found.items() if search.best_is_outermost]:
+        notes.append(
+            "The best is the smallest or largest value tried, and a better one may be beyond: "
+            f"{'; '.join(outermost)}."
         )
     if any(search.best and not search.ended for search in searches):
         notes.append("?: some of the values have not been computed yet.")

@@ -85,6 +85,15 @@ class SearchSummary:
         """True if no other value is better than the original."""
         return self.best is not None and self._is_original(self.best)
 
+    @property
+    def best_is_outermost(self) -> bool:
+        """True if the best of single values is the smallest or largest: a better may be beyond."""
+        if self.best is None or len(self.search.parameters) > 1:
+            return False
+        (name,) = self.search.parameters
+        tried = sorted(trial.trial.values[name] for trial in self.trials)
+        return self.best.trial.values[name] in (tried[0], tried[-1])
+
     @cached_property
     def ties(self) -> tuple[TrialSummary, ...]:
         """The other trials that are within the spread over seeds of the best.
