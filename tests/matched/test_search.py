@@ -8,120 +8,15 @@ import pytest
 
 from matched import Run, Search, Trial, recipes
 from matched.audit import audit_pairs
-from matched.claims import Claim, Constant, Falls, NotWorse
-from matched.report.collect import collect
-from matched.report.verdicts import judge_claims
-from matched.site import Site
 from matched.summary_table import summary_table
+
+from .search_projects import CLEAR, GRID, PAPER, finish_trials, finish_tuned
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     seed: int = 0
     norm: str
-
-
-PAPER = """
-[first]
-venue = "Venue 2025"
-prefix = ""
-[first.table1]
-caption = "Best α0"
-metrics = [{ key = "alpha0", label = "α0", unit = "", direction = "none" }]
-axes = { rows = "width", arms = "depth" }
-[first.table1.rows.small]
-label = "1024"
-"8" = { alpha0 = 1.0 }
-"16" = { alpha0 = 0.5 }
-[first.table2]
-caption = "Tuned learning rate"
-metrics = [{ key = "top1", label = "top-1", unit = "%", direction = "higher" }]
-[first.table2.rows.small]
-label = "Small"
-LN = { top1 = 82.3, lr = 4e-3 }
-"DyT (tuned)" = { no_gain = true }
-"""
-
-GRID = """
-from matched import Search, Trial
-ALPHAS = {0.5: "DyT", 1: "LN", 2: "own"}
-
-
-def search(model, width):
-    return Search(
-        metric="loss",
-        trials=tuple(
-            Trial(
-                values={"alpha0": a},
-                run=Run(task="tiny:train", config=Config(model=model, norm=norm, epochs=width)),
-            )
-            for a, norm in ALPHAS.items()
-        ),
-    )
-
-
-METRICS = (
-    Metric(key="alpha0", label="α0", direction="none"),
-    Metric(key="loss", label="loss", direction="lower"),
-)
-SCALE = replace(
-    scale(seeds=(0, 1), small={"8": search("small", 32), "16": search("large", 64)}),
-    metrics=METRICS,
-    labels={"small": "32", "8": "2"},
-)
-TABLE = Table(arms=(Arm(name="8"), Arm(name="16")), scales=(SCALE,))
-"""
-"""The norm stands for α0 and the epochs for the width, which the stand-in's config lacks."""
-
-TUNED = """
-from matched import Search, Trial
-
-
-def trial(lr, norm):
-    return Trial(values={"lr": lr}, run=replace(SMALL, config=replace(SMALL.config, lr=lr)))
-
-
-def tuned(norm, *rates):
-    return Search(
-        metric="top1", trials=tuple(trial(lr, norm) for lr in rates), original={"lr": 0.1}
-    )
-
-
-ROW = {"LN": SMALL, "DyT (tuned)": tuned("DyT", 0.05, 0.1, 0.2)}
-TABLE = Table(
-    arms=(Arm(name="LN", norm="LN"), Arm(name="DyT (tuned)", norm="DyT")),
-    allowed_differences={"lr": "it is tuned"},
-    scales=(scale(seeds=(0,), small=ROW),),
-)
-"""
-
-
-@pytest.fixture
-def grid(project):
-    project.write("recipes/paper.toml", PAPER)
-    project.recipe(GRID)
-    return project
-
-
-@pytest.fixture
-def tuned(project):
-    project.write("recipes/paper.toml", PAPER)
-    project.recipe(TUNED, name="first/table02")
-    (project.root / "recipes/first/table01.py").unlink()
-    return project
-
-
-def finish_trials(project, model, losses):
-    """Finish the runs of a search: norm → loss by seed; "diverged" for a run that diverged."""
-    for norm, values in losses.items():
-        for seed, value in enumerate(values):
-            if value == "diverged":
-                project.finish(f"{model}.{norm}.{seed}", outcome="diverged")
-            elif value is not None:
-                project.finish(f"{model}.{norm}.{seed}", loss=value)
-
-
-CLEAR = {"DyT": (3.0, 3.1), "LN": (2.0, 2.1), "own": (2.5, 2.6)}
 
 
 def shown(project):
@@ -228,17 +123,6 @@ def test_search_is_one_record_of_the_table(grid):
 # --- a tuned arm beside the original
 
 
-def finish_tuned(project, rates):
-    project.cli("plan", "table2")
-    plan = project.plan("table2")
-    for planned in plan.runs:
-        directory = planned.directory
-        directory.prepare()
-        value = 90.0 if planned.run.config.norm == "LN" else rates[planned.run.config.lr]
-        (directory / "fingerprint.json").write_text('{"weights": "w", "batches": ["b"]}')
-        directory.write_result({"outcome": "done", "metrics": {"top1": value}, "steps": 1})
-
-
 def test_tuned_arm_shows_its_gain_and_value(tuned):
     finish_tuned(tuned, {0.05: 91.0, 0.1: 92.0, 0.2: 93.5})
     assert summary_table(tuned.plan("table2")).rows == (
@@ -319,116 +203,6 @@ def test_set_changes_the_runs_of_a_search(grid):
     signature = recipes.load("table1").table
     before = {cell.run.signature for cell in signature.cells(signature.scales[0])}
     assert "12 of 12 runs" in plan and not any(one in plan for one in before)
-
-
-# --- figures and claims
-
-FIGURES = '''
-"""Figures of the tests."""
-
-from matched.figure import BestAlpha0, PairsTried, Source, ValuesTried
-
-FIGURES = {
-    1: BestAlpha0(
-        caption="Width",
-        sources=(Source(title="ours", recipe="table1", row="small"),),
-        printed={"a": ("first.table1", "small")},
-        width="epochs",
-    ),
-    2: ValuesTried(caption="Tried", sources=(Source(title="Small", recipe="table2", row="small"),)),
-    3: PairsTried(
-        caption="Pairs", sources=(Source(title="S", recipe="table1", row="small", arms=("8",)),)
-    ),
-}
-'''
-
-
-def draw(project, name):
-    project.write("recipes/first/figures.py", FIGURES.lstrip())
-    project.cli("figure", name)
-    path = project.root / f"results/figures/{name}.smoke.csv"
-    lines = csv.reader(io.StringIO(path.read_text(encoding="utf-8")))
-    return [tuple(line) for line in lines][1:]
-
-
-def test_figure_of_best_alpha0_has_ours_and_the_papers(grid):
-    finish_trials(grid, "small", CLEAR)
-    finish_trials(grid, "large", {**CLEAR, "DyT": (1.0, 1.1)})
-    ours, printed = "Our runs, smoke scale", "As printed in the paper"
-    assert draw(grid, "fig1") == [
-        (ours, "ours", "32", "1"),
-        (ours, "ours", "64", "0.5"),
-        (printed, "a", "8", "1"),
-        (printed, "a", "16", "0.5"),
-    ]
-
-
-def test_figure_of_searches_names_missing_runs(grid):
-    finish_trials(grid, "small", CLEAR)
-    grid.write("recipes/first/figures.py", FIGURES.lstrip())
-    message = grid.mistake("figure", "fig1")
-    assert "needs runs that are not finished: small · 16 · 0.5 · seed 0" in message
-
-
-def test_figure_of_values_tried_has_the_baseline(tuned):
-    finish_tuned(tuned, {0.05: 91.0, 0.1: 92.0, 0.2: 93.5})
-    assert draw(tuned, "fig2") == [
-        ("Small", "LN", "", "top-1", "90.0", ""),
-        ("Small", "DyT (tuned)", "0.05", "top-1", "91.0", ""),
-        ("Small", "DyT (tuned)", "0.1", "top-1", "92.0", ""),
-        ("Small", "DyT (tuned)", "0.2", "top-1", "93.5", ""),
-    ]
-
-
-PAIR_VALUES = 'values={"alpha0_attention": a, "alpha0_other": a / 2}'
-
-
-def test_figure_of_pairs_tried_has_every_pair(grid):
-    pairs = GRID.replace('values={"alpha0": a}', PAIR_VALUES)
-    grid.recipe(pairs.replace('"alpha0", label', '"alpha0_other", label'))
-    finish_trials(grid, "small", CLEAR)
-    assert [line[:4] for line in draw(grid, "fig3")] == [
-        ("S", "0.25", "0.5", "3.05"),
-        ("S", "0.5", "1", "2.05"),
-        ("S", "1", "2", "2.55"),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("wide", "falls", "constant"),
-    [
-        ({**CLEAR, "DyT": (1.0, 1.1)}, "supported", "supported"),  # 1 → 0.5
-        ({**CLEAR, "own": (1.0, 1.1)}, "refuted", "supported"),  # 1 → 2
-        ({**CLEAR, "own": (1.0, 3.1)}, "undecided", "undecided"),  # 1 → 2 and 1 → 1
-    ],
-)
-def test_claims_on_searches_compare_best_values(grid, wide, falls, constant):
-    finish_trials(grid, "small", CLEAR)
-    finish_trials(grid, "large", wide)
-    assert judge(grid, Falls(tables=("table1",), along="arms")) == falls
-    assert judge(grid, Constant(tables=("table1",), along="arms")) == constant
-    strict = Constant(tables=("table1",), along="arms", factor=1.5)
-    assert judge(grid, strict) == ("refuted" if falls != "undecided" else "undecided")
-
-
-def judge(project, test):
-    claim = Claim(statement="It holds", source="Table 1", test=test)
-    results = collect(project.root, Site(file=project.root / "site.toml"))
-    ((judged,),) = judge_claims([claim], results)
-    return judged.verdict
-
-
-def test_not_worse_than_the_tuned_arm_takes_its_printed_gain(tuned):
-    tuned.recipe(TUNED.replace("seeds=(0,)", "seeds=(0, 1)"), name="first/table02")
-    paper = PAPER.replace("no_gain = true", "top1 = 82.4, lr = 2e-1")
-    tuned.write("recipes/paper.toml", paper)
-    finish_tuned(tuned, {0.05: 91.0, 0.1: 92.0, 0.2: 90.05})
-    test = NotWorse(tables=("table2",), arm="LN", than="DyT (tuned)")
-    assert judge(tuned, test) == "refuted"  # 2 below, and the paper prints a gain of 0.1
-    for planned in tuned.plan("table2").runs:
-        (planned.directory / "result.json").unlink()
-    finish_tuned(tuned, {0.05: 90.05, 0.1: 90.02, 0.2: 89.0})
-    assert judge(tuned, test) == "supported"
 
 
 # --- what is refused
