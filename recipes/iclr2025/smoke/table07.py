@@ -11,9 +11,9 @@ Training loss, mean of seeds 0 and 1:
     128    2          4.665  4.660  4.792  5.014
     128    4          4.741  4.719  4.990  5.503
 
-At width 32 the best is the largest that was tried. After 300 steps instead of 150 (2 layers, seed 0,
-α0 = 0.5, 1, 2, 4, 8) the best is 2 at width 32 (5.259, 5.156, 5.055, 5.062, 5.114) and at 64 (4.725,
-4.601, 4.574, 4.695, 4.855), and 0.5 at 128 (4.262, 4.277, 4.407, 4.582, 4.915).
+At width 32 the best is the largest that was tried. After 300 steps instead of 150 (2 layers, seed
+0, α0 = 0.5, 1, 2, 4, 8) the best is 2 at width 32 (5.259, 5.156, 5.055, 5.062, 5.114) and at 64
+(4.725, 4.601, 4.574, 4.695, 4.855), and 0.5 at 128 (4.262, 4.277, 4.407, 4.582, 4.915).
 """
 
 from dataclasses import replace
