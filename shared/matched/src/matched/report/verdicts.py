@@ -275,7 +275,8 @@ def _judge_series(test: Falls | Constant, evidence: _Evidence) -> Iterator[Part]
                     key = entry.arm if test.along == "rows" else entry.row
                     series.setdefault(key, []).append(entry)
             for key, entries in series.items():
-                label = f"{entries[0].metric.label}, {key} ({name})"
+                shown = table.scale.labels.get(key, key)
+                label = f"{entries[0].metric.label}, {shown} ({name})"
                 if len(entries) > 1:
                     yield _judge_one_series(test, label, entries)
 
