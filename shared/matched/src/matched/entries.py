@@ -53,20 +53,25 @@ def make_entries(plan: Plan, pairs: Iterable[AuditedPair]) -> list[list[Entry]]:
     A row with searches has the metric that they choose by and those that they search for; other
     rows have every metric of the scale. Unmatched runs get no Δ.
     """
-    groups = group_by_cell(plan)
+    groups, arms = group_by_cell(plan), shown_arms(plan)
     pairs_by_cell: dict[tuple[str, str], list[AuditedPair]] = {}
     for pair in pairs:
         pairs_by_cell.setdefault((pair.row, pair.arm), []).append(pair)
     return [
-        _entries(plan, row, metric, pairs_by_cell, groups)
+        _entries(plan, row, metric, arms, pairs_by_cell, groups)
         for row in plan.scale.runs
-        for metric in shown_metrics(plan, row)
+        for metric in _shown_metrics(plan, row, arms)
     ]
 
 
-def shown_metrics(plan: Plan, row: str) -> list[Metric]:
+def shown_arms(plan: Plan) -> list[str]:
+    """Return the arms that have a cell at the scale, which may leave out some of the paper's."""
+    present = {cell.arm for cell in plan.recipe.table.cells(plan.scale)}
+    return [arm.name for arm in plan.recipe.table.arms if arm.name in present]
+
+
+def _shown_metrics(plan: Plan, row: str, arms: Sequence[str]) -> list[Metric]:
     """Return the metrics of a row."""
-    arms = [arm.name for arm in plan.recipe.table.arms]
     searches = [search for arm in arms if (search := plan.scale.search(row, arm))]
     keys = {key for search in searches for key in (search.metric, *search.parameters)}
     metrics = plan.recipe.metrics(plan.scale)
@@ -77,29 +82,30 @@ def _entries(
     plan: Plan,
     row: str,
     metric: Metric,
+    arms: Sequence[str],
     pairs_by_cell: Mapping[tuple[str, str], list[AuditedPair]],
     groups: Mapping[tuple[str, str], CellRuns],
 ) -> list[Entry]:
     """Return the entries of one row and metric."""
     metrics = {metric.key: metric for metric in plan.recipe.metrics(plan.scale)}
     entries: list[Entry] = []
-    for arm in plan.recipe.table.arms:
-        runs, printed = groups.get((row, arm.name), []), plan.recipe.printed_cell(row, arm.name)
-        pairs = pairs_by_cell.get((row, arm.name), [])
-        searched, summary = plan.scale.search(row, arm.name), None
+    for arm in arms:
+        runs, printed = groups.get((row, arm), []), plan.recipe.printed_cell(row, arm)
+        pairs = pairs_by_cell.get((row, arm), [])
+        searched, summary = plan.scale.search(row, arm), None
         if searched is not None:
             summary = summarize_search(searched, runs, metrics[searched.metric])
         ours = summary.cell(metric) if summary else summarize_cell(runs, metric)
         value = summary.best.trial.label if summary and summary.best else ""
         # Without a baseline there is no Δ, but the trials of a search are matched with each other.
         base = entries[0] if entries and entries[0].search is None else None
-        mark = matched_mark(pairs, row, arm.name) if base or searched else ""
-        seeds = matched_seeds(pairs, row, arm.name, value) if mark != "no" else set()
+        mark = matched_mark(pairs, row, arm) if base or searched else ""
+        seeds = matched_seeds(pairs, row, arm, value) if mark != "no" else set()
         entries.append(
             Entry(
                 row=row,
                 metric=metric,
-                arm=arm.name,
+                arm=arm,
                 runs=runs,
                 ours=ours,
                 base_mean=base.ours.mean if base else None,

@@ -96,6 +96,10 @@ class Recipe:
             return scale.labels[row]
         return self.paper.label(row) if self.paper else self.table.labels.get(row, row)
 
+    def arm_label(self, arm: str, scale: Scale) -> str:
+        """Return the name of an arm at a scale, with the paper's in parentheses if it differs."""
+        return f"{scale.labels[arm]} ({arm})" if arm in scale.labels else arm
+
     def printed_cell(self, row: str, arm: str) -> Mapping[str, Any]:
         """Return the cell that the paper prints; empty if there is none."""
         return self.paper.cell(row, arm) if self.paper else {}

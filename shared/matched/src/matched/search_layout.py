@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from matched.entries import Entry, best_marks, format_finished_count
+from matched.entries import Entry, best_marks, format_finished_count, shown_arms
 from matched.formatting import MISSING, format_cell
 from matched.planning import Plan
 from matched.search_summary import SearchSummary, TrialSummary
@@ -50,11 +50,9 @@ def grid(plan: Plan, entries: Sequence[Sequence[Entry]]) -> tuple[Line, list[Lin
         search = next(entry.search for entry in of_metric if entry.search)
         if of_metric[0].metric.key in search.search.parameters:
             found.setdefault(of_metric[0].row, []).append(of_metric)
-    shown = {cell.arm for cell in recipe.table.cells(scale)}
-    arms = [i for i, arm in enumerate(recipe.table.arms) if arm.name in shown]
     rows: list[Line] = []
     for row, of_row in found.items():
-        cells = [[of_metric[i] for of_metric in of_row] for i in arms]
+        cells = list(zip(*of_row, strict=True))
         ours = [_best_values(cell) for cell in cells]
         own = [cell[0] for cell in cells if cell[0].search]
         mark = _common_mark([entry.matched for entry in own])
@@ -64,14 +62,8 @@ def grid(plan: Plan, entries: Sequence[Sequence[Entry]]) -> tuple[Line, list[Lin
     labels = " / ".join(of_metric[0].metric.label for of_metric in next(iter(found.values())))
     if recipe.paper and recipe.paper.axes:
         labels += f" by {recipe.paper.axes['rows']} and {recipe.paper.axes['arms']}"
-    names = [_arm_label(plan, recipe.table.arms[i].name) for i in arms]
+    names = [recipe.arm_label(arm, scale) for arm in shown_arms(plan)]
     return (labels, "source", *names, "runs", "matched"), rows
-
-
-def _arm_label(plan: Plan, arm: str) -> str:
-    """Return the arm's name at this scale, with the paper's in parentheses if that is another."""
-    label = plan.scale.labels.get(arm, arm)
-    return label if label == arm else f"{label} ({arm})"
 
 
 def _best_values(cell: Sequence[Entry]) -> str:
@@ -108,7 +100,7 @@ def tried_values(plan: Plan, entries: Sequence[Sequence[Entry]]) -> TriedValues 
     for entry, search in searches.values():
         label = plan.recipe.label(entry.row, plan.scale)
         metric = [search.metric.label] if len(metrics) > 1 else []
-        rows.append((label, *metric, _arm_label(plan, entry.arm), _text(search)))
+        rows.append((label, *metric, plan.recipe.arm_label(entry.arm, plan.scale), _text(search)))
         records += _records(plan, entry, search, parameters)
     names = ["metric"] if len(metrics) > 1 else []
     result = "result" if len(metrics) > 1 else next(iter(metrics))
@@ -177,8 +169,9 @@ def _records(
 
 def search_notes(plan: Plan, entries: Sequence[Sequence[Entry]]) -> list[str]:
     """Return the lines below a table with searches that explain it."""
+    recipe, scale = plan.recipe, plan.scale
     found = {
-        f"{plan.recipe.label(entry.row, plan.scale)}, {_arm_label(plan, entry.arm)}": entry.search
+        f"{recipe.label(entry.row, scale)}, {recipe.arm_label(entry.arm, scale)}": entry.search
         for of_metric in entries
         for entry in of_metric
         if entry.search

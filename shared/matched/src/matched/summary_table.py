@@ -11,7 +11,7 @@ from typing import Any
 
 from matched import data
 from matched.audit import AuditedPair, audit_pairs
-from matched.entries import Entry, format_finished_count, format_ours, make_entries
+from matched.entries import Entry, format_finished_count, format_ours, make_entries, shown_arms
 from matched.formatting import format_delta, format_printed_cell
 from matched.gallery import NO_PICTURES, Gallery
 from matched.planning import Plan
@@ -82,7 +82,7 @@ def _rows_by_arm(
     plan: Plan, entries: Sequence[Sequence[Entry]]
 ) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Return header and rows of a table that compares arms, in columns or one row for each."""
-    recipe, arms = plan.recipe, [arm.name for arm in plan.recipe.table.arms]
+    recipe, arms = plan.recipe, shown_arms(plan)
     metrics = recipe.metrics(plan.scale)
     columns = _Columns(metric=len(metrics) > 1, paper=recipe.paper is not None)
     layout = _one_row if len(arms) <= MAX_ARM_COLUMNS else _one_row_per_arm

@@ -100,7 +100,7 @@ def entry_row(table: TableResults, entry: Entry) -> tuple[str, ...]:
         table.scale.name,
         table.recipe.label(entry.row, table.scale),
         f"{entry.metric.label} {entry.metric.unit}".strip(),
-        entry.arm,
+        table.recipe.arm_label(entry.arm, table.scale),
         format_ours(entry),
         format_delta(entry.metric, entry.base_mean, entry.delta),
         format_printed_cell(entry.metric, entry.printed) if entry.printed else MISSING,
