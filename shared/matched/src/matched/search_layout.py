@@ -34,7 +34,9 @@ def is_grid(plan: Plan) -> bool:
     keys = {metric.key for metric in plan.recipe.metrics(plan.scale)}
     arms = {(cell.row, cell.arm) for cell in plan.recipe.table.cells(plan.scale)}
     searches = [plan.scale.search(row, arm) for row, arm in arms]
-    return all(search is not None and keys >= set(search.parameters) for search in searches)
+    return bool(searches) and all(
+        search is not None and keys >= set(search.parameters) for search in searches
+    )
 
 
 def grid(plan: Plan, entries: Sequence[Sequence[Entry]]) -> tuple[Line, list[Line]]:
