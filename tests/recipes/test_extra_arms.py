@@ -1,4 +1,4 @@
-"""Derf can be added to every table whose arms are norms, at every scale, with matched configs."""
+"""Derf can be added to every table of norms that lacks it, at every scale, matched."""
 
 import pytest
 
@@ -10,8 +10,11 @@ ARMS_ARE_SIZES = ("table12", "iclr-table7", "iclr-table10")
 @pytest.mark.parametrize("name", recipes.available())
 def test_derf_can_be_added_to_every_table(name):
     recipe = recipes.load(name)
+    if "Derf" in [arm.name for arm in recipe.table.arms]:
+        assert name == "table7"  # its arms are measured by one run
+        return
     if name in ARMS_ARE_SIZES:
-        with pytest.raises(extra_arms.NoModelError, match="no arm DyT"):
+        with pytest.raises(extra_arms.NotApplicableError, match="no arm DyT"):
             extra_arms.with_arms(recipe, recipe.table.scales[0], ["Derf"])
         return
     for scale in recipe.table.scales:

@@ -34,8 +34,7 @@ STEPS = 150
 """Half of Table 4's, so that there is time for two seeds."""
 
 
-TABLE4 = table04.SCALE.runs["llama_7b"]["DyT"]
-CONFIG = TABLE4.needs.get("pretrained", TABLE4).config
+CONFIG = table04.SCALE.runs["llama_7b"]["DyT"].needs["pretrained"].config
 """Table 4's toy of LLaMA 7B: 64 channels, 2 layers."""
 
 

@@ -16,6 +16,11 @@ TUNED = ("lr", "alpha0")
 """Keys of the paper's cells that say with which value a result was reached."""
 
 
+def metric_name(metric: Metric) -> str:
+    """Return label and unit."""
+    return f"{metric.label} {metric.unit}".strip()
+
+
 def format_number(metric: Metric, value: float, reference: float | None = None) -> str:
     """Format ``value`` with the number of decimals that suits the size of ``reference``.
 

@@ -183,7 +183,7 @@ def environment(code: Mapping[str, Any]) -> dict[str, Any]:
         "source": str(Path(__file__).parent),
         "host": platform.node(),
         "system": platform.platform(),
-        "cpu": _cpu_name(),
+        "cpu": machine.cpu_name(),
         "cores": machine.usable_cores(),
         "threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -243,10 +243,3 @@ def _run_git(
         cwd=folder,
         env={**variables, "LC_ALL": "C"},  # its messages are read here
     )
-
-
-def _cpu_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()

@@ -12,7 +12,7 @@ from typing import Any
 from matched import data
 from matched.audit import AuditedPair, audit_pairs
 from matched.entries import Entry, format_finished_count, format_ours, make_entries, shown_arms
-from matched.formatting import format_delta, format_printed_cell
+from matched.formatting import format_delta, format_printed_cell, metric_name
 from matched.gallery import NO_PICTURES, Gallery
 from matched.planning import Plan
 from matched.search_layout import TriedValues, grid, is_grid, search_notes, tried_values
@@ -107,7 +107,7 @@ def _one_row(
     )
     line = (
         label,
-        *([metric.label] if columns.metric else []),
+        *([metric_name(metric)] if columns.metric else []),
         *(format_ours(entry) for entry in entries),
         *(format_delta(metric, base.ours.mean, entry.delta) for entry in other_entries),
         *(printed if columns.paper else ()),
@@ -133,7 +133,7 @@ def _one_row_per_arm(
         lines.append(
             (
                 label if first else "",
-                *([metric.label if first else ""] if columns.metric else []),
+                *([metric_name(metric) if first else ""] if columns.metric else []),
                 entry.arm,
                 format_ours(entry),
                 "" if first else format_delta(metric, base.ours.mean, entry.delta),
@@ -146,9 +146,7 @@ def _one_row_per_arm(
 
 
 def _header(metrics: tuple[Metric, ...], arms: list[str], columns: _Columns) -> tuple[str, ...]:
-    first = metrics[0]
-    unit = f" {first.unit}" if first.unit else ""
-    names = ["model", "metric"] if columns.metric else [f"{first.label}{unit}"]
+    names = ["model", "metric"] if columns.metric else [metric_name(metrics[0])]
     if len(arms) > MAX_ARM_COLUMNS:
         results = ("ours", "Δ", "paper", "paper Δ") if columns.paper else ("result", "Δ")
         return (*names, "arm", *results, "runs", "matched")
@@ -184,6 +182,8 @@ def _notes(plan: Plan, titles: str) -> list[str]:
     if scale.arm_norms:
         norms = ", ".join(map(str, scale.arm_norms.norms.values()))
         notes.append(f"Norms at this scale: {norms}, because {scale.arm_norms.reason}.")
+    if hardware := _hardware(plan):
+        notes.append(f"Measured on {'; '.join(hardware)}.")
     if len(scale.seeds) > 1:
         notes.append("± is the standard deviation over seeds.")
     if is_grid(plan):
@@ -197,6 +197,12 @@ def _notes(plan: Plan, titles: str) -> list[str]:
     return [*notes, *table.allowed_difference_notes()]
 
 
+def _hardware(plan: Plan) -> list[str]:
+    """Return what the times of a plan were measured on; each piece of hardware once."""
+    details = [(planned.status.result or {}).get("details", {}) for planned in plan.runs]
+    return list(dict.fromkeys(found["hardware"] for found in details if "hardware" in found))
+
+
 def _warnings(plan: Plan, pairs: list[AuditedPair]) -> list[str]:
     """Return the lines below the table that need attention."""
     warnings = [
@@ -204,6 +210,11 @@ def _warnings(plan: Plan, pairs: list[AuditedPair]) -> list[str]:
         for pair in pairs
         if pair.verdict == "not matched"
     ]
+    if len(hardware := _hardware(plan)) > 1:
+        warnings.append(
+            f"MIXED HARDWARE: the runs of this table were measured on {len(hardware)} machines or "
+            "versions; each run compares its arms on one of them, and ± includes their differences."
+        )
     warnings += [
         f"Warning: {planned.title}: {warning}"
         for planned in plan.runs

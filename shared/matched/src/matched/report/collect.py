@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence, Set
 from contextlib import suppress
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matched import extra_arms, gallery, planning, projects, recipes
+from matched.aggregation import metric_of
 from matched.files import DamagedFileError, read_json
 from matched.gallery import NO_PICTURES
 from matched.planning import Plan, PlannedRun
@@ -18,6 +20,7 @@ from matched.site import Site
 from matched.status import State
 from matched.summary_table import SummaryTable, summary_table
 from matched.table import SCALES, Scale
+from matched.wording import counted
 
 SHOWN = 5
 """Most names in a warning; the others are counted."""
@@ -134,9 +137,9 @@ def _all_recipes(project: Path) -> list[str]:
 
 
 def _with_possible_arms(recipe: Recipe, scale: Scale, arms: Sequence[str]) -> tuple[Recipe, Scale]:
-    """Return the recipe and the scale with those of the arms that can be derived in the table."""
+    """Return the recipe and the scale with those of the arms that it lacks and can have."""
     for arm in arms:
-        with suppress(extra_arms.NoModelError):
+        with suppress(extra_arms.NotApplicableError):
             recipe, scale = extra_arms.with_arms(recipe, scale, [arm])
     return recipe, scale
 
@@ -163,8 +166,10 @@ def _not_numbers(summary: SummaryTable) -> list[str]:
     warnings = []
     for entry in summary.entries:
         for cell, planned in entry.runs:
-            value = (planned.status.result or {}).get("metrics", {}).get(entry.metric.key, 0.0)
-            if planned.status.state is State.DONE and not abs(value) < float("inf"):
+            value = metric_of(cell, planned, entry.metric.key)
+            if planned.status.state is not State.DONE or value is None:
+                continue
+            if not math.isfinite(value):
                 warnings.append(f"Not a number: {entry.metric.key} of {cell} is {value}")
     return warnings
 
@@ -189,7 +194,7 @@ def _mixed_commits(plan: Plan, of_runs: Mapping[str, str]) -> list[str]:
     commits = Counter(filter(None, (of_runs[signature] for signature in finished)))
     if len(commits) < 2:
         return []
-    counts = [f"{commit} ({count} runs)" for commit, count in commits.most_common()]
+    counts = [f"{commit} ({counted(count, 'run')})" for commit, count in commits.most_common()]
     return [f"Mixed commits: the runs were computed by {_shortened(counts)}"]
 
 
@@ -203,8 +208,8 @@ def _unplanned(site: Site, planned: Set[str]) -> list[str]:
     if not found:
         return []
     return [
-        f"{len(found)} finished runs belong to no table here: they are of another version of a "
-        "recipe, of changed fields (--set), of an added arm (--with), or of a table of your own: "
+        f"{counted(len(found), 'finished run')} of no table here: of another version of a recipe, "
+        "of changed fields (--set), of an added arm (--with), or of a table of your own: "
         f"{_shortened(found)}"
     ]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from matched.entries import Entry, format_finished_count, format_ours
 from matched.files import write_text
-from matched.formatting import MISSING, format_delta, format_printed_cell
+from matched.formatting import MISSING, format_delta, format_printed_cell, metric_name
 from matched.report.collect import Results, TableResults
 from matched.table_formats import LATEX, escape_markdown
 
@@ -99,7 +99,7 @@ def entry_row(table: TableResults, entry: Entry) -> tuple[str, ...]:
         table.recipe.title,
         table.scale.name,
         table.recipe.label(entry.row, table.scale),
-        f"{entry.metric.label} {entry.metric.unit}".strip(),
+        metric_name(entry.metric),
         table.recipe.arm_label(entry.arm, table.scale),
         format_ours(entry),
         format_delta(entry.metric, entry.base_mean, entry.delta),

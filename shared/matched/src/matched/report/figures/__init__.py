@@ -47,11 +47,14 @@ def draw_all(project: Path, site: Site, scales: Sequence[str], folder: Path) -> 
         without_runs = [FigureDrawer(project, site, "")]
         for drawer in drawers if figure.sources else without_runs:
             paths: Sequence[Path] = ()
-            problem = ""
+            problem = finding = ""
+            missing_runs = False
             try:
                 paths = drawer.draw(name, folder)
+                finding = drawer.finding(name)
             except ValueError as error:
                 problem = str(error)
+                missing_runs = isinstance(error, MissingRunsError)
             drawn.append(
                 DrawnFigure(
                     name=name,
@@ -59,9 +62,15 @@ def draw_all(project: Path, site: Site, scales: Sequence[str], folder: Path) -> 
                     caption=figure.caption,
                     paths=tuple(paths),
                     problem=problem,
+                    missing_runs=missing_runs,
+                    finding=finding,
                 )
             )
     return drawn
+
+
+class MissingRunsError(ValueError):
+    """Runs that a figure shows are not finished."""
 
 
 class FigureDrawer:
@@ -75,8 +84,8 @@ class FigureDrawer:
         """Write ``name``.<scale>.svg, .png and .csv to ``folder``.
 
         Raises:
-            ValueError: if runs are missing, with the commands that compute them, if the recipe has
-                no such scale, or if a run's data is damaged.
+            MissingRunsError: if runs are missing, with the commands that compute them.
+            ValueError: if the recipe has no such scale, or if a run's data is damaged.
             OSError: if the folder cannot be written.
         """
         figure = figure_list.find(self.project, name)
@@ -90,6 +99,18 @@ class FigureDrawer:
         with settings():
             self._draw(canvas, figure, panels)
             return canvas.save(folder)
+
+    def finding(self, name: str) -> str:
+        """Return what the runs of a figure show, in a sentence; empty for most figures.
+
+        Raises:
+            ValueError: as ``draw``.
+        """
+        figure = figure_list.find(self.project, name)
+        if not isinstance(figure, NormShapes):
+            return ""
+        panels = [self._runs(name, source) for source in figure.sources]
+        return norm_layers.describe_shapes(panels, self.scale)
 
     def _draw(self, canvas: Canvas, figure: Figure, panels: Sequence[PanelRuns]) -> None:
         if isinstance(figure, LossCurves):
@@ -126,7 +147,8 @@ class FigureDrawer:
         plan = self._plan(source.recipe)
         runs: dict[str, PlannedRun] = {}
         for cell, planned in _of_source(plan, source):
-            runs.setdefault(cell.arm, planned)
+            needed = source.need and plan.by_run[cell.run.needs[source.need]]
+            runs.setdefault(cell.arm, needed or planned)
         self._check_finished(name, source, plan, runs.values())
         return PanelRuns(title=source.title, runs=runs)
 
@@ -155,7 +177,7 @@ class FigureDrawer:
         if missing or not runs:
             arguments = plan.recipe.arguments(plan.scale)
             more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
-            raise ValueError(
+            raise MissingRunsError(
                 f"{name} at {self.scale} scale needs runs that are not finished: "
                 f"{', '.join(missing[:SHOWN]) or source.row}{more}; "
                 f"run `matched submit {arguments} --wait`"
