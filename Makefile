@@ -50,7 +50,7 @@ help:
 	@echo "make table FILE=my_table.py   a table of your own (docs/OWN-TABLES.md)"
 	@echo "make tables      every table         make status      the state of every run"
 	@echo "make report      every result on one page, results/report/index.html, and results/summary.*"
-	@echo "make fig2        a figure of a paper, and the runs that it shows (fig1-8, iclr-fig1-5)"
+	@echo "make fig2        a figure of a paper, and the runs that it shows (fig1-9, fig11, iclr-fig1-5)"
 	@echo "make bench       time the harness    make chaos       kill, preempt and fill the disk of runs"
 	@echo "make parity MAE=<checkout> DINO=… CADUCEUS=… MAMBA=… FAIRSEQ=.   equality with official code, computed"
 	@echo "make gpu         check and measure every GPU path on one card (docs/GPU.md)"

@@ -38,8 +38,9 @@ from matched.table import runs_with_needs
 from matched.task import write_progress
 
 from .host_conditions import hidepid, read_only
+from .search_projects import grid, tuned
 
-__all__ = ["hidepid", "read_only"]  # fixtures
+__all__ = ["grid", "hidepid", "read_only", "tuned"]  # fixtures
 
 STAND_INS = Path(__file__).parent / "stand_ins"
 SOURCES = Path(__file__).parents[2] / "shared" / "matched" / "src"

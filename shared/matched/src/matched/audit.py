@@ -26,9 +26,13 @@ Verdict = Literal["matched", "not matched", "unknown"]
 
 @dataclass(frozen=True, kw_only=True)
 class AuditedPair:
-    """A run of another arm with the baseline's run of the same row and seed, and the verdict.
+    """A run with the run that it is compared with, and the verdict.
+
+    ``matched.matching.pair_with_baseline`` says which run that is.
 
     Attributes:
+        base_column, column: arms of both runs, with the value if it is a search.
+        value: label of the trial, if the row and arm have a search.
         differences: config differences, as ``matched.matching.run_differences`` returns them.
         reason: why the verdict is not "matched".
     """
@@ -40,6 +44,9 @@ class AuditedPair:
     other: PlannedRun
     differences: Differences
     verdict: Verdict
+    base_column: str
+    column: str
+    value: str = ""
     reason: str = ""
 
 
@@ -48,7 +55,7 @@ def audit_pairs(plan: Plan) -> list[AuditedPair]:
     table = plan.recipe.table
     planned_by_cell = {cell: planned for planned in plan.runs for cell in planned.cells}
     pairs = []
-    for base_cell, cell in pair_with_baseline(list(planned_by_cell), table.baseline.name):
+    for base_cell, cell in pair_with_baseline(planned_by_cell, table.baseline.name):
         base, other = planned_by_cell[base_cell], planned_by_cell[cell]
         differences = run_differences(base.run, other.run)
         allowed = table.allowed_differences_of(cell.arm)
@@ -74,6 +81,9 @@ def audit_pairs(plan: Plan) -> list[AuditedPair]:
                 differences=differences,
                 verdict=verdict,
                 reason=reason,
+                base_column=base_cell.column,
+                column=cell.column,
+                value=cell.value,
             )
         )
     return pairs
@@ -128,13 +138,14 @@ def _compare_fingerprints(
     return "matched", ""
 
 
-def matched_seeds(pairs: Sequence[AuditedPair], row: str, arm: str) -> set[int]:
-    """Return the seeds for which the pair of this row and arm is matched."""
-    return {p.seed for p in pairs if (p.row, p.arm, p.verdict) == (row, arm, "matched")}
+def matched_seeds(pairs: Sequence[AuditedPair], row: str, arm: str, value: str = "") -> set[int]:
+    """Return the seeds for which the pair of a row and arm, or of one trial of it, is matched."""
+    wanted = (row, arm, value, "matched")
+    return {p.seed for p in pairs if (p.row, p.arm, p.value, p.verdict) == wanted}
 
 
 def matched_mark(pairs: Sequence[AuditedPair], row: str, arm: str) -> str:
-    """Return "yes", "no", or "—" while a verdict is unknown, for all seeds of a row and arm."""
+    """Return "yes", "no", or "—" while a verdict is unknown, for all runs of a row and arm."""
     verdicts = {pair.verdict for pair in pairs if (pair.row, pair.arm) == (row, arm)}
     if "not matched" in verdicts:
         return "no"

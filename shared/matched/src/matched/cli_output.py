@@ -210,7 +210,7 @@ def show_audit(plan: Plan, console: Console) -> int:
         style = {"matched": "green", "not matched": "bold red"}.get(pair.verdict, "dim")
         verdict = f"{pair.verdict}: {pair.reason}" if pair.reason else pair.verdict
         grid.add_row(
-            f"{pair.row}, seed {pair.seed}\n{table.baseline.name} / {pair.arm}",
+            f"{pair.row}, seed {pair.seed}\n{pair.base_column} / {pair.column}",
             Text(changed),
             "\n".join(one["weights"] for one in hashes),
             "\n".join(one["batches"] for one in hashes),

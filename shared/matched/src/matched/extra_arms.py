@@ -14,6 +14,7 @@ from matched import recipes
 from matched.matching import check_matched
 from matched.recipes import Recipe
 from matched.run import Run, derive_run
+from matched.search import Search, map_runs
 from matched.table import Arm, Scale, Table
 
 
@@ -89,14 +90,16 @@ def _with_arm(recipe: Recipe, scale: Scale, extra: ExtraArm) -> tuple[Table, Sca
     return table, scale
 
 
-def _with_run(row: Mapping[str, Run], model: Arm, extra: ExtraArm) -> dict[str, Run]:
+def _with_run(
+    row: Mapping[str, Run | Search], model: Arm, extra: ExtraArm
+) -> dict[str, Run | Search]:
     """Return the runs of a row with that of the arm; without one if the row has no model of it."""
     if model.name not in row:
         return dict(row)
-    run = row[model.name]
+    cell = row[model.name]
     if model.norm is None:  # the norm is in the run's own config
-        run = _with_norms(run, extra)
-    return {**row, extra.name: run}
+        cell = map_runs(cell, lambda run: _with_norms(run, extra))
+    return {**row, extra.name: cell}
 
 
 def _with_norms(run: Run, extra: ExtraArm) -> Run:

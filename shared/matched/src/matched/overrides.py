@@ -12,10 +12,12 @@ import math
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from matched.recipes import Recipe
 from matched.run import Run
+from matched.search import map_runs
 from matched.table import Scale
 
 ARM_FIELDS = ("norm", "seed")
@@ -52,7 +54,7 @@ def with_changes(recipe: Recipe, scale: Scale, texts: Sequence[str]) -> tuple[Re
     runs = {
         row: changed(row, run)
         if isinstance(run, Run)
-        else {arm: changed(row, one) for arm, one in run.items()}
+        else {arm: map_runs(cell, partial(changed, row)) for arm, cell in run.items()}
         for row, run in scale.runs.items()
     }
     # Sorted, because the order on the command line must not give results another name.

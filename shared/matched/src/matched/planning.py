@@ -141,13 +141,17 @@ def _statuses(directories: Collection[RunDirectory]) -> list[RunStatus]:
 def _resource_overrides(table: Table, scale: Scale) -> dict[Run, Resources]:
     """Map the runs named in ``scale.resource_overrides`` to their resources; the first row wins.
 
-    All cells are considered: otherwise a run's resources would depend on which cells are planned.
+    The runs of a search with its own ``minutes`` are included. All cells are considered: otherwise
+    a run's resources would depend on which cells are planned.
     """
     found: dict[Run, Resources] = {}
-    if not scale.resource_overrides:
-        return found
     for cell in table.cells(scale):
-        for place, run in runs_with_needs(cell.run, cell.row):
-            if place in scale.resource_overrides:
-                found.setdefault(run, scale.resource_overrides[place])
+        if scale.resource_overrides:
+            for place, run in runs_with_needs(cell.run, cell.row):
+                if place in scale.resource_overrides:
+                    found.setdefault(run, scale.resource_overrides[place])
+        search = scale.search(cell.row, cell.arm) if cell.value else None
+        if search is not None and search.minutes is not None:
+            resources = found.get(cell.run, scale.resources)
+            found[cell.run] = replace(resources, minutes=search.minutes)
     return found

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from matched.checks import check_divides
 from matched.run import Run, derive_run
+from matched.search import Search, runs_of
 
 SCALES = ("smoke", "mini", "paper")
 
@@ -109,7 +110,7 @@ class Scale:
         name: "smoke", "mini" or "paper".
         runs: row key → the row's run, from which the runs of all arms are derived; or row key →
             {arm name: run} if the arms differ in more than the norm or the rows differ in the
-            norm.
+            norm. In place of an arm's run there may be a ``Search``.
         seeds: every cell is run once with each.
         resources: resources of one run.
         resource_overrides: other resources for some runs, by path: "row" is the run of that row,
@@ -117,16 +118,19 @@ class Scale:
         note: printed under the table: what the scale uses in place of the paper's models and data.
         metrics: metrics of this scale if they are not the paper's; a table of no paper needs them.
         arm_norms: norms of the arms at this scale if they are not the table's.
+        labels: row key or arm name → its name in print at this scale, where the table's own would
+            be wrong, such as the width of another network.
     """
 
     name: Literal["smoke", "mini", "paper"]
-    runs: Mapping[str, Run | Mapping[str, Run]]
+    runs: Mapping[str, Run | Mapping[str, Run | Search]]
     seeds: tuple[int, ...]
     resources: Resources
     resource_overrides: Mapping[str, Resources] = field(default_factory=dict)
     note: str = ""
     metrics: tuple[Metric, ...] = ()
     arm_norms: ArmNorms | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.name not in SCALES:
@@ -138,7 +142,8 @@ class Scale:
         paths = dict.fromkeys(
             path
             for row, runs in self.runs.items()
-            for run in ([runs] if isinstance(runs, Run) else runs.values())
+            for cell in ([runs] if isinstance(runs, Run) else runs.values())
+            for run in runs_of(cell)
             for path, _ in runs_with_needs(run, row)
         )
         if unknown := [path for path in self.resource_overrides if path not in paths]:
@@ -147,6 +152,12 @@ class Scale:
                 "which is neither a row nor a run that a row needs; known are "
                 f"{', '.join(paths) or 'none'}"
             )
+
+    def search(self, row: str, arm: str) -> Search | None:
+        """Return the search of a row and arm; None if the cell is one run, or is missing."""
+        runs = self.runs[row]
+        cell = None if isinstance(runs, Run) else runs.get(arm)
+        return cell if isinstance(cell, Search) else None
 
 
 def runs_with_needs(run: Run, path: str) -> Iterator[tuple[str, Run]]:
@@ -162,15 +173,25 @@ def runs_with_needs(run: Run, path: str) -> Iterator[tuple[str, Run]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One run of a table with its row, arm and seed."""
+    """One run of a table with its row, arm and seed.
+
+    Attributes:
+        value: label of the trial, if the row and arm have a ``Search``; otherwise empty.
+    """
 
     row: str
     arm: str
     seed: int
     run: Run
+    value: str = ""
 
     def __str__(self) -> str:
-        return f"{self.row} · {self.arm} · seed {self.seed}"
+        return f"{self.row} · {self.column} · seed {self.seed}"
+
+    @property
+    def column(self) -> str:
+        """The arm, and the value that a search tries: "DyT", "DyT · 0.5"."""
+        return f"{self.arm} · {self.value}" if self.value else self.arm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,13 +283,19 @@ class Table:
         for row in scale.runs:
             for seed in scale.seeds:
                 for arm in self.arms:
-                    if (run := self._run(scale, row, arm, seed)) is not None:
-                        yield Cell(row=row, arm=arm.name, seed=seed, run=run)
+                    for value, run in _runs_of_arm(scale, row, arm):
+                        derived = derive_run(run, norm=_norm_at(scale, arm), seed=seed)
+                        yield Cell(row=row, arm=arm.name, seed=seed, run=derived, value=value)
 
-    def _run(self, scale: Scale, row: str, arm: Arm, seed: int) -> Run | None:
-        row_runs = scale.runs[row]
-        run = row_runs if isinstance(row_runs, Run) else row_runs.get(arm.name)
-        return None if run is None else derive_run(run, norm=_norm_at(scale, arm), seed=seed)
+
+def _runs_of_arm(scale: Scale, row: str, arm: Arm) -> Iterator[tuple[str, Run]]:
+    """Yield the runs of a row and arm: one without a value, those of a search, or none."""
+    runs = scale.runs[row]
+    cell = runs if isinstance(runs, Run) else runs.get(arm.name)
+    if isinstance(cell, Search):
+        yield from ((trial.label, trial.run) for trial in cell.trials)
+    elif cell is not None:
+        yield "", cell
 
 
 def _norm_at(scale: Scale, arm: Arm) -> Any:

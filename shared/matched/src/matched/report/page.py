@@ -18,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from matched.files import write_text
+from matched.formatting import MISSING
 from matched.planning import PlannedRun
 from matched.report import curves, svg
 from matched.report.collect import Results, TableResults
@@ -26,7 +27,6 @@ from matched.report.figure_list import DrawnFigure
 from matched.report.summary import HEADER, NUMBERS, entry_row
 from matched.report.verdicts import Judged
 from matched.status import State
-from matched.summary_table import MISSING
 from matched.table_formats import TEXT_COLUMNS
 from matched.wording import counted
 
@@ -145,7 +145,7 @@ def _result_rows(table: TableResults) -> Iterator[ResultRow]:
             "paper": printed,
             "paper Δ": entry.printed_delta,
         }
-        states = entry.ours.states.values()
+        states = entry.ours.states
         failed = State.FAILED in states or State.DAMAGED in states
         yield ResultRow(
             anchor=anchor(table),
@@ -200,12 +200,13 @@ def _charts(table: TableResults, drawn: TableCurves) -> list[tuple[str, list[Mar
     for panel in drawn.panels:
         rows.setdefault(panel.row, []).append(Markup(_loss_chart(table, panel)))
     return [
-        (table.recipe.label(row), charts, drawn.hidden.get(row, 0)) for row, charts in rows.items()
+        (table.recipe.label(row, table.scale), charts, drawn.hidden.get(row, 0))
+        for row, charts in rows.items()
     ]
 
 
 def _loss_chart(table: TableResults, panel: Panel) -> str:
-    title = table.recipe.label(panel.row)
+    title = table.recipe.label(panel.row, table.scale)
     if panel.need:
         title = f"{title} · {panel.need}"
     styles = _styles(table)
@@ -237,7 +238,11 @@ def _alpha_charts(table: TableResults, alphas: Sequence[FinalAlphas]) -> Iterato
             for one in of_row
         ]
         yield svg.line_chart(
-            table.recipe.label(row), series, x_label="DyT layer", y_label="α", points=True
+            table.recipe.label(row, table.scale),
+            series,
+            x_label="DyT layer",
+            y_label="α",
+            points=True,
         )
 
 
