@@ -17,7 +17,7 @@ from matched.aggregation import (
     mean_difference,
     summarize_cell,
 )
-from matched.audit import AuditedPair, audit_pairs, matched_mark, matched_seeds
+from matched.audit import AuditedPair, audit_pairs, hardware_of, matched_mark, matched_seeds
 from matched.gallery import NO_PICTURES, Gallery
 from matched.planning import Plan
 from matched.status import State
@@ -36,6 +36,7 @@ class Entry:
         base_mean: our mean of the baseline arm, which sets the decimals of Δ; None for a baseline.
         matched: "yes", "no" or "—"; empty for the baseline.
         matched_seeds: seeds whose pair with the baseline is matched.
+        hardware: seed → what computed its run, as ``matched.audit.hardware_of`` returns it.
     """
 
     row: str
@@ -49,6 +50,7 @@ class Entry:
     printed_delta: float | None
     matched: str
     matched_seeds: Set[int]
+    hardware: Mapping[int, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +142,7 @@ def _entries(
                 printed_delta=_printed_delta(base.printed, printed, metric) if base else None,
                 matched=mark,
                 matched_seeds=seeds,
+                hardware={cell.seed: hardware_of(plan, item.run) for cell, item in runs},
             )
         )
     return entries
@@ -297,8 +300,9 @@ def _notes(plan: Plan, titles: str) -> list[str]:
     if scale.note:
         notes.append(scale.note)
     if scale.arm_norms:
-        norms = ", ".join(map(str, scale.arm_norms.norms.values()))
-        notes.append(f"Norms at this scale: {norms}, because {scale.arm_norms.reason}.")
+        notes.append(
+            f"Norms at this scale: {_scale_norms(plan)}, because {scale.arm_norms.reason}."
+        )
     if len(scale.seeds) > 1:
         notes.append("± is the standard deviation over seeds.")
     arm = table.arms[1].name if len(table.arms) == 2 else "each arm"
@@ -310,12 +314,30 @@ def _notes(plan: Plan, titles: str) -> list[str]:
     return [*notes, *table.allowed_difference_notes()]
 
 
+def _scale_norms(plan: Plan) -> str:
+    """Return the norms that replace the table's, with the row of those that are of one row."""
+    arm_norms = plan.scale.arm_norms
+    assert arm_norms is not None
+    everywhere = ", ".join(map(str, arm_norms.norms.values()))
+    by_row = (
+        f"{', '.join(map(str, norms.values()))} for {plan.recipe.label(row)}"
+        for row, norms in arm_norms.by_row.items()
+    )
+    return "; ".join(filter(None, [everywhere, *by_row]))
+
+
 def _warnings(plan: Plan, pairs: list[AuditedPair]) -> list[str]:
     """Return the lines below the table that need attention."""
     warnings = [
         f"NOT MATCHED: {pair.row}, {pair.arm}, seed {pair.seed}: {pair.reason}."
         for pair in pairs
         if pair.verdict == "not matched"
+    ]
+    warnings += [
+        f"Different hardware: {pair.row}, {pair.arm}, seed {pair.seed}: "
+        f"{' against '.join(pair.hardware)}; this pair is not part of Δ."
+        for pair in pairs
+        if pair.different_hardware
     ]
     warnings += [
         f"Warning: {planned.title}: {warning}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import Any, Literal
 
 from matched.checks import check_divides
@@ -94,11 +95,17 @@ class ArmNorms:
 
     Attributes:
         norms: arm name → norm.
+        by_row: row key → arm name → norm, for rows that need other norms than ``norms``.
         reason: why they differ from the table's, printed under the table.
     """
 
-    norms: Mapping[str, Any]
+    norms: Mapping[str, Any] = field(default_factory=dict)
+    by_row: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     reason: str
+
+    def norm(self, row: str, arm: Arm) -> Any:
+        """Return the norm of an arm in one row; that of the table unless this replaces it."""
+        return self.by_row.get(row, {}).get(arm.name, self.norms.get(arm.name, arm.norm))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,20 +218,25 @@ class Table:
     def _check_norms(self, scale: Scale) -> None:
         """Refuse unknown arms in arm_norms, and arms without a norm in a row shared by all."""
         names = [arm.name for arm in self.arms]
-        norms = scale.arm_norms.norms if scale.arm_norms else {}
-        if unknown := [name for name in norms if name not in names]:
-            raise ValueError(
-                f"scale {scale.name}: arm_norms names {', '.join(unknown)}; the table's arms are "
-                f"{', '.join(names)}"
-            )
-        without_norm = [arm.name for arm in self.arms if _norm_at(scale, arm) is None]
-        shared_rows = [row for row, run in scale.runs.items() if isinstance(run, Run)]
-        if without_norm and shared_rows:
-            raise ValueError(
-                f"row {shared_rows[0]} at {scale.name} scale is one run for all arms, and no norm "
-                f"is given for {', '.join(without_norm)}: give each arm its norm, or give the row "
-                "as {arm name: run} with a norm in the config of every run"
-            )
+        replaced = scale.arm_norms or ArmNorms(reason="")
+        named_arms = dict.fromkeys([*replaced.norms, *chain(*replaced.by_row.values())])
+        for what, named, known in (
+            ("arms", named_arms, names),
+            ("rows", replaced.by_row, scale.runs),
+        ):
+            if unknown := [name for name in named if name not in known]:
+                raise ValueError(
+                    f"scale {scale.name}: arm_norms names {', '.join(unknown)}; the table's "
+                    f"{what} are {', '.join(known)}"
+                )
+        for row, run in scale.runs.items():
+            without_norm = [arm.name for arm in self.arms if _norm_at(scale, row, arm) is None]
+            if without_norm and isinstance(run, Run):
+                raise ValueError(
+                    f"row {row} at {scale.name} scale is one run for all arms, and no norm "
+                    f"is given for {', '.join(without_norm)}: give each arm its norm, or give the "
+                    "row as {arm name: run} with a norm in the config of every run"
+                )
 
     @property
     def baseline(self) -> Arm:
@@ -268,10 +280,9 @@ class Table:
     def _run(self, scale: Scale, row: str, arm: Arm, seed: int) -> Run | None:
         row_runs = scale.runs[row]
         run = row_runs if isinstance(row_runs, Run) else row_runs.get(arm.name)
-        return None if run is None else derive_run(run, norm=_norm_at(scale, arm), seed=seed)
+        return None if run is None else derive_run(run, norm=_norm_at(scale, row, arm), seed=seed)
 
 
-def _norm_at(scale: Scale, arm: Arm) -> Any:
-    """Return the norm of an arm at one scale."""
-    norms = scale.arm_norms.norms if scale.arm_norms else {}
-    return norms.get(arm.name, arm.norm)
+def _norm_at(scale: Scale, row: str, arm: Arm) -> Any:
+    """Return the norm of an arm in one row of a scale."""
+    return scale.arm_norms.norm(row, arm) if scale.arm_norms else arm.norm

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,7 +153,12 @@ def _table_results(plan: Plan, pictures: Path | None) -> TableResults:
         publication=recipe.path.parent.name if recipe.paper else "",
         plan=plan,
         summary=summary,
-        warnings=(*summary.warnings, *_not_numbers(summary), *_mixed_commits(plan, commits)),
+        warnings=(
+            *summary.warnings,
+            *_not_numbers(summary),
+            *_mixed_commits(plan, commits),
+            *_mixed_hardware(plan),
+        ),
         commits=commits,
     )
 
@@ -186,11 +191,25 @@ def commit_of(planned: PlannedRun) -> str:
 def _mixed_commits(plan: Plan, of_runs: Mapping[str, str]) -> list[str]:
     """Return a warning if the finished runs of a table were computed by several commits."""
     finished = [planned.run.signature for planned in plan.runs if planned.status.state.finished]
-    commits = Counter(filter(None, (of_runs[signature] for signature in finished)))
-    if len(commits) < 2:
+    return _mixed("commits", "by", (of_runs[signature] for signature in finished))
+
+
+def _mixed_hardware(plan: Plan) -> list[str]:
+    """Return a warning if the runs that a table shows were computed on different hardware.
+
+    Their needs are left out: data may be prepared on other machines than networks are trained on.
+    """
+    results = (planned.status.result or {} for planned in plan.runs if planned.cells)
+    return _mixed("hardware", "on", (result.get("hardware", "") for result in results))
+
+
+def _mixed(what: str, preposition: str, names: Iterable[str]) -> list[str]:
+    """Return a warning if the names, one of each run and empty where unknown, are not all equal."""
+    found = Counter(filter(None, names))
+    if len(found) < 2:
         return []
-    counts = [f"{commit} ({count} runs)" for commit, count in commits.most_common()]
-    return [f"Mixed commits: the runs were computed by {_shortened(counts)}"]
+    counts = [f"{name} ({count} runs)" for name, count in found.most_common()]
+    return [f"Mixed {what}: the runs were computed {preposition} {_shortened(counts)}"]
 
 
 def _unplanned(site: Site, planned: Set[str]) -> list[str]:
