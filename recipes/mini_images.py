@@ -6,7 +6,7 @@ from typing import Any
 
 from dyt import Norm, suggested_alpha0
 from dyt_vision.config import Supervised
-from matched import ArmNorms
+from matched import ArmNorms, Resources
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,7 @@ DIGITS = Images(
     supervised={
         "epochs": 100,
         "warmup_epochs": 10,
+        "lr": 4e-3,
         "ema_decay": 0.99,
         "crop_scale": (0.7, 1.0),
         "rand_augment": "",
@@ -92,6 +93,18 @@ def vit(config: Supervised, images: Images, size: Size, **changes: Any) -> Super
     return supervised(config, images, model_args=arguments, **changes)
 
 
+def convnext(config: Supervised, images: Images, dims: tuple[int, ...]) -> Supervised:
+    """A ConvNeXt of six blocks with these widths, whose strides suit small images."""
+    arguments = (
+        ("ls_init_value", 0.1),
+        ("patch_size", 2),
+        ("output_stride", 8),
+        ("depths", (1, 1, 3, 1)),
+        ("dims", dims),
+    )
+    return supervised(config, images, model_args=arguments)
+
+
 def norms_by_width(widths: Mapping[str, int], norms: Mapping[str, Norm]) -> ArmNorms:
     """The norms of some arms with the α0 of each row's width.
 
@@ -108,6 +121,9 @@ def norms_by_width(widths: Mapping[str, int], norms: Mapping[str, Norm]) -> ArmN
     )
 
 
+DIGITS_RESOURCES = Resources(
+    gpus=1, cpus=4, memory_gb=4, minutes=2, cpu_minutes=10, runs_per_job=20
+)
 REASON = (
     "the narrower a network, the larger the α0 it needs (CVPR 2025, Tables 11 and 12; ICLR 2025 "
     "submission, Table 7)"

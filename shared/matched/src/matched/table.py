@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 from typing import Any, Literal
@@ -50,6 +50,8 @@ class Resources:
         cpus: cores per process, including its data-loading workers.
         memory_gb: memory per process.
         minutes: expected time of one run; longer jobs are cut and requeued at the cluster's limit.
+        cpu_minutes: expected time on one CPU core, for runs with ``gpus`` that a machine without
+            GPUs can compute as well; 0 for runs that need GPUs.
         runs_per_job: number of runs that share a Slurm job, one after the other, so that short
             runs pay for queueing and imports once.
         shard: shard weights and optimizer state over the processes (FSDP2) instead of keeping a
@@ -64,6 +66,7 @@ class Resources:
     cpus: int = 1
     memory_gb: int = 4
     minutes: int
+    cpu_minutes: int = 0
     runs_per_job: int = 1
     shard: bool = False
     shard_degree: int = 0
@@ -82,6 +85,12 @@ class Resources:
     def world_size(self) -> int:
         """Number of processes of one run."""
         return self.gpus or self.processes
+
+    def without_gpus(self) -> Resources:
+        """Return the resources on a CPU core if the run has ``cpu_minutes``, or else these."""
+        if not self.cpu_minutes:
+            return self
+        return replace(self, gpus=0, cpus=1, minutes=self.cpu_minutes, cpu_minutes=0)
 
     @property
     def num_workers(self) -> int:
