@@ -13,7 +13,6 @@ from matched.site import Site
 from matched.status import State
 from matched.table import Resources
 
-
 LONG_HOURS = 24
 """A submission says how long it takes if its runs on this machine take longer."""
 
