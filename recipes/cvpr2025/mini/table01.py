@@ -1,30 +1,26 @@
-"""Mini scale of Table 1: ViTs and ConvNeXts of widths 32 to 384 on the digits, at full length."""
+"""Mini scale of Table 1: ViTs and ConvNeXts of widths 32 to 384, on the digits or on a folder."""
 
 from matched import Run, Scale
-from recipes import mini_images
 from recipes.cvpr2025.arms import DYT
 from recipes.cvpr2025.table01 import CONVNEXT_B, CONVNEXT_L, TASK, VIT_B, VIT_L
-from recipes.mini_images import DIGITS, DIGITS_RESOURCES, convnext, norms_by_width, vit
+from recipes.mini_images import SEEDS, Images, convnext, norms_by_width, on_every_set, vit
 
-DIMS_B, DIMS_L = (32, 64, 128, 256), (48, 96, 192, 384)
-"""Widths of the ConvNeXts' stages."""
-WIDTHS = {
-    "vit_b": mini_images.VIT_B.width,
-    "vit_l": mini_images.VIT_L.width,
-    "convnext_b": DIMS_B[2],
-    "convnext_l": DIMS_L[2],
-}
-"""Row → the width that gives α0; a ConvNeXt's third stage has most of its blocks."""
 
-SCALE = Scale(
-    name="mini",
-    seeds=(0, 1, 2, 3, 4),
-    runs={
-        "vit_b": Run(task=TASK, config=vit(VIT_B, DIGITS, mini_images.VIT_B)),
-        "vit_l": Run(task=TASK, config=vit(VIT_L, DIGITS, mini_images.VIT_L)),
-        "convnext_b": Run(task=TASK, config=convnext(CONVNEXT_B, DIGITS, DIMS_B)),
-        "convnext_l": Run(task=TASK, config=convnext(CONVNEXT_L, DIGITS, DIMS_L)),
-    },
-    arm_norms=norms_by_width(WIDTHS, {DYT.name: DYT.norm}),
-    resources=DIGITS_RESOURCES,
-)
+def scale(images: Images) -> Scale:
+    configs = {
+        "vit_b": vit(VIT_B, images, "vit_b"),
+        "vit_l": vit(VIT_L, images, "vit_l"),
+        "convnext_b": convnext(CONVNEXT_B, images, "convnext_b"),
+        "convnext_l": convnext(CONVNEXT_L, images, "convnext_l"),
+    }
+    return Scale(
+        name="mini",
+        seeds=SEEDS,
+        runs={row: Run(task=TASK, config=config) for row, config in configs.items()},
+        arm_norms=norms_by_width({row: images.width(row) for row in configs}, {DYT.name: DYT.norm}),
+        resources=images.resources,
+        note=images.note,
+    )
+
+
+SCALE = on_every_set(scale)

@@ -1,17 +1,22 @@
-"""Mini scale of Table 9: a ViT of width 128 on the digits, at full length."""
+"""Mini scale of Table 9: Table 8's ViT-B with and without α, on the digits or on a folder."""
 
 from dyt import suggested_alpha0
-from matched import Scale
-from recipes import mini_images
-from recipes.cvpr2025.mini import table01
+from matched import Run, Scale
+from recipes.cvpr2025.table01 import TASK, VIT_B
 from recipes.cvpr2025.table09 import FUNCTIONS, alpha_rows
-from recipes.mini_images import DIGITS_RESOURCES
+from recipes.mini_images import REASON, SEEDS, Images, on_every_set, vit
 
-ALPHA0 = suggested_alpha0(mini_images.VIT_B.width)
 
-SCALE = Scale(
-    name="mini",
-    seeds=(0, 1, 2, 3, 4),
-    runs=alpha_rows(table01.SCALE.runs["vit_b"], FUNCTIONS, alpha0=ALPHA0),
-    resources=DIGITS_RESOURCES,
-)
+def scale(images: Images) -> Scale:
+    alpha0 = suggested_alpha0(images.width("vit_b"))
+    run = Run(task=TASK, config=vit(VIT_B, images, "vit_b"))
+    return Scale(
+        name="mini",
+        seeds=SEEDS,
+        runs=alpha_rows(run, FUNCTIONS, alpha0=alpha0),
+        resources=images.resources,
+        note=f"{images.note} α0 is {alpha0:.3g}: {REASON}.",
+    )
+
+
+SCALE = on_every_set(scale)

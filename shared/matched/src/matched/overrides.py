@@ -33,6 +33,7 @@ def with_changes(recipe: Recipe, scale: Scale, texts: Sequence[str]) -> tuple[Re
     Args:
         texts: "field=value"; "network.width=64" is a field of a nested dataclass, and
             "pretrained.lr=1e-3" one of the run that is needed under the name "pretrained".
+            "data=name" also takes the scale that the recipe has for that data, if it has one.
 
     Raises:
         ValueError: for a field that some run does not have, and for a value of another type than
@@ -42,6 +43,8 @@ def with_changes(recipe: Recipe, scale: Scale, texts: Sequence[str]) -> tuple[Re
         return recipe, scale
     tree = _parse_texts(texts)
     values: dict[str, Any] = {}
+    data = tree.get("data")
+    scale = scale.on_data.get(data, scale) if isinstance(data, str) else scale
 
     def changed(row: str, run: Run) -> Run:
         try:

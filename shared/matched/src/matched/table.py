@@ -133,6 +133,8 @@ class Scale:
         note: printed under the table: what the scale uses in place of the paper's models and data.
         metrics: metrics of this scale if they are not the paper's; a table of no paper needs them.
         arm_norms: norms of the arms at this scale if they are not the table's.
+        on_data: data source → this scale on that data, with the same rows, for ``--set data=…``.
+            Unlike a change of the field alone, it fits networks and settings to the data.
     """
 
     name: Literal["smoke", "mini", "paper"]
@@ -143,6 +145,7 @@ class Scale:
     note: str = ""
     metrics: tuple[Metric, ...] = ()
     arm_norms: ArmNorms | None = None
+    on_data: Mapping[str, Scale] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.name not in SCALES:
@@ -151,6 +154,12 @@ class Scale:
             raise ValueError(
                 f"scale {self.name}: seeds {self.seeds} must be non-empty and distinct"
             )
+        for data, other in self.on_data.items():
+            if other.name != self.name or list(other.runs) != list(self.runs):
+                raise ValueError(
+                    f"scale {self.name}: on_data[{data!r}] is the scale {other.name} with the rows "
+                    f"{', '.join(other.runs)}; expected {self.name} with {', '.join(self.runs)}"
+                )
         paths = dict.fromkeys(
             path
             for row, runs in self.runs.items()
@@ -222,7 +231,8 @@ class Table:
                 "to the arm that differs, or to the table if all arms do"
             )
         for scale in self.scales:
-            self._check_norms(scale)
+            for one in (scale, *scale.on_data.values()):
+                self._check_norms(one)
 
     def _check_norms(self, scale: Scale) -> None:
         """Refuse unknown arms in arm_norms, and arms without a norm in a row shared by all."""
