@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dyt import Norm, suggested_alpha0
-from dyt_vision.config import Supervised
+from dyt_vision.config import Arguments, Supervised
 from matched import ArmNorms, Resources, Scale
 
 
@@ -154,10 +154,9 @@ def supervised(config: Supervised, images: Images, **changes: Any) -> Supervised
     )
 
 
-def vit(config: Supervised, images: Images, row: str) -> Supervised:
-    """A row's ViT in the size of an image set."""
-    size = images.vits[row]
-    arguments = (
+def vit_arguments(config: Supervised, images: Images, size: Size) -> Arguments:
+    """The arguments of timm's ViT for a network of another size, and those that it has already."""
+    return (
         *config.model_args,
         ("img_size", images.image_size),
         ("patch_size", images.patch_size),
@@ -165,6 +164,11 @@ def vit(config: Supervised, images: Images, row: str) -> Supervised:
         ("depth", size.depth),
         ("num_heads", size.heads),
     )
+
+
+def vit(config: Supervised, images: Images, row: str) -> Supervised:
+    """A row's ViT in the size of an image set."""
+    arguments = vit_arguments(config, images, images.vits[row])
     return supervised(config, images, model_args=arguments)
 
 
