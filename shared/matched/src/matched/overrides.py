@@ -62,6 +62,25 @@ def with_changes(recipe: Recipe, scale: Scale, texts: Sequence[str]) -> tuple[Re
     return replace(recipe, changes=dict(sorted(values.items()))), replace(scale, runs=runs)
 
 
+def on_data(recipe: Recipe, scale: Scale, texts: Sequence[str]) -> tuple[Recipe, Scale] | None:
+    """Return recipe and scale on the data of "data=name", or None if the recipe has no such scale.
+
+    Without a text they stay as they are.
+
+    Raises:
+        ValueError: for any other change, of which reports over all tables know nothing.
+    """
+    if not texts:
+        return recipe, scale
+    tree = _parse_texts(texts)
+    if list(tree) != ["data"]:
+        raise ValueError(
+            f"--set {' '.join(texts)}: over all tables only data=name can be changed, such as "
+            "data=cifar100; change other fields of single tables"
+        )
+    return with_changes(recipe, scale, texts) if tree["data"] in scale.on_data else None
+
+
 def _parse_texts(texts: Sequence[str]) -> Tree:
     """Return the tree of all changes.
 
