@@ -35,6 +35,7 @@ def parity(domain: str, source: str, *tables: str) -> Claim:
 
 SQUASHING = ("tanh", "hardtanh", "sigmoid")
 ANALYSIS = "recipes/norm_layers.py"
+LAYER_SHARES = ("inference_layer_share", "training_layer_share")
 NORM_FREE_ROWS = ("vit_b", "vit_l", "mae_vit_b", "mae_vit_l")
 
 CLAIMS = (
@@ -153,9 +154,34 @@ CLAIMS = (
         missing="no recipe for this table yet",
     ),
     Claim(
-        statement="DyT layers are faster than unfused RMSNorm layers, but not than compiled ones",
-        source="CVPR, Table 7 and its appendix",
-        test=None,
-        missing="no recipe for this table yet",
+        statement="Derf is not worse than DyT",
+        source="arXiv 2512.10938, on the tables of CVPR and ICLR",
+        test=NotWorse(
+            tables=tuple(f"{paper}table{n}" for paper in ("", "iclr-") for n in range(1, 7)),
+            arm="Derf",
+            than="DyT",
+        ),
+    ),
+    Claim(
+        statement="DyT layers are faster than unfused RMSNorm layers",
+        source="CVPR, Table 7",
+        test=Better(
+            pairs=((cell("table7", "llama_7b", "DyT"), cell("table7", "llama_7b", "RMSNorm")),),
+            metrics=LAYER_SHARES,
+        ),
+    ),
+    Claim(
+        statement="Compiled, DyT layers are not faster than RMSNorm layers",
+        source="CVPR, appendix on Table 7",
+        test=Better(
+            pairs=(
+                (
+                    cell("table7", "llama_7b", "RMSNorm, compiled"),
+                    cell("table7", "llama_7b", "DyT, compiled"),
+                ),
+            ),
+            metrics=LAYER_SHARES,
+            within_spread=True,
+        ),
     ),
 )

@@ -2,8 +2,8 @@
 
 The paper prints seconds for 100 passes of all norm layers and of the model, inference (forward) and
 training (forward and backward). Measured here: the norm layers of the model, one after the other;
-one decoder block; and the model's blocks with the final norm, without embedding and output layer.
-"Identity" has no norm layer: the difference to it is the cost of the norm within the network.
+one decoder block; and the whole model, by the task of Table 7 (``dyt_llama.latency``). "Identity"
+has no norm layer: the difference to it is the cost of the norm within the network.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gpu_sections import Part, Row, timing
-from gpu_sections.llama_block import Block, Blocks, Sizes, rotary
+from gpu_sections.llama_block import Block, Sizes, rotary
 
 SIZES = {
     "cuda": Sizes(),
@@ -24,7 +24,7 @@ SIZES = {
 }
 ROUNDS = {
     "cuda": {"layers": 21, "block": 41, "model": 7},
-    "cpu": dict.fromkeys(("layers", "block", "model"), 1),
+    "cpu": {"layers": 1, "block": 1, "model": 2},
 }
 GIGABYTES = {"layers": 8, "block": 8, "model": 60}
 PASSES = ("inference", "training")
@@ -35,8 +35,8 @@ def norms(width: int, device: str) -> dict[str, Callable[[], nn.Module]]:
     """Return the norm layers of the arms by name, with the arguments of LLaMA."""
     kernel = "triton"  # on a CPU, Triton's interpreter
     found: dict[str, Callable[[], nn.Module]] = {
-        "RMSNorm": partial(nn.RMSNorm, width, eps=1e-5),
-        "DyT, formula": partial(layers.BackendLayer, width, "reference", bias=False),
+        "nn.RMSNorm": partial(nn.RMSNorm, width, eps=1e-5),
+        "DyT": partial(layers.BackendLayer, width, "reference", bias=False),
         "DyT, kernel": partial(layers.BackendLayer, width, kernel, bias=False),
         "Identity": nn.Identity,
     }
@@ -45,34 +45,69 @@ def norms(width: int, device: str) -> dict[str, Callable[[], nn.Module]]:
 
 def parts(device: str) -> list[Part]:
     modes = ("eager", "compiled") if device == "cuda" else ("eager",)
+    network = Part(
+        name="model",
+        measure=partial(model_latencies, device),
+        limit=150,
+        requires=("transformers",),
+        gigabytes=GIGABYTES["model"] if device == "cuda" else 1,
+    )
     return [
-        Part(
-            name=f"{what}, {mode}",
-            measure=partial(latencies, device, what, mode),
-            limit={"layers": 60, "block": 100, "model": 150}[what],
-            gigabytes=GIGABYTES[what] if device == "cuda" else 1,
+        *(
+            Part(
+                name=f"{what}, {mode}",
+                measure=partial(latencies, device, what, mode),
+                limit={"layers": 60, "block": 100}[what],
+                gigabytes=GIGABYTES[what] if device == "cuda" else 1,
+            )
+            for what in ("block", "layers")
+            for mode in modes
+        ),
+        network,
+    ]
+
+
+def model_latencies(device: str) -> list[Row]:
+    """Return a row for each variant and pass of the whole model, by the task of Table 7.
+
+    Raises:
+        RuntimeError: if a variant cannot be timed on this machine.
+    """
+    # Needs transformers, which the other parts do without.
+    from dyt_llama.latency import COMPILED, time_variants
+    from dyt_llama.latency_config import VARIANTS, Latency
+    from dyt_llama.network_config import LLAMA_7B, Network
+
+    sizes = SIZES[device]
+    small = Network(
+        width=sizes.width, depth=sizes.depth, heads=sizes.heads, kv_heads=sizes.heads, ffn=sizes.ffn
+    )
+    eager = tuple(name for name in VARIANTS if not name.endswith(COMPILED))
+    measured = time_variants(
+        Latency(
+            network=LLAMA_7B if device == "cuda" else small,
+            device="cuda" if device == "cuda" else "cpu",
+            dtype="bfloat16",
+            length=sizes.tokens,
+            rounds=ROUNDS[device]["model"],
+            warmup_rounds=2 if device == "cuda" else 1,
+            variants=VARIANTS if device == "cuda" else eager,
         )
-        for what in ("block", "layers", "model")
-        for mode in modes
+    )
+    if measured.left_out:
+        raise RuntimeError("; ".join(f"{name}: {why}" for name, why in measured.left_out.items()))
+    return [
+        _row("model", mode, variant.removesuffix(COMPILED), pass_, [1e3 * s for s in seconds])
+        for pass_, times in measured.times.items()
+        for variant, seconds in times.items()
+        for mode in ["layers compiled" if variant.endswith(COMPILED) else "eager"]
     ]
 
 
 def latencies(device: str, what: str, mode: str) -> list[Row]:
-    """Return a row for each norm and pass: ms of one pass, and of 100 as the paper prints it."""
+    """Return a row for each norm and pass of the norm layers or of one block: ms of one pass."""
     sizes = SIZES[device]
     names = [name for name in norms(sizes.width, device) if what != "layers" or name != "Identity"]
-    rows: list[Row] = []
-    if what == "model":  # one network at a time has room on the card
-        for name in names:
-            rows += _measured(device, what, mode, [name])
-            if device == "cuda":
-                torch.cuda.empty_cache()
-        return rows
-    return _measured(device, what, mode, names)
-
-
-def _measured(device: str, what: str, mode: str, names: list[str]) -> list[Row]:
-    sizes = SIZES[device]
     x = torch.randn(1, sizes.tokens, sizes.width, device=device).to(DTYPE)
     grad, rotation = torch.randn_like(x), rotary(sizes, device, DTYPE)
     networks = {name: build(device, what, name, mode) for name in names}
@@ -84,14 +119,17 @@ def _measured(device: str, what: str, mode: str, names: list[str]) -> list[Row]:
         }
         times = timing.microseconds(calls, device, ROUNDS[device][what])
         for name, values in times.items():
-            row: Row = {"what": what, "mode": mode, "norm": name, "pass": pass_}
-            row |= timing.statistics("ms", [value / 1e3 for value in values], "{:.4f}")
-            rows.append(row)
+            rows.append(_row(what, mode, name, pass_, [value / 1e3 for value in values]))
     return rows
 
 
+def _row(what: str, mode: str, norm: str, pass_: str, milliseconds: list[float]) -> Row:
+    row: Row = {"what": what, "mode": mode, "norm": norm, "pass": pass_}
+    return row | timing.statistics("ms", milliseconds, "{:.4f}")
+
+
 def build(device: str, what: str, name: str, mode: str) -> nn.Module:
-    """Return the norm layers of the model, one block, or all blocks; weights are N(0, 0.02)."""
+    """Return the norm layers of the model, or one block; weights are N(0, 0.02)."""
     sizes = SIZES[device]
     norm = norms(sizes.width, device)[name]
     torch.manual_seed(0)
@@ -100,7 +138,7 @@ def build(device: str, what: str, name: str, mode: str) -> nn.Module:
         if what == "layers":
             network = _Chain(nn.ModuleList(norm() for _ in range(2 * sizes.depth + 1)))
         else:
-            network = Block(sizes, norm) if what == "block" else Blocks(sizes, norm)
+            network = Block(sizes, norm)
     network.to(DTYPE)
     for module in network.modules():
         if isinstance(module, nn.Linear):
@@ -112,12 +150,8 @@ def build(device: str, what: str, name: str, mode: str) -> nn.Module:
 
 
 def compile_parts(network: nn.Module) -> None:
-    """Compile a block; of several equal ones, the first compilation serves all."""
-    if isinstance(network, Blocks):
-        for block in network.blocks:
-            block.compile(dynamic=False)
-        network.norm.compile(dynamic=False)
-    elif isinstance(network, _Chain):
+    """Compile a block, or each of the norm layers; of equal ones, the first serves all."""
+    if isinstance(network, _Chain):
         for layer in network.layers:
             layer.compile(dynamic=False)
     else:

@@ -1,4 +1,4 @@
-"""Decoder blocks of LLaMA 7B (Touvron et al. 2023, arXiv 2302.13971) with any norm layer."""
+"""Decoder block of LLaMA 7B (Touvron et al. 2023, arXiv 2302.13971) with any norm layer."""
 
 from __future__ import annotations
 
@@ -46,20 +46,6 @@ class Block(nn.Module):
         query, key = _rotate(query, rotation), _rotate(key, rotation)
         y = F.scaled_dot_product_attention(query, key, value, is_causal=True)
         return y.transpose(1, 2).reshape(batch, length, width)
-
-
-class Blocks(nn.Module):
-    """The blocks of a network and its final norm: all of LLaMA but embedding and output layer."""
-
-    def __init__(self, sizes: Sizes, norm: Callable[[], nn.Module]) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(Block(sizes, norm) for _ in range(sizes.depth))
-        self.norm = norm()
-
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-        for block in self.blocks:
-            x = block(x, rotation)
-        return self.norm(x)
 
 
 def rotary(sizes: Sizes, device: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

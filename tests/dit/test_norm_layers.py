@@ -4,10 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
-from dyt_dit import latents, norm_layers, training
+from dyt_dit import latents, norm_layers, release_weights, training, weights_import
+from dyt_dit.config import ReleasedWeights
+from dyt_dit.model import build
+from dyt_dit.sources import DIT_XL2_WEIGHTS
 
-from .tiny import DYT, ENCODING, OWN, TRAINING, run
+from .tiny import DYT, ENCODING, NETWORK, OWN, TRAINING, run
 
 
 @pytest.mark.parametrize(("arm", "norm"), [("LN", OWN), ("DyT", DYT)])
@@ -18,8 +22,31 @@ def test_analyze_records_every_norm_layer(tmp_path, arm, norm):
     needs["trained"] = tmp_path / "trained"
     run(training.train, needs["trained"], config, needs=needs)
     outcome = run(norm_layers.analyze, tmp_path / "analysis", config, needs=needs)
-    arrays = np.load(tmp_path / "analysis" / norm_layers.ARRAYS)
+    arrays = np.load(tmp_path / "analysis/norm_layers.npz")
     assert len(arrays["path"]) == 2 * config.network.depth + 1
     assert arrays["x0"].shape == (64, config.network.width)
     assert np.isnan(arrays["alpha"]).all() == (arm == "LN")
     assert 0 < outcome.metrics["linear_share"] <= 100
+    assert (tmp_path / "analysis" / outcome.details["picture"]).is_file()
+
+
+def test_analyze_reads_weights_of_the_release(tmp_path):
+    model, _ = build(TRAINING)
+    file = tmp_path / "DiT.pt"
+    torch.save(release_weights.to_release(model, model.state_dict()), file)
+    config = ReleasedWeights(network=NETWORK)
+    data = {"dit-xl2-weights": file}
+    run(weights_import.import_weights, tmp_path / "imported", config, data=data)
+    needs = {"latents": tmp_path / "latents", "trained": tmp_path / "imported"}
+    run(latents.encode, needs["latents"], ENCODING)
+    run(norm_layers.analyze, tmp_path / "analysis", TRAINING, needs=needs)
+    arrays = np.load(tmp_path / "analysis/norm_layers.npz")
+    assert len(arrays["path"]) == 2 * NETWORK.depth + 1
+    deeper = replace(config, network=replace(NETWORK, depth=3))
+    with pytest.raises(ValueError, match=r"does not fit .* keys differ"):
+        run(weights_import.import_weights, tmp_path / "other", deeper, data=data)
+
+
+def test_missing_release_weights_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"expected the weights of DiT-XL/2, DiT-XL-2-256x256\.pt"):
+        DIT_XL2_WEIGHTS.check(tmp_path / "none.pt")

@@ -21,7 +21,7 @@ def test_plan_shows_every_run_and_the_jobs(project):
     for planned in project.plan().runs:
         (line,) = (line for line in told.splitlines() if planned.run.signature in line)
         assert planned.title in line and str(planned.status.state) in line and "tiny:train" in line
-    assert "data none: 7 of 8 runs to do, in 1 jobs (local)" in told
+    assert "data none: 7 of 8 runs to do, in 1 job (local)" in told
 
 
 def test_plan_of_a_finished_table(one_row):

@@ -64,7 +64,7 @@ def test_export_writes_a_folder_per_run(project, fake):
     log(project, "large.DyT.1")
     output, points = exported(project)
     assert list(points) == ["large.DyT.seed1", "small.LN.seed0"]
-    assert f"training curves of 2 runs to {project.root}/curves; 6 runs have none" in output
+    assert f"training curves of 2 runs to {project.root}/curves; 6 runs without any" in output
 
 
 def test_export_writes_all_numbers_with_step_and_time(one_row, fake):

@@ -103,6 +103,17 @@ def test_report_with_shows_the_arm_where_a_table_can_have_it(extra):
     assert "matched table table1 --scale smoke --with Derf" in page
 
 
+def test_report_with_keeps_a_table_that_has_the_arm(extra):
+    extra.recipe(
+        "ARMS = (*ARMS, Arm(name='Derf', norm='own'))\n"
+        "TABLE = Table(arms=ARMS, scales=(scale(seeds=(0,), small=SMALL),))"
+    )
+    extra.finish("small.own.0", top1=80.0)
+    extra.cli("report", "--with", "Derf", "--tables", "table1")
+    page = (extra.root / "results/report/index.html").read_text(encoding="utf-8")
+    assert ">Derf<" in page and "--with Derf" not in page
+
+
 def test_with_refuses_unknown_repeated_and_impossible_arms(extra):
     assert "unknown arm for --with: 'x'; known" in extra.mistake("plan", "table1", "--with", "x")
     repeated = extra.mistake("plan", "table1", "--with", "Derf", "--with", "Derf")

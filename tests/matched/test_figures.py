@@ -51,15 +51,15 @@ def drawn(one_row):
     return one_row
 
 
-def write_layers(project, norm, alphas=(None,) * 3):
-    """Write what an analysis run writes; the last layer is tanh(2x)."""
+def write_layers(project, norm, alphas=(None,) * 3, last_error=0.3):
+    """Write what an analysis run writes; the last layer is tanh(2x), with that error of a line."""
     rng = np.random.default_rng(0)
     arrays = {
         "path": np.array(PATHS),
         "alpha": np.array([np.nan if alpha is None else alpha for alpha in alphas]),
         "input_std": np.array([1.0, 2.0, 4.0]),
-        "fit": np.array([[1.0, 2.0, 0.1]] * 3),
-        "fit_columns": np.array(["scale", "alpha", "tanh_offset"]),
+        "fit": np.array([[1.0, 2.0, 0.1, 0.0, 0.0]] * 2 + [[1.0, 2.0, 0.1, last_error, 0.01]]),
+        "fit_columns": np.array(["scale", "alpha", "tanh_offset", "line_error", "tanh_error"]),
     }
     for index in range(3):
         x = rng.normal(size=(10, 8)).astype(np.float16)
@@ -109,6 +109,27 @@ def test_figure_of_norm_shapes_has_the_recorded_points(drawn):
     assert [float(line["input"]) for line in last] == pytest.approx(
         arrays["x2"].ravel().astype(float), rel=1e-3
     )
+
+
+def test_figure_of_norm_shapes_tells_s_shapes_from_lines(drawn):
+    write_layers(drawn, "LN")
+    assert (
+        "At smoke scale, deep layers are S-shaped in Small (last third: 1 of 1 layer, first third:"
+        " 0). A layer counts" in drawn.cli("figure", "fig2")
+    )
+    write_layers(drawn, "LN", last_error=0.09)  # a line leaves 0.8 % of the variance
+    finding = "At smoke scale, no deep layer is S-shaped; toy networks do not show it: Small"
+    assert finding in drawn.cli("figure", "fig2")
+
+
+@pytest.mark.parametrize(
+    ("line_error", "tanh_error", "shaped"),
+    [(0.3, 0.1, True), (0.3, 0.25, False), (0.05, 0.01, False)],
+)
+def test_s_shape_needs_a_bad_line_and_a_good_curve(line_error, tanh_error, shaped):
+    fit = {"line_error": line_error, "tanh_error": tanh_error}
+    layer = norm_layers.Layer(path="a", x=None, y=None, alpha=1.0, input_std=1.0, fit=fit)
+    assert norm_layers.is_s_shaped(layer) == shaped
 
 
 def test_figure_of_norm_shapes_keeps_extreme_points():
@@ -214,3 +235,14 @@ def test_report_shows_figures_and_why_others_are_missing(drawn):
     assert 'src="figures/fig2.smoke.svg"' in page and 'href="figures/fig2.smoke.csv"' in page
     assert (drawn.root / "results/report/figures/fig2.smoke.svg").is_file()
     assert "has no loss" in page
+    assert "deep layers are S-shaped in Small" in page
+
+
+def test_report_names_missing_runs_of_figures_without_alarm(project):
+    project.write("recipes/first/figures.py", FIGURES.lstrip())
+    project.finish("small.LN.0", top1=80.0)
+    project.cli("report")
+    page = (project.root / "results/report/index.html").read_text(encoding="utf-8")
+    (line,) = [line for line in page.splitlines() if "fig5 at smoke scale needs" in line]
+    assert line.startswith('<p class="quiet">')
+    assert "run <code>matched submit table1 --scale smoke --wait</code>" in line

@@ -32,7 +32,7 @@ def test_failed_run_leaves_the_other_runs_of_its_job_alone(two):
     two.trouble("meets", "small.DyT.0", "large.DyT.0")
     two.trouble("raise", "large.LN.0")
     output = two.compute("submit", "table1", "--wait", code=1)
-    assert "4 of 4 runs submitted in 1 jobs" in output
+    assert "4 of 4 runs submitted in 1 job" in output
     assert two.states() == dict(zip(RUNS, ["failed", "done", "failed", "done"], strict=True))
     assert failure_reason(two, "small.LN.0") == "the second process failed"
     assert "the tiny task was told to fail" in failure_reason(two, "large.LN.0")

@@ -108,6 +108,31 @@ def test_report_counts_runs_that_tables_share_once(project):
 # --- what the page shows
 
 
+def nav_link(project, name):
+    links = [line for line in page(project).splitlines() if line.startswith(f'<a href="#{name}"')]
+    (link,) = links
+    return link
+
+
+def test_report_marks_no_table_red_for_runs_that_are_missing(project):
+    """A table with a single finished run, which another table may share, has no problem."""
+    project.finish("small.LN.0", top1=80.0)
+    project.cli("report")
+    assert "attention" not in nav_link(project, "table1.smoke")
+    assert 'class="problem"' not in page(project)
+    assert page(project).count('class="incomplete"') == 4
+    project.finish("small.LN.1", top1=math.nan)
+    project.cli("report")
+    assert 'class="attention"' in nav_link(project, "table1.smoke")
+
+
+def test_report_counts_have_the_right_number(project):
+    project.recipe("TABLE = Table(arms=ARMS[:1], scales=(scale(seeds=(0,), small=SMALL),))")
+    project.finish("small.LN.0", top1=80.0)
+    assert "1 table with 1 run: 1 done" in project.cli("report")
+    assert "1 run: 1 done" in page(project) and "1 run with files" in page(project)
+
+
 def test_report_without_results_lists_commands_and_missing_recipes(project):
     output = project.cli("report")
     assert "0 tables with 0 runs" in output
@@ -205,11 +230,11 @@ def test_report_warns_of_mixed_commits(project):
         environment = {"commit": commit, "submitted": {"commit": commit, "uncommitted": False}}
         write_json(project.directory(name) / "environment.json", environment)
     assert warnings(project) == [
-        "Mixed commits: the runs were computed by aaaaaaaaaa (2 runs), b (1 runs)"
+        "Mixed commits: the runs were computed by aaaaaaaaaa (2 runs), b (1 run)"
     ]
     environment = {"commit": "b", "submitted": {"uncommitted": True}}
     write_json(project.directory("small.DyT.1") / "environment.json", environment)
-    assert "b+ (1 runs)" in warnings(project)[0]
+    assert "b+ (1 run)" in warnings(project)[0]
 
 
 CLAIMS = """
@@ -242,7 +267,7 @@ def test_report_warns_of_runs_of_another_recipe_version(project):
     finish_all(project)
     project.recipe("TABLE = Table(arms=ARMS, scales=(scale(seeds=(0,), small=SMALL),))")
     (warning,) = warnings(project)
-    assert warning.startswith("2 finished runs belong to no table here")
+    assert warning.startswith("2 finished runs of no table here")
     project.cli("report")
     assert warning in text_of(page(project)).replace("&amp;", "&")
     assert warning in summary(project, "md")

@@ -199,7 +199,7 @@ def test_logs_follow_a_run_to_its_end(at_work):
 def test_submit_wait_prints_a_line_per_change(one_row):
     one_row.trouble("wait", "small.LN.0")
     process = one_row.start("submit", "table1", "--wait")
-    assert "2 of 2 runs submitted in 1 jobs" in process.stdout.readline()
+    assert "2 of 2 runs submitted in 1 job" in process.stdout.readline()
     assert process.stdout.readline().endswith("small · LN · seed 0: running, 0% (2 to go)\n")
     (one_row.root / "go").touch()
     out, _ = process.communicate(timeout=30)

@@ -88,7 +88,7 @@ def test_runs_of_vanished_jobs_are_submitted_again(slurm):
     submit(slurm)
     queue(slurm, "1_0|2|RUNNING|None")
     assert slurm.states() == {"small.LN.0": "queued", "small.DyT.0": "failed"}
-    assert "1 of 2 runs submitted in 1 jobs" in submit(slurm)
+    assert "1 of 2 runs submitted in 1 job" in submit(slurm)
     assert job_ids(slurm) == {"small.LN.0": "1_0", "small.DyT.0": "2"}
 
 

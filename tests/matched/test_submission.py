@@ -207,7 +207,7 @@ def test_cancel_local_runs_saves_checkpoints(one_row):
     one_row.trouble("steps", NAMES[0])
     process = one_row.start("submit", "table1", "--wait")
     one_row.wait_for((one_row.root / "started").exists, process)
-    assert "2 runs asked to stop, in 1 jobs" in one_row.cli("cancel", "table1")
+    assert "2 runs asked to stop, in 1 job" in one_row.cli("cancel", "table1")
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 1
     assert "small · LN · seed 0: failed cancelled by " in out
@@ -240,7 +240,7 @@ def test_cancelled_retry_no_longer_shows_the_earlier_failure(slurm):
 
 def test_cancel_one_cell_with_its_own_job(slurm):
     slurm.cli("submit", "table1", "--cluster", "slurm")
-    assert "1 runs asked" in slurm.cli("cancel", "table1", "--row", "small", "--arm", "DyT")
+    assert "1 run asked" in slurm.cli("cancel", "table1", "--row", "small", "--arm", "DyT")
     assert scancel_calls(slurm) == ["1_1"]
 
 

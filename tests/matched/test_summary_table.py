@@ -186,7 +186,7 @@ def test_each_metric_has_a_row(project):
     project.finish("small.DyT.0", top1=81.0, fid=4.5)
     shown = rows(project)
     assert [(r["model"], r["metric"], r["LN"], r["Δ"]) for r in shown] == [
-        ("Small", "top-1", "80.0", "+1.0"),
+        ("Small", "top-1 %", "80.0", "+1.0"),
         ("Small", "FID", "5.25", "-0.75"),
     ]
     assert [r["paper Δ"] for r in shown] == ["+0.2", "-0.10"]

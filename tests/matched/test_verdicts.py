@@ -75,6 +75,57 @@ def test_not_worse_is_refuted_by_an_arm_that_always_diverges(three):
     assert judged.parts[0].detail == "DyT diverged in all seeds"
 
 
+@pytest.mark.parametrize("test", [NotWorse(tables=("table1",)), Better(pairs=((DYT, LN),))])
+def test_claims_are_undecided_if_both_arms_always_diverge(three, test):
+    finish(three, "LN", (80.0, 81.0, 82.0), outcome="diverged")
+    finish(three, "DyT", (90.0, 91.0, 92.0), outcome="diverged")
+    judged = judge(three, test)
+    assert judged.verdict is Verdict.UNDECIDED
+    assert judged.parts[0].detail == "nothing to compare: DyT and LN diverged in all seeds"
+
+
+def test_better_within_spread_accepts_a_small_loss(three):
+    finish(three, "LN", (80.0, 81.0, 82.0))  # a standard deviation of 1
+    finish(three, "DyT", (79.5, 80.6, 81.5))
+    assert judge(three, Better(pairs=((DYT, LN),))).verdict is Verdict.REFUTED
+    judged = judge(three, Better(pairs=((DYT, LN),), within_spread=True))
+    assert judged.verdict is Verdict.SUPPORTED
+    assert "DyT (table1) not worse than Small_1, LN (table1)" in judged.parts[0].label
+
+
+def test_better_compares_the_metrics_that_it_names(three):
+    for seed, top1 in enumerate((80.0, 81.0, 82.0)):
+        three.finish(f"small.LN.{seed}", top1=top1)
+        three.finish(f"small.DyT.{seed}", top1=top1 + 2 + seed / 10)
+    (part,) = judge(three, Better(pairs=((DYT, LN),), metrics=("top1",))).parts
+    assert part.label.endswith(", top-1") and part.verdict is Verdict.SUPPORTED
+    (part,) = judge(three, Better(pairs=((DYT, LN),), metrics=("top5",))).parts
+    assert part.verdict is Verdict.NOT_RUN
+
+
+EXTRA = """
+ARMS = (*ARMS, Arm(name="Derf", norm="own"))
+TABLE = Table(arms=ARMS, scales=(scale(seeds=(0, 1, 2), small=SMALL),))
+"""
+
+
+def test_not_worse_compares_with_another_arm_than_the_baseline(project):
+    project.recipe(EXTRA)
+    finish(project, "LN", (90.0, 91.0, 92.0))
+    finish(project, "DyT", (80.0, 81.0, 82.0))
+    finish(project, "own", (80.1, 81.2, 82.0))
+    assert judge(project, NotWorse(tables=("table1",), arm="Derf")).verdict is Verdict.REFUTED
+    judged = judge(project, NotWorse(tables=("table1",), arm="Derf", than="DyT"))
+    assert judged.verdict is Verdict.SUPPORTED
+
+
+def test_not_worse_on_a_missing_arm_is_not_run(three):
+    finish(three, "LN", (80.0, 81.0, 82.0))
+    judged = judge(three, NotWorse(tables=("table1",), arm="Derf", than="DyT"))
+    assert judged.verdict is Verdict.NOT_RUN
+    assert judged.parts[0].detail == "the table has no arm Derf; `--with Derf` adds it"
+
+
 def test_an_unmatched_pair_decides_nothing(three):
     finish(three, "LN", (80.0, 81.0, 82.0))
     finish(three, "DyT", (90.0, 91.0, 92.1))

@@ -24,11 +24,13 @@ def test_claims_name_cells_that_recipes_have(claim):
     tables = {key.table for key in cells(claim.test)}
     tables |= set(claim.test.tables) if isinstance(claim.test, NotWorse) else set()
     for name in tables:
-        table = recipes.load(str(ROOT / name) if name.endswith(".py") else name).table
-        for scale in table.scales:
-            known = {(cell.row, cell.arm) for cell in table.cells(scale)}
+        recipe = recipes.load(str(ROOT / name) if name.endswith(".py") else name)
+        for scale in recipe.table.scales:
+            known = {(cell.row, cell.arm) for cell in recipe.table.cells(scale)}
             named = {(key.row, key.arm) for key in cells(claim.test) if key.table == name}
             assert named <= known
+            metrics = {metric.key for metric in recipe.metrics(scale)}
+            assert set(getattr(claim.test, "metrics", ())) <= metrics
 
 
 def test_claims_cover_every_domain():

@@ -1,4 +1,4 @@
-"""Derf can be added to every table of both papers, at every scale, with matched configs."""
+"""Derf can be added to every table of both papers that lacks it, at every scale, matched."""
 
 import pytest
 
@@ -8,6 +8,9 @@ from matched import extra_arms, recipes
 @pytest.mark.parametrize("name", recipes.available())
 def test_derf_can_be_added_to_every_table(name):
     recipe = recipes.load(name)
+    if "Derf" in [arm.name for arm in recipe.table.arms]:
+        assert name == "table7"  # its arms are measured by one run
+        return
     for scale in recipe.table.scales:
         with_derf, changed = extra_arms.with_arms(recipe, scale, ["Derf"])
         arms = {cell.arm for cell in with_derf.table.cells(changed)}

@@ -133,7 +133,7 @@ def test_cancelled_runs_resume_when_submitted_again(project, cluster, undisturbe
     project.submit()
     project.wait_until(lambda: '"step": 11' in metrics(project, LN), 60)
     output = project.matched("cancel", "table1")
-    assert "2 runs asked to stop, in 1 jobs" in output
+    assert "2 runs asked to stop, in 1 job" in output
     cluster.wait_until(lambda: cluster.queue()[project.job(LN)] == "CANCELLED")
     status = project.matched("status", "table1", code=1)
     assert set(project.states().values()) == {"failed"} and "cancelled by" in status

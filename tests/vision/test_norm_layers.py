@@ -32,7 +32,7 @@ def analyzed(tmp_path_factory):
 
 
 def arrays(analyzed, arm):
-    return np.load(analyzed[arm][0] / norm_layers.ARRAYS)
+    return np.load(analyzed[arm][0] / "norm_layers.npz")
 
 
 @pytest.mark.parametrize("arm", ["LN", "DyT"])

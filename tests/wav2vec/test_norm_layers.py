@@ -1,14 +1,19 @@
 """Analysis of the norm layers of a pretrained wav2vec 2.0."""
 
+from argparse import Namespace
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
-from dyt_wav2vec import norm_layers
+from dyt_wav2vec import model, norm_layers
+from dyt_wav2vec.config import ReleasedWeights
 from dyt_wav2vec.pretraining import pretrain
+from dyt_wav2vec.released_weights import import_weights
+from dyt_wav2vec.sources import check_weights
 
-from .problem import CONFIG, SIGNATURE, context
+from .problem import CONFIG, OWN, SIGNATURE, context
 
 
 def test_analyze_records_every_norm_layer(tmp_path, prepared):
@@ -18,7 +23,7 @@ def test_analyze_records_every_norm_layer(tmp_path, prepared):
     place = context(tmp_path / "analysis", prepared)
     place = replace(place, needs={"speech": prepared, "trained": training})
     outcome = norm_layers.analyze(place, config)
-    arrays = np.load(place.directory / norm_layers.ARRAYS)
+    arrays = np.load(place.directory / "norm_layers.npz")
     # Two per block, one before or after all blocks; the features' norm may be kept.
     assert len(arrays["path"]) >= 2 * config.network.encoder_layers + 1
     assert np.isfinite(arrays["alpha"]).all()
@@ -26,3 +31,28 @@ def test_analyze_records_every_norm_layer(tmp_path, prepared):
     with pytest.raises(ValueError, match="does not fit"):
         wider = replace(config, network=replace(config.network, encoder_ffn_embed_dim=64))
         norm_layers.analyze(place, wider)
+
+
+def test_analyze_reads_weights_in_fairseqs_form(tmp_path, prepared):
+    network, _ = model.build(CONFIG.network, OWN, seed=5)
+    file = tmp_path / "libri.pt"
+    # As in fairseq's releases: with the arguments of its command.
+    torch.save({"args": Namespace(arch="wav2vec2"), "model": network.state_dict()}, file)
+    place = context(tmp_path / "imported", prepared)
+    place = replace(place, data={"wav2vec2-large-weights": file})
+    import_weights(place, ReleasedWeights(network=CONFIG.network))
+    analysis = context(tmp_path / "analysis", prepared)
+    analysis = replace(analysis, needs={"speech": prepared, "trained": place.directory})
+    outcome = norm_layers.analyze(analysis, replace(CONFIG, norm=OWN))
+    assert (analysis.directory / outcome.details["picture"]).is_file()
+    pre_norm = replace(CONFIG.network, encoder_ffn_embed_dim=64)
+    with pytest.raises(ValueError, match="of another architecture than Wav2Vec2Model"):
+        import_weights(place, ReleasedWeights(network=pre_norm))
+    torch.save(network.state_dict(), file)
+    with pytest.raises(ValueError, match="no weights under 'model'; expected a checkpoint of fair"):
+        import_weights(place, ReleasedWeights(network=CONFIG.network))
+
+
+def test_missing_wav2vec_weights_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"expected fairseq's checkpoint of wav2vec 2\.0 Large"):
+        check_weights(tmp_path / "none.pt")

@@ -115,6 +115,19 @@ class Training(TrainConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReleasedWeights:
+    """Weights of the DiT release, for an analysis of the norm layers.
+
+    Attributes:
+        data: source of the weights.
+        network: sizes of the network.
+    """
+
+    data: str = "dit-xl2-weights"
+    network: Network
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sampling:
     """A set of generated images; each depends only on the seed and its index in the set.
 

@@ -1,7 +1,7 @@
 """Analysis of the norm layers of a trained diffusion transformer: CVPR 2025, Figure 2.
 
 The config is that of the training, which the run needs under the name "trained", in addition
-to "latents". The task writes norm_layers.npz (``dyt.norm_analysis.to_arrays``).
+to "latents". The task writes norm_layers.npz (``dyt.norm_analysis.to_arrays``) and a picture.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from dyt_dit.latent_cache import Latents
 from dyt_dit.model import build
 from dyt_dit.training import HeldOutLoss
 from matched.task import Context, Outcome
-from matched.training.artifacts import TRAINING_DIVERGED, has_diverged, save_arrays
+from matched.training.artifacts import TRAINING_DIVERGED, has_diverged
 from matched.training.checkpoint import load_weights
 from matched.training.distributed import process_group
 from matched.training.fingerprint import batch_digest
+from matched.training.norm_layer_files import save_analysis
 
-ARRAYS = "norm_layers.npz"
 IMAGES = 32
 """Held-out images of the batch that is analyzed, each at a different diffusion step."""
 
@@ -45,6 +45,5 @@ def analyze(context: Context, config: Training) -> Outcome:
         records = record_norms(
             model, lambda: model(noised, t, labels), paths=paths, seed=config.seed
         )
-        save_arrays(context, ARRAYS, to_arrays(records))
         context.write_fingerprint(weights="none", batches=[batch_digest(list(batch))])
-        return Outcome(metrics=shape_metrics(records), steps=1)
+        return save_analysis(context, to_arrays(records), shape_metrics(records))

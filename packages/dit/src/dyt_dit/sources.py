@@ -60,6 +60,15 @@ def _check_reference(path: Path) -> None:
         )
 
 
+def _check_weights(path: Path) -> None:
+    refuse_pointer(path)
+    if not path.is_file():
+        raise ValueError(
+            f"there is no file {path}; expected the weights of DiT-XL/2, DiT-XL-2-256x256.pt"
+        )
+
+
+DIT_XL2_WEIGHTS = DataSource(title="released weights of DiT-XL/2", check=_check_weights)
 SD_VAE = DataSource(title="Stable Diffusion's autoencoder (ft-EMA)", check=_check_vae)
 INCEPTION = DataSource(title="Inception v3 (2015)", check=_check_inception)
 IMAGENET_REFERENCE = DataSource(title="ADM's ImageNet reference batch", check=_check_reference)

@@ -9,7 +9,7 @@ from dyt_hyenadna.genome import GZIP_SUFFIX
 from dyt_hyenadna.genomic_benchmarks import check_benchmarks, survey_benchmarks
 from dyt_hyenadna.intervals import SPLITS, read_bed
 from matched import DataSource
-from matched.data_files import refuse_pointer
+from matched.data_files import find_file, refuse_pointer
 
 log = logging.getLogger("matched")
 
@@ -122,18 +122,8 @@ def weights_file(path: Path) -> Path:
     Raises:
         ValueError: if there is none, or it is a pointer of git-lfs or git-annex.
     """
-    if path.is_dir():
-        found = next((path / name for name in WEIGHTS if (path / name).exists()), None)
-        if found is None:
-            raise ValueError(f"{path} has none of the files {', '.join(WEIGHTS)}")
-        path = found
-    refuse_pointer(path)
-    if not path.is_file():
-        raise ValueError(
-            f"there is no file {path}; expected a checkpoint, or a folder of LongSafari/hyenadna-* "
-            "from Hugging Face"
-        )
-    return path
+    expected = "a checkpoint, or a folder of LongSafari/hyenadna-* from Hugging Face"
+    return find_file(path, WEIGHTS, expected)
 
 
 def check_weights(path: Path) -> None:

@@ -113,6 +113,25 @@ class Supervised(Vision):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReleasedWeights:
+    """Released weights of a timm classifier, for an analysis of its norm layers.
+
+    Attributes:
+        data: source of the weights: a file of a state dict, or a timm folder of Hugging Face.
+        model, model_args: as in ``Supervised``.
+        classes: number of classes.
+    """
+
+    data: str = "vit-b-weights"
+    model: str
+    model_args: Arguments = ()
+    classes: int = 1000
+
+    def __post_init__(self) -> None:
+        check_counts(self, "classes")
+
+
+@dataclass(frozen=True, kw_only=True)
 class FineTuning(Supervised):
     """Fine-tuning of a pretrained ViT, all weights (He et al. 2022, Appendix A.1 and Table 9).
 

@@ -45,12 +45,12 @@ def build(
 
 def create(config: Supervised, classes: int) -> nn.Module:
     """Return the model of a run with its original norm layers."""
-    constructor = _constructor(config.model)
+    make = constructor(config.model)
     arguments = dict(config.model_args)
     if config.drop_path:
         arguments["drop_path_rate"] = config.drop_path
     reseed(config.seed, "weights")
-    return constructor(num_classes=classes, **arguments)
+    return make(num_classes=classes, **arguments)
 
 
 def replace_norms(
@@ -73,7 +73,7 @@ def replace_norms(
     return convert(model, config.norm, also=also, calibrate=calibrate).paths
 
 
-def _constructor(name: str) -> Callable[..., nn.Module]:
+def constructor(name: str) -> Callable[..., nn.Module]:
     """Return the constructor of a timm model, or the function "package.module:function"."""
     module, colon, function = name.partition(":")
     if colon:

@@ -1,7 +1,7 @@
 """Norm layers of classifiers: analysis after training (CVPR 2025, Figures 2, 4, 8) and during it.
 
 ``analyze`` has the config of the training that its run needs under the name "trained". It writes
-norm_layers.npz (``dyt.norm_analysis.to_arrays``); its metrics are those of
+norm_layers.npz (``dyt.norm_analysis.to_arrays``) and a picture; its metrics are those of
 ``dyt.norm_analysis.shape_metrics``.
 ``train_and_record`` trains with records of α and 1/std at each evaluation (Figure 7).
 """
@@ -22,13 +22,13 @@ from dyt_vision.image_data import ImageSplits
 from dyt_vision.supervised import load_data, make_learner, make_optimizer, run_on_images
 from matched.task import Context, Outcome
 from matched.training import fit
-from matched.training.artifacts import TRAINING_DIVERGED, has_diverged, save_arrays
+from matched.training.artifacts import TRAINING_DIVERGED, has_diverged
 from matched.training.checkpoint import load_weights
 from matched.training.distributed import process_group
 from matched.training.fingerprint import batch_digest
+from matched.training.norm_layer_files import save_analysis
 from matched.training.seeding import generator
 
-ARRAYS = "norm_layers.npz"
 IMAGES = 32
 """Held-out images of the batch that is analyzed."""
 
@@ -51,9 +51,8 @@ def analyze(context: Context, config: Supervised) -> Outcome:
         records = record_norms(
             model, lambda: model(images.to(device)), paths=paths, seed=config.seed
         )
-        save_arrays(context, ARRAYS, to_arrays(records))
         context.write_fingerprint(weights="none", batches=[batch_digest(images)])
-        return Outcome(metrics=shape_metrics(records), steps=1)
+        return save_analysis(context, to_arrays(records), shape_metrics(records))
 
 
 def _batch(data: ImageSplits, config: Supervised) -> Tensor:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from matched import DataSource
 from matched.data_files import (
+    find_file,
     is_empty,
     list_entries,
     list_files,
@@ -29,6 +30,8 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tif
 SPLITS = ("train", "val")
 POINTERS_PER_CLASS = 10
 """Images of each class that a survey checks for pointers, spread evenly over the class."""
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""Files of weights in a folder of timm/* on Hugging Face."""
 MAX_NAMES = 3
 """Names listed in a message about many."""
 
@@ -234,6 +237,21 @@ def _folder_source(name: str) -> DataSource:
     return DataSource(title=images.title, check=images.check, survey=images.survey)
 
 
+def weights_file(path: Path) -> Path:
+    """Return the file of weights: the path itself, or a file of a timm folder of Hugging Face.
+
+    Raises:
+        ValueError: if there is none, or it is a pointer of git-lfs or git-annex.
+    """
+    expected = "the state dict of a timm model, or its folder from Hugging Face"
+    return find_file(path, WEIGHTS, expected)
+
+
+def _check_weights(path: Path) -> None:
+    weights_file(path)
+
+
+VIT_B_WEIGHTS = DataSource(title="released weights of timm's ViT-B", check=_check_weights)
 DIGITS = DataSource(title="scikit-learn digits (1,797 real handwritten digits, 360 held out)")
 IMAGENET = _folder_source("imagenet")
 CIFAR100 = _folder_source("cifar100")

@@ -125,6 +125,19 @@ LARGE = Network(
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReleasedWeights:
+    """Released weights in fairseq's form, for an analysis of the norm layers.
+
+    Attributes:
+        data: source of the weights.
+        network: sizes of the network.
+    """
+
+    data: str = "wav2vec2-large-weights"
+    network: Network
+
+
+@dataclass(frozen=True, kw_only=True)
 class Preparation:
     """Check of the audio files, shared by all pretraining runs; writes fairseq's manifests.
 

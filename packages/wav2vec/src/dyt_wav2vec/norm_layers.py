@@ -1,12 +1,17 @@
 """Analysis of the norm layers of a pretrained wav2vec 2.0: the task of CVPR 2025, Figure 2.
 
 The config is that of the pretraining, which the run needs under the name "trained", in
-addition to "speech". The task writes norm_layers.npz (``dyt.norm_analysis.to_arrays``).
+addition to "speech". The task writes norm_layers.npz (``dyt.norm_analysis.to_arrays``) and a
+picture.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
+
+from torch import Tensor
 
 from dyt.norm_analysis import record_norms, shape_metrics, to_arrays
 from dyt_wav2vec import fairseq_compat
@@ -14,17 +19,15 @@ from dyt_wav2vec.config import Pretraining
 from dyt_wav2vec.evaluation import validation_batches
 from dyt_wav2vec.pretraining import PretrainingRun, quiet_fairseq, write_manifest
 from matched.task import Context, Outcome
-from matched.training import checkpoint, reseed
+from matched.training import checkpoint, released_weights, reseed
 from matched.training.artifacts import (
     TRAINING_DIVERGED,
     has_diverged,
-    save_arrays,
     state_dict_mismatches,
 )
 from matched.training.distributed import on_rank0, process_group
 from matched.training.fingerprint import batch_digest
-
-ARRAYS = "norm_layers.npz"
+from matched.training.norm_layer_files import save_analysis
 
 
 def analyze(context: Context, config: Pretraining) -> Outcome:
@@ -44,15 +47,11 @@ def analyze(context: Context, config: Pretraining) -> Outcome:
         speech = on_rank0(partial(write_manifest, context, config))
         run = PretrainingRun(context, config, device, speech)
         run.build()
-        state = checkpoint.load_newest_file(
-            trained / "checkpoints", trained.name, lambda s: s["extra_state"]["signature"]
-        )
-        if state is None:
-            raise ValueError(f"{trained} has no intact checkpoint; run it again")
-        if mismatches := state_dict_mismatches(run.model.state_dict(), state["model"]):
+        weights = _trained_weights(trained)
+        if mismatches := state_dict_mismatches(run.model.state_dict(), weights):
             raise ValueError(f"the checkpoint of {trained} does not fit: {'; '.join(mismatches)}")
         model = run.trainer.get_model()
-        model.load_state_dict(state["model"])
+        model.load_state_dict(weights)
         model.eval()
         sample = next(validation_batches(run.trainer, 0))
         sample = run.trainer.prepare_sample(sample)
@@ -63,6 +62,19 @@ def analyze(context: Context, config: Pretraining) -> Outcome:
             paths=run.model.norms,
             seed=config.seed,
         )
-        save_arrays(context, ARRAYS, to_arrays(records))
         context.write_fingerprint(weights="none", batches=[batch_digest(sample)])
-        return Outcome(metrics=shape_metrics(records), steps=1)
+        return save_analysis(context, to_arrays(records), shape_metrics(records))
+
+
+def _trained_weights(directory: Path) -> Mapping[str, Tensor]:
+    """Return the weights that a run has imported, or those of its last checkpoint."""
+    weights = released_weights.read(directory)
+    if weights is not None:
+        return weights
+    state = checkpoint.load_newest_file(
+        directory / "checkpoints", directory.name, lambda s: s["extra_state"]["signature"]
+    )
+    if state is None:
+        raise ValueError(f"{directory} has no intact checkpoint; run it again")
+    of_model: Mapping[str, Tensor] = state["model"]
+    return of_model

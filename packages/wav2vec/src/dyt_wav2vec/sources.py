@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dyt_wav2vec import fairseq_compat
 from matched import DataSource
-from matched.data_files import list_files, list_folders, refuse_pointers
+from matched.data_files import list_files, list_folders, refuse_pointer, refuse_pointers
 
 SAMPLE_RATE = 16_000
 """Sampling rate in Hz of LibriSpeech, and the one that fairseq's task expects."""
@@ -172,6 +172,20 @@ def survey_folder(path: Path) -> None:
     refuse_pointers([path / file for file in find_audio_files(path)])
 
 
+def check_weights(path: Path) -> None:
+    """Check that there is a file of weights, and not a pointer of git-lfs or git-annex.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    refuse_pointer(path)
+    if not path.is_file():
+        raise ValueError(
+            f"there is no file {path}; expected fairseq's checkpoint of wav2vec 2.0 Large, "
+            "libri960_big.pt"
+        )
+
+
 REFUSAL = fairseq_compat.python_refusal()
 SYNTHETIC_SPEECH = DataSource(
     title="synthetic speech (8 voices, 240 utterances of 2–4 s)", refusal=REFUSAL
@@ -181,6 +195,9 @@ LIBRISPEECH = DataSource(
     check=check_librispeech,
     survey=survey_librispeech,
     refusal=REFUSAL,
+)
+WAV2VEC2_LARGE_WEIGHTS = DataSource(
+    title="released weights of wav2vec 2.0 Large", check=check_weights, refusal=REFUSAL
 )
 SPEECH_FOLDER = DataSource(
     title="a folder of speech", check=check_folder, survey=survey_folder, refusal=REFUSAL

@@ -54,12 +54,19 @@ def summarize_cell(cell_runs: CellRuns, metric: Metric) -> CellSummary:
     states = {}
     for cell, planned in cell_runs:
         states[cell.seed] = planned.status.state
-        metrics = (planned.status.result or {}).get("metrics", {})
-        if metric.key in metrics:
-            values[planned.status.state][cell.seed] = float(metrics[metric.key])
+        value = metric_of(cell, planned, metric.key)
+        if value is not None:
+            values[planned.status.state][cell.seed] = value
     diverged = sum(state is State.DIVERGED for state in states.values())
     shown = values[State.DIVERGED] if diverged == len(states) else values[State.DONE]
     return CellSummary(values=shown, diverged=diverged, states=states)
+
+
+def metric_of(cell: Cell, planned: PlannedRun, key: str) -> float | None:
+    """Return a metric of a finished run; if the run has metrics of several arms, the cell's."""
+    metrics = (planned.status.result or {}).get("metrics", {})
+    value = metrics.get(f"{cell.arm}/{key}", metrics.get(key))
+    return None if value is None else float(value)
 
 
 def mean_difference(base: CellSummary, other: CellSummary, seeds: Set[int]) -> float | None:

@@ -23,29 +23,39 @@ class CellKey:
 
 @dataclass(frozen=True, kw_only=True)
 class NotWorse:
-    """In every row, an arm is not worse than the baseline by more than a margin.
+    """In every row, an arm is not worse than another by more than a margin.
 
     The margin of a row is the largest change that the paper prints in the table, or the standard
-    deviation of the baseline over seeds if that is larger. Supported if the 95 % t interval of the
+    deviation of the other arm over seeds if that is larger. Supported if the 95 % t interval of the
     paired difference is above minus the margin, refuted if it is below.
 
     Attributes:
         tables: all rows of these tables, by the first metric of the scale.
+        arm: of the table, or an extra arm, which is judged where a report shows it.
+        than: the other arm; the table's baseline if empty.
     """
 
     tables: tuple[str, ...]
     arm: str = "DyT"
+    than: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Better:
-    """The first cell of every pair is better than the second, by the first metric of the scale.
+    """The first cell of every pair is better than the second.
 
     Supported if the 95 % t interval of the difference, paired by seed, is above 0, or if the
     second cell diverged in every seed; refuted if it is below 0.
+
+    Attributes:
+        metrics: keys of the metrics to compare; if empty, the first metric of the scale.
+        within_spread: the first cell may also be worse by the standard deviation of the second
+            over seeds, so that the claim is "not worse".
     """
 
     pairs: tuple[tuple[CellKey, CellKey], ...]
+    metrics: tuple[str, ...] = ()
+    within_spread: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

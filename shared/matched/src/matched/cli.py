@@ -41,6 +41,7 @@ from matched.status import State
 from matched.summary_table import summary_table
 from matched.table import SCALES, Cell
 from matched.watch import wait
+from matched.wording import counted
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -221,8 +222,9 @@ def _launch(plan: Plan, given: argparse.Namespace) -> int:
     plan, jobs = submission.submit(plan, given.cluster, snapshot=given.snapshot)
     count = len(plan.missing)
     console.print(
-        f"{plan.recipe.name} at {plan.scale.name} scale: {count} of {len(plan.runs)} runs "
-        f"submitted in {len(jobs)} jobs ({given.cluster}); runs are in {plan.site.runs_folder}",
+        f"{plan.recipe.name} at {plan.scale.name} scale: {count} of "
+        f"{counted(len(plan.runs), 'run')} submitted in {counted(len(jobs), 'job')} "
+        f"({given.cluster}); runs are in {plan.site.runs_folder}",
         highlight=False,
         soft_wrap=True,
     )
@@ -297,8 +299,10 @@ def _audit(given: argparse.Namespace) -> int:
 def _export(given: argparse.Namespace) -> int:
     writer = export.tensorboard_writer()
     folders, without = export.write_event_files(_load(given), given.tensorboard, writer)
-    none = f"; {len(without)} runs have none" if without else ""
-    print(f"Written: training curves of {len(folders)} runs to {given.tensorboard}{none}")
+    none = f"; {counted(len(without), 'run')} without any" if without else ""
+    print(
+        f"Written: training curves of {counted(len(folders), 'run')} to {given.tensorboard}{none}"
+    )
     return 0
 
 
@@ -349,8 +353,9 @@ def _cancel(given: argparse.Namespace) -> int:
     stopped = cancellation.cancel_runs(
         plan, [planned for planned in plan.runs if _is_selected(planned, given)]
     )
-    runs = sum(len(items) for items in stopped.values())
-    print(f"{runs} runs asked to stop, in {len(stopped)} jobs; `matched submit` continues them")
+    runs = counted(sum(map(len, stopped.values())), "run")
+    jobs = counted(len(stopped), "job")
+    print(f"{runs} asked to stop, in {jobs}; `matched submit` continues them")
     return 0
 
 

@@ -23,7 +23,8 @@ from matched.slurm_summary import Request, Stage
 from matched.status import ExecutionResult, RunStatus
 from matched.summary_table import data_titles
 from matched.table import Resources
-from matched.watch import STYLES, format_numbers
+from matched.watch import STYLES, format_numbers, own_metrics
+from matched.wording import counted
 
 LISTED = 200
 """``status`` and ``plan`` list finished runs only in plans of at most this many runs."""
@@ -58,7 +59,8 @@ def show_plan(plan: Plan, cluster: str, console: Console) -> None:
     packed = pack_jobs(plan, cluster)
     console.print(
         f"{plan.recipe.name} at {plan.scale.name} scale, data {data_titles(plan)}: "
-        f"{len(plan.missing)} of {len(plan.runs)} runs to do, in {len(packed)} jobs ({cluster})",
+        f"{len(plan.missing)} of {counted(len(plan.runs), 'run')} to do, in "
+        f"{counted(len(packed), 'job')} ({cluster})",
         highlight=False,
         soft_wrap=True,
     )
@@ -67,7 +69,7 @@ def show_plan(plan: Plan, cluster: str, console: Console) -> None:
         _show_slurm_requests(plan, packed, console)
     elif packed:
         console.print(
-            f"Expected: {hours_here(packed):,.1f} h here, {len(packed)} runs at a time",
+            f"Expected: {hours_here(packed):,.1f} h here, {counted(len(packed), 'run')} at a time",
             highlight=False,
             soft_wrap=True,
         )
@@ -154,17 +156,17 @@ def _jobs(packed: list[PackedJob], request: Request) -> str:
     jobs = [packed[i] for i in request.jobs]
     runs = max(len(job.runs) for job in jobs)
     after = max(len(job.after) + len(job.after_ids) for job in jobs)
-    text = f"{request.name}: {len(jobs)} job{'s' if len(jobs) > 1 else ''}"
-    text += f" of {runs} run{'s' if runs > 1 else ''}"
+    text = f"{request.name}: {counted(len(jobs), 'job')}"
+    text += f" of {counted(runs, 'run')}"
     if after:
         each = ", each" if len(jobs) > 1 else ","
-        text += f"{each} after {after} other{'s' if after > 1 else ''}"
+        text += f"{each} after {counted(after, 'other')}"
     return text
 
 
 def line(planned: PlannedRun) -> str:
     """Return a run's title, signature, state and metrics in one line."""
-    metrics = (planned.status.result or {}).get("metrics", {})
+    metrics = own_metrics(planned.status.result or {})
     shown = "  ".join(f"{key} {value:.4g}" for key, value in metrics.items())
     return f"{planned.title}  {planned.run.signature}  {planned.status.state}  {shown}".rstrip()
 
@@ -178,7 +180,7 @@ def show_status(plan: Plan, console: Console) -> None:
         progress = status.progress or {}
         result = status.result or {}
         step = f"{progress['step']}/{progress['steps']}" if progress.get("steps") else ""
-        numbers = format_numbers(result.get("metrics") or progress.get("shown", {}))
+        numbers = format_numbers(own_metrics(result) or progress.get("shown", {}))
         grid.add_row(
             planned.title,
             planned.run.signature,
@@ -189,7 +191,7 @@ def show_status(plan: Plan, console: Console) -> None:
         )
     console.print(grid)
     if more := len(plan.runs) - len(listed):
-        console.print(f"and {more} finished runs", highlight=False)
+        console.print(f"and {counted(more, 'finished run')}", highlight=False)
     _show_changes(plan, console)
     console.print(f"Runs are in {plan.site.runs_folder}", highlight=False, soft_wrap=True)
 

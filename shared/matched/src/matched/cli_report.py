@@ -135,4 +135,6 @@ def _figure(given: argparse.Namespace) -> int:
     drawer = figures.FigureDrawer(project, site.read(site.find(project)), scale)
     for path in drawer.draw(given.figure, project / "results" / "figures"):
         print(f"Written: {path}")
+    if finding := drawer.finding(given.figure):
+        print(finding)
     return 0

@@ -207,3 +207,25 @@ def refuse_pointers(files: Sequence[Path | str], most: int = 1000) -> None:
     """
     for file in files[:: max(1, math.ceil(len(files) / most))]:
         refuse_pointer(file)
+
+
+def find_file(path: Path, names: Sequence[str], expected: str) -> Path:
+    """Return the file itself, or the first of the ``names`` that a folder has.
+
+    Args:
+        expected: what the path should be, for the messages.
+
+    Raises:
+        ValueError: if there is none, or it is a pointer of git-lfs or git-annex.
+    """
+    if path.is_dir():
+        found = next((path / name for name in names if (path / name).exists()), None)
+        if found is None:
+            raise ValueError(
+                f"{path} has none of the files {', '.join(names)}; expected {expected}"
+            )
+        path = found
+    refuse_pointer(path)
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}; expected {expected}")
+    return path

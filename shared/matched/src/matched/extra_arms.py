@@ -17,8 +17,8 @@ from matched.run import Run, derive_run
 from matched.table import Arm, Scale, Table
 
 
-class NoModelError(ValueError):
-    """A table has no arm from which the extra arm could be derived."""
+class NotApplicableError(ValueError):
+    """A table has the extra arm already, or no arm from which it could be derived."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +61,12 @@ def with_arms(recipe: Recipe, scale: Scale, names: Sequence[str]) -> tuple[Recip
 def _with_arm(recipe: Recipe, scale: Scale, extra: ExtraArm) -> tuple[Table, Scale]:
     arms = {arm.name: arm for arm in recipe.table.arms}
     if extra.name in arms:
-        raise ValueError(f"--with {extra.name}: {recipe.name} has the arm {extra.name} already")
+        raise NotApplicableError(
+            f"--with {extra.name}: {recipe.name} has the arm {extra.name} already"
+        )
     model = next((arms[name] for name in extra.like if name in arms), None)
     if model is None:
-        raise NoModelError(
+        raise NotApplicableError(
             f"--with {extra.name}: {recipe.name} has no arm {' or '.join(extra.like)} to derive it "
             f"from; its arms are {', '.join(arms)}"
         )

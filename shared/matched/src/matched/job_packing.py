@@ -12,6 +12,7 @@ from matched.run import Run
 from matched.site import Site
 from matched.status import State
 from matched.table import Resources
+from matched.wording import counted
 
 LONG_HOURS = 24
 """A submission says how long it takes if its runs on this machine take longer."""
@@ -208,8 +209,8 @@ def time_note(plan: Plan, packed: Sequence[PackedJob], cluster: str) -> str:
     if cluster == "slurm" or hours <= LONG_HOURS:
         return ""
     return (
-        f"{plan.recipe.name} at {plan.scale.name} scale: {len(plan.missing)} runs, {len(packed)} "
-        f"at a time, take about {hours:,.0f} h here; `matched cancel "
+        f"{plan.recipe.name} at {plan.scale.name} scale: {counted(len(plan.missing), 'run')}, "
+        f"{len(packed)} at a time, take about {hours:,.0f} h here; `matched cancel "
         f"{plan.recipe.arguments(plan.scale)}` stops them, and finished runs are kept. Faster are "
         f"`gpus` or `workers` under [local] in {plan.site.file}, and --cluster slurm"
     )

@@ -7,6 +7,7 @@ nor the affinity shows. Version 1 and version 2 of cgroups are read.
 from __future__ import annotations
 
 import os
+import platform
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -24,6 +25,14 @@ def usable_cores() -> int:
     """Return the number of whole cores that affinity and CPU quota allow, at least 1."""
     cores = len(os.sched_getaffinity(0))
     return max(1, min([cores, *(int(quota) for quota in _cpu_quotas())]))
+
+
+def cpu_name() -> str:
+    """Return the processor's name from Linux, or the machine type elsewhere."""
+    for line in _read(Path("/proc/cpuinfo")).splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
 
 
 def memory_limit() -> int | None:

@@ -10,6 +10,7 @@ from matched.memory import GIB, EstimatesMemory, MemoryEstimate
 from matched.planning import Plan, PlannedRun
 from matched.recipes import match_name
 from matched.slurm_request import executor_parameters
+from matched.wording import counted
 
 CLUSTERS = ("debug", "local", "slurm")
 
@@ -39,9 +40,9 @@ def check_submission(plan: Plan, cluster: str) -> None:
     if cluster != "slurm" and needed > available:
         limit = "CUDA_VISIBLE_DEVICES allows" if available < local.gpus else "this machine has"
         raise ValueError(
-            f"{plan.recipe.name} at {plan.scale.name} scale asks for {needed} GPUs per run and "
-            f"{limit} {available} (`gpus` under [local] in {plan.site.file} is {local.gpus}); "
-            "use --cluster slurm"
+            f"{plan.recipe.name} at {plan.scale.name} scale asks for {counted(needed, 'GPU')} "
+            f"per run and {limit} {available} (`gpus` under [local] in {plan.site.file} is "
+            f"{local.gpus}); use --cluster slurm"
         )
     if shortages := gpu_shortages(plan, cluster):
         more = f" (and {len(shortages) - 1} more)" if len(shortages) > 1 else ""

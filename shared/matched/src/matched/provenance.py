@@ -182,7 +182,7 @@ def environment(code: Mapping[str, Any]) -> dict[str, Any]:
         "source": str(Path(__file__).parent),
         "host": platform.node(),
         "system": platform.platform(),
-        "cpu": _cpu_name(),
+        "cpu": machine.cpu_name(),
         "cores": machine.usable_cores(),
         "threads": torch.get_num_threads(),
         "gpus": _gpu_names(),
@@ -195,7 +195,7 @@ def hardware() -> str:
 
     The number of GPUs is left out, because a run's result does not depend on it.
     """
-    return ", ".join(dict.fromkeys(_gpu_names())) or _cpu_name()
+    return ", ".join(dict.fromkeys(_gpu_names())) or machine.cpu_name()
 
 
 def _gpu_names() -> list[str]:
@@ -256,10 +256,3 @@ def _run_git(
         cwd=folder,
         env={**variables, "LC_ALL": "C"},  # its messages are read here
     )
-
-
-def _cpu_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()

@@ -171,7 +171,7 @@ def _one_row(
     )
     line = (
         label,
-        *([metric.label] if columns.metric else []),
+        *([metric_name(metric)] if columns.metric else []),
         *(format_cell(metric, entry.ours) for entry in entries),
         *(format_delta(metric, base.ours.mean, entry.delta) for entry in other_entries),
         *(printed if columns.paper else ()),
@@ -197,7 +197,7 @@ def _one_row_per_arm(
         lines.append(
             (
                 label if first else "",
-                *([metric.label if first else ""] if columns.metric else []),
+                *([metric_name(metric) if first else ""] if columns.metric else []),
                 entry.arm,
                 format_cell(metric, entry.ours),
                 "" if first else format_delta(metric, base.ours.mean, entry.delta),
@@ -216,15 +216,18 @@ def format_finished_count(entries: Sequence[Entry]) -> str:
 
 
 def _header(metrics: tuple[Metric, ...], arms: list[str], columns: _Columns) -> tuple[str, ...]:
-    first = metrics[0]
-    unit = f" {first.unit}" if first.unit else ""
-    names = ["model", "metric"] if columns.metric else [f"{first.label}{unit}"]
+    names = ["model", "metric"] if columns.metric else [metric_name(metrics[0])]
     if len(arms) > MAX_ARM_COLUMNS:
         results = ("ours", "Δ", "paper", "paper Δ") if columns.paper else ("result", "Δ")
         return (*names, "arm", *results, "runs", "matched")
     deltas = ["Δ"] * (len(arms) - 1)
     paper = [f"paper {name}" for name in [*arms, *deltas]] if columns.paper else []
     return (*names, *arms, *deltas, *paper, "runs", *["matched"] * (len(arms) - 1))
+
+
+def metric_name(metric: Metric) -> str:
+    """Return label and unit."""
+    return f"{metric.label} {metric.unit}".strip()
 
 
 def format_number(metric: Metric, value: float, reference: float | None = None) -> str:
@@ -303,6 +306,8 @@ def _notes(plan: Plan, titles: str) -> list[str]:
         notes.append(
             f"Norms at this scale: {_scale_norms(plan)}, because {scale.arm_norms.reason}."
         )
+    if hardware := _hardware(plan):
+        notes.append(f"Measured on {'; '.join(hardware)}.")
     if len(scale.seeds) > 1:
         notes.append("± is the standard deviation over seeds.")
     arm = table.arms[1].name if len(table.arms) == 2 else "each arm"
@@ -326,6 +331,12 @@ def _scale_norms(plan: Plan) -> str:
     return "; ".join(filter(None, [everywhere, *by_row]))
 
 
+def _hardware(plan: Plan) -> list[str]:
+    """Return what the times of a plan were measured on; each piece of hardware once."""
+    details = [(planned.status.result or {}).get("details", {}) for planned in plan.runs]
+    return list(dict.fromkeys(found["hardware"] for found in details if "hardware" in found))
+
+
 def _warnings(plan: Plan, pairs: list[AuditedPair]) -> list[str]:
     """Return the lines below the table that need attention."""
     warnings = [
@@ -333,6 +344,11 @@ def _warnings(plan: Plan, pairs: list[AuditedPair]) -> list[str]:
         for pair in pairs
         if pair.verdict == "not matched"
     ]
+    if len(hardware := _hardware(plan)) > 1:
+        warnings.append(
+            f"MIXED HARDWARE: the runs of this table were measured on {len(hardware)} machines or "
+            "versions; each run compares its arms on one of them, and ± includes their differences."
+        )
     warnings += [
         f"Different hardware: {pair.row}, {pair.arm}, seed {pair.seed}: "
         f"{' against '.join(pair.hardware)}; this pair is not part of Δ."

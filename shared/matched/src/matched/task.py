@@ -131,14 +131,16 @@ class Outcome:
     """The result of a task.
 
     Attributes:
-        metrics: the last evaluation, by metric key; after a divergence, the best one.
+        metrics: the last evaluation, by metric key; after a divergence, the best one. If one run
+            computes several arms of a table, the keys are "arm/key".
         diverged: True if training diverged, which is a result and not a failure.
         steps: optimizer steps done.
         best: the evaluation with the best score, and its step.
         details: anything else worth keeping, in plain values. "picture" is the name of a PNG in
             the run directory, which tables show; "warnings" is a list of sentences, which tables
             print below; "data" is what was in a data source that can be anything, such as the
-            name of a folder, which tables print with the source.
+            name of a folder, which tables print with the source; "hardware" is what a time was
+            measured on, which tables print, with a warning if it is not the same for all runs.
     """
 
     metrics: Mapping[str, float]

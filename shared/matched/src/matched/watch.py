@@ -17,6 +17,7 @@ from rich.text import Text
 from matched.job_status import SLURM_PATIENCE, SlurmQueue
 from matched.planning import Plan, PlannedRun
 from matched.status import State
+from matched.wording import counted
 
 POLL_SECONDS = 0.5
 REST = 25
@@ -106,10 +107,16 @@ def _event(planned: PlannedRun) -> str:
     if status.state in (State.NEW, State.QUEUED):
         return ""
     if status.result is not None:
-        return f"{status.state} {format_numbers(status.result['metrics'])}"
+        return f"{status.state} {format_numbers(own_metrics(status.result))}".strip()
     if status.state is State.RUNNING:
         return f"running, {int(4 * _fraction_done(planned)) * 25}%"
     return f"{status.state} {status.reason}".strip()
+
+
+def own_metrics(result: Mapping[str, Any]) -> dict[str, float]:
+    """Return the metrics of a result, without those of several arms, which are too many to list."""
+    metrics: Mapping[str, float] = result.get("metrics", {})
+    return {key: value for key, value in metrics.items() if "/" not in key}
 
 
 def format_numbers(numbers: Mapping[str, float | None]) -> str:
@@ -159,7 +166,7 @@ def _picture(plan: Plan, rows: int, seconds: float) -> Group:
     left = ""
     if 0.1 < fraction < 1:
         left = f", about {(seconds / fraction - seconds) / 60:.0f} min left"
-    text = f"{finished} of {len(plan.runs)} runs finished ({summary}){left}"
+    text = f"{finished} of {counted(len(plan.runs), 'run')} finished ({summary}){left}"
     total = Grid.grid(padding=(0, 2))
     total.add_row(ProgressBar(total=1, completed=fraction, width=40), text)
     return Group(grid, total)
@@ -171,7 +178,10 @@ def _cells(planned: PlannedRun) -> tuple[ProgressBar | Text, str]:
         return Text(str(status.state), style=STYLES[status.state]), status.reason
     progress = status.progress or {}
     bar = ProgressBar(total=1, completed=_fraction_done(planned), width=30)
-    return bar, f"{progress.get('step', 0)} steps  {format_numbers(progress.get('shown', {}))}"
+    return (
+        bar,
+        f"{counted(progress.get('step', 0), 'step')}  {format_numbers(progress.get('shown', {}))}",
+    )
 
 
 def _fraction_done(planned: PlannedRun) -> float:

@@ -15,6 +15,7 @@ from matched.report.summary import write_summary
 from matched.report.verdicts import judge_claims
 from matched.site import Site
 from matched.status import State
+from matched.wording import counted
 
 
 def write_report(
@@ -83,4 +84,4 @@ def _counts(results: Results) -> str:
     counts = {str(state): list(states.values()).count(state) for state in shown}
     counts["not matched"] = sum(table.unmatched for table in results.tables)
     texts = ", ".join(f"{count} {name}" for name, count in counts.items())
-    return f"{len(results.tables)} tables with {len(states)} runs: {texts}"
+    return f"{counted(len(results.tables), 'table')} with {counted(len(states), 'run')}: {texts}"

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from matched.job_packing import LONG_HOURS
 from matched.report.claimed_tables import ClaimedTable
 from matched.report.verdicts import Judged, Part
+from matched.wording import counted
 
 
 def plan_lines(tables: Sequence[ClaimedTable], cluster: str) -> Iterator[str]:
@@ -14,7 +15,7 @@ def plan_lines(tables: Sequence[ClaimedTable], cluster: str) -> Iterator[str]:
     missing = [table for table in tables if table.plan.missing]
     for table in missing:
         plan = table.plan
-        counts = f"{len(plan.missing)} of {len(plan.runs)} runs to do"
+        counts = f"{len(plan.missing)} of {counted(len(plan.runs), 'run')} to do"
         yield f"{plan.recipe.name}: {counts}, {table.hours:,.1f} h"
     if not missing:
         return

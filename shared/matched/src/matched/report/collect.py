@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from contextlib import suppress
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matched import extra_arms, gallery, overrides, planning, projects, recipes
+from matched.aggregation import metric_of
 from matched.files import DamagedFileError, read_json
 from matched.gallery import NO_PICTURES
 from matched.planning import Plan, PlannedRun
@@ -18,6 +20,7 @@ from matched.site import Site
 from matched.status import State
 from matched.summary_table import SummaryTable, summary_table
 from matched.table import SCALES, Scale
+from matched.wording import counted
 
 SHOWN = 5
 """Most names in a warning; the others are counted."""
@@ -139,9 +142,9 @@ def _all_recipes(project: Path) -> list[str]:
 
 
 def _with_possible_arms(recipe: Recipe, scale: Scale, arms: Sequence[str]) -> tuple[Recipe, Scale]:
-    """Return the recipe and the scale with those of the arms that can be derived in the table."""
+    """Return the recipe and the scale with those of the arms that it lacks and can have."""
     for arm in arms:
-        with suppress(extra_arms.NoModelError):
+        with suppress(extra_arms.NotApplicableError):
             recipe, scale = extra_arms.with_arms(recipe, scale, [arm])
     return recipe, scale
 
@@ -173,8 +176,10 @@ def _not_numbers(summary: SummaryTable) -> list[str]:
     warnings = []
     for entry in summary.entries:
         for cell, planned in entry.runs:
-            value = (planned.status.result or {}).get("metrics", {}).get(entry.metric.key, 0.0)
-            if planned.status.state is State.DONE and not abs(value) < float("inf"):
+            value = metric_of(cell, planned, entry.metric.key)
+            if planned.status.state is not State.DONE or value is None:
+                continue
+            if not math.isfinite(value):
                 warnings.append(f"Not a number: {entry.metric.key} of {cell} is {value}")
     return warnings
 
@@ -213,7 +218,7 @@ def _mixed(what: str, preposition: str, names: Mapping[str, str]) -> list[str]:
     found = Counter(filter(None, names.values()))
     if len(found) < 2:
         return []
-    counts = [f"{name} ({count} runs)" for name, count in found.most_common()]
+    counts = [f"{name} ({counted(count, 'run')})" for name, count in found.most_common()]
     return [f"Mixed {what}: the runs were computed {preposition} {_shortened(counts)}"]
 
 
@@ -247,8 +252,8 @@ def _unplanned(site: Site, planned: Set[str]) -> list[str]:
     if not found:
         return []
     return [
-        f"{len(found)} finished runs belong to no table here: they are of another version of a "
-        "recipe, of changed fields (--set), of an added arm (--with), or of a table of your own: "
+        f"{counted(len(found), 'finished run')} of no table here: of another version of a recipe, "
+        "of changed fields (--set), of an added arm (--with), or of a table of your own: "
         f"{_shortened(found)}"
     ]
 

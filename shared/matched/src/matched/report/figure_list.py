@@ -19,6 +19,8 @@ class DrawnFigure:
         scale: empty for a figure without runs.
         paths: SVG, PNG and CSV; empty if it cannot be drawn.
         problem: one line; empty if it was drawn.
+        missing_runs: True if the problem is only that runs are not finished.
+        finding: what the drawn runs show, in a sentence; empty for most figures.
     """
 
     name: str
@@ -26,6 +28,8 @@ class DrawnFigure:
     caption: str
     paths: tuple[Path, ...]
     problem: str
+    missing_runs: bool
+    finding: str
 
 
 def available(project: Path) -> dict[str, Figure]:

@@ -6,6 +6,7 @@ It loads nothing from the network. Pictures are copied to its folder; links lead
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from matched.files import write_text
 from matched.planning import PlannedRun
@@ -27,6 +28,7 @@ from matched.report.verdicts import Judged
 from matched.status import State
 from matched.summary_table import MISSING
 from matched.table_formats import TEXT_COLUMNS
+from matched.wording import counted
 
 TEMPLATES = Path(__file__).parent / "templates"
 RUN_FILES = ("config.json", "environment.json", "result.json", "metrics.jsonl", "log.txt")
@@ -47,7 +49,8 @@ class ResultRow:
     Attributes:
         texts: by column.
         values: by column, the unrounded number behind a text, or None.
-        problem: True if a run failed, is damaged or missing, or the pair is not matched.
+        problem: True if a run failed or is damaged, or the pair is not matched.
+        missing: True if a run is not finished.
     """
 
     anchor: str
@@ -55,6 +58,7 @@ class ResultRow:
     texts: tuple[str, ...]
     values: tuple[float | None, ...]
     problem: bool
+    missing: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +67,7 @@ class Section:
 
     table: TableResults
     counts: str
-    ok: bool
+    attention: bool
     header: Sequence[Column]
     charts: Sequence[tuple[str, Sequence[Markup], int]]
     """(row's label, its charts, number of trainings that are not drawn)."""
@@ -93,9 +97,11 @@ def write_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["code"] = code
     text = environment.get_template("index.html.j2").render(
         style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
         script=Markup((TEMPLATES / "script.js").read_text(encoding="utf-8")),
+        counted=counted,
         results=results,
         scorecard=scorecard,
         mixed=mixed_over_tables(results.tables),
@@ -119,6 +125,11 @@ def write_page(
     return path
 
 
+def code(text: str) -> Markup:
+    """Return text as HTML, with what is between backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
 def _result_rows(table: TableResults) -> Iterator[ResultRow]:
     for entry in table.summary.entries:
         printed = entry.printed.get(entry.metric.key)
@@ -128,13 +139,15 @@ def _result_rows(table: TableResults) -> Iterator[ResultRow]:
             "paper": printed,
             "paper Δ": entry.printed_delta,
         }
-        finished = all(state.finished for state in entry.ours.states.values())
+        states = entry.ours.states.values()
+        failed = State.FAILED in states or State.DAMAGED in states
         yield ResultRow(
             anchor=anchor(table),
             scale=table.scale.name,
             texts=entry_row(table, entry),
             values=tuple(values.get(name) for name in HEADER),
-            problem=not finished or entry.matched == "no",
+            problem=failed or entry.matched == "no",
+            missing=not all(state.finished for state in states),
         )
 
 
@@ -148,7 +161,7 @@ def _section(table: TableResults, folder: Path) -> Section:
     return Section(
         table=table,
         counts=_counts(table),
-        ok=not table.warnings and not table.count(State.NEW),
+        attention=bool(table.warnings or drawn.damaged),
         header=[Column(name=name, is_number=index > 0 and name not in (*TEXT_COLUMNS, "matched"))
                 for index, name in enumerate(table.summary.header)],
         charts=_charts(table, drawn),
@@ -161,7 +174,7 @@ def _section(table: TableResults, folder: Path) -> Section:
 def _counts(table: TableResults) -> str:
     """Return the number of runs in each state: "8 runs: 7 done, 1 failed"."""
     counts = [f"{count} {state}" for state in State if (count := table.count(state))]
-    return f"{len(table.plan.runs)} runs: {', '.join(counts)}"
+    return f"{counted(len(table.plan.runs), 'run')}: {', '.join(counts)}"
 
 
 def _charts(table: TableResults, drawn: TableCurves) -> list[tuple[str, list[Markup], int]]:

@@ -19,6 +19,7 @@ from matched.summary_table import (
     format_delta,
     format_finished_count,
     format_printed_cell,
+    metric_name,
 )
 from matched.table_formats import LATEX, escape_markdown
 
@@ -104,7 +105,7 @@ def entry_row(table: TableResults, entry: Entry) -> tuple[str, ...]:
         table.recipe.title,
         table.scale.name,
         table.recipe.label(entry.row),
-        f"{entry.metric.label} {entry.metric.unit}".strip(),
+        metric_name(entry.metric),
         entry.arm,
         format_cell(entry.metric, entry.ours),
         format_delta(entry.metric, entry.base_mean, entry.delta),

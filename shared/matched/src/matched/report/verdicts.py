@@ -20,6 +20,7 @@ from matched.report import intervals
 from matched.report.collect import Results, TableResults
 from matched.summary_table import Entry, format_number
 from matched.table import Metric
+from matched.wording import counted
 
 
 class Verdict(StrEnum):
@@ -65,7 +66,7 @@ class Judged:
         if self.verdict is not Verdict.UNDECIDED or not known:
             return ""
         exact = len(known) == len(undecided) and not any(part.at_least for part in undecided)
-        words = f"{max(known)} more seed{'s' if max(known) > 1 else ''}"
+        words = counted(max(known), "more seed")
         return words if exact else f"at least {words}"
 
 
@@ -82,7 +83,11 @@ def _judge(claim: Claim, evidence: _Evidence, scale: str) -> Judged:
     elif isinstance(claim.test, NotWorse):
         parts = list(_judge_not_worse(claim.test, evidence))
     elif isinstance(claim.test, Better):
-        parts = [_judge_pair(pair, evidence) for pair in claim.test.pairs]
+        parts = [
+            _judge_pair(claim.test, pair, metric, evidence)
+            for pair in claim.test.pairs
+            for metric in claim.test.metrics or ("",)
+        ]
     elif isinstance(claim.test, Diverges):
         parts = [_judge_divergence(key, evidence) for key in claim.test.cells]
     else:
@@ -144,11 +149,14 @@ def _judge_not_worse(test: NotWorse, evidence: _Evidence) -> Iterator[Part]:
         if table is None:
             yield Part(label=name, verdict=Verdict.NOT_RUN, detail="no runs at this scale")
             continue
-        baseline, margin = table.recipe.table.baseline.name, _largest_change(table)
+        than, margin = test.than or table.recipe.table.baseline.name, _largest_change(table)
+        if test.arm not in [arm.name for arm in table.recipe.table.arms]:
+            detail = f"the table has no arm {test.arm}; `--with {test.arm}` adds it"
+            yield Part(label=name, verdict=Verdict.NOT_RUN, detail=detail)
+            continue
         for row in table.scale.runs:
             base, other = (
-                evidence.entry(CellKey(table=name, row=row, arm=arm))
-                for arm in (baseline, test.arm)
+                evidence.entry(CellKey(table=name, row=row, arm=arm)) for arm in (than, test.arm)
             )
             if base is not None and other is not None:
                 label = f"{table.recipe.label(row)} ({name})"
@@ -172,20 +180,28 @@ def _spread(entry: Entry) -> float:
     return std if std is not None and math.isfinite(std) else 0.0
 
 
-def _judge_pair(pair: tuple[CellKey, CellKey], evidence: _Evidence) -> Part:
-    label = " better than ".join(map(evidence.label, pair))
-    better, worse = (evidence.entry(key) for key in pair)
+def _judge_pair(
+    test: Better, pair: tuple[CellKey, CellKey], metric: str, evidence: _Evidence
+) -> Part:
+    relation = " not worse than " if test.within_spread else " better than "
+    label = relation.join(map(evidence.label, pair))
+    better, worse = (evidence.entry(key, metric) for key in pair)
     if better is None or worse is None:
         return Part(label=label, verdict=Verdict.NOT_RUN, detail="no runs at this scale")
-    return _compare(label, better, worse, margin=0.0)
+    if metric:
+        label = f"{label}, {better.metric.label}"
+    return _compare(label, better, worse, margin=_spread(worse) if test.within_spread else 0.0)
 
 
 def _compare(label: str, better: Entry, worse: Entry, *, margin: float) -> Part:
     """Judge that one cell is better than another, or with a margin that it is not worse."""
     if "no" in (better.matched, worse.matched):
         return Part(label=label, verdict=Verdict.UNDECIDED, detail="not matched")
+    if _always_diverges(better) and _always_diverges(worse):
+        detail = f"nothing to compare: {better.arm} and {worse.arm} diverged in all seeds"
+        return Part(label=label, verdict=Verdict.UNDECIDED, detail=detail)
     for cell, verdict in ((better, Verdict.REFUTED), (worse, Verdict.SUPPORTED)):
-        if cell.ours.diverged and cell.ours.diverged == len(cell.ours.states):
+        if _always_diverges(cell):
             return Part(label=label, verdict=verdict, detail=f"{cell.arm} diverged in all seeds")
     sign = -1 if better.metric.direction == "lower" else 1
     seeds = better.ours.values.keys() & worse.ours.values.keys()
@@ -203,9 +219,13 @@ def _compare(label: str, better: Entry, worse: Entry, *, margin: float) -> Part:
         within += f", {len(left_out)} more on different hardware"
     part = _above(label, values, -margin, better.metric, reference, suffix=within)
     if better.ours.diverged and part.verdict is Verdict.SUPPORTED:
-        detail = f"{part.detail}; {better.arm} diverged in {better.ours.diverged} seeds"
+        detail = f"{part.detail}; {better.arm} diverged in {counted(better.ours.diverged, 'seed')}"
         return Part(label=label, verdict=Verdict.UNDECIDED, detail=detail)
     return part
+
+
+def _always_diverges(cell: Entry) -> bool:
+    return cell.ours.diverged > 0 and cell.ours.diverged == len(cell.ours.states)
 
 
 def _judge_above(test: Above, key: CellKey, evidence: _Evidence) -> Part:
@@ -261,7 +281,9 @@ def _judge_divergence(key: CellKey, evidence: _Evidence) -> Part:
         return Part(label=label, verdict=Verdict.NOT_RUN, detail="no finished runs at this scale")
     diverged = entry.ours.diverged
     low, high = intervals.share_interval(diverged, finished)
-    detail = f"{diverged} of {finished} seeds diverged, 95 % interval {low:.0%} to {high:.0%}"
+    detail = (
+        f"{diverged} of {counted(finished, 'seed')} diverged, 95 % interval {low:.0%} to {high:.0%}"
+    )
     if low > 0.5 or high < 0.5:
         verdict = Verdict.SUPPORTED if low > 0.5 else Verdict.REFUTED
         return Part(label=label, verdict=verdict, detail=detail)

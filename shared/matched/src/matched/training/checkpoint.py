@@ -25,7 +25,7 @@ from torch import nn
 
 from matched.errors import one_line
 from matched.files import atomic_write
-from matched.training import sharded_checkpoint
+from matched.training import released_weights, sharded_checkpoint
 from matched.training.artifacts import state_dict_mismatches
 from matched.training.checksums import verify_checksums
 from matched.training.distributed import all_gather_objects, on_rank0, raise_on_all_ranks
@@ -159,7 +159,9 @@ def load_newest_file(
 
 
 def load_weights(model: nn.Module, directory: Path) -> None:
-    """Load the weights that a run of ``fit`` evaluated last: those of its EMA if it has one.
+    """Load the weights that a run of ``fit`` evaluated last, or those that a run has imported.
+
+    Of a training with an EMA, these are the EMA's.
 
     Args:
         model: of the run, before it is sharded.
@@ -168,15 +170,17 @@ def load_weights(model: nn.Module, directory: Path) -> None:
     Raises:
         ValueError: if the run has no intact checkpoint, or its model has other weights.
     """
-    state = load_newest(directory / "checkpoints", directory.name, lambda name: None)
-    if state is None:
-        raise ValueError(f"{directory} has no intact checkpoint; run it again")
-    prefix = "ema." if any(name.startswith("ema.") for name in state.tensors) else "model."
-    weights = {
-        name.removeprefix(prefix): tensor
-        for name, tensor in state.tensors.items()
-        if name.startswith(prefix)
-    }
+    weights = released_weights.read(directory)
+    if weights is None:
+        state = load_newest(directory / "checkpoints", directory.name, lambda name: None)
+        if state is None:
+            raise ValueError(f"{directory} has no intact checkpoint; run it again")
+        prefix = "ema." if any(name.startswith("ema.") for name in state.tensors) else "model."
+        weights = {
+            name.removeprefix(prefix): tensor
+            for name, tensor in state.tensors.items()
+            if name.startswith(prefix)
+        }
     if mismatches := state_dict_mismatches(model.state_dict(), weights):
         raise ValueError(f"the checkpoint of {directory} does not fit: {'; '.join(mismatches)}")
     model.load_state_dict(weights)

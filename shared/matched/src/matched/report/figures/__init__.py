@@ -40,11 +40,14 @@ def draw_all(project: Path, site: Site, scales: Sequence[str], folder: Path) -> 
         without_runs = [FigureDrawer(project, site, "")]
         for drawer in drawers if figure.sources else without_runs:
             paths: Sequence[Path] = ()
-            problem = ""
+            problem = finding = ""
+            missing_runs = False
             try:
                 paths = drawer.draw(name, folder)
+                finding = drawer.finding(name)
             except ValueError as error:
                 problem = str(error)
+                missing_runs = isinstance(error, MissingRunsError)
             drawn.append(
                 DrawnFigure(
                     name=name,
@@ -52,9 +55,15 @@ def draw_all(project: Path, site: Site, scales: Sequence[str], folder: Path) -> 
                     caption=figure.caption,
                     paths=tuple(paths),
                     problem=problem,
+                    missing_runs=missing_runs,
+                    finding=finding,
                 )
             )
     return drawn
+
+
+class MissingRunsError(ValueError):
+    """Runs that a figure shows are not finished."""
 
 
 class FigureDrawer:
@@ -68,8 +77,8 @@ class FigureDrawer:
         """Write ``name``.<scale>.svg, .png and .csv to ``folder``.
 
         Raises:
-            ValueError: if runs are missing, with the commands that compute them, if the recipe has
-                no such scale, or if a run's data is damaged.
+            MissingRunsError: if runs are missing, with the commands that compute them.
+            ValueError: if the recipe has no such scale, or if a run's data is damaged.
             OSError: if the folder cannot be written.
         """
         figure = figure_list.find(self.project, name)
@@ -78,6 +87,18 @@ class FigureDrawer:
         with settings():
             self._draw(canvas, figure, panels)
             return canvas.save(folder)
+
+    def finding(self, name: str) -> str:
+        """Return what the runs of a figure show, in a sentence; empty for most figures.
+
+        Raises:
+            ValueError: as ``draw``.
+        """
+        figure = figure_list.find(self.project, name)
+        if not isinstance(figure, NormShapes):
+            return ""
+        panels = [self._runs(name, source) for source in figure.sources]
+        return norm_layers.describe_shapes(panels, self.scale)
 
     def _draw(self, canvas: Canvas, figure: Figure, panels: Sequence[PanelRuns]) -> None:
         if isinstance(figure, LossCurves):
@@ -109,7 +130,7 @@ class FigureDrawer:
         missing = [p.title for p in runs.values() if not p.status.state.finished]
         if missing or not runs:
             arguments = plan.recipe.arguments(plan.scale)
-            raise ValueError(
+            raise MissingRunsError(
                 f"{name} at {self.scale} scale needs runs that are not finished: "
                 f"{', '.join(missing) or source.row}; run `matched submit {arguments} --wait`"
             )

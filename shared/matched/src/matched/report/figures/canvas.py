@@ -79,13 +79,7 @@ class Canvas:
         Raises:
             OSError: if the folder cannot be written.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = []
-        for suffix, metadata in ((".svg", {"Date": None}), (".png", {"Software": None})):
-            path = folder / f"{self.name}{suffix}"
-            with atomic_write(path) as temporary:
-                self._figure.savefig(temporary, format=suffix[1:], metadata=metadata)
-            paths.append(path)
+        paths = self.save_pictures(folder)
         if self.rows:
             text = io.StringIO()
             writer = csv.writer(text, lineterminator="\n")
@@ -93,4 +87,19 @@ class Canvas:
             writer.writerows(self.rows)
             paths.append(folder / f"{self.name}.csv")
             write_text(paths[-1], text.getvalue())
+        return paths
+
+    def save_pictures(self, folder: Path) -> list[Path]:
+        """Write the SVG and the PNG to ``folder``; return their paths.
+
+        Raises:
+            OSError: if the folder cannot be written.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = []
+        for suffix, metadata in ((".svg", {"Date": None}), (".png", {"Software": None})):
+            path = folder / f"{self.name}{suffix}"
+            with atomic_write(path) as temporary:
+                self._figure.savefig(temporary, format=suffix[1:], metadata=metadata)
+            paths.append(path)
         return paths

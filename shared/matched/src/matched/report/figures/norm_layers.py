@@ -8,19 +8,25 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 
-from matched.planning import PlannedRun
 from matched.report.figures.canvas import COLORS, MARKERS, Canvas, PanelRuns
 
 FILE = "norm_layers.npz"
 MAX_POINTS = 3000
 """Points of a panel; more would only cover each other."""
+PICTURE_LAYERS = 4
+"""Layers in the picture of an analysis, from the first to the last."""
 HIGHLIGHTED = 6
 """Tokens or channels with colours; the others are grey."""
+CURVED = 0.01
+"""Part of the outputs' variance that a straight line leaves, at least, in an S-shaped layer."""
+REMAINING = 0.5
+"""Part of the line's squared error that the curve leaves, at most, in an S-shaped layer."""
 KINDS = {"attention": ("norm1", "self_attn", "attn"), "FFN": ("norm2", "mlp", "final_layer_norm")}
 """Kind of layer → parts of the paths that name it, in timm, fairseq and DiT; others are "other"."""
 
@@ -41,13 +47,12 @@ class Layer:
     fit: Mapping[str, float]
 
 
-def read_layers(planned: PlannedRun) -> list[Layer]:
+def read_layers(path: Path) -> list[Layer]:
     """Return the layers that an analysis run has recorded, in the order in which they are called.
 
     Raises:
         ValueError: if the file is missing or damaged, or the training diverged.
     """
-    path = planned.directory / FILE
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return [
@@ -70,12 +75,57 @@ def read_layers(planned: PlannedRun) -> list[Layer]:
         ) from None
 
 
+def _layers_of(panel: PanelRuns) -> list[Layer]:
+    (planned,) = panel.runs.values()
+    return read_layers(planned.directory / FILE)
+
+
 def layer_kind(path: str) -> str:
     """Return "attention", "FFN" or "other" by the path of a norm layer."""
     parts = path.split(".")
     return next(
         (kind for kind, words in KINDS.items() if any(w in part for w in words for part in parts)),
         "other",
+    )
+
+
+def is_s_shaped(layer: Layer) -> bool:
+    """True if a straight line misses the points, and a best s·tanh(αx) + c fits them much better.
+
+    The line leaves at least ``CURVED`` of the outputs' variance, and the curve less than
+    ``REMAINING`` of that.
+    """
+    line, curve = layer.fit["line_error"] ** 2, layer.fit["tanh_error"] ** 2
+    return line >= CURVED and curve < REMAINING * line
+
+
+def describe_shapes(panels: Sequence[PanelRuns], scale: str) -> str:
+    """Return a sentence on the networks whose deep layers are S-shaped, and one on the criterion.
+
+    Deep and early layers are the last and the first third, as in
+    ``dyt.norm_analysis.shape_metrics``.
+
+    Raises:
+        ValueError: as ``read_layers``.
+    """
+    shaped: list[str] = []
+    others: list[str] = []
+    for panel in panels:
+        layers = _layers_of(panel)
+        third = max(1, len(layers) // 3)
+        early, deep = (sum(map(is_s_shaped, part)) for part in (layers[:third], layers[-third:]))
+        of = f"of {third} layers" if third > 1 else "of 1 layer"
+        text = f"{panel.title} (last third: {deep} {of}, first third: {early})"
+        (shaped if deep else others).append(text)
+    if shaped:
+        finding = f"At {scale} scale, deep layers are S-shaped in {', '.join(shaped)}"
+        finding += f", but not in {', '.join(others)}." if others else "."
+    else:
+        what = "" if scale == "paper" else "toy networks do not show it: "
+        finding = f"At {scale} scale, no deep layer is S-shaped; {what}{', '.join(others)}."
+    return (
+        f"{finding} A layer counts as S-shaped if a straight line leaves at least {CURVED:.0%} of "
+        f"the variance of its outputs, and s·tanh(αx) + c less than {REMAINING:.0%} of that."
     )
 
 
@@ -89,24 +139,39 @@ def draw_shapes(canvas: Canvas, panels: Sequence[PanelRuns], count: int) -> None
     axes = canvas.axes(len(panels), count)
     canvas.columns = ("network", "layer", "path", "input", "output")
     for row, panel in zip(axes, panels, strict=True):
-        (planned,) = panel.runs.values()
-        layers = read_layers(planned)
-        for position, axis in enumerate(row):
-            index, layer = _at(layers, position / max(1, count - 1))
-            x, y = _some_points(layer)
-            axis.plot(x, y, ".", markersize=1.5, color=COLORS[0], alpha=0.4, rasterized=True)
-            line = np.linspace(x.min(), x.max(), 200)
-            fit = layer.fit
-            fitted = fit["scale"] * np.tanh(fit["alpha"] * line) + fit["tanh_offset"]
-            axis.plot(line, fitted, "--", color=COLORS[1], linewidth=1)
-            axis.set_title(f"{panel.title}, norm layer {index + 1} of {len(layers)}")
-            canvas.add_rows(
-                (panel.title, index + 1, layer.path, f"{a:.4g}", f"{b:.4g}")
-                for a, b in zip(x, y, strict=True)
-            )
-        row[0].set_ylabel("output")
+        _draw_row(canvas, row, f"{panel.title}, ", _layers_of(panel))
     for axis in axes[-1]:
         axis.set_xlabel("input")
+
+
+def draw_analysis(canvas: Canvas, path: Path) -> None:
+    """Draw outputs against inputs of ``PICTURE_LAYERS`` layers of one analysis.
+
+    Raises:
+        ValueError: as ``read_layers``.
+    """
+    (row,) = canvas.axes(1, PICTURE_LAYERS)
+    _draw_row(canvas, row, "", read_layers(path))
+    for axis in row:
+        axis.set_xlabel("input")
+
+
+def _draw_row(canvas: Canvas, axes: Sequence[Any], title: str, layers: Sequence[Layer]) -> None:
+    """Draw layers from the first to the last, one per axis; ``title`` begins the axes' titles."""
+    for position, axis in enumerate(axes):
+        index, layer = _at(layers, position / max(1, len(axes) - 1))
+        x, y = _some_points(layer)
+        axis.plot(x, y, ".", markersize=1.5, color=COLORS[0], alpha=0.4, rasterized=True)
+        line = np.linspace(x.min(), x.max(), 200)
+        fit = layer.fit
+        fitted = fit["scale"] * np.tanh(fit["alpha"] * line) + fit["tanh_offset"]
+        axis.plot(line, fitted, "--", color=COLORS[1], linewidth=1)
+        axis.set_title(f"{title}norm layer {index + 1} of {len(layers)}")
+        canvas.add_rows(
+            (title.rstrip(", "), index + 1, layer.path, f"{a:.4g}", f"{b:.4g}")
+            for a, b in zip(x, y, strict=True)
+        )
+    axes[0].set_ylabel("output")
 
 
 def _some_points(layer: Layer) -> tuple[Any, Any]:
@@ -126,8 +191,7 @@ def draw_tokens_and_channels(canvas: Canvas, panel: PanelRuns, depths: Sequence[
     """Draw layers twice: points of some tokens in colours with their lines, then of channels."""
     axes = canvas.axes(1, 2 * len(depths))[0]
     canvas.columns = ("layer", "path", "token", "channel", "input", "output")
-    (planned,) = panel.runs.values()
-    layers = read_layers(planned)
+    layers = _layers_of(panel)
     for position, depth in enumerate(depths):
         index, layer = _at(layers, depth)
         title = f"{panel.title}, norm layer {index + 1}"
@@ -181,9 +245,9 @@ def draw_alpha_against_std(canvas: Canvas, panels: Sequence[PanelRuns]) -> None:
     axes = canvas.axes(1, len(panels), width=2.8, height=2.4)[0]
     canvas.columns = ("network", "path", "kind", "alpha", "inverse_std")
     for axis, panel in zip(axes, panels, strict=True):
-        (planned,) = panel.runs.values()
-        layers = [layer for layer in read_layers(planned) if np.isfinite(layer.alpha)]
+        layers = [layer for layer in _layers_of(panel) if np.isfinite(layer.alpha)]
         if not layers:
+            (planned,) = panel.runs.values()
             raise ValueError(f"{planned.title} has no DyT layers, and so no α to draw")
         for index, kind in enumerate((*KINDS, "other")):
             chosen = [layer for layer in layers if layer_kind(layer.path) == kind]

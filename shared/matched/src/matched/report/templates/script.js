@@ -35,7 +35,7 @@ for (const form of document.querySelectorAll("form[data-filters]")) {
       row.hidden =
         !words.every((word) => texts[i].includes(word)) ||
         (scale && row.dataset.scale !== scale) ||
-        (form.elements.problems.checked && !row.classList.contains("problem"));
+        (form.elements.problems.checked && !row.className);
       shown += !row.hidden;
     });
     form.querySelector("output").textContent = `${shown} of ${rows.length} rows`;
