@@ -1,22 +1,24 @@
 """Mini scale of Table 9: Table 8's ViT-B with and without α, on the digits or on a folder."""
 
 from dyt import suggested_alpha0
+from dyt_vision.config import Supervised
 from matched import Run, Scale
 from recipes.cvpr2025.table01 import TASK, VIT_B
 from recipes.cvpr2025.table09 import FUNCTIONS, alpha_rows
 from recipes.mini_images import REASON, SEEDS, Images, on_every_set, vit
 
 
-def scale(images: Images) -> Scale:
-    alpha0 = suggested_alpha0(images.width("vit_b"))
-    run = Run(task=TASK, config=vit(VIT_B, images, "vit_b"))
+def alpha_scale(images: Images, config: Supervised, row: str, functions: tuple[str, ...]) -> Scale:
+    """The scale with and without α of the ViT that the image set has for a row of Table 8."""
+    alpha0 = suggested_alpha0(images.width(row))
+    run = Run(task=TASK, config=vit(config, images, row))
     return Scale(
         name="mini",
         seeds=SEEDS,
-        runs=alpha_rows(run, FUNCTIONS, alpha0=alpha0),
+        runs=alpha_rows(run, functions, alpha0=alpha0),
         resources=images.resources,
         note=f"{images.note} α0 is {alpha0:.3g}: {REASON}.",
     )
 
 
-SCALE = on_every_set(scale)
+SCALE = on_every_set(lambda images: alpha_scale(images, VIT_B, "vit_b", FUNCTIONS))
