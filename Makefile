@@ -53,7 +53,7 @@ help:
 	@echo "make claims SCALE=mini   every table that the papers' claims need, then their verdicts"
 	@echo "make fig2        a figure of a paper, and the runs that it shows (fig1-8, iclr-fig1-5)"
 	@echo "make bench       time the harness    make chaos       kill, preempt and fill the disk of runs"
-	@echo "make parity MAE=<checkout> DINO=… DIT=… NANOGPT=… HYENADNA=…   equality with official code, computed"
+	@echo "make parity MAE=<checkout> DINO=… CADUCEUS=… MAMBA=… FAIRSEQ=.   equality with official code, computed"
 	@echo "make gpu         check and measure every GPU path on one card (docs/GPU.md)"
 	@echo "make mutants MODULE=<file> TESTS_OF='<tests>'   which small bugs of a module no test notices"
 	@echo "make test-dyt TORCH=2.4.1     the tests of dyt with another torch"
@@ -72,7 +72,7 @@ setup: $(READY)
 $(READY): requirements.lock $(wildcard shared/*/pyproject.toml packages/*/pyproject.toml) $(KERNEL) \
 		| own-environment
 	@sh tools/create-environment $(VENV) $(PYTHON)
-	@echo "Installing the pinned packages into $(VENV): a few minutes and 5 GB, once"
+	@echo "Installing the pinned packages into $(VENV): a few minutes and 6 GB, once"
 	@$(INSTALL) -r requirements.lock
 	@$(INSTALL) --no-build-isolation $(addprefix -e ./,$(PARTS))
 	@(cd $(VENV) && pwd -P) > $@
@@ -193,8 +193,10 @@ chaos: setup
 
 # Upper-case variables are checkouts: MAE=/path/to/mae. FAIRSEQ=. and TRANSFORMERS=. are the installed
 # packages.
+CHECKOUTS := mae dino dit adm convnext nanogpt fmsfsdp fairseq transformers hyenadna caduceus mamba \
+	release liger
 parity: setup
-	$(BIN)/python parity/run.py $(foreach name,mae dino dit nanogpt hyenadna fairseq transformers,$(if $($(call upper,$(name))),\
+	$(BIN)/python parity/run.py $(foreach name,$(CHECKOUTS),$(if $($(call upper,$(name))),\
 		$(name)='$($(call upper,$(name)))'))
 
 # On another machine its own Python, without an environment: make gpu PYTHON=python3

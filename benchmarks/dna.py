@@ -21,12 +21,12 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 import time
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
 
-import dna_official
 import measuring
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,9 @@ from dyt_caduceus.model import build_language_model as build_caduceus
 from dyt_caduceus.network_config import CaduceusNetwork
 from dyt_hyenadna.model import build_language_model as build_hyenadna
 from dyt_hyenadna.network_config import HyenaNetwork
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "parity"))
+import dna_official
 
 CSV = measuring.RESULTS / "dna.csv"
 LENGTHS = tuple(2**power for power in range(10, 18))

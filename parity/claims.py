@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -70,12 +70,34 @@ def gradient_difference(ours: nn.Module, theirs: nn.Module) -> float:
     return largest_difference(measured.values(), (expected[name] for name in measured))
 
 
-def perturb(model: nn.Module, seed: int = 0) -> None:
-    """Add noise to every trained parameter, so that none is zero, one, or equal to another."""
+def relative_gradients(
+    ours: nn.Module, theirs: nn.Module, names: Mapping[str, str] | None = None
+) -> float:
+    """Return the largest difference of gradients, relative to the largest of each tensor's.
+
+    Args:
+        names: their name of a parameter → ours, where they differ.
+    """
+    found = dict(ours.named_parameters())
+    differences = []
+    for name, parameter in theirs.named_parameters():
+        a, b = found.pop((names or {}).get(name, name)).grad, parameter.grad
+        assert a is not None and b is not None
+        differences.append(largest_difference([a], [b]) / b.abs().max().item())
+    assert not found
+    return max(differences)
+
+
+def perturb(model: nn.Module, seed: int = 0, *, without: str | None = None) -> None:
+    """Add noise to every trained parameter, so that none is zero, one, or equal to another.
+
+    Args:
+        without: part of the names of parameters that stay as they are.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and (without is None or without not in name):
                 parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -21,39 +22,60 @@ from typing import Any
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "parity.json"
-UPSTREAMS = (
-    "mae",
-    "dino",
-    "dit",
-    "nanogpt",
-    "fairseq",
-    "transformers",
-    "hyenadna",
-    "caduceus",
-    "liger",
-)
+MODULES = {
+    "mae": ("mae",),
+    "dino": ("dino",),
+    "dit": ("dit", "dit_sampler"),
+    "adm": ("adm_statistics",),
+    "convnext": (),
+    "nanogpt": (),
+    "fmsfsdp": (),
+    "fairseq": ("fairseq_training",),
+    "transformers": (),
+    "hyenadna": ("hyenadna",),
+    "caduceus": ("caduceus_model",),
+    "release": ("release_layer", "release_llama"),
+    "liger": ("liger",),
+}
+"""Upstream → modules of claims about our own implementations, each run in a separate process."""
 INSTALLED = ("fairseq", "transformers")
 """Upstreams that are installed packages: any folder may be given as their checkout."""
-MODULES = ("mae", "dino", "dit")
-"""Upstreams with a module of claims about our own implementations."""
-SHIMS = {"mae": "dyt_upstream.shims.mae", "dino": "dyt_upstream.shims.dino"}
-VERSIONS = ("torch", "timm", "diffusers", "transformers", "fairseq", "numpy")
+COMPANIONS = {"caduceus": "mamba"}
+"""Upstream → another checkout that it needs; its path is the variable MAMBA."""
+IMPORTS = {
+    "mae": ("dyt_upstream.shims.mae",),
+    "dino": ("dyt_upstream.shims.dino",),
+    "hyenadna": ("dyt_upstream.shims.hyenadna",),
+    "caduceus": ("dyt_upstream.shims.caduceus", "mamba_on_cpu"),
+}
+"""Upstream → modules to import before its own."""
+VERSIONS = (
+    *("torch", "timm", "diffusers", "transformers", "fairseq", "torch-fidelity", "numpy"),
+    *("triton", "pytorch-lightning", "ibm-fms"),
+)
 
 
 def main(arguments: list[str]) -> int:
     """Compute the claims of the given checkouts; return 1 if one of them does not hold."""
     checkouts = {}
+    known = (*MODULES, *COMPANIONS.values())
     for text in arguments:
         name, _, path = text.partition("=")
-        if name not in UPSTREAMS or not Path(path).is_dir():
-            print(f"parity: {text!r} is not <upstream>=<checkout>; upstreams: {UPSTREAMS}")
+        if name not in known or not Path(path).is_dir():
+            print(f"parity: {text!r} is not <upstream>=<folder>; upstreams: {', '.join(known)}")
             return 2
         checkouts[name] = Path(path).absolute()
+    for name, companion in COMPANIONS.items():
+        if name in checkouts and companion not in checkouts:
+            print(f"parity: {name} needs a checkout of {companion}: {companion}=<folder>")
+            return 2
+        if companion in checkouts:
+            os.environ[companion.upper()] = str(checkouts.pop(companion))
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name, checkout in checkouts.items():
         print(f"{name}: {checkout}", flush=True)
         results[name] = compute(name, checkout)
-    RESULTS.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+        RESULTS.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     table = to_markdown(results)
     (HERE / "results" / "parity.md").write_text(table)
     print(table)
@@ -64,7 +86,7 @@ def main(arguments: list[str]) -> int:
 def compute(name: str, checkout: Path) -> dict[str, Any]:
     """Compute the claims about one upstream, in processes of their own."""
     claims: list[dict[str, Any]] = []
-    for part in ("scripts", name):
+    for part in ("scripts", *MODULES[name]):
         done = subprocess.run(
             [sys.executable, __file__, "--part", part, name, str(checkout)],
             stdout=subprocess.PIPE,
@@ -75,8 +97,11 @@ def compute(name: str, checkout: Path) -> dict[str, Any]:
             claims.append({"text": text, "bound": 0, "measured": 1, "note": "", "holds": False})
         else:
             claims += json.loads(done.stdout.splitlines()[-1])
+    commits = commit(checkout)
+    if companion := COMPANIONS.get(name):
+        commits += f", {companion} {commit(Path(os.environ[companion.upper()]))}"
     return {
-        "commit": commit(checkout),
+        "commit": commits,
         "date": time.strftime("%Y-%m-%d"),
         "python": platform.python_version(),
         "versions": installed_versions(),
@@ -102,12 +127,11 @@ def compute_part(part: str, name: str, checkout: Path) -> None:
         from scripts import SCRIPTS
 
         made = list(SCRIPTS[name](checkout)) if name in SCRIPTS else []
-    elif name in MODULES:
-        if name in SHIMS:
-            importlib.import_module(SHIMS[name])
-        made = list(importlib.import_module(name).claims(checkout))
     else:
-        made = []
+        sys.path.append(str(HERE / "stand_ins"))
+        for module in IMPORTS.get(name, ()):
+            importlib.import_module(module)
+        made = list(importlib.import_module(part).claims(checkout))
     print()
     print(json.dumps([claim.to_json() for claim in made], ensure_ascii=False))
 
@@ -129,7 +153,7 @@ def to_markdown(results: dict[str, Any]) -> str:
         "`make parity` computes this table from checkouts; float32 on a CPU, one thread. A bound",
         "of 0 means bit-identical, or equal names and counts.",
     ]
-    for name in UPSTREAMS:
+    for name in MODULES:
         lines += ["", f"## {name}", ""]
         result = results.get(name)
         if result is None or not result["claims"]:

@@ -138,6 +138,47 @@ def nanogpt(checkout: Path) -> Iterator[Claim]:
         yield ran("nanoGPT's train.py (2 layers)", {"GPT": 5}, counts)
 
 
+def convnext(checkout: Path) -> Iterator[Claim]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data = images(folder / "images")
+        command = (
+            *("main.py", "--model", "convnext_tiny", *SMALL_VIT, *QUIET, "--pin_mem", "false"),
+            *("--data_set", "image_folder", "--nb_classes", "2", "--input_size", "32"),
+            *("--data_path", data / "train", "--eval_data_path", data / "val"),
+            *("--model_ema", "true", "--output_dir", folder / "out", "--mixup", "0.8"),
+        )
+        shims = ["dyt_upstream.shims.convnext"]
+        counts = run(checkout, command, folder / "norms.json", shims)
+        # 18 blocks, the stem, three downsampling layers and the last norm.
+        yield ran("ConvNeXt's main.py (ConvNeXt-T)", {"ConvNeXt": 18 + 1 + 3 + 1}, counts)
+
+
+def fmsfsdp(checkout: Path) -> Iterator[Claim]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        options = {
+            "model_variant": "llama3_194m_4k",
+            "use_dummy_dataset": True,
+            "vocab_size": 1000,
+            "seq_length": 16,
+            "batch_size": 1,
+            "num_steps": 2,
+            "training_stage": "annealing",  # without a warmup, which has a 20th of the steps
+            "report_interval": 1,
+            "checkpoint_interval": 100,
+            "sharding_strategy": "ddp",
+            "mixed_precision": False,
+            "use_torch_compile": False,
+            "ckpt_load_path": folder / "checkpoints",
+            "ckpt_save_path": folder / "checkpoints",
+        }
+        words = (f"--{key}={value}" for key, value in options.items())
+        command = ("main_training_llama.py", *words)
+        counts = run(checkout, command, folder / "norms.json", [CPU, "small_llama"])
+        yield ran("fms-fsdp's main_training_llama.py (3 small layers)", {"LLaMA": 7}, counts)
+
+
 def fairseq(checkout: Path) -> Iterator[Claim]:
     """fairseq-hydra-train of the installed fairseq 0.12.2, on Python 3.11 and later."""
     import soundfile
@@ -175,25 +216,49 @@ def fairseq(checkout: Path) -> Iterator[Claim]:
         yield ran("fairseq-hydra-train (Base, 2 layers)", {"Wav2Vec2Model": 1 + 1 + 4}, counts)
 
 
+def genome(folder: Path) -> tuple[str, ...]:
+    """Write a random genome with intervals, and return the options of the DNA trainers for it."""
+    letters = np.random.default_rng(0).choice(list("ACGT"), 60_000)
+    (folder / "genome.fa").write_text(">chr1\n" + "".join(letters) + "\n")
+    splits = ["train"] * 32 + ["valid"] * 4 + ["test"] * 4
+    rows = [f"chr1\t{1400 * i}\t{1400 * i + 1000}\t{s}\n" for i, s in enumerate(splits)]
+    (folder / "intervals.bed").write_text("".join(rows))
+    return (
+        *("wandb=null", "trainer.accelerator=cpu", "trainer.precision=32"),
+        *("trainer.limit_val_batches=0", f"dataset.bed_file={folder}/intervals.bed"),
+        *(f"dataset.fasta_file={folder}/genome.fa", "dataset.max_length=64"),
+        *("dataset.batch_size=2", "dataset.num_workers=0", "train.global_batch_size=2"),
+        *(f"hydra.run.dir={folder}/out", "hydra.job.chdir=true"),
+    )
+
+
 def hyenadna(checkout: Path) -> Iterator[Claim]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        letters = np.random.default_rng(0).choice(list("ACGT"), 60_000)
-        (folder / "genome.fa").write_text(">chr1\n" + "".join(letters) + "\n")
-        splits = ["train"] * 32 + ["valid"] * 4 + ["test"] * 4
-        rows = [f"chr1\t{1400 * i}\t{1400 * i + 1000}\t{s}\n" for i, s in enumerate(splits)]
-        (folder / "intervals.bed").write_text("".join(rows))
         command = (
-            *("-m", "train", "experiment=hg38/hg38_hyena", "wandb=null", "+trainer.max_steps=2"),
-            *("trainer.accelerator=cpu", "trainer.precision=32", "trainer.limit_val_batches=0"),
-            *(f"dataset.bed_file={folder}/intervals.bed", "dataset.max_length=64"),
-            *(f"dataset.fasta_file={folder}/genome.fa", "dataset.batch_size=2"),
-            *("dataset.num_workers=0", "model.d_model=32", "model.n_layer=2"),
-            *("train.global_batch_size=2", f"hydra.run.dir={folder}/out", "hydra.job.chdir=true"),
+            *("-m", "train", "experiment=hg38/hg38_hyena", "+trainer.max_steps=2"),
+            *(*genome(folder), "model.d_model=32", "model.n_layer=2"),
         )
         shims = ["dyt_upstream.shims.hyenadna"]
         counts = run(checkout, command, folder / "norms.json", shims)
         yield ran("HyenaDNA's train.py (2 layers)", {"SequenceLightningModule": 5}, counts)
+
+
+def caduceus(checkout: Path) -> Iterator[Claim]:
+    for variant in ("ph", "ps"):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            command = (
+                *("-m", "train", "experiment=hg38/hg38", "model=caduceus", *genome(folder)),
+                *("trainer.max_steps=2", "dataset.mlm=true", "dataset.mlm_probability=0.15"),
+                *("model.config.d_model=32", "model.config.n_layer=2"),
+                *("model.config.fused_add_norm=false", "model.config.bidirectional=true"),
+                f"model.config.rcps={str(variant == 'ps').lower()}",
+            )
+            shims = ["dyt_upstream.shims.caduceus", "mamba_on_cpu"]
+            counts = run(checkout, command, folder / "norms.json", shims)
+            script = f"Caduceus-{variant.upper()}'s train.py (2 layers; Mamba's reference scan)"
+            yield ran(script, {"SequenceLightningModule": 3}, counts)
 
 
 def transformers(checkout: Path) -> Iterator[Claim]:
@@ -207,8 +272,11 @@ SCRIPTS = {
     "mae": mae,
     "dino": dino,
     "dit": dit,
+    "convnext": convnext,
     "nanogpt": nanogpt,
+    "fmsfsdp": fmsfsdp,
     "fairseq": fairseq,
     "hyenadna": hyenadna,
+    "caduceus": caduceus,
     "transformers": transformers,
 }

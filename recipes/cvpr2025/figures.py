@@ -49,7 +49,12 @@ FIGURES = {
     6: LossCurves(
         caption="Training loss of LLaMA",
         sources=tuple(
-            Source(title=f"LLaMA {size.upper()}", recipe="table4", row=f"llama_{size}")
+            Source(
+                title=f"LLaMA {size.upper()}",
+                recipe="table4",
+                row=f"llama_{size}",
+                need="pretrained",
+            )
             for size in ("7b", "13b", "34b", "70b")
         ),
     ),

@@ -30,6 +30,7 @@ FIGURES = {
     9: BestAlpha0(caption="Width", series={"a": ("second.table1", "small")}, metric="fid"),
 }
 '''
+NEED = 'row="small", need="trained"),'
 PATHS = ["blocks.0.norm1", "blocks.0.norm2", "norm"]
 
 
@@ -68,8 +69,8 @@ def write_layers(project, norm, alphas=(None,) * 3, last_error=0.3):
     return arrays
 
 
-def write_metrics(project, norm, lines):
-    path = project.directory(f"small.{norm}.0") / "metrics.jsonl"
+def write_metrics(project, norm, lines, model="small"):
+    path = project.directory(f"{model}.{norm}.0") / "metrics.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
@@ -82,6 +83,18 @@ def test_figure_of_losses_has_every_arm(drawn):
         ("Small", "DyT", "1", "3.5"),
         ("Small", "DyT", "2", "nan"),
     ]
+
+
+def test_figure_source_need_shows_the_needed_runs(drawn):
+    drawn.recipe(
+        'NEEDING = replace(SMALL, needs={"trained": LARGE})\n'
+        "TABLE = Table(arms=ARMS, scales=(scale(seeds=(0,), small=NEEDING),))"
+    )
+    drawn.write("recipes/first/figures.py", FIGURES.lstrip().replace('row="small"),', NEED))
+    for norm, loss in (("LN", 3.0), ("DyT", 3.5)):
+        drawn.finish(f"large.{norm}.0", top1=80.0)
+        write_metrics(drawn, norm, [{"step": 1, "loss": loss}], model="large")
+    assert [line["loss"] for line in drawn.draw("fig5")] == ["3.0", "3.5"]
 
 
 def test_figure_files_are_equal_when_drawn_again(drawn):

@@ -55,13 +55,26 @@ def test_json_lines_parser_joins_repeated_steps(tmp_path):
     )
     first, second = json_lines("*.txt")(tmp_path, [])
     assert math.isnan(first.pop("acc"))
-    assert (first, second) == ({"step": 0, "loss": 4}, {"step": 1, "loss": 2.5})
+    assert first == {"step": 0, "epoch": 0, "loss": 4}
+    assert second == {"step": 1, "epoch": 1, "loss": 2.5}
     assert json_lines("missing.txt")(tmp_path, []) == []
 
 
 def test_printed_json_parser_skips_text_before_it(tmp_path):
     printed = ['[2026][train_inner][INFO] - {"epoch": 1, "update": 0.5, "loss": "6.1"}', "{x", "-"]
     assert printed_json("update")(tmp_path, printed) == [{"step": 0.5, "epoch": 1, "loss": 6.1}]
+
+
+def test_log_of_fairseq_is_read_by_updates(tmp_path):
+    printed = [
+        '[x][train_inner][INFO] - {"epoch": 1, "update": 0.4, "loss": "6.1", "num_updates": "200"}',
+        '[x][valid][INFO] - {"epoch": 1, "valid_loss": "5.9", "valid_num_updates": "200"}',
+        '[x][train][INFO] - {"epoch": 1, "train_loss": "6", "train_num_updates": "500"}',
+    ]
+    facts = UPSTREAMS["fairseq"].scripts["-m fairseq_cli.hydra_train"]
+    assert facts.records(tmp_path, printed) == [
+        {"step": 200, "epoch": 1, "update": 0.4, "loss": 6.1, "valid_loss": 5.9}
+    ]
 
 
 @pytest.mark.parametrize(
@@ -78,13 +91,29 @@ def test_text_parsers_read_the_logs_of_upstreams(tmp_path, upstream, line, recor
     assert facts.records(tmp_path, [line, "another line"]) == [{"step": 20, **record}]
 
 
-def test_progress_bar_of_lightning_is_read(tmp_path):
-    line = (
-        "Epoch 0:  12%|█▎   | 2/16 [00:31<03:41, 15.83s/it, loss=2.77, train/loss=2.770, "
-        "train/num_tokens=252]"
-    )
-    facts = UPSTREAMS["hyenadna"].scripts["-m train"]
-    assert facts.records(tmp_path, ["Epoch 0: 0/16", line]) == [{"step": 2, "train_loss": 2.77}]
+BAR = """
+Sanity Checking DataLoader 0: 100%|██████████| 2/2 [00:00<00:00,  3.02it/s]
+Epoch 0:   0%|          | 0/16 [00:00<?, ?it/s]
+Epoch 0:  12%|█▎        | 2/16 [00:31<03:41, 15.83s/it, loss=2.77]
+Epoch 0: 100%|██████████| 16/16 [04:13<00:00, 15.84s/it, loss=2.5]
+Epoch 0: 100%|██████████| 16/16 [04:20<00:00, 16.2s/it, loss=2.5, val/loss=2.410, train/loss=2.610]
+Epoch 0:   0%|          | 0/16 [00:00<?, ?it/s, loss=2.5, val/loss=2.410, train/loss=2.610]
+Epoch 1:   0%|          | 0/16 [00:00<?, ?it/s, loss=2.5, val/loss=2.410, train/loss=2.610]
+Epoch 1:  12%|█▎        | 2/16 [00:31<03:41, 15.8s/it, loss=2.4, val/loss=2.410, train/loss=2.610]
+Epoch 1:  25%|██▌       | 4/16 [00:63<03:10, 15.8s/it, loss=nan, val/loss=2.410, train/loss=2.610]
+Epoch 1:  31%|███       | 5/16 [00:79<02:54, 15.8s/it, loss=nan, val/loss=2.410, train/loss=2.610]
+"""
+
+
+def test_lightning_bar_counts_batches_over_epochs(tmp_path):
+    records = UPSTREAMS["caduceus"].scripts["-m train"].records(tmp_path, BAR.splitlines())
+    assert [(record["step"], record["epoch"]) for record in records] == [
+        *((0, 0), (2, 0), (16, 1), (18, 1), (20, 1), (21, 1))
+    ]
+    assert records[2] == {"step": 16, "epoch": 1, "loss": 2.5, "val/loss": 2.41, "train/loss": 2.61}
+    assert records[3] == {"step": 18, "epoch": 1, "loss": 2.4}, "only what has changed"
+    assert math.isnan(records[4]["loss"])
+    assert records[5].keys() == {"step", "epoch", "loss"}
 
 
 def test_matches_parser_reads_printed_lines_without_a_file(tmp_path):

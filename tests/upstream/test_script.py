@@ -10,9 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
-from dyt import Norm
+from dyt import Norm, replacing
 from dyt_upstream import miniature as package
+from dyt_upstream.initial_state import recorded_initial_state
+from dyt_upstream.records import json_lines
 from dyt_upstream.script import run
 from matched import signals
 from matched.signals import Interrupted
@@ -50,6 +54,8 @@ def test_script_own_norm_equals_the_plain_script(context, miniature, tmp_path):
     assert outcome.details["norms"] == {"Adder": 3}
     assert not outcome.diverged
     assert outcome.steps == 1
+    metrics = lines(directory / "metrics.jsonl")
+    assert [(line["step"], line["epoch"]) for line in metrics if "loss" in line] == [(0, 0), (1, 1)]
 
 
 def test_script_pair_is_matched_in_weights_and_batches(context, miniature):
@@ -64,6 +70,30 @@ def test_script_pair_is_matched_in_weights_and_batches(context, miniature):
     rows = json.loads((context("DyT").directory / "norms.json").read_text())["networks"]
     paths = [row["path"] for network in rows for row in network["replacements"]]
     assert paths == ["blocks.0.norm1", "blocks.0.norm2", "norm"]
+
+
+@pytest.mark.parametrize("call", ["model(x)", "model(x=x)", "model.forward(x)"])
+def test_recorded_initial_state_has_the_inputs_of_every_step(tmp_path, call):
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+
+        def forward(self, x):
+            return self.body(x)
+
+    file = tmp_path / "state.json"
+    with replacing(Norm.dyt(2.0)) as block, recorded_initial_state(block, file):
+        model = Network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for step in range(5):
+            for micro_batch in range(2):
+                x = torch.full((2, 4), float(step % 3 + micro_batch))
+                eval(call, {"model": model, "x": x}).sum().backward()
+            optimizer.step()
+    batches = json.loads(file.read_text())["batches"]
+    assert batches[3] == batches[0]
+    assert len(set(batches)) == 3
 
 
 @pytest.mark.slow
@@ -142,6 +172,17 @@ def test_script_warns_of_another_commit_and_of_changes(context, checkout, own):
     ]
     assert outcome.metrics["acc"] == 2.5
     assert outcome.details["changed"] == ["train.py"]
+
+
+@pytest.mark.slow
+def test_script_that_logs_updates_has_no_epochs(context, checkout, own):
+    folder = checkout(NET + "log(update=30, loss=1.5, acc=2)", records=json_lines("*", "update"))
+    here = context(data={"upstream.own": folder})
+    assert run(here, own()).steps == 30
+    assert lines(here.directory / "metrics.jsonl") == [
+        {"step": 30, "loss": 1.5},
+        {"step": 30, "evaluation": {"acc": 2}},
+    ]
 
 
 @pytest.mark.parametrize(

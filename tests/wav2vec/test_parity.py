@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
@@ -285,3 +286,19 @@ def test_recipe_settings_equal_published_yaml(size):
     assert published.keys() <= ours.keys()
     changed = {k: v for k, v in ours.items() if k not in published or published[k] != v}
     assert {k: v for k, v in changed.items() if k not in HARNESS_SETTINGS} == OURS_ONLY
+
+
+@pytest.mark.parametrize("size", ["base", "large"])
+def test_official_recipe_settings_equal_published_yaml(size):
+    base = OmegaConf.to_container(OmegaConf.load(stock.recipes() / f"{RECIPE}.yaml"))
+    published = flat(RELEASED_LARGE if size == "large" else base)
+    table = recipes.load(Path(__file__).parents[2] / "recipes/upstream/official_table05.py")
+    command = table.scale("paper").runs[f"wav2vec2_{size}"].config.command
+    options = [word.removeprefix("+") for word in command if "=" in word]
+    ours = flat(OmegaConf.to_container(OmegaConf.merge(base, OmegaConf.from_dotlist(options))))
+    defaults = full_settings(base)  # an option with the default's value may be left out
+    paths = {"task.data", "hydra.run.dir", "checkpoint.save_dir", "common.seed"}
+    assert {k: v for k, v in ours.items() if k not in published} == {
+        k: ours[k] for k in paths & ours.keys()
+    }
+    assert {k: v for k, v in published.items() if ours.get(k, defaults.get(k)) != v} == {}

@@ -24,7 +24,7 @@ class Script:
         command: ("train.py", arguments…) or ("-m", "package.train", arguments…), relative to the
             checkout. Replaced in the arguments: {output}, a folder for the script's own files;
             {checkout}; {seed}; {data.NAME}, the path of a data source; {needs.NAME}, the newest
-            checkpoint of a run that this one needs.
+            checkpoint of a run that this one needs, or the directory of a run of another task.
         metrics: metrics of the table, each of which the script's log must contain at the end.
         processes: number of processes. The script's batch size depends on it, so that it is part
             of the experiment.

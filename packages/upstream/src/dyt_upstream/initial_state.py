@@ -40,10 +40,13 @@ def recorded_initial_state(block: Block, file: Path) -> Iterator[None]:
 class _Recorder:
     def __init__(self, block: Block, file: Path) -> None:
         self.block, self.file = block, file
+        self.steps = 0
         self.weights: str | None = None
         self.batches: list[str] = []
         self.inputs: list[str] = []
         """Digests of the inputs since the last step."""
+        self.expected: set[nn.Module] | None = None
+        """Modules of which the first one that has inputs is recorded; None for any of a network."""
         self.module_handle: RemovableHandle | None = None
 
     def networks(self) -> list[tuple[nn.Module, tuple[str, ...]]]:
@@ -54,19 +57,31 @@ class _Recorder:
     def before_forward(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         if torch.compiler.is_compiling() or not torch.is_grad_enabled():
             return
-        if any(module is network for network, _ in self.networks()):
+        networks = [network for network, _ in self.networks()]
+        # A hook for all modules gets no keywords, and scripts call methods of a network, too. Then
+        # the inputs of the first module inside are those of the network.
+        if any(module is network for network in networks):
+            self.expected = set(module.modules())
+        elif self.expected is None:
+            self.expected = {part for network in networks for part in network.modules()}
+        if inputs and module in self.expected:
             self.inputs.append(batch_digest(inputs))
+            self.expected = set()
 
     def before_step(self, optimizer: torch.optim.Optimizer, args: Any, options: Any) -> None:
-        if len(self.batches) == BATCHES:
+        if self.steps > BATCHES or len(self.batches) == BATCHES:
             return
+        self.steps += 1
         if self.weights is None:
             self.weights = digest_of(
                 weights_digest(module, paths) for module, paths in self.networks()
             )
-        self.batches.append(digest_of(self.inputs))
-        self.inputs = []
-        if len(self.batches) == BATCHES and self.module_handle is not None:
+        # Lightning's forward passes run inside the optimizer's step: the first has no inputs yet.
+        if self.inputs:
+            self.batches.append(digest_of(self.inputs))
+        self.inputs, self.expected = [], None
+        last = self.steps > BATCHES or len(self.batches) == BATCHES
+        if last and self.module_handle is not None:
             self.module_handle.remove()  # forward passes are as fast as without it from here on
         partial = self.file.with_name(f"{self.file.name}.partial")
         partial.write_text(json.dumps({"weights": self.weights, "batches": self.batches}))

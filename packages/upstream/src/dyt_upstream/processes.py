@@ -37,13 +37,26 @@ def starts_processes(context: Context, processes: int) -> bool:
 
 
 def runner_command(specification: Path, processes: int, *, torchrun: bool) -> list[str]:
-    """Return the command that starts the script in all its processes on this node."""
+    """Return the command that starts the script in all its processes on this node.
+
+    On several nodes, each has one torchrun. They meet at the first node of the job, whose name
+    submitit reads from SLURM_JOB_NODELIST into MASTER_ADDR. Nodes are numbered as in the job, and
+    not by torchrun in the order in which they arrive: the first one reads what rank 0 prints.
+
+    Raises:
+        ValueError: if the processes do not fill their nodes.
+    """
     if processes == 1 and not torchrun:
         return [sys.executable, "-m", RUNNER, str(specification)]
     local = _per_node(processes)
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={local}"]
     if processes == local:
         command += ["--standalone"]  # at a free port
+    elif processes % local:
+        raise ValueError(
+            f"{processes} processes of the script do not fill nodes of {local}; choose another "
+            "number of processes, or of gpus_per_node in site.toml"
+        )
     else:
         # The job's own store is at MASTER_PORT.
         port = int(os.environ["MASTER_PORT"]) + 1

@@ -9,9 +9,14 @@ from pathlib import Path
 from typing import Any
 
 Record = dict[str, float]
-"""Numbers by the script's own names; "step" is what the log counts: an epoch or an update."""
+"""Numbers by the names of the script. "step" is what its log counts from the start: epochs, updates
+or batches. "epoch" is present only if the log has it."""
+POSITION = ("step", "epoch")
+"""Keys of a record that are no metrics."""
 Parser = Callable[[Path, Sequence[str]], list[Record]]
 """(folder of the script's files, lines that it printed) → records."""
+BAR = re.compile(r"Epoch (\d+): .*\| (\d+)/(\d+) \[")
+SHOWN = re.compile(r"([\w/]+)=([^,\]\s]+)")
 
 
 def json_lines(file: str, step: str = "epoch") -> Parser:
@@ -24,16 +29,20 @@ def json_lines(file: str, step: str = "epoch") -> Parser:
 
     def parse(folder: Path, printed: Sequence[str]) -> list[Record]:
         paths = sorted(folder.glob(file))
-        return json_records([line for path in paths for line in _lines(path)], step)
+        return json_records([line for path in paths for line in _lines(path)], (step,))
 
     return parse
 
 
-def printed_json(step: str) -> Parser:
-    """Return a parser of JSON objects in printed lines, which text may precede."""
+def printed_json(*steps: str) -> Parser:
+    """Return a parser of JSON objects in printed lines, which text may precede.
+
+    Args:
+        steps: keys of the step; an object has one of them.
+    """
 
     def parse(folder: Path, printed: Sequence[str]) -> list[Record]:
-        return json_records([line[line.find("{") :] for line in printed if "{" in line], step)
+        return json_records([line[line.find("{") :] for line in printed if "{" in line], steps)
 
     return parse
 
@@ -63,16 +72,43 @@ def matches(pattern: str, file: str = "") -> Parser:
     return parse
 
 
-def json_records(lines: Sequence[str], step: str) -> list[Record]:
-    """Return the records of JSON lines; lines that are no object with the step are left out."""
+def lightning_bar(folder: Path, printed: Sequence[str]) -> list[Record]:
+    """Parse the progress bar of Lightning 1.9, whose numbers have four digits.
+
+    Steps are batches since the start of training, those of validations among them: epoch · batches
+    of an epoch + position. The bar repeats the numbers of the last epoch and validation, of which
+    only changes are kept, and it jumps back before its epoch changes.
+    """
+    records: list[Record] = []
+    shown: Record = {}
+    for line in printed:
+        if not (match := BAR.match(line)):
+            continue
+        epoch, batch, batches = map(int, match.groups())
+        step = epoch * batches + batch
+        if records and step < records[-1]["step"]:
+            continue
+        numbers = _numbers(dict(SHOWN.findall(line[match.end() :])))
+        new = {k: v for k, v in numbers.items() if k == "loss" or v != shown.get(k)}
+        shown |= numbers
+        records.append({"step": step, "epoch": epoch, **new})
+    return latest_by_step(records)
+
+
+def json_records(lines: Sequence[str], steps: Sequence[str]) -> list[Record]:
+    """Return the records of JSON lines; lines that are no object with a step are left out."""
     records = []
     for line in lines:
         try:
             content = json.loads(line)
         except ValueError:
             continue
-        if isinstance(content, dict) and (numbers := _numbers(content)).get(step) is not None:
-            records.append({"step": numbers.pop(step), **numbers})
+        if not isinstance(content, dict):
+            continue
+        numbers = _numbers(content)
+        if found := [numbers[step] for step in steps if step in numbers]:
+            others = {k: v for k, v in numbers.items() if k == "epoch" or k not in steps}
+            records.append({"step": found[0], **others})
     return latest_by_step(records)
 
 

@@ -22,7 +22,7 @@ from typing import Any
 from dyt_upstream.checkout import open_checkout
 from dyt_upstream.config import PLACEHOLDER, Script
 from dyt_upstream.processes import ScriptProcess, runner_command, starts_processes
-from dyt_upstream.records import Record, renamed
+from dyt_upstream.records import POSITION, Record, renamed
 from dyt_upstream.runner_options import ERROR_PREFIX, USER_ERROR
 from dyt_upstream.upstreams import find_script, find_upstream
 from matched.surroundings import LAUNCHER
@@ -117,7 +117,9 @@ class _Attempt:
         last, best = self._evaluations(records)
         missing = [name for name in self.config.metrics if name not in last]
         if missing and not diverged:
-            found = sorted({name for record in self._raw_records() for name in record} - {"step"})
+            found = sorted(
+                {name for record in self._raw_records() for name in record} - {*POSITION}
+            )
             raise ValueError(
                 f"{self.config.command[0]} ended with status {self.status}, but its log has no "
                 f"{', '.join(missing)}; it has {', '.join(found) or 'no record'}. See log.txt"
@@ -152,7 +154,7 @@ class _Attempt:
             if kind == "data":
                 return str(self.context.data[name])
             if kind == "needs":
-                return str(self._checkpoint_of(name))
+                return str(self._path_of_need(name))
             values = {
                 "output": self.output,
                 "checkout": self.checkout.path,
@@ -162,12 +164,14 @@ class _Attempt:
 
         return PLACEHOLDER.sub(value, word)
 
-    def _checkpoint_of(self, name: str) -> Path:
-        """Return the newest checkpoint of a run that this one needs."""
+    def _path_of_need(self, name: str) -> Path:
+        """Return the newest checkpoint of a script, or the directory of a run of another task."""
         if name not in self.context.needs:
             raise ValueError(f"the command reads {{needs.{name}}}, but the run needs no {name!r}")
         directory = self.context.needs[name]
         need = json.loads((directory / "config.json").read_text(encoding="utf-8"))["config"]
+        if "upstream" not in need:
+            return directory
         facts = find_script(need["upstream"], tuple(need["command"]))
         checkpoint = newest(directory / OUTPUT, facts.checkpoints)
         if checkpoint is None:
@@ -216,8 +220,7 @@ class _Attempt:
         self._publish_fingerprint()
         records = self._records()
         step = int(records[-1]["step"]) if records else 0
-        shown = {k: v for k, v in (records[-1] if records else {}).items() if math.isfinite(v)}
-        shown.pop("step", None)
+        shown = finite_metrics(records[-1]) if records else {}
         self.context.write_progress(step, max(step, self.config.total), shown=shown)
         if newest(self.output, self.facts.checkpoints) is not None:
             # A job that adds no file of this name is not requeued.
@@ -241,7 +244,10 @@ class _Attempt:
     def _records(self) -> list[Record]:
         """Return the records with our names of the numbers."""
         return [
-            {"step": record["step"], **renamed(record, self.facts.metrics)}
+            {
+                **{key: record[key] for key in POSITION if key in record},
+                **renamed(record, self.facts.metrics),
+            }
             for record in self._raw_records()
         ]
 
@@ -249,8 +255,7 @@ class _Attempt:
         """Return the last values of all metrics, and the best record by the first metric."""
         last: dict[str, float] = {}
         for record in records:
-            finite = {k: v for k, v in record.items() if k != "step" and math.isfinite(v)}
-            last.update(finite)
+            last.update(finite_metrics(record))
         key = self.config.metrics[0]
         scored = [record for record in records if math.isfinite(record.get(key, math.nan))]
         sign = 1 if key in self.facts.higher else -1
@@ -262,7 +267,8 @@ class _Attempt:
         lines: list[dict[str, Any]] = []
         for record in records:
             values = {k: v if math.isfinite(v) else None for k, v in record.items()}
-            position = {"step": int(record["step"]), "epoch": record["step"]}
+            position = {key: record[key] for key in POSITION if key in record}
+            position["step"] = int(record["step"])
             if "loss" in values:
                 lines.append({**position, "loss": values["loss"]})
             if evaluation := {k: v for k, v in values.items() if k in evaluated}:
@@ -298,6 +304,11 @@ class _Attempt:
         errors = [line for line in self.lines if re.match(r"\w[\w.]*(Error|Exception)\b", line)]
         last = (errors or self.lines or ["it printed nothing"])[-1]
         return f"{name} ended with status {self.status}: {last}"
+
+
+def finite_metrics(record: Record) -> dict[str, float]:
+    """Return the metrics of a record that are finite."""
+    return {k: v for k, v in record.items() if k not in POSITION and math.isfinite(v)}
 
 
 def newest(folder: Path, pattern: str) -> Path | None:

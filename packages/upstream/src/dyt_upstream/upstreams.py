@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dyt_upstream.records import Parser, json_lines, matches, printed_json
+from dyt_upstream.records import Parser, json_lines, lightning_bar, matches, printed_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +73,10 @@ def _deit_script(*higher: str, **metrics: str) -> ScriptFacts:
 
 
 _LIGHTNING = ScriptFacts(
-    # The progress bar, because the only log is that of wandb. Steps count within an epoch.
-    records=matches(r"^Epoch \d+: .* (?P<step>\d+)/\d+ .*\btrain/loss=(?P<train_loss>[^,\]]+)"),
-    metrics=_LOSS,
+    # The only other log is that of wandb. The bar's "loss" is a mean over the last 20 batches;
+    # train/loss is that of an epoch, of which the papers' pretraining is a part.
+    records=lightning_bar,
+    metrics={"loss": "loss", "val/loss": "val_loss", "test/loss": "test_loss"},
     checkpoints="checkpoints/*.ckpt",
     resume=("train.ckpt={checkpoint}",),
 )
@@ -130,14 +131,17 @@ UPSTREAMS = {
     "caduceus": Upstream(
         repository="kuleshov-group/caduceus",
         commit="0060a6d8079b6a040fc55d505e15972a327b70a6",
+        shims="dyt_upstream.shims.caduceus",
         scripts={"-m train": _LIGHTNING},
     ),
     "fairseq": Upstream(
         repository="facebookresearch/fairseq",
         commit="3d262bb25690e4eb2e7d3c1309b1e9c406ca4b99",
+        shims="dyt_wav2vec.hydra_train",  # a name, no import: only runs of fairseq need the package
         scripts={
-            "fairseq_cli/hydra_train.py": ScriptFacts(
-                records=printed_json("update"),
+            "-m fairseq_cli.hydra_train": ScriptFacts(
+                # "update" is a fraction of epochs.
+                records=printed_json("num_updates", "valid_num_updates"),
                 metrics={"loss": "loss", "valid_loss": "val_loss", "valid_accuracy": "accuracy"},
                 higher=("accuracy",),
                 checkpoints="checkpoints/checkpoint*.pt",  # it finds checkpoint_last.pt by itself

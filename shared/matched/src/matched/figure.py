@@ -17,12 +17,14 @@ class Source:
         title: of the panel.
         recipe: a table's name, or the path of a recipe file from the project's folder.
         arms: shown; empty for all.
+        need: name under which the row's runs need the runs that are shown; empty for the row's own.
     """
 
     title: str
     recipe: str
     row: str
     arms: tuple[str, ...] = ()
+    need: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

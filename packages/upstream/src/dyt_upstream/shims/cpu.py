@@ -6,9 +6,11 @@ Devices of CUDA become the CPU, NCCL becomes gloo, and calls that wait for a GPU
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from typing import Any
 
 import torch
+import torch.distributed.fsdp
 from torch.overrides import TorchFunctionMode
 
 
@@ -36,13 +38,23 @@ class _CpuMode(TorchFunctionMode):
         return func(*args, **options)
 
 
+class _NoStream:
+    """CUDA stream in which nothing is pending."""
+
+    def synchronize(self) -> None: ...
+
+    def wait_stream(self, other: Any) -> None: ...
+
+
 def redirect_cuda_to_cpu() -> None:
     """Report one GPU to this process, and use the CPU for it."""
     if torch.cuda.is_available():
         return
     distributed: Any = torch.distributed
     parallel: Any = torch.nn.parallel
+    fsdp: Any = torch.distributed.fsdp
     start, wrap = distributed.init_process_group, parallel.DistributedDataParallel
+    shard = fsdp.FullyShardedDataParallel
 
     def init_process_group(backend: Any = None, *args: Any, **options: Any) -> None:
         start("gloo", *args, **options)
@@ -53,14 +65,26 @@ def redirect_cuda_to_cpu() -> None:
         def __init__(self, module: Any, device_ids: Any = None, **options: Any) -> None:
             super().__init__(module, **options)
 
+    class ShardedOnCpu(shard):  # type: ignore[misc, valid-type]
+        """FullyShardedDataParallel with the CPU as its device."""
+
+        def __init__(self, module: Any, *args: Any, **options: Any) -> None:
+            super().__init__(module, *args, **{**options, "device_id": torch.device("cpu")})
+
     distributed.init_process_group = init_process_group
     parallel.DistributedDataParallel = OnCpu
+    fsdp.FullyShardedDataParallel = ShardedOnCpu
     cuda: Any = torch.cuda
     cuda.is_available, cuda.device_count = lambda: True, lambda: 1
-    cuda.max_memory_allocated = lambda *_: 0
+    cuda.current_device = lambda: 0
+    cuda.is_bf16_supported = lambda *_, **options: False
+    for name in ("max_memory_allocated", "max_memory_reserved"):
+        setattr(cuda, name, lambda *_, **options: 0)
     cuda.is_current_stream_capturing = lambda: False
-    for name in ("set_device", "synchronize", "empty_cache"):
-        setattr(cuda, name, lambda *_: None)
+    stream = _NoStream()
+    cuda.current_stream, cuda.stream = lambda *_: stream, lambda *_: nullcontext()
+    for name in ("set_device", "synchronize", "empty_cache", "reset_peak_memory_stats"):
+        setattr(cuda, name, lambda *_, **options: None)
     mode: Any = _CpuMode()
     mode.__enter__()  # until the process ends
     # As torchrun sets them: some scripts read these variables only.

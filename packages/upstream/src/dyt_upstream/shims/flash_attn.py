@@ -7,6 +7,7 @@ only plain layers of it. They are replaced by equal layers; the other names are 
 from __future__ import annotations
 
 import sys
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
@@ -71,6 +72,7 @@ def add_module(name: str, **content: object) -> None:
     if parent and parent not in sys.modules:
         add_module(parent)
     sys.modules[name] = module = ModuleType(name)
+    module.__spec__ = ModuleSpec(name, None)  # which libraries look for
     module.__dict__.update(content)
     if parent:
         setattr(sys.modules[parent], child, module)

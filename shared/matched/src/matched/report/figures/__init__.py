@@ -126,7 +126,8 @@ class FigureDrawer:
             for cell in planned.cells:
                 wanted = not source.arms or cell.arm in source.arms
                 if cell.row == source.row and wanted:
-                    runs.setdefault(cell.arm, planned)
+                    needed = source.need and plan.by_run[cell.run.needs[source.need]]
+                    runs.setdefault(cell.arm, needed or planned)
         missing = [p.title for p in runs.values() if not p.status.state.finished]
         if missing or not runs:
             arguments = plan.recipe.arguments(plan.scale)
