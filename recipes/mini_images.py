@@ -11,7 +11,7 @@ of the two folders are common ones, and have not been tuned.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dyt import Norm, suggested_alpha0
@@ -39,7 +39,8 @@ class Images:
         settings: changes of a supervised run.
         vits: row → size of its ViT or MLP-Mixer.
         convnexts: row → widths of the stages of its ConvNeXt.
-        resources: of one supervised run.
+        resources: of one supervised run, on a GPU.
+        cpu_minutes: row → expected minutes of its runs on a CPU core; empty if they need a GPU.
         note: printed under the tables.
     """
 
@@ -50,7 +51,12 @@ class Images:
     vits: Mapping[str, Size]
     convnexts: Mapping[str, tuple[int, int, int, int]]
     resources: Resources
+    cpu_minutes: Mapping[str, int] = field(default_factory=dict)
     note: str
+
+    def resources_of(self, row: str) -> Resources:
+        """The resources of a supervised run of a row."""
+        return replace(self.resources, cpu_minutes=self.cpu_minutes.get(row, 0))
 
     def width(self, row: str) -> int:
         """The width that gives α0; that of a ConvNeXt is its third stage's, which is the deepest.
@@ -94,7 +100,15 @@ DIGITS = Images(
         "mixer_b": Size(width=128, depth=6, heads=1),
     },
     convnexts={"convnext_b": (32, 64, 128, 256), "convnext_l": (48, 96, 192, 384)},
-    resources=Resources(gpus=1, cpus=4, memory_gb=4, minutes=2, cpu_minutes=10, runs_per_job=20),
+    resources=Resources(gpus=1, cpus=4, memory_gb=4, minutes=2, runs_per_job=20),
+    cpu_minutes={
+        "vit_s": 4,
+        "vit_b": 8,
+        "vit_l": 15,
+        "mixer_b": 7,
+        "convnext_b": 8,
+        "convnext_l": 11,
+    },
     note="Digits of 16 × 16 pixels for 100 epochs.",
 )
 

@@ -8,7 +8,8 @@ import torch
 
 from dyt import Norm, suggested_alpha0
 from dyt_vision import models
-from matched import Resources, overrides, projects, recipes
+from matched import overrides, planning, projects, recipes
+from matched.site import Site
 from matched.table import runs_with_needs
 
 ROOT = Path(__file__).parents[2]
@@ -56,13 +57,15 @@ def test_mini_tables_share_their_runs(loaded):
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_mini_runs_take_under_20_minutes_on_a_core(loaded, table):
+def test_mini_runs_take_under_20_minutes_on_a_core(loaded, table, tmp_path):
     scale = loaded[table].scale("mini")
     assert 3 <= len(scale.seeds) <= 8
-    for resources in (scale.resources, *scale.resource_overrides.values()):
-        on_core = resources.without_gpus()
-        assert (on_core.gpus, on_core.cpus) == (0, 1)
-        assert resources.gpus == 1 and 0 < on_core.minutes < 20
+    recipe = loaded[table]
+    plan = planning.make_plan(recipe, scale, Site(file=tmp_path / "site.toml"))
+    assert {planned.resources.gpus for planned in plan.runs} == {1}
+    for planned in plan.on_cluster("local").runs:
+        assert (planned.resources.gpus, planned.resources.cpus) == (0, 1)
+        assert 0 < planned.resources.minutes < 20
 
 
 def test_mini_scale_on_a_folder_fits_networks_to_it(loaded):
@@ -74,7 +77,8 @@ def test_mini_scale_on_a_folder_fits_networks_to_it(loaded):
                 loaded[name], loaded[name].scale("mini"), [f"data={data}"]
             )
             assert recipe.results_name(scale) == f"{name}.mini.data={data}"
-            assert isinstance(scale.resources, Resources) and scale.resources.gpus == 1
+            resources = (scale.resources, *scale.resource_overrides.values())
+            assert {(one.gpus, one.cpu_minutes) for one in resources} == {(1, 0)}
             for cell in recipe.table.cells(scale):
                 configs = [run.config for _, run in runs_with_needs(cell.run, cell.row)]
                 assert {(c.data, c.image_size) for c in configs} == {(data, size)}

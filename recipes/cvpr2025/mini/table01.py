@@ -19,6 +19,7 @@ def scale(images: Images) -> Scale:
         runs={row: Run(task=TASK, config=config) for row, config in configs.items()},
         arm_norms=norms_by_width({row: images.width(row) for row in configs}, {DYT.name: DYT.norm}),
         resources=images.resources,
+        resource_overrides={row: images.resources_of(row) for row in configs},
         note=images.note,
     )
 

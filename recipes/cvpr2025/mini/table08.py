@@ -16,6 +16,7 @@ def scale(images: Images) -> Scale:
             {row: images.width(row) for row in configs}, {arm.name: arm.norm for arm in TABLE.arms}
         ),
         resources=images.resources,
+        resource_overrides={row: images.resources_of(row) for row in configs},
         note=images.note,
     )
 

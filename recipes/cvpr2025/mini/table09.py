@@ -16,7 +16,7 @@ def alpha_scale(images: Images, config: Supervised, row: str, functions: tuple[s
         name="mini",
         seeds=SEEDS,
         runs=alpha_rows(run, functions, alpha0=alpha0),
-        resources=images.resources,
+        resources=images.resources_of(row),
         note=f"{images.note} α0 is {alpha0:.3g}: {REASON}.",
     )
 

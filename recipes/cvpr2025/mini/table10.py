@@ -22,8 +22,12 @@ SCALE = Scale(
     seeds=table02.SCALE.seeds,
     runs=RUNS,
     arm_norms=norms_by_width(WIDTHS, {DYT.name: DYT.norm}),
-    resources=table01.SCALE.resources,
-    resource_overrides={f"{row}/pretrained": table02.PRETRAINING for row in table02.MAE_SIZES},
+    resources=table02.SCALE.resources,
+    resource_overrides={
+        "vit_b": DIGITS.resources_of("vit_b"),
+        "vit_l": DIGITS.resources_of("vit_l"),
+        **{f"{row}/pretrained": table02.PRETRAINING for row in table02.MAE_SIZES},
+    },
     note=(
         "ViTs of width 128 and 192 on digits of 16 × 16 pixels for 100 epochs. MAE: the same "
         "sizes, pretrained on all digits without labels for 150 epochs and fine-tuned on ten "

@@ -17,7 +17,12 @@ def scale(images: Images) -> Scale:
         "mixer_b": Run(task=TASK, config=mixer(MIXER_B, images, "mixer_b")),
     }
     widths = {row: images.width(row) for row in runs}
-    return replace(cvpr, runs=runs, arm_norms=norms_by_width(widths, {DYT.name: DYT.norm}))
+    return replace(
+        cvpr,
+        runs=runs,
+        arm_norms=norms_by_width(widths, {DYT.name: DYT.norm}),
+        resource_overrides={row: images.resources_of(row) for row in runs},
+    )
 
 
 SCALE = on_every_set(scale)

@@ -27,7 +27,7 @@ SCALE = Scale(
         "vit_b": row(table01.SCALE.runs["vit_b"], own_norm="LN", alpha0=ALPHA0["vit_b"]),
     },
     resources=table15.SCALE.resources,
-    resource_overrides={"vit_b": table01.SCALE.resources},
+    resource_overrides={"vit_b": DIGITS.resources_of("vit_b")},
     note=(
         f"{table15.SCALE.note} ViT: 6 blocks of width 128 for 100 epochs. α0 of DyT is "
         f"{', '.join(f'{value:.3g} ({name})' for name, value in ALPHA0.items())}: {REASON}."

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from matched.job_packing import LONG_HOURS
 from matched.report.claimed_tables import ClaimedTable
-from matched.report.verdicts import Judged, Part
+from matched.report.verdicts import Judged, Part, Verdict
 from matched.wording import counted
 
 
@@ -31,11 +31,12 @@ def plan_lines(tables: Sequence[ClaimedTable], cluster: str) -> Iterator[str]:
 
 
 def verdict_lines(scorecard: Iterable[Sequence[Judged]]) -> Iterator[str]:
-    """Yield each claim with its verdict, and the statistic of each of its parts below it."""
+    """Yield each claim with its verdict, and below it the statistic of each part if one has run."""
     for judged in (one for claim in scorecard for one in claim):
         needed = f" ({judged.seeds_needed})" if judged.seeds_needed else ""
         yield f"{judged.verdict}: {judged.claim.statement}{needed}"
-        yield from (f"    {part_text(part)}" for part in judged.parts)
+        if judged.verdict is not Verdict.NOT_RUN:
+            yield from (f"    {part_text(part)}" for part in judged.parts)
 
 
 def part_text(part: Part) -> str:
