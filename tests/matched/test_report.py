@@ -254,6 +254,32 @@ def test_report_warns_of_mixed_commits(project):
     assert "b+ (1 run)" in warnings(project)[0]
 
 
+CLAIMS = """
+from matched.claims import Claim, NotWorse
+
+CLAIMS = (Claim(statement="It holds", source="here", test=NotWorse(tables=("table1",))),)
+"""
+
+
+def test_report_warns_of_mixed_hardware(project):
+    for norm, hardware in (("LN", "a CPU"), ("DyT", "a GPU")):
+        for seed in (0, 1):
+            project.finish(f"small.{norm}.{seed}", top1=80.0 + seed, hardware=hardware)
+    found = warnings(project)
+    assert found[0] == (
+        "Different hardware: small, DyT, seed 0: a CPU against a GPU; this pair is not part of Δ."
+    )
+    assert found[2:] == ["Mixed hardware: the runs were computed on a CPU (2 runs), a GPU (2 runs)"]
+    results = collect(project.root, Site(file=project.root / "site.toml"))
+    (entry,) = (e for e in results.tables[0].summary.entries if (e.row, e.arm) == ("small", "DyT"))
+    assert entry.delta is None and entry.matched == "yes"
+    project.write("recipes/claims.py", CLAIMS)
+    project.cli("report")
+    assert f"All tables of smoke scale: {found[2]}" in text_of(page(project))
+    project.finish("small.DyT.0", top1=80.0, hardware="a CPU")
+    assert len(warnings(project)) == 2, "the pair of seed 1, and the table"
+
+
 def test_report_warns_of_runs_of_another_recipe_version(project):
     finish_all(project)
     project.recipe("TABLE = Table(arms=ARMS, scales=(scale(seeds=(0,), small=SMALL),))")

@@ -21,7 +21,7 @@ from matched.files import write_text
 from matched.formatting import MISSING
 from matched.planning import PlannedRun
 from matched.report import curves, svg
-from matched.report.collect import Results, TableResults
+from matched.report.collect import Results, TableResults, mixed_over_tables
 from matched.report.curves import Curve, FinalAlphas, Panel, TableCurves
 from matched.report.figure_list import DrawnFigure
 from matched.report.summary import HEADER, NUMBERS, entry_row
@@ -111,6 +111,7 @@ def write_page(
         first_rows=FIRST_ROWS,
         results=results,
         scorecard=scorecard,
+        mixed=mixed_over_tables(results.tables),
         figures=[
             {"figure": figure, "files": {
                 path.suffix[1:]: quote(path.relative_to(folder).as_posix())
