@@ -9,7 +9,8 @@
 As Table 11, with its tokens, schedule and values: the paper prints neither the values that it tried
 nor the tokens, nor the heads and feed-forward widths of these networks. They are LLaMA's rules
 (``llama_of``), so that width 4096 with depth 32 is the 7B model, whose runs are Table 11's. The
-learning rate and the recomputation of activations are those of the nearest model of Table 4.
+learning rate and the recomputation of activations are those of the nearest model of Table 4. Width
+4096 with depth 64 recomputes them as the 13B model: otherwise it needs an estimated 104 GB.
 """
 
 from dataclasses import replace
@@ -19,7 +20,7 @@ from dyt_llama.network_config import llama_of
 from matched import Arm, Scale, Search, Table
 from recipes.cvpr2025.searches import ALPHA0_BY_PART, LOSS, alpha0_by_part_search
 from recipes.cvpr2025.table04 import ALL_GPUS, GPUS, PILE, RUN_7B, TEXT
-from recipes.cvpr2025.table11 import HOURS, PAIRS, RUN_34B, RUN_70B, beginning
+from recipes.cvpr2025.table11 import HOURS, PAIRS, RUN_13B, RUN_34B, RUN_70B, beginning
 
 WIDTHS = (1024, 2048, 4096, 8192)
 DEPTHS = (8, 16, 32, 64)
@@ -28,6 +29,8 @@ DEPTHS = (8, 16, 32, 64)
 def pretraining(width: int, depth: int) -> Pretraining:
     """Pretraining with the settings of the nearest model of Table 4."""
     config = RUN_7B if width < 8192 else RUN_34B if depth < 64 else RUN_70B
+    if (width, depth) == (4096, 64):
+        config = replace(config, checkpointed=RUN_13B.checkpointed)
     return replace(config, network=llama_of(width, depth))
 
 

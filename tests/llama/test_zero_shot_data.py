@@ -77,6 +77,24 @@ def test_labels_that_are_no_choices_are_refused(folder, label):
         zero_shot_data.read_rows(folder, "boolq")
 
 
+@pytest.mark.parametrize(
+    ("task", "column", "answer", "valid"),
+    [
+        ("boolq", "label", 2, "0, 1"),
+        ("anli_r1", "label", 3, "0, 1, 2"),
+        ("hellaswag", "label", "9", "'0', '1', '2', '3'"),
+        ("arc_easy", "answerKey", "", "'A', 'B', 'C', 'D'"),
+        ("winogrande", "answer", "", "'1', '2'"),
+    ],
+)
+def test_answers_that_no_choice_has_are_refused(folder, task, column, answer, valid):
+    """lm-eval would stop in the middle of the run."""
+    rows = [{**ROWS[task][0], column: answer}]
+    (folder / f"{task}.jsonl").write_text(json.dumps(rows[0]))
+    with pytest.raises(ValueError, match=rf"row 1, has the {column} .*, one of {valid}, as in"):
+        zero_shot_data.read_rows(folder, task)
+
+
 def test_damaged_parquet_is_refused(folder):
     (folder / "boolq.parquet").write_bytes(b"PAR1 broken")
     with pytest.raises(ValueError, match=r"boolq.parquet is damaged"):

@@ -31,7 +31,6 @@ def test_claims_lists_runs_to_do_and_hours(claimed):
     ]
     assert "more than a day" not in output
     assert claimed.cli("claims", "--names") == "table1\n"
-    assert claimed.cli("claims", "--names", "--set", "data=images") == "\n"
 
 
 def test_claims_of_more_than_a_day_are_told_so(claimed):
@@ -39,6 +38,20 @@ def test_claims_of_more_than_a_day_are_told_so(claimed):
     expected, told = claimed.cli("claims").splitlines()[1:3]
     assert expected.startswith("Expected: 40.0 h here")
     assert told.startswith("That is more than a day. It can be interrupted at any time")
+
+
+def test_claims_count_no_hours_for_tables_without_gpus(claimed):
+    claimed.recipe("TABLE = Table(arms=ARMS, scales=(scale(gpus=2, minutes=600, small=SMALL),))")
+    output = claimed.cli("claims")
+    assert output.startswith("table1: 4 of 4 runs to do, but it asks for 2 GPUs per run and this")
+    assert "Expected" not in output
+    assert "Expected: " in claimed.cli("claims", "--cluster", "slurm")
+
+
+def test_claims_say_that_short_runs_count_as_a_minute(claimed):
+    claimed.recipe("TABLE = Table(arms=ARMS, scales=(scale(minutes=1, small=SMALL),))")
+    expected = claimed.cli("claims").splitlines()[1]
+    assert expected.endswith("shared runs count once; runs of seconds count as a minute")
 
 
 def test_claims_prints_verdicts_of_finished_runs(claimed):
@@ -59,7 +72,8 @@ def test_claims_prints_verdicts_of_finished_runs(claimed):
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--scale", "huge"), ("--cluster", "cloud"), ("--set", "lr=1")]
+    "arguments",
+    [("--scale", "huge"), ("--cluster", "cloud"), ("--set", "lr=1"), ("--set", "data=images")],
 )
 def test_claims_refuses_wrong_options(claimed, arguments):
     assert arguments[1].split("=")[0] in claimed.mistake("claims", *arguments)

@@ -334,6 +334,13 @@ def test_plan_prints_the_hours_that_this_machine_needs(project):
     assert "Expected: 20.0 h here, 3 runs at a time" in project.cli("plan", "table1")
 
 
+def test_plan_without_gpus_says_so_instead_of_hours(project):
+    project.recipe("TABLE = Table(arms=ARMS, scales=(scale(gpus=2, small=SMALL),))")
+    output = project.cli("plan", "table1")
+    assert "Cannot run here: table1 asks for 2 GPUs per run and this machine has 0" in output
+    assert "Expected" not in output
+
+
 @pytest.mark.parametrize(("workers", "hours"), [(1, "80"), (4, "")])
 def test_submission_of_more_than_a_day_is_told_with_the_hours(project, workers, hours):
     project.recipe(ON_EITHER)

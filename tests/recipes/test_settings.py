@@ -9,6 +9,7 @@ import pytest
 from dyt_llama.latency_config import VARIANTS
 from matched import recipes
 from matched.matching import config_field, run_differences
+from matched.memory import GIB, EstimatesMemory
 from matched.search import label_of
 
 from .settings_pages import (
@@ -325,3 +326,9 @@ def test_requested_hours_at_paper_scale():
         trains = processes >= 8 and type(config).__name__ not in ("Scoring", "ZeroShot")
         assert not trains or asked >= SHORTEST_TRAINING, address
     assert longest == LONGEST
+
+
+def test_estimated_memory_fits_gpus_of_80_gb_at_paper_scale():
+    for address, (config, resources) in every_run().items():
+        if isinstance(config, EstimatesMemory) and resources.gpus:
+            assert config.memory(resources).total < 75 * GIB, address

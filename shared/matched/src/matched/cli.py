@@ -41,7 +41,7 @@ from matched.status import State
 from matched.summary_table import summary_table
 from matched.table import SCALES, Cell
 from matched.watch import wait
-from matched.wording import counted
+from matched.wording import counted, match_name
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -175,16 +175,14 @@ def _load(given: argparse.Namespace) -> Plan:
 
 
 def _cell(given: argparse.Namespace, cells: list[Cell]) -> Cell:
-    row = recipes.match_name(
-        given.row, dict.fromkeys(c.row for c in cells), f"row of {given.table}"
-    )
+    row = match_name(given.row, dict.fromkeys(c.row for c in cells), f"row of {given.table}")
     arms = dict.fromkeys(c.arm for c in cells if c.row == row)
-    arm = recipes.match_name(given.arm, arms, f"arm of {given.table}")
+    arm = match_name(given.arm, arms, f"arm of {given.table}")
     of_arm = [c for c in cells if (c.row, c.arm) == (row, arm)]
     values = dict.fromkeys(c.value for c in of_arm)
     value = next(iter(values)) if given.value is None else given.value
     if value not in values:
-        tried = ", ".join(filter(None, values)) or "none, because the cell is no search"
+        tried = ", ".join(filter(None, values)) or "none, because this cell has no search"
         raise ValueError(f"unknown value {value}; known: {tried}")
     seeds = {c.seed: c for c in of_arm if c.value == value}
     seed = next(iter(seeds)) if given.seed is None else given.seed
@@ -207,7 +205,7 @@ def _list(given: argparse.Namespace) -> int:
 
 def _plan(given: argparse.Namespace) -> int:
     plan = _load(given)
-    recipes.match_name(given.cluster, CLUSTERS, "cluster")
+    match_name(given.cluster, CLUSTERS, "cluster")
     cli_output.show_plan(plan, given.cluster, _console())
     return 0
 

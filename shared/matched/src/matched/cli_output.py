@@ -16,7 +16,7 @@ from rich.text import Text
 from matched import preflight, slurm_summary, submission
 from matched.audit import audit_pairs, read_fingerprint
 from matched.files import DamagedFileError, read_json
-from matched.job_packing import PackedJob, hours_here, pack_jobs
+from matched.job_packing import PackedJob, hours_here, pack_jobs, short_runs_note
 from matched.memory import GIB, MemoryEstimate
 from matched.planning import Plan, PlannedRun
 from matched.slurm_summary import Request, Stage
@@ -67,9 +67,13 @@ def show_plan(plan: Plan, cluster: str, console: Console) -> None:
     _show_memory(plan, cluster, console)
     if cluster == "slurm" and packed:
         _show_slurm_requests(plan, packed, console)
+    elif missing_gpus := preflight.gpus_missing_here(plan, cluster):
+        text = f"Cannot run here: {plan.recipe.name} {missing_gpus}; use --cluster slurm"
+        console.print(text, highlight=False, soft_wrap=True)
     elif packed:
         console.print(
-            f"Expected: {hours_here(packed):,.1f} h here, {counted(len(packed), 'run')} at a time",
+            f"Expected: {hours_here(packed):,.1f} h here, {counted(len(packed), 'run')} at a time"
+            f"{short_runs_note(plan)}",
             highlight=False,
             soft_wrap=True,
         )

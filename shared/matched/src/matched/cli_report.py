@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from matched import checkout, projects, recipes, site
+from matched import checkout, projects, site
 from matched.preflight import CLUSTERS
 from matched.table import SCALES
+from matched.wording import match_name
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[Any]
@@ -103,8 +104,8 @@ def _claims(given: argparse.Namespace) -> int:
 
     project = projects.root()
     checkout.check_packages(project)
-    scale = recipes.match_name(given.scale, SCALES, "scale")
-    cluster = recipes.match_name(given.cluster, CLUSTERS, "cluster")
+    scale = match_name(given.scale, SCALES, "scale")
+    cluster = match_name(given.cluster, CLUSTERS, "cluster")
     settings = site.read(site.find(project))
     claims = load_claims(project)
     tables = claimed_tables(
@@ -131,7 +132,7 @@ def _figure(given: argparse.Namespace) -> int:
         print("\n".join(figure_list.needed_recipes(figure_list.find(project, given.figure))))
         return 0
     checkout.check_packages(project)
-    scale = recipes.match_name(given.scale, SCALES, "scale")
+    scale = match_name(given.scale, SCALES, "scale")
     drawer = figures.FigureDrawer(project, site.read(site.find(project)), scale)
     for path in drawer.draw(given.figure, project / "results" / "figures"):
         print(f"Written: {path}")

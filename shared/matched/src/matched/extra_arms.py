@@ -16,6 +16,7 @@ from matched.recipes import Recipe
 from matched.run import Run, derive_run
 from matched.search import Search, map_runs
 from matched.table import Arm, Scale, Table
+from matched.wording import match_name
 
 
 class NotApplicableError(ValueError):
@@ -48,7 +49,7 @@ def with_arms(recipe: Recipe, scale: Scale, names: Sequence[str]) -> tuple[Recip
         arm.name: arm for arm in recipes.load_constant(path, "EXTRA_ARMS", tuple) or ()
     }
     for name in names:
-        extra = known[recipes.match_name(name, known, "arm for --with")]
+        extra = known[match_name(name, known, "arm for --with")]
         table, scale = _with_arm(recipe, scale, extra)
         recipe = replace(recipe, table=table, extra_arms=(*recipe.extra_arms, extra.name))
     if names:

@@ -203,6 +203,12 @@ def hours_here(packed: Sequence[PackedJob]) -> float:
     return max(minutes, default=0) / 60
 
 
+def short_runs_note(*plans: Plan) -> str:
+    """Return a remark if expected hours have runs of one minute, which is the least; else ""."""
+    short = any(planned.resources.minutes == 1 for plan in plans for planned in plan.missing)
+    return "; runs of seconds count as a minute" if short else ""
+
+
 def time_note(plan: Plan, packed: Sequence[PackedJob], cluster: str) -> str:
     """Return one line if this machine needs more than ``LONG_HOURS`` for its jobs, else ""."""
     hours = hours_here(packed)

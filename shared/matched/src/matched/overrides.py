@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import difflib
 import math
 import types
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +18,7 @@ from matched.recipes import Recipe
 from matched.run import Run
 from matched.search import map_runs
 from matched.table import Scale
+from matched.wording import known_names
 
 ARM_FIELDS = ("norm", "seed")
 """Fields that the table's arms and seeds set in every run."""
@@ -153,8 +153,7 @@ def _change_fields(
 
 
 def _unknown_field(path: str, name: str, kind: type, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=len(known), cutoff=0.0)
-    return f"{kind.__name__} has no field {path}; known, nearest first: {', '.join(near)}"
+    return f"{kind.__name__} has no field {path}; {known_names(name, known)}"
 
 
 def _type_hints(kind: type) -> dict[str, Any]:

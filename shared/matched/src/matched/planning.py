@@ -112,9 +112,9 @@ def make_plan(recipe: Recipe, scale: Scale, site: Site, only: Sequence[Cell] | N
     cells: dict[Run, list[Cell]] = {}
     titles: dict[Run, str] = {}
     for cell in recipe.table.cells(scale) if only is None else only:
-        for place, run in runs_with_needs(cell.run, str(cell)):
+        for place, run in runs_with_needs(cell.run, ""):
             cells.setdefault(run, [])
-            titles.setdefault(run, place.replace("/", " · "))
+            titles.setdefault(run, f"{cell}{place.replace('/', ' · ')}")
         cells[cell.run].append(cell)
     runs_folder = site.runs_folder
     directories = {run: RunDirectory(runs_folder, run) for run in cells}

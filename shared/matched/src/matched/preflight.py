@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from matched import data
 from matched.memory import GIB, EstimatesMemory, MemoryEstimate
 from matched.planning import Plan, PlannedRun
-from matched.recipes import match_name
 from matched.slurm_request import executor_parameters
-from matched.wording import counted
+from matched.wording import counted, match_name
 
 CLUSTERS = ("debug", "local", "slurm")
 
@@ -34,15 +33,9 @@ def check_submission(plan: Plan, cluster: str) -> None:
     distinct = dict.fromkeys(planned.resources for planned in plan.missing)
     for resources in distinct:
         executor_parameters(resources, plan.site, cluster, num_runs=1)
-    needed = max((resources.gpus for resources in distinct), default=0)
-    local = plan.site.local
-    available = len(local.usable_gpus())
-    if cluster != "slurm" and needed > available:
-        limit = "CUDA_VISIBLE_DEVICES allows" if available < local.gpus else "this machine has"
+    if missing_gpus := gpus_missing_here(plan, cluster):
         raise ValueError(
-            f"{plan.recipe.name} at {plan.scale.name} scale asks for {counted(needed, 'GPU')} "
-            f"per run and {limit} {available} (`gpus` under [local] in {plan.site.file} is "
-            f"{local.gpus}); use --cluster slurm"
+            f"{plan.recipe.name} at {plan.scale.name} scale {missing_gpus}; use --cluster slurm"
         )
     if shortages := gpu_shortages(plan, cluster):
         more = f" (and {len(shortages) - 1} more)" if len(shortages) > 1 else ""
@@ -50,6 +43,20 @@ def check_submission(plan: Plan, cluster: str) -> None:
             f"{shortages[0]}{more}; shard the run over more processes, reduce micro_batch, or "
             "correct that entry"
         )
+
+
+def gpus_missing_here(plan: Plan, cluster: str) -> str:
+    """Return how many GPUs a run asks for and this machine has, if these are fewer, else ""."""
+    needed = max((planned.resources.gpus for planned in plan.missing), default=0)
+    local = plan.site.local
+    available = len(local.usable_gpus())
+    if cluster == "slurm" or needed <= available:
+        return ""
+    limit = "CUDA_VISIBLE_DEVICES allows" if available < local.gpus else "this machine has"
+    return (
+        f"asks for {counted(needed, 'GPU')} per run and {limit} {available} (`gpus` under [local] "
+        f"in {plan.site.file} is {local.gpus})"
+    )
 
 
 def memory_estimates(plan: Plan) -> Iterator[tuple[PlannedRun, MemoryEstimate]]:

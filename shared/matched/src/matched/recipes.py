@@ -7,7 +7,6 @@ its number: "table1", "iclr-table1". Their own recipe is any importable file: "m
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import importlib
 import importlib.util
@@ -31,6 +30,7 @@ from matched.files import read_text
 from matched.matching import check_matched
 from matched.run import Run
 from matched.table import SCALES, Metric, Scale, Table
+from matched.wording import match_name, unknown_name
 
 T = TypeVar("T")
 MAX_CHANGES_IN_NAME = 80
@@ -139,24 +139,6 @@ class Recipe:
         changes = [word for text in self.change_texts for word in ("--set", text)]
         arms = [word for arm in self.extra_arms for word in ("--with", arm)]
         return shlex.join([name, "--scale", scale.name, *arms, *changes])
-
-
-def match_name(name: str, known: Iterable[str], what: str) -> str:
-    """Return the known name that equals ``name`` up to upper and lower case.
-
-    Raises:
-        ValueError: listing the known names, nearest first; ``what`` says what they are names of.
-    """
-    known = list(known)
-    for candidate in known:
-        if candidate.lower() == name.lower():
-            return candidate
-    raise ValueError(_unknown_name(name, known, what))
-
-
-def _unknown_name(name: str, known: list[str], what: str) -> str:
-    near = difflib.get_close_matches(name, known, n=len(known) or 1, cutoff=0.0)
-    return f"unknown {what}: {name!r}; known, nearest first: {', '.join(near) or 'none'}"
 
 
 @cache
@@ -399,4 +381,4 @@ def _check_search_metric(recipe: Recipe, scale: Scale, row: str, arm: str) -> No
 def _check_key(key: str, known: Iterable[str], what: str) -> None:
     """Raise ValueError unless the key is known; unlike a user's input it must match exactly."""
     if key not in known:
-        raise ValueError(_unknown_name(key, list(known), what))
+        raise ValueError(unknown_name(key, list(known), what))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from matched.job_packing import LONG_HOURS
+from matched.job_packing import LONG_HOURS, short_runs_note
+from matched.preflight import gpus_missing_here
 from matched.report.claimed_tables import ClaimedTable
 from matched.report.verdicts import Judged, Part, Verdict
 from matched.wording import counted
@@ -13,19 +14,27 @@ from matched.wording import counted
 def plan_lines(tables: Sequence[ClaimedTable], cluster: str) -> Iterator[str]:
     """Yield a line for each table with missing runs, and one for all; none if all have finished."""
     missing = [table for table in tables if table.plan.missing]
+    possible = []
     for table in missing:
         plan = table.plan
         counts = f"{len(plan.missing)} of {counted(len(plan.runs), 'run')} to do"
-        yield f"{plan.recipe.name}: {counts}, {table.hours:,.1f} h"
-    if not missing:
+        if missing_gpus := gpus_missing_here(plan, cluster):
+            yield f"{plan.recipe.name}: {counts}, but it {missing_gpus}"
+        else:
+            possible.append(table)
+            yield f"{plan.recipe.name}: {counts}, {table.hours:,.1f} h"
+    if not possible:
         return
-    hours = sum(table.hours for table in missing)
+    hours = sum(table.hours for table in possible)
     place = "on the cluster, without queueing" if cluster == "slurm" else "here"
-    yield f"Expected: {hours:,.1f} h {place}, one table after the other; shared runs count once"
+    note = short_runs_note(*(table.plan for table in possible))
+    yield (
+        f"Expected: {hours:,.1f} h {place}, one table after the other; shared runs count once{note}"
+    )
     if cluster != "slurm" and hours > LONG_HOURS:
         yield (
             "That is more than a day. It can be interrupted at any time and continues where it "
-            f"was; faster are `gpus` or `workers` under [local] in {missing[0].plan.site.file}, "
+            f"was; faster are `gpus` or `workers` under [local] in {possible[0].plan.site.file}, "
             "and --cluster slurm"
         )
 

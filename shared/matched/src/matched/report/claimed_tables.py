@@ -43,13 +43,16 @@ def claimed_tables(
         changes: as ``overrides.on_data``; tables without that data are left out.
 
     Raises:
-        ValueError: for a recipe that is refused, and as ``overrides.on_data``.
+        ValueError: for a recipe that is refused, data that no table has, and as
+            ``overrides.on_data``.
     """
     tables: list[ClaimedTable] = []
     planned: set[Run] = set()
+    known: dict[str, None] = {}
     for name in dict.fromkeys(name for claim in claims for name in table_names(claim.test)):
         recipe = recipes.load(str(project / name) if name.endswith(".py") else name)
         for at in (one for one in recipe.table.scales if one.name == scale):
+            known |= dict.fromkeys(at.on_data)
             changed = overrides.on_data(recipe, at, changes)
             if changed is None:
                 continue
@@ -60,6 +63,11 @@ def claimed_tables(
             on_slurm = cluster == "slurm"
             hours = hours_to_last_job(packed, site.slurm) if on_slurm else hours_here(packed)
             tables.append(ClaimedTable(plan=plan, hours=hours))
+    if changes and not tables:
+        raise ValueError(
+            f"--set {' '.join(changes)}: no table has this data at {scale} scale; "
+            f"known: {', '.join(known) or 'none'}"
+        )
     return tables
 
 

@@ -20,7 +20,7 @@ from matched.site import Site
 from matched.status import State
 from matched.summary_table import SummaryTable, summary_table
 from matched.table import SCALES, Scale
-from matched.wording import counted
+from matched.wording import counted, match_name
 
 SHOWN = 5
 """Most names in a warning; the others are counted."""
@@ -107,7 +107,7 @@ def collect(
         OSError: if the folder of pictures cannot be written.
     """
     if scale is not None:
-        scale = recipes.match_name(scale, SCALES, "scale")
+        scale = match_name(scale, SCALES, "scale")
     tables, not_run, planned_signatures = [], [], set()
     for name in names or _all_recipes(project):
         recipe = recipes.load(name)

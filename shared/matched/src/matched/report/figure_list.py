@@ -9,6 +9,7 @@ from typing import Any
 
 from matched import projects, recipes
 from matched.figure import Figure
+from matched.wording import match_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,7 @@ def find(project: Path, name: str) -> Figure:
         ValueError: listing the known figures.
     """
     known = available(project)
-    return known[recipes.match_name(name, known, "figure")]
+    return known[match_name(name, known, "figure")]
 
 
 def own_recipes(project: Path) -> list[str]:
