@@ -1,13 +1,18 @@
 """Tests of configs, facts about upstreams, log parsers and checkouts."""
 
 import math
+from pathlib import Path
 
 import pytest
 
+from dyt import Norm
 from dyt_upstream.checkout import check_checkout
 from dyt_upstream.config import Script
 from dyt_upstream.records import json_lines, matches, printed_json
 from dyt_upstream.upstreams import UPSTREAMS
+from matched import recipes
+
+PAGES = sorted((Path(__file__).parents[2] / "recipes" / "upstream").glob("official_*.py"))
 
 VALID = {
     "upstream": "miniature",
@@ -37,6 +42,19 @@ def test_script_config_refuses(changes, message):
 def test_script_config_keeps_braces_of_hydra():
     words = ("train.py", "model={a: 1, b: ${c}}", "{output}")
     assert Script(**{**VALID, "command": words}).command == words
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_official_recipe_has_scripts_for_both_arms(page):
+    recipe = recipes.load(str(page))
+    for scale in recipe.table.scales:
+        cells = recipe.table.cells(scale)
+        assert len(cells) == 2 * len(scale.runs)
+        for ln, dyt in zip(cells[::2], cells[1::2], strict=True):
+            assert ln.run.config.norm == Norm.own()
+            assert dyt.run.config.norm != Norm.own()
+            assert ln.run.config.command == dyt.run.config.command
+            assert set(recipe.table.labels) >= {ln.row}
 
 
 def test_check_checkout_names_what_is_missing(tmp_path):

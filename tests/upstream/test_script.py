@@ -223,10 +223,15 @@ def test_script_starts_from_the_checkpoint_of_a_need(context, checkout, own):
     run(first, own())
     config = {"config": {"upstream": "own", "command": ["train.py"]}}
     (first.directory / "config.json").write_text(json.dumps(config))
-    second = context("second", data={"upstream.own": folder}, needs={"pretrained": first.directory})
-    outcome = run(second, own(command=("train.py", "{output}", "--from={needs.pretrained}")))
-    assert outcome.metrics["acc"] == 3
+    lists = context("lists").directory
+    (lists / "config.json").write_text(json.dumps({"config": {"data": "speech"}}))
+    needs = {"pretrained": first.directory, "lists": lists}
+    second = context("second", data={"upstream.own": folder}, needs=needs)
+    words = ("--from={needs.pretrained}", "--lists={needs.lists}/train")
+    outcome = run(second, own(command=("train.py", "{output}", *words)))
+    assert outcome.metrics["acc"] == 4
     command = json.loads((second.directory / "script.json").read_text())["command"]
-    assert command[-1] == f"--from={first.directory / 'output' / 'last.pt'}"
+    assert command[-2] == f"--from={first.directory / 'output' / 'last.pt'}"
+    assert command[-1] == f"--lists={lists}/train", "of a run of another task, its directory"
     with pytest.raises(ValueError, match="needs no 'other'"):
         run(second, own(command=("train.py", "{needs.other}")))

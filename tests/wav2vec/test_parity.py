@@ -292,13 +292,11 @@ def test_recipe_settings_equal_published_yaml(size):
 def test_official_recipe_settings_equal_published_yaml(size):
     base = OmegaConf.to_container(OmegaConf.load(stock.recipes() / f"{RECIPE}.yaml"))
     published = flat(RELEASED_LARGE if size == "large" else base)
-    table = recipes.load(Path(__file__).parents[2] / "recipes/upstream/official_table05.py")
+    page = Path(__file__).parents[2] / "recipes" / "upstream" / "official_table05.py"
+    table = recipes.load(str(page))
     command = table.scale("paper").runs[f"wav2vec2_{size}"].config.command
-    options = [word.removeprefix("+") for word in command if "=" in word]
+    options = [w.removeprefix("+") for w in command if "=" in w and "{" not in w]
     ours = flat(OmegaConf.to_container(OmegaConf.merge(base, OmegaConf.from_dotlist(options))))
     defaults = full_settings(base)  # an option with the default's value may be left out
-    paths = {"task.data", "hydra.run.dir", "checkpoint.save_dir", "common.seed"}
-    assert {k: v for k, v in ours.items() if k not in published} == {
-        k: ours[k] for k in paths & ours.keys()
-    }
+    assert not ours.keys() - published.keys() - HARNESS_SETTINGS - {"task.data"}
     assert {k: v for k, v in published.items() if ours.get(k, defaults.get(k)) != v} == {}

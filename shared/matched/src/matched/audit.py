@@ -19,6 +19,7 @@ from matched.matching import (
 )
 from matched.planning import Plan, PlannedRun
 from matched.run import Run
+from matched.table import runs_with_needs
 
 Verdict = Literal["matched", "not matched", "unknown"]
 """A verdict is "unknown" as long as a fingerprint is missing."""
@@ -35,6 +36,7 @@ class AuditedPair:
         value: label of the trial, if the row and arm have a search.
         differences: config differences, as ``matched.matching.run_differences`` returns them.
         reason: why the verdict is not "matched".
+        hardware: what computed the baseline's run and the other, as ``hardware_of`` returns it.
     """
 
     row: str
@@ -48,6 +50,22 @@ class AuditedPair:
     column: str
     value: str = ""
     reason: str = ""
+    hardware: tuple[str, str]
+
+    @property
+    def different_hardware(self) -> bool:
+        return differ(*self.hardware)
+
+
+def hardware_of(plan: Plan, run: Run) -> str:
+    """Return the names of what computed a finished run and its needs; "" if none is recorded."""
+    chain = (plan.by_run[one].status.result or {} for _, one in runs_with_needs(run, ""))
+    return ", ".join(sorted({result.get("hardware", "") for result in chain} - {""}))
+
+
+def differ(hardware: str, other: str) -> bool:
+    """True if both are known and not the same."""
+    return bool(hardware and other and hardware != other)
 
 
 def audit_pairs(plan: Plan) -> list[AuditedPair]:
@@ -84,6 +102,7 @@ def audit_pairs(plan: Plan) -> list[AuditedPair]:
                 base_column=base_cell.column,
                 column=cell.column,
                 value=cell.value,
+                hardware=(hardware_of(plan, base.run), hardware_of(plan, other.run)),
             )
         )
     return pairs
@@ -139,9 +158,19 @@ def _compare_fingerprints(
 
 
 def matched_seeds(pairs: Sequence[AuditedPair], row: str, arm: str, value: str = "") -> set[int]:
-    """Return the seeds for which the pair of a row and arm, or of one trial of it, is matched."""
+    """Return the seeds for which the pair is matched and both runs were computed on one hardware.
+
+    Hardware changes the rounding, and with it a result; a difference must not contain that.
+
+    Args:
+        value: label of a trial, if the row and arm have a search.
+    """
     wanted = (row, arm, value, "matched")
-    return {p.seed for p in pairs if (p.row, p.arm, p.value, p.verdict) == wanted}
+    return {
+        p.seed
+        for p in pairs
+        if (p.row, p.arm, p.value, p.verdict) == wanted and not p.different_hardware
+    }
 
 
 def matched_mark(pairs: Sequence[AuditedPair], row: str, arm: str) -> str:

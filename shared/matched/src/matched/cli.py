@@ -165,12 +165,13 @@ def _load(given: argparse.Namespace) -> Plan:
     recipe = recipes.load(given.table)
     checkout.check_packages(recipe.project)
     settings = site.read(site.find(recipe.project))
-    recipe, scale = extra_arms.with_arms(recipe, recipe.scale(given.scale), given.extra_arms)
-    recipe, scale = overrides.with_changes(recipe, scale, given.changes)
+    recipe, scale = overrides.with_changes(recipe, recipe.scale(given.scale), given.changes)
+    recipe, scale = extra_arms.with_arms(recipe, scale, given.extra_arms)
+    cluster = getattr(given, "cluster", "local")
     if given.do is not _run:
-        return planning.make_plan(recipe, scale, settings)
+        return planning.make_plan(recipe, scale, settings).on_cluster(cluster)
     cell = _cell(given, list(recipe.table.cells(scale)))
-    return planning.make_plan(recipe, scale, settings, only=[cell])
+    return planning.make_plan(recipe, scale, settings, only=[cell]).on_cluster(cluster)
 
 
 def _cell(given: argparse.Namespace, cells: list[Cell]) -> Cell:

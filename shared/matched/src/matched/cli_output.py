@@ -16,7 +16,7 @@ from rich.text import Text
 from matched import preflight, slurm_summary, submission
 from matched.audit import audit_pairs, read_fingerprint
 from matched.files import DamagedFileError, read_json
-from matched.job_packing import PackedJob, pack_jobs
+from matched.job_packing import PackedJob, hours_here, pack_jobs
 from matched.memory import GIB, MemoryEstimate
 from matched.planning import Plan, PlannedRun
 from matched.slurm_summary import Request, Stage
@@ -65,10 +65,14 @@ def show_plan(plan: Plan, cluster: str, console: Console) -> None:
         soft_wrap=True,
     )
     _show_memory(plan, cluster, console)
-    if cluster != "slurm":
-        return
-    if packed:
+    if cluster == "slurm" and packed:
         _show_slurm_requests(plan, packed, console)
+    elif packed:
+        console.print(
+            f"Expected: {hours_here(packed):,.1f} h here, {counted(len(packed), 'run')} at a time",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _show_memory(plan: Plan, cluster: str, console: Console) -> None:

@@ -13,7 +13,7 @@ from matched.aggregation import (
     mean_difference,
     summarize_cell,
 )
-from matched.audit import AuditedPair, matched_mark, matched_seeds
+from matched.audit import AuditedPair, hardware_of, matched_mark, matched_seeds
 from matched.formatting import NO_GAIN, format_cell
 from matched.planning import Plan
 from matched.search_summary import SearchSummary, summarize_search
@@ -30,6 +30,7 @@ class Entry:
         base_mean: our mean of the baseline arm, which sets the decimals of Δ; None for a baseline.
         matched: "yes", "no" or "—"; empty for a baseline, unless it is a search.
         matched_seeds: seeds whose pair with the baseline is matched.
+        hardware: seed → what computed its runs, as ``matched.audit.hardware_of`` returns it.
         search: the results of all trials, if the cell is a search.
     """
 
@@ -44,6 +45,7 @@ class Entry:
     printed_delta: float | None
     matched: str
     matched_seeds: Set[int]
+    hardware: Mapping[int, str]
     search: SearchSummary | None = None
 
 
@@ -114,10 +116,18 @@ def _entries(
                 printed_delta=_printed_delta(base.printed, printed, metric) if base else None,
                 matched=mark,
                 matched_seeds=seeds,
+                hardware=_hardware(plan, runs),
                 search=summary,
             )
         )
     return entries
+
+
+def _hardware(plan: Plan, runs: CellRuns) -> dict[int, str]:
+    names: dict[int, set[str]] = {}
+    for cell, planned in runs:
+        names.setdefault(cell.seed, set()).add(hardware_of(plan, planned.run))
+    return {seed: ", ".join(sorted(found - {""})) for seed, found in names.items()}
 
 
 def _printed_delta(

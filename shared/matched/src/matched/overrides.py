@@ -35,6 +35,7 @@ def with_changes(recipe: Recipe, scale: Scale, texts: Sequence[str]) -> tuple[Re
     Args:
         texts: "field=value"; "network.width=64" is a field of a nested dataclass, and
             "pretrained.lr=1e-3" one of the run that is needed under the name "pretrained".
+            "data=name" also takes the scale that the recipe has for that data, if it has one.
 
     Raises:
         ValueError: for a field that some run does not have, and for a value of another type than
@@ -44,6 +45,8 @@ def with_changes(recipe: Recipe, scale: Scale, texts: Sequence[str]) -> tuple[Re
         return recipe, scale
     tree = _parse_texts(texts)
     values: dict[str, Any] = {}
+    data = tree.get("data")
+    scale = scale.on_data.get(data, scale) if isinstance(data, str) else scale
 
     def changed(row: str, run: Run) -> Run:
         try:
@@ -59,6 +62,25 @@ def with_changes(recipe: Recipe, scale: Scale, texts: Sequence[str]) -> tuple[Re
     }
     # Sorted, because the order on the command line must not give results another name.
     return replace(recipe, changes=dict(sorted(values.items()))), replace(scale, runs=runs)
+
+
+def on_data(recipe: Recipe, scale: Scale, texts: Sequence[str]) -> tuple[Recipe, Scale] | None:
+    """Return recipe and scale on the data of "data=name", or None if the recipe has no such scale.
+
+    Without a text they stay as they are.
+
+    Raises:
+        ValueError: for any other change, of which reports over all tables know nothing.
+    """
+    if not texts:
+        return recipe, scale
+    tree = _parse_texts(texts)
+    if list(tree) != ["data"]:
+        raise ValueError(
+            f"--set {' '.join(texts)}: over all tables only data=name can be changed, such as "
+            "data=cifar100; change other fields of single tables"
+        )
+    return with_changes(recipe, scale, texts) if tree["data"] in scale.on_data else None
 
 
 def _parse_texts(texts: Sequence[str]) -> Tree:

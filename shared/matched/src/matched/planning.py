@@ -61,6 +61,17 @@ class Plan:
     def by_run(self) -> dict[Run, PlannedRun]:
         return {planned.run: planned for planned in self.runs}
 
+    def on_cluster(self, cluster: str) -> Plan:
+        """Return the plan with resources that the cluster has.
+
+        On this machine, if site.toml gives it no GPUs, runs that a CPU core can compute do not ask
+        for any.
+        """
+        if cluster == "slurm" or self.site.local.usable_gpus():
+            return self
+        runs = (replace(one, resources=one.resources.without_gpus()) for one in self.runs)
+        return replace(self, runs=tuple(runs))
+
     def refreshed(self, queue: SlurmQueue | None = None) -> Plan:
         """Return the plan with the states of its unfinished runs read again.
 

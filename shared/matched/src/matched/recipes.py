@@ -377,10 +377,11 @@ def _check_recipe(recipe: Recipe) -> None:
                 f"{recipe.path}: scale {scale.name} has no metrics; name those that the task "
                 "returns: metrics=(Metric(key=..., label=..., direction=...),)"
             )
-        try:
-            check_matched(recipe.table, scale)
-        except ValueError as error:
-            raise ValueError(f"{recipe.name} at {scale.name} scale, {error}") from None
+        for one in (scale, *scale.on_data.values()):
+            try:
+                check_matched(recipe.table, one)
+            except ValueError as error:
+                raise ValueError(f"{recipe.name} at {scale.name} scale, {error}") from None
 
 
 def _check_search_metric(recipe: Recipe, scale: Scale, row: str, arm: str) -> None:

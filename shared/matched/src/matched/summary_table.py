@@ -180,8 +180,9 @@ def _notes(plan: Plan, titles: str) -> list[str]:
     if scale.note:
         notes.append(scale.note)
     if scale.arm_norms:
-        norms = ", ".join(map(str, scale.arm_norms.norms.values()))
-        notes.append(f"Norms at this scale: {norms}, because {scale.arm_norms.reason}.")
+        notes.append(
+            f"Norms at this scale: {_scale_norms(plan)}, because {scale.arm_norms.reason}."
+        )
     if hardware := _hardware(plan):
         notes.append(f"Measured on {'; '.join(hardware)}.")
     if len(scale.seeds) > 1:
@@ -195,6 +196,18 @@ def _notes(plan: Plan, titles: str) -> list[str]:
         "outside the norm layers, same first batches."
     )
     return [*notes, *table.allowed_difference_notes()]
+
+
+def _scale_norms(plan: Plan) -> str:
+    """Return the norms that replace the table's, with the row of those that are of one row."""
+    arm_norms = plan.scale.arm_norms
+    assert arm_norms is not None
+    everywhere = ", ".join(map(str, arm_norms.norms.values()))
+    by_row = (
+        f"{', '.join(map(str, norms.values()))} for {plan.recipe.label(row, plan.scale)}"
+        for row, norms in arm_norms.by_row.items()
+    )
+    return "; ".join(filter(None, [everywhere, *by_row]))
 
 
 def _hardware(plan: Plan) -> list[str]:
@@ -215,6 +228,12 @@ def _warnings(plan: Plan, pairs: list[AuditedPair]) -> list[str]:
             f"MIXED HARDWARE: the runs of this table were measured on {len(hardware)} machines or "
             "versions; each run compares its arms on one of them, and ± includes their differences."
         )
+    warnings += [
+        f"Different hardware: {pair.row}, {pair.arm}, seed {pair.seed}: "
+        f"{' against '.join(pair.hardware)}; this pair is not part of Δ."
+        for pair in pairs
+        if pair.different_hardware
+    ]
     warnings += [
         f"Warning: {planned.title}: {warning}"
         for planned in plan.runs

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
+from matched.audit import differ
 from matched.claims import (
     Above,
     Better,
@@ -221,9 +222,18 @@ def _compare(label: str, better: Entry, worse: Entry, *, margin: float) -> Part:
             return Part(label=label, verdict=verdict, detail=f"{cell.arm} diverged in all seeds")
     sign = -1 if better.metric.direction == "lower" else 1
     seeds = better.ours.values.keys() & worse.ours.values.keys()
-    values = [sign * (better.ours.values[seed] - worse.ours.values[seed]) for seed in sorted(seeds)]
+    left_out = {seed for seed in seeds if differ(better.hardware[seed], worse.hardware[seed])}
+    values = [
+        sign * (better.ours.values[seed] - worse.ours.values[seed])
+        for seed in sorted(seeds - left_out)
+    ]
+    if left_out and not values:
+        detail = "no pair was computed on one hardware"
+        return Part(label=label, verdict=Verdict.UNDECIDED, detail=detail)
     reference = worse.ours.mean or 0.0
     within = f", margin {format_number(better.metric, margin, reference)}" if margin else ""
+    if left_out:
+        within += f", {len(left_out)} more on different hardware"
     part = _above(label, values, -margin, better.metric, reference, suffix=within)
     if better.ours.diverged and part.verdict is Verdict.SUPPORTED:
         detail = f"{part.detail}; {better.arm} diverged in {counted(better.ours.diverged, 'seed')}"
