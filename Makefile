@@ -38,7 +38,7 @@ export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup own-environment wheels demo test test-slow test-slurm lint docs table tables
-.PHONY: report test-dyt status bench chaos gpu parity mutants lock clean
+.PHONY: claims report test-dyt status bench chaos gpu parity mutants lock clean
 
 help:
 	@echo "make setup       create $(VENV) with all packages (other targets do so when needed)"
@@ -50,7 +50,8 @@ help:
 	@echo "make table FILE=my_table.py   a table of your own (docs/OWN-TABLES.md)"
 	@echo "make tables      every table         make status      the state of every run"
 	@echo "make report      every result on one page, results/report/index.html, and results/summary.*"
-	@echo "make fig2        a figure of a paper, and the runs that it shows (fig1-8, iclr-fig1-5)"
+	@echo "make claims SCALE=mini   every table that the papers' claims need, then their verdicts"
+	@echo "make fig2        a figure of a paper, and the runs that it shows (fig1-9, fig11, iclr-fig1-5)"
 	@echo "make bench       time the harness    make chaos       kill, preempt and fill the disk of runs"
 	@echo "make parity MAE=<checkout> DINO=… CADUCEUS=… MAMBA=… FAIRSEQ=.   equality with official code, computed"
 	@echo "make gpu         check and measure every GPU path on one card (docs/GPU.md)"
@@ -71,7 +72,7 @@ setup: $(READY)
 $(READY): requirements.lock $(wildcard shared/*/pyproject.toml packages/*/pyproject.toml) $(KERNEL) \
 		| own-environment
 	@sh tools/create-environment $(VENV) $(PYTHON)
-	@echo "Installing the pinned packages into $(VENV): a few minutes and 5 GB, once"
+	@echo "Installing the pinned packages into $(VENV): a few minutes and 6 GB, once"
 	@$(INSTALL) -r requirements.lock
 	@$(INSTALL) --no-build-isolation $(addprefix -e ./,$(PARTS))
 	@(cd $(VENV) && pwd -P) > $@
@@ -146,6 +147,18 @@ table: setup
 
 tables: setup
 	@for table in $$($(BIN)/matched list); do $(MAKE) --no-print-directory $$table || exit $$?; done
+
+# The tables of recipes/claims.py that have the scale, and first how long they take. On Slurm they are only
+# submitted: call it again when the runs have finished.
+CLAIMS = $(BIN)/matched claims --scale $(SCALE) --cluster $(CLUSTER) $(foreach change,$(SET),--set '$(change)')
+claims: setup
+	@$(CLAIMS)
+ifeq ($(DRY),)
+	@for table in $$($(CLAIMS) --names); do $(MAKE) --no-print-directory $$table || \
+		echo "make claims goes on without what failed in $$table" >&2; done
+	@$(BIN)/matched report --scale $(SCALE) $(CHANGES)
+	@$(CLAIMS)
+endif
 
 # All results at all scales.
 report: setup

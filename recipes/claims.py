@@ -6,7 +6,16 @@ those of the CVPR 2025 paper; "iclr-table1" is one of the ICLR 2025 submission.
 
 from itertools import pairwise
 
-from matched.claims import Above, Better, CellKey, Claim, Diverges, NotWorse
+from matched.claims import (
+    Above,
+    Better,
+    CellKey,
+    Claim,
+    Constant,
+    Diverges,
+    Falls,
+    NotWorse,
+)
 
 
 def cell(table: str, row: str, arm: str) -> CellKey:
@@ -35,6 +44,7 @@ def parity(domain: str, source: str, *tables: str) -> Claim:
 
 SQUASHING = ("tanh", "hardtanh", "sigmoid")
 ANALYSIS = "recipes/norm_layers.py"
+ALPHA0_BY_PART = ("alpha0_attention", "alpha0_other")
 LAYER_SHARES = ("inference_layer_share", "training_layer_share")
 NORM_FREE_ROWS = ("vit_b", "vit_l", "mae_vit_b", "mae_vit_l")
 
@@ -142,16 +152,39 @@ CLAIMS = (
         ),
     ),
     Claim(
-        statement="The best α0 of LLaMA falls with the width, and does not depend on the depth",
-        source="CVPR, Tables 11 and 12; ICLR, Table 7 and Figure 5",
-        test=None,
-        missing="no recipe for these tables yet",
+        statement="The best α0 of LLaMA falls with the width",
+        source="ICLR, Tables 7 and 10, Figure 5",
+        test=Falls(tables=("iclr-table7",), along="rows"),
+    ),
+    Claim(
+        statement="The best α0 of LLaMA falls with the width, in attention blocks and elsewhere",
+        source="CVPR, Tables 11 and 12",
+        test=Falls(tables=("table11", "table12"), along="rows", metrics=ALPHA0_BY_PART),
+    ),
+    Claim(
+        statement="The best α0 of LLaMA does not depend on the depth",
+        source="ICLR, Table 7",
+        test=Constant(tables=("iclr-table7",), along="arms"),
+    ),
+    Claim(
+        statement="The best α0 of LLaMA does not depend on the depth, in attention and elsewhere",
+        source="CVPR, Table 12",
+        test=Constant(tables=("table12",), along="arms", metrics=ALPHA0_BY_PART),
     ),
     Claim(
         statement="The best α0 of LLaMA depends on neither head dimension nor sequence length",
         source="ICLR, Table 10",
-        test=None,
-        missing="no recipe for this table yet",
+        test=Constant(tables=("iclr-table10",), along="rows"),
+    ),
+    Claim(
+        statement="Outside of LLaMA the default α0 is as good as a tuned one",
+        source="CVPR, Table 14",
+        test=NotWorse(tables=("table14",), arm="DyT (original)", than="DyT (tuned)"),
+    ),
+    Claim(
+        statement="DyT at the original learning rate is as good as at a tuned one",
+        source="CVPR, Table 13",
+        test=NotWorse(tables=("table13",), arm="DyT (original)", than="DyT (tuned)"),
     ),
     Claim(
         statement="Derf is not worse than DyT",

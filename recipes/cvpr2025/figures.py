@@ -1,6 +1,8 @@
 """The figures of the CVPR 2025 paper, by number: `make fig2`, or `matched figure fig2`.
 
-Figure 3's three values of α are not in the text of the paper; 0.5, 1 and 2 are chosen here.
+Figure 3's three values of α are not in the text of the paper; 0.5, 1 and 2 are chosen here. Figures
+9 and 11 show what its analysis of α0 does, results against α0 and a map of LLaMA's loss over α0 in
+attention blocks and elsewhere; their panels and values are those of Tables 14 and 11 here.
 """
 
 from matched.figure import (
@@ -9,9 +11,11 @@ from matched.figure import (
     BlockDiagram,
     LossCurves,
     NormShapes,
+    PairsTried,
     Source,
     TanhCurves,
     TokensAndChannels,
+    ValuesTried,
 )
 
 ANALYSIS = "recipes/norm_layers.py"
@@ -49,7 +53,12 @@ FIGURES = {
     6: LossCurves(
         caption="Training loss of LLaMA",
         sources=tuple(
-            Source(title=f"LLaMA {size.upper()}", recipe="table4", row=f"llama_{size}")
+            Source(
+                title=f"LLaMA {size.upper()}",
+                recipe="table4",
+                row=f"llama_{size}",
+                need="pretrained",
+            )
             for size in ("7b", "13b", "34b", "70b")
         ),
     ),
@@ -63,5 +72,22 @@ FIGURES = {
             layers("ViT-B", "vit_b", "DyT"),
             layers("ConvNeXt-B", "convnext_b", "DyT"),
         ),
+    ),
+    9: ValuesTried(
+        caption="Results with DyT against α0, and with the norm layer",
+        sources=tuple(
+            Source(title=title, recipe="table14", row=row, arms=("LN", "DyT (tuned)"))
+            for title, row in (
+                ("ViT-B", "vit_b"),
+                ("MAE ViT-B", "mae_vit_b"),
+                ("DiT-B", "dit_b4"),
+                ("wav2vec 2.0 Base", "wav2vec2_base"),
+                ("HyenaDNA", "hyenadna"),
+            )
+        ),
+    ),
+    11: PairsTried(
+        caption="Training loss of LLaMA 7B over α0 in attention blocks and elsewhere",
+        sources=(Source(title="LLaMA 7B", recipe="table11", row="llama_7b"),),
     ),
 }

@@ -3,7 +3,7 @@
 Figures 3 and 4 show the trainings of CVPR's tables, whose α0 is 0.5 instead of 1 at paper scale.
 """
 
-from matched.figure import BestAlpha0, NormShapes, TokensAndChannels
+from matched.figure import BestAlpha0, NormShapes, Source, TokensAndChannels
 from recipes.cvpr2025 import figures as cvpr2025
 from recipes.cvpr2025.figures import layers
 
@@ -20,7 +20,8 @@ FIGURES = {
     3: cvpr2025.FIGURES[8],
     4: cvpr2025.FIGURES[7],
     5: BestAlpha0(
-        caption="Best initial α of LLaMA with 8 layers against its width",
-        series={"head dimension 128, 4096 tokens": ("iclr2025.table10", "head_dim_128")},
+        caption="Best initial α of LLaMA against its width: one α0 for all layers, lowest loss",
+        sources=(Source(title="Table 10", recipe="iclr-table10", row="head_dim_128"),),
+        printed={"8 layers, head dimension 128": ("iclr2025.table10", "head_dim_128")},
     ),
 }

@@ -109,6 +109,14 @@ class TestMetrics:
         ratio = manifest.total("held_out", "tokens") / manifest.total("held_out", "bytes")
         assert metrics["bits_per_byte"] == pytest.approx(expected * ratio / math.log(2), rel=1e-5)
 
+    def test_weights_have_the_tokenizer_of_the_tokens(self, run, glosses_run):
+        tokenizer, manifest = weights.load_tokenizer(run[0] / "weights"), Manifest.read(glosses_run)
+        assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (manifest.bos, manifest.eos)
+        stream = TokenStream(glosses_run, manifest, "train")
+        first = stream.read(0, int(stream.files[0].document_ends()[0])).tolist()
+        text = tokenizer.decode(first, skip_special_tokens=True)
+        assert [*tokenizer(text).input_ids, manifest.eos] == first
+
     def test_alpha_of_every_layer_is_logged(self, run):
         evaluations = [line for line in lines(run[0]) if "evaluation" in line]
         assert [line["step"] for line in evaluations] == [6, 12]

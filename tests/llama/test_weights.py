@@ -1,18 +1,22 @@
-"""Weights in transformers' format: written, read strictly, divided over files, and refused."""
+"""Folders of transformers: weights and tokenizers written, read strictly, and refused."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaForCausalLM
 
 from dyt_llama import weights
 from dyt_llama.model import build
+from dyt_llama.token_data import Manifest
+from dyt_llama.tokenizers_io import load as load_tokenizer_file
 
 from .tiny import CONFIG, CPU, DYT, NETWORK, OWN, context
 
+MANIFEST = Manifest(version=1, tokenizer="hash", vocabulary=300, bos=0, eos=1, splits={})
 TOKENS = (torch.arange(20).reshape(2, 10) * 13 + 1) % NETWORK.vocabulary
 
 
@@ -24,7 +28,7 @@ def saved(directory, norm=DYT, network=NETWORK):
         for number, parameter in enumerate(model.parameters()):
             parameter.add_(0.01 * number)
     config = replace(CONFIG, norm=norm, network=network, embedding_scale=scale)
-    weights.save(context(directory), model, config, "hash")
+    weights.save(context(directory), model, config, MANIFEST)
     return model, directory / "weights"
 
 
@@ -60,6 +64,58 @@ def test_transformers_refuses_dyt_networks(tmp_path):
         LlamaForCausalLM.from_pretrained(folder)
     names = load_file(folder / "dyt_model.safetensors").keys()
     assert {"model.embed_tokens.scale", "model.norm.alpha", "lm_head.weight"} <= names
+
+
+def test_load_in_bfloat16_keeps_rotary_frequencies(tmp_path):
+    model, folder = saved(tmp_path)
+    half = weights.load(folder, dtype=torch.bfloat16)
+    assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
+    assert torch.equal(half.model.rotary_emb.inv_freq, model.model.rotary_emb.inv_freq)
+    expected = {name: tensor.bfloat16() for name, tensor in model.state_dict().items()}
+    assert all(torch.equal(half.state_dict()[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("norm", [OWN, DYT], ids=str)
+def test_loaded_network_generates_its_most_likely_tokens(tmp_path, norm):
+    model, folder = saved(tmp_path, norm)
+    loaded, ids = weights.load(folder), TOKENS[:1, :4]
+    generated = loaded.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=5,
+        do_sample=False,
+        use_cache=True,
+        pad_token_id=1,
+    )
+    expected = ids
+    with torch.no_grad():
+        while expected.shape[1] < 9 and expected[0, -1] != 1:
+            expected = torch.cat([expected, model(expected).logits[:, -1:].argmax(-1)], dim=1)
+    assert torch.equal(generated, expected) and expected.shape[1] > 4
+    assert loaded.generation_config.eos_token_id == 1
+
+
+def test_saved_tokenizer_puts_bos_before_a_text(tmp_path, glosses_run):
+    """Also if the user's does not; transformers loads it with the same ids."""
+    run = tmp_path / "tokens-run"
+    shutil.copytree(glosses_run / "tokens", run / "tokens")
+    file = run / "tokens" / "tokenizer.json"
+    original = load_tokenizer_file(file)
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"post_processor": None}))
+    _, folder = saved(tmp_path)
+    weights.save_tokenizer(context(tmp_path), run, MANIFEST)
+    text = "a small fish, i.e. <s> Ünïcode"
+    expected = original.encode(text).ids
+    assert expected[0] == 0 and weights.load_tokenizer(folder)(text).input_ids == expected
+    loaded = AutoTokenizer.from_pretrained(folder)
+    assert loaded(text).input_ids == expected
+    assert (loaded.bos_token_id, loaded.eos_token_id) == (0, 1)
+
+
+def test_folder_without_tokenizer_is_refused(tmp_path):
+    _, folder = saved(tmp_path)
+    with pytest.raises(ValueError, match=r"has no tokenizer.json; copy the folder again"):
+        weights.load_tokenizer(folder)
 
 
 def test_weights_of_another_size_are_refused(tmp_path):

@@ -38,8 +38,9 @@ from matched.table import runs_with_needs
 from matched.task import write_progress
 
 from .host_conditions import hidepid, read_only
+from .search_projects import grid, tuned
 
-__all__ = ["hidepid", "read_only"]  # fixtures
+__all__ = ["grid", "hidepid", "read_only", "tuned"]  # fixtures
 
 STAND_INS = Path(__file__).parent / "stand_ins"
 SOURCES = Path(__file__).parents[2] / "shared" / "matched" / "src"
@@ -252,14 +253,22 @@ class Project:
         """Return the state of every run, by "<model>.<norm>.<seed>"."""
         return {_name(planned.run): str(planned.status.state) for planned in self.plan().runs}
 
-    def finish(self, name: str, outcome: str = "done", prints: bool = True, **metrics: float):
+    def finish(
+        self,
+        name: str,
+        outcome: str = "done",
+        prints: bool = True,
+        hardware: str = "",
+        **metrics: float,
+    ) -> RunDirectory:
         """Write the directory of a finished run without computing it."""
         directory = self.directory(name)
         directory.prepare()
         if prints:
             alike = {"weights": "w" * 16, "batches": ["b" * 16]}
             write_json(directory / "fingerprint.json", alike)
-        directory.write_result({"outcome": outcome, "metrics": metrics, "steps": 3})
+        result = {"outcome": outcome, "metrics": metrics, "steps": 3, "hardware": hardware}
+        directory.write_result(result)
         return directory
 
     def given(
@@ -368,7 +377,8 @@ def pack(one_row, monkeypatch):
     """Return a function that makes a job of all runs, to be computed in this process."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         monkeypatch.setenv(name, "1")  # the job changes them; this restores them
-    monkeypatch.setattr(provenance, "environment", dict)  # it would import torch
+    monkeypatch.setattr(provenance, "environment", dict)  # both would import torch
+    monkeypatch.setattr(provenance, "hardware", lambda: "a CPU")
 
     def made(token: str = "t1", **more: int) -> JobRunner:
         runs = [planned.run for planned in one_row.plan().runs]

@@ -45,6 +45,15 @@ def test_with_derives_the_norm_of_the_scale(extra):
     assert norms(*added())["Derf"] == "wide DyT+erf"
 
 
+def test_with_derives_the_norm_of_a_row(extra):
+    extra.recipe(
+        "NORMS = ArmNorms(by_row={'small': {'DyT': 'narrow DyT'}}, reason='it is small')\n"
+        "TABLE = Table(arms=ARMS,"
+        " scales=(replace(scale(seeds=(0,), small=SMALL), arm_norms=NORMS),))"
+    )
+    assert norms(*added())["Derf"] == "narrow DyT+erf"
+
+
 def test_with_derives_runs_of_rows_that_give_each_arm_its_run(extra):
     extra.recipe(
         "NEED = {'pretrained': Run(task='tiny:train', config=Config(norm='tanh'))}\n"

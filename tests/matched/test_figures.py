@@ -13,8 +13,8 @@ FIGURES = '''
 """Figures of the tests."""
 
 from matched.figure import (
-    AlphaAgainstStd, AlphaDuringTraining, BestAlpha0, BlockDiagram, LossCurves, NormShapes, Source,
-    TanhCurves, TokensAndChannels,
+    AlphaAgainstStd, AlphaDuringTraining, BlockDiagram, LossCurves, NormShapes, Source, TanhCurves,
+    TokensAndChannels,
 )
 
 LN = Source(title="Small", recipe="table1", row="small", arms=("LN",))
@@ -27,9 +27,9 @@ FIGURES = {
     5: LossCurves(caption="Losses", sources=(Source(title="Small", recipe="table1", row="small"),)),
     7: AlphaDuringTraining(caption="Epochs", source=DYT),
     8: AlphaAgainstStd(caption="Correlation", sources=(DYT,)),
-    9: BestAlpha0(caption="Width", series={"a": ("second.table1", "small")}, metric="fid"),
 }
 '''
+NEED = 'row="small", need="trained"),'
 PATHS = ["blocks.0.norm1", "blocks.0.norm2", "norm"]
 
 
@@ -37,8 +37,6 @@ PATHS = ["blocks.0.norm1", "blocks.0.norm2", "norm"]
 def drawn(one_row):
     """A project with figures, and a function that draws one and returns the lines of its CSV."""
     one_row.write("recipes/first/figures.py", FIGURES.lstrip())
-    paper = (one_row.root / "recipes/paper.toml").read_text(encoding="utf-8")
-    one_row.write("recipes/paper.toml", paper + '512 = { fid = 1.0 }\n"2048" = { fid = 0.5 }\n')
     for norm in ("LN", "DyT"):
         one_row.finish(f"small.{norm}.0", top1=80.0)
 
@@ -68,8 +66,8 @@ def write_layers(project, norm, alphas=(None,) * 3, last_error=0.3):
     return arrays
 
 
-def write_metrics(project, norm, lines):
-    path = project.directory(f"small.{norm}.0") / "metrics.jsonl"
+def write_metrics(project, norm, lines, model="small"):
+    path = project.directory(f"{model}.{norm}.0") / "metrics.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
@@ -82,6 +80,18 @@ def test_figure_of_losses_has_every_arm(drawn):
         ("Small", "DyT", "1", "3.5"),
         ("Small", "DyT", "2", "nan"),
     ]
+
+
+def test_figure_source_need_shows_the_needed_runs(drawn):
+    drawn.recipe(
+        'NEEDING = replace(SMALL, needs={"trained": LARGE})\n'
+        "TABLE = Table(arms=ARMS, scales=(scale(seeds=(0,), small=NEEDING),))"
+    )
+    drawn.write("recipes/first/figures.py", FIGURES.lstrip().replace('row="small"),', NEED))
+    for norm, loss in (("LN", 3.0), ("DyT", 3.5)):
+        drawn.finish(f"large.{norm}.0", top1=80.0)
+        write_metrics(drawn, norm, [{"step": 1, "loss": loss}], model="large")
+    assert [line["loss"] for line in drawn.draw("fig5")] == ["3.0", "3.5"]
 
 
 def test_figure_files_are_equal_when_drawn_again(drawn):
@@ -181,10 +191,6 @@ def test_figure_of_alpha_during_training_has_each_epoch(drawn):
 
 def test_figures_without_runs_need_none(drawn):
     assert len(drawn.draw("fig3")) == 2 * 241
-    assert [tuple(line.values()) for line in drawn.draw("fig9")] == [
-        ("a", "512", "1.0"),
-        ("a", "2048", "0.5"),
-    ]
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,13 @@
 """overrides: config fields changed on the command line, their types, and the names of results."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import pytest
 
 from matched import Arm, Metric, Resources, Run, Scale, Table
-from matched.overrides import parse_value, with_changes
+from matched.overrides import on_data, parse_value, with_changes
 from matched.recipes import Recipe
 from matched.summary_table import summary_table
 
@@ -113,14 +113,25 @@ class Config:
             raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class OnImages(Config):
+    data: str = "digits"
+    size: int = 16
+
+
+IMAGES = Run(task="a:train", config=OnImages())
 ENCODE = Run(task="a:encode", config=Network())
 PRETRAIN = Run(task="a:pretrain", config=Config(lr=0.2), needs={"data": ENCODE})
 RUN = Run(task="a:train", config=Config(), needs={"pretrained": PRETRAIN})
 ARMS = (Arm(name="LN", norm="LN"), Arm(name="DyT", norm="DyT"))
 
 
-def changed(tmp_path, *texts, **runs):
-    """Return the recipe and the cells of a table after the changes."""
+def changed(tmp_path, *texts, on=None, **runs):
+    """Return the recipe and the cells of a table after the changes.
+
+    Args:
+        on: the runs of the scale on the data "folder".
+    """
     scale = Scale(
         name="smoke",
         seeds=(0,),
@@ -128,6 +139,9 @@ def changed(tmp_path, *texts, **runs):
         resources=Resources(minutes=1),
         metrics=(Metric(key="m", label="m", direction="higher"),),
     )
+    if on is not None:
+        other = replace(scale, runs=on, resources=Resources(minutes=7))
+        scale = replace(scale, on_data={"folder": other})
     recipe = Recipe(
         name="own",
         path=tmp_path / "own.py",
@@ -202,6 +216,25 @@ def test_with_changes_refuses_a_field_that_one_row_lacks(tmp_path):
 
 
 # --- names and output
+
+
+def test_set_data_takes_the_scale_of_that_data(tmp_path):
+    other = Run(task="a:train", config=OnImages(data="folder", size=32))
+    _, scale, runs = changed(tmp_path, "data=folder", "lr=1", row=IMAGES, on={"row": other})
+    assert [(run.config.size, run.config.lr) for run in runs] == [(32, 1.0)] * 2
+    assert scale.resources.minutes == 7
+    runs = changed(tmp_path, "data=unfitted", row=IMAGES, on={"row": other})[2]
+    assert {(run.config.data, run.config.size) for run in runs} == {("unfitted", 16)}
+
+
+def test_on_data_is_none_without_that_data_and_refuses_other_changes(tmp_path):
+    recipe, scale, _ = changed(tmp_path, row=IMAGES, on={"row": IMAGES})
+    assert on_data(recipe, scale, ()) == (recipe, scale)
+    assert on_data(recipe, scale, ("data=elsewhere",)) is None
+    changed_recipe, taken = on_data(recipe, scale, ("data=folder",))
+    assert changed_recipe.changes == {"data": "folder"} and taken.resources.minutes == 7
+    with pytest.raises(ValueError, match=r"^--set lr=1: over all tables only data=name can be"):
+        on_data(recipe, scale, ("lr=1",))
 
 
 def test_results_name_of_a_try_differs_from_the_tables(tmp_path):

@@ -239,7 +239,8 @@ def test_every_recipe_names_its_make_target_and_no_paper_number(repository, path
     code = re.sub(r'""".*?"""', "", text, flags=re.DOTALL)
     for row in printed["rows"].values():
         for arm in printed["arms"]:
-            for metric in printed["metrics"]:
+            # What a search finds, such as α0, is one of the values that its recipe tries.
+            for metric in [m for m in printed["metrics"] if m["direction"] != "none"]:
                 value = str(row.get(arm, {}).get(metric["key"], "no number"))
                 if len(value) > 3:
                     assert not re.search(rf"(?<![\d.]){re.escape(value)}(?![\d.])", code)

@@ -14,6 +14,7 @@ import pytest
 
 from matched.files import write_json
 from matched.report import curves, svg
+from matched.report import page as report_page
 from matched.report.collect import collect
 from matched.site import Site
 
@@ -126,6 +127,22 @@ def test_report_marks_no_table_red_for_runs_that_are_missing(project):
     assert 'class="attention"' in nav_link(project, "table1.smoke")
 
 
+def test_report_hides_rows_after_the_first_until_asked(project, monkeypatch):
+    monkeypatch.setattr(report_page, "FIRST_ROWS", 3)
+    monkeypatch.setattr(report_page, "LISTED", 5)
+    finish_all(project)
+    project.finish("large.DyT.1", outcome="failed")
+    project.cli("report")
+    shown = page(project)
+    assert '<body data-first-rows="3">' in shown
+    hidden = shown.count('data-scale="smoke" hidden')
+    assert hidden == 1  # of all results; the table of two rows is whole
+    assert "<noscript><style>tr[hidden]" in shown
+    listed = re.findall(r"<tr><td>(\w+ · \w+ · seed \d)</td>", shown)
+    assert len(listed) == 5 + 1 and listed[-1] == "large · DyT · seed 1"  # the damaged one
+    assert "Not listed: 2 more runs, of which none has failed" in shown
+
+
 def test_report_counts_have_the_right_number(project):
     project.recipe("TABLE = Table(arms=ARMS[:1], scales=(scale(seeds=(0,), small=SMALL),))")
     project.finish("small.LN.0", top1=80.0)
@@ -235,6 +252,32 @@ def test_report_warns_of_mixed_commits(project):
     environment = {"commit": "b", "submitted": {"uncommitted": True}}
     write_json(project.directory("small.DyT.1") / "environment.json", environment)
     assert "b+ (1 run)" in warnings(project)[0]
+
+
+CLAIMS = """
+from matched.claims import Claim, NotWorse
+
+CLAIMS = (Claim(statement="It holds", source="here", test=NotWorse(tables=("table1",))),)
+"""
+
+
+def test_report_warns_of_mixed_hardware(project):
+    for norm, hardware in (("LN", "a CPU"), ("DyT", "a GPU")):
+        for seed in (0, 1):
+            project.finish(f"small.{norm}.{seed}", top1=80.0 + seed, hardware=hardware)
+    found = warnings(project)
+    assert found[0] == (
+        "Different hardware: small, DyT, seed 0: a CPU against a GPU; this pair is not part of Δ."
+    )
+    assert found[2:] == ["Mixed hardware: the runs were computed on a CPU (2 runs), a GPU (2 runs)"]
+    results = collect(project.root, Site(file=project.root / "site.toml"))
+    (entry,) = (e for e in results.tables[0].summary.entries if (e.row, e.arm) == ("small", "DyT"))
+    assert entry.delta is None and entry.matched == "yes"
+    project.write("recipes/claims.py", CLAIMS)
+    project.cli("report")
+    assert f"All tables of smoke scale: {found[2]}" in text_of(page(project))
+    project.finish("small.DyT.0", top1=80.0, hardware="a CPU")
+    assert len(warnings(project)) == 2, "the pair of seed 1, and the table"
 
 
 def test_report_warns_of_runs_of_another_recipe_version(project):

@@ -294,3 +294,55 @@ def test_foreground_run_and_its_need_have_their_own_resources(project):
     assert runs_by_num_workers(project) == {3: ["start.DyT.0"], 9: ["small.DyT.0"]}
     text = (project.root / "computed.txt").read_text(encoding="utf-8")
     assert [", sharded" in line for line in text.splitlines()] == [True, False]
+
+
+# --- machines without GPUs, and machines that take long
+
+ON_EITHER = (
+    "EITHER = Resources(gpus=1, cpus=4, minutes=2, cpu_minutes=600)\n"
+    "SMOKE = replace(scale(small=SMALL, large=LARGE), resources=EITHER)\n"
+    "TABLE = Table(arms=ARMS, scales=(SMOKE,))"
+)
+
+
+def asked(plan):
+    (resources,) = {planned.resources for planned in plan.runs}
+    return resources.gpus, resources.cpus, resources.minutes
+
+
+def test_cpu_minutes_let_a_machine_without_gpus_compute(project, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    project.recipe(ON_EITHER)
+    assert asked(project.plan().on_cluster("local")) == (0, 1, 600)
+    assert asked(project.plan().on_cluster("slurm")) == (1, 4, 2)
+    project.site("[local]\ngpus = 1\n")
+    assert asked(project.plan().on_cluster("local")) == (1, 4, 2)
+
+
+def test_runs_without_cpu_minutes_still_need_gpus(project):
+    project.recipe("TABLE = Table(arms=ARMS, scales=(scale(gpus=2, small=SMALL),))")
+    assert asked(project.plan().on_cluster("local"))[0] == 2
+
+
+def test_plan_prints_the_hours_that_this_machine_needs(project):
+    project.recipe(ON_EITHER)
+    project.site("[local]\nworkers = 3\n")
+    # 8 runs of 10 hours, of which one worker has 3.
+    assert "Expected: 30.0 h here, 3 runs at a time" in project.cli("plan", "table1")
+    project.finish("small.LN.0")
+    project.finish("small.DyT.0")
+    assert "Expected: 20.0 h here, 3 runs at a time" in project.cli("plan", "table1")
+
+
+@pytest.mark.parametrize(("workers", "hours"), [(1, "80"), (4, "")])
+def test_submission_of_more_than_a_day_is_told_with_the_hours(project, workers, hours):
+    project.recipe(ON_EITHER)
+    project.site(f"[local]\nworkers = {workers}\n")
+    plan = project.plan().on_cluster("local")
+    note = job_packing.time_note(plan, job_packing.pack_jobs(plan, "local"), "local")
+    assert bool(note) == bool(hours)
+    if hours:
+        assert note.startswith(
+            f"table1 at smoke scale: 8 runs, 1 at a time, take about {hours} h here; `matched "
+            "cancel table1 --scale smoke` stops them, and finished runs are kept."
+        )

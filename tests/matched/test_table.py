@@ -62,6 +62,43 @@ def test_arm_norms_refuse_an_unknown_arm(project):
     assert "scale smoke: arm_norms names DYT; the table's arms are LN, DyT" in line
 
 
+BY_ROW = (
+    "NORMS = ArmNorms(by_row={'large': {'DyT': 'DyT, wide'}}, norms={'DyT': 'DyT, narrow'},"
+    " reason='widths differ')\n"
+    "SMOKE = replace(scale(seeds=(0,), small=SMALL, large=LARGE), arm_norms=NORMS)\n"
+    "TABLE = Table(arms=ARMS, scales=(SMOKE,))"
+)
+
+
+def test_arm_norms_by_row_precede_those_of_the_scale(project):
+    project.recipe(BY_ROW)
+    norms = [planned.run.config.norm for planned in project.plan().runs]
+    assert norms == ["LN", "DyT, narrow", "LN", "DyT, wide"]
+    output = project.cli("table", "table1")
+    assert "scale: DyT, narrow; DyT, wide for Large, because widths differ." in output
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "what"),
+    [
+        ("'large'", "'huge'", "huge; the table's rows"),
+        ("'DyT': 'DyT, wide'", "'DYT': 'x'", "DYT; the table's arms"),
+    ],
+)
+def test_arm_norms_by_row_refuse_unknown_rows_and_arms(project, old, new, what):
+    project.recipe(BY_ROW.replace(old, new))
+    assert f"scale smoke: arm_norms names {what} are " in project.mistake("plan", "table1")
+
+
+def test_scale_on_other_data_needs_the_same_rows(project):
+    project.recipe(
+        "OTHER = scale(large=LARGE)\n"
+        "TABLE = Table(arms=ARMS, scales=(replace(scale(small=SMALL), on_data={'x': OTHER}),))"
+    )
+    line = project.mistake("plan", "table1")
+    assert "on_data['x'] is the scale smoke with the rows large; expected smoke with small" in line
+
+
 # --- arms without a norm: the runs have it in their own configs
 
 OWN_NORMS = """

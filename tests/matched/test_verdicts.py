@@ -135,6 +135,19 @@ def test_an_unmatched_pair_decides_nothing(three):
     assert (judged.verdict, judged.parts[0].detail) == ("undecided", "not matched")
 
 
+def test_pairs_on_different_hardware_are_left_out(three):
+    finish(three, "LN", (80.0, 81.0, 82.0), hardware="a CPU")
+    for seed, (value, hardware) in enumerate(((82.0, "a CPU"), (83.1, "a CPU"), (0.0, "a GPU"))):
+        three.finish(f"small.DyT.{seed}", top1=value, hardware=hardware)
+    judged = judge(three, Better(pairs=((DYT, LN),)))
+    assert judged.verdict is Verdict.SUPPORTED, "without the 82 points of the third pair"
+    assert judged.parts[0].detail.endswith("2 seeds, 1 more on different hardware")
+    finish(three, "DyT", (82.0, 83.1, 84.2), hardware="a GPU")
+    judged = judge(three, Better(pairs=((DYT, LN),)))
+    assert judged.verdict is Verdict.UNDECIDED
+    assert judged.parts[0].detail == "no pair was computed on one hardware"
+
+
 def test_one_seed_is_undecided_and_needs_another(one_row):
     finish(one_row, "LN", (80.0,))
     finish(one_row, "DyT", (95.0,))

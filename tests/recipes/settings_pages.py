@@ -2,14 +2,15 @@
 
 A row whose first column is a config field in backticks is checked for all runs of its column: those
 that the column's header names in backticks, otherwise those of the "Runs:" line above the table. A
-run is named ``table/row/arm``, a run that it needs ``table/need/row/arm``, and so on. A field of a
-nested config is named with its path: ``network.width``.
+run is named ``table/row/arm``, a run that it needs ``table/need/row/arm``, and so on; a trial of a
+search has its value appended: ``iclr-table7/width_1024/8/0.5``. A field of a nested config is named
+with its path: ``network.width``.
 """
 
 import ast
 import math
 import re
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
@@ -28,6 +29,9 @@ PAGES = {
 }
 """Package of the configs → page of their runs."""
 
+TUNING_TABLES = ("table13", "table14")
+"""Tables whose runs are those of other tables, but for the value that is tuned."""
+
 SAME_PAGE = {"dyt_caduceus": "dyt_hyenadna"}
 """Package → the package on whose page its runs are described."""
 
@@ -42,13 +46,20 @@ def every_run():
         cached.cache_clear()  # they may hold another test's project
     found = {}
     for name in recipes.available():
+        if name in TUNING_TABLES:
+            continue
         recipe = recipes.load(name)
         scale = recipe.scale("paper")
         for cell in recipe.table.cells(scale):
+            value = [cell.value] if cell.value else []
             for place, run in runs_with_needs(cell.run, cell.row):
                 row, *needs = place.split("/")
-                address = "/".join([name, *needs, row, cell.arm])
-                found[address] = (run.config, scale.resource_overrides.get(place, scale.resources))
+                address = "/".join([name, *needs, row, cell.arm, *value])
+                resources = scale.resource_overrides.get(place, scale.resources)
+                search = scale.search(cell.row, cell.arm)
+                if search and search.minutes and run == cell.run:
+                    resources = replace(resources, minutes=search.minutes)
+                found[address] = (run.config, resources)
     return found
 
 

@@ -7,10 +7,14 @@ from fnmatch import fnmatchcase
 import pytest
 
 from dyt_llama.latency_config import VARIANTS
+from matched import recipes
+from matched.matching import config_field, run_differences
+from matched.search import label_of
 
 from .settings_pages import (
     PAGES,
     ROOT,
+    TUNING_TABLES,
     every_run,
     mistakes,
     page,
@@ -67,10 +71,13 @@ def test_every_run_includes_tables_and_their_needs():
         "table4": ("llama_7b", "llama_13b", "llama_34b", "llama_70b"),
         "iclr-table4": ("llama_1b4", "llama_7b"),
     }
-    assert set(llama) == {
+    tables = ("table11", "table12", "iclr-table7", "iclr-table10")
+    searches = {address for address in llama if address.split("/")[0] in tables}
+    assert {"table11/llama_7b/DyT/0.8/0.2", "iclr-table10/tokens/head_dim_32/512/2"} <= searches
+    assert set(llama) - searches == {
         f"{table}/{need}{row}/{arm}"
         for table in rows
-        for need in ("", "tokens/")
+        for need in ("", "pretrained/", "pretrained/tokens/")
         for row in rows[table]
         for arm in ("RMSNorm", "DyT")
     } | {f"table7/llama_7b/{arm}" for arm in VARIANTS}
@@ -159,6 +166,28 @@ def test_changed_network_size_in_recipe_is_found():
     runs = changed("dyt_dit", TRAINED, network=network)
     found = mistakes(PAGES["dyt_dit"].read_text(), runs)
     assert found == [f"network.depth of {TRAINED}: 12 in the text, 13 in the recipe"]
+
+
+@pytest.mark.parametrize("name", TUNING_TABLES)
+def test_tuning_tables_change_only_the_tuned_value(name):
+    """So their settings are those of the pages, for the runs of Tables 1 to 6."""
+    recipe = recipes.load(name)
+    scale = recipe.scale("paper")
+    cells = recipe.table.cells(scale)
+    untuned = {}
+    for table in ("table1", "table2", "table3", "table5", "table6"):
+        other = recipes.load(table)
+        for cell in other.table.cells(other.scale("paper")):
+            untuned[cell.row, cell.arm] = cell.run
+    assert {cell.row for cell in cells} == {row for row, _ in untuned}
+    for cell in cells:
+        arm = cell.arm.removesuffix(" (original)").removesuffix(" (tuned)")
+        differences = run_differences(untuned[cell.row, arm], cell.run)
+        tuned = {config_field(path) for path in differences}
+        search = scale.search(cell.row, cell.arm)
+        original = search is None or cell.value == label_of(search.original)
+        changed = {"table13": "lr", "table14": "norm"}[name]
+        assert tuned == (set() if original else {changed}), cell
 
 
 def changed(package, address, **change):
@@ -261,21 +290,25 @@ LONGEST = {
     "table1": {64: 24},
     "table2": {32: 96, 64: 48, 176: 96},
     "table3": {8: 60},
-    "table4": {32: 8, 512: 23, 1024: 61},
+    "table4": {8: 4, 32: 8, 512: 23, 1024: 61},
     "table5": {1: 3, 64: 40, 128: 56},
     "table6": {1: 2, 8: 6},
     "table7": {1: 10 / 60},
     "table8": {64: 24},
     "table9": {64: 24},
     "table10": {32: 12, 64: 48},
+    "table11": {32: 8, 512: 4, 1024: 10},
+    "table12": {32: 8, 512: 4.4, 1024: 8.8},
     "table15": {8: 48},
     "iclr-table1": {64: 24},
     "iclr-table2": {8: 24, 32: 96, 64: 48, 176: 96},
     "iclr-table3": {8: 600},
-    "iclr-table4": {32: 8, 64: 30, 256: 57},
+    "iclr-table4": {8: 1, 32: 8, 64: 30, 256: 57},
     "iclr-table5": {1: 3, 64: 18},
     "iclr-table6": {1: 6, 8: 6},
+    "iclr-table7": {32: 8, 64: 13.05},
     "iclr-table8": {64: 24},
+    "iclr-table10": {32: 8, 64: 2},
     "iclr-table11": {8: 48, 64: 24},
 }
 """Table → number of processes → hours that its longest run of as many asks for, at paper scale."""
@@ -289,6 +322,6 @@ def test_requested_hours_at_paper_scale():
         hours = longest.setdefault(address.split("/")[0], {})
         processes, asked = resources.world_size, resources.minutes / 60
         hours[processes] = max(asked, hours.get(processes, 0))
-        trains = processes >= 8 and type(config).__name__ != "Scoring"
+        trains = processes >= 8 and type(config).__name__ not in ("Scoring", "ZeroShot")
         assert not trains or asked >= SHORTEST_TRAINING, address
     assert longest == LONGEST

@@ -80,5 +80,5 @@ def test_smoke_recipe_neither_flips_nor_cuts_digits():
 
 
 def test_load_refuses_an_unknown_data_set():
-    with pytest.raises(ValueError, match=r"data is 'cifar'; expected 'digits' or 'imagenet'"):
+    with pytest.raises(ValueError, match="data is 'cifar'; expected digits or imagenet, cifar100"):
         loaded(replace(TINY_VIT, data="cifar"))

@@ -2,12 +2,15 @@
 
 import logging
 import shutil
+from dataclasses import replace
 
 import pytest
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from dyt_vision import image_data, sources
 from dyt_vision.sources import SplitSize, check_image_folder, survey_image_folder
+
+from .tiny import PAPER
 
 SIZES = {
     "train": SplitSize(images=400, smallest_class=150, largest_class=250),
@@ -36,7 +39,7 @@ def warnings(caplog, monkeypatch):
 
     def survey(folder):
         caplog.clear()
-        survey_image_folder(folder, SIZES)
+        survey_image_folder(folder, SIZES, "ImageNet-1K")
         return [record.getMessage() for record in caplog.records]
 
     return survey
@@ -76,7 +79,7 @@ class TestSystemFilesAndFolders:
             (place / name).mkdir()
             (place / name / "copy.JPEG").touch()
         check_image_folder(folder, classes=2)
-        survey_image_folder(folder, SIZES)
+        survey_image_folder(folder, SIZES, "ImageNet-1K")
         assert samples(folder / "train") == expected
         assert image_data.ImageFolder(str(folder / "val")).classes == list(CLASSES)
 
@@ -133,7 +136,7 @@ class TestSurvey:
     def test_survey_refuses_classes_of_one_image(self, folder):
         for name in CLASSES:
             remove(folder / "train" / name, *range(1, 200))
-        assert refusal(survey_image_folder, folder, SIZES) == (
+        assert refusal(survey_image_folder, folder, SIZES, "ImageNet-1K") == (
             f"2 of the 2 classes in {folder}/train have another number of images than ImageNet-1K, "
             "such as n00000001 with 1; expected 150 to 250 per class. Unpack their archives again"
         )
@@ -143,7 +146,7 @@ class TestSurvey:
         remove(name, *range(200))
         (name / "n00000002.tar").touch()
         check_image_folder(folder, classes=2)
-        message = refusal(survey_image_folder, folder, SIZES)
+        message = refusal(survey_image_folder, folder, SIZES, "ImageNet-1K")
         assert message.startswith(f"{name} has no images, but n00000002.tar; expected files of")
         assert message.endswith("Unpack archives, then submit again")
 
@@ -163,7 +166,7 @@ class TestSurvey:
 
     def test_survey_refuses_an_incomplete_val(self, folder):
         remove(folder / "val" / CLASSES[1], 3)
-        message = refusal(survey_image_folder, folder, SIZES)
+        message = refusal(survey_image_folder, folder, SIZES, "ImageNet-1K")
         assert message.startswith(f"1 of the 2 classes in {folder}/val have another number of im")
         assert "such as n00000002 with 4; expected 5 per class" in message
 
@@ -201,7 +204,7 @@ class TestSurvey:
     def test_survey_refuses_pointers_of_git_lfs(self, folder):
         image = folder / "val" / CLASSES[1] / "n00000002_0.JPEG"
         image.write_text(LFS)
-        message = refusal(survey_image_folder, folder, SIZES)
+        message = refusal(survey_image_folder, folder, SIZES, "ImageNet-1K")
         assert message.startswith(f"{image} is a pointer of git-lfs, not the file itself; run `git")
 
     def test_survey_finds_pointers_in_a_part_of_a_class(self, folder):
@@ -209,14 +212,14 @@ class TestSurvey:
         images = sorted((folder / "train" / CLASSES[1]).iterdir())
         for image in images[1:41]:
             image.write_text(LFS)
-        message = refusal(survey_image_folder, folder, SIZES)
+        message = refusal(survey_image_folder, folder, SIZES, "ImageNet-1K")
         assert "is a pointer of git-lfs" in message
 
     def test_survey_names_a_loop_of_links(self, folder):
         image = folder / "val" / CLASSES[1] / "n00000002_0.JPEG"
         image.unlink()
         image.symlink_to(image.name)
-        message = refusal(survey_image_folder, folder, SIZES)
+        message = refusal(survey_image_folder, folder, SIZES, "ImageNet-1K")
         assert message.startswith(f"{image} is a symbolic link that leads back to itself; delete")
 
     def test_survey_takes_a_loop_of_links_for_a_file(self, folder, warnings):
@@ -234,3 +237,51 @@ class TestSurvey:
         (folder / "val" / CLASSES[0] / "n00000001_0.JPEG").write_text(LFS)
         message = refusal(image_data.ImageFolder(str(folder / "val")).read, 0)
         assert "cannot be read as an image: it is a pointer of git-lfs" in message
+
+
+class TestPublishedSets:
+    """CIFAR-100 and Tiny ImageNet, which the vision tables take at mini scale."""
+
+    @staticmethod
+    def make(root, classes, **images):
+        """Write ``images`` empty files of each class to each split."""
+        for split, count in images.items():
+            for name in (f"c{i:03}" for i in range(classes)):
+                (root / split / name).mkdir(parents=True)
+                for i in range(count):
+                    (root / split / name / f"{i}.png").touch()
+        return root
+
+    def test_cifar100_with_too_few_images_per_class_is_refused(self, tmp_path):
+        folder = self.make(tmp_path, 100, train=1, val=1)
+        sources.CIFAR100.check(folder)
+        message = refusal(sources.CIFAR100.survey, folder)
+        assert message == (
+            f"100 of the 100 classes in {folder}/train have another number of images than "
+            "CIFAR-100, such as c000 with 1; expected 500 per class. Unpack their archives again"
+        )
+
+    def test_cifar100_with_too_few_held_out_images_is_refused(self, tmp_path, monkeypatch):
+        folder = self.make(tmp_path, 100, train=2, val=2)
+        small = SplitSize(images=200, smallest_class=2, largest_class=2)
+        sizes = dict(sources.FOLDER_SETS["cifar100"].sizes, train=small, val=small)
+        monkeypatch.setitem(vars(sources.FOLDER_SETS["cifar100"]), "sizes", sizes)
+        sources.CIFAR100.survey(folder)
+        (folder / "val" / "c007" / "0.png").unlink()
+        message = refusal(sources.CIFAR100.survey, folder)
+        assert message.startswith(f"1 of the 100 classes in {folder}/val have another number")
+        assert "such as c007 with 1; expected 2 per class" in message
+
+    def test_tiny_imagenet_as_published_is_refused_with_what_to_do(self, tmp_path):
+        folder = self.make(tmp_path, 200, train=1)
+        (folder / "val" / "images").mkdir(parents=True)
+        (folder / "val" / "images" / "val_0.JPEG").touch()
+        message = refusal(sources.TINY_IMAGENET.check, folder)
+        assert message.startswith(f"{folder}/val has 1 class folders, not 200")
+        assert message.endswith("the folder of its class, which val_annotations.txt names")
+
+    def test_images_of_cifar100_have_100_classes(self, tmp_path):
+        folder = self.make(tmp_path, 2, train=1, val=1)
+        config = replace(PAPER["vit_b"], data="cifar100", image_size=32)
+        data = image_data.load(config, folder, train=None, held_out=None)
+        assert (data.classes, len(data.train), len(data.held_out)) == (100, 2, 2)

@@ -1,4 +1,4 @@
-"""Smoke scale of Table 4: toy LLaMAs pretrained on WordNet's glosses."""
+"""Smoke scale of Table 4: toy LLaMAs pretrained on WordNet's glosses, scored on words in them."""
 
 from dataclasses import replace
 

@@ -1,7 +1,7 @@
 """Configs of the language-model tasks as plain values, importable without torch.
 
-A table cell is a chain of runs, ``Tokenization`` → ``Pretraining``. ``Tokenization`` has neither
-``norm`` nor ``seed``: all arms and seeds share its run.
+A table cell is a chain of runs, ``Tokenization`` → ``Pretraining`` → ``ZeroShot``. ``Tokenization``
+has neither ``norm`` nor ``seed``: all arms and seeds share its run.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Literal
 from dyt import Norm
 from dyt_llama.memory import estimate_memory
 from dyt_llama.network_config import Network
+from dyt_llama.zero_shot_tasks import FIFTEEN, METRICS
 from matched import MemoryEstimate, Resources, TrainConfig
 from matched.checks import check_choice, check_counts, check_fractions
 
@@ -117,3 +118,33 @@ class Pretraining(TrainConfig):
             precision=self.precision,
             checkpointed=self.checkpointed,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroShot:
+    """Zero-shot scores of a trained network by lm-eval.
+
+    The run needs a ``Pretraining`` under the name "pretrained". Each of its processes holds the
+    whole network.
+
+    Attributes:
+        data: ("zero-shot",), the data of the fifteen tasks; or ("glosses",), for "gloss_word".
+        tasks: names of lm-eval.
+        batch: requests per forward pass of a process.
+        precision: of the weights and of the forward pass.
+    """
+
+    data: tuple[str, ...] = ("zero-shot",)
+    tasks: tuple[str, ...] = tuple(FIFTEEN)
+    batch: int = 16
+    precision: Literal["fp32", "bf16"] = "bf16"
+
+    def __post_init__(self) -> None:
+        check_counts(self, "batch")
+        check_choice(self, "precision", ("fp32", "bf16"))
+        unknown = [name for name in self.tasks if name not in METRICS]
+        if unknown or not self.tasks or len(set(self.tasks)) < len(self.tasks):
+            raise ValueError(f"tasks is {self.tasks}; expected some of {', '.join(METRICS)}")
+        source = "zero-shot"
+        if any(name in FIFTEEN for name in self.tasks) and source not in self.data:
+            raise ValueError(f"data is {self.data}; expected {source!r} in it for {self.tasks}")

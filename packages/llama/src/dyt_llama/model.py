@@ -112,6 +112,13 @@ def build(
     return built
 
 
+def allocate(model: Llama, *, device: torch.device) -> None:
+    """Allocate the weights of a network that is on the meta device, without initial values."""
+    model.to_empty(device=device)
+    # Not part of the state dict, and kept in float32: bfloat16 positions are wrong beyond 256.
+    model.model.rotary_emb = LlamaRotaryEmbedding(model.config).to(device)
+
+
 @torch.no_grad()
 def materialize(model: Llama, *, seed: int, device: torch.device) -> None:
     """Allocate a network that is on the meta device, and set its initial weights.
@@ -119,9 +126,7 @@ def materialize(model: Llama, *, seed: int, device: torch.device) -> None:
     Each weight is drawn for its name, so it depends on the seed alone and not on the norm. A
     sharded weight is drawn in the part of this process only.
     """
-    model.to_empty(device=device)
-    # Not part of the state dict, and kept in float32: bfloat16 positions are wrong beyond 256.
-    model.model.rotary_emb = LlamaRotaryEmbedding(model.config).to(device)
+    allocate(model, device=device)
     std = model.config.initializer_range
     for path, module in model.named_modules():
         if isinstance(module, (nn.Linear, nn.Embedding)):

@@ -90,7 +90,8 @@ def pretrain(context: Context, config: Pretraining) -> Outcome:
             alphas=alphas,
         )
         outcome = fit(context, config, learner, device)
-        weights.save(context, model, config, manifest.tokenizer)
+        weights.save(context, model, config, manifest)
+        on_rank0(lambda: weights.save_tokenizer(context, context.needs["tokens"], manifest))
         return on_rank0(lambda: with_training_loss(outcome, context.directory))
 
 

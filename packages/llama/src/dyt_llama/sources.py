@@ -1,10 +1,14 @@
-"""Data sources of the language models: text, a tokenizer, and timm's glosses; imports no torch."""
+"""Data sources of the language models: text, a tokenizer, timm's glosses, and zero-shot tasks.
+
+The module imports no torch.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+from dyt_llama import zero_shot_data
 from dyt_llama.text_files import list_text_files
 from matched import DataSource
 from matched.data_files import refuse_pointer
@@ -41,3 +45,6 @@ def _check_tokenizer(path: Path) -> None:
 GLOSSES = DataSource(title="WordNet's glosses, in timm")
 TEXT = DataSource(title="text", check=_check_text)
 TOKENIZER = DataSource(title="tokenizer", check=_check_tokenizer)
+ZERO_SHOT = DataSource(
+    title="zero-shot tasks", check=zero_shot_data.check, survey=zero_shot_data.survey
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import logging
@@ -34,6 +35,12 @@ def list_text_files(folder: Path) -> list[Path]:
     if not files:
         raise ValueError(f"{folder} has no text; expected files that end in {', '.join(SUFFIXES)}")
     return files
+
+
+def is_held_out(document: str, fraction: float) -> bool:
+    """True if a document is held out for validation, which a hash of its text decides."""
+    value = hashlib.blake2b(document.encode(), digest_size=8).digest()
+    return int.from_bytes(value) < fraction * 2**64
 
 
 def documents(file: Path, text_field: str) -> Iterator[str]:

@@ -6,7 +6,6 @@ the run and resumed file by file; their content depends on the text file and the
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ from dyt_llama.config import Tokenization
 from dyt_llama.glosses import glosses
 from dyt_llama.indexed_tokens import TokenWriter, index_file
 from dyt_llama.sources import tokenizer_file
-from dyt_llama.text_files import documents, list_text_files
+from dyt_llama.text_files import documents, is_held_out, list_text_files
 from dyt_llama.token_data import (
     FOLDER,
     MANIFEST,
@@ -125,8 +124,7 @@ class TokenFilesWriter:
         return TextTokenizer.of(tokenizer, bos=config.bos, eos=config.eos, origin=origin)
 
     def _held_out(self, document: str) -> bool:
-        value = hashlib.blake2b(document.encode(), digest_size=8).digest()
-        return int.from_bytes(value) < self.config.held_out * 2**64
+        return is_held_out(document, self.config.held_out)
 
     def write_part(self, name: str, path: Path) -> None:
         """Write the token files of a text file, then its note to ``path``."""

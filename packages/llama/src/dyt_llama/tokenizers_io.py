@@ -105,13 +105,21 @@ def train(documents: Iterable[str], vocabulary: int, *, bos: str, eos: str) -> A
             f"the text gives a vocabulary of {size} pieces at most; expected {vocabulary}: "
             "reduce vocabulary"
         )
-    # Evaluation harnesses add BOS only if the tokenizer itself does.
+    add_bos(tokenizer, bos)
+    return tokenizer
+
+
+def add_bos(tokenizer: Any, bos: str) -> None:
+    """Make a tokenizer put BOS before every text, and nothing else.
+
+    Evaluation harnesses add BOS only if the tokenizer itself does: transformers' ``add_bos_token``
+    has no effect on a fast tokenizer without a post-processor.
+    """
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{bos} $A",
         pair=f"{bos} $A $B",
         special_tokens=[(bos, tokenizer.token_to_id(bos))],
     )
-    return tokenizer
 
 
 def _batches(documents: Iterable[str], size: int) -> Iterator[list[str]]:

@@ -23,7 +23,8 @@ class Vision(TrainConfig):
         norm: replacement of the model's norm layers: a ``dyt.Norm``, or an earlier method to train
             without them. With α0 = "calibrated", α is fitted to training images before the first
             step, except in networks that are loaded.
-        data: "imagenet", or "digits" (embedded; smoke scale).
+        data: "imagenet", "cifar100" or "tiny-imagenet", which are folders, or "digits" (embedded;
+            smoke scale, and mini scale by default).
         image_size: height and width in pixels of the model's input.
         crop_scale: (least, most) share of the image's area in a random resized crop.
         crop_aspect: (least, most) width over height of a random resized crop.

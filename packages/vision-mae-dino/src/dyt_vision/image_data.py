@@ -20,7 +20,7 @@ from torch.utils.data import Dataset, Subset
 from torchvision import datasets
 
 from dyt_vision.config import Vision
-from dyt_vision.sources import IMAGE_SUFFIXES
+from dyt_vision.sources import FOLDER_SETS, IMAGE_SUFFIXES
 from matched.data_files import list_files, list_folders, pointer_fault
 
 log = logging.getLogger("matched")
@@ -217,14 +217,14 @@ def load(
             held_out=Digits(train=False, size=size, transform=held_out),
             classes=10,
         )
-    if config.data == "imagenet":
+    if config.data in FOLDER_SETS:
         assert folder is not None, "the harness resolves the path before the task starts"
         return ImageSplits(
             train=SubstitutingImageFolder(folder / "train", train, tolerant=True),
             held_out=SubstitutingImageFolder(folder / "val", held_out, tolerant=False),
-            classes=1000,
+            classes=FOLDER_SETS[config.data].classes,
         )
-    raise ValueError(f"data is {config.data!r}; expected 'digits' or 'imagenet'")
+    raise ValueError(f"data is {config.data!r}; expected digits or {', '.join(FOLDER_SETS)}")
 
 
 def first_of_each_class(dataset: Any, count: int) -> Subset[Any]:

@@ -45,11 +45,64 @@ class SplitSize:
     largest_class: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class FolderSet:
+    """A published image set as an ImageFolder: its name, classes and images.
+
+    Attributes:
+        layout_note: what to do with the archive as it is published, for messages.
+    """
+
+    title: str
+    classes: int
+    sizes: Mapping[str, SplitSize]
+    layout_note: str = ""
+
+    def check(self, path: Path) -> None:
+        """Refuse a folder without the classes of this set; images are not listed."""
+        try:
+            check_image_folder(path, self.classes)
+        except ValueError as error:
+            note = f"; {self.layout_note}" if self.layout_note else ""
+            raise ValueError(f"{error}{note}") from None
+
+    def survey(self, path: Path) -> None:
+        """Refuse a folder without the images of this set; see ``survey_image_folder``."""
+        survey_image_folder(path, self.sizes, self.title)
+
+
 IMAGENET_1K = {
     "train": SplitSize(images=1_281_167, smallest_class=732, largest_class=1300),
     "val": SplitSize(images=50_000, smallest_class=50, largest_class=50),
 }
 """Russakovsky et al., "ImageNet Large Scale Visual Recognition Challenge" (2015), Table 2."""
+FOLDER_SETS = {
+    "imagenet": FolderSet(title="ImageNet-1K", classes=1000, sizes=IMAGENET_1K),
+    # Krizhevsky, "Learning Multiple Layers of Features from Tiny Images" (2009), Section 3.1.
+    "cifar100": FolderSet(
+        title="CIFAR-100",
+        classes=100,
+        sizes={
+            "train": SplitSize(images=50_000, smallest_class=500, largest_class=500),
+            "val": SplitSize(images=10_000, smallest_class=100, largest_class=100),
+        },
+        layout_note="write the published arrays as PNG files, the test set as val/",
+    ),
+    # Le and Yang, "Tiny ImageNet Visual Recognition Challenge" (2015).
+    "tiny-imagenet": FolderSet(
+        title="Tiny ImageNet",
+        classes=200,
+        sizes={
+            "train": SplitSize(images=100_000, smallest_class=500, largest_class=500),
+            "val": SplitSize(images=10_000, smallest_class=50, largest_class=50),
+        },
+        layout_note=(
+            "move each published validation image into the folder of its class, which "
+            "val_annotations.txt names"
+        ),
+    ),
+}
+"""Data source → image set."""
 MAX_MISSING_SHARE = 0.01
 """Share of the training images that may be missing, with a warning."""
 
@@ -109,14 +162,17 @@ def _unpacked_flat(folder: Path) -> str:
     )
 
 
-def survey_image_folder(path: Path, sizes: Mapping[str, SplitSize]) -> None:
+def survey_image_folder(path: Path, sizes: Mapping[str, SplitSize], title: str) -> None:
     """Count the images of every class, without opening them, and compare the counts with ``sizes``.
 
     The held-out split must be complete, because accuracies on another set cannot be compared.
     Training images may be missing, with a warning: up to ``MAX_MISSING_SHARE`` of all, and in one
-    class as many as leave half of the smallest class of ImageNet-1K. ``POINTERS_PER_CLASS`` images
+    class as many as leave half of the smallest class of the set. ``POINTERS_PER_CLASS`` images
     of every class are checked for pointers of git-lfs and git-annex; a pointer among the others
     counts as an unreadable image when it is read.
+
+    Args:
+        title: name of the set, for messages.
 
     Raises:
         ValueError: naming a class that has too few images, or the number of missing images.
@@ -124,8 +180,8 @@ def survey_image_folder(path: Path, sizes: Mapping[str, SplitSize]) -> None:
     for split, expected in sizes.items():
         folder = path / split
         counts = dict(_count_images(folder))
-        _check_classes(folder, counts, expected, complete=split != "train")
-        _check_total(folder, sum(counts.values()), expected)
+        _check_classes(folder, counts, expected, title, complete=split != "train")
+        _check_total(folder, sum(counts.values()), expected, title)
         if files := list_loose_files(folder):
             log.warning("%s has files outside of its class folders: %s", folder, _some(files))
 
@@ -144,25 +200,26 @@ def _count_images(folder: Path) -> Iterator[tuple[str, int]]:
 
 
 def _check_classes(
-    folder: Path, counts: Mapping[str, int], expected: SplitSize, *, complete: bool
+    folder: Path, counts: Mapping[str, int], expected: SplitSize, title: str, *, complete: bool
 ) -> None:
     if complete:
         wrong = [name for name, count in counts.items() if count != expected.smallest_class]
-        size = f"{expected.smallest_class}"
     else:
         wrong = [name for name, n in counts.items() if 2 * n < expected.smallest_class]
-        size = f"{expected.smallest_class} to {expected.largest_class:,}"
+    size = f"{expected.smallest_class}"
+    if expected.largest_class != expected.smallest_class:
+        size = f"{size} to {expected.largest_class:,}"
     if wrong:
         raise ValueError(
             f"{len(wrong):,} of the {len(counts):,} classes in {folder} have another number of "
-            f"images than ImageNet-1K, such as {wrong[0]} with {counts[wrong[0]]:,}; expected "
+            f"images than {title}, such as {wrong[0]} with {counts[wrong[0]]:,}; expected "
             f"{size} per class. Unpack their archives again"
         )
 
 
-def _check_total(folder: Path, images: int, expected: SplitSize) -> None:
+def _check_total(folder: Path, images: int, expected: SplitSize, title: str) -> None:
     missing = expected.images - images
-    count = f"{folder} has {images:,} images, and ImageNet-1K has {expected.images:,}"
+    count = f"{folder} has {images:,} images, and {title} has {expected.images:,}"
     if missing > MAX_MISSING_SHARE * expected.images:
         raise ValueError(
             f"{count}; at most {MAX_MISSING_SHARE:.0%} may be missing. Unpack its archives again"
@@ -175,12 +232,9 @@ def _some(names: list[str]) -> str:
     return ", ".join([*names[:MAX_NAMES], "…"] if len(names) > MAX_NAMES else names)
 
 
-def _check_imagenet(path: Path) -> None:
-    check_image_folder(path, classes=1000)
-
-
-def _survey_imagenet(path: Path) -> None:
-    survey_image_folder(path, IMAGENET_1K)
+def _folder_source(name: str) -> DataSource:
+    images = FOLDER_SETS[name]
+    return DataSource(title=images.title, check=images.check, survey=images.survey)
 
 
 def weights_file(path: Path) -> Path:
@@ -199,4 +253,6 @@ def _check_weights(path: Path) -> None:
 
 VIT_B_WEIGHTS = DataSource(title="released weights of timm's ViT-B", check=_check_weights)
 DIGITS = DataSource(title="scikit-learn digits (1,797 real handwritten digits, 360 held out)")
-IMAGENET = DataSource(title="ImageNet-1K", check=_check_imagenet, survey=_survey_imagenet)
+IMAGENET = _folder_source("imagenet")
+CIFAR100 = _folder_source("cifar100")
+TINY_IMAGENET = _folder_source("tiny-imagenet")

@@ -8,6 +8,7 @@ from matched.config import TrainConfig
 from matched.data import DataSource
 from matched.memory import MemoryEstimate
 from matched.run import Run, derive_run
+from matched.search import Search, Trial
 from matched.table import Arm, ArmNorms, Metric, Resources, Scale, Table
 from matched.task import Context, Outcome
 
@@ -22,7 +23,9 @@ __all__ = [
     "Resources",
     "Run",
     "Scale",
+    "Search",
     "Table",
     "TrainConfig",
+    "Trial",
     "derive_run",
 ]

@@ -16,7 +16,7 @@ from matched.status import State
 from matched.table import Cell, Metric
 
 CellRuns = Sequence[tuple[Cell, PlannedRun]]
-"""The runs of one row and arm, one for each seed."""
+"""The runs of one row and arm: one for each seed, or of a search one for each seed and trial."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,22 +26,28 @@ class CellSummary:
     Attributes:
         values: seed → value, for the runs that are done; if every seed diverged, the best value
             before the divergence.
-        diverged: number of seeds that diverged.
-        states: seed → state, for every planned run.
+        diverged: number of runs that diverged.
+        states: of every planned run.
+        found: the value that a search found best over all seeds; None for a measured metric.
+            ``values`` are then the best values of each seed by itself.
     """
 
     values: Mapping[int, float]
     diverged: int
-    states: Mapping[int, State]
+    states: tuple[State, ...]
+    found: float | None = None
 
     @property
     def mean(self) -> float | None:
+        """The mean over seeds, or what a search found; None without a value."""
+        if self.found is not None:
+            return self.found
         return statistics.fmean(self.values.values()) if self.values else None
 
     @property
     def std(self) -> float | None:
         """Sample standard deviation over seeds; None for fewer than two, NaN if a value is."""
-        if len(self.values) < 2:
+        if len(self.values) < 2 or self.found is not None:
             return None
         # ``statistics.stdev`` fails with an AttributeError.
         finite = all(map(math.isfinite, self.values.values()))
@@ -51,13 +57,12 @@ class CellSummary:
 def summarize_cell(cell_runs: CellRuns, metric: Metric) -> CellSummary:
     """Collect one metric and the states of the runs of one row and arm."""
     values: dict[State, dict[int, float]] = {State.DONE: {}, State.DIVERGED: {}}
-    states = {}
+    states = tuple(planned.status.state for _, planned in cell_runs)
     for cell, planned in cell_runs:
-        states[cell.seed] = planned.status.state
         value = metric_of(cell, planned, metric.key)
         if value is not None:
             values[planned.status.state][cell.seed] = value
-    diverged = sum(state is State.DIVERGED for state in states.values())
+    diverged = states.count(State.DIVERGED)
     shown = values[State.DIVERGED] if diverged == len(states) else values[State.DONE]
     return CellSummary(values=shown, diverged=diverged, states=states)
 
@@ -79,7 +84,7 @@ def mean_difference(base: CellSummary, other: CellSummary, seeds: Set[int]) -> f
 
 
 def group_by_cell(plan: Plan) -> dict[tuple[str, str], list[tuple[Cell, PlannedRun]]]:
-    """Return (row, arm) → its runs, one for each seed."""
+    """Return (row, arm) → its runs, one for each seed, or for each seed and trial of a search."""
     groups: dict[tuple[str, str], list[tuple[Cell, PlannedRun]]] = {}
     for planned in plan.runs:
         for cell in planned.cells:

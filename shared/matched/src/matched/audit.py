@@ -19,6 +19,7 @@ from matched.matching import (
 )
 from matched.planning import Plan, PlannedRun
 from matched.run import Run
+from matched.table import runs_with_needs
 
 Verdict = Literal["matched", "not matched", "unknown"]
 """A verdict is "unknown" as long as a fingerprint is missing."""
@@ -26,11 +27,16 @@ Verdict = Literal["matched", "not matched", "unknown"]
 
 @dataclass(frozen=True, kw_only=True)
 class AuditedPair:
-    """A run of another arm with the baseline's run of the same row and seed, and the verdict.
+    """A run with the run that it is compared with, and the verdict.
+
+    ``matched.matching.pair_with_baseline`` says which run that is.
 
     Attributes:
+        base_column, column: arms of both runs, with the value if it is a search.
+        value: label of the trial, if the row and arm have a search.
         differences: config differences, as ``matched.matching.run_differences`` returns them.
         reason: why the verdict is not "matched".
+        hardware: what computed the baseline's run and the other, as ``hardware_of`` returns it.
     """
 
     row: str
@@ -40,7 +46,26 @@ class AuditedPair:
     other: PlannedRun
     differences: Differences
     verdict: Verdict
+    base_column: str
+    column: str
+    value: str = ""
     reason: str = ""
+    hardware: tuple[str, str]
+
+    @property
+    def different_hardware(self) -> bool:
+        return differ(*self.hardware)
+
+
+def hardware_of(plan: Plan, run: Run) -> str:
+    """Return the names of what computed a finished run and its needs; "" if none is recorded."""
+    chain = (plan.by_run[one].status.result or {} for _, one in runs_with_needs(run, ""))
+    return ", ".join(sorted({result.get("hardware", "") for result in chain} - {""}))
+
+
+def differ(hardware: str, other: str) -> bool:
+    """True if both are known and not the same."""
+    return bool(hardware and other and hardware != other)
 
 
 def audit_pairs(plan: Plan) -> list[AuditedPair]:
@@ -48,7 +73,7 @@ def audit_pairs(plan: Plan) -> list[AuditedPair]:
     table = plan.recipe.table
     planned_by_cell = {cell: planned for planned in plan.runs for cell in planned.cells}
     pairs = []
-    for base_cell, cell in pair_with_baseline(list(planned_by_cell), table.baseline.name):
+    for base_cell, cell in pair_with_baseline(planned_by_cell, table.baseline.name):
         base, other = planned_by_cell[base_cell], planned_by_cell[cell]
         differences = run_differences(base.run, other.run)
         allowed = table.allowed_differences_of(cell.arm)
@@ -74,6 +99,10 @@ def audit_pairs(plan: Plan) -> list[AuditedPair]:
                 differences=differences,
                 verdict=verdict,
                 reason=reason,
+                base_column=base_cell.column,
+                column=cell.column,
+                value=cell.value,
+                hardware=(hardware_of(plan, base.run), hardware_of(plan, other.run)),
             )
         )
     return pairs
@@ -128,13 +157,24 @@ def _compare_fingerprints(
     return "matched", ""
 
 
-def matched_seeds(pairs: Sequence[AuditedPair], row: str, arm: str) -> set[int]:
-    """Return the seeds for which the pair of this row and arm is matched."""
-    return {p.seed for p in pairs if (p.row, p.arm, p.verdict) == (row, arm, "matched")}
+def matched_seeds(pairs: Sequence[AuditedPair], row: str, arm: str, value: str = "") -> set[int]:
+    """Return the seeds for which the pair is matched and both runs were computed on one hardware.
+
+    Hardware changes the rounding, and with it a result; a difference must not contain that.
+
+    Args:
+        value: label of a trial, if the row and arm have a search.
+    """
+    wanted = (row, arm, value, "matched")
+    return {
+        p.seed
+        for p in pairs
+        if (p.row, p.arm, p.value, p.verdict) == wanted and not p.different_hardware
+    }
 
 
 def matched_mark(pairs: Sequence[AuditedPair], row: str, arm: str) -> str:
-    """Return "yes", "no", or "—" while a verdict is unknown, for all seeds of a row and arm."""
+    """Return "yes", "no", or "—" while a verdict is unknown, for all runs of a row and arm."""
     verdicts = {pair.verdict for pair in pairs if (pair.row, pair.arm) == (row, arm)}
     if "not matched" in verdicts:
         return "no"

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +31,10 @@ class NotWorse:
     paired difference is above minus the margin, refuted if it is below.
 
     Attributes:
-        tables: all rows of these tables, by the first metric of the scale.
+        tables: all rows of these tables, by the first metric of the scale that the row has.
         arm: of the table, or an extra arm, which is judged where a report shows it.
-        than: the other arm; the table's baseline if empty.
+        than: the other arm; the table's baseline if empty. If the paper prints both arms, changes
+            are those between them.
     """
 
     tables: tuple[str, ...]
@@ -82,7 +84,44 @@ class Above:
     threshold: float = 0.0
 
 
-Test = NotWorse | Better | Diverges | Above
+@dataclass(frozen=True, kw_only=True)
+class Falls:
+    """The values that searches find best fall along the rows, or along the arms, of tables.
+
+    For each series of cells and each seed, the slope of log2 of the seed's best value against the
+    position of the cell. Supported if its 95 % t interval over seeds is below 0, refuted if it is
+    above.
+
+    Attributes:
+        along: "rows" compares the rows of each arm in their order, "arms" the arms of each row.
+        metrics: what is searched for, such as "alpha0".
+    """
+
+    tables: tuple[str, ...]
+    along: Literal["rows", "arms"]
+    metrics: tuple[str, ...] = ("alpha0",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constant:
+    """The values that searches find best stay within a factor along the rows, or along the arms.
+
+    For each series of cells and each seed, the largest of the seed's best values divided by the
+    smallest. Supported if the 95 % t interval of its log2 over seeds ends at log2 of the factor or
+    below, refuted if it is above.
+
+    Attributes:
+        along, metrics: as in ``Falls``.
+        factor: one step of the values that are tried, which noise alone can make.
+    """
+
+    tables: tuple[str, ...]
+    along: Literal["rows", "arms"]
+    metrics: tuple[str, ...] = ("alpha0",)
+    factor: float = 2.5
+
+
+Test = NotWorse | Better | Diverges | Above | Falls | Constant
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -130,6 +130,9 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("--row", required=one, help="a row's key, such as vit_b")
         added.add_argument("--arm", required=one, help="an arm's name, such as DyT")
         default = "its first" if one else "all"
+        added.add_argument(
+            "--value", help=f"a value that a search tries, such as 0.5 (default: {default})"
+        )
         added.add_argument("--seed", type=int, help=f"a seed of the table (default: {default})")
         return added
 
@@ -162,12 +165,13 @@ def _load(given: argparse.Namespace) -> Plan:
     recipe = recipes.load(given.table)
     checkout.check_packages(recipe.project)
     settings = site.read(site.find(recipe.project))
-    recipe, scale = extra_arms.with_arms(recipe, recipe.scale(given.scale), given.extra_arms)
-    recipe, scale = overrides.with_changes(recipe, scale, given.changes)
+    recipe, scale = overrides.with_changes(recipe, recipe.scale(given.scale), given.changes)
+    recipe, scale = extra_arms.with_arms(recipe, scale, given.extra_arms)
+    cluster = getattr(given, "cluster", "local")
     if given.do is not _run:
-        return planning.make_plan(recipe, scale, settings)
+        return planning.make_plan(recipe, scale, settings).on_cluster(cluster)
     cell = _cell(given, list(recipe.table.cells(scale)))
-    return planning.make_plan(recipe, scale, settings, only=[cell])
+    return planning.make_plan(recipe, scale, settings, only=[cell]).on_cluster(cluster)
 
 
 def _cell(given: argparse.Namespace, cells: list[Cell]) -> Cell:
@@ -176,7 +180,13 @@ def _cell(given: argparse.Namespace, cells: list[Cell]) -> Cell:
     )
     arms = dict.fromkeys(c.arm for c in cells if c.row == row)
     arm = recipes.match_name(given.arm, arms, f"arm of {given.table}")
-    seeds = {c.seed: c for c in cells if (c.row, c.arm) == (row, arm)}
+    of_arm = [c for c in cells if (c.row, c.arm) == (row, arm)]
+    values = dict.fromkeys(c.value for c in of_arm)
+    value = next(iter(values)) if given.value is None else given.value
+    if value not in values:
+        tried = ", ".join(filter(None, values)) or "none, because the cell is no search"
+        raise ValueError(f"unknown value {value}; known: {tried}")
+    seeds = {c.seed: c for c in of_arm if c.value == value}
     seed = next(iter(seeds)) if given.seed is None else given.seed
     if seed not in seeds:
         raise ValueError(f"unknown seed {seed}; known: {', '.join(map(str, seeds))}")
@@ -264,7 +274,7 @@ def _show(plan: Plan, console: Console) -> int:
         paths = table_formats.write_files(table, stem)
     finally:
         table_formats.print_table(table, console)
-    names = ", ".join(path.suffix[1:] for path in paths)
+    names = ", ".join(path.name.removeprefix(f"{stem.name}.") for path in paths)
     console.print(f"Written: {stem}.{{{names}}}", style="dim", highlight=False, soft_wrap=True)
     if pictures.rows:
         count = sum(len(row.paths) for row in pictures.rows)
@@ -359,8 +369,8 @@ def _cancel(given: argparse.Namespace) -> int:
 
 
 def _is_selected(planned: PlannedRun, given: argparse.Namespace) -> bool:
-    """True if one of the run's cells has the row, arm and seed on the command line."""
-    options = {key: getattr(given, key) for key in ("row", "arm", "seed")}
+    """True if one of the run's cells has the row, arm, value and seed on the command line."""
+    options = {key: getattr(given, key) for key in ("row", "arm", "value", "seed")}
     selected = {key: value for key, value in options.items() if value is not None}
     return not selected or any(
         all(getattr(cell, key) == value for key, value in selected.items())

@@ -16,7 +16,7 @@ from rich.text import Text
 from matched import preflight, slurm_summary, submission
 from matched.audit import audit_pairs, read_fingerprint
 from matched.files import DamagedFileError, read_json
-from matched.job_packing import PackedJob, pack_jobs
+from matched.job_packing import PackedJob, hours_here, pack_jobs
 from matched.memory import GIB, MemoryEstimate
 from matched.planning import Plan, PlannedRun
 from matched.slurm_summary import Request, Stage
@@ -65,10 +65,14 @@ def show_plan(plan: Plan, cluster: str, console: Console) -> None:
         soft_wrap=True,
     )
     _show_memory(plan, cluster, console)
-    if cluster != "slurm":
-        return
-    if packed:
+    if cluster == "slurm" and packed:
         _show_slurm_requests(plan, packed, console)
+    elif packed:
+        console.print(
+            f"Expected: {hours_here(packed):,.1f} h here, {counted(len(packed), 'run')} at a time",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _show_memory(plan: Plan, cluster: str, console: Console) -> None:
@@ -210,7 +214,7 @@ def show_audit(plan: Plan, console: Console) -> int:
         style = {"matched": "green", "not matched": "bold red"}.get(pair.verdict, "dim")
         verdict = f"{pair.verdict}: {pair.reason}" if pair.reason else pair.verdict
         grid.add_row(
-            f"{pair.row}, seed {pair.seed}\n{table.baseline.name} / {pair.arm}",
+            f"{pair.row}, seed {pair.seed}\n{pair.base_column} / {pair.column}",
             Text(changed),
             "\n".join(one["weights"] for one in hashes),
             "\n".join(one["batches"] for one in hashes),

@@ -1,4 +1,4 @@
-"""The commands ``matched report`` and ``matched figure``, which load their libraries late."""
+"""The commands ``matched report``, ``claims`` and ``figure``, which load their libraries late."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from matched import checkout, projects, recipes, site
+from matched.preflight import CLUSTERS
 from matched.table import SCALES
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def garbage_collection_paused() -> Iterator[None]:
 
 
 def add_commands(commands: Commands) -> None:
-    """Add the parsers of both commands."""
+    """Add the parsers of the three commands."""
     text = "write results/report/index.html and results/summary.* over all tables"
     report = commands.add_parser("report", help=text, description=text)
     report.set_defaults(do=_report)
@@ -44,13 +45,32 @@ def add_commands(commands: Commands) -> None:
         metavar="ARM",
         help="show this arm of recipes/extra_arms.py too, such as Derf, where a table can have it",
     )
+    _add_changes(report)
     report.add_argument("--summary", action="store_true", help="write results/summary.* only")
+    text = "show the tables that the claims need, what they have to do, and the verdicts so far"
+    claims = commands.add_parser("claims", help=text, description=text)
+    claims.set_defaults(do=_claims)
+    claims.add_argument("--scale", default="smoke", help=f"{', '.join(SCALES)} (default smoke)")
+    claims.add_argument("--cluster", default="local", help="as for submit (default local)")
+    _add_changes(claims)
+    claims.add_argument("--names", action="store_true", help="only print the tables' names")
     text = "draw a figure of a paper from the results of its runs"
     figure = commands.add_parser("figure", help=text, description=text)
     figure.set_defaults(do=_figure)
     figure.add_argument("figure", help="such as fig2 or iclr-fig1")
     figure.add_argument("--scale", default="smoke", help=f"{', '.join(SCALES)} (default smoke)")
     figure.add_argument("--needs", action="store_true", help="only print the recipes it needs")
+
+
+def _add_changes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        dest="changes",
+        action="append",
+        default=[],
+        metavar="data=NAME",
+        help="the tables on this data, such as data=cifar100; others are left out",
+    )
 
 
 @garbage_collection_paused()
@@ -66,10 +86,40 @@ def _report(given: argparse.Namespace) -> int:
         scale=given.scale,
         tables=given.tables,
         arms=given.extra_arms,
+        changes=given.changes,
         page=not given.summary,
     )
     for line in lines:
         print(line)
+    return 0
+
+
+@garbage_collection_paused()
+def _claims(given: argparse.Namespace) -> int:
+    from matched.report import claim_texts, load_claims
+    from matched.report.claimed_tables import claimed_tables
+    from matched.report.collect import collect, mixed_over_tables
+    from matched.report.verdicts import judge_claims
+
+    project = projects.root()
+    checkout.check_packages(project)
+    scale = recipes.match_name(given.scale, SCALES, "scale")
+    cluster = recipes.match_name(given.cluster, CLUSTERS, "cluster")
+    settings = site.read(site.find(project))
+    claims = load_claims(project)
+    tables = claimed_tables(
+        claims, project, settings, scale=scale, cluster=cluster, changes=given.changes
+    )
+    if given.names:
+        print("\n".join(table.plan.recipe.name for table in tables))
+        return 0
+    results = collect(project, settings, scale=scale, changes=given.changes)
+    lines = (
+        *claim_texts.plan_lines(tables, cluster),
+        *claim_texts.verdict_lines(judge_claims(claims, results)),
+        *mixed_over_tables(results.tables),
+    )
+    print("\n".join(lines))
     return 0
 
 

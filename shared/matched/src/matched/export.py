@@ -11,7 +11,7 @@ from matched.files import read_json_lines, unique_file_names
 from matched.planning import Plan
 from matched.run import Run
 from matched.run_directory import RunFiles
-from matched.table import runs_with_needs
+from matched.table import Cell, runs_with_needs
 
 EVENT_FILES = "events.out.tfevents.*"
 """Names of the files that TensorBoard reads; an export deletes no others."""
@@ -83,7 +83,7 @@ def _named_runs(plan: Plan) -> Iterator[tuple[str, RunFiles]]:
     rows = unique_file_names(plan.scale.runs)
     arms = unique_file_names(arm.name for arm in plan.recipe.table.arms)
     cells = {
-        f"{rows[cell.row]}.{arms[cell.arm]}.seed{cell.seed}": cell.run
+        f"{rows[cell.row]}.{arms[cell.arm]}{_of_value(cell)}.seed{cell.seed}": cell.run
         for cell in plan.recipe.table.cells(plan.scale)
     }
     names: dict[Run, str] = {}
@@ -94,6 +94,11 @@ def _named_runs(plan: Plan) -> Iterator[tuple[str, RunFiles]]:
             names.setdefault(need, path.replace("/", "."))
     for planned in plan.runs:
         yield names[planned.run], planned.directory
+
+
+def _of_value(cell: Cell) -> str:
+    """Return the part of a folder's name that says which value of a search its run tries."""
+    return f".{cell.value.replace('/', '-')}" if cell.value else ""
 
 
 def _scalars(run: RunFiles) -> Iterator[tuple[str, float, int, float | None]]:

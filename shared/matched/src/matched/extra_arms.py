@@ -14,6 +14,7 @@ from matched import recipes
 from matched.matching import check_matched
 from matched.recipes import Recipe
 from matched.run import Run, derive_run
+from matched.search import Search, map_runs
 from matched.table import Arm, Scale, Table
 
 
@@ -80,23 +81,38 @@ def _with_arm(recipe: Recipe, scale: Scale, extra: ExtraArm) -> tuple[Table, Sca
         for row, run in scale.runs.items()
     }
     arm_norms = scale.arm_norms
-    if arm_norms and model.name in arm_norms.norms:
-        norm = extra.derive_norm(arm_norms.norms[model.name])
-        arm_norms = replace(arm_norms, norms={**arm_norms.norms, extra.name: norm})
+    if arm_norms:
+        arm_norms = replace(
+            arm_norms,
+            norms=_with_derived_norm(arm_norms.norms, model, extra),
+            by_row={
+                row: _with_derived_norm(norms, model, extra)
+                for row, norms in arm_norms.by_row.items()
+            },
+        )
     scale = replace(scale, runs=runs, arm_norms=arm_norms)
     # Other scales are not computed, and their rows have no such arm.
     table = replace(recipe.table, arms=(*recipe.table.arms, added), scales=(scale,))
     return table, scale
 
 
-def _with_run(row: Mapping[str, Run], model: Arm, extra: ExtraArm) -> dict[str, Run]:
+def _with_derived_norm(norms: Mapping[str, Any], model: Arm, extra: ExtraArm) -> dict[str, Any]:
+    """Return the norms of a scale with that of the arm, if they name its model."""
+    if model.name not in norms:
+        return dict(norms)
+    return {**norms, extra.name: extra.derive_norm(norms[model.name])}
+
+
+def _with_run(
+    row: Mapping[str, Run | Search], model: Arm, extra: ExtraArm
+) -> dict[str, Run | Search]:
     """Return the runs of a row with that of the arm; without one if the row has no model of it."""
     if model.name not in row:
         return dict(row)
-    run = row[model.name]
+    cell = row[model.name]
     if model.norm is None:  # the norm is in the run's own config
-        run = _with_norms(run, extra)
-    return {**row, extra.name: run}
+        cell = map_runs(cell, lambda run: _with_norms(run, extra))
+    return {**row, extra.name: cell}
 
 
 def _with_norms(run: Run, extra: ExtraArm) -> Run:

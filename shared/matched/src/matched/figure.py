@@ -17,12 +17,14 @@ class Source:
         title: of the panel.
         recipe: a table's name, or the path of a recipe file from the project's folder.
         arms: shown; empty for all.
+        need: name under which the row's runs need the runs that are shown; empty for the row's own.
     """
 
     title: str
     recipe: str
     row: str
     arms: tuple[str, ...] = ()
+    need: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,16 +107,33 @@ class BlockDiagram(_FigureWithoutRuns):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BestAlpha0(_FigureWithoutRuns):
-    """The best α0 against the width of the model, as the paper prints it in a table.
+class BestAlpha0(_RunsFigure):
+    """The best α0 against the width of the model: what searches found, and what the paper prints.
+
+    Each source is a row of searches, whose arms are widths.
 
     Attributes:
-        series: label → (table, row) in paper.toml, whose arms are widths.
+        printed: label → (table, row) in paper.toml.
+        width: path of the width in the runs' configs.
         metric: key of α0 in the cells.
     """
 
-    series: Mapping[str, tuple[str, str]]
+    printed: Mapping[str, tuple[str, str]]
+    width: str = "network.width"
     metric: str = "alpha0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValuesTried(_RunsFigure):
+    """The metric of every value that a row's search tried, one panel per source.
+
+    Arms of the row with one run, such as the baseline, are horizontal lines.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairsTried(_RunsFigure):
+    """The metric of every pair of values that a search tried, as a map, one panel per source."""
 
 
 Figure = (
@@ -126,4 +145,6 @@ Figure = (
     | TanhCurves
     | BlockDiagram
     | BestAlpha0
+    | ValuesTried
+    | PairsTried
 )

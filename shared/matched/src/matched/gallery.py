@@ -67,7 +67,7 @@ def copy_pictures(plan: Plan, folder: Path) -> Gallery:
         if picture is None:
             continue
         _write_if_changed(folder / name, picture)
-        title = plan.recipe.label(cell.row)
+        title = plan.recipe.label(cell.row, plan.scale)
         if len(plan.scale.seeds) > 1:
             title += f", seed {cell.seed}"
         row = rows.setdefault((cell.row, cell.seed), GalleryRow(title=title, paths={}))
@@ -82,12 +82,20 @@ def copy_pictures(plan: Plan, folder: Path) -> Gallery:
 
 
 def _copy_names(plan: Plan) -> Iterator[tuple[Cell, PlannedRun, str]]:
-    """Yield every cell's run with the file name of its picture's copy, by row and seed."""
+    """Yield every cell's run with the file name of its picture's copy, by row and seed.
+
+    The runs of searches are left out: a row would have dozens of pictures.
+    """
     rows = unique_file_names(plan.scale.runs)
     arms = unique_file_names(arm.name for arm in plan.recipe.table.arms)
     groups = group_by_cell(plan)
     for row in rows:
-        runs = [pair for arm in arms for pair in groups.get((row, arm), [])]
+        runs = [
+            (cell, planned)
+            for arm in arms
+            for cell, planned in groups.get((row, arm), [])
+            if not cell.value
+        ]
         for cell, planned in sorted(runs, key=lambda pair: plan.scale.seeds.index(pair[0].seed)):
             yield cell, planned, f"{rows[row]}.{arms[cell.arm]}.seed{cell.seed}.png"
 

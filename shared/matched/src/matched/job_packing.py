@@ -12,6 +12,10 @@ from matched.run import Run
 from matched.site import Site
 from matched.status import State
 from matched.table import Resources
+from matched.wording import counted
+
+LONG_HOURS = 24
+"""A submission says how long it takes if its runs on this machine take longer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +194,25 @@ def memory_note(plan: Plan, packed: Sequence[PackedJob], cluster: str) -> str:
         f"{max(1, fitting)} instead of {workers} runs at a time: each asks for {asked} GB and this "
         f"container has {limit / (1 << 30):.1f} GB; `workers` under [local] in {plan.site.file} "
         f"{effect}"
+    )
+
+
+def hours_here(packed: Sequence[PackedJob]) -> float:
+    """Return the expected hours until all jobs of this machine, which start at once, have ended."""
+    minutes = (sum(planned.resources.minutes for planned in job.runs) for job in packed)
+    return max(minutes, default=0) / 60
+
+
+def time_note(plan: Plan, packed: Sequence[PackedJob], cluster: str) -> str:
+    """Return one line if this machine needs more than ``LONG_HOURS`` for its jobs, else ""."""
+    hours = hours_here(packed)
+    if cluster == "slurm" or hours <= LONG_HOURS:
+        return ""
+    return (
+        f"{plan.recipe.name} at {plan.scale.name} scale: {counted(len(plan.missing), 'run')}, "
+        f"{len(packed)} at a time, take about {hours:,.0f} h here; `matched cancel "
+        f"{plan.recipe.arguments(plan.scale)}` stops them, and finished runs are kept. Faster are "
+        f"`gpus` or `workers` under [local] in {plan.site.file}, and --cluster slurm"
     )
 
 

@@ -7,6 +7,7 @@ judges pairs afterwards, from their fingerprints.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from matched.run import Run
@@ -23,18 +24,36 @@ def check_matched(table: Table, scale: Scale) -> None:
     """Check that every arm differs from the baseline in the norm and the allowed differences only.
 
     Raises:
-        ValueError: naming the first pair that is not matched, and what differs.
+        ValueError: naming the first pair that is not matched, and what differs, or two values of a
+            search that give the same run.
     """
-    for base, other in pair_with_baseline(list(table.cells(scale)), table.baseline.name):
+    cells = table.cells(scale)
+    _check_trials_differ(cells)
+    for base, other in pair_with_baseline(cells, table.baseline.name):
         allowed = table.allowed_differences_of(other.arm)
         refused = disallowed_differences(run_differences(base.run, other.run), allowed)
         if refused:
             shown = _describe(refused)
             raise ValueError(
-                f"row {base.row}: the arms {base.arm} and {other.arm} are not matched, "
+                f"row {base.row}: the arms {base.column} and {other.column} are not matched, "
                 f"they differ in {shown}. Make these equal, or add the field and the reason to "
                 f"allowed_differences of the table or of the arm {other.arm}"
             )
+
+
+def _check_trials_differ(cells: Iterable[Cell]) -> None:
+    """Raise ValueError if two values of a search give the same run."""
+    values: dict[tuple[str, str, int, str], str] = {}
+    for cell in cells:
+        if cell.value:
+            key = (cell.row, cell.arm, cell.seed, cell.run.signature)
+            first = values.setdefault(key, cell.value)
+            if first != cell.value:
+                raise ValueError(
+                    f"row {cell.row}, arm {cell.arm}: the values {first} and {cell.value} of the "
+                    "search give the same run; give each trial's run its value, and the arm no "
+                    "norm if the norm is what is tried"
+                )
 
 
 def _describe(differences: Differences) -> str:
@@ -44,14 +63,25 @@ def _describe(differences: Differences) -> str:
     return "; ".join([*texts[:MAX_SHOWN], *([f"and {others} more"] if others > 0 else [])])
 
 
-def pair_with_baseline(cells: list[Cell], baseline: str) -> list[tuple[Cell, Cell]]:
-    """Pair each cell of another arm with the baseline's cell of the same row and seed."""
-    baseline_cells = {(cell.row, cell.seed): cell for cell in cells if cell.arm == baseline}
-    return [
-        (baseline_cells[cell.row, cell.seed], cell)
-        for cell in cells
-        if cell.arm != baseline and (cell.row, cell.seed) in baseline_cells
-    ]
+def pair_with_baseline(cells: Iterable[Cell], baseline: str) -> list[tuple[Cell, Cell]]:
+    """Pair each cell with the cell that it is compared with.
+
+    This is the baseline's cell of the same row and seed. Where the baseline has a search, or no
+    run, each trial of a search is paired with the first trial of the same search.
+    """
+    cells = list(cells)
+    baseline_cells = {
+        (cell.row, cell.seed): cell for cell in cells if cell.arm == baseline and not cell.value
+    }
+    first_trials: dict[tuple[str, str, int], Cell] = {}
+    pairs = []
+    for cell in cells:
+        base = baseline_cells.get((cell.row, cell.seed))
+        if base is None and cell.value:
+            base = first_trials.setdefault((cell.row, cell.arm, cell.seed), cell)
+        if base is not None and base is not cell:
+            pairs.append((base, cell))
+    return pairs
 
 
 def run_differences(base: Run, other: Run) -> Differences:

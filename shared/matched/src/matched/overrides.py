@@ -12,10 +12,12 @@ import math
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from matched.recipes import Recipe
 from matched.run import Run
+from matched.search import map_runs
 from matched.table import Scale
 
 ARM_FIELDS = ("norm", "seed")
@@ -33,6 +35,7 @@ def with_changes(recipe: Recipe, scale: Scale, texts: Sequence[str]) -> tuple[Re
     Args:
         texts: "field=value"; "network.width=64" is a field of a nested dataclass, and
             "pretrained.lr=1e-3" one of the run that is needed under the name "pretrained".
+            "data=name" also takes the scale that the recipe has for that data, if it has one.
 
     Raises:
         ValueError: for a field that some run does not have, and for a value of another type than
@@ -42,6 +45,8 @@ def with_changes(recipe: Recipe, scale: Scale, texts: Sequence[str]) -> tuple[Re
         return recipe, scale
     tree = _parse_texts(texts)
     values: dict[str, Any] = {}
+    data = tree.get("data")
+    scale = scale.on_data.get(data, scale) if isinstance(data, str) else scale
 
     def changed(row: str, run: Run) -> Run:
         try:
@@ -52,11 +57,30 @@ def with_changes(recipe: Recipe, scale: Scale, texts: Sequence[str]) -> tuple[Re
     runs = {
         row: changed(row, run)
         if isinstance(run, Run)
-        else {arm: changed(row, one) for arm, one in run.items()}
+        else {arm: map_runs(cell, partial(changed, row)) for arm, cell in run.items()}
         for row, run in scale.runs.items()
     }
     # Sorted, because the order on the command line must not give results another name.
     return replace(recipe, changes=dict(sorted(values.items()))), replace(scale, runs=runs)
+
+
+def on_data(recipe: Recipe, scale: Scale, texts: Sequence[str]) -> tuple[Recipe, Scale] | None:
+    """Return recipe and scale on the data of "data=name", or None if the recipe has no such scale.
+
+    Without a text they stay as they are.
+
+    Raises:
+        ValueError: for any other change, of which reports over all tables know nothing.
+    """
+    if not texts:
+        return recipe, scale
+    tree = _parse_texts(texts)
+    if list(tree) != ["data"]:
+        raise ValueError(
+            f"--set {' '.join(texts)}: over all tables only data=name can be changed, such as "
+            "data=cifar100; change other fields of single tables"
+        )
+    return with_changes(recipe, scale, texts) if tree["data"] in scale.on_data else None
 
 
 def _parse_texts(texts: Sequence[str]) -> Tree:

@@ -61,6 +61,17 @@ class Plan:
     def by_run(self) -> dict[Run, PlannedRun]:
         return {planned.run: planned for planned in self.runs}
 
+    def on_cluster(self, cluster: str) -> Plan:
+        """Return the plan with resources that the cluster has.
+
+        On this machine, if site.toml gives it no GPUs, runs that a CPU core can compute do not ask
+        for any.
+        """
+        if cluster == "slurm" or self.site.local.usable_gpus():
+            return self
+        runs = (replace(one, resources=one.resources.without_gpus()) for one in self.runs)
+        return replace(self, runs=tuple(runs))
+
     def refreshed(self, queue: SlurmQueue | None = None) -> Plan:
         """Return the plan with the states of its unfinished runs read again.
 
@@ -141,13 +152,17 @@ def _statuses(directories: Collection[RunDirectory]) -> list[RunStatus]:
 def _resource_overrides(table: Table, scale: Scale) -> dict[Run, Resources]:
     """Map the runs named in ``scale.resource_overrides`` to their resources; the first row wins.
 
-    All cells are considered: otherwise a run's resources would depend on which cells are planned.
+    The runs of a search with its own ``minutes`` are included. All cells are considered: otherwise
+    a run's resources would depend on which cells are planned.
     """
     found: dict[Run, Resources] = {}
-    if not scale.resource_overrides:
-        return found
     for cell in table.cells(scale):
-        for place, run in runs_with_needs(cell.run, cell.row):
-            if place in scale.resource_overrides:
-                found.setdefault(run, scale.resource_overrides[place])
+        if scale.resource_overrides:
+            for place, run in runs_with_needs(cell.run, cell.row):
+                if place in scale.resource_overrides:
+                    found.setdefault(run, scale.resource_overrides[place])
+        search = scale.search(cell.row, cell.arm) if cell.value else None
+        if search is not None and search.minutes is not None:
+            resources = found.get(cell.run, scale.resources)
+            found[cell.run] = replace(resources, minutes=search.minutes)
     return found

@@ -174,7 +174,6 @@ def environment(code: Mapping[str, Any]) -> dict[str, Any]:
     """
     import torch
 
-    cuda = torch.cuda.is_available()
     return {
         "python": sys.version.split()[0],
         "packages": _installed_packages(),
@@ -186,11 +185,25 @@ def environment(code: Mapping[str, Any]) -> dict[str, Any]:
         "cpu": machine.cpu_name(),
         "cores": machine.usable_cores(),
         "threads": torch.get_num_threads(),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        if cuda
-        else [],
-        "cuda": torch.version.cuda if cuda else None,
+        "gpus": _gpu_names(),
+        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
     }
+
+
+def hardware() -> str:
+    """Return the name of what this process computes on: its GPUs, or without one its CPU.
+
+    The number of GPUs is left out, because a run's result does not depend on it.
+    """
+    return ", ".join(dict.fromkeys(_gpu_names())) or machine.cpu_name()
+
+
+def _gpu_names() -> list[str]:
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
 
 
 def _installed_packages() -> dict[str, str]:

@@ -43,12 +43,14 @@ class PaperTable:
 
     Attributes:
         rows: row key → {"label": …, arm name: {metric key: value, …}, …}.
+        axes: what "rows" and "arms" are, if they are not models and norm layers.
     """
 
     title: str
     caption: str
     metrics: tuple[Metric, ...]
     rows: Mapping[str, Mapping[str, Any]]
+    axes: Mapping[str, str] = field(default_factory=dict)
 
     def label(self, row: str) -> str:
         return str(self.rows[row]["label"])
@@ -88,8 +90,15 @@ class Recipe:
     def caption(self) -> str:
         return self.paper.caption if self.paper else f"Own table, {self.path.name}"
 
-    def label(self, row: str) -> str:
+    def label(self, row: str, scale: Scale | None = None) -> str:
+        """Return the name of a row in print, at a scale if one is given."""
+        if scale and row in scale.labels:
+            return scale.labels[row]
         return self.paper.label(row) if self.paper else self.table.labels.get(row, row)
+
+    def arm_label(self, arm: str, scale: Scale) -> str:
+        """Return the name of an arm at a scale, with the paper's in parentheses if it differs."""
+        return f"{scale.labels[arm]} ({arm})" if arm in scale.labels else arm
 
     def printed_cell(self, row: str, arm: str) -> Mapping[str, Any]:
         """Return the cell that the paper prints; empty if there is none."""
@@ -342,6 +351,7 @@ def _paper_table(path: Path) -> PaperTable:
         caption=printed["caption"],
         metrics=tuple(Metric(**metric) for metric in printed["metrics"]),
         rows=printed["rows"],
+        axes=printed.get("axes", {}),
     )
 
 
@@ -352,20 +362,38 @@ def _check_recipe(recipe: Recipe) -> None:
     for row in recipe.table.labels:
         _check_key(row, rows, f"row of {recipe.name} in the labels of {recipe.path}")
     for scale in recipe.table.scales:
+        for name in scale.labels:
+            _check_key(
+                name, [*rows, *arms], f"row or arm of {recipe.name} in the labels of a scale"
+            )
         for row, runs in scale.runs.items():
             if recipe.paper:
                 _check_key(row, recipe.paper.rows, f"row of {recipe.name} in {recipe.path}")
             for arm in () if isinstance(runs, Run) else runs:
                 _check_key(arm, arms, f"arm of {recipe.name} in {recipe.path}")
+                _check_search_metric(recipe, scale, row, arm)
         if not recipe.paper and not scale.metrics:
             raise ValueError(
                 f"{recipe.path}: scale {scale.name} has no metrics; name those that the task "
                 "returns: metrics=(Metric(key=..., label=..., direction=...),)"
             )
-        try:
-            check_matched(recipe.table, scale)
-        except ValueError as error:
-            raise ValueError(f"{recipe.name} at {scale.name} scale, {error}") from None
+        for one in (scale, *scale.on_data.values()):
+            try:
+                check_matched(recipe.table, one)
+            except ValueError as error:
+                raise ValueError(f"{recipe.name} at {scale.name} scale, {error}") from None
+
+
+def _check_search_metric(recipe: Recipe, scale: Scale, row: str, arm: str) -> None:
+    """Raise ValueError if a search chooses by a metric that the scale lacks or cannot rank."""
+    search = scale.search(row, arm)
+    ranked = [metric.key for metric in recipe.metrics(scale) if metric.direction != "none"]
+    if search is not None and search.metric not in ranked:
+        raise ValueError(
+            f"{recipe.path}: row {row}, arm {arm} at {scale.name} scale: the search chooses by "
+            f"{search.metric!r}; expected a metric of the scale that is better higher or lower, "
+            f"one of {', '.join(ranked) or 'none'}"
+        )
 
 
 def _check_key(key: str, known: Iterable[str], what: str) -> None:

@@ -226,6 +226,7 @@ def _result(state: State, outcome: Outcome, seconds: float) -> dict[str, Any]:
         "best": dict(outcome.best),
         "steps": outcome.steps,
         "details": dict(outcome.details),
+        "hardware": provenance.hardware(),
         "seconds_of_last_attempt": round(seconds, 1),
         "finished_at": time.time(),
     }

@@ -18,7 +18,7 @@ from typing import Any
 import submitit
 
 from matched import job_status, lease, provenance, submitit_internals
-from matched.job_packing import PackedJob, job_arrays, memory_note, pack_jobs
+from matched.job_packing import PackedJob, job_arrays, memory_note, pack_jobs, time_note
 from matched.job_runner import JobRunner
 from matched.planning import Plan
 from matched.preflight import check_submission
@@ -66,8 +66,9 @@ def _submit(plan: Plan, cluster: str, folder: Path, snapshot: bool) -> list[subm
     packed = pack_jobs(plan, cluster)
     if not packed:
         return []
-    if note := memory_note(plan, packed, cluster):
-        log.warning("%s", note)
+    for note in (memory_note(plan, packed, cluster), time_note(plan, packed, cluster)):
+        if note:
+            log.warning("%s", note)
     if snapshot and cluster == "debug":
         raise ValueError(
             "--snapshot cannot be used with --cluster debug, which runs in this process; "

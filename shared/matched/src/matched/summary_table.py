@@ -1,54 +1,26 @@
 """Summary table of a plan: formatted cells, with the paper's numbers and notes, for any output.
 
-``matched.aggregation`` computes the numbers, and ``matched.table_formats`` writes the table.
+``matched.entries`` has the numbers, and ``matched.table_formats`` writes the table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from matched import data
-from matched.aggregation import (
-    CellRuns,
-    CellSummary,
-    group_by_cell,
-    mean_difference,
-    summarize_cell,
-)
-from matched.audit import AuditedPair, audit_pairs, matched_mark, matched_seeds
+from matched.audit import AuditedPair, audit_pairs
+from matched.entries import Entry, format_finished_count, format_ours, make_entries, shown_arms
+from matched.formatting import format_delta, format_printed_cell, metric_name
 from matched.gallery import NO_PICTURES, Gallery
 from matched.planning import Plan
+from matched.search_layout import TriedValues, grid, is_grid, search_notes, tried_values
 from matched.status import State
 from matched.table import Metric
 
-MISSING = "—"
 MAX_ARM_COLUMNS = 2
 """With more arms than this every arm has a row, otherwise a table of five would have 23 columns."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One metric of one row and arm: our runs, the paper's numbers, and Δ of both.
-
-    Attributes:
-        base_mean: our mean of the baseline arm, which sets the decimals of Δ; None for a baseline.
-        matched: "yes", "no" or "—"; empty for the baseline.
-        matched_seeds: seeds whose pair with the baseline is matched.
-    """
-
-    row: str
-    metric: Metric
-    arm: str
-    runs: CellRuns
-    ours: CellSummary
-    base_mean: float | None
-    delta: float | None
-    printed: Mapping[str, Any]
-    printed_delta: float | None
-    matched: str
-    matched_seeds: Set[int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +33,7 @@ class SummaryTable:
         entries: the numbers behind the rows, one entry per row, metric and arm.
         records: the entries as plain values, for CSV.
         gallery: pictures that Markdown shows below the table.
+        tried: all trials of the table's searches; None without a search.
     """
 
     title: str
@@ -72,6 +45,7 @@ class SummaryTable:
     entries: tuple[Entry, ...]
     records: tuple[Mapping[str, Any], ...]
     gallery: Gallery
+    tried: TriedValues | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,73 +59,38 @@ class _Columns:
 def summary_table(plan: Plan, gallery: Gallery = NO_PICTURES) -> SummaryTable:
     """Create the table of a plan from the present results of its runs."""
     recipe, scale = plan.recipe, plan.scale
-    metrics, arms = recipe.metrics(scale), [arm.name for arm in recipe.table.arms]
-    columns = _Columns(metric=len(metrics) > 1, paper=recipe.paper is not None)
-    pairs, groups, titles = audit_pairs(plan), group_by_cell(plan), data_titles(plan)
-    pairs_by_cell: dict[tuple[str, str], list[AuditedPair]] = {}
-    for pair in pairs:
-        pairs_by_cell.setdefault((pair.row, pair.arm), []).append(pair)
-    rows, all_entries = [], []
-    for row in scale.runs:
-        for metric in metrics:
-            entries = _entries(plan, row, metric, pairs_by_cell, groups)
-            layout = _one_row if len(arms) <= MAX_ARM_COLUMNS else _one_row_per_arm
-            rows += layout(recipe.label(row), metric, entries, columns)
-            all_entries += entries
+    pairs, titles = audit_pairs(plan), data_titles(plan)
+    entries = make_entries(plan, pairs)
+    header, rows = grid(plan, entries) if is_grid(plan) else _rows_by_arm(plan, entries)
     warnings = (*_warnings(plan, pairs), *gallery.notes)
+    flat = tuple(entry for of_metric in entries for entry in of_metric)
     return SummaryTable(
         title=f"{recipe.title} · {scale.name} scale",
         caption=recipe.caption,
-        header=_header(metrics, arms, columns),
+        header=header,
         rows=tuple(rows),
-        notes=(*_notes(plan, titles), *warnings),
+        notes=(*_notes(plan, titles), *search_notes(plan, entries), *warnings),
         warnings=warnings,
-        entries=tuple(all_entries),
-        records=tuple(_record(plan, titles, entry) for entry in all_entries),
+        entries=flat,
+        records=tuple(_record(plan, titles, entry) for entry in flat),
         gallery=gallery,
+        tried=tried_values(plan, entries),
     )
 
 
-def _entries(
-    plan: Plan,
-    row: str,
-    metric: Metric,
-    pairs_by_cell: Mapping[tuple[str, str], list[AuditedPair]],
-    groups: Mapping[tuple[str, str], CellRuns],
-) -> list[Entry]:
-    """Return the entries of a row, the baseline's first. Unmatched runs get no Δ."""
-    entries: list[Entry] = []
-    for arm in plan.recipe.table.arms:
-        runs = groups.get((row, arm.name), [])
-        ours, printed = summarize_cell(runs, metric), plan.recipe.printed_cell(row, arm.name)
-        base, pairs = entries[0] if entries else None, pairs_by_cell.get((row, arm.name), [])
-        mark = matched_mark(pairs, row, arm.name) if base else ""
-        seeds = matched_seeds(pairs, row, arm.name) if mark != "no" else set()
-        entries.append(
-            Entry(
-                row=row,
-                metric=metric,
-                arm=arm.name,
-                runs=runs,
-                ours=ours,
-                base_mean=base.ours.mean if base else None,
-                delta=mean_difference(base.ours, ours, seeds) if base else None,
-                printed=printed,
-                printed_delta=_printed_delta(base.printed, printed, metric) if base else None,
-                matched=mark,
-                matched_seeds=seeds,
-            )
-        )
-    return entries
-
-
-def _printed_delta(
-    base: Mapping[str, Any], printed: Mapping[str, Any], metric: Metric
-) -> float | None:
-    if metric.key not in base or metric.key not in printed:
-        return None
-    difference: float = printed[metric.key] - base[metric.key]
-    return round(difference, 9)  # as in ``mean_difference``
+def _rows_by_arm(
+    plan: Plan, entries: Sequence[Sequence[Entry]]
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return header and rows of a table that compares arms, in columns or one row for each."""
+    recipe, arms = plan.recipe, shown_arms(plan)
+    metrics = recipe.metrics(plan.scale)
+    columns = _Columns(metric=len(metrics) > 1, paper=recipe.paper is not None)
+    layout = _one_row if len(arms) <= MAX_ARM_COLUMNS else _one_row_per_arm
+    rows: list[tuple[str, ...]] = []
+    for of_metric in entries:
+        label = recipe.label(of_metric[0].row, plan.scale)
+        rows += layout(label, of_metric[0].metric, of_metric, columns)
+    return _header(metrics, arms, columns), rows
 
 
 def _one_row(
@@ -169,7 +108,7 @@ def _one_row(
     line = (
         label,
         *([metric_name(metric)] if columns.metric else []),
-        *(format_cell(metric, entry.ours) for entry in entries),
+        *(format_ours(entry) for entry in entries),
         *(format_delta(metric, base.ours.mean, entry.delta) for entry in other_entries),
         *(printed if columns.paper else ()),
         format_finished_count(entries),
@@ -196,7 +135,7 @@ def _one_row_per_arm(
                 label if first else "",
                 *([metric_name(metric) if first else ""] if columns.metric else []),
                 entry.arm,
-                format_cell(metric, entry.ours),
+                format_ours(entry),
                 "" if first else format_delta(metric, base.ours.mean, entry.delta),
                 *(printed if columns.paper else ()),
                 format_finished_count([entry]),
@@ -204,12 +143,6 @@ def _one_row_per_arm(
             )
         )
     return lines
-
-
-def format_finished_count(entries: Sequence[Entry]) -> str:
-    """Return "finished/planned" runs, such as "3/4"."""
-    states = [state for entry in entries for state in entry.ours.states.values()]
-    return f"{sum(state.finished for state in states)}/{len(states)}"
 
 
 def _header(metrics: tuple[Metric, ...], arms: list[str], columns: _Columns) -> tuple[str, ...]:
@@ -220,59 +153,6 @@ def _header(metrics: tuple[Metric, ...], arms: list[str], columns: _Columns) -> 
     deltas = ["Δ"] * (len(arms) - 1)
     paper = [f"paper {name}" for name in [*arms, *deltas]] if columns.paper else []
     return (*names, *arms, *deltas, *paper, "runs", *["matched"] * (len(arms) - 1))
-
-
-def metric_name(metric: Metric) -> str:
-    """Return label and unit."""
-    return f"{metric.label} {metric.unit}".strip()
-
-
-def format_number(metric: Metric, value: float, reference: float | None = None) -> str:
-    """Format ``value`` with the number of decimals that suits the size of ``reference``.
-
-    Without a reference the size is that of ``value``.
-    """
-    size = abs(value if reference is None else reference)
-    decimals = 1 if metric.unit == "%" or size >= 10 else 2 if size >= 1 else 3
-    return f"{value:.{decimals}f}"
-
-
-def format_cell(metric: Metric, cell: CellSummary) -> str:
-    """Format mean ± standard deviation over seeds, and how many diverged; else the state."""
-    if cell.mean is None:
-        return "diverged" if cell.diverged else _state_without_number(cell)
-    text = format_number(metric, cell.mean)
-    if cell.std is not None:
-        text += f" ± {format_number(metric, cell.std, cell.mean)}"
-    if cell.diverged:
-        every = cell.diverged == len(cell.states)
-        text += " → diverged" if every else f" ({cell.diverged} diverged)"
-    return text
-
-
-def _state_without_number(cell: CellSummary) -> str:
-    """Return the state of a cell without a number: of several, the one to look at first."""
-    order = (State.DAMAGED, State.FAILED, State.RUNNING, State.QUEUED)
-    return next((str(state) for state in order if state in cell.states.values()), MISSING)
-
-
-def format_printed_cell(metric: Metric, cell: Mapping[str, Any]) -> str:
-    """Format a cell as the paper prints it."""
-    value = cell.get(metric.key)
-    text = "" if value is None else str(value)
-    if cell.get("diverged"):
-        return f"{text} → diverged" if text else "diverged"
-    return text or MISSING
-
-
-def format_delta(metric: Metric, base: float | None, delta: float | None) -> str:
-    """Format a difference with its sign and the decimals of the baseline's value."""
-    if base is None or delta is None:
-        return MISSING
-    text = format_number(metric, delta, base)
-    if float(text) == 0:
-        return text.lstrip("-")
-    return text if delta < 0 else f"+{text}"
 
 
 def data_titles(plan: Plan) -> str:
@@ -300,12 +180,15 @@ def _notes(plan: Plan, titles: str) -> list[str]:
     if scale.note:
         notes.append(scale.note)
     if scale.arm_norms:
-        norms = ", ".join(map(str, scale.arm_norms.norms.values()))
-        notes.append(f"Norms at this scale: {norms}, because {scale.arm_norms.reason}.")
+        notes.append(
+            f"Norms at this scale: {_scale_norms(plan)}, because {scale.arm_norms.reason}."
+        )
     if hardware := _hardware(plan):
         notes.append(f"Measured on {'; '.join(hardware)}.")
     if len(scale.seeds) > 1:
         notes.append("± is the standard deviation over seeds.")
+    if is_grid(plan):
+        return [*notes, *table.allowed_difference_notes()]
     arm = table.arms[1].name if len(table.arms) == 2 else "each arm"
     notes.append(
         f"Δ is {arm} minus {table.baseline.name}, averaged over the seeds that both have. It is "
@@ -313,6 +196,18 @@ def _notes(plan: Plan, titles: str) -> list[str]:
         "outside the norm layers, same first batches."
     )
     return [*notes, *table.allowed_difference_notes()]
+
+
+def _scale_norms(plan: Plan) -> str:
+    """Return the norms that replace the table's, with the row of those that are of one row."""
+    arm_norms = plan.scale.arm_norms
+    assert arm_norms is not None
+    everywhere = ", ".join(map(str, arm_norms.norms.values()))
+    by_row = (
+        f"{', '.join(map(str, norms.values()))} for {plan.recipe.label(row, plan.scale)}"
+        for row, norms in arm_norms.by_row.items()
+    )
+    return "; ".join(filter(None, [everywhere, *by_row]))
 
 
 def _hardware(plan: Plan) -> list[str]:
@@ -324,7 +219,7 @@ def _hardware(plan: Plan) -> list[str]:
 def _warnings(plan: Plan, pairs: list[AuditedPair]) -> list[str]:
     """Return the lines below the table that need attention."""
     warnings = [
-        f"NOT MATCHED: {pair.row}, {pair.arm}, seed {pair.seed}: {pair.reason}."
+        f"NOT MATCHED: {pair.row}, {pair.column}, seed {pair.seed}: {pair.reason}."
         for pair in pairs
         if pair.verdict == "not matched"
     ]
@@ -333,6 +228,12 @@ def _warnings(plan: Plan, pairs: list[AuditedPair]) -> list[str]:
             f"MIXED HARDWARE: the runs of this table were measured on {len(hardware)} machines or "
             "versions; each run compares its arms on one of them, and ± includes their differences."
         )
+    warnings += [
+        f"Different hardware: {pair.row}, {pair.arm}, seed {pair.seed}: "
+        f"{' against '.join(pair.hardware)}; this pair is not part of Δ."
+        for pair in pairs
+        if pair.different_hardware
+    ]
     warnings += [
         f"Warning: {planned.title}: {warning}"
         for planned in plan.runs
@@ -354,7 +255,7 @@ def _record(plan: Plan, titles: str, entry: Entry) -> dict[str, Any]:
         "scale": plan.scale.name,
         "data": titles,
         "row": entry.row,
-        "model": plan.recipe.label(entry.row),
+        "model": plan.recipe.label(entry.row, plan.scale),
         "arm": entry.arm,
         "metric": metric.key,
         "unit": metric.unit,
@@ -368,7 +269,8 @@ def _record(plan: Plan, titles: str, entry: Entry) -> dict[str, Any]:
         "paper": entry.printed.get(metric.key),
         "paper_delta": entry.printed_delta,
         "matched": entry.matched,
-        "states": " ".join(map(str, ours.states.values())),
+        "best": entry.search.best.trial.label if entry.search and entry.search.best else None,
+        "states": " ".join(map(str, ours.states)),
         "changes": " ".join(plan.recipe.change_texts),
         "signatures": " ".join(planned.run.signature for _, planned in entry.runs),
     }

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from typing import Any, Literal
 
 from matched.checks import check_divides
 from matched.run import Run, derive_run
+from matched.search import Search, runs_of
 
 SCALES = ("smoke", "mini", "paper")
 
@@ -49,6 +51,8 @@ class Resources:
         cpus: cores per process, including its data-loading workers.
         memory_gb: memory per process.
         minutes: expected time of one run; longer jobs are cut and requeued at the cluster's limit.
+        cpu_minutes: expected time on one CPU core, for runs with ``gpus`` that a machine without
+            GPUs can compute as well; 0 for runs that need GPUs.
         runs_per_job: number of runs that share a Slurm job, one after the other, so that short
             runs pay for queueing and imports once.
         shard: shard weights and optimizer state over the processes (FSDP2) instead of keeping a
@@ -63,6 +67,7 @@ class Resources:
     cpus: int = 1
     memory_gb: int = 4
     minutes: int
+    cpu_minutes: int = 0
     runs_per_job: int = 1
     shard: bool = False
     shard_degree: int = 0
@@ -82,6 +87,12 @@ class Resources:
         """Number of processes of one run."""
         return self.gpus or self.processes
 
+    def without_gpus(self) -> Resources:
+        """Return the resources on a CPU core if the run has ``cpu_minutes``, or else these."""
+        if not self.cpu_minutes:
+            return self
+        return replace(self, gpus=0, cpus=1, minutes=self.cpu_minutes, cpu_minutes=0)
+
     @property
     def num_workers(self) -> int:
         """Data-loading workers per process: ``cpus - 1`` for GPU runs, otherwise 0."""
@@ -94,11 +105,17 @@ class ArmNorms:
 
     Attributes:
         norms: arm name → norm.
+        by_row: row key → arm name → norm, for rows that need other norms than ``norms``.
         reason: why they differ from the table's, printed under the table.
     """
 
-    norms: Mapping[str, Any]
+    norms: Mapping[str, Any] = field(default_factory=dict)
+    by_row: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     reason: str
+
+    def norm(self, row: str, arm: Arm) -> Any:
+        """Return the norm of an arm in one row; that of the table unless this replaces it."""
+        return self.by_row.get(row, {}).get(arm.name, self.norms.get(arm.name, arm.norm))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +126,7 @@ class Scale:
         name: "smoke", "mini" or "paper".
         runs: row key → the row's run, from which the runs of all arms are derived; or row key →
             {arm name: run} if the arms differ in more than the norm or the rows differ in the
-            norm.
+            norm. In place of an arm's run there may be a ``Search``.
         seeds: every cell is run once with each.
         resources: resources of one run.
         resource_overrides: other resources for some runs, by path: "row" is the run of that row,
@@ -117,16 +134,22 @@ class Scale:
         note: printed under the table: what the scale uses in place of the paper's models and data.
         metrics: metrics of this scale if they are not the paper's; a table of no paper needs them.
         arm_norms: norms of the arms at this scale if they are not the table's.
+        labels: row key or arm name → its name in print at this scale, where the table's own would
+            be wrong, such as the width of another network.
+        on_data: data source → this scale on that data, with the same rows, for ``--set data=…``.
+            Unlike a change of the field alone, it fits networks and settings to the data.
     """
 
     name: Literal["smoke", "mini", "paper"]
-    runs: Mapping[str, Run | Mapping[str, Run]]
+    runs: Mapping[str, Run | Mapping[str, Run | Search]]
     seeds: tuple[int, ...]
     resources: Resources
     resource_overrides: Mapping[str, Resources] = field(default_factory=dict)
     note: str = ""
     metrics: tuple[Metric, ...] = ()
     arm_norms: ArmNorms | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    on_data: Mapping[str, Scale] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.name not in SCALES:
@@ -135,10 +158,17 @@ class Scale:
             raise ValueError(
                 f"scale {self.name}: seeds {self.seeds} must be non-empty and distinct"
             )
+        for data, other in self.on_data.items():
+            if other.name != self.name or list(other.runs) != list(self.runs):
+                raise ValueError(
+                    f"scale {self.name}: on_data[{data!r}] is the scale {other.name} with the rows "
+                    f"{', '.join(other.runs)}; expected {self.name} with {', '.join(self.runs)}"
+                )
         paths = dict.fromkeys(
             path
             for row, runs in self.runs.items()
-            for run in ([runs] if isinstance(runs, Run) else runs.values())
+            for cell in ([runs] if isinstance(runs, Run) else runs.values())
+            for run in runs_of(cell)
             for path, _ in runs_with_needs(run, row)
         )
         if unknown := [path for path in self.resource_overrides if path not in paths]:
@@ -147,6 +177,12 @@ class Scale:
                 "which is neither a row nor a run that a row needs; known are "
                 f"{', '.join(paths) or 'none'}"
             )
+
+    def search(self, row: str, arm: str) -> Search | None:
+        """Return the search of a row and arm; None if the cell is one run, or is missing."""
+        runs = self.runs[row]
+        cell = None if isinstance(runs, Run) else runs.get(arm)
+        return cell if isinstance(cell, Search) else None
 
 
 def runs_with_needs(run: Run, path: str) -> Iterator[tuple[str, Run]]:
@@ -162,15 +198,25 @@ def runs_with_needs(run: Run, path: str) -> Iterator[tuple[str, Run]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One run of a table with its row, arm and seed."""
+    """One run of a table with its row, arm and seed.
+
+    Attributes:
+        value: label of the trial, if the row and arm have a ``Search``; otherwise empty.
+    """
 
     row: str
     arm: str
     seed: int
     run: Run
+    value: str = ""
 
     def __str__(self) -> str:
-        return f"{self.row} · {self.arm} · seed {self.seed}"
+        return f"{self.row} · {self.column} · seed {self.seed}"
+
+    @property
+    def column(self) -> str:
+        """The arm, and the value that a search tries: "DyT", "DyT · 0.5"."""
+        return f"{self.arm} · {self.value}" if self.value else self.arm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,25 +252,31 @@ class Table:
                 "to the arm that differs, or to the table if all arms do"
             )
         for scale in self.scales:
-            self._check_norms(scale)
+            for one in (scale, *scale.on_data.values()):
+                self._check_norms(one)
 
     def _check_norms(self, scale: Scale) -> None:
         """Refuse unknown arms in arm_norms, and arms without a norm in a row shared by all."""
         names = [arm.name for arm in self.arms]
-        norms = scale.arm_norms.norms if scale.arm_norms else {}
-        if unknown := [name for name in norms if name not in names]:
-            raise ValueError(
-                f"scale {scale.name}: arm_norms names {', '.join(unknown)}; the table's arms are "
-                f"{', '.join(names)}"
-            )
-        without_norm = [arm.name for arm in self.arms if _norm_at(scale, arm) is None]
-        shared_rows = [row for row, run in scale.runs.items() if isinstance(run, Run)]
-        if without_norm and shared_rows:
-            raise ValueError(
-                f"row {shared_rows[0]} at {scale.name} scale is one run for all arms, and no norm "
-                f"is given for {', '.join(without_norm)}: give each arm its norm, or give the row "
-                "as {arm name: run} with a norm in the config of every run"
-            )
+        replaced = scale.arm_norms or ArmNorms(reason="")
+        named_arms = dict.fromkeys([*replaced.norms, *chain(*replaced.by_row.values())])
+        for what, named, known in (
+            ("arms", named_arms, names),
+            ("rows", replaced.by_row, scale.runs),
+        ):
+            if unknown := [name for name in named if name not in known]:
+                raise ValueError(
+                    f"scale {scale.name}: arm_norms names {', '.join(unknown)}; the table's "
+                    f"{what} are {', '.join(known)}"
+                )
+        for row, run in scale.runs.items():
+            without_norm = [arm.name for arm in self.arms if _norm_at(scale, row, arm) is None]
+            if without_norm and isinstance(run, Run):
+                raise ValueError(
+                    f"row {row} at {scale.name} scale is one run for all arms, and no norm "
+                    f"is given for {', '.join(without_norm)}: give each arm its norm, or give the "
+                    "row as {arm name: run} with a norm in the config of every run"
+                )
 
     @property
     def baseline(self) -> Arm:
@@ -262,16 +314,22 @@ class Table:
         for row in scale.runs:
             for seed in scale.seeds:
                 for arm in self.arms:
-                    if (run := self._run(scale, row, arm, seed)) is not None:
-                        yield Cell(row=row, arm=arm.name, seed=seed, run=run)
-
-    def _run(self, scale: Scale, row: str, arm: Arm, seed: int) -> Run | None:
-        row_runs = scale.runs[row]
-        run = row_runs if isinstance(row_runs, Run) else row_runs.get(arm.name)
-        return None if run is None else derive_run(run, norm=_norm_at(scale, arm), seed=seed)
+                    norm = _norm_at(scale, row, arm)
+                    for value, run in _runs_of_arm(scale, row, arm):
+                        derived = derive_run(run, norm=norm, seed=seed)
+                        yield Cell(row=row, arm=arm.name, seed=seed, run=derived, value=value)
 
 
-def _norm_at(scale: Scale, arm: Arm) -> Any:
-    """Return the norm of an arm at one scale."""
-    norms = scale.arm_norms.norms if scale.arm_norms else {}
-    return norms.get(arm.name, arm.norm)
+def _runs_of_arm(scale: Scale, row: str, arm: Arm) -> Iterator[tuple[str, Run]]:
+    """Yield the runs of a row and arm: one without a value, those of a search, or none."""
+    runs = scale.runs[row]
+    cell = runs if isinstance(runs, Run) else runs.get(arm.name)
+    if isinstance(cell, Search):
+        yield from ((trial.label, trial.run) for trial in cell.trials)
+    elif cell is not None:
+        yield "", cell
+
+
+def _norm_at(scale: Scale, row: str, arm: Arm) -> Any:
+    """Return the norm of an arm in one row of a scale."""
+    return scale.arm_norms.norm(row, arm) if scale.arm_norms else arm.norm

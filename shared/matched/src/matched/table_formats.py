@@ -5,17 +5,21 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
 from matched.files import write_text
+from matched.formatting import MISSING
 from matched.gallery import Gallery
-from matched.summary_table import MISSING, SummaryTable
+from matched.search_layout import TriedValues
+from matched.summary_table import SummaryTable
 
-TEXT_COLUMNS = ("metric", "arm")
+TEXT_COLUMNS = ("metric", "arm", "source")
 """Columns of text, in addition to the first."""
 
 
@@ -37,9 +41,21 @@ def print_table(table: SummaryTable, console: Console) -> None:
     for row in table.rows:
         grid.add_row(*row)
     console.print(grid)
+    if table.tried:
+        _print_tried(table.tried, console)
     for note in table.notes:
         style = "bold red" if note in table.warnings else "dim"
         console.print(note, style=style, highlight=False)
+
+
+def _print_tried(tried: TriedValues, console: Console) -> None:
+    """Print all values that the searches tried; long lines are folded."""
+    grid = RichTable(title="Values tried", title_justify="left", box=box.SIMPLE_HEAD)
+    for name in tried.header:
+        grid.add_column(name, overflow="fold")
+    for row in tried.rows:
+        grid.add_row(*row)
+    console.print(grid)
 
 
 def _text_columns(table: SummaryTable) -> list[bool]:
@@ -48,8 +64,10 @@ def _text_columns(table: SummaryTable) -> list[bool]:
 
 
 def write_files(table: SummaryTable, stem: Path) -> list[Path]:
-    """Write the table to ``stem``.md, .csv and .tex and return the three paths."""
+    """Write the table to ``stem``.md, .csv and .tex, trials to .tried.csv; return the paths."""
     texts = {".md": to_markdown(table), ".csv": to_csv(table), ".tex": to_latex(table)}
+    if table.tried:
+        texts[".tried.csv"] = _csv(table.tried.records)
     paths = []
     for suffix, text in texts.items():
         path = stem.with_name(stem.name + suffix)
@@ -63,8 +81,18 @@ def to_markdown(table: SummaryTable) -> str:
     rule = [":---" if is_text else "---:" for is_text in _text_columns(table)]
     lines = [f"### {table.title}", "", table.caption + ".", ""]
     lines += ["| " + " | ".join(cells) + " |" for cells in (table.header, rule, *table.rows)]
-    lines += ["", *(f"- {note}" for note in table.notes), *_pictures(table.gallery)]
+    lines += ["", *(f"- {note}" for note in table.notes)]
+    lines += [*_tried(table.tried), *_pictures(table.gallery)]
     return "\n".join(lines) + "\n"
+
+
+def _tried(tried: TriedValues | None) -> list[str]:
+    """Return the lines of a heading and a table of all values tried, or none without a search."""
+    if not tried:
+        return []
+    rule = [":---"] * len(tried.header)
+    lines = ["| " + " | ".join(cells) + " |" for cells in (tried.header, rule, *tried.rows)]
+    return ["", "#### Values tried", "", *lines]
 
 
 def _pictures(gallery: Gallery) -> list[str]:
@@ -91,10 +119,15 @@ def escape_markdown(text: str) -> str:
 
 def to_csv(table: SummaryTable) -> str:
     """Format as CSV with one line per row, metric and arm."""
+    return _csv(table.records)
+
+
+def _csv(records: Sequence[Mapping[str, Any]]) -> str:
+    """Format records with equal keys as CSV with a header."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(table.records[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, fieldnames=list(records[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(table.records)
+    writer.writerows(records)
     return text.getvalue()
 
 
@@ -123,6 +156,7 @@ LATEX = str.maketrans(
         "—": "---",
         "α": r"$\alpha$",
         "σ": r"$\sigma$",
+        "≈": r"$\approx$",
     }
 )
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from matched import recipes
+from matched.claims import Claim
 from matched.report import figure_list
 from matched.report.collect import Results, collect
 from matched.report.figure_list import DrawnFigure
@@ -24,6 +25,7 @@ def write_report(
     scale: str | None,
     tables: Sequence[str],
     arms: Sequence[str] = (),
+    changes: Sequence[str] = (),
     page: bool = True,
 ) -> Iterator[str]:
     """Write results/summary.* and results/report/; yield the lines that the command prints.
@@ -32,6 +34,7 @@ def write_report(
         scale: only this one; None for all.
         tables: names of tables or recipe files; empty for all tables of the project.
         arms: extra arms that are shown where a table can have them.
+        changes: "data=name" for the results on that data, in the tables that have it.
         page: False writes the summary only.
 
     Raises:
@@ -45,10 +48,10 @@ def write_report(
         scale=scale,
         names=tables,
         arms=arms,
+        changes=changes,
         pictures=folder / "report" if page else None,
     )
-    claims = recipes.load_constant(project / "recipes" / "claims.py", "CLAIMS", tuple) or ()
-    scorecard = judge_claims(claims, results)
+    scorecard = judge_claims(load_claims(project), results)
     summary = write_summary(results, folder / "summary")
     yield _counts(results)
     if page:
@@ -56,6 +59,11 @@ def write_report(
         drawn = [] if tables else _draw_figures(project, site, scales, folder / "report")
         yield f"Written: {write_page(results, scorecard, drawn, folder / 'report')}"
     yield f"Written: {folder / 'summary'}.{{{','.join(path.suffix[1:] for path in summary)}}}"
+
+
+def load_claims(project: Path) -> tuple[Claim, ...]:
+    """Return the project's claims; none without a file of them."""
+    return recipes.load_constant(project / "recipes" / "claims.py", "CLAIMS", tuple) or ()
 
 
 def _draw_figures(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from matched import extra_arms, gallery, planning, projects, recipes
+from matched import extra_arms, gallery, overrides, planning, projects, recipes
 from matched.aggregation import metric_of
 from matched.files import DamagedFileError, read_json
 from matched.gallery import NO_PICTURES
@@ -90,6 +90,7 @@ def collect(
     scale: str | None = None,
     names: Sequence[str] = (),
     arms: Sequence[str] = (),
+    changes: Sequence[str] = (),
     pictures: Path | None = None,
 ) -> Results:
     """Read the results of the given tables, or of all tables and analyses of the project.
@@ -98,6 +99,7 @@ def collect(
         scale: only this one; None for every scale.
         names: tables, or paths of recipe files, as ``recipes.load`` takes them.
         arms: extra arms (``matched.extra_arms``), for the tables that can have them.
+        changes: as ``overrides.on_data``; only tables with that data are read.
         pictures: folder for copies of the runs' pictures; None copies none.
 
     Raises:
@@ -112,13 +114,16 @@ def collect(
         for at in recipe.table.scales:
             if scale is not None and at.name != scale:
                 continue
-            plan = planning.make_plan(*_with_possible_arms(recipe, at, arms), site)
+            changed = overrides.on_data(recipe, at, changes)
+            if changed is None:
+                continue
+            plan = planning.make_plan(*_with_possible_arms(*changed, arms), site)
             planned_signatures |= {planned.run.signature for planned in plan.runs}
             if any(planned.status.state is not State.NEW for planned in plan.runs):
                 tables.append(_table_results(plan, pictures))
             else:
                 not_run.append((recipe, at))
-    everything = scale is None and not names
+    everything = scale is None and not names and not changes
     return Results(
         project=project,
         tables=tuple(tables),
@@ -156,7 +161,12 @@ def _table_results(plan: Plan, pictures: Path | None) -> TableResults:
         publication=recipe.path.parent.name if recipe.paper else "",
         plan=plan,
         summary=summary,
-        warnings=(*summary.warnings, *_not_numbers(summary), *_mixed_commits(plan, commits)),
+        warnings=(
+            *summary.warnings,
+            *_not_numbers(summary),
+            *_mixed("commits", "by", _commits_of_finished(plan, commits)),
+            *_mixed("hardware", "on", _hardware(plan)),
+        ),
         commits=commits,
     )
 
@@ -188,14 +198,48 @@ def commit_of(planned: PlannedRun) -> str:
     return f"{commit[:10]}+" if commit and submitted.get("uncommitted") else commit[:10]
 
 
-def _mixed_commits(plan: Plan, of_runs: Mapping[str, str]) -> list[str]:
-    """Return a warning if the finished runs of a table were computed by several commits."""
-    finished = [planned.run.signature for planned in plan.runs if planned.status.state.finished]
-    commits = Counter(filter(None, (of_runs[signature] for signature in finished)))
-    if len(commits) < 2:
+def _commits_of_finished(plan: Plan, commits: Mapping[str, str]) -> dict[str, str]:
+    """Return signature → commit of the finished runs."""
+    finished = (planned.run.signature for planned in plan.runs if planned.status.state.finished)
+    return {signature: commits[signature] for signature in finished}
+
+
+def _hardware(plan: Plan) -> dict[str, str]:
+    """Return signature → hardware of the finished runs that the table shows.
+
+    Their needs are left out: data may be prepared on other machines than networks are trained on.
+    """
+    results = {p.run.signature: p.status.result or {} for p in plan.runs if p.cells}
+    return {signature: result.get("hardware", "") for signature, result in results.items()}
+
+
+def _mixed(what: str, preposition: str, names: Mapping[str, str]) -> list[str]:
+    """Return a warning if the names of the runs, empty where unknown, are not all equal."""
+    found = Counter(filter(None, names.values()))
+    if len(found) < 2:
         return []
-    counts = [f"{commit} ({counted(count, 'run')})" for commit, count in commits.most_common()]
-    return [f"Mixed commits: the runs were computed by {_shortened(counts)}"]
+    counts = [f"{name} ({counted(count, 'run')})" for name, count in found.most_common()]
+    return [f"Mixed {what}: the runs were computed {preposition} {_shortened(counts)}"]
+
+
+def mixed_over_tables(tables: Sequence[TableResults]) -> list[str]:
+    """Return warnings for scales whose tables, taken together, have several commits or hardware."""
+    warnings = []
+    for scale in dict.fromkeys(table.scale.name for table in tables):
+        here = [table for table in tables if table.scale.name == scale]
+        commits = [_commits_of_finished(table.plan, table.commits) for table in here]
+        hardware = [_hardware(table.plan) for table in here]
+        found = (
+            *_mixed("commits", "by", _joined(commits)),
+            *_mixed("hardware", "on", _joined(hardware)),
+        )
+        warnings += [f"All tables of {scale} scale: {warning}" for warning in found]
+    return warnings
+
+
+def _joined(mappings: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """Return all entries; tables share runs, which count once."""
+    return {key: value for mapping in mappings for key, value in mapping.items()}
 
 
 def _unplanned(site: Site, planned: Set[str]) -> list[str]:

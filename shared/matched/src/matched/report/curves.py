@@ -72,12 +72,15 @@ class TableCurves:
 
 
 def read_curves(plan: Plan) -> TableCurves:
-    """Read the curves of all rows of a table, also of runs that are still training."""
+    """Read the curves of all rows of a table, also of runs that are still training.
+
+    Trials of searches are left out: the legend names arms, and a row may have dozens of trials.
+    """
     curves = TableCurves()
     seeds = plan.scale.seeds[:MAX_SEEDS]
     cells: dict[str, list[Cell]] = {}
     for cell in plan.recipe.table.cells(plan.scale):
-        if cell.seed in seeds:
+        if cell.seed in seeds and not cell.value:
             cells.setdefault(cell.row, []).append(cell)
     for row, row_cells in cells.items():
         trainings = _trainings(plan, row_cells)

@@ -18,19 +18,23 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from matched.files import write_text
+from matched.formatting import MISSING
 from matched.planning import PlannedRun
 from matched.report import curves, svg
-from matched.report.collect import Results, TableResults
+from matched.report.collect import Results, TableResults, mixed_over_tables
 from matched.report.curves import Curve, FinalAlphas, Panel, TableCurves
 from matched.report.figure_list import DrawnFigure
 from matched.report.summary import HEADER, NUMBERS, entry_row
 from matched.report.verdicts import Judged
 from matched.status import State
-from matched.summary_table import MISSING
 from matched.table_formats import TEXT_COLUMNS
 from matched.wording import counted
 
 TEMPLATES = Path(__file__).parent / "templates"
+FIRST_ROWS = 200
+"""Rows that a table of the page shows at first."""
+LISTED = 500
+"""Most runs in a table's list of runs, unless more have failed, are damaged or are at work."""
 RUN_FILES = ("config.json", "environment.json", "result.json", "metrics.jsonl", "log.txt")
 
 
@@ -74,6 +78,8 @@ class Section:
     alphas: Sequence[Markup]
     damaged_curves: Sequence[str]
     runs: Sequence[Mapping[str, Any]]
+    unlisted: int
+    """Number of runs that are not in the list."""
 
 
 def write_page(
@@ -102,8 +108,10 @@ def write_page(
         style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
         script=Markup((TEMPLATES / "script.js").read_text(encoding="utf-8")),
         counted=counted,
+        first_rows=FIRST_ROWS,
         results=results,
         scorecard=scorecard,
+        mixed=mixed_over_tables(results.tables),
         figures=[
             {"figure": figure, "files": {
                 path.suffix[1:]: quote(path.relative_to(folder).as_posix())
@@ -138,7 +146,7 @@ def _result_rows(table: TableResults) -> Iterator[ResultRow]:
             "paper": printed,
             "paper Δ": entry.printed_delta,
         }
-        states = entry.ours.states.values()
+        states = entry.ours.states
         failed = State.FAILED in states or State.DAMAGED in states
         yield ResultRow(
             anchor=anchor(table),
@@ -157,6 +165,7 @@ def anchor(table: TableResults) -> str:
 
 def _section(table: TableResults, folder: Path) -> Section:
     drawn = curves.read_curves(table.plan)
+    runs = _listed(table.plan.runs)
     return Section(
         table=table,
         counts=_counts(table),
@@ -166,8 +175,19 @@ def _section(table: TableResults, folder: Path) -> Section:
         charts=_charts(table, drawn),
         alphas=[Markup(chart) for chart in _alpha_charts(table, drawn.alphas)],
         damaged_curves=drawn.damaged,
-        runs=[_run(table, planned, folder) for planned in table.plan.runs],
+        runs=[_run(table, planned, folder) for planned in runs],
+        unlisted=len(table.plan.runs) - len(runs),
     )  # fmt: skip
+
+
+def _listed(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """Return ``LISTED`` runs, and all that need attention: a browser takes seconds for 10,000."""
+    usual = {State.NEW, State.DONE, State.DIVERGED}
+    return [
+        planned
+        for number, planned in enumerate(runs)
+        if number < LISTED or planned.status.state not in usual
+    ]
 
 
 def _counts(table: TableResults) -> str:
@@ -181,12 +201,13 @@ def _charts(table: TableResults, drawn: TableCurves) -> list[tuple[str, list[Mar
     for panel in drawn.panels:
         rows.setdefault(panel.row, []).append(Markup(_loss_chart(table, panel)))
     return [
-        (table.recipe.label(row), charts, drawn.hidden.get(row, 0)) for row, charts in rows.items()
+        (table.recipe.label(row, table.scale), charts, drawn.hidden.get(row, 0))
+        for row, charts in rows.items()
     ]
 
 
 def _loss_chart(table: TableResults, panel: Panel) -> str:
-    title = table.recipe.label(panel.row)
+    title = table.recipe.label(panel.row, table.scale)
     if panel.need:
         title = f"{title} · {panel.need}"
     styles = _styles(table)
@@ -218,7 +239,11 @@ def _alpha_charts(table: TableResults, alphas: Sequence[FinalAlphas]) -> Iterato
             for one in of_row
         ]
         yield svg.line_chart(
-            table.recipe.label(row), series, x_label="DyT layer", y_label="α", points=True
+            table.recipe.label(row, table.scale),
+            series,
+            x_label="DyT layer",
+            y_label="α",
+            points=True,
         )
 
 

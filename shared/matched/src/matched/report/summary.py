@@ -10,17 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matched.entries import Entry, format_finished_count, format_ours
 from matched.files import write_text
+from matched.formatting import MISSING, format_delta, format_printed_cell, metric_name
 from matched.report.collect import Results, TableResults
-from matched.summary_table import (
-    MISSING,
-    Entry,
-    format_cell,
-    format_delta,
-    format_finished_count,
-    format_printed_cell,
-    metric_name,
-)
 from matched.table_formats import LATEX, escape_markdown
 
 HEADER = (
@@ -58,6 +51,7 @@ COLUMNS = (
     "paper",
     "paper_delta",
     "matched",
+    "best",
     "states",
     "changes",
     "signatures",
@@ -104,10 +98,10 @@ def entry_row(table: TableResults, entry: Entry) -> tuple[str, ...]:
     return (
         table.recipe.title,
         table.scale.name,
-        table.recipe.label(entry.row),
+        table.recipe.label(entry.row, table.scale),
         metric_name(entry.metric),
-        entry.arm,
-        format_cell(entry.metric, entry.ours),
+        table.recipe.arm_label(entry.arm, table.scale),
+        format_ours(entry),
         format_delta(entry.metric, entry.base_mean, entry.delta),
         format_printed_cell(entry.metric, entry.printed) if entry.printed else MISSING,
         format_delta(entry.metric, base_printed.get(entry.metric.key), entry.printed_delta),

@@ -10,14 +10,25 @@ import math
 import os
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
-from matched.claims import Above, Better, CellKey, Claim, Diverges, NotWorse
+from matched.audit import differ
+from matched.claims import (
+    Above,
+    Better,
+    CellKey,
+    Claim,
+    Constant,
+    Diverges,
+    Falls,
+    NotWorse,
+)
+from matched.entries import Entry
+from matched.formatting import MISSING, format_number
 from matched.report import intervals
 from matched.report.collect import Results, TableResults
-from matched.summary_table import Entry, format_number
 from matched.table import Metric
 from matched.wording import counted
 
@@ -89,6 +100,8 @@ def _judge(claim: Claim, evidence: _Evidence, scale: str) -> Judged:
         ]
     elif isinstance(claim.test, Diverges):
         parts = [_judge_divergence(key, evidence) for key in claim.test.cells]
+    elif isinstance(claim.test, (Falls, Constant)):
+        parts = list(_judge_series(claim.test, evidence))
     else:
         parts = [_judge_above(claim.test, key, evidence) for key in claim.test.cells]
     return Judged(claim=claim, scale=scale, verdict=_overall(parts), parts=tuple(parts))
@@ -116,23 +129,24 @@ class _Evidence:
             for entry in table.summary.entries
         }
 
-    def first_metric(self, table: str) -> Metric:
-        results = self.tables[table]
-        return results.recipe.metrics(results.scale)[0]
-
     def label(self, key: CellKey) -> str:
         """Return a name such as "ViT-B, DyT (table1)"."""
         table = self.tables.get(key.table)
-        row = table.recipe.label(key.row) if table else key.row
+        row = table.recipe.label(key.row, table.scale) if table else key.row
         name = table.recipe.name if table else key.table
         return f"{row}, {key.arm} ({name})"
 
     def entry(self, key: CellKey, metric: str = "") -> Entry | None:
-        """Return an entry by the table's first metric or the given one; None without results."""
+        """Return an entry by the row's first metric or the given one; None without results.
+
+        A row with searches may have other metrics than the first of its table.
+        """
         if key.table not in self.tables:
             return None
-        metric = metric or self.first_metric(key.table).key
-        return self._entries.get((key.table, key.row, key.arm, metric))
+        table = self.tables[key.table]
+        keys = [metric] if metric else [one.key for one in table.recipe.metrics(table.scale)]
+        entries = (self._entries.get((key.table, key.row, key.arm, one)) for one in keys)
+        return next((entry for entry in entries if entry is not None), None)
 
 
 def _key(table: TableResults, project: Path) -> str:
@@ -148,7 +162,7 @@ def _judge_not_worse(test: NotWorse, evidence: _Evidence) -> Iterator[Part]:
         if table is None:
             yield Part(label=name, verdict=Verdict.NOT_RUN, detail="no runs at this scale")
             continue
-        than, margin = test.than or table.recipe.table.baseline.name, _largest_change(table)
+        than = test.than or table.recipe.table.baseline.name
         if test.arm not in [arm.name for arm in table.recipe.table.arms]:
             detail = f"the table has no arm {test.arm}; `--with {test.arm}` adds it"
             yield Part(label=name, verdict=Verdict.NOT_RUN, detail=detail)
@@ -158,19 +172,23 @@ def _judge_not_worse(test: NotWorse, evidence: _Evidence) -> Iterator[Part]:
                 evidence.entry(CellKey(table=name, row=row, arm=arm)) for arm in (than, test.arm)
             )
             if base is not None and other is not None:
-                label = f"{table.recipe.label(row)} ({name})"
+                label = f"{table.recipe.label(row, table.scale)} ({name})"
+                margin = _largest_change(table, base.metric.key, test)
                 yield _compare(label, other, base, margin=max(margin, _spread(base)))
 
 
-def _largest_change(table: TableResults) -> float:
-    """Return the largest change that the paper prints in the first metric of the scale, or 0."""
-    metric = table.recipe.metrics(table.scale)[0].key
-    changes = [
-        abs(entry.printed_delta)
-        for entry in table.summary.entries
-        if entry.metric.key == metric and entry.printed_delta is not None
-    ]
-    return max(changes, default=0.0)
+def _largest_change(table: TableResults, metric: str, test: NotWorse) -> float:
+    """Return the largest change that the paper prints in a metric, or 0.
+
+    It is that between the two arms of the test where the paper prints both, or else that of any arm
+    from the baseline.
+    """
+    entries = [entry for entry in table.summary.entries if entry.metric.key == metric]
+    printed = {(entry.row, entry.arm): entry.printed.get(metric) for entry in entries}
+    pairs = [(printed.get((e.row, test.arm)), printed.get((e.row, test.than))) for e in entries]
+    between = [a - b for a, b in pairs if a is not None and b is not None]
+    changes = [entry.printed_delta for entry in entries if entry.printed_delta is not None]
+    return max(map(abs, between or changes), default=0.0)
 
 
 def _spread(entry: Entry) -> float:
@@ -204,9 +222,18 @@ def _compare(label: str, better: Entry, worse: Entry, *, margin: float) -> Part:
             return Part(label=label, verdict=verdict, detail=f"{cell.arm} diverged in all seeds")
     sign = -1 if better.metric.direction == "lower" else 1
     seeds = better.ours.values.keys() & worse.ours.values.keys()
-    values = [sign * (better.ours.values[seed] - worse.ours.values[seed]) for seed in sorted(seeds)]
+    left_out = {seed for seed in seeds if differ(better.hardware[seed], worse.hardware[seed])}
+    values = [
+        sign * (better.ours.values[seed] - worse.ours.values[seed])
+        for seed in sorted(seeds - left_out)
+    ]
+    if left_out and not values:
+        detail = "no pair was computed on one hardware"
+        return Part(label=label, verdict=Verdict.UNDECIDED, detail=detail)
     reference = worse.ours.mean or 0.0
     within = f", margin {format_number(better.metric, margin, reference)}" if margin else ""
+    if left_out:
+        within += f", {len(left_out)} more on different hardware"
     part = _above(label, values, -margin, better.metric, reference, suffix=within)
     if better.ours.diverged and part.verdict is Verdict.SUPPORTED:
         detail = f"{part.detail}; {better.arm} diverged in {counted(better.ours.diverged, 'seed')}"
@@ -263,10 +290,53 @@ def _above(
     return Part(label=label, verdict=Verdict.UNDECIDED, detail=detail, more_seeds=more)
 
 
+def _judge_series(test: Falls | Constant, evidence: _Evidence) -> Iterator[Part]:
+    """Judge each series of cells, and each value that is searched for, by itself."""
+    for name in test.tables:
+        table = evidence.tables.get(name)
+        if table is None:
+            yield Part(label=name, verdict=Verdict.NOT_RUN, detail="no runs at this scale")
+            continue
+        for metric in test.metrics:
+            series: dict[str, list[Entry]] = {}
+            for entry in table.summary.entries:
+                if entry.metric.key == metric and entry.search:
+                    key = entry.arm if test.along == "rows" else entry.row
+                    series.setdefault(key, []).append(entry)
+            for key, entries in series.items():
+                shown = table.scale.labels.get(key, key)
+                label = f"{entries[0].metric.label}, {shown} ({name})"
+                if len(entries) > 1:
+                    yield _judge_one_series(test, label, entries)
+
+
+def _judge_one_series(test: Falls | Constant, label: str, entries: Sequence[Entry]) -> Part:
+    seeds = set.intersection(*(set(entry.ours.values) for entry in entries))
+    logs = [[math.log2(entry.ours.values[seed]) for entry in entries] for seed in sorted(seeds)]
+    best = [entry.ours.found for entry in entries]
+    found = " → ".join(MISSING if value is None else f"{value:g}" for value in best)
+    metric = Metric(key="", label="", unit="octaves", direction="none")
+    if isinstance(test, Falls):
+        values, threshold = [-_slope(one) for one in logs], 0.0
+        statistic = "falls per cell by"
+    else:
+        # The values tried are round numbers: a range of exactly the factor is within it.
+        values, threshold = [math.log2(test.factor) - max(one) + min(one) for one in logs], -1e-9
+        statistic = f"within a factor of {test.factor:g} by"
+    part = _above(label, values, threshold, metric, 1.0)
+    return replace(part, detail=f"best {found}; {statistic} {part.detail}")
+
+
+def _slope(values: Sequence[float]) -> float:
+    """Return the least-squares slope of values against their position."""
+    positions = range(len(values))
+    return statistics.linear_regression(positions, values).slope
+
+
 def _judge_divergence(key: CellKey, evidence: _Evidence) -> Part:
     label = evidence.label(key)
     entry = evidence.entry(key)
-    finished = 0 if entry is None else sum(s.finished for s in entry.ours.states.values())
+    finished = 0 if entry is None else sum(s.finished for s in entry.ours.states)
     if entry is None or not finished:
         return Part(label=label, verdict=Verdict.NOT_RUN, detail="no finished runs at this scale")
     diverged = entry.ours.diverged

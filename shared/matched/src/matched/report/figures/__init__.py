@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from matched import planning, recipes
+from matched.entries import make_entries
 from matched.figure import (
     AlphaAgainstStd,
     AlphaDuringTraining,
     BestAlpha0,
-    BlockDiagram,
     Figure,
     LossCurves,
     NormShapes,
+    PairsTried,
     Source,
     TanhCurves,
     TokensAndChannels,
+    ValuesTried,
 )
 from matched.planning import Plan, PlannedRun
 from matched.report import figure_list
 from matched.report.figure_list import DrawnFigure
-from matched.report.figures import diagrams, norm_layers, training
+from matched.report.figures import diagrams, norm_layers, searches, training
 from matched.report.figures.canvas import Canvas, PanelRuns, settings
+from matched.report.figures.searches import PanelEntries
 from matched.site import Site
+from matched.table import Cell
+
+SHOWN = 8
+"""Most missing runs that are named; the others are counted."""
 
 
 def draw_all(project: Path, site: Site, scales: Sequence[str], folder: Path) -> list[DrawnFigure]:
@@ -82,8 +89,13 @@ class FigureDrawer:
             OSError: if the folder cannot be written.
         """
         figure = figure_list.find(self.project, name)
+        canvas = Canvas(f"{name}.{self.scale}" if figure.sources else name)
+        if isinstance(figure, (BestAlpha0, ValuesTried, PairsTried)):
+            entries = [self._entries(name, source) for source in figure.sources]
+            with settings():
+                self._draw_searches(canvas, figure, entries)
+                return canvas.save(folder)
         panels = [self._runs(name, source) for source in figure.sources]
-        canvas = Canvas(f"{name}.{self.scale}" if panels else name)
         with settings():
             self._draw(canvas, figure, panels)
             return canvas.save(folder)
@@ -113,28 +125,63 @@ class FigureDrawer:
             training.draw_alpha(canvas, panels[0], figure.depths)
         elif isinstance(figure, TanhCurves):
             diagrams.draw_tanh(canvas, figure.alphas)
-        elif isinstance(figure, BlockDiagram):
-            diagrams.draw_block(canvas)
         else:
-            diagrams.draw_best_alpha0(canvas, _printed_alpha0(self.project, figure))
+            diagrams.draw_block(canvas)
+
+    def _draw_searches(
+        self,
+        canvas: Canvas,
+        figure: BestAlpha0 | ValuesTried | PairsTried,
+        panels: Sequence[PanelEntries],
+    ) -> None:
+        if isinstance(figure, BestAlpha0):
+            printed = _printed_alpha0(self.project, figure)
+            searches.draw_best_alpha0(canvas, panels, printed, figure.width, self.scale)
+        elif isinstance(figure, ValuesTried):
+            searches.draw_values(canvas, panels)
+        else:
+            searches.draw_pairs(canvas, panels)
 
     def _runs(self, name: str, source: Source) -> PanelRuns:
         """Return the first seed's runs of a source, by arm."""
         plan = self._plan(source.recipe)
         runs: dict[str, PlannedRun] = {}
-        for planned in plan.runs:
-            for cell in planned.cells:
-                wanted = not source.arms or cell.arm in source.arms
-                if cell.row == source.row and wanted:
-                    runs.setdefault(cell.arm, planned)
-        missing = [p.title for p in runs.values() if not p.status.state.finished]
+        for cell, planned in _of_source(plan, source):
+            needed = source.need and plan.by_run[cell.run.needs[source.need]]
+            runs.setdefault(cell.arm, needed or planned)
+        self._check_finished(name, source, plan, runs.values())
+        return PanelRuns(title=source.title, runs=runs)
+
+    def _entries(self, name: str, source: Source) -> PanelEntries:
+        """Return the entries of a source's row with runs, by the metric of its searches."""
+        plan = self._plan(source.recipe)
+        shown = _of_source(plan, source)
+        self._check_finished(name, source, plan, [planned for _, planned in shown])
+        arms = {cell.arm for cell, _ in shown}
+        found = [
+            entry
+            for of_metric in make_entries(plan, ())
+            for entry in of_metric
+            if entry.row == source.row and entry.arm in arms
+        ]
+        deciding = {entry.search.metric.key for entry in found if entry.search}
+        return PanelEntries(
+            title=source.title,
+            entries=[entry for entry in found if entry.metric.key in deciding],
+        )
+
+    def _check_finished(
+        self, name: str, source: Source, plan: Plan, runs: Collection[PlannedRun]
+    ) -> None:
+        missing = [planned.title for planned in runs if not planned.status.state.finished]
         if missing or not runs:
             arguments = plan.recipe.arguments(plan.scale)
+            more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
             raise MissingRunsError(
                 f"{name} at {self.scale} scale needs runs that are not finished: "
-                f"{', '.join(missing) or source.row}; run `matched submit {arguments} --wait`"
+                f"{', '.join(missing[:SHOWN]) or source.row}{more}; "
+                f"run `matched submit {arguments} --wait`"
             )
-        return PanelRuns(title=source.title, runs=runs)
 
     def _plan(self, name: str) -> Plan:
         if name not in self._plans:
@@ -144,13 +191,23 @@ class FigureDrawer:
         return self._plans[name]
 
 
-def _printed_alpha0(project: Path, figure: BestAlpha0) -> dict[str, dict[int, float]]:
+def _of_source(plan: Plan, source: Source) -> list[tuple[Cell, PlannedRun]]:
+    """Return the cells of a source's row and arms with their runs."""
+    return [
+        (cell, planned)
+        for planned in plan.runs
+        for cell in planned.cells
+        if cell.row == source.row and cell.arm in (source.arms or (cell.arm,))
+    ]
+
+
+def _printed_alpha0(project: Path, figure: BestAlpha0) -> dict[str, dict[float, float]]:
     """Return label → width → the α0 that the paper prints."""
     numbers = recipes.paper_numbers(project)
     series = {}
-    for label, (table, row) in figure.series.items():
+    for label, (table, row) in figure.printed.items():
         paper, _, key = table.partition(".")
         cells = numbers[paper][key]["rows"][row]
         widths = [arm for arm in cells if re.fullmatch(r"\d+", arm)]
-        series[label] = {int(width): float(cells[width][figure.metric]) for width in widths}
+        series[label] = {float(width): float(cells[width][figure.metric]) for width in widths}
     return series

@@ -70,6 +70,10 @@ class Canvas:
         self._figure = Figure(figsize=(width * columns, height * rows))
         return self._figure.subplots(rows, columns, squeeze=False)
 
+    def color_bar(self, image: Any, axis: Any, label: str) -> None:
+        """Add the scale of an image's colours next to its axes."""
+        self._figure.colorbar(image, ax=axis, label=label)
+
     def add_rows(self, rows: Iterable[Sequence[Any]]) -> None:
         self.rows += rows
 

@@ -1,13 +1,13 @@
-"""Figures without runs: tanh(αx), a block with DyT, and the best α0 that the paper prints."""
+"""Figures without runs: tanh(αx), and a block with DyT."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from matched.report.figures.canvas import COLORS, DASHES, MARKERS, Canvas
+from matched.report.figures.canvas import COLORS, DASHES, Canvas
 
 BLOCK = ("{norm}", "Attention / FFN / …", "+")
 """Boxes of a block from its input upwards."""
@@ -56,34 +56,3 @@ def _box(axis: Any, text: str, y: float, color: str) -> None:
         color="white" if white else "black",
         bbox={"boxstyle": "round,pad=0.5", "facecolor": color, "edgecolor": "black"},
     )
-
-
-def draw_best_alpha0(canvas: Canvas, series: Mapping[str, Mapping[int, float]]) -> None:
-    """Draw the best α0 against the width, both axes logarithmic."""
-    axis = canvas.axes(1, 1, width=3.2, height=2.4)[0, 0]
-    canvas.columns = ("series", "width", "alpha0")
-    for index, (label, values) in enumerate(series.items()):
-        axis.plot(
-            list(values),
-            list(values.values()),
-            DASHES[index % len(DASHES)],
-            marker=MARKERS[index],
-            color=COLORS[index],
-            label=label,
-        )
-        canvas.add_rows((label, width, alpha0) for width, alpha0 in values.items())
-    axis.set(xscale="log", yscale="log", xlabel="width of the model", ylabel="best α0")
-    widths = {width for values in series.values() for width in values}
-    alphas = {alpha0 for values in series.values() for alpha0 in values.values()}
-    _set_ticks(axis.get_xaxis(), [w for w in widths if w & (w - 1) == 0])  # powers of two
-    _set_ticks(axis.get_yaxis(), alphas)
-    axis.set_title("As printed in the paper")
-    axis.margins(0.12)
-    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.1), frameon=False)
-
-
-def _set_ticks(axis: Any, values: Iterable[float]) -> None:
-    """Label these values of a logarithmic axis, and no others."""
-    axis.set_ticks(sorted(values))
-    axis.set_major_formatter(lambda value, _: f"{value:g}")
-    axis.set_minor_formatter(lambda value, _: "")

@@ -123,9 +123,10 @@ def describe_shapes(panels: Sequence[PanelRuns], scale: str) -> str:
     else:
         what = "" if scale == "paper" else "toy networks do not show it: "
         finding = f"At {scale} scale, no deep layer is S-shaped; {what}{', '.join(others)}."
+    curved, remaining = 100 * CURVED, 100 * REMAINING
     return (
-        f"{finding} A layer counts as S-shaped if a straight line leaves at least {CURVED:.0%} of "
-        f"the variance of its outputs, and s·tanh(αx) + c less than {REMAINING:.0%} of that."
+        f"{finding} A layer counts as S-shaped if a straight line leaves at least {curved:.0f} % "
+        f"of the variance of its outputs, and s·tanh(αx) + c less than {remaining:.0f} % of that."
     )
 
 

@@ -1,0 +1,45 @@
+"""Lines of ``matched claims``: what the tables have to do, and the verdicts so far."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from matched.job_packing import LONG_HOURS
+from matched.report.claimed_tables import ClaimedTable
+from matched.report.verdicts import Judged, Part, Verdict
+from matched.wording import counted
+
+
+def plan_lines(tables: Sequence[ClaimedTable], cluster: str) -> Iterator[str]:
+    """Yield a line for each table with missing runs, and one for all; none if all have finished."""
+    missing = [table for table in tables if table.plan.missing]
+    for table in missing:
+        plan = table.plan
+        counts = f"{len(plan.missing)} of {counted(len(plan.runs), 'run')} to do"
+        yield f"{plan.recipe.name}: {counts}, {table.hours:,.1f} h"
+    if not missing:
+        return
+    hours = sum(table.hours for table in missing)
+    place = "on the cluster, without queueing" if cluster == "slurm" else "here"
+    yield f"Expected: {hours:,.1f} h {place}, one table after the other; shared runs count once"
+    if cluster != "slurm" and hours > LONG_HOURS:
+        yield (
+            "That is more than a day. It can be interrupted at any time and continues where it "
+            f"was; faster are `gpus` or `workers` under [local] in {missing[0].plan.site.file}, "
+            "and --cluster slurm"
+        )
+
+
+def verdict_lines(scorecard: Iterable[Sequence[Judged]]) -> Iterator[str]:
+    """Yield each claim with its verdict, and below it the statistic of each part if one has run."""
+    for judged in (one for claim in scorecard for one in claim):
+        needed = f" ({judged.seeds_needed})" if judged.seeds_needed else ""
+        yield f"{judged.verdict}: {judged.claim.statement}{needed}"
+        if judged.verdict is not Verdict.NOT_RUN:
+            yield from (f"    {part_text(part)}" for part in judged.parts)
+
+
+def part_text(part: Part) -> str:
+    """Return "ViT-B (table1): undecided, +0.3 %, 95 % interval …"."""
+    label = f"{part.label}: " if part.label else ""
+    return f"{label}{part.verdict}, {part.detail}"

@@ -1,0 +1,79 @@
+"""Tables that claims name, at one scale: the runs that they have to do, and the time it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from matched import overrides, planning, recipes
+from matched.claims import CellKey, Claim
+from matched.job_packing import hours_here, pack_jobs
+from matched.planning import Plan
+from matched.run import Run
+from matched.site import Site
+from matched.slurm_summary import hours_to_last_job
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClaimedTable:
+    """A table of the claims, without the runs that an earlier one of them has.
+
+    Attributes:
+        hours: expected time until the last missing run has ended.
+    """
+
+    plan: Plan
+    hours: float
+
+
+def claimed_tables(
+    claims: Iterable[Claim],
+    project: Path,
+    site: Site,
+    *,
+    scale: str,
+    cluster: str,
+    changes: Sequence[str] = (),
+) -> list[ClaimedTable]:
+    """Return the tables that the claims name and that have the scale, in the order of the claims.
+
+    Args:
+        changes: as ``overrides.on_data``; tables without that data are left out.
+
+    Raises:
+        ValueError: for a recipe that is refused, and as ``overrides.on_data``.
+    """
+    tables: list[ClaimedTable] = []
+    planned: set[Run] = set()
+    for name in dict.fromkeys(name for claim in claims for name in table_names(claim.test)):
+        recipe = recipes.load(str(project / name) if name.endswith(".py") else name)
+        for at in (one for one in recipe.table.scales if one.name == scale):
+            changed = overrides.on_data(recipe, at, changes)
+            if changed is None:
+                continue
+            plan = planning.make_plan(*changed, site).on_cluster(cluster)
+            plan = replace(plan, runs=tuple(p for p in plan.runs if p.run not in planned))
+            planned |= {one.run for one in plan.runs}
+            packed = pack_jobs(plan, cluster)
+            on_slurm = cluster == "slurm"
+            hours = hours_to_last_job(packed, site.slurm) if on_slurm else hours_here(packed)
+            tables.append(ClaimedTable(plan=plan, hours=hours))
+    return tables
+
+
+def table_names(test: object) -> Iterator[str]:
+    """Yield the tables that a claim's test names, and the paths of recipe files."""
+    yield from getattr(test, "tables", ())
+    for key in _cell_keys(tuple(vars(test).values()) if test is not None else ()):
+        yield key.table
+
+
+def _cell_keys(value: Any) -> Iterator[CellKey]:
+    """Yield the cells in nested tuples."""
+    if isinstance(value, CellKey):
+        yield value
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _cell_keys(item)

@@ -1,0 +1,139 @@
+"""Data of the zero-shot tasks: files, the cache of datasets, the download, and what is refused."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from dyt_llama import fetch_zero_shot, sources, zero_shot_data
+from dyt_llama.zero_shot_tasks import FIFTEEN
+from matched.data import registered_sources
+
+from .miniature_tasks import ROWS, write_cache, write_files
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_files(tmp_path / "zero-shot")
+
+
+@pytest.fixture
+def miniature_counts(monkeypatch):
+    """The fifteen tasks with the numbers of rows of the miniature data."""
+    for name, rows in ROWS.items():
+        monkeypatch.setitem(FIFTEEN, name, replace(FIFTEEN[name], rows=len(rows)))
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return write_cache(tmp_path_factory.mktemp("cache"))
+
+
+def test_check_names_tasks_without_data_and_the_command(folder):
+    (folder / "boolq.jsonl").unlink()
+    (folder / "wic.jsonl").unlink()
+    with pytest.raises(ValueError) as error:
+        sources.ZERO_SHOT.check(folder)
+    message = str(error.value)
+    assert message.startswith(f"{folder} has no data for boolq, wic: expected boolq.parquet or")
+    assert "the cache of aps/super_glue (boolq), validation" in message
+    assert message.endswith(f"run `python -m dyt_llama.fetch_zero_shot {folder}`")
+    assert "\n" not in message
+
+
+def test_check_accepts_files_and_survey_refuses_another_version(folder):
+    zero_shot_data.check(folder)
+    with pytest.raises(ValueError, match="anli_r1 has 3 rows instead of the 1,000 of facebook/an"):
+        zero_shot_data.survey(folder)
+
+
+def test_survey_accepts_the_known_numbers_of_rows(folder, miniature_counts):
+    zero_shot_data.survey(folder)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ('{"question": "?", "answer": 1}\n', "has no column passage, label, but answer, question"),
+        ("not json\n", "line 1, is not JSON"),
+        ("[1]\n", "line 1, is not an object with columns"),
+        ("", "has no column question, passage, label, but no rows; expected aps/super_glue"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git-lfs"),
+    ],
+)
+def test_check_refuses_damaged_files_and_other_columns(folder, content, message):
+    (folder / "boolq.jsonl").write_text(content)
+    with pytest.raises(ValueError, match=message) as error:
+        zero_shot_data.check(folder)
+    assert str(folder / "boolq.jsonl") in str(error.value)
+
+
+@pytest.mark.parametrize("label", [-1, "1", True, None])
+def test_labels_that_are_no_choices_are_refused(folder, label):
+    """lm-eval would count them as mistakes of the network."""
+    rows = [{**row, "label": label} for row in ROWS["boolq"]]
+    (folder / "boolq.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match=r"row 1, has the label .*; expected the number"):
+        zero_shot_data.read_rows(folder, "boolq")
+
+
+def test_damaged_parquet_is_refused(folder):
+    (folder / "boolq.parquet").write_bytes(b"PAR1 broken")
+    with pytest.raises(ValueError, match=r"boolq.parquet is damaged"):
+        zero_shot_data.check(folder)
+
+
+def test_cache_has_the_rows_of_the_files(folder, cache):
+    zero_shot_data.check(cache)
+    for name in FIFTEEN:
+        assert zero_shot_data.locate(cache, name)[0].suffix == ".arrow"
+        digests = {
+            zero_shot_data.rows_digest(zero_shot_data.read_rows(place, name))
+            for place in (folder, cache)
+        }
+        assert len(digests) == 1, name
+
+
+def test_two_versions_in_the_cache_are_refused(tmp_path):
+    cache = write_cache(tmp_path, tasks=("rte",))
+    write_cache(tmp_path, tasks=("rte",), commit="1" * 40)
+    with pytest.raises(ValueError, match=r"has 2 versions of nyu-mll/glue \(rte\), validation \("):
+        zero_shot_data.locate(cache, "rte")
+
+
+class TestFetch:
+    def test_fetch_writes_what_is_missing(self, tmp_path, cache, monkeypatch, miniature_counts):
+        """The library finds the data sets in its cache, as it does without a network."""
+        monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+        monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", cache)
+        folder = write_files(tmp_path)
+        for name in ("boolq", "anli_r2"):
+            (folder / f"{name}.jsonl").unlink()
+        assert fetch_zero_shot.fetch(folder) == ["anli_r2", "boolq"]
+        zero_shot_data.survey(folder)
+        assert json.loads(json.dumps(zero_shot_data.read_rows(folder, "boolq")[:])) == {
+            column: [row[column] for row in ROWS["boolq"]] for column in ROWS["boolq"][0]
+        }
+        assert fetch_zero_shot.fetch(folder) == []
+
+    def test_fetch_refuses_another_version(self, tmp_path, cache, monkeypatch):
+        monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+        monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", cache)
+        with pytest.raises(ValueError, match="facebook/anli, test_r1 has 3 rows instead of 1,000"):
+            fetch_zero_shot.fetch(tmp_path)
+        assert not list(tmp_path.iterdir())
+
+    def test_fetch_without_network_names_the_data_set(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+        monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "empty")
+        assert fetch_zero_shot.main([str(tmp_path)]) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1 and lines[0].startswith("error: cannot download facebook/anli")
+
+    def test_fetch_without_a_folder_prints_its_usage(self, capsys):
+        assert fetch_zero_shot.main([]) == 2
+        assert capsys.readouterr().err == "usage: python -m dyt_llama.fetch_zero_shot FOLDER\n"
+
+
+def test_zero_shot_is_a_registered_source():
+    assert registered_sources()["zero-shot"].load() is sources.ZERO_SHOT
