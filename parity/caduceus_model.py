@@ -13,7 +13,7 @@ from typing import Any
 import dna_official
 import torch
 import torch.nn.functional as F
-from claims import Claim, equal, largest_difference
+from claims import Claim, equal, largest_difference, train_side_by_side
 from torch import Tensor, nn
 
 from dyt import Norm
@@ -167,23 +167,19 @@ def ten_steps(variant: Any, norm: Norm) -> Claim:
         torch.optim.AdamW(groups, lr=LR, betas=(0.9, 0.95)),
         dna_official.trainer_optimizer(theirs, theirs.model, LR),
     )
-    differences = []
-    for step in range(10):
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["eps"] = 1e-6
+
+    def loss_of(model: nn.Module, step: int) -> Tensor:
         ids, targets = batch(step)
-        losses = []
-        for model, optimizer in zip((ours, theirs), optimizers, strict=True):
-            for group in optimizer.param_groups:
-                group["eps"] = 1e-6
-            loss = masked_loss(model(ids), targets)
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            losses.append(loss.item())
-        differences.append(abs(losses[0] - losses[1]))
+        return masked_loss(model(ids), targets)
+
+    pairs = list(zip((ours, theirs), optimizers, strict=True))
+    difference, last = train_side_by_side(pairs, loss_of)
     return Claim(
         text=f"Caduceus-{variant.upper()}, {norm}: losses of ten AdamW steps (eps 1e-6)",
         bound=STEPS,
-        measured=max(differences),
-        note=f"last loss {losses[1]:.4f}",
+        measured=difference,
+        note=f"last loss {last:.4f}",
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,31 @@ def relative_gradients(
         differences.append(largest_difference([a], [b]) / b.abs().max().item())
     assert not found
     return max(differences)
+
+
+def train_side_by_side(
+    pairs: Sequence[tuple[nn.Module, torch.optim.Optimizer]],
+    loss_of: Callable[[nn.Module, int], Tensor],
+    steps: int = 10,
+) -> tuple[float, float]:
+    """Train two networks; return the largest difference of their losses, and the last loss.
+
+    Args:
+        pairs: ours and theirs, with their optimizers; gradients are clipped to a norm of 1.
+        loss_of: the loss of a network at a step.
+    """
+    differences = []
+    for step in range(steps):
+        losses = []
+        for model, optimizer in pairs:
+            loss = loss_of(model, step)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            losses.append(loss.item())
+        differences.append(abs(losses[0] - losses[1]))
+    return max(differences), losses[-1]
 
 
 def perturb(model: nn.Module, seed: int = 0, *, without: str | None = None) -> None:

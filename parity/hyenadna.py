@@ -8,7 +8,14 @@ from pathlib import Path
 import dna_official
 import torch
 import torch.nn.functional as F
-from claims import Claim, equal_architectures, largest_difference, perturb, relative_gradients
+from claims import (
+    Claim,
+    equal_architectures,
+    largest_difference,
+    perturb,
+    relative_gradients,
+    train_side_by_side,
+)
 from torch import Tensor, nn
 
 from dyt import Norm, convert
@@ -101,26 +108,20 @@ def ten_steps(norm: Norm, kind: str) -> Claim:
         ),
         dna_official.trainer_optimizer(theirs, part, LR),
     )
-    differences = []
-    for step in range(10):
+
+    def loss_of(model: nn.Module, step: int) -> Tensor:
         source = torch.Generator().manual_seed(step)
         ids = torch.randint(7, 12, (8, 128), generator=source)
         labels = torch.randint(CLASSES, (8,), generator=source)
-        losses = []
-        for model, optimizer in zip((ours, theirs), optimizers, strict=True):
-            logits = model(ids)
-            if kind == "classifier":
-                loss = F.cross_entropy(logits, labels)
-            else:
-                loss = next_token_loss(logits, ids)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
-        differences.append(abs(losses[0] - losses[1]))
+        if kind == "classifier":
+            return F.cross_entropy(model(ids), labels)
+        return next_token_loss(model(ids), ids)
+
+    pairs = list(zip((ours, theirs), optimizers, strict=True))
+    difference, last = train_side_by_side(pairs, loss_of)
     return Claim(
         text=f"HyenaDNA {kind}, {norm}: losses of ten AdamW steps with the official groups",
         bound=STEPS,
-        measured=max(differences),
-        note=f"last loss {losses[1]:.4f}",
+        measured=difference,
+        note=f"last loss {last:.4f}",
     )

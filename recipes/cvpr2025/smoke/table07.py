@@ -18,7 +18,7 @@ SCALE = Scale(
                 dtype="float32",
                 length=512,
                 rounds=40,
-                warmup_rounds=5,
+                warmup_rounds=3,
             )
         )
     },

@@ -56,7 +56,7 @@ def draw_best_alpha0(
         _set_ticks(axis.get_yaxis(), {y for values in series.values() for y in values.values()})
         axis.set_title(title)
         axis.margins(0.12)
-        axis.legend()
+        axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.1), frameon=False)
 
 
 def _best_by_width(panel: PanelEntries, width: str) -> dict[float, float]:
