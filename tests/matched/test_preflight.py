@@ -210,11 +210,9 @@ def four_classes(monkeypatch):
     monkeypatch.setattr(
         vision_sources, "check_image_folder", lambda path, classes: imagenet_check(path, 4)
     )
-    sizes = {
-        name: replace(size, images=4 * size.smallest_class)
-        for name, size in vision_sources.IMAGENET_1K.items()
-    }
-    monkeypatch.setattr(vision_sources, "IMAGENET_1K", sizes)
+    for name, size in dict(vision_sources.IMAGENET_1K).items():
+        four = replace(size, images=4 * size.smallest_class)
+        monkeypatch.setitem(vision_sources.IMAGENET_1K, name, four)
 
 
 @COMMANDS
