@@ -10,9 +10,9 @@
 "other" are all the rest, as in the authors' release. The paper does not print the values that it
 tried. ``PAIRS`` has every value that Tables 11 and 12 print for either, in all pairs whose other α0
 is not above that of attention, since the paper reports that attention blocks need the larger one.
-Nor does it say whether the runs of the search ended with the schedule: here they are the first 30
-billion tokens of Table 4's runs, whose learning rate has hardly fallen by then, so that the best of
-them is the beginning of Table 4's run.
+The paper also does not say whether the runs of the search ended with the schedule: here they are
+the first 30 billion tokens of Table 4's runs, whose learning rate is then still 95 % of its peak.
+So the best of them is the beginning of Table 4's run.
 """
 
 from dataclasses import replace

@@ -7,7 +7,7 @@
 
 The learning rate of the training is tuned: of the pretraining, where a row has one. The rates that
 the paper tried are not printed. Here they are 0.5, 1 and 2 times the original one, and 1.5 times,
-or in its place the factor of a tuned rate that the paper prints for the model's kind: 4/3 for MAE
+or instead of 1.5 the factor of a tuned rate that the paper prints for the model's kind: 4/3 for MAE
 and DINO, 1.2 for wav2vec 2.0. DNA has half and twice the rate only, because a cell has 160
 fine-tunings. "No gain" means that no other rate is better. DINO's rates are stated for 256 images,
 as in its release. The runs at the original rates are those of the other tables.

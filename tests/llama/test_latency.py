@@ -175,6 +175,7 @@ def test_latency_memory_has_no_optimizer():
     [
         ({"variants": ("RMSNorm", "DyT")}, "expected 'RMSNorm', 'Identity' and any of 'DyT'"),
         ({"variants": ("RMSNorm", "Identity", "LN")}, "expected 'RMSNorm', 'Identity'"),
+        ({"variants": ("RMSNorm", "DyT", "DyT", "Identity")}, "'Derf', .*, each once"),
         ({"length": 17}, "length is 17, but the network has 16 positions"),
         ({"rounds": 1}, "rounds is 1; expected 2 or more"),
         ({"device": "gpu"}, "device is 'gpu'; expected 'cpu' or 'cuda'"),

@@ -360,6 +360,7 @@ def test_gallery_shows_the_picture_of_a_need(project):
 def test_report_refuses_unknown_scales_and_tables(project):
     assert "unknown scale: 'tiny'" in project.mistake("report", "--scale", "tiny")
     assert "unknown table: 'table9'" in project.mistake("report", "--tables", "table9")
+    assert "unknown data of the tables: 'x'" in project.mistake("report", "--set", "data=x")
 
 
 def test_report_names_a_results_folder_that_is_not_writable(project, read_only):

@@ -191,6 +191,14 @@ def test_search_runs_are_submitted_and_retried(grid):
     assert shown(grid)[2][0] == "12/12"
 
 
+def test_plan_titles_of_needs_keep_the_slash_of_pairs(grid):
+    """ "/" separates a run from its needs in paths, and two values of a search in labels."""
+    need = "NEED = Run(task='tiny:train', config=Config(model='tokens'))\n"
+    pairs = GRID.replace('values={"alpha0": a}', 'values={"alpha0": a, "beta0": a / 2}')
+    grid.recipe(need + pairs.replace("epochs=width)", "epochs=width), needs={'tokens': NEED}"))
+    assert "small · 8 · 0.5/0.25 · seed 0 · tokens" in grid.cli("plan", "table1")
+
+
 def test_run_takes_the_value_of_a_search(grid):
     grid.compute("run", "table1", "--row", "small", "--arm", "16", "--value", "2", "--seed", "1")
     assert grid.computed() == ["large.own.1"]
@@ -229,6 +237,11 @@ def trial(value):
 def test_search_refuses_trials(trials, message):
     with pytest.raises(ValueError, match=message):
         Search(metric="loss", trials=trials)
+
+
+def test_search_refuses_minutes_below_one():
+    with pytest.raises(ValueError, match="minutes is 0; expected a whole number of 1 or more"):
+        Search(metric="loss", trials=(trial(0.5), trial(1.0)), minutes=0)
 
 
 def test_search_refuses_an_original_that_is_not_tried():

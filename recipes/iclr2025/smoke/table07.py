@@ -59,7 +59,7 @@ def toy(width: int, depth: int, *, head: int = HEAD, length: int = 64) -> Pretra
 TOY_NOTE = (
     "Table 4's toys with heads of 16 channels, whose initial weights have the same standard "
     f"deviation at every width, {CONFIG.network.std}, as the paper's have. In parentheses and in "
-    "the lines “paper”: what the paper has in their place."
+    "the lines “paper”: what the paper has instead."
 )
 
 SCALE = Scale(

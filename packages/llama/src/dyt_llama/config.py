@@ -144,7 +144,8 @@ class ZeroShot:
         check_choice(self, "precision", ("fp32", "bf16"))
         unknown = [name for name in self.tasks if name not in METRICS]
         if unknown or not self.tasks or len(set(self.tasks)) < len(self.tasks):
-            raise ValueError(f"tasks is {self.tasks}; expected some of {', '.join(METRICS)}")
+            known = ", ".join(METRICS)
+            raise ValueError(f"tasks is {self.tasks}; expected some of {known}, each once")
         source = "zero-shot"
         if any(name in FIFTEEN for name in self.tasks) and source not in self.data:
             raise ValueError(f"data is {self.data}; expected {source!r} in it for {self.tasks}")

@@ -1,4 +1,4 @@
-"""Latency of LLaMA with several layers in the place of its norms: the task ``measure``.
+"""Latency of LLaMA with several layers in place of its norms: the task ``measure``.
 
 Source: CVPR 2025, Table 7 and its script in the release, which times 100 passes of transformers'
 LLaMA 7B in eager mode with RMSNorm, with DyT and with Identity, and takes the difference to

@@ -21,12 +21,12 @@ VARIANTS = (
     "DyT, compiled",
     IDENTITY,
 )
-"""Layers in the place of the network's norms; ``dyt_llama.latency.make_layer`` describes them."""
+"""Layers in place of the network's norms; ``dyt_llama.latency.make_layer`` describes them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    """Times of one network with several layers in the place of its norms (CVPR 2025, Table 7).
+    """Times of one network with several layers in place of its norms (CVPR 2025, Table 7).
 
     All variants are timed in one process in turns, in a random order for each round, so that
     whatever else the machine does slows them equally.
@@ -61,10 +61,11 @@ class Latency:
         check_choice(self, "device", ("cpu", "cuda"))
         check_choice(self, "dtype", ("float32", "bfloat16"))
         unknown = [name for name in self.variants if name not in VARIANTS]
-        if unknown or not {BASE, IDENTITY} <= set(self.variants):
+        twice = len(set(self.variants)) < len(self.variants)
+        if unknown or twice or not {BASE, IDENTITY} <= set(self.variants):
             raise ValueError(
                 f"variants are {self.variants}; expected {BASE!r}, {IDENTITY!r} and any of "
-                f"{', '.join(map(repr, VARIANTS[1:-1]))}"
+                f"{', '.join(map(repr, VARIANTS[1:-1]))}, each once"
             )
         if self.length > self.network.positions:
             raise ValueError(

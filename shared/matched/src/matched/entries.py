@@ -156,7 +156,7 @@ def format_ours(entry: Entry) -> str:
 
 
 def best_marks(search: SearchSummary) -> str:
-    """Return the marks behind a search's best value."""
+    """Return the marks after a search's best value."""
     return ("" if search.ended else "?") + ("≈" if search.ties else "")
 
 

@@ -18,7 +18,7 @@ from matched.recipes import Recipe
 from matched.run import Run
 from matched.search import map_runs
 from matched.table import Scale
-from matched.wording import known_names
+from matched.wording import known_names, unknown_name
 
 ARM_FIELDS = ("norm", "seed")
 """Fields that the table's arms and seeds set in every run."""
@@ -70,17 +70,37 @@ def on_data(recipe: Recipe, scale: Scale, texts: Sequence[str]) -> tuple[Recipe,
     Without a text they stay as they are.
 
     Raises:
-        ValueError: for any other change, of which reports over all tables know nothing.
+        ValueError: for any other change.
     """
     if not texts:
         return recipe, scale
+    return with_changes(recipe, scale, texts) if _data_name(texts) in scale.on_data else None
+
+
+def check_data_known(texts: Sequence[str], known: Iterable[str]) -> None:
+    """Check that a table has the data of "data=name"; ``known`` is what the tables have.
+
+    Raises:
+        ValueError: for other data, or any other change.
+    """
+    if texts and (data := _data_name(texts)) not in (names := list(known)):
+        raise ValueError(f"--set: {unknown_name(data, names, 'data of the tables')}")
+
+
+def _data_name(texts: Sequence[str]) -> str:
+    """Return the name in "data=name".
+
+    Raises:
+        ValueError: for any other change, of which reports over all tables know nothing.
+    """
     tree = _parse_texts(texts)
-    if list(tree) != ["data"]:
+    data = tree.get("data")
+    if len(tree) != 1 or not isinstance(data, str):
         raise ValueError(
             f"--set {' '.join(texts)}: over all tables only data=name can be changed, such as "
             "data=cifar100; change other fields of single tables"
         )
-    return with_changes(recipe, scale, texts) if tree["data"] in scale.on_data else None
+    return data
 
 
 def _parse_texts(texts: Sequence[str]) -> Tree:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from matched.checks import check_counts
 from matched.run import Run
 
 
@@ -50,8 +51,8 @@ class Search:
 
     Raises:
         ValueError: for fewer than two trials, a value that is tried twice, a trial whose
-            parameters are not those of the others, a value that is not a finite number, and an
-            original that is not tried.
+            parameters are not those of the others, a value that is not a finite number, an
+            original that is not tried, and minutes below 1.
     """
 
     metric: str
@@ -60,6 +61,8 @@ class Search:
     minutes: int | None = None
 
     def __post_init__(self) -> None:
+        if self.minutes is not None:
+            check_counts(self, "minutes")
         if len(self.trials) < 2:
             raise ValueError(f"a search tries {len(self.trials)} values; expected two at least")
         for trial in self.trials:

@@ -63,11 +63,7 @@ def claimed_tables(
             on_slurm = cluster == "slurm"
             hours = hours_to_last_job(packed, site.slurm) if on_slurm else hours_here(packed)
             tables.append(ClaimedTable(plan=plan, hours=hours))
-    if changes and not tables:
-        raise ValueError(
-            f"--set {' '.join(changes)}: no table has this data at {scale} scale; "
-            f"known: {', '.join(known) or 'none'}"
-        )
+    overrides.check_data_known(changes, known)
     return tables
 
 

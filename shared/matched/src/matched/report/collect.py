@@ -103,17 +103,19 @@ def collect(
         pictures: folder for copies of the runs' pictures; None copies none.
 
     Raises:
-        ValueError: for an unknown table or scale, or a recipe that is refused.
+        ValueError: for an unknown table, scale or data, or a recipe that is refused.
         OSError: if the folder of pictures cannot be written.
     """
     if scale is not None:
         scale = match_name(scale, SCALES, "scale")
     tables, not_run, planned_signatures = [], [], set()
+    known: dict[str, None] = {}
     for name in names or _all_recipes(project):
         recipe = recipes.load(name)
         for at in recipe.table.scales:
             if scale is not None and at.name != scale:
                 continue
+            known |= dict.fromkeys(at.on_data)
             changed = overrides.on_data(recipe, at, changes)
             if changed is None:
                 continue
@@ -123,6 +125,7 @@ def collect(
                 tables.append(_table_results(plan, pictures))
             else:
                 not_run.append((recipe, at))
+    overrides.check_data_known(changes, known)
     everything = scale is None and not names and not changes
     return Results(
         project=project,
