@@ -123,6 +123,9 @@ def llama(network: Network, *, lr: float, micro_batch: int, checkpointed: float)
 
 
 RUN_7B = llama(LLAMA_7B, lr=3e-4, micro_batch=2, checkpointed=0.0)
+RUN_13B = llama(LLAMA_13B, lr=3e-4, micro_batch=2, checkpointed=0.5)
+RUN_34B = llama(LLAMA_34B, lr=1.5e-4, micro_batch=1, checkpointed=0.5)
+RUN_70B = llama(LLAMA_70B, lr=1.5e-4, micro_batch=1, checkpointed=1.0)
 
 # One data-loading worker per GPU; 24 GB per process for a file of exported weights. Each node has a
 # copy of the weights of 7B and 13B (HSDP); those of 34B and 70B are sharded over all GPUs.
@@ -136,15 +139,9 @@ SCORING = Resources(gpus=8, cpus=2, memory_gb=32, minutes=60)
 
 PRETRAININGS = {
     "llama_7b": arms(RUN_7B, alpha0(0.8, 0.2), PILE),
-    "llama_13b": arms(
-        llama(LLAMA_13B, lr=3e-4, micro_batch=2, checkpointed=0.5), alpha0(0.6, 0.15), PILE
-    ),
-    "llama_34b": arms(
-        llama(LLAMA_34B, lr=1.5e-4, micro_batch=1, checkpointed=0.5), alpha0(0.2, 0.05), PILE
-    ),
-    "llama_70b": arms(
-        llama(LLAMA_70B, lr=1.5e-4, micro_batch=1, checkpointed=1.0), alpha0(0.2, 0.05), PILE
-    ),
+    "llama_13b": arms(RUN_13B, alpha0(0.6, 0.15), PILE),
+    "llama_34b": arms(RUN_34B, alpha0(0.2, 0.05), PILE),
+    "llama_70b": arms(RUN_70B, alpha0(0.2, 0.05), PILE),
 }
 
 PAPER = Scale(

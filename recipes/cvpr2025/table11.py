@@ -18,7 +18,6 @@ So the best of them is the beginning of Table 4's run.
 from dataclasses import replace
 
 from dyt_llama.config import Pretraining
-from dyt_llama.network_config import LLAMA_13B, LLAMA_34B, LLAMA_70B
 from matched import Arm, Scale, Table
 from recipes.cvpr2025.searches import ALPHA0_BY_PART, LOSS, alpha0_by_part_search
 from recipes.cvpr2025.table04 import (
@@ -28,8 +27,10 @@ from recipes.cvpr2025.table04 import (
     LENGTH,
     PILE,
     RUN_7B,
+    RUN_13B,
+    RUN_34B,
+    RUN_70B,
     TEXT,
-    llama,
 )
 
 TOKENS = 30e9
@@ -44,9 +45,6 @@ def beginning(config: Pretraining) -> Pretraining:
     return replace(config, steps=steps, schedule_steps=config.steps, eval_steps=steps)
 
 
-RUN_13B = llama(LLAMA_13B, lr=3e-4, micro_batch=2, checkpointed=0.5)
-RUN_34B = llama(LLAMA_34B, lr=1.5e-4, micro_batch=1, checkpointed=0.5)
-RUN_70B = llama(LLAMA_70B, lr=1.5e-4, micro_batch=1, checkpointed=1.0)
 HOURS = {"llama_7b": 2, "llama_13b": 4, "llama_34b": 5, "llama_70b": 10}
 
 PAPER = Scale(

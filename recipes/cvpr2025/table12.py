@@ -19,8 +19,8 @@ from dyt_llama.config import Pretraining
 from dyt_llama.network_config import llama_of
 from matched import Arm, Scale, Search, Table
 from recipes.cvpr2025.searches import ALPHA0_BY_PART, LOSS, alpha0_by_part_search
-from recipes.cvpr2025.table04 import ALL_GPUS, GPUS, PILE, RUN_7B, TEXT
-from recipes.cvpr2025.table11 import HOURS, PAIRS, RUN_13B, RUN_34B, RUN_70B, beginning
+from recipes.cvpr2025.table04 import ALL_GPUS, GPUS, PILE, RUN_7B, RUN_13B, RUN_34B, RUN_70B, TEXT
+from recipes.cvpr2025.table11 import HOURS, PAIRS, beginning
 
 WIDTHS = (1024, 2048, 4096, 8192)
 DEPTHS = (8, 16, 32, 64)

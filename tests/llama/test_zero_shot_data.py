@@ -148,6 +148,12 @@ class TestFetch:
         lines = capsys.readouterr().err.splitlines()
         assert len(lines) == 1 and lines[0].startswith("error: cannot download facebook/anli")
 
+    def test_fetch_into_a_file_ends_in_one_line(self, tmp_path, capsys):
+        (tmp_path / "file").touch()
+        assert fetch_zero_shot.main([str(tmp_path / "file")]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ") and str(tmp_path / "file") in line
+
     def test_fetch_without_a_folder_prints_its_usage(self, capsys):
         assert fetch_zero_shot.main([]) == 2
         assert capsys.readouterr().err == "usage: python -m dyt_llama.fetch_zero_shot FOLDER\n"

@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
     folder = Path(arguments[0])
     try:
         written = fetch(folder)
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # OSError: of the folder
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"{len(written)} of {len(FIFTEEN)} tasks fetched; set zero-shot in site.toml to {folder}")
