@@ -169,9 +169,9 @@ def test_runs_with_a_shared_need_split_for_idle_workers(project):
 def test_shared_needs_with_a_shared_need_split_for_idle_workers(project):
     project.site("[local]\nworkers = 4\n")
     project.recipe(
-        NEEDS + "A, B = (tuned(name, ('start', START)) for name in 'ab')\n"
-        "TABLE = Table(arms=ARMS, scales=(scale(seeds=(0,), small=tuned('small', ('a', A), ('b', B)),"
-        " large=tuned('large', ('a', A), ('b', B))),))"
+        NEEDS + "TWO = [(name, tuned(name, ('start', START))) for name in 'ab']\n"
+        "TABLE = Table(arms=ARMS, scales=(scale(seeds=(0,),"
+        " small=tuned('small', *TWO), large=tuned('large', *TWO)),))"
     )
     assert only_runs(project, "local") == [
         ["start.LN.0", "a.LN.0", "small.LN.0"],
