@@ -166,6 +166,21 @@ def test_runs_with_a_shared_need_split_for_idle_workers(project):
     ]
 
 
+def test_shared_needs_with_a_shared_need_split_for_idle_workers(project):
+    project.site("[local]\nworkers = 4\n")
+    project.recipe(
+        NEEDS + "TWO = [(name, tuned(name, ('start', START))) for name in 'ab']\n"
+        "TABLE = Table(arms=ARMS, scales=(scale(seeds=(0,),"
+        " small=tuned('small', *TWO), large=tuned('large', *TWO)),))"
+    )
+    assert only_runs(project, "local") == [
+        ["start.LN.0", "a.LN.0", "small.LN.0"],
+        ["start.DyT.0", "b.LN.0", "small.DyT.0"],
+        ["a.DyT.0", "large.LN.0"],
+        ["b.DyT.0", "large.DyT.0"],
+    ]
+
+
 def test_runs_whose_shared_need_failed_stay_together(project):
     """The failed run comes last, in case it kills its process; only its dependents follow it."""
     project.site("[local]\nworkers = 4\n")

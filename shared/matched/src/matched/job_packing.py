@@ -65,15 +65,16 @@ def _pack_for_workers(plan: Plan, cluster: str) -> list[PackedJob]:
 
 
 def _rounds(missing: Sequence[PlannedRun], num_jobs: int) -> Iterator[list[list[PlannedRun]]]:
-    """Yield one or two rounds of groups to spread over the jobs.
+    """Yield rounds of groups to spread over the jobs: shared needs of shared needs come first.
 
-    Runs of the second round may wait for runs of the first in another job. Two jobs never wait for
-    each other, because every job computes its runs in an order in which needed runs come first.
+    Runs of a round may wait for runs of earlier rounds in another job. Two jobs never wait for each
+    other, because every job computes its runs in an order in which needed runs come first.
     """
     groups = _connected_groups(missing)
     shared = _shared_needs(missing)
-    if len(groups) < num_jobs and not any(_has_failed(i) for i in missing if i.run in shared):
-        yield _connected_groups([planned for planned in missing if planned.run in shared])
+    first = [planned for planned in missing if planned.run in shared]
+    if first and len(groups) < num_jobs and not any(map(_has_failed, first)):
+        yield from _rounds(first, num_jobs)
         groups = _connected_groups([planned for planned in missing if planned.run not in shared])
     yield sorted(groups, key=lambda group: any(map(_has_failed, group)))
 
