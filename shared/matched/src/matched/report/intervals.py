@@ -69,7 +69,18 @@ def _smallest(decided: Callable[[int], bool], start: int) -> int | None:
 
 
 def _binomial_cdf(hits: int, count: int, p: float) -> float:
-    return math.fsum(math.comb(count, k) * p**k * (1 - p) ** (count - k) for k in range(hits + 1))
+    """Return the distribution function of a binomial with 0 < p < 1."""
+    none = count * math.log1p(-p)
+    odds = math.log(p) - math.log1p(-p)
+    logs = _log_combinations(count)[: hits + 1]
+    return math.fsum(math.exp(log + k * odds + none) for k, log in enumerate(logs))
+
+
+@cache
+def _log_combinations(count: int) -> tuple[float, ...]:
+    """Return log C(count, k) for k = 0 … count; whole numbers of hundreds of digits are slow."""
+    total = math.lgamma(count + 1)
+    return tuple(total - math.lgamma(k + 1) - math.lgamma(count - k + 1) for k in range(count + 1))
 
 
 @cache
