@@ -213,3 +213,18 @@ def test_table_cells_set_norm_and_seed_in_needs(project):
         ("LN", "LN", 7),
         ("DyT", "DyT", 7),
     ]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"minutes": 0}, "minutes is 0; expected a whole number of 1 or more"),
+        ({"minutes": -5}, "minutes is -5; expected a whole number of 1 or more"),
+        ({"minutes": float("nan")}, "minutes is nan; expected a whole number of 1 or more"),
+        ({"minutes": 1, "gpus": -1}, "gpus is -1; expected a whole number of 0 or more"),
+        ({"minutes": 1, "runs_per_job": 0}, "runs_per_job is 0; expected a whole number of 1"),
+    ],
+)
+def test_resources_refuse_numbers_below_their_minimum(numbers, message):
+    with pytest.raises(ValueError, match=message):
+        Resources(**numbers)

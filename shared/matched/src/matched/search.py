@@ -34,6 +34,14 @@ def label_of(values: Mapping[str, float]) -> str:
     return "/".join(f"{value:g}" for value in values.values())
 
 
+def label_of_text(text: str) -> str:
+    """Return values that a user typed in short form: "1.0/5e-1" is "1/0.5", other text is kept."""
+    try:
+        return "/".join(f"{float(part):g}" for part in text.split("/"))
+    except ValueError:
+        return text
+
+
 @dataclass(frozen=True, kw_only=True)
 class Search:
     """A cell of a table with several runs, of which the best is shown.
@@ -52,7 +60,7 @@ class Search:
     Raises:
         ValueError: for fewer than two trials, a value that is tried twice, a trial whose
             parameters are not those of the others, a value that is not a finite number, an
-            original that is not tried, and minutes below 1.
+            original with other parameters or that is not tried, and minutes below 1.
     """
 
     metric: str
@@ -66,13 +74,9 @@ class Search:
         if len(self.trials) < 2:
             raise ValueError(f"a search tries {len(self.trials)} values; expected two at least")
         for trial in self.trials:
-            if tuple(trial.values) != self.parameters or not self.parameters:
-                raise ValueError(
-                    f"a trial of a search has values of {', '.join(trial.values) or 'nothing'}; "
-                    f"expected {', '.join(self.parameters) or 'at least one'}, as the first has"
-                )
-            if not all(map(math.isfinite, trial.values.values())):
-                raise ValueError(f"a search tries {trial.label}; expected finite numbers")
+            self._check_values("a trial", trial.values)
+        if self.original is not None:
+            self._check_values("the original", self.original)
         labels = [trial.label for trial in self.trials]
         if twice := [label for label in dict.fromkeys(labels) if labels.count(label) > 1]:
             raise ValueError(f"a search tries {', '.join(twice)} twice; name each value once")
@@ -81,6 +85,18 @@ class Search:
                 f"the original value {label_of(self.original)} of a search is not tried; add it "
                 f"to the trials, {', '.join(labels)}"
             )
+
+    def _check_values(self, what: str, values: Mapping[str, float]) -> None:
+        """Refuse other parameters than those of the first trial, and values that are no numbers."""
+        if tuple(values) != self.parameters or not self.parameters:
+            raise ValueError(
+                f"{what} of a search has values of {', '.join(values) or 'nothing'}; "
+                f"expected {', '.join(self.parameters) or 'at least one'}, as the first has"
+            )
+        for name, value in values.items():
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not is_number or not math.isfinite(value):
+                raise ValueError(f"a search tries {name} {value!r}; expected finite numbers")
 
     @property
     def parameters(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from functools import cached_property
 from itertools import chain
 from typing import Any, Literal
 
-from matched.checks import check_divides
+from matched.checks import check_counts, check_divides
 from matched.run import Run, derive_run
 from matched.search import Search, runs_of
 
@@ -60,6 +60,10 @@ class Resources:
         shard_degree: with ``shard``, number of processes over which one copy of the weights is
             sharded. Each group of so many consecutive ranks, such as the GPUs of a node, has its
             own copy, and only gradients cross groups (HSDP). 0 is one copy over all processes.
+
+    Raises:
+        ValueError: for a number that is not whole or too small, and a shard_degree that does not
+            divide the processes.
     """
 
     gpus: int = 0
@@ -73,6 +77,8 @@ class Resources:
     shard_degree: int = 0
 
     def __post_init__(self) -> None:
+        check_counts(self, "processes", "cpus", "memory_gb", "minutes", "runs_per_job")
+        check_counts(self, "gpus", "cpu_minutes", minimum=0)
         if self.shard_degree < 0 or (self.shard_degree and not self.shard):
             raise ValueError(
                 f"shard_degree is {self.shard_degree} and shard {self.shard}; expected 0, or with "
