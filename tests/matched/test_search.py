@@ -8,7 +8,7 @@ import pytest
 
 from matched import Run, Search, Trial, recipes
 from matched.audit import audit_pairs
-from matched.search import label_of_text
+from matched.search import TRIED_COLUMNS, label_of_text
 from matched.summary_table import summary_table
 
 from .search_projects import CLEAR, GRID, PAPER, finish_trials, finish_tuned
@@ -109,6 +109,7 @@ def test_search_writes_every_value_to_csv(grid):
         "states": "done done", "changes": "", "signatures": "",
     }  # fmt: skip
     assert lines[1]["seeds_best"] == "2"
+    assert set(lines[0]) == {*TRIED_COLUMNS, "alpha0"}
     markdown = (grid.root / "results/table1.smoke.md").read_text(encoding="utf-8")
     assert "#### Values tried" in markdown and "1: 2.05 ± 0.071 best" in markdown
 
@@ -259,6 +260,13 @@ def test_search_refuses_trials(trials, message):
 def test_search_refuses_minutes_below_one():
     with pytest.raises(ValueError, match="minutes is 0; expected a whole number of 1 or more"):
         Search(metric="loss", trials=(trial(0.5), trial(1.0)), minutes=0)
+
+
+@pytest.mark.parametrize("name", ["row", "mean"])
+def test_search_refuses_a_parameter_with_a_taken_name(name):
+    trials = tuple(Trial(values={name: value}, run=trial(value).run) for value in (0.5, 1.0))
+    with pytest.raises(ValueError, match=f"tries values of {name}, which is the name of a column"):
+        Search(metric="loss", trials=trials)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,29 @@ from functools import cached_property
 from matched.checks import check_counts
 from matched.run import Run
 
+TRIED_COLUMNS = (
+    "table",
+    "scale",
+    "row",
+    "model",
+    "arm",
+    "value",
+    "metric",
+    "direction",
+    "mean",
+    "std",
+    "difference",
+    "verdict",
+    "seeds_best",
+    "seeds_with_value",
+    "seeds_planned",
+    "seeds_diverged",
+    "states",
+    "changes",
+    "signatures",
+)
+"""Columns of .tried.csv besides those of the parameters."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
@@ -58,7 +81,8 @@ class Search:
         minutes: expected time of one run, if it is not that of the scale's resources.
 
     Raises:
-        ValueError: for fewer than two trials, a value that is tried twice, a trial whose
+        ValueError: for fewer than two trials, a parameter with the name of a column of
+            .tried.csv, a value that is tried twice, a trial whose
             parameters are not those of the others, a value that is not a finite number, an
             original with other parameters or that is not tried, and minutes below 1.
     """
@@ -73,6 +97,11 @@ class Search:
             check_counts(self, "minutes")
         if len(self.trials) < 2:
             raise ValueError(f"a search tries {len(self.trials)} values; expected two at least")
+        if taken := [name for name in self.parameters if name in TRIED_COLUMNS]:
+            raise ValueError(
+                f"a search tries values of {', '.join(taken)}, which is the name of a column of "
+                ".tried.csv; choose another name"
+            )
         for trial in self.trials:
             self._check_values("a trial", trial.values)
         if self.original is not None:
