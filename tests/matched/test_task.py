@@ -94,7 +94,7 @@ def test_context_record_environment_keeps_what_is_recorded(tmp_path):
         ({"metrics": {"top1": "91 %"}}, "metric top1 of an outcome is '91 %'; expected a number"),
         ({"metrics": {"top1": True}}, "metric top1 of an outcome is True; expected a number"),
         ({"metrics": {}, "details": [1]}, r"has the details \[1\]; expected a dict"),
-        ({"metrics": {}, "details": {"picture": 3}}, "has picture 3 in its details; expected text"),
+        ({"metrics": {}, "details": {"data": 3}}, "has data 3 in its details; expected text"),
         ({"metrics": {}, "details": {"warnings": "a"}}, "expected a list of sentences"),
     ],
 )

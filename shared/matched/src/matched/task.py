@@ -173,7 +173,7 @@ def fault_of_details(details: object) -> str:
     """Return what is wrong with an outcome's details that tables show; "" if nothing is."""
     if not isinstance(details, Mapping):
         return f"the details {details!r}; expected a dict"
-    for key in ("picture", "data", "hardware"):
+    for key in ("data", "hardware"):
         if not isinstance(details.get(key, ""), str):
             return f"{key} {details[key]!r} in its details; expected text"
     warnings = details.get("warnings", [])
