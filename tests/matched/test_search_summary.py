@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from matched.aggregation import CellSummary
+from matched.entries import format_finished_count, format_ours
 from matched.run import Run
 from matched.search import Search, Trial
 from matched.search_summary import SearchSummary, TrialSummary
@@ -127,3 +128,39 @@ def test_cell_of_a_search_is_the_best_trial_or_value():
     assert (cell.values, cell.found, len(cell.states)) == ({0: 2.0, 1: 2.0}, None, 4)
     cell = found.cell(Metric(key="alpha0", label="α0", direction="none"))
     assert (cell.values, cell.found, cell.mean) == ({0: 1, 1: 2}, 2, 2)
+
+
+ALPHA0 = Metric(key="alpha0", label="α0", direction="none")
+OPEN = {3: (State.RUNNING,)}
+
+
+@pytest.mark.parametrize(
+    ("metric", "losses", "options", "text"),
+    [
+        ("m", [{0: 3.0}, {0: 1.0}, {0: 2.0}], {}, "1.00 (2)"),
+        ("m", [{0: 3.0}, {0: 1.0}, {}], {"states": OPEN}, "1.00 (2?)"),
+        ("m", [{0: 3.0}, {0: 1.0}, {0: 1.0}], {}, "1.00 (2≈)"),
+        ("m", [{0: 1.0}, {0: 1.0}, {}], {"states": OPEN}, "1.00 (1?≈)"),
+        ("m", [{0: 3.0}, {0: 1.0}, {0: 2.0}], {"original": 2}, "no gain"),
+        ("m", [{0: 3.0}, {0: 1.0}, {0: 1.0}], {"original": 2}, "no gain≈"),
+        ("m", [{0: 3.0}, {0: 1.0}, {}], {"original": 2, "states": OPEN}, "no gain?"),
+        ("m", [{}, {}, {}], {"states": {1: (State.DIVERGED,)}}, "diverged"),
+        ("m", [{}, {}, {}], {"states": OPEN}, "running"),
+        ("alpha0", [{0: 3.0}, {0: 1.0}, {0: 2.0}], {}, "2"),
+        ("alpha0", [{0: 3.0}, {0: 1.0}, {0: 1.0}], {}, "2≈"),
+        ("alpha0", [{0: 3.0}, {0: 1.0}, {}], {"states": OPEN}, "2?"),
+    ],
+)
+def test_format_ours_marks_what_is_provisional_or_tied(metric, losses, options, text):
+    search = summary("lower", losses, **options)
+    shown = ALPHA0 if metric == "alpha0" else search.metric
+    entry = SimpleNamespace(metric=shown, ours=search.cell(shown), search=search)
+    assert format_ours(entry) == text
+
+
+def test_finished_runs_are_counted_over_entries():
+    entries = [
+        SimpleNamespace(ours=SimpleNamespace(states=states))
+        for states in ((State.DONE, State.DIVERGED, State.FAILED), (State.RUNNING, State.DONE))
+    ]
+    assert format_finished_count(entries) == "3/5"
