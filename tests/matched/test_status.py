@@ -129,7 +129,8 @@ def test_now_is_the_time_of_the_folders_file_system(tmp_path, monkeypatch):
         return NamedTemporaryFile(dir=dir)
 
     monkeypatch.setattr(job_status.tempfile, "NamedTemporaryFile", on_server)
-    monkeypatch.setattr(job_status.os, "fstat", lambda _: SimpleNamespace(st_mtime=5.0))
+    of_server = SimpleNamespace(fstat=lambda _: SimpleNamespace(st_mtime=5.0))
+    monkeypatch.setattr(job_status, "os", of_server)
     assert job_status._now(tmp_path) == 5.0 and folders == [tmp_path]
     monkeypatch.setattr(job_status.time, "time", lambda: 7.0)
     assert job_status._now(tmp_path / "none") == 7.0
