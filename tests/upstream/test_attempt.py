@@ -11,6 +11,7 @@ import pytest
 
 from dyt import Norm
 from dyt_upstream import processes, script
+from dyt_upstream.checkout import open_checkout
 from dyt_upstream.runner_options import USER_ERROR
 from dyt_upstream.script import _Attempt, finite_metrics, newest
 from dyt_upstream.upstreams import UPSTREAMS
@@ -66,6 +67,16 @@ def test_outcome_has_last_metrics_and_best_record(attempt):
         {"step": 2, "epoch": 2, "evaluation": {"acc": 60.0}},
         {"step": 3, "epoch": 3, "loss": 0.5},
     ]
+
+
+def test_outcome_names_uncommitted_changes(attempt):
+    made = attempt()
+    (made.checkout.path / "train.py").write_text("changed")
+    made.checkout = open_checkout("own", made.context.data, "")
+    log_lines(made, *RECORDS)
+    details = made.outcome().details
+    assert details["changed"] == ["train.py"]
+    assert details["warnings"] == ["own: uncommitted changes in train.py"]
 
 
 def test_best_record_of_a_metric_that_is_better_lower(attempt):
