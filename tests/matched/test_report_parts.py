@@ -2,12 +2,13 @@
 
 import json
 import math
+import re
 from types import SimpleNamespace
 
 import pytest
 
 from matched.report import curves, summary
-from matched.report.svg import HEIGHT, WIDTH, _Axes, ticks
+from matched.report.svg import HEIGHT, WIDTH, Series, _Axes, line_chart, number, ticks
 
 
 @pytest.mark.parametrize("count", [1, 99, 100, 101, 200, 250, 1001])
@@ -41,12 +42,12 @@ def test_read_file_has_losses_and_the_last_alphas(tmp_path):
 def test_a_panel_has_each_curve_and_the_first_alphas_of_a_cell(tmp_path):
     found = curves.TableCurves()
     files = []
-    for number, text in enumerate(
+    for seed, text in enumerate(
         ('{"step": 1, "loss": 2, "alpha": {"a": 1}}\n', '{"step": 1}\n', "{damaged\n{}\n")
     ):
-        file = tmp_path / f"{number}.jsonl"
+        file = tmp_path / f"{seed}.jsonl"
         file.write_text(text)
-        files.append((SimpleNamespace(arm="DyT", seed=number), file))
+        files.append((SimpleNamespace(arm="DyT", seed=seed), file))
     curves._add_panel(found, "small", "", files)
     again = [(SimpleNamespace(arm="DyT", seed=0), files[0][1])]
     curves._add_panel(found, "small", "pretrained", again)
@@ -84,6 +85,37 @@ def test_axes_put_small_values_left_and_below():
     assert HEIGHT > below > above > 0 and axes.y(0) == pytest.approx((below + above) / 2)
     flat = _Axes(x_low=3, x_high=3, y_low=2, y_high=2)
     assert (flat.x(3), flat.y(2)) == (left, below)
+
+
+def test_chart_has_room_for_every_series():
+    """The axes include the largest and the smallest values of all of them."""
+    pairs = [([1, 2], [0.0, 1.0]), ([3, 4], [math.nan, 9.0]), ([0, 2], [-5.0, math.inf])]
+    series = [Series(label=str(i), style=i, x=x, y=y) for i, (x, y) in enumerate(pairs)]
+    for points in (False, True):
+        chart = line_chart("t", series, x_label="x", y_label="y", points=points)
+        pattern = r'cx="(.*?)" cy="(.*?)"' if points else r"[ML]([\d.-]+) ([\d.-]+)"
+        found = [(float(x), float(y)) for x, y in re.findall(pattern, chart)]
+        assert len(found) == 4
+        assert all(0 < x < WIDTH and 0 < y < HEIGHT for x, y in found)
+        assert len({x for x, _ in found}) == len({y for _, y in found}) == 4
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.25, "0.25"),
+        (-0.5, "−0.5"),
+        (1500, "1500"),
+        (9999, "9999"),
+        (10_000, "10k"),
+        (20_500, "20.5k"),
+        (-20_000, "−20k"),
+        (0.123456, "0.1235"),
+        (0, "0"),
+    ],
+)
+def test_number_of_a_tick(value, text):
+    assert number(value) == text
 
 
 ROW = ("Table 1", "smoke", "A_b & c", "top-1 %", "DyT", "82.5", "+0.2", "82.3", "—", "3/3", "yes")
