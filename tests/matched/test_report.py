@@ -290,14 +290,6 @@ def test_report_warns_of_runs_of_another_recipe_version(project):
     assert warning in summary(project, "md")
 
 
-def test_report_knows_the_runs_of_every_scale(project):
-    finish_all(project)
-    smoke = "scale(seeds=(0,), small=SMALL)"
-    paper = "replace(scale(seeds=(1,), small=SMALL), name='paper')"
-    project.recipe(f"TABLE = Table(arms=ARMS, scales=({smoke}, {paper}))")
-    assert not any("of no table here" in warning for warning in warnings(project))
-
-
 def test_report_warns_of_damaged_failed_and_unmatched_runs(project):
     finish_all(project)
     finish_all(project, "large")

@@ -10,6 +10,8 @@ from matched.report.collect import _mixed, _shortened, commit_of, mixed_over_tab
 from matched.run_directory import RunFiles
 from matched.status import RunStatus, State
 
+from .test_report import finish_all, warnings
+
 
 def planned(state, signature=""):
     return SimpleNamespace(
@@ -118,3 +120,11 @@ def test_counts_of_states_are_in_their_order():
         plan=SimpleNamespace(runs=runs), count=lambda state: states.count(state)
     )
     assert page._counts(table) == "4 runs: 1 new, 1 failed, 2 done"
+
+
+def test_report_knows_the_runs_of_every_scale(project):
+    finish_all(project)
+    smoke = "scale(seeds=(0,), small=SMALL)"
+    paper = "replace(scale(seeds=(1,), small=SMALL), name='paper')"
+    project.recipe(f"TABLE = Table(arms=ARMS, scales=({smoke}, {paper}))")
+    assert not any("of no table here" in warning for warning in warnings(project))
