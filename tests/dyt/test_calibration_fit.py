@@ -101,7 +101,7 @@ def test_scale_gives_the_rms_of_the_target_at_the_headroom():
 
 
 @pytest.mark.parametrize("affine", ["weight", "both"])
-def test_gamma_is_a_regression_with_four_more_positions_at_the_common_scale(affine):
+def test_gamma_regression_has_four_more_positions_at_one_scale(affine):
     """As if four positions agreed with the norm's γ times one scale."""
     target = GAMMA * torch.tanh(0.7 * X) + BETA
     form = replace(FORM, affine=affine, alpha=False, old_weight=torch.tensor([1.0, 1.0, 2.0, -1]))

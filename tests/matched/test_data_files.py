@@ -195,7 +195,7 @@ def test_pointers_are_smaller_than_a_kilobyte(tmp_path, size, is_pointer):
     assert bool(pointer_fault(tmp_path / "file")) == is_pointer
 
 
-def test_find_file_takes_a_file_or_the_first_name_of_a_folder(tmp_path):
+def test_find_file_takes_a_file_or_a_folders_first_name(tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()
     with pytest.raises(ValueError, match=r"none of the files a\.pt, b\.pt; expected weights$"):

@@ -112,5 +112,5 @@ def test_format_printed_cell_names_a_searched_value_once():
         (82.3, None, MISSING),
     ],
 )
-def test_format_delta_has_a_sign_and_the_decimals_of_the_base(base, delta, text):
+def test_format_delta_has_a_sign_and_the_bases_decimals(base, delta, text):
     assert format_delta(LOSS, base, delta) == text

@@ -12,7 +12,7 @@ from matched.report.svg import HEIGHT, WIDTH, Series, _Axes, line_chart, number,
 
 
 @pytest.mark.parametrize("count", [1, 99, 100, 101, 200, 250, 1001])
-def test_thinned_curve_is_a_mean_at_the_last_step_of_each_part(count):
+def test_thinned_curve_has_means_at_the_last_steps(count):
     steps = [10 * (i + 1) for i in range(count)]
     losses = [float(i * i) for i in range(count)]
     size = -(-count // 100)
@@ -39,7 +39,7 @@ def test_read_file_has_losses_and_the_last_alphas(tmp_path):
     assert (losses[0], losses[2]) == (3.0, 2.5) and math.isnan(losses[1])
 
 
-def test_a_panel_has_each_curve_and_the_first_alphas_of_a_cell(tmp_path):
+def test_panel_has_each_curve_and_a_cells_first_alphas(tmp_path):
     found = curves.TableCurves()
     files = []
     for seed, text in enumerate(

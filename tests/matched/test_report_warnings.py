@@ -88,7 +88,7 @@ def test_commit_of_a_run_marks_uncommitted_changes(tmp_path, environment, commit
     assert commit_of(run) == ""
 
 
-def test_list_of_runs_has_the_first_and_all_that_need_attention(monkeypatch):
+def test_listed_runs_include_all_that_need_attention(monkeypatch):
     monkeypatch.setattr(page, "LISTED", 2)
     runs = [planned(state) for state in (State.DONE, State.NEW, *State)]
     listed = page._listed(runs)

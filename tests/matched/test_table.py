@@ -217,7 +217,7 @@ def test_table_cells_set_norm_and_seed_in_needs(project):
 
 @pytest.mark.parametrize("what", ["arms", "scales"])
 @pytest.mark.parametrize("times", [0, 2])
-def test_table_refuses_arms_or_scales_that_are_missing_or_named_twice(what, times):
+def test_table_refuses_missing_or_repeated_arms_and_scales(what, times):
     resources = Resources(minutes=1)
     scale = Scale(name="smoke", seeds=(0,), runs={}, resources=resources)
     fields = {"arms": (Arm(name="LN"),), "scales": (scale,)}

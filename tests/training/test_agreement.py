@@ -50,7 +50,7 @@ def test_requests_of_a_step_are_decided_after_the_next(two):
     assert sent == [[0, 1], [0, 0], [0, 0]] and len(waited) == 2
 
 
-def test_request_to_save_is_dropped_if_a_checkpoint_is_due_now(two):
+def test_request_to_save_is_dropped_if_one_is_due(two):
     made, _, sent, _ = two
     decisions = [made.exchange(stop=False, save=True) for _ in range(4)]
     assert [decision.save for decision in decisions] == [False, True, False, True]
