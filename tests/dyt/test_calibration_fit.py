@@ -136,6 +136,21 @@ def test_worst_positions_are_relative_errors_largest_first():
     assert fitted(short, form).worst_positions == ()
 
 
+def test_errors_of_positions_are_weighted():
+    positions = torch.arange(96) // 48
+    weights = torch.rand(96, generator=GENERATOR) + 0.1
+    target = torch.tanh(X) + 0.3 * X.square()
+    form = Form(squash="tanh", alpha=False, shift=False, affine="none", old_weight=None, alpha0=1)
+    fit = fitted(samples(target, weights=weights, positions=positions, length=2), form)
+    w, difference = weights[:, None].double(), (torch.tanh(X) - target).double()
+    expected = {}
+    for half in (0, 1):
+        rows = positions == half
+        squares = (w * difference**2)[rows].sum() / (w * target.double() ** 2)[rows].sum()
+        expected[half] = squares.sqrt().item()
+    assert dict(fit.worst_positions) == pytest.approx(expected, rel=1e-4)
+
+
 def test_outlying_position_gets_the_weight_of_all_others():
     positions = torch.arange(96) % 8
     target = GAMMA * torch.tanh(0.7 * X) + BETA
