@@ -1,5 +1,6 @@
 """Parts of the live progress: events, numbers, and the line for all runs."""
 
+import io
 from types import SimpleNamespace
 
 import pytest
@@ -56,7 +57,7 @@ def test_numbers_have_four_digits_and_none_is_left_out():
 def picture(runs, rows=10, seconds=60.0):
     unfinished = [run for run in runs if not run.status.state.finished]
     plan = SimpleNamespace(runs=runs, unfinished=unfinished)
-    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=200, record=True, file=io.StringIO())
     console.print(watch._picture(plan, rows, seconds))
     return [" ".join(line.split()) for line in console.export_text().splitlines()]
 
