@@ -5,7 +5,14 @@ from types import SimpleNamespace
 import pytest
 
 from matched.aggregation import CellSummary
-from matched.search_layout import _best_values, _common_mark, _printed_values, _result, is_grid
+from matched.search_layout import (
+    _best_values,
+    _common_mark,
+    _printed_values,
+    _result,
+    _text,
+    is_grid,
+)
 from matched.status import State
 
 from .test_search_summary import ALPHA0, label, summary
@@ -85,3 +92,10 @@ def test_result_of_a_trial_has_digits_to_compare(losses, states, texts):
     search = summary("lower", losses, states=states)
     assert [_result(search, trial) for trial in search.trials] == texts
     assert label(search.best) == "1" and isinstance(search.trials[0].cell, CellSummary)
+
+
+def test_best_of_each_seed_is_named_where_seeds_disagree():
+    agreed = summary("lower", [{0: 2.0, 1: 2.0}, {0: 3.0, 1: 3.0}])
+    assert _text(agreed) == "1: 2 ± 0 best · 2: 3 ± 0"
+    divided = summary("lower", [{0: 2.0, 1: 3.0}, {0: 3.0, 1: 2.5}])
+    assert _text(divided).endswith(" (best by seed: 1, 2)")
