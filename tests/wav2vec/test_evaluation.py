@@ -166,6 +166,45 @@ def test_evaluate_sums_over_micro_batches_exactly(monkeypatch):
     assert started == [False, False] and model.training and trainer.criterion.training
 
 
+def test_passes_have_the_same_micro_batches_in_every_run(monkeypatch):
+    """Those of one seed, in their order, without the empty ones that fill up a process."""
+    options = {}
+    shuffles, stopped = [], []
+    iterator = SimpleNamespace(
+        next_epoch_itr=lambda shuffle: shuffles.append(shuffle) or [{"id": 1}, {}, {"id": 2}]
+    )
+
+    def get_batch_iterator(**given):
+        options.update(given)
+        return iterator
+
+    task = SimpleNamespace(get_batch_iterator=get_batch_iterator, dataset=lambda split: split)
+    dataset = SimpleNamespace(
+        max_tokens_valid=5, required_batch_size_multiple=8, num_workers=0, data_buffer_size=3
+    )
+    trainer = SimpleNamespace(
+        cfg=SimpleNamespace(dataset=dataset),
+        task=task,
+        data_parallel_world_size=4,
+        data_parallel_rank=2,
+    )
+    monkeypatch.setattr(evaluation, "stop_loading", stopped.append)
+    assert list(evaluation.validation_batches(trainer, 6)) == [{"id": 1}, {"id": 2}]
+    assert (shuffles, stopped) == ([False], [iterator])
+    assert options == {
+        "dataset": "valid",
+        "max_tokens": 5,
+        "required_batch_size_multiple": 8,
+        "seed": 0,
+        "num_shards": 4,
+        "shard_id": 2,
+        "num_workers": 0,
+        "epoch": 7,
+        "data_buffer_size": 3,
+        "disable_iterator_cache": True,
+    }
+
+
 def test_evaluate_matches_fairseqs_valid_step_with_same_draws(prepared, tmp_path):
     """Compare with fairseq's ``valid_step`` and meters for the batches of a pass."""
     from fairseq.logging import metrics
