@@ -68,6 +68,77 @@ def test_memory_grows_without_sharding():
     assert alone.total > 100 * GIB
 
 
+LAYER = 4 * 4096**2 + 3 * 4096 * 11_008 + 2 * 4096
+REST = 2 * 32_000 * 4096 + 4096
+NUMBERS = 32 * LAYER + REST
+"""Parameters of LLaMA 7B: of a layer, of embedding, output layer and last norm, and of all."""
+
+
+@pytest.mark.parametrize(
+    ("precision", "resources", "gathered"),
+    [
+        # Embedding, output layer and two layers; the output layer's and a layer's gradients.
+        (
+            "bf16-params",
+            SHARDED,
+            2 * (REST + 2 * LAYER) + 2 * 32_000 * 4096 + (2 + 4) * LAYER,
+        ),
+        (
+            "bf16-reduce",
+            SHARDED,
+            2 * (REST + 2 * LAYER) + 2 * 32_000 * 4096 + (2 + 2) * LAYER,
+        ),
+        ("fp32", SHARDED, 4 * (REST + 2 * LAYER) + 4 * 32_000 * 4096 + (4 + 4) * LAYER),
+        ("fp32", Resources(gpus=8, minutes=1), 4 * NUMBERS),  # DDP's buckets
+        ("bf16", Resources(gpus=8, minutes=1), (4 + 2) * NUMBERS),  # and autocast's copies
+        ("bf16", Resources(gpus=1, minutes=1), 2 * NUMBERS),
+        ("fp32", Resources(gpus=1, minutes=1), 0),
+    ],
+)
+def test_gathered_memory_of_7b_is_exact(precision, resources, gathered):
+    config = replace(LARGE, precision=precision)
+    assert config.memory(resources).gathered == gathered
+
+
+# Bytes per token, in bf16-params: of a norm, and of a layer with two of them.
+NORM = 4096 * (2 + 2 + 4)
+KEPT = 2 * NORM + 2 * (4 * 4096 + 4 * 11_008) + 4 * 32
+LOGITS = 12 * 32_000 * 4096
+
+
+@pytest.mark.parametrize(
+    ("changes", "activations"),
+    [
+        ({}, 8192 * (32 * KEPT + NORM) + LOGITS),
+        ({"norm": DYT}, 8192 * (32 * (KEPT - 2 * 4 * 4096) + NORM - 4 * 4096) + LOGITS),
+        (
+            {"checkpointed": 1.0},
+            8192 * (32 * 2 * 4096 + NORM) + 8192 * (3 * 11_008 * 2 + KEPT),
+        ),
+        (
+            {"checkpointed": 0.25},
+            8192 * (8 * 2 * 4096 + 24 * KEPT + NORM) + 8192 * (3 * 11_008 * 2 + KEPT),
+        ),
+        ({"micro_batch": 1, "length": 1024}, 1024 * (32 * KEPT + NORM) + 12 * 32_000 * 1024),
+    ],
+    ids=str,
+)
+def test_activations_of_7b_are_exact(changes, activations):
+    assert replace(LARGE, **changes).memory(SHARDED).activations == activations
+
+
+def test_own_part_of_a_shard_is_rounded_up_by_rows():
+    layer = layer_shapes(LLAMA_1B4, OWN)
+    kv = 2048 // 16 * 4
+    assert layer[1] == layer[2] == (kv, 2048)
+    resources = Resources(gpus=48, minutes=1, shard=True, shard_degree=3)
+    own = replace(LARGE, network=LLAMA_1B4, batch=96).memory(resources).weights
+    rows = {2048: 683, kv: 171, 6144: 2048, 32_000: 10_667}
+    of_layer = 2 * 683 * 2048 + 2 * 171 * 2048 + 2 * 2048 * 2048 + 683 * 6144 + 2 * 683
+    assert all(-(-count // 3) == part for count, part in rows.items())
+    assert own == 4 * (24 * of_layer + 2 * 10_667 * 2048 + 683)
+
+
 def test_memory_refuses_a_batch_that_does_not_divide():
     with pytest.raises(ValueError, match="a batch of 1024 does not divide evenly over 384"):
         LARGE.memory(Resources(gpus=384, minutes=1, shard=True))

@@ -167,6 +167,16 @@ class TestFetch:
             fetch_zero_shot.fetch(tmp_path)
         assert not list(tmp_path.iterdir())
 
+    def test_fetch_refuses_more_rows_than_published(
+        self, tmp_path, cache, monkeypatch, miniature_counts
+    ):
+        monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+        monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", cache)
+        fewer = replace(FIFTEEN["boolq"], rows=len(ROWS["boolq"]) - 1)
+        monkeypatch.setattr(fetch_zero_shot, "FIFTEEN", {"boolq": fewer})
+        with pytest.raises(ValueError, match="the Hub has another version now"):
+            fetch_zero_shot.fetch(tmp_path)
+
     def test_fetch_without_network_names_the_data_set(self, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
         monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "empty")

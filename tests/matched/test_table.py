@@ -249,3 +249,13 @@ def test_table_refuses_a_scale_without_rows():
     scale = Scale(name="smoke", seeds=(0,), runs={}, resources=Resources(minutes=1))
     with pytest.raises(ValueError, match="scale smoke has no rows; give its runs"):
         Table(arms=(Arm(name="LN", norm="LN"),), scales=(scale,))
+
+
+@pytest.mark.parametrize("what", ["arms", "scales"])
+@pytest.mark.parametrize("times", [0, 2])
+def test_table_refuses_missing_or_repeated_arms_and_scales(what, times):
+    resources = Resources(minutes=1)
+    scale = Scale(name="smoke", seeds=(0,), runs={}, resources=resources)
+    fields = {"arms": (Arm(name="LN"),), "scales": (scale,)}
+    with pytest.raises(ValueError, match=rf"{what} \[.*\] of a table must be non-empty"):
+        Table(**{**fields, what: fields[what] * times})

@@ -1,86 +1,122 @@
-"""Output formats of a summary table: terminal, Markdown, CSV and LaTeX."""
+"""Formats of a table: columns of text and numbers, escapes, pictures, and headers."""
 
-import csv
-import io
-import re
+from types import SimpleNamespace
+
+import pytest
 
 from matched import table_formats
-from matched.status import Failure
-from matched.summary_table import summary_table
+from matched.gallery import NO_PICTURES
+from matched.summary_table import _Columns, _header
+from matched.table import Metric
+
+LOSS = Metric(key="loss", label="loss", direction="lower")
+TOP1 = Metric(key="top1", label="top-1", unit="%", direction="higher")
 
 
-def records(project):
-    text = table_formats.to_csv(summary_table(project.plan()))
-    return list(csv.DictReader(io.StringIO(text)))
+@pytest.mark.parametrize(
+    ("metrics", "arms", "columns", "header"),
+    [
+        ((TOP1,), ["LN"], (False, False), "top-1 %|LN|runs"),
+        ((TOP1,), ["LN", "DyT"], (False, False), "top-1 %|LN|DyT|Δ|runs|matched"),
+        (
+            (TOP1, LOSS),
+            ["LN", "DyT"],
+            (True, True),
+            "model|metric|LN|DyT|Δ|paper LN|paper DyT|paper Δ|runs|matched",
+        ),
+        (
+            (TOP1,),
+            ["LN", "DyT", "BN"],
+            (False, True),
+            "top-1 %|arm|ours|Δ|paper|paper Δ|runs|matched",
+        ),
+        (
+            (TOP1, LOSS),
+            ["LN", "DyT", "BN"],
+            (True, False),
+            "model|metric|arm|result|Δ|runs|matched",
+        ),
+    ],
+)
+def test_header_names_metrics_arms_and_the_papers_columns(metrics, arms, columns, header):
+    metric, paper = columns
+    assert "|".join(_header(metrics, arms, _Columns(metric=metric, paper=paper))) == header
 
 
-def test_csv_has_a_line_per_row_metric_and_arm(project):
-    project.finish_seeds("small", ln=(80.0, 81.0), dyt=(82.0, None))
-    lines = records(project)
-    assert [(r["row"], r["arm"]) for r in lines] == [
-        (key, arm) for key in ("small", "large") for arm in ("LN", "DyT")
+TABLE = SimpleNamespace(
+    title="Table 1 · smoke scale",
+    caption="Top-1 of α & β",
+    header=("model", "metric", "LN", "Δ"),
+    rows=(("ViT_B", "top-1 %", "82.3 ± 0.1", "—"),),
+    notes=("50% of {x}",),
+    tried=None,
+    gallery=NO_PICTURES,
+)
+
+
+def test_markdown_aligns_text_left_and_numbers_right():
+    assert table_formats.to_markdown(TABLE).splitlines() == [
+        "### Table 1 · smoke scale",
+        "",
+        "Top-1 of α & β.",
+        "",
+        "| model | metric | LN | Δ |",
+        "| :--- | :--- | ---: | ---: |",
+        "| ViT_B | top-1 % | 82.3 ± 0.1 | — |",
+        "",
+        "- 50% of {x}",
     ]
-    ln, dyt, *_ = lines
-    assert (float(ln["mean"]), round(float(ln["std"]), 4), ln["delta"]) == (80.5, 0.7071, "")
-    # The baseline's second seed has no partner yet and does not count in the delta.
-    assert (float(dyt["mean"]), dyt["std"], float(dyt["delta"])) == (82.0, "", 2.0)
-    assert (dyt["seeds_with_value"], dyt["seeds_planned"], dyt["states"]) == ("1", "2", "done new")
-    assert (float(dyt["paper"]), float(dyt["paper_delta"])) == (82.5, 0.2)
-    assert (ln["scale"], ln["data"], ln["table"], ln["unit"]) == ("smoke", "none", "table1", "%")
-    plan = project.plan()
-    assert set(ln["signatures"].split()) <= {planned.run.signature for planned in plan.runs}
 
 
-def test_markdown_is_a_table(project):
-    project.finish_seeds("small", ln=(80.0, 81.0), dyt=(82.0, 84.0))
-    lines = table_formats.to_markdown(summary_table(project.plan())).splitlines()
-    assert lines[0] == "### Venue 2025, Table 1 · smoke scale"
-    grid = [line for line in lines if line.startswith("|")]
-    assert len(grid) == 4 and len({line.count("|") for line in grid}) == 1
-    assert lines[-1].startswith("- ")
+def test_latex_has_aligned_columns_and_a_caption():
+    lines = table_formats.to_latex(TABLE).splitlines()
+    assert lines[2] == r"\begin{tabular}{llrr}"
+    assert lines[4] == r"model & metric & LN & $\Delta$ \\"
+    assert lines[6] == r"ViT\_B & top-1 \% & 82.3 $\pm$ 0.1 & --- \\"
+    assert lines[-2] == r"\caption{Top-1 of $\alpha$ \& $\beta$. 50\% of \{x\}}"
 
 
-def test_latex_is_escaped_and_balanced(project):
-    for seed in (0, 1):
-        project.finish(f"small.LN.{seed}", outcome="diverged", top1=60.0)
-    failed = project.directory("small.DyT.0")
-    failed.prepare()
-    failed.write_failure(Failure(reason=r"C:\data {x} costs 5$ & 3% of #1 ~ a_b^2"))
-    text = table_formats.to_latex(summary_table(project.plan()))
-    assert r"Small\_1 & 60.0 $\pm$ 0.0 $\rightarrow$ diverged & failed & --- &" in text
-    assert r"Two models \& two norms." in text
-    assert r"C:\textbackslash{}data \{x\} costs 5\$ \& 3\% of \#1" in text
-    assert r"\textasciitilde{} a\_b\textasciicircum{}2" in text
-    bare = text.replace(r"\{", "").replace(r"\}", "")
-    assert bare.count("{") == bare.count("}")
-    assert len(re.findall(r"(?<!\\)\$", text)) % 2 == 0
-    for name in ("table", "tabular"):
-        assert text.count(rf"\begin{{{name}}}") == text.count(rf"\end{{{name}}}") == 1
-    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
-    assert len(rows) == 3
-    assert len({len(re.findall(r"(?<!\\)&", line)) for line in rows}) == 1
+def test_pictures_of_missing_arms_are_dashes():
+    row = SimpleNamespace(title="A|B", paths={"LN": "t/a.LN.png"})
+    gallery = SimpleNamespace(arms=["LN", "DyT"], rows=[row])
+    assert table_formats._pictures(gallery) == [
+        "",
+        "#### Pictures",
+        "",
+        "| model | LN | DyT |",
+        "| :--- | :---: | :---: |",
+        r"| A\|B | ![A\|B, LN](t/a.LN.png) | — |",
+    ]
 
 
-def test_warnings_of_a_task_are_notes(project):
-    project.finish_seeds("small", ln=(80.0, 81.0), dyt=(82.0, 84.0))
-    directory = project.directory("small.DyT.1")
-    warning = "10 images are too few to tell much"
-    result = {**directory.result(), "details": {"warnings": [warning]}}
-    directory.write_result(result)
-    assert project.cli("table", "table1").count(warning) == 1
-    text = (project.root / "results/table1.smoke.md").read_text(encoding="utf-8")
-    assert f"- Warning: small · DyT · seed 1: {warning}\n" in text
+def test_values_tried_are_text():
+    tried = SimpleNamespace(header=("model", "α0: loss"), rows=(("a", "1: 2 best"), ("b", "")))
+    assert table_formats._tried(tried)[3:] == [
+        "| model | α0: loss |",
+        "| :--- | :--- |",
+        "| a | 1: 2 best |",
+        "| b |  |",
+    ]
+    assert table_formats._tried(None) == []
 
 
-def test_table_command_prints_the_table_and_writes_three_files(project):
-    project.finish_seeds("small", ln=(80.0, 81.0), dyt=(82.0, 84.0))
-    output = project.cli("table", "table1")
-    assert "80.5 ± 0.7" in output and "results/table1.smoke.{md, csv, tex}" in output
-    for suffix in ("md", "csv", "tex"):
-        path = project.root / f"results/table1.smoke.{suffix}"
-        assert "Small" in path.read_text(encoding="utf-8")
-    assert sorted(path.name for path in (project.root / "results").iterdir()) == [
-        "table1.smoke.csv",
+@pytest.mark.parametrize("character", table_formats.LATEX)
+def test_latex_escapes_every_special_character_alone(character):
+    escaped = f"a{chr(character)}b".translate(table_formats.LATEX)
+    assert escaped.startswith("a") and escaped.endswith("b") and escaped.isascii()
+    assert escaped != f"a{chr(character)}b" and escaped.count("$") in (0, 1, 2)
+
+
+def test_files_have_the_suffix_of_their_format(tmp_path):
+    records = ({"table": "t", "value": 1}, {"table": "t", "value": None})
+    table = SimpleNamespace(**vars(TABLE), records=records)
+    paths = table_formats.write_files(table, tmp_path / "table1.smoke")
+    assert [path.name for path in paths] == [
         "table1.smoke.md",
+        "table1.smoke.csv",
         "table1.smoke.tex",
     ]
+    assert paths[1].read_text() == "table,value\nt,1\nt,\n"
+    table.tried = SimpleNamespace(header=("a",), rows=(), records=({"x": 2},))
+    paths = table_formats.write_files(table, tmp_path / "table1.smoke")
+    assert paths[3].name == "table1.smoke.tried.csv" and paths[3].read_text() == "x\n2\n"
