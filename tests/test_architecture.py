@@ -55,7 +55,7 @@ IMPORT = (ast.Import, ast.ImportFrom)
 
 
 def imported(tree: ast.AST) -> set[str]:
-    """Return every name that a tree imports, also inside functions; relative ones with their dots."""
+    """Return every name that a tree imports, also inside functions; relative ones with dots."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -87,7 +87,7 @@ def imports(path: Path) -> frozenset[str]:
 
 def check_all(problems: Mapping[Path, object]) -> None:
     """Fail with a line for each file that has a problem."""
-    lines = [f"{path.relative_to(ROOT)}: {problem}" for path, problem in problems.items() if problem]
+    lines = [f"{path.relative_to(ROOT)}: {found}" for path, found in problems.items() if found]
     assert not lines, "\n".join(lines)
 
 
