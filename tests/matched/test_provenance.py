@@ -350,7 +350,12 @@ def test_environment_skips_packages_without_metadata(tmp_path, monkeypatch):
         folder.mkdir()
         if metadata is not None:
             (folder / "METADATA").write_text(metadata, encoding="utf-8")
+    old = tmp_path / "old-2.0.egg-info"
+    old.mkdir()
+    header = "Metadata-Version: 2.1\nName: old\nVersion: 2.0\n"
+    (old / "PKG-INFO").write_text(f"{header}\nVersion: 3.0 is planned\n", encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     packages = provenance.environment({})["packages"]
     assert packages["whole"] == "1.0" and packages["submitit"]
+    assert packages["old"] == "2.0"
     assert not {None, "broken", "half", "unversioned"} & packages.keys()

@@ -102,6 +102,7 @@ def _calls(file: str, last_change: tuple[int, int]) -> tuple[tuple[str, int, str
 
 
 def _calls_in(tree: ast.Module) -> Iterator[tuple[str, int, str]]:
+    """Yield what ``_calls`` returns."""
     names = _imported_names(tree)
     pending: list[tuple[str, ast.AST]] = [("", tree)]
     while pending:
