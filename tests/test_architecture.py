@@ -8,6 +8,8 @@ import ast
 import json
 import subprocess
 import sys
+from collections.abc import Mapping, Set
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -53,14 +55,14 @@ IMPORT = (ast.Import, ast.ImportFrom)
 
 
 def imported(tree: ast.AST) -> set[str]:
-    """Return every name that a tree imports, also inside functions."""
+    """Return every name that a tree imports, also inside functions; relative ones with dots."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "relative imports hide dependencies; name the module"
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+            module = "." * node.level + (f"{node.module}." if node.module else "")
+            found |= {module + alias.name for alias in node.names}
     return found
 
 
@@ -77,6 +79,18 @@ def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
+@cache
+def imports(path: Path) -> frozenset[str]:
+    """Return every name that a source file imports."""
+    return frozenset(imported(parse(path)))
+
+
+def check_all(problems: Mapping[Path, object]) -> None:
+    """Fail with a line for each file that has a problem."""
+    lines = [f"{path.relative_to(ROOT)}: {found}" for path, found in problems.items() if found]
+    assert not lines, "\n".join(lines)
+
+
 def module_name(path: Path) -> str:
     """Return the dotted name by which a source file is imported."""
     parts = path.relative_to(ROOT).with_suffix("").parts
@@ -84,25 +98,28 @@ def module_name(path: Path) -> str:
     return ".".join(names).removesuffix(".__init__")
 
 
-def dependencies(trees: dict[str, ast.AST]) -> dict[str, set[str]]:
-    """Map each module to those it imports, also inside functions, but not to their packages.
+def dependencies(imports: Mapping[str, Set[str]]) -> dict[str, set[str]]:
+    """Map each module to those it imports, but not to their packages.
 
     ``from a import b`` is an edge to the module ``a.b`` if there is one, and to ``a`` otherwise.
+
+    Args:
+        imports: module → names that it imports.
     """
 
     def module(name: str) -> str:
-        return name if name in trees else name.rpartition(".")[0]
+        return name if name in imports else name.rpartition(".")[0]
 
     return {
-        name: {module(target) for target in imported(tree)} & trees.keys() - {name}
-        for name, tree in trees.items()
+        name: {module(target) for target in targets} & imports.keys() - {name}
+        for name, targets in imports.items()
     }
 
 
-def import_cycle(trees: dict[str, ast.AST]) -> list[str]:
+def import_cycle(imports: Mapping[str, Set[str]]) -> list[str]:
     """Return the modules of one import cycle, in order, or nothing if there is none."""
     try:
-        TopologicalSorter(dependencies(trees)).prepare()
+        TopologicalSorter(dependencies(imports)).prepare()
     except CycleError as error:
         return error.args[1]
     return []
@@ -111,23 +128,27 @@ def import_cycle(trees: dict[str, ast.AST]) -> list[str]:
 # Modules used inside jobs: they may load torch, but only inside functions.
 IN_JOBS = {"peers.py", "provenance.py", "rendezvous.py"}
 
-EVERY = pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-
 
 def test_every_part_is_found():
     assert {part_of(path) for path in SOURCES} == OURS
     assert "dyt_vision" in PACKAGES
 
 
-@EVERY
-def test_imports_follow_allowed_dependencies(path):
-    part = part_of(path)
-    ours = {name.split(".")[0] for name in imported(parse(path))} & OURS
-    assert ours <= {part, *ALLOWED[part]}
+def test_no_relative_imports():
+    """They hide dependencies; name the module."""
+    check_all({path: [n for n in imports(path) if n.startswith(".")] for path in SOURCES})
+
+
+def test_imports_follow_allowed_dependencies():
+    def refused(path):
+        part = part_of(path)
+        return {name.split(".")[0] for name in imports(path)} & OURS - {part, *ALLOWED[part]}
+
+    check_all({path: refused(path) for path in SOURCES})
 
 
 def test_no_import_cycles():
-    assert import_cycle({module_name(path): parse(path) for path in SOURCES}) == []
+    assert import_cycle({module_name(path): imports(path) for path in SOURCES}) == []
 
 
 def test_import_matched_loads_no_heavy_package():
@@ -138,51 +159,51 @@ def test_import_matched_loads_no_heavy_package():
     assert json.loads(answer.stdout) == []
 
 
-@EVERY
-def test_only_training_imports_torch_in_matched(path):
+MATCHED_CORE = [p for p in SOURCES if part_of(p) == "matched" and "training" not in p.parts]
+
+
+def test_only_training_imports_torch_in_matched():
     """Planning, states and tables must not wait seconds for torch to load."""
-    if part_of(path) != "matched":
-        return
-    loaded = imported_on_import if path.name in IN_JOBS else imported
-    names = loaded(parse(path))
-    heavy = {n for n in names if n.split(".")[0] == "torch" or n.startswith("matched.training")}
-    assert "training" in path.parts or not heavy
+
+    def heavy(path):
+        names = imported_on_import(parse(path)) if path.name in IN_JOBS else imports(path)
+        return {n for n in names if n.split(".")[0] == "torch" or n.startswith("matched.training")}
+
+    check_all({path: heavy(path) for path in MATCHED_CORE})
 
 
-@EVERY
-def test_matched_core_never_imports_training(path):
+def test_matched_core_never_imports_training():
     """Not even inside a function: that would close a cycle and load torch outside of training."""
-    if part_of(path) == "matched" and "training" not in path.parts:
-        assert not {n for n in imported(parse(path)) if n.startswith("matched.training")}
+    check_all(
+        {p: [n for n in imports(p) if n.startswith("matched.training")] for p in MATCHED_CORE}
+    )
 
 
-@EVERY
-def test_recipes_import_no_heavy_package(path):
-    if part_of(path) != "recipes":
-        return
+def test_recipes_import_no_heavy_package():
     heavy = {"torch", "timm", "numpy", "submitit", "torchvision", "transformers", "diffusers"}
-    assert not {name.split(".")[0] for name in imported(parse(path))} & heavy
+    recipes = [path for path in SOURCES if part_of(path) == "recipes"]
+    check_all({path: {name.split(".")[0] for name in imports(path)} & heavy for path in recipes})
 
 
-@EVERY
-def test_modules_are_short_and_have_a_docstring(path):
+def flaw(path: Path) -> str:
+    """Return what is wrong with the length or the docstring of a module; "" if nothing is."""
     text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= LONGEST
-    if text.strip():
-        docstring = ast.get_docstring(ast.parse(text))
-        assert docstring, "a module starts with a docstring"
-        assert len(docstring.splitlines()[0]) <= 100
-    else:
-        assert path.name == "__init__.py"
+    lines = len(text.splitlines())
+    if lines > LONGEST:
+        return f"{lines} lines; expected at most {LONGEST}"
+    docstring = ast.get_docstring(ast.parse(text))
+    if not docstring:
+        empty_package = path.name == "__init__.py" and not text.strip()
+        return "" if empty_package else "a module starts with a docstring"
+    return "the first line is long" if len(docstring.splitlines()[0]) > 100 else ""
 
 
-TESTS = sorted((ROOT / "tests").rglob("*.py"))
+def test_modules_are_short_and_have_a_docstring():
+    check_all({path: flaw(path) for path in SOURCES})
 
 
-@pytest.mark.parametrize("path", TESTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_test_modules_are_short_and_have_a_docstring(path):
-    assert ast.get_docstring(parse(path))
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST
+def test_test_modules_are_short_and_have_a_docstring():
+    check_all({path: flaw(path) for path in (ROOT / "tests").rglob("*.py")})
 
 
 def test_imported_finds_imports_in_functions_and_classes():
@@ -202,15 +223,47 @@ def test_imported_finds_imports_in_functions_and_classes():
 
 
 def test_import_cycle_finds_imports_in_functions():
-    trees = {
-        "a": ast.parse("import b.c"),
-        "b": ast.parse(""),
-        "b.c": ast.parse("from b import d"),
-        "b.d": ast.parse("def later():\n    from a import name\n"),
+    texts = {
+        "a": "import b.c",
+        "b": "",
+        "b.c": "from b import d",
+        "b.d": "def later():\n    from a import name\n",
     }
-    assert set(import_cycle(trees)) == {"a", "b.c", "b.d"}
-    assert dependencies(trees) == {"a": {"b.c"}, "b": set(), "b.c": {"b.d"}, "b.d": {"a"}}
-    assert import_cycle({**trees, "b.d": ast.parse("")}) == []
+    names = {module: imported(ast.parse(text)) for module, text in texts.items()}
+    assert set(import_cycle(names)) == {"a", "b.c", "b.d"}
+    assert dependencies(names) == {"a": {"b.c"}, "b": set(), "b.c": {"b.d"}, "b.d": {"a"}}
+    assert import_cycle({**names, "b.d": set()}) == []
+
+
+def test_imported_shows_relative_imports():
+    assert imported(ast.parse("from . import a\nfrom ..b import c")) == {".a", "..b.c"}
+
+
+def test_flaw_of_a_module(tmp_path):
+    texts = {
+        "good.py": '"""Good."""\n',
+        "__init__.py": "\n",
+        "bare.py": "A = 1\n",
+        "empty.py": "",
+        "wide.py": f'"""{"w" * 101}"""\n',
+        "long.py": '"""Long."""\n' + "\n" * LONGEST,
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    assert {name for name in texts if flaw(tmp_path / name)} == {
+        "bare.py",
+        "empty.py",
+        "wide.py",
+        "long.py",
+    }
+
+
+def test_check_all_names_every_file_with_a_problem():
+    problems = {ROOT / "a.py": "bad", ROOT / "b.py": "", ROOT / "c.py": ["worse"]}
+    with pytest.raises(AssertionError) as failure:
+        check_all(problems)
+    lines = [line.strip() for line in str(failure.value).splitlines()]
+    assert lines[:2] == ["a.py: bad", "c.py: ['worse']"]
 
 
 def test_module_name_of_packages_and_recipes():

@@ -18,7 +18,7 @@ from dyt_dit.config import Encoding
 from dyt_dit.images import open_split
 from dyt_dit.latent_cache import Latents, Manifest
 
-from ..training.processes import run as run_in_two_processes
+from ..processes import run as run_in_two_processes
 from .small import (
     CONFIGS,
     ENCODING,

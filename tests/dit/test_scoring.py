@@ -21,7 +21,7 @@ from dyt_dit.images import open_split
 from dyt_dit.sample_grid import draw_sample_grid
 from matched.files import write_json
 
-from ..training.processes import run as run_in_two_processes
+from ..processes import run as run_in_two_processes
 from .sets import SCORING, Averages, classifier, held_out, measured, noise, samples, scored
 from .tiny import fingerprint, run
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ..training.processes import run as run_in_two_processes
+from ..processes import run as run_in_two_processes
 from .tiny import (
     DYT,
     SAMPLING,

@@ -1,9 +1,7 @@
 """Tests of the C++ kernel: accuracy, special values, layouts, threads and instruction sets."""
 
 import importlib.util
-import os
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -275,6 +273,8 @@ def test_long_sums_stay_accurate():
 
 
 CHECK = """
+import sys
+sys.path.insert(0, {folder!r})
 import torch
 import test_cpu_kernel as tests
 torch.manual_seed(0)
@@ -293,19 +293,10 @@ tests.compare(torch.randn(3, 5, 70), (5,), 1)
 
 
 def test_default_and_avx2_instruction_sets():
-    started = {
-        capability: subprocess.Popen(
-            [sys.executable, "-c", CHECK],
-            env={**os.environ, "ATEN_CPU_CAPABILITY": capability, "OMP_NUM_THREADS": "1"},
-            cwd=os.path.dirname(__file__),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for capability in ("default", "avx2")
-    }
-    for capability, process in started.items():
-        out, errors = process.communicate()
-        assert process.returncode == 0, errors
+    from ..processes import run_code  # CHECK imports this file, and not as a part of a package
+
+    check = CHECK.format(folder=str(Path(__file__).parent))
+    for capability in ("default", "avx2"):
+        out = run_code(check, ATEN_CPU_CAPABILITY=capability)
         # The machine may support less. Older versions of torch name the default "NO AVX".
         assert out.strip().lower() in (capability, "default", "no avx")

@@ -1,9 +1,5 @@
 """Tests of DyT as a function: all backends agree, and the operator supports torch's tools."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,6 +10,8 @@ from torch.library import opcheck
 from dyt.backends import cpu, triton
 from dyt.backends.reference import gradients
 from dyt.functional import derf, dyt
+
+from ..processes import run_code
 
 TORCH = tuple(map(int, torch.__version__.split(".")[:2]))
 BACKENDS = ("reference", "cpu")  # available on every test machine
@@ -355,11 +353,5 @@ except ValueError as error:
 @pytest.mark.skipif(TORCH < (2, 8), reason="needs Triton 3.4, which comes with torch 2.8")
 def test_layers_use_gpu_kernel_under_triton_interpreter():
     """Covers the code around the kernels that runs on a GPU: choice, operator, autograd, layers."""
-    found = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
-        env={**os.environ, "DYT_BACKEND": "triton", "TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert found.returncode == 0, found.stderr
-    assert "backend = 'cpu' cannot run: DYT_BACKEND=triton" in found.stdout
+    found = run_code(SCRIPT, DYT_BACKEND="triton", TRITON_INTERPRET="1")
+    assert "backend = 'cpu' cannot run: DYT_BACKEND=triton" in found

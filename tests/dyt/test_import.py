@@ -10,6 +10,8 @@ import pytest
 
 import dyt
 
+from ..processes import run_code
+
 
 def run(code: str) -> str:
     return subprocess.run(
@@ -38,7 +40,7 @@ def test_public_names_exist_and_are_listed():
 
 def test_convert_is_a_function_after_submodule_imports():
     code = "import dyt.conversion, dyt.layers; from dyt import convert; print(convert.__name__)"
-    assert run(code) == "convert"
+    assert run_code(code) == "convert\n"
 
 
 def test_unknown_name_raises_attribute_error():

@@ -18,30 +18,24 @@ from dyt.__main__ import main
 from dyt.backends import cpu
 from dyt.kernel_build import KernelBuildError, TorchInstallation
 
+from ..processes import run_code
+
 TORCH = TorchInstallation(folder="/torch", version="2.11.0", cxx11_abi=True)
 
 # Without the installed kernel.
 PRELUDE = "import sys; sys.modules['_dyt_cpu_2'] = None; import torch, dyt; "
 
 
-def run(code: str, **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-c", PRELUDE + code],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-    )
+def run(code: str, **environment: str) -> str:
+    return run_code(PRELUDE + code, **environment)
 
 
 def test_first_cpu_use_without_kernel_warns_once_with_the_command(tmp_path):
     code = (
         "layer = dyt.DyT(3); layer(torch.ones(3)); layer(torch.ones(3)); dyt.Derf(3)(torch.ones(3))"
     )
-    found = run(code, XDG_CACHE_HOME=str(tmp_path))
-    assert found.returncode == 0, found.stderr
-    assert found.stderr.count("python -m dyt build") == 1
-    silent = run(code, XDG_CACHE_HOME=str(tmp_path), DYT_BACKEND="reference")
-    assert silent.stderr == ""
+    assert run(code, XDG_CACHE_HOME=str(tmp_path)).count("python -m dyt build") == 1
+    assert run(code, XDG_CACHE_HOME=str(tmp_path), DYT_BACKEND="reference") == ""
 
 
 def test_kernel_in_the_cache_is_used(tmp_path):
@@ -53,12 +47,10 @@ def test_kernel_in_the_cache_is_used(tmp_path):
     target.parent.mkdir(parents=True)
     target.symlink_to(_dyt_cpu_2.__file__)
     code = "import dyt.backends.cpu as cpu; print(cpu.PROBLEM, dyt.DyT(3)(torch.ones(3)).shape)"
-    found = run(code, XDG_CACHE_HOME=str(tmp_path))
-    assert found.stdout.strip() == "None torch.Size([3])", found.stderr
+    assert run(code, XDG_CACHE_HOME=str(tmp_path)) == "None torch.Size([3])\n"
     target.unlink()
     target.write_bytes(b"damaged")
-    found = run(code, XDG_CACHE_HOME=str(tmp_path))
-    assert found.stdout.startswith("it was not built"), found.stderr
+    assert "\nit was not built" in "\n" + run(code, XDG_CACHE_HOME=str(tmp_path))
 
 
 def test_cached_kernel_depends_on_torch_and_source(tmp_path, monkeypatch):
@@ -123,7 +115,7 @@ def test_build_makes_a_kernel_that_loads(tmp_path):
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     subprocess.run([sys.executable, "-m", "dyt", "build"], env=environment, check=True)
     code = "import dyt.backends.cpu as cpu; print(cpu.PROBLEM, dyt.DyT(3)(torch.ones(3)).shape)"
-    assert run(code, XDG_CACHE_HOME=str(tmp_path)).stdout.strip() == "None torch.Size([3])"
+    assert run(code, XDG_CACHE_HOME=str(tmp_path)) == "None torch.Size([3])\n"
 
 
 @pytest.fixture

@@ -3,7 +3,9 @@
 import copy
 import json
 import pickle
+import sys
 import threading
+import types
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from torch.nn import LayerNorm as ImportedEarlier
 from torch.nn import functional as F
 
 from dyt import DyT, Norm, ReplacementError, convert, replacing
+from dyt.functional_norms import functional_norm_calls
 
 DYT = Norm.dyt(0.7)
 
@@ -314,9 +317,19 @@ def test_functional_call_in_a_replaced_class_is_not_reported(capsys):
     assert calls
 
 
-def functional_norm_lines(kind):
-    from dyt.functional_norms import functional_norm_calls
+def test_functional_calls_are_searched_again_after_a_change(tmp_path, monkeypatch):
+    file = tmp_path / "changing.py"
+    module = types.ModuleType("changing")
+    module.__file__ = str(file)
+    monkeypatch.setitem(sys.modules, "changing", module)
+    for count in (0, 2):
+        text = "from torch.nn import functional as F\n" + "\n" * count + "F.layer_norm(1, 2)\n"
+        file.write_text(text, encoding="utf-8")
+        found = [call for call in functional_norm_calls([], []) if call.startswith(str(file))]
+        assert found == [f"{file}:{count + 2} (F.layer_norm)"]
 
+
+def functional_norm_lines(kind):
     return set(functional_norm_calls([kind], [])) - set(functional_norm_calls([kind], [kind]))
 
 

@@ -11,6 +11,8 @@ import torch
 
 from dyt.__main__ import main
 
+from ..processes import run_code
+
 SCRIPT = """
 import copy, sys
 import torch
@@ -76,8 +78,9 @@ def script(tmp_path, monkeypatch):
 
 def plain(script, *arguments):
     """Return what the script prints without dyt."""
-    command = [sys.executable, str(script), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    code = f"import runpy, sys; sys.argv = {[str(script), *arguments]}; "
+    code += f"sys.path[0] = {str(script.parent)!r}; "
+    return run_code(code + f"runpy.run_path({str(script)!r}, run_name='__main__')")
 
 
 def run(*arguments, capsys):

@@ -31,6 +31,18 @@ def built(norm=OWN, seed=0, network=NETWORK):
     return build(network, norm, seed=seed, device=CPU, embedding_scale=norm == DYT)
 
 
+def counts(network):
+    """Return the number of norms, and of parameters and keys with the paper's norm and with DyT."""
+    with torch.device("meta"):
+        own = Llama(network)
+    dyt = build_on_meta(network, DYT, embedding_scale=True)
+    *norms, scale = dyt.differing
+    assert scale == "model.embed_tokens.scale"
+    assert {p.device.type for p in dyt.model.parameters()} == {"meta"}
+    sizes = [(parameter_count(model), len(model.state_dict())) for model in (own, dyt.model)]
+    return [len(norms), *sizes[0], *sizes[1]]
+
+
 def loss_and_gradients(model):
     loss = model(TOKENS[:, :-1], targets=TOKENS[:, 1:])
     loss.backward()
@@ -50,16 +62,13 @@ class TestSizes:
     )
     def test_parameters_and_keys_of_the_papers_sizes(self, name, parameters, keys, norms):
         network = getattr(sizes, name)
-        with torch.device("meta"):
-            own = Llama(network)
-        assert parameter_count(own) == parameters
-        assert len(own.state_dict()) == keys
-        dyt = build_on_meta(network, DYT, embedding_scale=True)
-        *norm_paths, scale = dyt.differing
-        assert len(norm_paths) == norms and scale == "model.embed_tokens.scale"
-        assert parameter_count(dyt.model) == parameters + norms + 1
-        assert len(dyt.model.state_dict()) == keys + norms + 1
-        assert {p.device.type for p in dyt.model.parameters()} == {"meta"}
+        one, two = (counts(replace(network, depth=depth)) for depth in (1, 2))
+        # Each further layer adds as much as the second one.
+        found = [a + (network.depth - 1) * (b - a) for a, b in zip(one, two, strict=True)]
+        assert found == [norms, parameters, keys, parameters + norms + 1, keys + norms + 1]
+
+    def test_all_layers_of_a_paper_size_are_built(self):
+        assert counts(sizes.LLAMA_1B4) == [49, 1_288_800_256, 219, 1_288_800_306, 269]
 
     def test_llama_of_gives_the_papers_models_at_their_sizes(self):
         assert llama_of(4096, 32) == sizes.LLAMA_7B

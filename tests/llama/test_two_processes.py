@@ -9,7 +9,7 @@ import torch
 
 from dyt_llama import memory, weights
 
-from ..training.processes import run as run_in_processes
+from ..processes import run as run_in_processes
 from .tiny import lines, pretrained
 from .two_processes_memory import CASES
 

@@ -22,7 +22,7 @@ from dyt_llama.config import ZeroShot
 from dyt_llama.lm_eval_model import DyTLlamaLM
 from dyt_llama.zero_shot_tasks import FIFTEEN, METRICS, averages, metric_keys
 
-from ..training.processes import run as run_in_processes
+from ..processes import run as run_in_processes
 from .miniature_tasks import ROWS, write_cache, write_files
 from .tiny import DYT
 from .zero_shot_runs import ALL, LONG, scored, trained

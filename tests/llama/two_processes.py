@@ -1,4 +1,4 @@
-"""Pretraining runs of the tests in several processes; started by tests/training/processes.py.
+"""Pretraining runs of the tests in several processes; started by tests/processes.py.
 
 python two_processes.py FOLDER TOKENS RUN...
 """

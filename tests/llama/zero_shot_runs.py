@@ -1,7 +1,7 @@
 """Pretrained networks and scoring runs of the zero-shot tests.
 
 python zero_shot_runs.py DIRECTORY PRETRAINED FOLDER: one process of a run, started by
-tests/training/processes.py.
+tests/processes.py.
 """
 
 import json

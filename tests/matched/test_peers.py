@@ -8,7 +8,7 @@ import torch.distributed as dist
 from matched import peers
 from matched.peers import Peers, is_connection_error
 
-from ..training.processes import run as run_two_processes
+from ..processes import run as run_two_processes
 
 SCRIPT = str(Path(__file__).parent / "two_processes_peers.py")
 

@@ -66,6 +66,12 @@ def submit_debug(project):
     return project.compute("submit", "table1", "--cluster", "debug")
 
 
+def record(project):
+    """Record a submission as ``submit`` does, without its runs; return the content of code.json."""
+    folder = project.root / "runs/.jobs/submissions"
+    return provenance.record_submission(folder, project.root, snapshot=False)
+
+
 # --- records
 
 
@@ -99,7 +105,7 @@ def test_uncommitted_changes_can_be_restored(repository):
     files = {path: path.read_bytes() for path in (changed, new, binary, staged)}
     index = (project.root / ".git/index").read_bytes()
     status = repository.git("status", "--porcelain")
-    submit_debug(project)
+    record(project)
     assert (project.root / ".git/index").read_bytes() == index
     assert repository.git("status", "--porcelain", "--", "code", "recipes") in status
     code = project.json(submission(project) / "code.json")
@@ -118,7 +124,7 @@ def test_large_untracked_files_are_named_but_not_kept(repository):
     project = repository.project
     with project.write("code/images.tar", "").open("r+b") as file:
         file.truncate(10_000_001)
-    submit_debug(project)
+    record(project)
     folder = submission(project)
     assert project.json(folder / "code.json")["left_out"] == ["code/images.tar"]
     assert sum(path.stat().st_size for path in folder.rglob("*")) < 100_000
@@ -256,19 +262,20 @@ def test_kept_diff_can_be_applied_whatever_the_git_settings(repository, settings
     commit = change_code(repository)
     for name, value in settings.items():
         repository.git("config", name, value)
-    submit_debug(project)
+    record(project)
     for name in settings:  # they are those of the submitter, not of whoever applies the diff
         repository.git("config", "--unset", name)
     assert restored_files(project, repository, commit) == files_of(project.root / "code")
 
 
 @pytest.mark.parametrize("variable", ["GIT_EXTERNAL_DIFF", "GIT_DIR", "GIT_INDEX_FILE"])
-def test_kept_diff_ignores_git_variables_of_the_surroundings(repository, variable):
+def test_kept_diff_ignores_git_variables_of_the_surroundings(repository, monkeypatch, variable):
     """GIT_DIR and GIT_INDEX_FILE are set in hooks, of another repository perhaps."""
     project = repository.project
     commit = change_code(repository)
-    project.environment[variable] = "true" if variable == "GIT_EXTERNAL_DIFF" else "/elsewhere"
-    submit_debug(project)
+    with monkeypatch.context() as hook:
+        hook.setenv(variable, "true" if variable == "GIT_EXTERNAL_DIFF" else "/elsewhere")
+        record(project)
     assert project.json(submission(project) / "code.json")["commit"] == commit
     assert restored_files(project, repository, commit) == files_of(project.root / "code")
 
@@ -282,8 +289,8 @@ def test_failing_git_diff_is_recorded_and_not_taken_for_no_changes(repository):
     project.write("code/weights.bin", "other\n")
     for key, value in (("clean", "absent-filter"), ("required", "true")):
         repository.git("config", f"filter.absent.{key}", value)
-    submit_debug(project)
-    code = project.json(submission(project) / "code.json")
+    code = record(project)
+    assert code == project.json(submission(project) / "code.json")
     assert (code["commit"], code["uncommitted"]) == (commit, None)
     assert "git diff failed" in code["commit_problem"]
 
@@ -294,7 +301,7 @@ def test_edit_of_equal_size_just_after_a_commit_is_kept(repository):
     project.write("code/number.py", "NUMBER = 1\n")
     repository.commit()
     project.write("code/number.py", "NUMBER = 2\n")
-    submit_debug(project)
+    record(project)
     diff = (submission(project) / "uncommitted.diff").read_text(encoding="utf-8")
     assert "+NUMBER = 2" in diff
 
@@ -343,7 +350,12 @@ def test_environment_skips_packages_without_metadata(tmp_path, monkeypatch):
         folder.mkdir()
         if metadata is not None:
             (folder / "METADATA").write_text(metadata, encoding="utf-8")
+    old = tmp_path / "old-2.0.egg-info"
+    old.mkdir()
+    header = "Metadata-Version: 2.1\nName: old\nVersion: 2.0\n"
+    (old / "PKG-INFO").write_text(f"{header}\nVersion: 3.0 is planned\n", encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     packages = provenance.environment({})["packages"]
     assert packages["whole"] == "1.0" and packages["submitit"]
+    assert packages["old"] == "2.0"
     assert not {None, "broken", "half", "unversioned"} & packages.keys()

@@ -200,7 +200,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_file_is_reported_and_retry_computes_again(one_row, damage):
+def test_damaged_file_is_reported_and_can_be_set_aside(one_row, damage):
     name, text = DAMAGES[damage]
     if name in ("result.json", "config.json"):
         one_row.finish("small.LN.0", top1=99.0)
@@ -219,10 +219,21 @@ def test_damaged_file_is_reported_and_retry_computes_again(one_row, damage):
     assert "| Small_1 | damaged | 80.0 | — |" in table
     assert "99.0" not in table and "81.0" not in table
 
-    told = one_row.compute("retry", "table1", "--cluster", "debug")
-    assert f"set aside: {directory / name}.damaged-" in told
+    directory.rename_damaged()
     (kept,) = directory.path.glob(f"{name}.damaged-*")
     assert kept.read_text(encoding="utf-8") == text, "nothing is deleted"
+    assert one_row.states() == {"small.LN.0": "new", "small.DyT.0": "done"}
+
+
+def test_retry_sets_damaged_files_aside_and_computes_again(one_row):
+    directory = one_row.finish("small.LN.0", top1=99.0)
+    for name in ("result.json", "job.json"):
+        (directory / name).write_text("{", encoding="utf-8")
+    one_row.finish("small.DyT.0", top1=80.0)
+    told = one_row.compute("retry", "table1", "--cluster", "debug")
+    for name in ("result.json", "job.json"):
+        assert f"set aside: {directory / name}.damaged-" in told
+        assert len(list(directory.path.glob(f"{name}.damaged-*"))) == 1
     assert one_row.states() == {"small.LN.0": "done", "small.DyT.0": "done"}
     assert one_row.computed() == ["small.LN.0"]
 

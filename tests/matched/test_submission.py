@@ -143,8 +143,11 @@ def test_jobs_ignore_the_rank_and_world_size_of_the_surroundings(one_row, cluste
         assert OTHER_LAUNCHER.keys().isdisjoint(names)
 
 
-@pytest.mark.parametrize("outer_job", [{}, {"SLURM_JOB_ID": "7"}], ids=["shell", "salloc"])
-@pytest.mark.parametrize(("gpus", "expected"), [(0, ""), (1, "GPU-8a2f")])
+@pytest.mark.parametrize(
+    ("gpus", "expected", "outer_job"),
+    [(0, "", {}), (1, "GPU-8a2f", {}), (1, "GPU-8a2f", {"SLURM_JOB_ID": "7"})],
+    ids=["none", "shell", "salloc"],
+)
 def test_local_job_has_the_gpus_of_the_surroundings(one_row, outer_job, gpus, expected):
     task = (
         "import os\n"

@@ -155,11 +155,12 @@ def test_no_other_module_uses_internals_of_submitit():
     folders = ("shared", "packages", "recipes", "benchmarks", "tests", "tools")
     paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
     assert len(paths) > 100
+    texts = {path: path.read_text(encoding="utf-8") for path in paths if path.name not in EXEMPT}
     used = {
         str(path.relative_to(ROOT)): names
-        for path in paths
-        if path.name not in EXEMPT
-        and (names := internals_used(ast.parse(path.read_text(encoding="utf-8"))))
+        for path, text in texts.items()
+        if any(name in text for name in ("submitit", *UNDOCUMENTED))  # parsing is slow
+        and (names := internals_used(ast.parse(text)))
     }
     assert used == {}, "wrap it in matched/submitit_internals.py"
 

@@ -2,10 +2,13 @@
 
 import pytest
 
+from matched import cli_output
+
 CELL = ["--row", "small", "--arm", "LN"]
-WITH_NEED = """
+WITH_NEEDS = """
+FIRST = Run(task="tiny:train", config=Config(model="first"))
 START = Run(task="tiny:train", config=Config(model="start"))
-SMALL = Run(task="tiny:train", config=Config(model="small"), needs={"begin": START})
+SMALL = Run(task="tiny:train", config=Config(model="small"), needs={"data": FIRST, "begin": START})
 TABLE = Table(arms=ARMS, scales=(scale(seeds=(0,), small=SMALL),))
 """
 
@@ -33,10 +36,16 @@ def rank0_output(processes):
     return outputs[0][0]
 
 
-def test_torchrun_ranks_wait_for_rank_0_to_write_the_result(one_row, start):
-    """The next run needs that result."""
-    one_row.recipe(WITH_NEED)
+def test_torchrun_skips_finished_runs_and_waits_for_rank_0_to_write(one_row, start):
+    """All ranks go through the same runs: one would wait forever for a broadcast of the other.
+
+    They wait for the result of each run, because the next run may need it.
+    """
+    one_row.recipe(WITH_NEEDS)
     one_row.trouble("rank 0 waits", "start.LN.0")
+    first = next(planned for planned in one_row.plan().runs if _name(planned) == "first.LN.0")
+    first.directory.prepare()
+    first.directory.write_result({"outcome": "done", "metrics": {}})
     processes = start()
     one_row.wait_for(lambda: len(one_row.computed()) == 2, *processes)
     states = {_name(planned): str(planned.status.state) for planned in one_row.plan().runs}
@@ -46,20 +55,20 @@ def test_torchrun_ranks_wait_for_rank_0_to_write_the_result(one_row, start):
     assert one_row.computed() == ["start.LN.0"] * 2 + ["small.LN.0"] * 2
 
 
-def test_torchrun_skips_finished_runs_on_all_ranks(one_row, start):
-    """All ranks go through the same runs: one would wait forever for a broadcast of the other."""
-    one_row.recipe(WITH_NEED)
-    (start_run,) = (planned for planned in one_row.plan().runs if _name(planned) == "start.LN.0")
-    start_run.directory.prepare()
-    start_run.directory.write_result({"outcome": "done", "metrics": {}})
-    assert "done  top1 80" in rank0_output(start())
-    assert one_row.computed() == ["small.LN.0"] * 2
-
-
+@pytest.mark.slow  # imports torch twice
 def test_torchrun_with_a_finished_cell_shows_it(one_row, start):
     one_row.finish("small.LN.0", top1=81.25)
     assert "done  top1 81.25" in rank0_output(start())
     assert one_row.computed() == []
+
+
+def test_rank_0_meets_the_others_even_if_nothing_is_missing(one_row, monkeypatch):
+    meetings = []
+    monkeypatch.setattr(cli_output, "run_shown", lambda plan, console: meetings.append(plan))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    one_row.finish("small.LN.0", top1=81.25)
+    assert "done  top1 81.25" in one_row.cli("run", "table1", *CELL)
+    assert len(meetings) == 1
 
 
 def _name(planned):

@@ -63,6 +63,7 @@ def every_run():
     return found
 
 
+@cache
 def runs_of(package):
     """The runs of ``every_run`` that the package's page describes."""
 
@@ -73,9 +74,12 @@ def runs_of(package):
     return {a: run for a, run in every_run().items() if package_of(run[0]) == package}
 
 
-def named(pattern, runs):
-    """The addresses that match a pattern; rows and arms may be omitted."""
-    return [a for a in runs if fnmatchcase(a, pattern) or fnmatchcase(a, f"{pattern}/*")]
+def named(patterns, runs):
+    """Pattern → the addresses that match it; rows and arms may be omitted."""
+    return {
+        pattern: [a for a in runs if fnmatchcase(a, pattern) or fnmatchcase(a, f"{pattern}/*")]
+        for pattern in patterns
+    }
 
 
 def read(text):
@@ -135,6 +139,7 @@ def same(written, actual):
     return written == actual and type(written) is type(actual)
 
 
+@cache
 def settings(config):
     """Name → value of every field of a config, nested ones included."""
     found = {}
@@ -160,16 +165,19 @@ def held(field, address, runs):
 
 def mistakes(text, runs):
     """One line for each cell that differs from a run that it describes."""
+    rows = read(text)
+    addresses = named({pattern for _, patterns, _ in rows for pattern in patterns}, runs)
     found = []
-    for field, patterns, cell in read(text):
+    for field, patterns, cell in rows:
         assert patterns, f"the row of {field} has neither a Runs: line nor runs in its header"
+        written = value(field, cell)
         for pattern in patterns:
-            addresses = named(pattern, runs)
-            assert addresses, f"{pattern} (row {field}) is not a run of this page at paper scale"
+            described = addresses[pattern]
+            assert described, f"{pattern} (row {field}) is not a run of this page at paper scale"
             found += [
                 f"{field} of {a}: {cell} in the text, {held(field, a, runs)} in the recipe"
-                for a in addresses
-                if not same(value(field, cell), held(field, a, runs))
+                for a in described
+                if not same(written, held(field, a, runs))
             ]
     return found
 
@@ -217,7 +225,9 @@ def unused_train_fields(config):
 
 def unwritten(text, runs):
     """One line for each setting of a run that no row describes."""
-    written = {(f, a) for f, patterns, _ in read(text) for p in patterns for a in named(p, runs)}
+    rows = read(text)
+    addresses = named({pattern for _, patterns, _ in rows for pattern in patterns}, runs)
+    written = {(f, a) for f, patterns, _ in rows for p in patterns for a in addresses[p]}
     return [
         f"{name} of {address}"
         for address, (config, _) in runs.items()

@@ -8,8 +8,8 @@ import pytest
 import torch
 from filelock import FileLock
 
+from ..processes import run
 from .problem import Crash, CrashAt, TrainedRun, train
-from .processes import run
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
 

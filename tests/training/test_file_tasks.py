@@ -16,7 +16,7 @@ from matched.lease import LeaseLostError
 from matched.task import Context
 from matched.training.file_tasks import make_files, remove_stale_files, verified_checksums
 
-from .processes import run as together
+from ..processes import run as together
 
 SCRIPT = Path(__file__).with_name("two_processes_file_tasks.py")
 NAMES = ["a.txt", "b.txt", "c.txt", "d.txt"]

@@ -1,10 +1,12 @@
 """Fixtures of the upstream tests: contexts, and small scripts as checkouts."""
 
 import subprocess
+import sys
 
 import pytest
 
 from dyt import Norm
+from dyt_upstream import script as script_task
 from dyt_upstream import upstreams
 from dyt_upstream.config import Script
 from dyt_upstream.records import json_lines
@@ -28,6 +30,20 @@ def context(tmp_path):
 
 
 @pytest.fixture
+def without_runner(monkeypatch):
+    """Start scripts by themselves: the runner, which replaces their norms, imports torch."""
+    code = (
+        "import json, runpy, sys; sys.argv = json.load(open(sys.argv[1]))['command']; "
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+
+    def command(specification, processes, *, torchrun):
+        return [sys.executable, "-c", code, str(specification)]
+
+    monkeypatch.setattr(script_task, "runner_command", command)
+
+
+@pytest.fixture(scope="session")
 def miniature():
     """Return a function that makes the config of the miniature upstream."""
 

@@ -9,7 +9,7 @@ import pytest
 from dyt_upstream.processes import runner_command, starts_processes
 from matched.task import Context
 
-from ..training.processes import run as run_in_processes
+from ..processes import run as run_in_processes
 
 NODES = {"MASTER_ADDR": "node-a", "MASTER_PORT": "29500", "LOCAL_WORLD_SIZE": "4"}
 SPECIFICATION = Path("script.json")

@@ -20,18 +20,22 @@ from dyt_upstream.records import json_lines, printed_json
 from dyt_upstream.script import run
 from matched import signals
 from matched.signals import Interrupted
+from matched.task import Context
 
-NET = """
+LOG = """
 import json, os, sys
+def log(**values):
+    with open(os.path.join(sys.argv[1], "log.txt"), "a") as file:
+        file.write(json.dumps(values) + "\\n")
+"""
+NET = f"""
 import torch
 from torch import nn
 model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 model(torch.ones(2, 4)).sum().backward()
 optimizer.step()
-def log(**values):
-    with open(os.path.join(sys.argv[1], "log.txt"), "a") as file:
-        file.write(json.dumps(values) + "\\n")
+{LOG}
 """
 
 
@@ -39,16 +43,23 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_script_own_norm_equals_the_plain_script(context, miniature, tmp_path):
+@pytest.fixture(scope="module")
+def own_run(miniature, tmp_path_factory):
+    """Directory and outcome of two epochs with the norm of the script."""
+    directory = tmp_path_factory.mktemp("own")
+    where = Context(directory=directory, signature="own")
+    return directory, run(where, miniature("--epochs", "2", norm=Norm.own()))
+
+
+def test_script_own_norm_equals_the_plain_script(own_run, miniature, tmp_path):
+    directory, outcome = own_run
     config = miniature("--epochs", "2", norm=Norm.own())
-    outcome = run(context(), config)
     folder = tmp_path / "plain"
     words = [
         word.format(seed=0, output=folder) if "{" in word else word for word in config.command[1:]
     ]
     script = Path(package.__file__).parent / "train.py"
     subprocess.run([sys.executable, str(script), *words], check=True, capture_output=True)
-    directory = context().directory
     assert lines(directory / "output" / "log.txt") == lines(folder / "log.txt")
     assert outcome.metrics["accuracy"] == lines(folder / "log.txt")[-1]["test_acc"]
     assert outcome.details["norms"] == {"Adder": 3}
@@ -58,16 +69,16 @@ def test_script_own_norm_equals_the_plain_script(context, miniature, tmp_path):
     assert [(line["step"], line["epoch"]) for line in metrics if "loss" in line] == [(0, 0), (1, 1)]
 
 
-def test_script_pair_is_matched_in_weights_and_batches(context, miniature):
-    arms = {}
-    for name, norm in (("LN", Norm.own()), ("DyT", Norm.dyt(2.0))):
-        outcome = run(context(name), miniature("--epochs", "1", norm=norm))
-        arms[name] = outcome, json.loads((context(name).directory / "fingerprint.json").read_text())
-    assert arms["LN"][1] == arms["DyT"][1]
-    assert len(arms["LN"][1]["batches"]) == 4
-    assert len(set(arms["LN"][1]["batches"])) == 4
-    assert arms["LN"][0].metrics != arms["DyT"][0].metrics
-    rows = json.loads((context("DyT").directory / "norms.json").read_text())["networks"]
+def test_script_pair_is_matched_in_weights_and_batches(own_run, context, miniature):
+    own_directory, own_outcome = own_run
+    outcome = run(context("DyT"), miniature("--epochs", "2", norm=Norm.dyt(2.0)))
+    directory = context("DyT").directory
+    fingerprint = json.loads((directory / "fingerprint.json").read_text())
+    assert fingerprint == json.loads((own_directory / "fingerprint.json").read_text())
+    assert len(fingerprint["batches"]) == 4
+    assert len(set(fingerprint["batches"])) == 4
+    assert outcome.metrics != own_outcome.metrics
+    rows = json.loads((directory / "norms.json").read_text())["networks"]
     paths = [row["path"] for network in rows for row in network["replacements"]]
     assert paths == ["blocks.0.norm1", "blocks.0.norm2", "norm"]
 
@@ -184,6 +195,7 @@ def test_script_divergence_is_a_result(context, miniature):
     assert outcome.diverged
 
 
+@pytest.mark.usefixtures("without_runner")
 def test_script_stops_with_everything_it_started(context, checkout, own, monkeypatch):
     folder = checkout(
         "import os, subprocess, sys, time\n"
@@ -239,24 +251,30 @@ def test_script_that_logs_updates_has_no_epochs(context, checkout, own):
     ]
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (NET + "log(epoch=0, loss=1)", r"status 0, but its log has no acc; it has loss"),
-        ("import no_such_module", "own needs the Python module 'no_such_module', which is not"),
-        *(
-            pytest.param(text, message, marks=pytest.mark.slow)
-            for text, message in (
-                (NET, r"status 0, but its log has no acc; it has no record"),
-                ("print(1)", "nothing was replaced"),
-                ("raise KeyError('x')", "train.py ended with status 1: KeyError: 'x'"),
-                ("import sys; sys.exit(5)", "train.py ended with status 5: it printed nothing"),
-            )
-        ),
-    ],
-)
+WITHOUT_RESULT = {
+    "{net}log(epoch=0, loss=1)": r"status 0, but its log has no acc; it has loss",
+    "{net}": r"status 0, but its log has no acc; it has no record",
+    "import no_such_module": "own needs the Python module 'no_such_module', which is not",
+    "raise KeyError('x')": "train.py ended with status 1: KeyError: 'x'",
+    "import sys; sys.exit(5)": "train.py ended with status 5: it printed nothing",
+}
+"""Text of a script, where {net} builds a network and defines ``log`` → why it has no result."""
+
+
+@pytest.mark.usefixtures("without_runner")
+@pytest.mark.parametrize(("text", "message"), WITHOUT_RESULT.items())
 def test_script_without_a_result_fails(context, checkout, own, text, message):
-    folder = checkout(text)
+    folder = checkout(text.replace("{net}", LOG))
+    with pytest.raises(ValueError, match=message):
+        run(context(data={"upstream.own": folder}), own())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("text", "message"), [*WITHOUT_RESULT.items(), ("print(1)", "nothing was replaced")]
+)
+def test_script_in_the_runner_without_a_result_fails(context, checkout, own, text, message):
+    folder = checkout(text.replace("{net}", NET))
     with pytest.raises(ValueError, match=message):
         run(context(data={"upstream.own": folder}), own())
 

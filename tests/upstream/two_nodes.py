@@ -1,5 +1,5 @@
 """The miniature upstream as a run of two nodes with one process each; started by
-tests/training/processes.py once for each node.
+tests/processes.py once for each node.
 """
 
 import json

@@ -8,7 +8,7 @@ import torch
 from dyt_vision import dino, mae, probing
 from matched.training import checkpoint
 
-from ..training.processes import run as together
+from ..processes import run as together
 from .tiny import TINY_DINO, TINY_MAE, TINY_PROBING, fingerprint, lines, run
 
 pytestmark = pytest.mark.slow

@@ -24,7 +24,7 @@ from dyt_wav2vec.manifests import Manifest
 from dyt_wav2vec.trainer import Trainer
 from matched.signals import Interrupted, watch_signals
 
-from ..training.processes import run as run_two_processes
+from ..processes import run as run_two_processes
 from .problem import (
     CONFIG,
     NO_LAYERDROP,

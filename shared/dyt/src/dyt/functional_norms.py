@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import os
 import site
 import sys
 import sysconfig
@@ -43,22 +44,22 @@ def functional_norm_calls(
             names.setdefault(kind.__module__, set()).add(scope)
     calls: set[tuple[str, int, str]] = set()
     for name, module in list(sys.modules.items()):
-        path = _source(module)
-        if path is None or name.partition(".")[0] in ("dyt", "torch"):
+        file = _source(module)
+        if file is None or name.partition(".")[0] in ("dyt", "torch"):
             continue
-        own = not _is_library(path.parent)
+        own = not _is_library(os.path.dirname(file))
         if own or name in in_libraries:
-            for scope, line, call in _calls(path):
+            for scope, line, call in _calls(file, _last_change(file)):
                 within = any(_inside(scope, kind) for kind in in_libraries.get(name, ()))
                 dropped = any(_inside(scope, kind) for kind in excluded.get(name, ()))
                 if (own or within) and not dropped:
-                    calls.add((str(path), line, call))
-    return [f"{path}:{line} ({call})" for path, line, call in sorted(calls)]
+                    calls.add((file, line, call))
+    return [f"{file}:{line} ({call})" for file, line, call in sorted(calls)]
 
 
-def _source(module: ModuleType | None) -> Path | None:
+def _source(module: ModuleType | None) -> str | None:
     file = getattr(module, "__file__", None)
-    return Path(file) if isinstance(file, str) and file.endswith(".py") else None
+    return file if isinstance(file, str) and file.endswith(".py") else None
 
 
 @functools.cache
@@ -69,8 +70,8 @@ def _library_folders() -> tuple[Path, ...]:
 
 
 @functools.cache
-def _is_library(folder: Path) -> bool:
-    resolved = folder.resolve()
+def _is_library(folder: str) -> bool:
+    resolved = Path(folder).resolve()
     named = {"site-packages", "dist-packages"} & set(resolved.parts)
     return bool(named) or any(resolved.is_relative_to(known) for known in _library_folders())
 
@@ -79,15 +80,29 @@ def _inside(scope: str, kind: str) -> bool:
     return scope == kind or scope.startswith(f"{kind}.")
 
 
-def _calls(path: Path) -> Iterator[tuple[str, int, str]]:
-    """Yield (qualified name of the enclosing scope, line, called name)."""
+def _last_change(file: str) -> tuple[int, int]:
+    """Return time and size of a file, which differ after a change; zeros if there is no file."""
     try:
-        text = path.read_text(encoding="utf-8")
+        status = os.stat(file)
+    except OSError:
+        return 0, 0
+    return status.st_mtime_ns, status.st_size
+
+
+@functools.cache  # each block searches the same files, of which there may be thousands
+def _calls(file: str, last_change: tuple[int, int]) -> tuple[tuple[str, int, str], ...]:
+    """Return (qualified name of the enclosing scope, line, called name) of each call in a file."""
+    try:
+        text = Path(file).read_text(encoding="utf-8")
         if not any(name in text for name in NAMES):  # parsing is slow
-            return
-        tree = ast.parse(text)
+            return ()
+        return tuple(_calls_in(ast.parse(text)))
     except (OSError, SyntaxError, ValueError):  # not readable, or not Python
-        return
+        return ()
+
+
+def _calls_in(tree: ast.Module) -> Iterator[tuple[str, int, str]]:
+    """Yield what ``_calls`` returns."""
     names = _imported_names(tree)
     pending: list[tuple[str, ast.AST]] = [("", tree)]
     while pending:
