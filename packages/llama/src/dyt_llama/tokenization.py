@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dyt_llama import tokenizers_io
 from dyt_llama.config import Tokenization
+from dyt_llama.docstrings import docstrings
 from dyt_llama.glosses import glosses
 from dyt_llama.indexed_tokens import TokenWriter, index_file
 from dyt_llama.sources import tokenizer_file
@@ -45,6 +46,8 @@ from matched.training.fingerprint import digest_of
 log = logging.getLogger("matched")
 SHOWN_SAMPLES = 3
 SHOWN_CHARACTERS = 200
+EMBEDDED: dict[str, Callable[[], Sequence[str]]] = {"docstrings": docstrings, "glosses": glosses}
+"""Data source → its documents."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,8 +244,9 @@ def _bin_name(note: str, split: Split) -> str:
 
 
 def _texts(context: Context, config: Tokenization) -> list[TextPart]:
-    if "glosses" in config.data:
-        return [TextPart(origin="glosses", read=lambda: iter(glosses()))]
+    for name, read in EMBEDDED.items():
+        if name in config.data:
+            return [TextPart(origin=name, read=lambda: iter(read()))]
     folder = context.data["text"]
 
     def part(file: Path) -> TextPart:
