@@ -2,9 +2,9 @@
 
 The documents are the distinct docstrings of the modules, classes and functions in five packages of
 requirements.lock, read from their source without importing them. They are sorted by a hash of their
-text, so that the beginning of the text is a random sample of it. The source of these versions is the
-same for every version of Python; packages that are built for each, such as numpy, are left out.
-Many docstrings of transformers repeat each other in part, so held-out ones are not wholly unknown.
+text, so that the beginning of the text is a random sample of it. The wheels of these versions have
+the same Python files for every Python; packages that have others, such as numpy, are left out. Many
+docstrings of transformers repeat each other in part, so held-out ones are not wholly unknown.
 
 The module imports no torch.
 """

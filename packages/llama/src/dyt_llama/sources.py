@@ -43,9 +43,7 @@ def _check_tokenizer(path: Path) -> None:
 
 
 GLOSSES = DataSource(title="WordNet's glosses, in timm")
-DOCSTRINGS = DataSource(
-    title="docstrings of pinned packages", refusal=docstrings.version_refusal()
-)
+DOCSTRINGS = DataSource(title="docstrings of pinned packages", refusal=docstrings.version_refusal())
 TEXT = DataSource(title="text", check=_check_text)
 TOKENIZER = DataSource(title="tokenizer", check=_check_tokenizer)
 ZERO_SHOT = DataSource(

@@ -244,9 +244,9 @@ def _bin_name(note: str, split: Split) -> str:
 
 
 def _texts(context: Context, config: Tokenization) -> list[TextPart]:
-    for name, read in EMBEDDED.items():
-        if name in config.data:
-            return [TextPart(origin=name, read=lambda: iter(read()))]
+    for name in config.data:
+        if read := EMBEDDED.get(name):
+            return [TextPart(origin=name, read=lambda read=read: iter(read()))]
     folder = context.data["text"]
 
     def part(file: Path) -> TextPart:
