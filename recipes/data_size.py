@@ -4,11 +4,11 @@
     Time       6 hours on one core: 13 minutes for a run of 7 million tokens (estimated)
 
 "When Does Removing LayerNorm Help?" (arXiv 2604.23434) reports that DyT lowers the validation loss
-where data is scarce and raises it where it is not: -27.3 % for GPT-2 with 64 million parameters on 1
-million tokens, +18.8 % on 118 million. All its runs have the same steps, so that a smaller text is
-repeated more often. Here the rows with repetitions see 7 million tokens, as the one with the whole
-text. This network of width 128 has 0.95 million parameters: 7.4 tokens each with the whole text, 1
-with 1 million tokens and 0.1 with 100,000, which is added because the study has 1.8 and 0.02.
+where data is scarce and raises it where it is not: -27.3 % for GPT-2 with 64 million parameters on
+1 million tokens, +18.8 % on 118 million. All its runs have the same steps, so that a smaller text
+is repeated more often. Here the rows with repetitions see 7 million tokens, as the one with the
+whole text. This network of width 128 has 0.95 million parameters: 7.4 tokens each with the whole
+text, 1 with 1 million tokens and 0.1 with 100,000; the study has 1.8 and 0.02.
 
 The validation loss is that after the last step, as the study's; the best of eight evaluations tells
 whether a difference is one of overfitting only. α0 is 0.5, the best of smoke scale's LLaMA of this

@@ -5,10 +5,10 @@ them: 8.1 million tokens for training and 180,000 held out.
 
 RMSNORM_RATE
 
-α0 is searched over a half, one and two times 0.5, the best of smoke scale's toy of width 128. Weight
-decay, betas, clipping and schedule are the papers'. Minutes on a core are CPU times of a step, which
-were measured on a core that other programs shared, times the steps, with 15 % for evaluations;
-those on a GPU are guesses. ``WITH=Derf`` adds Derf with the α0 of DyT.
+α0 is searched over a half, one and two times 0.5, which is the best of smoke scale's toy of width
+128 after 300 steps. Weight decay, betas, clipping and schedule are the papers'. Minutes on a core
+are estimates: CPU time of a step, measured on a core that other programs shared, times the steps,
+with 15 % for evaluations. Those on a GPU are guesses. ``WITH=Derf`` adds Derf with DyT's α0.
 """
 
 import math
@@ -52,7 +52,7 @@ SECONDS = {
     (256, 2): 0.39,
     (256, 4): 0.7,
 }
-"""Width and depth → CPU time of a training step of ``STEP`` tokens with RMSNorm, the slower arm."""
+"""Width and depth → CPU time of a step with RMSNorm, which takes longer than DyT."""
 
 
 def network(width: int, depth: int, *, head: int = HEAD, length: int = LENGTH) -> Network:
@@ -72,7 +72,7 @@ def network(width: int, depth: int, *, head: int = HEAD, length: int = LENGTH) -
 def pretraining(
     width: int, depth: int, *, tokens: int = TOKENS, head: int = HEAD, length: int = LENGTH
 ) -> Pretraining:
-    """Pretraining with the papers' recipe on a number of tokens; a step has the same at any length."""
+    """Pretraining on a number of tokens with the papers' recipe; all steps have as many tokens."""
     steps = tokens // STEP
     return Pretraining(
         network=network(width, depth, head=head, length=length),

@@ -1,6 +1,6 @@
 """Mini scale of Table 5: wav2vec 2.0 models of width 128 on synthetic speech, or on a folder.
 
-    Command    make table5 SCALE=mini, with SET=data=speech-folder on the folder that site.toml names
+    Command    make table5 SCALE=mini, with SET=data=speech-folder on a folder of speech
     Time       2 hours on one core: 6 runs each of 9 and 12 minutes (estimated)
 
 Twice smoke scale's width and more blocks, for 3,000 updates on half an hour of speech by 16 voices.

@@ -3,7 +3,7 @@
     Command    make table11 SCALE=mini
     Time       none: all runs are Table 12's
 
-The widths have the order of the paper's models, and the two widest are equally wide, as 34B and 70B.
+The widths have the order of the paper's models, and the last two are equally wide, as 34B and 70B.
 Without their grouped-query attention, all networks are those of Table 12. It has not been run yet.
 """
 

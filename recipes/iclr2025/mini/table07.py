@@ -1,4 +1,4 @@
-"""Mini scale of Table 7: the best α0 of LLaMAs by width and depth, one for all layers, on docstrings.
+"""Mini scale of Table 7: the best α0 of LLaMAs by width and depth, on docstrings.
 
     Command    make iclr-table7 SCALE=mini
     Time       3 hours on one core: 9 runs each of 2 to 7 minutes (estimated), all CVPR's Table 12's
