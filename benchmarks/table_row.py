@@ -18,13 +18,13 @@ not agree or has no interval. With --json the results are printed without a comp
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import re
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from pathlib import Path
 
 from matched import planning, preflight, recipes, site, submission
@@ -173,8 +173,7 @@ def docstring_of(recipe: Recipe, scale: str) -> str:
     """Return the docstring of a table's scale page, or of the table if the scale is in it."""
     page = recipe.path.parent / scale / recipe.path.name
     path = page if page.is_file() else recipe.path
-    name = ".".join(path.relative_to(recipe.project).with_suffix("").parts)
-    return import_module(name).__doc__ or ""
+    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
 
 
 def parse_args() -> argparse.Namespace:

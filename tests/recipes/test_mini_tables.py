@@ -122,6 +122,7 @@ def test_mini_speech_takes_a_folder(name):
     assert "the folder's speech" in scale.note
 
 
+@pytest.mark.slow
 def test_claims_at_mini_scale_take_30_hours_on_two_cores(tmp_path):
     site = Site(file=tmp_path / "site.toml", local=Local(workers=2))
     tables = claimed_tables(load_claims(ROOT), ROOT, site, scale="mini", cluster="local")

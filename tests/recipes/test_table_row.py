@@ -87,6 +87,13 @@ def test_table_row_refuses_unknown_rows_and_seeds(load):
         row.cells_of(recipe, scale, "vit_s", [9])
 
 
+def test_table_row_reads_the_docstring_of_the_scale(load):
+    docstring_of = load("table_row").docstring_of
+    assert docstring_of(recipes.load("table8"), "mini").startswith("Mini scale of Table 8")
+    own = recipes.load(str(ROOT / "recipes/data_size.py"))
+    assert docstring_of(own, "mini").startswith("RMSNorm and DyT by the amount of text")
+
+
 def test_gpu_rows_begin_with_the_most_decisive_tables(load):
     names = [part.name for part in load("gpu_sections.mini").rows_by_seed()]
     assert names[:3] == ["table8 vit_s seed 0", "table8 vit_b seed 0", "table8 vit_s seed 1"]
