@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 from matched.checks import check_counts
 from matched.run import Run
@@ -88,7 +89,7 @@ class Search:
         return tuple(self.trials[0].values)
 
     @property
-    def expected_minutes(self) -> dict[str, int]:
+    def expected_minutes(self) -> dict[str, Any]:
         """The times that replace those of the resources: "minutes", "cpu_minutes" or both."""
         times = {"minutes": self.minutes, "cpu_minutes": self.cpu_minutes}
         return {name: time for name, time in times.items() if time is not None}
