@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -245,8 +246,8 @@ def _bin_name(note: str, split: Split) -> str:
 
 def _texts(context: Context, config: Tokenization) -> list[TextPart]:
     for name in config.data:
-        if read := EMBEDDED.get(name):
-            return [TextPart(origin=name, read=lambda read=read: iter(read()))]
+        if name in EMBEDDED:
+            return [TextPart(origin=name, read=partial(_embedded, name))]
     folder = context.data["text"]
 
     def part(file: Path) -> TextPart:
@@ -255,6 +256,11 @@ def _texts(context: Context, config: Tokenization) -> list[TextPart]:
         return TextPart(origin=origin, read=lambda: documents(file, config.text_field))
 
     return [part(file) for file in list_text_files(folder)]
+
+
+def _embedded(name: str) -> Iterator[str]:
+    """Return the documents of an embedded text."""
+    return iter(EMBEDDED[name]())
 
 
 def _beginning(run: Path, manifest: Manifest, tokenizer: TextTokenizer) -> list[str]:
