@@ -9,9 +9,9 @@ is the process's CPU time. Memory is the size of the tensors that autograd saves
 pass, without the parameters. With --official the official network takes over our weights, and the
 two are timed in turn in one process, the first of the two changing from round to round, so that
 other processes slow them equally; a ratio is ours over official, its median and its 10 to 90 %
-range over the rounds. Freed memory goes back to the system, as by default: a heap that keeps it
-grows to three times the peak at 131,072 bases. With --save, each length becomes a row of
-results/dna.csv.
+range over the rounds. Freed memory goes back to the system, as by default, and new pages are mapped
+in every step; --reuse-memory keeps it, and the heap grows to three times the peak at 131,072 bases.
+With --save, each length becomes a row of results/dna.csv.
 
 The networks are those of CVPR Table 6 by their size: HyenaDNA of width 128 with 2 layers, Caduceus
 of width 118 with 4.
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -44,6 +45,7 @@ CSV = measuring.RESULTS / "dna.csv"
 LENGTHS = tuple(2**power for power in range(10, 18))
 SPECIAL_TOKENS = 2
 BASES = (7, 11)  # ids of A, C, G and T: from the first to below the second
+DEFAULT, REUSED = "returned", "reused"  # what the allocator does with freed memory
 WARM_UP = 1  # rounds that are not counted
 
 BUILDERS: dict[str, Callable[[int], nn.Module]] = {
@@ -115,6 +117,7 @@ def measure(name: str, length: int, batch: int, rounds: int, official: Path | No
         "length": length,
         "batch": batch,
         "rounds": rounds,
+        "memory": REUSED if reuses_memory() else DEFAULT,
         "ms_p10": f"{low:.1f}",
         "ms_median": f"{median:.1f}",
         "ms_p90": f"{high:.1f}",
@@ -198,11 +201,16 @@ def svg(rows: list[dict[str, str]]) -> str:
 
 def report() -> None:
     """Write results/dna.svg from results/dna.csv."""
-    rows = measuring.read(CSV)
+    rows = [row for row in measuring.read(CSV) if row["memory"] == DEFAULT]
     if not rows:
         raise SystemExit(f"{CSV} has no measurements yet. Run `python benchmarks/dna.py --save`.")
     CSV.with_suffix(".svg").write_text(svg(rows), encoding="utf-8")
     print(CSV.with_suffix(".svg"))
+
+
+def reuses_memory() -> bool:
+    """True if this process has the allocator of ``measuring.reuse_freed_memory``."""
+    return all(os.environ.get(name) == value for name, value in measuring.REUSE_MEMORY.items())
 
 
 def lengths_of(text: str) -> list[int]:
@@ -219,6 +227,7 @@ def main() -> None:
     parser.add_argument(
         "--official", type=Path, metavar="PATH", help="checkout of the official code"
     )
+    parser.add_argument("--reuse-memory", action="store_true", help="keep freed memory in the heap")
     parser.add_argument("--save", action="store_true", help=f"add rows to {CSV.name}")
     parser.add_argument("--report", action="store_true", help="write the plot and measure nothing")
     options = parser.parse_args()
@@ -227,6 +236,8 @@ def main() -> None:
         return
     if options.official is not None and options.network not in OFFICIAL:
         parser.error(f"--official: only {', '.join(OFFICIAL)} can be compared")
+    if options.reuse_memory:
+        measuring.reuse_freed_memory()
     torch.set_num_threads(1)
     columns = measuring.environment("cpu")
     for length in options.lengths:

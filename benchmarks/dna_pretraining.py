@@ -3,8 +3,9 @@
 For the rows and both arms of CVPR's Table 6 at smoke scale, fine-tunes on a few labeled sequences
 of each task, for the same number of steps, the pretrained network and the same network with its
 initial weights. Prints the test accuracy at the best validation epoch, averaged over the tasks.
+With --save, each task of each row and arm becomes a row of results/dna_pretraining.csv.
 
-    .venv/bin/python benchmarks/dna_pretraining.py       # about seven minutes on one core
+    .venv/bin/python benchmarks/dna_pretraining.py [--save]      # about seven minutes on one core
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import measuring
 import torch
 from rich.console import Console
 from rich.table import Table as Grid
 
 from matched import Run, recipes
 from matched.files import write_json
+from matched.table import Cell
 from matched.task import Context, Outcome
 
+CSV = measuring.RESULTS / "dna_pretraining.csv"
 STARTS = ("pretrained", "from scratch")
 LABELS = 160
 EPOCHS = {"dyt_hyenadna.finetuning:train": 24, "dyt_caduceus.finetuning:train": 16}
@@ -37,8 +41,10 @@ def main() -> None:
     parser.add_argument("--rows", nargs="*", help="rows of table6 (default: all)")
     parser.add_argument("--tasks", nargs="*", help="tasks (default: all)")
     parser.add_argument("--labels", type=int, default=LABELS, help=f"default {LABELS}")
+    parser.add_argument("--save", action="store_true", help=f"add rows to {CSV.name}")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    columns = measuring.environment("cpu")
     recipe = recipes.load("table6")
     cells = recipe.table.cells(recipe.scale("smoke"))
     grid = Grid(title=f"test accuracy after fine-tuning on {args.labels} labeled sequences, %")
@@ -54,9 +60,31 @@ def main() -> None:
             label = recipe.label(cell.row)
             for task, values in found.items():
                 grid.add_row(label, cell.arm, task, *(f"{values[s]:.1f}" for s in STARTS))
+            if args.save:
+                measuring.append(CSV, rows_of(cell, args.labels, found, columns))
             means = [statistics.fmean(v[start] for v in found.values()) for start in STARTS]
             grid.add_row(label, cell.arm, "mean", *(f"{mean:.1f}" for mean in means))
     Console(width=120).print(grid)
+
+
+def rows_of(
+    cell: Cell,
+    labels: int,
+    found: Mapping[str, Mapping[str, float]],
+    columns: Mapping[str, str | int | float],
+) -> list[dict[str, str | int | float]]:
+    """Return a line of CSV for each task of a cell; ``columns`` are those of the machine."""
+    place = {"row": cell.row, "arm": cell.arm, "seed": cell.seed, "labels": labels}
+    return [
+        {
+            **place,
+            "task": task,
+            **{start.replace(" ", "_"): f"{values[start]:.1f}" for start in STARTS},
+            "signature": cell.run.signature,
+            **columns,
+        }
+        for task, values in found.items()
+    ]
 
 
 def accuracies(

@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 from dyt import DyT
-from dyt.backends import triton
+from dyt.backends import triton, triton_choice
 from dyt.functional import compute
 
 CSV = measuring.RESULTS / "launch_path.csv"
@@ -65,7 +65,7 @@ class StubKernels:
 def paths() -> dict[str, Callable[[], Any]]:
     """Return the calls to time by name. The kernels are stubs from then on, in this process."""
     stubs = StubKernels()
-    triton._kernels = lambda: stubs
+    triton_choice._kernels = lambda: stubs
     triton._find_forward.cache_clear()
     triton._find_backward.cache_clear()
     x = torch.randn(SHAPE).bfloat16()

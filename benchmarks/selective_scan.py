@@ -1,6 +1,6 @@
 """Implementations of the selective scan side by side: time and memory over the sequence length.
 
-    python benchmarks/selective_scan.py [--lengths 256,1024,4096] [--batch 2] [--channels 236]
+    python benchmarks/selective_scan.py [--lengths 256,1024,4096] [--channels 236] [--save]
     python benchmarks/selective_scan.py --device cuda      # the kernels that are installed
 
 One measurement is a forward and a backward pass in float32 with 16 states a channel; 236 channels
@@ -8,6 +8,7 @@ are those of a Caduceus of width 118. All implementations are run in turn in one
 other processes slow them equally, and a ratio is the median over rounds. On a CPU, time is the
 process's CPU time, and the implementations are ours, the formula with all states kept for
 autograd, and mambapy's parallel scan if that package is on the path. Memory is what autograd saves.
+With --save, each length and implementation becomes a row of results/selective_scan.csv.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch.nn import functional as F
 
 from dyt_caduceus.selective_scan import SCANS, choose_scan, selective_scan
 
+CSV = measuring.RESULTS / "selective_scan.csv"
 STATES = 16
 WARM_UP = 1  # rounds that are not counted
 Scan = Callable[..., Tensor]
@@ -114,6 +116,38 @@ def saved_megabytes(scan: Scan, inputs: Sequence[Tensor]) -> float:
     return sum(size for size, _ in saved.values()) / 1e6
 
 
+def measure(
+    scans: dict[str, Scan], length: int, options: argparse.Namespace
+) -> list[dict[str, str | int]]:
+    """Return a row for each implementation: times, and the ratio of the first one's to its own."""
+    inputs = inputs_of(options.batch, options.channels, length, options.device)
+    rounds = [
+        {name: seconds(scan, inputs, options.device) for name, scan in scans.items()}
+        for _ in range(WARM_UP + options.rounds)
+    ][WARM_UP:]
+    first = next(iter(scans))
+    rows: list[dict[str, str | int]] = []
+    for name, scan in scans.items():
+        median = measuring.percentiles([times[name] for times in rounds])[1]
+        low, ratio, high = measuring.percentiles([times[first] / times[name] for times in rounds])
+        rows.append(
+            {
+                "implementation": name,
+                "length": length,
+                "batch": options.batch,
+                "channels": options.channels,
+                "rounds": options.rounds,
+                "ms_median": f"{1000 * median:.1f}",
+                "us_per_base": f"{1e6 * median / (options.batch * length):.2f}",
+                "saved_mb": f"{saved_megabytes(scan, inputs):.1f}",
+                "first_over_this_p10": f"{low:.3f}",
+                "first_over_this": f"{ratio:.3f}",
+                "first_over_this_p90": f"{high:.3f}",
+            }
+        )
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--lengths", default="256,1024,4096", help="such as 1024,4096")
@@ -121,25 +155,17 @@ def main() -> None:
     parser.add_argument("--channels", type=measuring.positive_int, default=236)
     parser.add_argument("--rounds", type=measuring.positive_int, default=5)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--save", action="store_true", help=f"add rows to {CSV.name}")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    columns = measuring.environment(options.device)
     scans = implementations(options.device)
     for length in map(measuring.positive_int, options.lengths.split(",")):
-        inputs = inputs_of(options.batch, options.channels, length, options.device)
-        rounds = [
-            {name: seconds(scan, inputs, options.device) for name, scan in scans.items()}
-            for _ in range(WARM_UP + options.rounds)
-        ][WARM_UP:]
-        first = next(iter(scans))
-        for name, scan in scans.items():
-            median = measuring.percentiles([times[name] for times in rounds])[1]
-            ratio = measuring.percentiles([times[first] / times[name] for times in rounds])[1]
-            print(
-                f"length {length}, {name}: {1000 * median:.1f} ms, "
-                f"{1e6 * median / (options.batch * length):.2f} µs per base, "
-                f"{saved_megabytes(scan, inputs):.1f} MB saved, {first} / {name} {ratio:.3f}",
-                flush=True,
-            )
+        rows = measure(scans, length, options)
+        for row in rows:
+            print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
+        if options.save:
+            measuring.append(CSV, [{**row, **columns} for row in rows])
 
 
 if __name__ == "__main__":

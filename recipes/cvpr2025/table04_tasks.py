@@ -8,16 +8,22 @@ The runs are those of table04.py. The papers print averages only.
 from dataclasses import replace
 
 from dyt_llama.zero_shot_tasks import FIFTEEN, GLOSS_WORD
-from matched import Table
+from matched import Scale, Table
 from recipes.cvpr2025.smoke.table04 import SCALE
 from recipes.cvpr2025.table04 import PAPER, RMSNORM_VS_DYT, task_metrics
 
+
+def by_task(smoke: Scale, paper: Scale) -> tuple[Scale, Scale]:
+    """The scales of a table with the metrics of each task."""
+    return (
+        replace(smoke, metrics=task_metrics((GLOSS_WORD,))),
+        replace(paper, metrics=task_metrics(FIFTEEN)),
+    )
+
+
 TABLE = Table(
     arms=RMSNORM_VS_DYT,
-    scales=(
-        replace(SCALE, metrics=task_metrics((GLOSS_WORD,))),
-        replace(PAPER, metrics=task_metrics(FIFTEEN)),
-    ),
+    scales=by_task(SCALE, PAPER),
     title="CVPR 2025, Table 4, task by task",
     labels={
         "llama_7b": "LLaMA 7B",

@@ -5,20 +5,15 @@
 The runs are those of table04.py. The papers print averages only.
 """
 
-from dataclasses import replace
-
-from dyt_llama.zero_shot_tasks import FIFTEEN, GLOSS_WORD
 from matched import Table
-from recipes.cvpr2025.table04 import RMSNORM_VS_DYT, task_metrics
+from recipes.cvpr2025.table04 import RMSNORM_VS_DYT
+from recipes.cvpr2025.table04_tasks import by_task
 from recipes.iclr2025.smoke.table04 import SCALE
 from recipes.iclr2025.table04 import PAPER
 
 TABLE = Table(
     arms=RMSNORM_VS_DYT,
-    scales=(
-        replace(SCALE, metrics=task_metrics((GLOSS_WORD,))),
-        replace(PAPER, metrics=task_metrics(FIFTEEN)),
-    ),
+    scales=by_task(SCALE, PAPER),
     title="ICLR 2025 submission, Table 4, task by task",
     labels={
         "llama_1b4": "LLaMA-1.4B",

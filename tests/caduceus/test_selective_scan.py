@@ -320,3 +320,11 @@ def test_record_scan_adds_the_choice_to_the_environment(tmp_path):
     assert record_scan(Context(directory=tmp_path, signature="x"), "cpu") == "torch"
     recorded = json.loads((tmp_path / "environment.json").read_text())
     assert recorded == {"python": "3.11", "selective_scan": "torch"}
+
+
+@pytest.mark.parametrize("module", ["mamba_ssm", "selective_scan_cuda", None])
+def test_mamba_ssm_is_installed_with_either_module(monkeypatch, module):
+    """Releases differ: some come without the kernels, and some kernels without the package."""
+    found = {module: object()}
+    monkeypatch.setattr(mamba_kernels, "find_spec", lambda name: found.get(name))
+    assert mamba_kernels.installed() == (module is not None)

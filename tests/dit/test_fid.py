@@ -138,7 +138,7 @@ def test_warn_of_few_images(caplog):
     found = {"pool": statistics_of(features(20)), "spatial": statistics_of(features(24))}
     (warning,) = fid.warn_of_few_images(found, "generated")
     assert warning.startswith("20 generated images are fewer than the 24 dimensions")
-    assert warning in caplog.messages
+    assert (warning, "WARNING") in [(r.message, r.levelname) for r in caplog.records]
     unknown = FeatureStatistics(mean=np.zeros(24), covariance=np.eye(24))
     assert fid.warn_of_few_images({"pool": unknown}, "reference") == []
 

@@ -111,9 +111,21 @@ def scaled():
     return model
 
 
+class WithoutEmbedding(nn.Sequential):
+    """As of transformers: the method exists, and says that this network has no such layer."""
+
+    def get_input_embeddings(self):
+        raise NotImplementedError
+
+
 @pytest.mark.parametrize(
     ("make", "path", "message"),
     [
+        (
+            lambda: WithoutEmbedding(nn.Embedding(4, 8)),
+            None,
+            "WithoutEmbedding has no get_input_embeddings.* '0'",
+        ),
         (
             lambda: nn.Sequential(nn.Embedding(4, 8)),
             None,

@@ -1,51 +1,16 @@
 """Tests of `fold`: γ and β merged into the following Linears, and the layers left unchanged."""
 
 import copy
-import re
-from collections import OrderedDict
 
 import pytest
-import timm
 import torch
-import transformers as hf
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
-from dyt import Derf, DyT, DyTLinear, Norm, convert, fold
+from dyt import Derf, DyT, DyTLinear, fold
 
-X = torch.linspace(-2, 2, 3 * 4 * 8).view(3, 4, 8)
-
-
-def randomized(net: nn.Module) -> nn.Module:
-    """Return the network with random γ, β, α and s, in evaluation mode."""
-    for module in net.modules():
-        if isinstance(module, (DyT, Derf)):
-            for p in module.parameters():
-                nn.init.normal_(p, 0.7, 0.3)
-    return net.eval()
-
-
-def fold_and_compare(net, *args, folded: int, tolerance=1e-5, example=True, **kwargs):
-    """Fold the network, with or without an example, compare its outputs, and return the report."""
-    with torch.no_grad():
-        before = net(*args, **kwargs)
-        report = fold(net, *args, **kwargs) if example else fold(net)
-        after = net(*args, **kwargs)
-    assert len(report.folded) == folded
-    before, after = (y if isinstance(y, torch.Tensor) else y.logits for y in (before, after))
-    assert after.dtype == before.dtype
-    torch.testing.assert_close(after, before, rtol=tolerance, atol=tolerance)
-    return report
-
-
-EXAMPLE = pytest.mark.parametrize("example", [True, False], ids=["example", "traced"])
-
-
-def sequential(norm=None, **options) -> nn.Sequential:
-    return nn.Sequential(
-        OrderedDict(fc=nn.Linear(8, 8), norm=norm or DyT(8), head=nn.Linear(8, 5, **options))
-    )
+from .folding_checks import EXAMPLE, X, assert_reason, fold_and_compare, randomized, sequential
 
 
 @EXAMPLE
@@ -165,10 +130,6 @@ def test_fold_leaves_layers_with_other_consumers(other, example):
     assert_reason(report, reason)
     assert net.state_dict().keys() == before.keys()
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
-
-
-def assert_reason(report, reason):
-    assert re.search(reason, report.left[0].reason), report.left[0].reason
 
 
 @EXAMPLE
@@ -300,68 +261,6 @@ def test_fold_dyt_linear(example):
     fold_and_compare(net, X, folded=1, example=example)
     net = randomized(nn.Sequential(nn.Linear(8, 8), DyTLinear(Derf(8), nn.Linear(8, 5))))
     fold_and_compare(net, X, folded=1, example=example)
-
-
-def vit():
-    return timm.create_model(
-        "vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=16, depth=3, num_heads=2
-    )
-
-
-@EXAMPLE
-@pytest.mark.parametrize("norm", [Norm.dyt(), Norm.derf()], ids=str)
-def test_fold_vit(norm, example):
-    net = vit()
-    convert(net, norm)
-    images = torch.linspace(-1, 1, 2 * 3 * 32 * 32).view(2, 3, 32, 32)
-    # The trace does not follow the view of the class token, between the last layer and the head.
-    report = fold_and_compare(randomized(net), images, folded=7 if example else 6, example=example)
-    assert report[0].into == ("blocks.0.attn.qkv",)
-    assert report[1].into == ("blocks.0.mlp.fc1",)
-    assert report[6].into == (("head",) if example else ())
-
-
-def llama(**options):
-    config = hf.LlamaConfig(
-        hidden_size=16,
-        intermediate_size=32,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        num_hidden_layers=2,
-        vocab_size=32,
-        **options,
-    )
-    net = hf.LlamaForCausalLM(config)
-    convert(net)
-    return randomized(net)
-
-
-TOKENS = torch.arange(2 * 6).view(2, 6)
-
-
-@pytest.mark.parametrize("tied", [False, True])
-def test_fold_llama(tied):
-    net = llama(tie_word_embeddings=tied)
-    biases = [name for name, _ in net.named_parameters() if name.endswith("bias")]
-    report = fold_and_compare(net, input_ids=TOKENS, folded=4 if tied else 5)
-    assert report[0].into == tuple(f"model.layers.0.self_attn.{name}_proj" for name in "qkv")
-    assert report[1].into == tuple(f"model.layers.0.mlp.{name}_proj" for name in ("gate", "up"))
-    assert [name for name, _ in net.named_parameters() if name.endswith("bias")] == biases == []
-    if tied:
-        assert_reason(report, "lm_head shares its weight")
-
-
-def test_fold_transformer_encoder():
-    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True)
-    net = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
-    convert(net)
-    report = fold_and_compare(randomized(net), X, folded=2)
-    assert [f.into for f in report] == [
-        (),
-        ("layers.0.linear1",),
-        (),
-        ("layers.1.linear1",),
-    ]
 
 
 def test_fold_under_autocast():

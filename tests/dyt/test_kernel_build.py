@@ -15,6 +15,7 @@ import torch
 import dyt
 from dyt import kernel_build
 from dyt.__main__ import main
+from dyt.backends import cpu
 from dyt.kernel_build import KernelBuildError, TorchInstallation
 
 TORCH = TorchInstallation(folder="/torch", version="2.11.0", cxx11_abi=True)
@@ -67,6 +68,15 @@ def test_cached_kernel_depends_on_torch_and_source(tmp_path, monkeypatch):
     assert first != kernel_build.cached_kernel("2.11.1")
     monkeypatch.setattr(kernel_build, "SOURCES", tmp_path)
     assert first != kernel_build.cached_kernel("2.11.0")
+
+
+@pytest.mark.parametrize("error", [RuntimeError, PermissionError])
+def test_cached_kernel_without_a_home_folder_is_none(monkeypatch, error):
+    def no_home(version):
+        raise error("Could not determine home directory.")
+
+    monkeypatch.setattr(cpu, "cached_kernel", no_home)
+    assert cpu._load_cached() is False
 
 
 def test_compile_kernel_replaces_the_file_only_when_complete(tmp_path, monkeypatch):

@@ -23,6 +23,7 @@ from transformers.models.olmo.modeling_olmo import OlmoLayerNorm
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from dyt import DyT, convert, replacing
+from dyt.norm_detection import read_norm
 
 
 class Fp32LayerNorm(nn.LayerNorm):
@@ -272,3 +273,36 @@ def test_detection_has_no_side_effects():
     assert torch.equal(torch.get_rng_state(), before)
     assert calls == []
     assert net[0].alpha.device.type == "cpu"
+
+
+class NeedsGpu(nn.Module):
+    """A layer that cannot be tried here, like a CUDA kernel; its name and structure decide."""
+
+    def __init__(self, shape=(8,), **attributes):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(shape))
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def forward(self, x):
+        raise RuntimeError("expected a CUDA tensor")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "attributes", "axis", "kind"),
+    [
+        ("FusedRMSNorm", (8,), {"eps": 1e-6}, -1, None),
+        ("Fused_Layer_Norm", (8,), {"variance_epsilon": 1e-6}, -1, "layernorm"),
+        ("RMSNorm2d", (8,), {"eps": 1e-6}, 1, None),
+        ("LayerNorm", (8, 1, 1), {"eps": 1e-6}, 1, "layernorm"),
+        ("LayerNorm", (8,), {"eps": 1e-6, "data_format": "channels_first"}, 1, "layernorm"),
+        ("LayerNorm", (8,), {"eps": 1e-6, "data_format": "channels_last"}, -1, "layernorm"),
+        ("FusedRMSNorm", (8,), {}, None, None),  # without an epsilon
+        ("FusedScale", (8,), {"eps": 1e-6}, None, None),
+    ],
+)
+def test_norms_that_cannot_run_are_detected_by_name(name, shape, attributes, axis, kind):
+    layer = type(name, (NeedsGpu,), {})(shape, **attributes)
+    spec = read_norm(layer)
+    assert (spec and (spec.channel_axis, spec.kind)) == (axis and (axis, kind))
+    assert spec is None or spec.shape == (8,)

@@ -9,8 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from dyt.backends import triton as gpu
-from dyt.backends import triton_plan
+from dyt.backends import triton_choice, triton_plan
 from dyt.backends.reference import result_dtype
 from dyt.backends.triton_tuning import VARIANTS, Tuning
 
@@ -41,7 +40,7 @@ def build(
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    kernel = getattr(gpu._kernels(), name)
+    kernel = getattr(triton_choice._kernels(), name)
     signature, values, hints = {}, {}, {}
     for i, argument in enumerate(kernel.arg_names):
         if argument in constants:
@@ -78,7 +77,7 @@ def compiled(tmp_path, monkeypatch) -> Callable:
         x = torch.empty(sizes, dtype=x_type, device="meta")
         parameter = torch.empty(sizes[axis], dtype=type, device="meta")
         y_type = result_dtype(x, parameter)
-        method = gpu._method(tuned, squash, y_type, accurate=False)
+        method = triton_choice._method(tuned, squash, y_type, accurate=False)
         size = max(x_type.itemsize, y_type.itemsize)
         backward = direction == "backward"
         strides = (x.stride(),) * (2 if backward else 1)
@@ -133,7 +132,7 @@ def test_tuning_variants_compile_without_spills_for_h100(compiled, name, directi
 @pytest.mark.parametrize("type", ["bf16", "fp32"])
 def test_add_partial_sums_compiles_without_spills_for_h100(type, tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    rows, columns = gpu._FINAL_TILE
+    rows, columns = triton_choice._FINAL_TILE
     names = ("dalpha", "dshift", "dweight", "dbias")
     types = {"sums": "fp32", **dict.fromkeys(names, type)}
     _, code = build("add_partial_sums", types, {"ROWS": rows, "COLUMNS": columns})

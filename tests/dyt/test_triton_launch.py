@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from dyt.backends import triton as gpu
+from dyt.backends import triton_choice
 
 triton = pytest.importorskip("triton")
 pytestmark = pytest.mark.skipif(not hasattr(triton, "knobs"), reason="needs Triton 3.4")
@@ -47,7 +48,7 @@ def kernels(monkeypatch):
     stubs = SimpleNamespace(
         INTERPRETED=False, **{name: Kernel(getattr(triton_kernels, name)) for name in names}
     )
-    monkeypatch.setattr(gpu, "_kernels", lambda: stubs)
+    monkeypatch.setattr(triton_choice, "_kernels", lambda: stubs)
     gpu._find_forward.cache_clear()
     gpu._find_backward.cache_clear()
     yield stubs

@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 
-from dyt.backends import triton
+from dyt.backends import triton, triton_choice
 from dyt.backends.triton_plan import (
     PROGRAMS,
     STEPS,
@@ -181,8 +181,8 @@ def test_launch_is_planned_for_the_largest_element(monkeypatch, x, other, size):
         sizes.append(size)
         raise Planned
 
-    monkeypatch.setattr(triton, "_plan", plan)
-    monkeypatch.setattr(triton, "_method", lambda *_: "library")
+    monkeypatch.setattr(triton_choice, "_plan", plan)
+    monkeypatch.setattr(triton_choice, "_method", lambda *_: "library")
     x, other = getattr(torch, x), getattr(torch, other)
     inputs = torch.ones(2, 8, dtype=x)
     alpha, weight = torch.ones(1, dtype=other), torch.ones(8, dtype=other)

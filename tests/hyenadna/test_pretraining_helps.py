@@ -18,6 +18,7 @@ def benchmark(monkeypatch):
     for cached in (projects.root, recipes.paper_numbers, recipes.available):
         cached.cache_clear()  # they may hold another test's project
     file = ROOT / "benchmarks" / "dna_pretraining.py"
+    monkeypatch.syspath_prepend(file.parent)  # it imports its neighbor
     spec = importlib.util.spec_from_file_location("dna_pretraining", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

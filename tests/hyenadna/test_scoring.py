@@ -68,9 +68,15 @@ def test_select_setting_takes_best_validation_not_best_test(make_context):
     assert outcome.metrics["accuracy"] == 83.0 and outcome.details["selected"] == "batch256"
 
 
-def test_select_setting_refuses_scores_without_validation(make_context):
+@pytest.mark.parametrize("others", [{}, {"two": result(83.0, val_accuracy=81.0)}])
+def test_select_setting_refuses_scores_without_validation(make_context, others):
     with pytest.raises(ValueError, match="no validation accuracy; fine-tune with a split"):
-        select_setting(make_context(one=result(85.0)), Selection())
+        select_setting(make_context(one=result(85.0), **others), Selection())
+
+
+def test_select_setting_takes_the_first_of_equal_ones(make_context):
+    equal = {name: result(80.0, val_accuracy=81.0) for name in ("b", "a")}
+    assert select_setting(make_context(**equal), Selection()).details["selected"] == "a"
 
 
 def test_score_benchmark_averages_tasks_and_keeps_each(make_context):

@@ -1,6 +1,8 @@
 """Synthetic genome: classes of a task have equal composition, and differ in order or distance."""
 
+import hashlib
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -95,3 +97,21 @@ def test_make_sequence_surrounds_words_with_background(monkeypatch, name):
             letters = make_sequence(rng, task, kind).tobytes()
             assert letters[:1] == letters[-1:] == b"N"
             assert len(letters.replace(b"N", b" ").split()) == words
+
+
+def hash_of(files, root):
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        digest.update(file.relative_to(root).as_posix().encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def test_written_data_are_those_of_recorded_results(tmp_path, monkeypatch):
+    """All results at smoke scale change with them, and runs keep their signatures."""
+    genome, tasks = tmp_path / "genome", tmp_path / "tasks"
+    synthetic_genome.write_genome(genome, "genome.fa", "genome.bed", 0)
+    assert hash_of(genome.iterdir(), genome) == "d5fee8f1749224d0"
+    few = {name: replace(task, train=2, test=1) for name, task in synthetic_genome.TASKS.items()}
+    monkeypatch.setattr(synthetic_genome, "TASKS", few)
+    synthetic_genome.write_tasks(tasks, 1)
+    assert hash_of(tasks.rglob("*.txt"), tasks) == "e815530c99a046b8"

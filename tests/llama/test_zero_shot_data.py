@@ -95,6 +95,32 @@ def test_answers_that_no_choice_has_are_refused(folder, task, column, answer, va
         zero_shot_data.read_rows(folder, task)
 
 
+@pytest.mark.parametrize(
+    ("task", "column", "value", "message"),
+    [
+        ("record", "answers", [], r"answers \[\]; expected a list of texts"),
+        ("record", "entities", None, "entities None; expected a list of texts"),
+        ("truthfulqa_mc1", "mc1_targets", {"choices": [], "labels": []}, "'choices' with a list"),
+        ("truthfulqa_mc2", "mc2_targets", {"choices": ["a", "b"], "labels": [1]}, "as many labels"),
+        ("truthfulqa_mc2", "mc2_targets", {"labels": [1]}, "'choices' with a list of texts"),
+        ("openbookqa", "choices", None, "choices None; expected 'text' with a list of texts"),
+        ("arc_easy", "choices", {"text": ["a"], "label": []}, "'label' with as many labels"),
+        ("hellaswag", "endings", None, "endings None; expected a list of texts"),
+        ("wic", "end1", None, "end1 None; expected a whole number"),
+        ("winogrande", "sentence", "No gap.", "expected a text with _ in place of the option"),
+        ("boolq", "passage", None, "passage None; expected text"),
+    ],
+)
+def test_rows_that_lm_eval_cannot_score_are_refused(folder, task, column, value, message):
+    """lm-eval would fail in the middle of the run, with a traceback."""
+    rows = [ROWS[task][0], {**ROWS[task][1], column: value}]
+    file = folder / f"{task}.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match=message) as error:
+        zero_shot_data.read_rows(folder, task)
+    assert str(error.value).startswith(f"{task}: {file}, row 2, has the {column} ")
+
+
 def test_damaged_parquet_is_refused(folder):
     (folder / "boolq.parquet").write_bytes(b"PAR1 broken")
     with pytest.raises(ValueError, match=r"boolq.parquet is damaged"):
@@ -140,6 +166,16 @@ class TestFetch:
         with pytest.raises(ValueError, match="facebook/anli, test_r1 has 3 rows instead of 1,000"):
             fetch_zero_shot.fetch(tmp_path)
         assert not list(tmp_path.iterdir())
+
+    def test_fetch_refuses_more_rows_than_published(
+        self, tmp_path, cache, monkeypatch, miniature_counts
+    ):
+        monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+        monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", cache)
+        fewer = replace(FIFTEEN["boolq"], rows=len(ROWS["boolq"]) - 1)
+        monkeypatch.setattr(fetch_zero_shot, "FIFTEEN", {"boolq": fewer})
+        with pytest.raises(ValueError, match="the Hub has another version now"):
+            fetch_zero_shot.fetch(tmp_path)
 
     def test_fetch_without_network_names_the_data_set(self, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)

@@ -167,6 +167,12 @@ def test_wrong_command_line_is_refused(project, arguments):
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize("command", ["plan", "submit", "retry"])
+def test_unknown_cluster_is_refused(project, command):
+    message = project.mistake(command, "table1", "--cluster", "slrum")
+    assert message == "unknown cluster: 'slrum'; known, nearest first: slurm, local, debug"
+
+
 def test_unreadable_file_is_named(project, monkeypatch):
     """Root may read every file, so the error is raised by a patched ``open``."""
     path = project.finish("small.LN.0", top1=1.0) / "result.json"

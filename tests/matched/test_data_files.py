@@ -5,7 +5,14 @@ import os
 import pytest
 
 from matched import data_files
-from matched.data_files import list_entries, list_files, list_folders, pointer_fault
+from matched.data_files import (
+    find_file,
+    is_system_name,
+    list_entries,
+    list_files,
+    list_folders,
+    pointer_fault,
+)
 
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 334643268\n"
 ANNEX = "/annex/objects/SHA256E-s334643268--4d7a.safetensors\n"
@@ -162,3 +169,44 @@ def test_refuse_pointers_checks_files_spread_over_all(tmp_path):
     with pytest.raises(ValueError, match="is a pointer of git-lfs"):
         data_files.refuse_pointers(files, most=10)
     data_files.refuse_pointers(files[:50], most=10)
+
+
+@pytest.mark.parametrize(
+    ("name", "system"),
+    [
+        (".hidden", True),
+        ("._1.JPEG", True),
+        ("Thumbs.db", True),
+        ("THUMBS.DB", True),
+        ("lost+found", True),
+        ("n01440764", False),
+        ("thumbs", False),
+        ("a.hidden", False),
+    ],
+)
+def test_is_system_name_ignores_case(name, system):
+    assert is_system_name(name) == system
+
+
+@pytest.mark.parametrize(("size", "is_pointer"), [(1023, True), (1024, False)])
+def test_pointers_are_smaller_than_a_kilobyte(tmp_path, size, is_pointer):
+    start = b"version https://git-lfs.github.com/spec/v1\n"
+    (tmp_path / "file").write_bytes(start + b"x" * (size - len(start)))
+    assert bool(pointer_fault(tmp_path / "file")) == is_pointer
+
+
+def test_find_file_takes_a_file_or_a_folders_first_name(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with pytest.raises(ValueError, match=r"none of the files a\.pt, b\.pt; expected weights$"):
+        find_file(folder, ("a.pt", "b.pt"), "weights")
+    (folder / "b.pt").touch()
+    assert find_file(folder, ("a.pt", "b.pt"), "weights") == folder / "b.pt"
+    assert find_file(folder / "b.pt", ("a.pt",), "weights") == folder / "b.pt"
+    (folder / "a.pt").mkdir()
+    for path in (folder, tmp_path / "none"):
+        with pytest.raises(ValueError, match=r"there is no file .*; expected weights$"):
+            find_file(path, ("a.pt", "b.pt"), "weights")
+    (folder / "b.pt").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ValueError, match="is a pointer of git-lfs"):
+        find_file(folder / "b.pt", (), "weights")

@@ -1,6 +1,7 @@
 """machine: cores and memory by affinity and cgroup limits; how many runs are started at a time."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -128,3 +129,22 @@ def test_machine_without_proc_has_the_cores_of_its_affinity(tmp_path, monkeypatc
     monkeypatch.setattr(machine, "PROC", tmp_path)
     assert machine.usable_cores() == len(os.sched_getaffinity(0))
     assert machine.memory_limit() is None
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "name"),
+    [
+        (
+            "processor\t: 0\nmodel name\t: Some CPU @ 2: GHz\nmodel name\t: other\n",
+            "Some CPU @ 2: GHz",
+        ),
+        ("processor\t: 0\nmodel\t: 1\n", "aarch64"),
+        ("", "aarch64"),
+    ],
+)
+def test_cpu_name_is_that_of_linux_or_the_machine_type(monkeypatch, cpuinfo, name):
+    """Results on CPUs of different names are not compared."""
+    files = {Path("/proc/cpuinfo"): cpuinfo}
+    monkeypatch.setattr(machine, "_read", files.get)
+    monkeypatch.setattr(machine.platform, "machine", lambda: "aarch64")
+    assert machine.cpu_name() == name

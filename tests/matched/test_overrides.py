@@ -249,7 +249,9 @@ def test_results_name_is_a_file_name_and_unique():
         recipe = Recipe(
             name="own", path=None, table=None, paper=None, project=None, changes={"model": value}
         )
-        return recipe.results_name(Scale(name="smoke", runs={}, seeds=(0,), resources=None))
+        return recipe.results_name(
+            Scale(name="smoke", runs={}, seeds=(0,), resources=Resources(minutes=1))
+        )
 
     names = [name("a/b"), name("a b"), name("x" * 300), name("x" * 301)]
     assert len(set(names)) == 4

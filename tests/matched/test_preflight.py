@@ -169,6 +169,17 @@ class TestMemory:
         assert line.startswith("small · LN · seed 0 needs about 40.0 GB per GPU, and `gpu_memory")
         assert "under [local]" in line and "is 40 (and 1 more); shard the run over" in line
 
+    def test_memory_may_depend_on_the_configs_of_needs(self, project):
+        scoring = HEAVY.replace(
+            "memory(self, resources)", "memory_with_needs(self, resources, needs)"
+        )
+        scoring = scoring.replace("40 * 2**30", "needs['start'].epochs * 2**30")
+        start = "needs={'start': Run(task='tiny:train', config=Config(model='start', epochs=50))}"
+        project.recipe(scoring.replace("config=Heavy()", f"config=Heavy(), {start}"))
+        project.site("[local]\ngpus = 4\ngpu_memory_gb = 40\n")
+        line = refused(project, "submit", "table1")
+        assert line.startswith("small · LN · seed 0 needs about 50.0 GB per GPU")
+
     def test_slurm_has_its_own_gpu_memory(self, project):
         project.recipe(HEAVY)
         project.site("[local]\ngpu_memory_gb = 80\n[slurm]\ngpu_memory_gb = 24\n")

@@ -81,6 +81,11 @@ label = "Small"
 """
 
 
+def test_load_refuses_a_recipe_that_ends_the_program(project):
+    path = project.recipe("import sys\nsys.exit(3)")
+    assert project.mistake("plan", "table1").startswith(f"{path}, line ")
+
+
 def test_load_refuses_a_recipe_without_a_table(project):
     path = project.recipe("LIST = []")
     line = project.mistake("plan", "table1")

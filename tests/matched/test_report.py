@@ -325,13 +325,19 @@ def test_report_shows_diverged_runs(project):
     assert "→ diverged" in page(project)
 
 
-def test_report_names_damaged_curves(project):
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("{\n{}\n", ", line 1, is damaged"),
+        ('{"step": "a", "loss": 1}\n', ": step 'a' has values that are no numbers"),
+        ('{"step": 1, "alpha": {"norm": "x"}}\n', ": step 1 has values that are no numbers"),
+    ],
+)
+def test_report_names_damaged_curves(project, text, fault):
     finish_all(project)
-    (project.directory("small.LN.0") / "metrics.jsonl").write_text("{\n{}\n")
+    (project.directory("small.LN.0") / "metrics.jsonl").write_text(text)
     project.cli("report")
-    assert re.search(
-        r"Curve left out: \S+metrics.jsonl, line 1, is damaged", text_of(page(project))
-    )
+    assert re.search(rf"Curve left out: \S+metrics.jsonl{fault}", text_of(page(project)))
 
 
 # --- pictures of needs

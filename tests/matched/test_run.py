@@ -203,6 +203,11 @@ def test_run_refuses_values_without_a_json_form(value, path):
     assert str(refused.value).startswith(f"{path} is ")
 
 
+def test_run_refuses_a_need_that_is_no_run():
+    with pytest.raises(ValueError, match="train needs 'tokens', of type int; expected a Run"):
+        Run(task="package.module:train", config=Config(), needs={"tokens": 3})
+
+
 @pytest.mark.parametrize("task", ["module", "module:", ":function", ""])
 def test_run_refuses_a_malformed_task(task):
     with pytest.raises(ValueError, match=r"not of the form 'package\.module:function'"):

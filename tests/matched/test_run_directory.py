@@ -176,6 +176,11 @@ DAMAGES = {
     "empty result": ("result.json", ""),
     "result of another signature": ("result.json", WHOLE % "0123456789ab"),
     "result without metrics": ("result.json", '{"signature": "%s", "outcome": "done"}'),
+    "result with a metric of text": ("result.json", WHOLE.replace("81.0", '"81 %%"')),
+    "result with a list of details": (
+        "result.json",
+        WHOLE.replace('"done"', '"done", "details": [1]'),
+    ),
     "result with another outcome": ("result.json", WHOLE.replace("done", "running")),
     "truncated config": ("config.json", '{"signature": "012'),
     "config of another signature": ("config.json", '{"signature": "0123456789ab"}'),

@@ -103,7 +103,7 @@ def test_failing_and_diverging_runs_do_not_stop_their_job(project):
 
 
 @pytest.mark.parametrize(
-    ("trouble", "reason"), [("no outcome", "AttributeError"), ("live metric", "TypeError")]
+    ("trouble", "reason"), [("no outcome", "AttributeError"), ("live metric", "expected a number")]
 )
 def test_wrong_return_value_fails_one_run(one_row, trouble, reason):
     one_row.trouble(trouble, "small.LN.0")

@@ -8,6 +8,7 @@ import pytest
 
 from matched import Run, Search, Trial, recipes
 from matched.audit import audit_pairs
+from matched.search import TRIED_COLUMNS, label_of_text
 from matched.summary_table import summary_table
 
 from .search_projects import CLEAR, GRID, PAPER, finish_trials, finish_tuned
@@ -108,6 +109,7 @@ def test_search_writes_every_value_to_csv(grid):
         "states": "done done", "changes": "", "signatures": "",
     }  # fmt: skip
     assert lines[1]["seeds_best"] == "2"
+    assert set(lines[0]) == {*TRIED_COLUMNS, "alpha0"}
     markdown = (grid.root / "results/table1.smoke.md").read_text(encoding="utf-8")
     assert "#### Values tried" in markdown and "1: 2.05 ± 0.071 best" in markdown
 
@@ -200,10 +202,24 @@ def test_plan_titles_of_needs_keep_the_slash_of_pairs(grid):
 
 
 def test_run_takes_the_value_of_a_search(grid):
-    grid.compute("run", "table1", "--row", "small", "--arm", "16", "--value", "2", "--seed", "1")
+    grid.compute("run", "table1", "--row", "small", "--arm", "16", "--value", "2.0", "--seed", "1")
     assert grid.computed() == ["large.own.1"]
     message = grid.mistake("run", "table1", "--row", "small", "--arm", "8", "--value", "7")
     assert message == "unknown value 7; known: 0.5, 1, 2"
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [("1.0/5e-1", "1/0.5"), ("01/.50", "1/0.5"), ("0.8/x", "0.8/x"), ("", ""), ("1 /2", "1/2")],
+)
+def test_label_of_text_has_one_spelling_per_value(text, label):
+    assert label_of_text(text) == label
+
+
+def test_cancel_takes_any_spelling_of_a_value(grid):
+    assert "0 runs asked to stop" in grid.cli("cancel", "table1", "--value", "1.0")
+    message = grid.mistake("cancel", "table1", "--arm", "8", "--value", "7.0")
+    assert message == "unknown value 7.0; known: 0.5, 1, 2"
 
 
 def test_set_changes_the_runs_of_a_search(grid):
@@ -231,7 +247,9 @@ def trial(value):
             (trial(0.5), Trial(values={}, run=trial(1.0).run)),
             "has values of nothing; expected alpha0",
         ),
-        ((trial(0.5), trial(float("nan"))), "tries nan; expected finite numbers"),
+        ((trial(0.5), trial(float("nan"))), "tries alpha0 nan; expected finite numbers"),
+        ((trial(0.5), trial("small")), "tries alpha0 'small'; expected finite numbers"),
+        ((trial(0.5), trial(True)), "tries alpha0 True; expected finite numbers"),
     ],
 )
 def test_search_refuses_trials(trials, message):
@@ -245,9 +263,24 @@ def test_search_refuses_minutes_below_one(name):
         Search(metric="loss", trials=(trial(0.5), trial(1.0)), **{name: 0})
 
 
-def test_search_refuses_an_original_that_is_not_tried():
-    with pytest.raises(ValueError, match="original value 2 of a search is not tried"):
-        Search(metric="loss", trials=(trial(0.5), trial(1.0)), original={"alpha0": 2})
+@pytest.mark.parametrize("name", ["row", "mean"])
+def test_search_refuses_a_parameter_with_a_taken_name(name):
+    trials = tuple(Trial(values={name: value}, run=trial(value).run) for value in (0.5, 1.0))
+    with pytest.raises(ValueError, match=f"tries values of {name}, which is the name of a column"):
+        Search(metric="loss", trials=trials)
+
+
+@pytest.mark.parametrize(
+    ("original", "message"),
+    [
+        ({"alpha0": 2}, "original value 2 of a search is not tried"),
+        ({"alpha0": "small"}, "tries alpha0 'small'; expected finite numbers"),
+        ({"lr": 0.5}, "the original of a search has values of lr; expected alpha0"),
+    ],
+)
+def test_search_refuses_an_original_that_is_not_tried(original, message):
+    with pytest.raises(ValueError, match=message):
+        Search(metric="loss", trials=(trial(0.5), trial(1.0)), original=original)
 
 
 def test_search_refuses_two_values_with_one_run(grid):

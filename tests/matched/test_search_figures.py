@@ -100,6 +100,14 @@ def test_claims_on_searches_compare_best_values(grid, wide, falls, constant):
     assert judge(grid, strict) == ("refuted" if falls != "undecided" else "undecided")
 
 
+@pytest.mark.parametrize("test", [Falls, Constant])
+def test_claims_on_best_values_of_zero_are_undecided(grid, test):
+    grid.recipe(GRID.replace("0.5: ", "0: "))
+    for model in ("small", "large"):
+        finish_trials(grid, model, {**CLEAR, "DyT": (1.0, 1.1)})
+    assert judge(grid, test(tables=("table1",), along="arms")) == "undecided"
+
+
 def judge(project, test):
     claim = Claim(statement="It holds", source="Table 1", test=test)
     results = collect(project.root, Site(file=project.root / "site.toml"))

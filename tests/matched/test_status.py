@@ -4,10 +4,12 @@ import json
 import os
 import socket
 from dataclasses import replace
+from tempfile import NamedTemporaryFile
+from types import SimpleNamespace
 
 import pytest
 
-from matched import process_identity
+from matched import job_status, process_identity
 from matched.status import Failure, FailureKind, JobId, JobRecord, State
 
 SLURM = JobId(cluster="slurm", job_id="12_3")
@@ -116,3 +118,19 @@ def test_blocked_run_is_found_by_kind_not_by_text(one_row):
         f"blocked by tiny:train {start.run.signature} (begin), which is failed: "
         "blocked by a firewall"
     )
+
+
+def test_now_is_the_time_of_the_folders_file_system(tmp_path, monkeypatch):
+    """On NFS, the server's clock also dates the heartbeats, and may differ from this machine's."""
+    folders = []
+
+    def on_server(dir=None):
+        folders.append(dir)
+        return NamedTemporaryFile(dir=dir)
+
+    monkeypatch.setattr(job_status.tempfile, "NamedTemporaryFile", on_server)
+    of_server = SimpleNamespace(fstat=lambda _: SimpleNamespace(st_mtime=5.0))
+    monkeypatch.setattr(job_status, "os", of_server)
+    assert job_status._now(tmp_path) == 5.0 and folders == [tmp_path]
+    monkeypatch.setattr(job_status.time, "time", lambda: 7.0)
+    assert job_status._now(tmp_path / "none") == 7.0

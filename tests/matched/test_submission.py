@@ -275,7 +275,20 @@ def test_cancel_by_a_user_number_without_a_name(slurm, monkeypatch):
 def test_cancel_with_nothing_running(one_row):
     one_row.finish(NAMES[0], top1=1.0)
     assert "0 runs asked to stop" in one_row.cli("cancel", "table1")
-    assert "0 runs asked to stop" in one_row.cli("cancel", "table1", "--seed", "99")
+    assert "0 runs asked to stop" in one_row.cli("cancel", "table1", "--seed", "0")
+
+
+@pytest.mark.parametrize(
+    ("selection", "message"),
+    [
+        (("--row", "smal"), "unknown row of table1: 'smal'; known, nearest first: small"),
+        (("--arm", "RMSNorm"), "unknown arm of table1: 'RMSNorm'; known, nearest first: LN, DyT"),
+        (("--seed", "99"), "unknown seed 99; known: 0"),
+        (("--value", "0.5"), "unknown value 0.5; known: none, because this cell has no search"),
+    ],
+)
+def test_cancel_refuses_a_selection_of_nothing(one_row, selection, message):
+    assert one_row.mistake("cancel", "table1", *selection) == message
 
 
 def test_cancel_refused_by_scancel_leaves_runs_queued(slurm):

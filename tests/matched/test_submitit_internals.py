@@ -179,3 +179,18 @@ def test_no_other_module_uses_internals_of_submitit():
 )
 def test_internals_used_finds_imports_and_attributes(code, names):
     assert internals_used(ast.parse(code)) == names
+
+
+def test_background_streams_keep_earlier_output_and_restore_the_terminal(tmp_path, capfd):
+    output = tmp_path / "folder" / "controllers.log"
+    for word in ("first", "second"):
+        with submitit_internals.background_streams(output):
+            subprocess.run(
+                [sys.executable, "-c", f"import sys; print('{word}', sys.stdin.read() == '')"],
+                check=True,
+            )
+            subprocess.run([sys.executable, "-c", f"exit('{word} error')"], check=False)
+        os.write(1, b"on the terminal\n")
+    lines = output.read_text().splitlines()
+    assert lines == ["first True", "first error", "second True", "second error"]
+    assert capfd.readouterr().out == "on the terminal\n" * 2

@@ -1,8 +1,4 @@
-"""Summary table: aggregation over seeds, the paper's numbers, notes, and the output formats."""
-
-import csv
-import io
-import re
+"""Summary table: aggregation over seeds, the paper's numbers, and notes."""
 
 import pytest
 
@@ -38,22 +34,19 @@ def row(project, index=0):
     return rows(project)[index]
 
 
+def records(project):
+    return summary_table(project.plan()).records
+
+
 def notes(project):
     return summary_table(project.plan()).notes
-
-
-def finish(project, model, ln=(), dyt=(), metric="top1"):
-    for norm, values in (("LN", ln), ("DyT", dyt)):
-        for seed, value in enumerate(values):
-            if value is not None:
-                project.finish(f"{model}.{norm}.{seed}", **{metric: value})
 
 
 # --- numbers
 
 
 def test_summary_table_has_means_deltas_and_paper_numbers(project):
-    finish(project, "small", ln=(80.0, 81.0), dyt=(82.0, 84.0))
+    project.finish_seeds("small", ln=(80.0, 81.0), dyt=(82.0, 84.0))
     assert row(project) == {
         "top-1 %": "Small_1",
         "LN": "80.5 ± 0.7",
@@ -75,13 +68,13 @@ def test_summary_table_before_any_run(project):
 
 def test_numbers_are_means_and_deviations_over_three_seeds(project):
     project.recipe("TABLE = Table(arms=ARMS, scales=(scale(seeds=(0, 1, 2), small=SMALL),))")
-    finish(project, "small", ln=(80.0, 81.0, 85.0), dyt=(80.0, 80.0, 83.0))
+    project.finish_seeds("small", ln=(80.0, 81.0, 85.0), dyt=(80.0, 80.0, 83.0))
     shown = row(project)
     assert (shown["LN"], shown["DyT"], shown["Δ"]) == ("82.0 ± 2.6", "81.0 ± 1.7", "-1.0")
 
 
 def test_one_seed_has_no_standard_deviation(project):
-    finish(project, "small", ln=(80.04,), dyt=(79.0,))
+    project.finish_seeds("small", ln=(80.04,), dyt=(79.0,))
     assert (row(project)["LN"], row(project)["Δ"]) == ("80.0", "-1.0")
     assert row(project)["runs"] == "2/4"
 
@@ -91,7 +84,7 @@ def test_one_seed_has_no_standard_deviation(project):
     [(80.0, 80.04, "0.0"), (80.04, 80.0, "0.0"), (80.0, 80.0, "0.0"), (80.0, 80.06, "+0.1")],
 )
 def test_delta_of_zero_has_no_sign(project, ln, dyt, delta):
-    finish(project, "small", ln=(ln,), dyt=(dyt,))
+    project.finish_seeds("small", ln=(ln,), dyt=(dyt,))
     assert row(project)["Δ"] == delta
 
 
@@ -165,7 +158,7 @@ def test_diverged_seeds_are_counted_but_not_averaged(project):
 
 def test_open_cell_does_not_show_the_best_of_a_diverged_seed(project):
     project.finish("small.LN.0", outcome="diverged", top1=60.0)
-    finish(project, "small", dyt=(80.0, 81.0))
+    project.finish_seeds("small", dyt=(80.0, 81.0))
     assert (row(project)["LN"], row(project)["Δ"]) == ("diverged", "—")
     assert row(project)["runs"] == "3/4"
 
@@ -206,7 +199,7 @@ def test_delta_is_arm_minus_baseline_in_either_direction(project):
 def test_deviations_have_the_decimals_of_the_mean(project):
     project.write("recipes/paper.toml", TWO_METRICS)
     project.recipe("TABLE = Table(arms=ARMS, scales=(scale(small=SMALL),))")
-    finish(project, "small", ln=(12.0, 13.0), dyt=(0.25, 0.35), metric="fid")
+    project.finish_seeds("small", ln=(12.0, 13.0), dyt=(0.25, 0.35), metric="fid")
     assert (row(project, 1)["LN"], row(project, 1)["DyT"]) == ("12.5 ± 0.7", "0.300 ± 0.071")
 
 
@@ -223,7 +216,7 @@ def test_with_three_arms_each_arm_has_a_row(project):
         "TABLE = Table(arms=(*ARMS, Arm(name='RMS', norm='RMS')),"
         " scales=(scale(seeds=(0,), small=SMALL),))"
     )
-    finish(project, "small", ln=(80.0,), dyt=(81.0,))
+    project.finish_seeds("small", ln=(80.0,), dyt=(81.0,))
     project.finish("small.RMS.0", top1=79.0)
     table = summary_table(project.plan())
     assert table.header == (
@@ -244,7 +237,7 @@ def test_scale_metrics_replace_the_papers(project):
         "TABLE = Table(arms=ARMS, scales=("
         "replace(scale(seeds=(0,), small=SMALL), metrics=(OTHER,)),))"
     )
-    finish(project, "small", ln=(0.5,), metric="loss")
+    project.finish_seeds("small", ln=(0.5,), metric="loss")
     assert (row(project)["loss"], row(project)["LN"]) == ("Small_1", "0.500")
     assert row(project)["paper LN"] == "—", "the paper's number is of another metric"
 
@@ -253,7 +246,7 @@ def test_scale_metrics_replace_the_papers(project):
 
 
 def test_row_is_not_matched_while_a_pair_is_unknown(project):
-    finish(project, "small", ln=(80.0, 81.0), dyt=(82.0, None))
+    project.finish_seeds("small", ln=(80.0, 81.0), dyt=(82.0, None))
     assert list(row(project).values())[-2:] == ["3/4", "—"]
     project.finish("small.DyT.1", prints=False, top1=84.0)
     assert list(row(project).values())[-2:] == ["4/4", "—"]
@@ -262,11 +255,11 @@ def test_row_is_not_matched_while_a_pair_is_unknown(project):
 
 def test_row_with_an_unmatched_pair_has_no_delta(project):
     """Not even that of its other seed, whose pair is matched."""
-    finish(project, "small", ln=(80.0, 81.0), dyt=(82.0, 84.0))
+    project.finish_seeds("small", ln=(80.0, 81.0), dyt=(82.0, 84.0))
     other = {"weights": "x" * 16, "batches": ["b" * 16]}
     write_json(project.directory("small.DyT.1") / "fingerprint.json", other)
     assert (row(project)["Δ"], row(project)["matched"]) == ("—", "no")
-    assert [record["delta"] for record in records(project)[:2]] == ["", ""]
+    assert [record["delta"] for record in records(project)[:2]] == [None, None]
 
 
 # --- notes
@@ -282,7 +275,7 @@ def test_notes_name_scale_data_and_seeds(project):
 
 
 def test_notes_name_what_was_in_the_data(project):
-    finish(project, "small", ln=(80.0, 81.0), dyt=(82.0, 84.0))
+    project.finish_seeds("small", ln=(80.0, 81.0), dyt=(82.0, 84.0))
     for name in ("small.LN.0", "small.DyT.1"):
         directory = project.directory(name)
         directory.write_result({**directory.result(), "details": {"data": "pile, 7 tokens"}})
@@ -316,7 +309,7 @@ def test_results_of_one_scale_never_appear_at_another(project):
         "TABLE = Table(arms=ARMS, scales=(scale(seeds=(0,), small=SMALL),"
         " scale('mini', seeds=(0,), small=Run(task='tiny:train', config=Config(epochs=2)))))"
     )
-    finish(project, "small", ln=(80.0,), dyt=(81.0,))
+    project.finish_seeds("small", ln=(80.0,), dyt=(81.0,))
     project.cli("table", "table1")
     project.cli("table", "table1", "--scale", "mini")
     texts = {
@@ -325,83 +318,3 @@ def test_results_of_one_scale_never_appear_at_another(project):
     }
     assert "80.0" in texts["smoke"] and "80.0" not in texts["mini"]
     assert "smoke" not in texts["mini"]
-
-
-# --- output formats
-
-
-def records(project):
-    text = table_formats.to_csv(summary_table(project.plan()))
-    return list(csv.DictReader(io.StringIO(text)))
-
-
-def test_csv_has_a_line_per_row_metric_and_arm(project):
-    finish(project, "small", ln=(80.0, 81.0), dyt=(82.0, None))
-    lines = records(project)
-    assert [(r["row"], r["arm"]) for r in lines] == [
-        (key, arm) for key in ("small", "large") for arm in ("LN", "DyT")
-    ]
-    ln, dyt, *_ = lines
-    assert (float(ln["mean"]), round(float(ln["std"]), 4), ln["delta"]) == (80.5, 0.7071, "")
-    # The baseline's second seed has no partner yet and does not count in the delta.
-    assert (float(dyt["mean"]), dyt["std"], float(dyt["delta"])) == (82.0, "", 2.0)
-    assert (dyt["seeds_with_value"], dyt["seeds_planned"], dyt["states"]) == ("1", "2", "done new")
-    assert (float(dyt["paper"]), float(dyt["paper_delta"])) == (82.5, 0.2)
-    assert (ln["scale"], ln["data"], ln["table"], ln["unit"]) == ("smoke", "none", "table1", "%")
-    plan = project.plan()
-    assert set(ln["signatures"].split()) <= {planned.run.signature for planned in plan.runs}
-
-
-def test_markdown_is_a_table(project):
-    finish(project, "small", ln=(80.0, 81.0), dyt=(82.0, 84.0))
-    lines = table_formats.to_markdown(summary_table(project.plan())).splitlines()
-    assert lines[0] == "### Venue 2025, Table 1 · smoke scale"
-    grid = [line for line in lines if line.startswith("|")]
-    assert len(grid) == 4 and len({line.count("|") for line in grid}) == 1
-    assert lines[-1].startswith("- ")
-
-
-def test_latex_is_escaped_and_balanced(project):
-    for seed in (0, 1):
-        project.finish(f"small.LN.{seed}", outcome="diverged", top1=60.0)
-    failed = project.directory("small.DyT.0")
-    failed.prepare()
-    failed.write_failure(Failure(reason=r"C:\data {x} costs 5$ & 3% of #1 ~ a_b^2"))
-    text = table_formats.to_latex(summary_table(project.plan()))
-    assert r"Small\_1 & 60.0 $\pm$ 0.0 $\rightarrow$ diverged & failed & --- &" in text
-    assert r"Two models \& two norms." in text
-    assert r"C:\textbackslash{}data \{x\} costs 5\$ \& 3\% of \#1" in text
-    assert r"\textasciitilde{} a\_b\textasciicircum{}2" in text
-    bare = text.replace(r"\{", "").replace(r"\}", "")
-    assert bare.count("{") == bare.count("}")
-    assert len(re.findall(r"(?<!\\)\$", text)) % 2 == 0
-    for name in ("table", "tabular"):
-        assert text.count(rf"\begin{{{name}}}") == text.count(rf"\end{{{name}}}") == 1
-    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
-    assert len(rows) == 3
-    assert len({len(re.findall(r"(?<!\\)&", line)) for line in rows}) == 1
-
-
-def test_warnings_of_a_task_are_notes(project):
-    finish(project, "small", ln=(80.0, 81.0), dyt=(82.0, 84.0))
-    directory = project.directory("small.DyT.1")
-    warning = "10 images are too few to tell much"
-    result = {**directory.result(), "details": {"warnings": [warning]}}
-    directory.write_result(result)
-    assert project.cli("table", "table1").count(warning) == 1
-    text = (project.root / "results/table1.smoke.md").read_text(encoding="utf-8")
-    assert f"- Warning: small · DyT · seed 1: {warning}\n" in text
-
-
-def test_table_command_prints_the_table_and_writes_three_files(project):
-    finish(project, "small", ln=(80.0, 81.0), dyt=(82.0, 84.0))
-    output = project.cli("table", "table1")
-    assert "80.5 ± 0.7" in output and "results/table1.smoke.{md, csv, tex}" in output
-    for suffix in ("md", "csv", "tex"):
-        path = project.root / f"results/table1.smoke.{suffix}"
-        assert "Small" in path.read_text(encoding="utf-8")
-    assert sorted(path.name for path in (project.root / "results").iterdir()) == [
-        "table1.smoke.csv",
-        "table1.smoke.md",
-        "table1.smoke.tex",
-    ]

@@ -5,7 +5,9 @@ The refusal of arms that are not matched is in test_matching.py.
 
 import pytest
 
-from matched import Arm, Resources, Run, Scale, Table
+from matched import Arm, Metric, Resources, Run, Scale, Table
+
+METRIC = Metric(key="top1", label="top-1", direction="higher")
 
 
 def test_arms_of_a_row_differ_in_the_norm_only(project):
@@ -180,10 +182,18 @@ def test_a_run_of_two_cells_is_planned_once(project):
         ({"name": "tiny"}, "scale 'tiny' is not one of smoke, mini, paper"),
         ({"seeds": ()}, "must be non-empty and distinct"),
         ({"seeds": (0, 1, 0)}, r"seeds \(0, 1, 0\) must be non-empty and distinct"),
+        ({"seeds": 3}, r"seeds is 3; expected whole numbers, such as \(0, 1\)"),
+        ({"seeds": ("0", "1")}, "seeds is .*; expected whole numbers"),
+        ({"resources": None}, "resources is None; expected Resources"),
+        ({"metrics": METRIC}, r"metrics is Metric.*; expected a tuple, metrics=\(Metric"),
+        ({"metrics": (METRIC, METRIC)}, "metrics has top1 twice; name it once"),
+        ({"runs": []}, r"runs is \[\]; expected {row key: Run"),
+        ({"runs": {"small": None}}, "row 'small' is None; expected a key of text with a Run"),
+        ({"runs": {1: {}}}, "row 1 is {}; expected a key of text"),
     ],
     ids=str,
 )
-def test_scale_refuses_wrong_names_and_seeds(changes, message):
+def test_scale_refuses_wrong_names_and_types(changes, message):
     fields = {"name": "smoke", "seeds": (0,), "runs": {}, "resources": Resources(minutes=1)}
     with pytest.raises(ValueError, match=message):
         Scale(**{**fields, **changes})
@@ -213,3 +223,39 @@ def test_table_cells_set_norm_and_seed_in_needs(project):
         ("LN", "LN", 7),
         ("DyT", "DyT", 7),
     ]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"minutes": 0}, "minutes is 0; expected a whole number of 1 or more"),
+        ({"minutes": -5}, "minutes is -5; expected a whole number of 1 or more"),
+        ({"minutes": float("nan")}, "minutes is nan; expected a whole number of 1 or more"),
+        ({"minutes": 1, "gpus": -1}, "gpus is -1; expected a whole number of 0 or more"),
+        ({"minutes": 1, "runs_per_job": 0}, "runs_per_job is 0; expected a whole number of 1"),
+    ],
+)
+def test_resources_refuse_numbers_below_their_minimum(numbers, message):
+    with pytest.raises(ValueError, match=message):
+        Resources(**numbers)
+
+
+def test_metric_refuses_an_unknown_direction():
+    with pytest.raises(ValueError, match="direction is 'up'; expected 'higher', 'lower' or 'none'"):
+        Metric(key="top1", label="top-1", direction="up")
+
+
+def test_table_refuses_a_scale_without_rows():
+    scale = Scale(name="smoke", seeds=(0,), runs={}, resources=Resources(minutes=1))
+    with pytest.raises(ValueError, match="scale smoke has no rows; give its runs"):
+        Table(arms=(Arm(name="LN", norm="LN"),), scales=(scale,))
+
+
+@pytest.mark.parametrize("what", ["arms", "scales"])
+@pytest.mark.parametrize("times", [0, 2])
+def test_table_refuses_missing_or_repeated_arms_and_scales(what, times):
+    resources = Resources(minutes=1)
+    scale = Scale(name="smoke", seeds=(0,), runs={}, resources=resources)
+    fields = {"arms": (Arm(name="LN"),), "scales": (scale,)}
+    with pytest.raises(ValueError, match=rf"{what} \[.*\] of a table must be non-empty"):
+        Table(**{**fields, what: fields[what] * times})

@@ -6,7 +6,7 @@ import pytest
 
 from matched.lease import LeaseLostError
 from matched.site import Runs
-from matched.task import Context
+from matched.task import Context, Outcome
 
 
 def lost():
@@ -86,3 +86,18 @@ def test_context_record_environment_keeps_what_is_recorded(tmp_path):
     Context(directory=tmp_path, signature="x", rank=1).record_environment(scan="other")
     recorded = json.loads((tmp_path / "environment.json").read_text())
     assert recorded == {"python": "3.13", "scan": "torch", "kernel": None}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"metrics": {"top1": "91 %"}}, "metric top1 of an outcome is '91 %'; expected a number"),
+        ({"metrics": {"top1": True}}, "metric top1 of an outcome is True; expected a number"),
+        ({"metrics": {}, "details": [1]}, r"has the details \[1\]; expected a dict"),
+        ({"metrics": {}, "details": {"data": 3}}, "has data 3 in its details; expected text"),
+        ({"metrics": {}, "details": {"warnings": "a"}}, "expected a list of sentences"),
+    ],
+)
+def test_outcome_refuses_values_that_tables_cannot_show(values, message):
+    with pytest.raises(ValueError, match=message):
+        Outcome(steps=1, **values)

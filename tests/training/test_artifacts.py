@@ -4,7 +4,10 @@ import pytest
 import torch
 
 from matched.lease import LeaseLostError
+from matched.task import Outcome
 from matched.training.artifacts import (
+    PRETRAINING_DIVERGED,
+    TRAINING_DIVERGED,
     has_diverged,
     load_artifact,
     save_artifact,
@@ -89,3 +92,14 @@ def test_has_diverged_reads_the_outcome(tmp_path, text, diverged):
     if text is not None:
         (tmp_path / "result.json").write_text(text)
     assert has_diverged(tmp_path) == diverged
+
+
+@pytest.mark.parametrize(
+    ("outcome", "what"),
+    [(TRAINING_DIVERGED, "training"), (PRETRAINING_DIVERGED, "pretraining")],
+)
+def test_run_of_a_diverged_training_has_diverged_itself(outcome, what):
+    """Without a metric that a table could show."""
+    assert outcome == Outcome(
+        metrics={}, diverged=True, steps=0, details={"reason": f"the {what} diverged"}
+    )

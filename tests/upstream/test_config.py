@@ -8,7 +8,13 @@ import pytest
 from dyt import Norm
 from dyt_upstream.checkout import check_checkout
 from dyt_upstream.config import Script
-from dyt_upstream.records import json_lines, matches, printed_json
+from dyt_upstream.records import (
+    json_lines,
+    latest_by_step,
+    matches,
+    printed_json,
+    renamed,
+)
 from dyt_upstream.upstreams import UPSTREAMS
 from matched import recipes
 
@@ -139,3 +145,13 @@ def test_matches_parser_reads_printed_lines_without_a_file(tmp_path):
     (record,) = parse(tmp_path, ["1 a=2", "1 b=nan", "x"])
     assert math.isnan(record.pop("b"))
     assert record == {"step": 1, "a": 2}
+
+
+def test_records_are_in_the_order_of_their_steps():
+    records = [{"step": 3.0, "a": 1.0}, {"step": 1.0, "a": 2.0}, {"step": 3.0, "b": 4.0}]
+    assert latest_by_step(records) == [{"step": 1, "a": 2}, {"step": 3, "a": 1, "b": 4}]
+    assert records == [{"step": 3, "a": 1}, {"step": 1, "a": 2}, {"step": 3, "b": 4}]
+
+
+def test_renamed_leaves_out_other_numbers():
+    assert renamed({"step": 1, "x": 2, "y": 3}, {"y": "ours", "z": "none"}) == {"ours": 3}

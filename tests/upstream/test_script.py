@@ -16,7 +16,7 @@ from torch import nn
 from dyt import Norm, replacing
 from dyt_upstream import miniature as package
 from dyt_upstream.initial_state import recorded_initial_state
-from dyt_upstream.records import json_lines
+from dyt_upstream.records import json_lines, printed_json
 from dyt_upstream.script import run
 from matched import signals
 from matched.signals import Interrupted
@@ -122,6 +122,60 @@ def test_script_resumes_from_its_own_checkpoint(context, miniature):
     metrics = [context(name).directory / "metrics.jsonl" for name in ("whole", "cut")]
     assert metrics[0].read_text() == metrics[1].read_text()
     assert [line["step"] for line in lines(metrics[0]) if "loss" in line] == [0, 1, 2]
+
+
+PRINTS = (
+    NET
+    + """
+checkpoint = os.path.join(sys.argv[1], "last.pt")
+first = torch.load(checkpoint) + 1 if os.path.exists(checkpoint) else 1
+for step in range(first, first + 3):
+    print(json.dumps({"step": step, "loss": 1 / step, "acc": step}), flush=True)
+    torch.save(min(step, first + 1), checkpoint)
+sys.exit(0 if first > 1 else 1)
+"""
+)
+"""Ends after three steps, of which the last is not in its checkpoint; only its start fails."""
+
+
+@pytest.mark.slow
+def test_metrics_of_a_resumed_script_that_prints_its_log(context, checkout, own):
+    folder = checkout(PRINTS, records=printed_json("step"), checkpoints="*.pt")
+    here = context(data={"upstream.own": folder})
+    with pytest.raises(ValueError, match="ended with status 1"):
+        run(here, own())
+    outcome = run(here, own())
+    assert (outcome.steps, outcome.metrics["acc"]) == (5, 5)
+    losses = [line for line in lines(here.directory / "metrics.jsonl") if "loss" in line]
+    assert [(line["step"], line.get("attempt", 1)) for line in losses] == [
+        (1, 1), (2, 1), (3, 2), (4, 2), (5, 2),
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_progress_of_a_script_that_prints_its_log(context, checkout, own, monkeypatch):
+    """Each step of its checkpoints lets a job be requeued; metrics.jsonl survives a kill."""
+    monkeypatch.setattr("dyt_upstream.script.SECONDS_BETWEEN_READINGS", 0.0)
+    monkeypatch.setattr("dyt_upstream.script.SECONDS_BETWEEN_WRITINGS", 0.0)
+    wait = "import time\nwhile not os.path.exists(sys.argv[1] + '/go'): time.sleep(0.05)\n"
+    text = PRINTS.replace("sys.exit(0 if first > 1 else 1)", wait)
+    folder = checkout(text, records=printed_json("step"), checkpoints="*.pt")
+    here = context(data={"upstream.own": folder})
+    seen = []
+
+    def watch():
+        marker = here.directory / "checkpoints" / "step_3"
+        metrics = here.directory / "metrics.jsonl"
+        while not (marker.exists() and metrics.exists() and len(metrics.read_text()) > 100):
+            time.sleep(0.05)
+        seen.extend(lines(metrics))
+        (here.directory / "output" / "go").touch()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    run(here, own())
+    thread.join(10)
+    assert [line["step"] for line in seen if "loss" in line] == [1, 2, 3]
 
 
 @pytest.mark.slow

@@ -3,12 +3,14 @@
 import math
 from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 
+from dyt_wav2vec import evaluation
 from dyt_wav2vec.evaluation import evaluate
 from dyt_wav2vec.fairseq_plugin import Model
 from dyt_wav2vec.trainer import Trainer
@@ -123,6 +125,84 @@ def test_evaluate_metrics_have_plausible_units(measured):
     assert 0 < metrics["accuracy"] < 60
     assert 1 <= metrics["code_perplexity"] <= 12
     assert metrics["loss"] > metrics["contrastive"]
+
+
+class StubCriterion(torch.nn.Module):
+    """fairseq's criterion for samples that are what it would log, summed over masked steps."""
+
+    def forward(self, model, sample):
+        assert not (model.training or self.training or torch.is_grad_enabled())
+        return None, sample["sample_size"], sample
+
+
+def test_evaluate_sums_over_micro_batches_exactly(monkeypatch):
+    """In nats: losses per masked step become bits; a pass is one number, whatever its batches."""
+    names = ("id", "sample_size", "loss", "loss_0", "correct", "count", "code_perplexity")
+    rows = [[(0, 10, 30, 20, 3, 10, 4), (1, 30, 60, 40, 5, 30, 8)], [(2, 40, 70, 50, 12, 40, 9)]]
+    passes = [
+        [dict(zip(names, (torch.tensor([row[0]]), *row[1:]), strict=True)) for row in one]
+        for one in rows
+    ]
+    monkeypatch.setattr(evaluation, "validation_batches", lambda _, number: iter(passes[number]))
+    model, started = torch.nn.Linear(1, 1), []
+    trainer = SimpleNamespace(
+        get_model=lambda: model,
+        criterion=StubCriterion(),
+        prepare_sample=lambda sample: sample,
+        device=torch.device("cpu"),
+    )
+    metrics, losses = evaluate(trainer, 2, lambda: started.append(model.training))
+    bits = [90 / 40 / math.log(2), 70 / 40 / math.log(2)]
+    assert losses == pytest.approx(bits)
+    assert metrics == pytest.approx(
+        {
+            "loss": sum(bits) / 2,
+            "loss_se": abs(bits[0] - bits[1]) / math.sqrt(2) / math.sqrt(2),
+            "contrastive": (60 / 40 + 50 / 40) / 2 / math.log(2),
+            "accuracy": 100 * 20 / 80,
+            "code_perplexity": (4 + 8 + 9) / 3,
+        }
+    )
+    assert started == [False, False] and model.training and trainer.criterion.training
+
+
+def test_passes_have_the_same_micro_batches_in_every_run(monkeypatch):
+    """Those of one seed, in their order, without the empty ones that fill up a process."""
+    options = {}
+    shuffles, stopped = [], []
+    iterator = SimpleNamespace(
+        next_epoch_itr=lambda shuffle: shuffles.append(shuffle) or [{"id": 1}, {}, {"id": 2}]
+    )
+
+    def get_batch_iterator(**given):
+        options.update(given)
+        return iterator
+
+    task = SimpleNamespace(get_batch_iterator=get_batch_iterator, dataset=lambda split: split)
+    dataset = SimpleNamespace(
+        max_tokens_valid=5, required_batch_size_multiple=8, num_workers=0, data_buffer_size=3
+    )
+    trainer = SimpleNamespace(
+        cfg=SimpleNamespace(dataset=dataset),
+        task=task,
+        data_parallel_world_size=4,
+        data_parallel_rank=2,
+    )
+    monkeypatch.setattr(evaluation, "stop_loading", stopped.append)
+    assert list(evaluation.validation_batches(trainer, 6)) == [{"id": 1}, {"id": 2}]
+    assert (shuffles, stopped) == ([False], [iterator])
+    assert options == {
+        "dataset": "valid",
+        "max_tokens": 5,
+        "required_batch_size_multiple": 8,
+        "seed": 0,
+        "num_shards": 4,
+        "shard_id": 2,
+        "num_workers": 0,
+        "epoch": 7,
+        "data_buffer_size": 3,
+        "disable_iterator_cache": True,
+    }
 
 
 def test_evaluate_matches_fairseqs_valid_step_with_same_draws(prepared, tmp_path):

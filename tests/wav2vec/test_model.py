@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -11,7 +12,7 @@ from torch import nn
 from torch._subclasses import FakeTensorMode
 
 from dyt import DynamicTanh, Norm
-from dyt_wav2vec import fairseq_compat
+from dyt_wav2vec import fairseq_compat, model
 from dyt_wav2vec.config import BASE, LARGE, Network
 from dyt_wav2vec.model import build, model_overrides, replace_norms
 from matched.training import reseed, weights_digest
@@ -228,3 +229,12 @@ def test_large_differs_from_base_as_in_the_release():
 def test_network_refuses_invalid_settings(change, message):
     with pytest.raises(ValueError, match=message):
         replace(TINY, **change)
+
+
+def test_reseed_seeds_the_generators_of_numpy_and_torch():
+    draws = []
+    for seed in (3, 3, 4):
+        model.reseed(seed)
+        draws.append((np.random.rand(), torch.rand(()).item()))
+    assert draws[0] == draws[1]
+    assert draws[0][0] != draws[2][0] and draws[0][1] != draws[2][1]

@@ -185,3 +185,12 @@ def test_written_utterances_are_the_synthesised_ones(corpus):
             rng = np.random.default_rng([SMALL.seed, stream, number])
             expected = np.round(synthetic_speech.make_utterance(speakers[voice], rng) * 32767)
             assert np.array_equal(soundfile.read(file, dtype="int16")[0], expected)
+
+
+def test_utterance_is_that_of_recorded_results():
+    """All results at smoke scale change with it, and runs keep their signatures."""
+    speaker = synthetic_speech.make_speakers(0, 8)[3]
+    samples = synthetic_speech.make_utterance(speaker, np.random.default_rng([0, 1, 3]))
+    assert len(samples) == 35_921
+    expected = [-4.83672751e-3, 2.49542396e-3, -2.3561223e-5, -6.61794176e-3, -4.80851331e-3]
+    assert samples[5000:5005] == pytest.approx(expected, abs=1e-9)

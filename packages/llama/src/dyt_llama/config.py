@@ -6,15 +6,20 @@ has neither ``norm`` nor ``seed``: all arms and seeds share its run.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from dyt import Norm
-from dyt_llama.memory import estimate_memory
+from dyt_llama.memory import estimate_memory, estimate_scoring_memory
 from dyt_llama.network_config import Network
 from dyt_llama.zero_shot_tasks import FIFTEEN, METRICS
 from matched import MemoryEstimate, Resources, TrainConfig
 from matched.checks import check_choice, check_counts, check_fractions
+
+REQUEST_TOKENS = 2048
+"""Assumed length of the longest requests of a scoring, for the estimate of its memory: a plan reads
+no documents."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,3 +160,26 @@ class ZeroShot:
         source = "zero-shot"
         if any(name in FIFTEEN for name in self.tasks) and source not in self.data:
             raise ValueError(f"data is {self.data}; expected {source!r} in it for {self.tasks}")
+
+    def memory_with_needs(self, resources: Resources, needs: Mapping[str, Any]) -> MemoryEstimate:
+        """Return the estimated memory of a process, each of which holds the whole network.
+
+        See ``dyt_llama.memory`` for the formula. Requests are assumed to have ``REQUEST_TOKENS``
+        tokens, or as many as the network has positions if those are fewer.
+
+        Raises:
+            ValueError: if the run needs no ``Pretraining``.
+        """
+        trained = needs.get("pretrained")
+        if not isinstance(trained, Pretraining):
+            raise ValueError(
+                'a ZeroShot needs the run whose network it scores: expected needs={"pretrained": '
+                "…} with a Pretraining"
+            )
+        return estimate_scoring_memory(
+            trained.network,
+            trained.norm,
+            embedding_scale=trained.embedding_scale,
+            tokens=self.batch * min(REQUEST_TOKENS, trained.network.positions),
+            precision=self.precision,
+        )

@@ -1,4 +1,6 @@
-"""Memory of a pretraining process, estimated from the sizes of the network; imports no torch.
+"""Memory of a pretraining and of a scoring process, estimated from the sizes of the network.
+
+Imports no torch.
 
 C is the width, K the width of keys and values, F that of the feed-forward layers, V the number of
 pieces; n is the tokens of a micro-batch, r the bytes of a number in the residual stream, and e
@@ -12,6 +14,11 @@ in float32, and C · (r + e) for DyT. A layer whose activations are recomputed k
 largest temporary is the larger of the loss of one chunk, 12 · V bytes per token (logits and two
 gradients in float32), and the backward pass of one layer: 3 · F · e per token, and what the layer
 keeps if it is recomputed. torch.compile fuses some of these, so that compiled layers keep less.
+
+A scoring process holds the whole network in its precision, and keeps nothing for a backward pass.
+Per token it has 4C · e bytes (the embedding, a layer's input, its residual and the norm's output)
+and the larger of 3F · e in a feed-forward layer (SiLU, up-projection and their product) and 2V · e
+for the logits and their log-softmax.
 """
 
 from __future__ import annotations
@@ -60,6 +67,28 @@ def estimate_memory(
         optimizer=2 * own,
         gathered=_gathered(network, layer, rest, resources, precision),
         activations=_activations(network, norm, tokens, precision, checkpointed),
+    )
+
+
+def estimate_scoring_memory(
+    network: Network, norm: Norm, *, embedding_scale: bool, tokens: int, precision: str
+) -> MemoryEstimate:
+    """Return the memory of a process that scores requests.
+
+    Args:
+        tokens: of a forward pass.
+        precision: as in ``ZeroShot``.
+    """
+    size = PRODUCT_BYTES.get(precision, FP32)
+    layer, rest = layer_shapes(network, norm), other_shapes(network, norm, embedding_scale)
+    numbers = network.depth * _own_numbers(layer) + _own_numbers(rest)
+    of_token = 4 * network.width + max(3 * network.ffn, 2 * network.vocabulary)
+    return MemoryEstimate(
+        weights=size * numbers,
+        gradients=0,
+        optimizer=0,
+        gathered=0,
+        activations=size * tokens * of_token,
     )
 
 

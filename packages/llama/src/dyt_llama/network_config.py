@@ -41,8 +41,9 @@ class Network:
         check_counts(self, "width", "depth", "heads", "kv_heads", "ffn", "vocabulary", "positions")
         check_divides("heads", self.heads, "width", self.width)
         check_divides("kv_heads", self.kv_heads, "heads", self.heads)
-        if not self.std > 0:
-            raise ValueError(f"std is {self.std}; expected a positive number")
+        for name in ("rope_theta", "norm_eps", "std"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a positive number")
         if self.width // self.heads % 2:
             raise ValueError(
                 f"each of {self.heads} heads has {self.width // self.heads} channels; "

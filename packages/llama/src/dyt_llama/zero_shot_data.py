@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dyt_llama.zero_shot_rows import check_rows
 from dyt_llama.zero_shot_tasks import FIFTEEN, ZeroShotTask
 from matched.data_files import refuse_pointer
 
@@ -133,7 +134,7 @@ def read_rows(folder: Path, task: str) -> Dataset:
     """Read the rows of a task into memory.
 
     Raises:
-        ValueError: if there is no data, or it is damaged or lacks columns.
+        ValueError: if there is no data, it is damaged or lacks columns, or a row cannot be scored.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -154,37 +155,8 @@ def read_rows(folder: Path, task: str) -> Dataset:
         raise ValueError(f"{files[0]} is damaged ({error}); fetch it again") from None
     if not len(rows):
         raise ValueError(f"{files[0]} has no rows; expected {FIFTEEN[task].source}")
-    _check_answers(task, rows, files[0])
+    check_rows(task, rows.select_columns(list(FIFTEEN[task].columns)), files[0])
     return rows
-
-
-def _check_answers(task: str, rows: Dataset, file: Path) -> None:
-    """Refuse answers that are no choices, which lm-eval would count as mistakes, or stop at.
-
-    Splits whose answers are secret have -1 or "".
-    """
-    names = ("label", "endings", "answer", "answerKey", "choices")
-    columns = [name for name in names if name in FIFTEEN[task].columns]
-    for number, row in enumerate(rows.select_columns(columns), 1) if columns else ():
-        column, valid = _possible_answers(task, row)
-        answer = row[column]
-        if answer not in valid or type(answer) is not type(valid[0]):
-            expected = "the number of a choice" if column == "label" else "a choice"
-            raise ValueError(
-                f"{file}, row {number}, has the {column} {answer!r}; expected {expected}, one of "
-                f"{', '.join(map(repr, valid))}, as in {FIFTEEN[task].source}"
-            )
-
-
-def _possible_answers(task: str, row: dict[str, Any]) -> tuple[str, Sequence[Any]]:
-    """Return the column with the answer and the values that it may have."""
-    if "answerKey" in row:
-        return "answerKey", row["choices"]["label"]
-    if task == "winogrande":
-        return "answer", ("1", "2")
-    if task == "hellaswag":  # its labels are text
-        return "label", [str(number) for number in range(len(row["endings"]))]
-    return "label", range(3 if task.startswith("anli") else 2)
 
 
 def splits(*, task: str, folder: str, **metadata: Any) -> dict[str, Dataset]:

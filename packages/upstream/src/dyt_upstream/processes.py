@@ -83,7 +83,8 @@ class ScriptProcess:
         environment: Mapping[str, str],
         on_line: Callable[[str], None],
     ) -> None:
-        self.lines: deque[str] = deque(maxlen=MAX_LINES)
+        self._lines: deque[str] = deque(maxlen=MAX_LINES)
+        self._reading = threading.Lock()
         self._on_line = on_line
         self._process = subprocess.Popen(
             command,
@@ -106,8 +107,14 @@ class ScriptProcess:
     def _read(self, stream: IO[str]) -> None:
         for line in stream:  # a progress bar's carriage returns end lines too
             if text := line.rstrip():
-                self.lines.append(text)
+                with self._reading:
+                    self._lines.append(text)
                 self._on_line(text)
+
+    def lines(self) -> list[str]:
+        """Return the last lines that were printed so far."""
+        with self._reading:
+            return list(self._lines)
 
     def wait(self, on_poll: Callable[[], None]) -> int:
         """Return the exit status; end all processes of the script before any exception leaves.

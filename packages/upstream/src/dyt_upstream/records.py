@@ -12,7 +12,9 @@ Record = dict[str, float]
 """Numbers by the names of the script. "step" is what its log counts from the start: epochs, updates
 or batches. "epoch" is present only if the log has it."""
 POSITION = ("step", "epoch")
-"""Keys of a record that are no metrics."""
+"""Keys of a record of a log that are no metrics."""
+ATTEMPT = "attempt"
+"""Key of the number of the attempt that logged a record, from the second one on."""
 Parser = Callable[[Path, Sequence[str]], list[Record]]
 """(folder of the script's files, lines that it printed) → records."""
 BAR = re.compile(r"Epoch (\d+): .*\| (\d+)/(\d+) \[")

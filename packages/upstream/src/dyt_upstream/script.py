@@ -2,7 +2,8 @@
 
 The script runs in processes of its own, with the checkout as working directory and the folder
 output/ of the run directory for its files. It resumes with its own arguments from its own newest
-checkpoint. Its log becomes metrics.jsonl; norms.json lists the replaced layers.
+checkpoint. Its log, and that of the attempts before, becomes metrics.jsonl; norms.json lists the
+replaced layers.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from dyt_upstream import metrics_lines
 from dyt_upstream.checkout import open_checkout
 from dyt_upstream.config import PLACEHOLDER, Script
 from dyt_upstream.processes import ScriptProcess, runner_command, starts_processes
-from dyt_upstream.records import POSITION, Record, renamed
+from dyt_upstream.records import ATTEMPT, POSITION, Record, renamed
 from dyt_upstream.runner_options import ERROR_PREFIX, USER_ERROR
 from dyt_upstream.upstreams import find_script, find_upstream
 from matched.surroundings import LAUNCHER
@@ -31,11 +32,13 @@ from matched.training.distributed import on_rank0, process_group, raise_on_all_r
 
 log = logging.getLogger("matched")
 OUTPUT = "output"
+METRICS = "metrics.jsonl"
 REPORT = "norms.json"
 SPECIFICATION = "script.json"
 FINGERPRINT = "first-steps.json"
 MISSING_MODULE = re.compile(r"ModuleNotFoundError: No module named '([^']+)'")
 SECONDS_BETWEEN_READINGS = 5.0
+SECONDS_BETWEEN_WRITINGS = 60.0
 
 
 def run(context: Context, config: Script) -> Outcome:
@@ -70,9 +73,13 @@ class _Attempt:
         self.facts = find_script(config.upstream, config.command)
         self.checkout = open_checkout(config.upstream, context.data, config.commit)
         self.output = context.directory / OUTPUT
+        self.earlier: list[Record] = []
+        """Records of the attempts from whose checkpoint this one continues."""
+        self.process: ScriptProcess | None = None
         self.lines: list[str] = []
+        """What the script has printed."""
         self.status = 0
-        self.read_at = 0.0
+        self.read_at = self.written_at = self.read_seconds = 0.0
 
     def run(self) -> Outcome:
         self.compute()
@@ -89,26 +96,29 @@ class _Attempt:
             shutil.rmtree(self.output)
             self.output.mkdir()
             checkpoint = None
+        if checkpoint is not None:
+            self.earlier = metrics_lines.read(context.directory / METRICS)
         arguments = self._arguments(checkpoint)
         log.info("%s at %s: %s", config.upstream, self.checkout.commit, " ".join(arguments))
         specification = self._write_specification(arguments, fresh=checkpoint is None)
-        process = ScriptProcess(
+        self.process = ScriptProcess(
             runner_command(specification, config.processes, torchrun=config.torchrun),
             self.checkout.path,
             self._environment(),
             lambda line: log.info("%s", line),
         )
         try:
-            self.status = process.wait(self._poll)
+            self.status = self.process.wait(self._poll)
         finally:
-            self.lines = list(process.lines)
+            self.lines = self.process.lines()
             self._publish_fingerprint()
+            if context.rank == 0:
+                self._write_metrics(self._records())
         log.info("%s ended with status %d", config.command[0], self.status)
 
     def outcome(self) -> Outcome:
         """Return the result of the run from the script's log and exit status."""
         records = self._records()
-        self._write_metrics(records)
         diverged = any(re.search(self.facts.diverged, line) for line in self.lines) or any(
             not math.isfinite(record["loss"]) for record in records if "loss" in record
         )
@@ -214,11 +224,18 @@ class _Attempt:
     def _poll(self) -> None:
         """Check ownership, and read the script's files now and then."""
         self.context.check_ownership()
-        if time.monotonic() - self.read_at < SECONDS_BETWEEN_READINGS or self.context.rank != 0:
+        # A long log takes seconds to read.
+        pause = max(SECONDS_BETWEEN_READINGS, 20 * self.read_seconds)
+        if time.monotonic() - self.read_at < pause or self.context.rank != 0:
             return
         self.read_at = time.monotonic()
         self._publish_fingerprint()
+        assert self.process is not None
+        self.lines = self.process.lines()
         records = self._records()
+        self.read_seconds = time.monotonic() - self.read_at
+        if self.read_at - self.written_at > SECONDS_BETWEEN_WRITINGS:
+            self._write_metrics(records)
         step = int(records[-1]["step"]) if records else 0
         shown = finite_metrics(records[-1]) if records else {}
         self.context.write_progress(step, max(step, self.config.total), shown=shown)
@@ -242,14 +259,15 @@ class _Attempt:
         return self.facts.records(self.output, self.lines)
 
     def _records(self) -> list[Record]:
-        """Return the records with our names of the numbers."""
-        return [
+        """Return the records of all attempts, with our names of the numbers."""
+        own = [
             {
                 **{key: record[key] for key in POSITION if key in record},
                 **renamed(record, self.facts.metrics),
             }
             for record in self._raw_records()
         ]
+        return metrics_lines.join(self.earlier, own)
 
     def _evaluations(self, records: Sequence[Record]) -> tuple[dict[str, float], dict[str, float]]:
         """Return the last values of all metrics, and the best record by the first metric."""
@@ -264,17 +282,9 @@ class _Attempt:
 
     def _write_metrics(self, records: Sequence[Record]) -> None:
         evaluated = set(self.facts.metrics.values()) - {"loss"}
-        lines: list[dict[str, Any]] = []
-        for record in records:
-            values = {k: v if math.isfinite(v) else None for k, v in record.items()}
-            position = {key: record[key] for key in POSITION if key in record}
-            position["step"] = int(record["step"])
-            if "loss" in values:
-                lines.append({**position, "loss": values["loss"]})
-            if evaluation := {k: v for k, v in values.items() if k in evaluated}:
-                lines.append({**position, "evaluation": evaluation})
-        with self.context.atomic_write("metrics.jsonl") as temporary:
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        with self.context.atomic_write(METRICS) as temporary:
+            temporary.write_text(metrics_lines.text(records, evaluated), encoding="utf-8")
+        self.written_at = time.monotonic()
 
     def _norms(self) -> Mapping[str, int]:
         """Return the number of norm layers by network, from the report of dyt."""
@@ -308,7 +318,7 @@ class _Attempt:
 
 def finite_metrics(record: Record) -> dict[str, float]:
     """Return the metrics of a record that are finite."""
-    return {k: v for k, v in record.items() if k not in POSITION and math.isfinite(v)}
+    return {k: v for k, v in record.items() if k not in (*POSITION, ATTEMPT) and math.isfinite(v)}
 
 
 def newest(folder: Path, pattern: str) -> Path | None:

@@ -108,7 +108,7 @@ class Supervised(Vision):
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum is {self.momentum}; expected 0 or more, below 1")
         check_drop_path(self.drop_path)
-        if self.mixup < 0 or self.cutmix < 0:
+        if not (self.mixup >= 0 and self.cutmix >= 0):  # also refuses NaN
             raise ValueError(f"mixup {self.mixup}, cutmix {self.cutmix}: expected 0 or more")
 
 

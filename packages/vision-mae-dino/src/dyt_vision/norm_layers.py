@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,11 +23,9 @@ from dyt_vision.image_data import ImageSplits
 from dyt_vision.supervised import load_data, make_learner, make_optimizer, run_on_images
 from matched.task import Context, Outcome
 from matched.training import fit
-from matched.training.artifacts import TRAINING_DIVERGED, has_diverged
 from matched.training.checkpoint import load_weights
 from matched.training.distributed import process_group
-from matched.training.fingerprint import batch_digest
-from matched.training.norm_layer_files import save_analysis
+from matched.training.norm_layer_files import Analysis, analyze_trained
 from matched.training.seeding import generator
 
 IMAGES = 32
@@ -39,20 +38,19 @@ def analyze(context: Context, config: Supervised) -> Outcome:
     Raises:
         ValueError: if the training has no checkpoint, or its weights do not fit the network.
     """
-    trained = context.needs["trained"]
-    if has_diverged(trained):
-        return TRAINING_DIVERGED
-    with process_group(context) as device:
-        data = load_data(context, config)
-        model, paths = models.build(config, data.classes)
-        load_weights(model, trained)
-        model.to(device).eval()
-        images = _batch(data, config)
-        records = record_norms(
-            model, lambda: model(images.to(device)), paths=paths, seed=config.seed
-        )
-        context.write_fingerprint(weights="none", batches=[batch_digest(images)])
-        return save_analysis(context, to_arrays(records), shape_metrics(records))
+    return analyze_trained(context, partial(_analysis, context, config))
+
+
+def _analysis(
+    context: Context, config: Supervised, trained: Path, device: torch.device
+) -> Analysis:
+    data = load_data(context, config)
+    model, paths = models.build(config, data.classes)
+    load_weights(model, trained)
+    model.to(device).eval()
+    images = _batch(data, config)
+    records = record_norms(model, lambda: model(images.to(device)), paths=paths, seed=config.seed)
+    return Analysis(batch=images, arrays=to_arrays(records), metrics=shape_metrics(records))
 
 
 def _batch(data: ImageSplits, config: Supervised) -> Tensor:

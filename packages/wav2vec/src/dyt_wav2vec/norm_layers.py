@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from dyt.norm_analysis import record_norms, shape_metrics, to_arrays
@@ -20,14 +21,9 @@ from dyt_wav2vec.evaluation import validation_batches
 from dyt_wav2vec.pretraining import PretrainingRun, quiet_fairseq, write_manifest
 from matched.task import Context, Outcome
 from matched.training import checkpoint, released_weights, reseed
-from matched.training.artifacts import (
-    TRAINING_DIVERGED,
-    has_diverged,
-    state_dict_mismatches,
-)
-from matched.training.distributed import on_rank0, process_group
-from matched.training.fingerprint import batch_digest
-from matched.training.norm_layer_files import save_analysis
+from matched.training.artifacts import state_dict_mismatches
+from matched.training.distributed import on_rank0
+from matched.training.norm_layer_files import Analysis, analyze_trained
 
 
 def analyze(context: Context, config: Pretraining) -> Outcome:
@@ -36,14 +32,13 @@ def analyze(context: Context, config: Pretraining) -> Outcome:
     Raises:
         ValueError: if the pretraining has no checkpoint, or its weights do not fit the network.
     """
-    trained = context.needs["trained"]
-    if has_diverged(trained):
-        return TRAINING_DIVERGED
-    with (
-        process_group(context) as device,
-        fairseq_compat.isolated_state(context.world_size),
-        quiet_fairseq(),
-    ):
+    return analyze_trained(context, partial(_analysis, context, config))
+
+
+def _analysis(
+    context: Context, config: Pretraining, trained: Path, device: torch.device
+) -> Analysis:
+    with fairseq_compat.isolated_state(context.world_size), quiet_fairseq():
         speech = on_rank0(partial(write_manifest, context, config))
         run = PretrainingRun(context, config, device, speech)
         run.build()
@@ -62,8 +57,7 @@ def analyze(context: Context, config: Pretraining) -> Outcome:
             paths=run.model.norms,
             seed=config.seed,
         )
-        context.write_fingerprint(weights="none", batches=[batch_digest(sample)])
-        return save_analysis(context, to_arrays(records), shape_metrics(records))
+        return Analysis(batch=sample, arrays=to_arrays(records), metrics=shape_metrics(records))
 
 
 def _trained_weights(directory: Path) -> Mapping[str, Tensor]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 
-def check_counts(config: Any, *names: str) -> None:
-    """Raise ValueError unless each of the fields is a whole number of 1 or more."""
+def check_counts(config: Any, *names: str, minimum: int = 1) -> None:
+    """Raise ValueError unless each of the fields is a whole number of ``minimum`` or more."""
     for name in names:
         value = getattr(config, name)
-        if type(value) is not int or value < 1:
-            raise ValueError(f"{name} is {value!r}; expected a whole number of 1 or more")
+        if type(value) is not int or value < minimum:
+            raise ValueError(f"{name} is {value!r}; expected a whole number of {minimum} or more")
 
 
 def check_fractions(config: Any, *names: str) -> None:

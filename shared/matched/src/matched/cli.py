@@ -9,6 +9,7 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -32,14 +33,21 @@ from matched import (
     submission,
     table_formats,
 )
+from matched.cli_options import (
+    add_cells,
+    add_cluster,
+    add_submission,
+    add_table_command,
+    selected_cells,
+    selected_runs,
+)
 from matched.cli_report import garbage_collection_paused
 from matched.job_status import SlurmQueue
-from matched.planning import Plan, PlannedRun
+from matched.planning import Plan
 from matched.preflight import CLUSTERS
 from matched.run_directory import RunFiles
 from matched.status import State
 from matched.summary_table import summary_table
-from matched.table import SCALES, Cell
 from matched.watch import wait
 from matched.wording import counted, match_name
 
@@ -87,59 +95,11 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="matched", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
-
-    def command(name: str, do: object, text: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=text, description=text)
-        added.set_defaults(do=do)
-        added.add_argument(
-            "table", help="a table, such as table1, or a recipe file, such as my_table.py"
-        )
-        added.add_argument("--scale", default="smoke", help=f"{', '.join(SCALES)} (default smoke)")
-        added.add_argument(
-            "--with",
-            dest="extra_arms",
-            action="append",
-            default=[],
-            metavar="ARM",
-            help="add an arm of recipes/extra_arms.py, such as Derf; may be given several times",
-        )
-        added.add_argument(
-            "--set",
-            dest="changes",
-            action="append",
-            default=[],
-            metavar="FIELD=VALUE",
-            help="change a config field in all runs, such as lr=1e-3; may be given several times",
-        )
-        return added
-
-    def clustered(added: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        added.add_argument(
-            "--cluster", default="local", help=f"{', '.join(CLUSTERS)} (default local)"
-        )
-        return added
-
-    def submitting(added: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        added.add_argument("--wait", action="store_true", help="wait and print the table")
-        added.add_argument(
-            "--snapshot", action="store_true", help="run from a copy of the code as it is now"
-        )
-        return clustered(added)
-
-    def some_cells(added: argparse.ArgumentParser, one: bool) -> argparse.ArgumentParser:
-        added.add_argument("--row", required=one, help="a row's key, such as vit_b")
-        added.add_argument("--arm", required=one, help="an arm's name, such as DyT")
-        default = "its first" if one else "all"
-        added.add_argument(
-            "--value", help=f"a value that a search tries, such as 0.5 (default: {default})"
-        )
-        added.add_argument("--seed", type=int, help=f"a seed of the table (default: {default})")
-        return added
-
+    command = partial(add_table_command, commands)
     listed = commands.add_parser("list", help="the tables that have a recipe")
     listed.set_defaults(do=_list)
-    clustered(command("plan", _plan, "show the runs of a table and the requests of a submission"))
-    submitting(command("submit", _submit, "submit what is missing"))
+    add_cluster(command("plan", _plan, "show the runs of a table and the requests of a submission"))
+    add_submission(command("submit", _submit, "submit what is missing"))
     status = command("status", _status, "show the state of every run")
     status.add_argument("--watch", "-w", action="store_true", help="continue until all runs ended")
     command("table", _table, "print the summary table and write it to results/")
@@ -153,9 +113,9 @@ def _parser() -> argparse.ArgumentParser:
     logs.set_defaults(do=_logs)
     logs.add_argument("signature", help="of the run, as `status` shows it, or its first digits")
     logs.add_argument("--follow", "-f", action="store_true", help="continue until the run ended")
-    submitting(command("retry", _retry, "run failed and damaged runs again"))
-    some_cells(command("cancel", _cancel, "stop runs that are queued or running"), one=False)
-    some_cells(command("run", _run, "run one cell here, in the foreground"), one=True)
+    add_submission(command("retry", _retry, "run failed and damaged runs again"))
+    add_cells(command("cancel", _cancel, "stop runs that are queued or running"), one=False)
+    add_cells(command("run", _run, "run one cell here, in the foreground"), one=True)
     return parser
 
 
@@ -170,25 +130,8 @@ def _load(given: argparse.Namespace) -> Plan:
     cluster = getattr(given, "cluster", "local")
     if given.do is not _run:
         return planning.make_plan(recipe, scale, settings).on_cluster(cluster)
-    cell = _cell(given, list(recipe.table.cells(scale)))
+    cell, *_ = selected_cells(given, recipe.table.cells(scale))
     return planning.make_plan(recipe, scale, settings, only=[cell]).on_cluster(cluster)
-
-
-def _cell(given: argparse.Namespace, cells: list[Cell]) -> Cell:
-    row = match_name(given.row, dict.fromkeys(c.row for c in cells), f"row of {given.table}")
-    arms = dict.fromkeys(c.arm for c in cells if c.row == row)
-    arm = match_name(given.arm, arms, f"arm of {given.table}")
-    of_arm = [c for c in cells if (c.row, c.arm) == (row, arm)]
-    values = dict.fromkeys(c.value for c in of_arm)
-    value = next(iter(values)) if given.value is None else given.value
-    if value not in values:
-        tried = ", ".join(filter(None, values)) or "none, because this cell has no search"
-        raise ValueError(f"unknown value {value}; known: {tried}")
-    seeds = {c.seed: c for c in of_arm if c.value == value}
-    seed = next(iter(seeds)) if given.seed is None else given.seed
-    if seed not in seeds:
-        raise ValueError(f"unknown seed {seed}; known: {', '.join(map(str, seeds))}")
-    return seeds[seed]
 
 
 def _console() -> Console:
@@ -357,23 +300,12 @@ def _find_run(signature: str) -> RunFiles:
 
 def _cancel(given: argparse.Namespace) -> int:
     plan = _load(given)
-    stopped = cancellation.cancel_runs(
-        plan, [planned for planned in plan.runs if _is_selected(planned, given)]
-    )
+    cells = plan.recipe.table.cells(plan.scale)
+    stopped = cancellation.cancel_runs(plan, selected_runs(given, cells, plan.runs))
     runs = counted(sum(map(len, stopped.values())), "run")
     jobs = counted(len(stopped), "job")
     print(f"{runs} asked to stop, in {jobs}; `matched submit` continues them")
     return 0
-
-
-def _is_selected(planned: PlannedRun, given: argparse.Namespace) -> bool:
-    """True if one of the run's cells has the row, arm, value and seed on the command line."""
-    options = {key: getattr(given, key) for key in ("row", "arm", "value", "seed")}
-    selected = {key: value for key, value in options.items() if value is not None}
-    return not selected or any(
-        all(getattr(cell, key) == value for key, value in selected.items())
-        for cell in planned.cells
-    )
 
 
 def _run(given: argparse.Namespace) -> int:

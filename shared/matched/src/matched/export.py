@@ -124,5 +124,5 @@ def _numbers(line: dict[str, Any], group: str) -> Iterator[tuple[str, float]]:
     for key, value in line.items():
         if isinstance(value, dict):
             yield from _numbers(value, key)
-        elif key not in ("step", "epoch", "time"):
+        elif key not in ("step", "epoch", "attempt", "time"):
             yield f"{group}/{key}", math.nan if value is None else value

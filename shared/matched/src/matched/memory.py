@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+from matched.run import Run
 from matched.table import Resources
 
 GIB = 1 << 30
@@ -12,7 +14,7 @@ GIB = 1 << 30
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryEstimate:
-    """Bytes on the device of one process at the peak of a training step.
+    """Bytes on the device of one process at the peak of a training step, or of a forward pass.
 
     Memory of the driver and of libraries, and gaps of the allocator, are not included.
 
@@ -46,3 +48,26 @@ class EstimatesMemory(Protocol):
         Raises:
             ValueError: if the batch does not divide over the processes.
         """
+
+
+@runtime_checkable
+class EstimatesMemoryWithNeeds(Protocol):
+    """A config that estimates the memory of its run from the configs of the runs it needs."""
+
+    def memory_with_needs(self, resources: Resources, needs: Mapping[str, Any]) -> MemoryEstimate:
+        """Return the memory of the process that needs most; ``needs`` is name → config."""
+
+
+def estimate_memory(run: Run, resources: Resources) -> MemoryEstimate | None:
+    """Return the estimated memory of a process of a run; None if its config estimates none.
+
+    Raises:
+        ValueError: if the batch does not divide over the processes.
+    """
+    config = run.config
+    if isinstance(config, EstimatesMemory):
+        return config.memory(resources)
+    if isinstance(config, EstimatesMemoryWithNeeds):
+        needs = {name: need.config for name, need in run.needs.items()}
+        return config.memory_with_needs(resources, needs)
+    return None

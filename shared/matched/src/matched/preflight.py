@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 
 from matched import data
-from matched.memory import GIB, EstimatesMemory, MemoryEstimate
+from matched.memory import GIB, MemoryEstimate, estimate_memory
 from matched.planning import Plan, PlannedRun
 from matched.slurm_request import executor_parameters
 from matched.wording import counted, match_name
@@ -40,8 +40,8 @@ def check_submission(plan: Plan, cluster: str) -> None:
     if shortages := gpu_shortages(plan, cluster):
         more = f" (and {len(shortages) - 1} more)" if len(shortages) > 1 else ""
         raise ValueError(
-            f"{shortages[0]}{more}; shard the run over more processes, reduce micro_batch, or "
-            "correct that entry"
+            f"{shortages[0]}{more}; shard the run over more processes if it is a training, reduce "
+            "its micro_batch or batch, use GPUs with more memory, or correct that entry"
         )
 
 
@@ -66,9 +66,9 @@ def memory_estimates(plan: Plan) -> Iterator[tuple[PlannedRun, MemoryEstimate]]:
         ValueError: if the batch of one does not divide over its processes.
     """
     for planned in plan.missing:
-        config = planned.run.config
-        if isinstance(config, EstimatesMemory):
-            yield planned, config.memory(planned.resources)
+        estimate = estimate_memory(planned.run, planned.resources)
+        if estimate is not None:
+            yield planned, estimate
 
 
 def gpu_shortages(plan: Plan, cluster: str) -> list[str]:

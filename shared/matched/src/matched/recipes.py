@@ -279,7 +279,7 @@ def _attribute(module_name: str, path: Path, name: str, kind: type[T]) -> T:
     """
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(_import_error(error, path)) from error
     value = getattr(module, name, None)
     if not isinstance(value, kind):
@@ -303,7 +303,7 @@ def _recipes_importable(project: Path) -> Iterator[None]:
             del sys.modules[name]
 
 
-def _import_error(error: Exception, path: Path | str) -> str:
+def _import_error(error: BaseException, path: Path | str) -> str:
     """Format an error raised while importing a recipe, with the file and line of the recipe."""
     frames = traceback.extract_tb(error.__traceback__)
     folder = Path(path).parent

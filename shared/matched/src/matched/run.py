@@ -42,6 +42,11 @@ class Run:
             raise ValueError(f"task {self.task!r} is not of the form 'package.module:function'")
         if not dataclasses.is_dataclass(self.config) or isinstance(self.config, type):
             raise ValueError(f"config of {self.task} must be a dataclass instance")
+        for name, need in self.needs.items():
+            if not isinstance(need, Run):
+                raise ValueError(
+                    f"{self.task} needs {name!r}, of type {type(need).__name__}; expected a Run"
+                )
 
     @cached_property
     def description(self) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from matched.status import (
     RunStatus,
     State,
 )
+from matched.task import fault_of_details, is_number
 
 OVER = JobStatus(state=None)
 
@@ -147,6 +148,11 @@ class RunDirectory(RunFiles):
             raise DamagedFileError(
                 f"{path} has the outcome {result['outcome']!r}, not done or diverged"
             )
+        metrics = result["metrics"]
+        if not isinstance(metrics, dict) or not all(map(is_number, metrics.values())):
+            raise DamagedFileError(f"{path} has metrics that are no numbers")
+        if fault := fault_of_details(result.get("details", {})):
+            raise DamagedFileError(f"{path} has {fault}")
         if not self.has_config():
             raise DamagedFileError(f"{path} has no config.json next to it")
         return result

@@ -11,6 +11,29 @@ from typing import Any
 from matched.checks import check_counts
 from matched.run import Run
 
+TRIED_COLUMNS = (
+    "table",
+    "scale",
+    "row",
+    "model",
+    "arm",
+    "value",
+    "metric",
+    "direction",
+    "mean",
+    "std",
+    "difference",
+    "verdict",
+    "seeds_best",
+    "seeds_with_value",
+    "seeds_planned",
+    "seeds_diverged",
+    "states",
+    "changes",
+    "signatures",
+)
+"""Columns of .tried.csv besides those of the parameters."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
@@ -35,6 +58,14 @@ def label_of(values: Mapping[str, float]) -> str:
     return "/".join(f"{value:g}" for value in values.values())
 
 
+def label_of_text(text: str) -> str:
+    """Return values that a user typed in short form: "1.0/5e-1" is "1/0.5", other text is kept."""
+    try:
+        return "/".join(f"{float(part):g}" for part in text.split("/"))
+    except ValueError:
+        return text
+
+
 @dataclass(frozen=True, kw_only=True)
 class Search:
     """A cell of a table with several runs, of which the best is shown.
@@ -51,9 +82,10 @@ class Search:
         minutes, cpu_minutes: expected time of one run, if it is not that of the scale's resources.
 
     Raises:
-        ValueError: for fewer than two trials, a value that is tried twice, a trial whose
+        ValueError: for fewer than two trials, a parameter with the name of a column of
+            .tried.csv, a value that is tried twice, a trial whose
             parameters are not those of the others, a value that is not a finite number, an
-            original that is not tried, and minutes below 1.
+            original with other parameters or that is not tried, and minutes below 1.
     """
 
     metric: str
@@ -66,14 +98,15 @@ class Search:
         check_counts(self, *self.expected_minutes)
         if len(self.trials) < 2:
             raise ValueError(f"a search tries {len(self.trials)} values; expected two at least")
+        if taken := [name for name in self.parameters if name in TRIED_COLUMNS]:
+            raise ValueError(
+                f"a search tries values of {', '.join(taken)}, which is the name of a column of "
+                ".tried.csv; choose another name"
+            )
         for trial in self.trials:
-            if tuple(trial.values) != self.parameters or not self.parameters:
-                raise ValueError(
-                    f"a trial of a search has values of {', '.join(trial.values) or 'nothing'}; "
-                    f"expected {', '.join(self.parameters) or 'at least one'}, as the first has"
-                )
-            if not all(map(math.isfinite, trial.values.values())):
-                raise ValueError(f"a search tries {trial.label}; expected finite numbers")
+            self._check_values("a trial", trial.values)
+        if self.original is not None:
+            self._check_values("the original", self.original)
         labels = [trial.label for trial in self.trials]
         if twice := [label for label in dict.fromkeys(labels) if labels.count(label) > 1]:
             raise ValueError(f"a search tries {', '.join(twice)} twice; name each value once")
@@ -82,6 +115,18 @@ class Search:
                 f"the original value {label_of(self.original)} of a search is not tried; add it "
                 f"to the trials, {', '.join(labels)}"
             )
+
+    def _check_values(self, what: str, values: Mapping[str, float]) -> None:
+        """Refuse other parameters than those of the first trial, and values that are no numbers."""
+        if tuple(values) != self.parameters or not self.parameters:
+            raise ValueError(
+                f"{what} of a search has values of {', '.join(values) or 'nothing'}; "
+                f"expected {', '.join(self.parameters) or 'at least one'}, as the first has"
+            )
+        for name, value in values.items():
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not is_number or not math.isfinite(value):
+                raise ValueError(f"a search tries {name} {value!r}; expected finite numbers")
 
     @property
     def parameters(self) -> tuple[str, ...]:

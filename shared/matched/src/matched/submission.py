@@ -9,9 +9,9 @@ import secrets
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, redirect_stderr
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,49 +79,99 @@ def _submit(plan: Plan, cluster: str, folder: Path, snapshot: bool) -> list[subm
     python_path = provenance.job_python_path(code, recipe.project, recipe.python_path)
     if snapshot:
         _check_recipe_in_snapshot(recipe, code)
-    python = _python_command(python_path)
-    token = secrets.token_hex(4)
+    submission = _Submission(
+        plan=plan,
+        packed=packed,
+        cluster=cluster,
+        folder=folder,
+        code=code,
+        python=_python_command(python_path),
+        token=secrets.token_hex(4),
+    )
     submitted: dict[int, submitit.Job[Any]] = {}
     for array in job_arrays(packed, plan.site.slurm.max_array):
         first = packed[array[0]]
         dependencies = [*(submitted[i].job_id for i in first.after), *first.after_ids]
-        parameters = array_parameters(plan, packed, array, cluster, dependencies)
-        executor = submitit.AutoExecutor(
-            folder=folder / "%j", cluster=cluster, slurm_python=python, local_python=python
-        )
-        executor.update_parameters(**parameters)
-        runner_options = {"token": token, "code": code, "minutes": parameters.get("timeout_min")}
+        jobs = submission.submit_array(array, dependencies)
+        submitted.update(zip(array, jobs, strict=True))
+    return [submitted[i] for i in sorted(submitted)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Submission:
+    """Plan, code and settings that the arrays of one submission share.
+
+    Attributes:
+        folder: of submitit's files.
+        code: as ``provenance.record_submission`` returns it.
+        python: the shell command that starts a job's Python.
+    """
+
+    plan: Plan
+    packed: Sequence[PackedJob]
+    cluster: str
+    folder: Path
+    code: Mapping[str, Any]
+    python: str
+    token: str
+
+    def submit_array(
+        self, array: Sequence[int], dependencies: list[str]
+    ) -> list[submitit.Job[Any]]:
+        """Submit the jobs at these positions, and record each in the directories of its runs.
+
+        Args:
+            dependencies: ids of jobs that have to end before.
+
+        Raises:
+            ValueError: with Slurm's message, if it refuses them.
+        """
+        parameters = array_parameters(self.plan, self.packed, array, self.cluster, dependencies)
         for i in array:
-            for planned in packed[i].runs:
+            for planned in self.packed[i].runs:
                 planned.directory.prepare()
                 (planned.directory / "failure.json").unlink(missing_ok=True)
         now = time.time()
         try:
-            streams: AbstractContextManager[object] = nullcontext()
-            if cluster == "local":
-                output = Path(code["submission"]) / "controllers.log"
-                streams = submitit_internals.background_streams(output)
-            # sbatch's error messages are raised; do not print them as well.
-            with (
-                streams,
-                redirect_stderr(io.StringIO()),
-                submission_environment(slurm_options(parameters), cluster),
-                executor.batch(),
-            ):
-                jobs = [
-                    executor.submit(_job_runner(plan, packed[i], cluster, i, **runner_options))
-                    for i in array
-                ]
+            jobs = self._start(array, parameters)
         except submitit_internals.submission_errors() as error:
             raise ValueError(f"Slurm refused the job: {_last_line(error)}") from None
         for i, job in zip(array, jobs, strict=True):
-            submitted[i] = job
-            job_id = str(os.getpid()) if cluster == "debug" else job.job_id
-            record = job_status.job_record(cluster, job_id, token, job.paths.folder)
-            record = replace(record, at=now, submission=code["submission"])
-            for planned in packed[i].runs:
+            job_id = str(os.getpid()) if self.cluster == "debug" else job.job_id
+            record = job_status.job_record(self.cluster, job_id, self.token, job.paths.folder)
+            record = replace(record, at=now, submission=self.code["submission"])
+            for planned in self.packed[i].runs:
                 planned.directory.write_job(record)
-    return [submitted[i] for i in sorted(submitted)]
+        return jobs
+
+    def _start(
+        self, array: Sequence[int], parameters: Mapping[str, Any]
+    ) -> list[submitit.Job[Any]]:
+        """Pass the jobs to submitit."""
+        executor = submitit.AutoExecutor(
+            folder=self.folder / "%j",
+            cluster=self.cluster,
+            slurm_python=self.python,
+            local_python=self.python,
+        )
+        executor.update_parameters(**parameters)
+        minutes = parameters.get("timeout_min")
+        streams: AbstractContextManager[object] = nullcontext()
+        if self.cluster == "local":
+            output = Path(self.code["submission"]) / "controllers.log"
+            streams = submitit_internals.background_streams(output)
+        # sbatch's error messages are raised; do not print them as well.
+        with (
+            streams,
+            redirect_stderr(io.StringIO()),
+            submission_environment(slurm_options(parameters), self.cluster),
+            executor.batch(),
+        ):
+            return [executor.submit(self._job_runner(i, minutes)) for i in array]
+
+    def _job_runner(self, position: int, minutes: int | None) -> JobRunner:
+        options = {"token": self.token, "code": self.code, "minutes": minutes}
+        return _job_runner(self.plan, self.packed[position], self.cluster, position, **options)
 
 
 def _check_recipe_in_snapshot(recipe: Recipe, code: Mapping[str, Any]) -> None:

@@ -8,11 +8,13 @@ from functools import cached_property
 from itertools import chain
 from typing import Any, Literal
 
-from matched.checks import check_divides
+from matched.checks import check_choice, check_counts, check_divides
 from matched.run import Run, derive_run
 from matched.search import Search, runs_of
 
 SCALES = ("smoke", "mini", "paper")
+MAX_SHOWN = 80
+"""Characters of a value that a message shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +25,9 @@ class Metric:
     label: str
     unit: str = ""
     direction: Literal["higher", "lower", "none"]
+
+    def __post_init__(self) -> None:
+        check_choice(self, "direction", ("higher", "lower", "none"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +65,10 @@ class Resources:
         shard_degree: with ``shard``, number of processes over which one copy of the weights is
             sharded. Each group of so many consecutive ranks, such as the GPUs of a node, has its
             own copy, and only gradients cross groups (HSDP). 0 is one copy over all processes.
+
+    Raises:
+        ValueError: for a number that is not whole or too small, and a shard_degree that does not
+            divide the processes.
     """
 
     gpus: int = 0
@@ -73,6 +82,8 @@ class Resources:
     shard_degree: int = 0
 
     def __post_init__(self) -> None:
+        check_counts(self, "processes", "cpus", "memory_gb", "minutes", "runs_per_job")
+        check_counts(self, "gpus", "cpu_minutes", minimum=0)
         if self.shard_degree < 0 or (self.shard_degree and not self.shard):
             raise ValueError(
                 f"shard_degree is {self.shard_degree} and shard {self.shard}; expected 0, or with "
@@ -154,6 +165,7 @@ class Scale:
     def __post_init__(self) -> None:
         if self.name not in SCALES:
             raise ValueError(f"scale {self.name!r} is not one of {', '.join(SCALES)}")
+        self._check_types()
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(
                 f"scale {self.name}: seeds {self.seeds} must be non-empty and distinct"
@@ -177,6 +189,36 @@ class Scale:
                 "which is neither a row nor a run that a row needs; known are "
                 f"{', '.join(paths) or 'none'}"
             )
+
+    def _check_types(self) -> None:
+        """Refuse values of other types, which a plan or a table would stumble over later."""
+        if not isinstance(self.seeds, (tuple, list)) or any(type(s) is not int for s in self.seeds):
+            raise self._wrong("seeds", self.seeds, "whole numbers, such as (0, 1)")
+        for name, one in (("resources", self.resources), *self.resource_overrides.items()):
+            if not isinstance(one, Resources):
+                raise self._wrong(name, one, "Resources(minutes=…)")
+        if not isinstance(self.metrics, (tuple, list)) or any(
+            not isinstance(metric, Metric) for metric in self.metrics
+        ):
+            raise self._wrong("metrics", self.metrics, "a tuple, metrics=(Metric(…),)")
+        keys = [metric.key for metric in self.metrics]
+        if twice := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
+            raise ValueError(
+                f"scale {self.name}: metrics has {', '.join(twice)} twice; name it once"
+            )
+        if not isinstance(self.runs, Mapping):
+            raise self._wrong("runs", self.runs, "{row key: Run(…)}")
+        for row, runs in self.runs.items():
+            cells = runs.values() if isinstance(runs, Mapping) else [runs]
+            allowed = (Run, Search) if isinstance(runs, Mapping) else Run
+            if not isinstance(row, str) or any(not isinstance(cell, allowed) for cell in cells):
+                expected = "a key of text with a Run, or {arm name: Run or Search}"
+                raise self._wrong(f"row {row!r}", runs, expected)
+
+    def _wrong(self, what: str, value: object, expected: str) -> ValueError:
+        shown = repr(value)
+        shown = shown if len(shown) <= MAX_SHOWN else f"{shown[:MAX_SHOWN]}…"
+        return ValueError(f"scale {self.name}: {what} is {shown}; expected {expected}")
 
     def search(self, row: str, arm: str) -> Search | None:
         """Return the search of a row and arm; None if the cell is one run, or is missing."""
@@ -252,6 +294,10 @@ class Table:
                 "to the arm that differs, or to the table if all arms do"
             )
         for scale in self.scales:
+            if not scale.runs:
+                raise ValueError(
+                    f"scale {scale.name} has no rows; give its runs, {{row key: Run(…)}}"
+                )
             for one in (scale, *scale.on_data.values()):
                 self._check_norms(one)
 

@@ -141,6 +141,10 @@ class Outcome:
             print below; "data" is what was in a data source that can be anything, such as the
             name of a folder, which tables print with the source; "hardware" is what a time was
             measured on, which tables print, with a warning if it is not the same for all runs.
+
+    Raises:
+        ValueError: for a metric that is no number (None is one that was not finite), and for those
+            details of another type.
     """
 
     metrics: Mapping[str, float]
@@ -148,6 +152,34 @@ class Outcome:
     steps: int
     best: Mapping[str, float] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for key, value in {**self.best, **self.metrics}.items():
+            if not is_number(value):
+                raise ValueError(
+                    f"the metric {key} of an outcome is {value!r}; expected a number, such as that "
+                    "of tensor.item()"
+                )
+        if fault := fault_of_details(self.details):
+            raise ValueError(f"an outcome has {fault}")
+
+
+def is_number(value: object) -> bool:
+    """True for what a metric may be: a number, or None for one that was not finite."""
+    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+
+
+def fault_of_details(details: object) -> str:
+    """Return what is wrong with an outcome's details that tables show; "" if nothing is."""
+    if not isinstance(details, Mapping):
+        return f"the details {details!r}; expected a dict"
+    for key in ("data", "hardware"):
+        if not isinstance(details.get(key, ""), str):
+            return f"{key} {details[key]!r} in its details; expected text"
+    warnings = details.get("warnings", [])
+    if not isinstance(warnings, (list, tuple)) or any(not isinstance(w, str) for w in warnings):
+        return f"warnings {warnings!r} in its details; expected a list of sentences"
+    return ""
 
 
 def write_progress(directory: Path, step: int, steps: int, **more: Any) -> None:

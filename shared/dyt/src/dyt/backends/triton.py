@@ -14,36 +14,21 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, lru_cache, partial
-from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
-from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from dyt.backends import ops
-from dyt.backends.triton_launch import (
-    DTYPES,
-    Backward,
-    Forward,
-    Options,
-    Traits,
-    dtype_of_traits,
-    has_several_devices,
-    is_dense,
-    is_plain_parameter,
-    make_launcher,
-)
-from dyt.backends.triton_plan import STEPS_BACKWARD, Ints, Launch, plan_launch
+from dyt.backends.triton_choice import make_backward, make_forward
+from dyt.backends.triton_launch import Backward, Forward, Options
 from dyt.backends.triton_tuning import Tuning
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # kernels run in Python, on the CPU
 REMEDY = "Use Linux, an NVIDIA GPU, and a CUDA build of torch 2.8 or newer with its own Triton"
 MINIMUM_TRITON = (3, 4)
 
-_FINAL_TILE = (128, 32)  # partial sums and channels
 _CACHED = 4096  # launches; networks have a few shapes, or one for each length of a sequence
 
 
@@ -224,165 +209,11 @@ def _empty_like(parameter: Tensor) -> Tensor:
     return torch.empty_like(parameter, memory_format=torch.contiguous_format)
 
 
-def _choose_forward(
-    tuned: Tuning,
-    shape: Ints,
-    strides: Ints,
-    dtype: torch.dtype,
-    device: int,
-    alpha: Traits,
-    shift: Traits,
-    weight: Traits,
-    bias: Traits,
-    options: Options,
-) -> Forward:
-    squash, channel_axis, accurate = options
-    y_dtype = dtype_of_traits((dtype, len(shape), True, Tensor, device), alpha, shift, weight, bias)
-    dense = is_dense(shape, strides)
-    present = [p for p in (alpha, shift, weight, bias) if p is not None]
-    plain = bool(shape) and dtype in DTYPES and all(is_plain_parameter(p, device) for p in present)
-    if 0 in shape:
-        return Forward(y_dtype, None, dense, False, False, False, plain)
-    method, size = _method(tuned, squash, y_dtype, accurate), max(dtype.itemsize, y_dtype.itemsize)
-    launch, copied = _plan(
-        shape,
-        (strides,),
-        weight or bias,
-        channel_axis,
-        size,
-        tuned.steps,
-        tuned.programs,
-        tuned.threads,
-        device,
-    )
-    return Forward(
-        dtype=y_dtype,
-        launch=make_launcher(
-            _kernels().forward, launch.grid, launch.numbers, METHOD=method, **launch.constants
-        ),
-        is_dense=dense,
-        copies_input=copied,
-        copies_parameters=not all(p[2] for p in (weight, bias) if p is not None),
-        guards_device=has_several_devices(device),
-        is_plain=plain,
-    )
-
-
-def _choose_backward(
-    tuned: Tuning,
-    shape: Ints,
-    strides: Ints,
-    grad_strides: Ints,
-    dtype: torch.dtype,
-    grad_dtype: torch.dtype,
-    device: int,
-    scalars: tuple[torch.dtype, torch.dtype | None],
-    weight: Traits,
-    bias: Traits,
-    options: Options,
-) -> Backward:
-    """Choose a backward pass.
-
-    The dtypes of α and s are arguments for the cache only: the launchers keep kernels that are
-    compiled for them.
-    """
-    squash, channel_axis, accurate = options
-    dense = is_dense(shape, strides)
-    if 0 in shape:
-        return Backward(None, None, 0, dense, False, False, False)
-    method = _method(tuned, squash, grad_dtype, accurate)
-    size = max(dtype.itemsize, grad_dtype.itemsize)
-    launch, copied = _plan(
-        shape,
-        (strides, grad_strides),
-        weight or bias,
-        channel_axis,
-        size,
-        tuned.steps_backward or STEPS_BACKWARD[method],
-        tuned.programs_backward,
-        tuned.threads,
-        device,
-    )
-    blocks, groups = launch.grid
-    constants: dict[str, Any] = {"METHOD": method, "BIAS": bias is not None, **launch.constants}
-    rows, columns = _FINAL_TILE
-    return Backward(
-        launch=make_launcher(_kernels().backward, launch.grid, launch.numbers, **constants),
-        add_partial_sums=make_launcher(
-            _kernels().add_partial_sums,
-            (-(-launch.channels // columns), 3),
-            (groups, launch.channels, blocks * groups),
-            ROWS=rows,
-            COLUMNS=columns,
-        ),
-        partial_sums=2 * groups * (launch.channels + blocks),
-        is_dense=dense,
-        copies_input=copied,
-        copies_weight=weight is not None and not weight[2],
-        guards_device=has_several_devices(device),
-    )
-
-
-def _plan(
-    shape: Ints,
-    strides: tuple[Ints, ...],
-    parameter: Traits,
-    channel_axis: int,
-    size: int,
-    steps: int,
-    programs: int,
-    threads: int,
-    device: int,
-) -> tuple[Launch, bool]:
-    """Return the launch, and True if tensors with these strides must be made contiguous first."""
-    channel_ndim = None if parameter is None else parameter[1]
-    concurrent = programs * _multiprocessors(device)
-    rest = (channel_ndim, channel_axis, size, steps, concurrent, threads)
-    launch = plan_launch(shape, strides, *rest)
-    if launch is not None:
-        return launch, False
-    contiguous = torch.empty(shape, device="meta").stride()
-    launch = plan_launch(shape, (contiguous,) * len(strides), *rest)
-    assert launch is not None, "every contiguous layout is supported"
-    return launch, True
-
-
-@cache
-def _kernels() -> ModuleType:
-    return import_module("dyt.backends.triton_kernels")
-
-
-@cache
-def _multiprocessors(device: int) -> int:
-    if device < 0:  # the interpreter, on the CPU
-        return 1
-    return torch.cuda.get_device_properties(device).multi_processor_count
-
-
-def _method(tuned: Tuning, squash: str, dtype: torch.dtype, accurate: bool) -> str:
-    """Return the method that computes the function.
-
-    Fast approximations are used only for bfloat16, whose rounding exceeds their error. The slope
-    near ±1, 1 − tanh², then has an error of at most 2⁻¹⁰; computed from a tanh that was rounded to
-    bfloat16, as plain operations save it for backward, the error is 2⁻⁸.
-    """
-    fast = dtype == torch.bfloat16 and not accurate
-    if fast and squash == "tanh" and tuned.tanh is not None:
-        return tuned.tanh
-    if squash == "erf":
-        return "polynomial" if fast else "erf"
-    if _kernels().INTERPRETED:  # the interpreter has neither libdevice nor inline assembly
-        return "rational"
-    if accurate:
-        return "library"
-    return "approximate" if fast else "rational"
-
-
 @cache
 def _caches(tuned: Tuning) -> tuple[Callable[..., Forward], Callable[..., Backward]]:
     """Return the cached choices of launches of one tuning."""
-    forwards = lru_cache(_CACHED)(partial(_choose_forward, tuned))
-    return forwards, lru_cache(_CACHED)(partial(_choose_backward, tuned))
+    forwards = lru_cache(_CACHED)(partial(make_forward, tuned))
+    return forwards, lru_cache(_CACHED)(partial(make_backward, tuned))
 
 
 _find_forward, _find_backward = _caches(Tuning())

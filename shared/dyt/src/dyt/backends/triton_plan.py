@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 THREADS = 128
 # STEPS: pieces of 16 bytes that a thread reads at a time, in the backward pass for each method of
-# `triton._method`. PROGRAMS: programs per multiprocessor. Together they keep 64 kB of reads in
-# flight there, twice the amount that hides memory latency. The registers suffice for that: 64 per
-# thread forward, 128 backward.
+# `triton_choice._method`. PROGRAMS: programs per multiprocessor. Together they keep 64 kB of reads
+# in flight there, twice the amount that hides memory latency. The registers suffice for that: 64
+# per thread forward, 128 backward.
 STEPS = 4
 STEPS_BACKWARD = {
     "approximate": 4,

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from matched.files import read_json_lines
+from matched.files import DamagedFileError, read_json_lines
 from matched.planning import Plan
 from matched.run import Run
 from matched.table import Cell, runs_with_needs
+from matched.task import is_number
 
 MAX_POINTS = 100
 """Points of a curve; longer ones are averaged over intervals of equal numbers of points."""
@@ -137,10 +138,19 @@ def _read_file(file: Path) -> tuple[list[int], list[float], dict[str, float]]:
     steps, losses = [], []
     alphas: dict[str, float] = {}
     for line in read_json_lines(file, ("step",)):
+        step, loss, alpha = line["step"], line.get("loss"), line.get("alpha") or {}
+        if (
+            not isinstance(step, int)
+            or not is_number(loss)
+            or not isinstance(alpha, dict)
+            or not all(map(is_number, alpha.values()))
+        ):
+            raise DamagedFileError(f"{file}: step {step!r} has values that are no numbers")
         if "loss" in line:
-            steps.append(line["step"])
-            losses.append(math.nan if line["loss"] is None else float(line["loss"]))
-        alphas = line.get("alpha") or alphas
+            steps.append(step)
+            losses.append(math.nan if loss is None else float(loss))
+        if alpha:
+            alphas = {path: math.nan if a is None else a for path, a in alpha.items()}
     return steps, losses, alphas
 
 

@@ -150,6 +150,5 @@ def ticks(low: float, high: float, count: int = 4, *, whole: bool = False) -> li
 
 def number(value: float) -> str:
     """Format a tick: 1500 → "1500", 20000 → "20k", 0.25 → "0.25"."""
-    if abs(value) >= 10_000:
-        return f"{value / 1000:.6g}k"
-    return f"{value:.4g}".replace("-", "−")
+    text = f"{value / 1000:.6g}k" if abs(value) >= 10_000 else f"{value:.4g}"
+    return text.replace("-", "−")

@@ -312,9 +312,12 @@ def _judge_series(test: Falls | Constant, evidence: _Evidence) -> Iterator[Part]
 
 def _judge_one_series(test: Falls | Constant, label: str, entries: Sequence[Entry]) -> Part:
     seeds = set.intersection(*(set(entry.ours.values) for entry in entries))
-    logs = [[math.log2(entry.ours.values[seed]) for entry in entries] for seed in sorted(seeds)]
     best = [entry.ours.found for entry in entries]
     found = " → ".join(MISSING if value is None else f"{value:g}" for value in best)
+    if any(entry.ours.values[seed] <= 0 for entry in entries for seed in seeds):
+        detail = f"best {found}; a best value of 0 or below has no logarithm to compare"
+        return Part(label=label, verdict=Verdict.UNDECIDED, detail=detail)
+    logs = [[math.log2(entry.ours.values[seed]) for entry in entries] for seed in sorted(seeds)]
     metric = Metric(key="", label="", unit="octaves", direction="none")
     if isinstance(test, Falls):
         values, threshold = [-_slope(one) for one in logs], 0.0

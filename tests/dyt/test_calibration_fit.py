@@ -1,0 +1,226 @@
+"""The fit of one layer: known parameters are found, and sums are exact, weighted ones."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from dyt import Derf, DyT, Norm, convert
+from dyt.calibrated_conversion import set_fit
+from dyt.calibration_fit import Fit, Form, Samples, _golden_section, _outliers, fit_layer
+from dyt.calibration_rows import position_sizes, rows_of, unrows
+from dyt.norm_detection import NormSpec
+
+GENERATOR = torch.Generator().manual_seed(0)
+X = torch.randn(96, 4, generator=GENERATOR) * 1.5
+GAMMA, BETA = torch.tensor([0.5, 1.0, 2.0, -1.5]), torch.tensor([0.1, -0.2, 0.0, 0.3])
+FORM = Form(squash="tanh", alpha=True, shift=False, affine="both", old_weight=GAMMA, alpha0=0.5)
+
+
+def samples(target, x=X, weights=None, **changes):
+    weights = torch.ones(len(x)) if weights is None else weights
+    values = {"positions": None, "length": 1} | changes
+    return Samples(x=x, target=target, weights=weights, **values)
+
+
+def fitted(samples, form=FORM):
+    return fit_layer(samples, form, lambda tensor: tensor)
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.7, 3.0])
+@pytest.mark.parametrize(("squash", "function"), [("tanh", torch.tanh), ("erf", torch.erf)])
+def test_fit_finds_the_parameters_of_a_layer(alpha, squash, function):
+    fit = fitted(samples(GAMMA * function(alpha * X) + BETA), replace(FORM, squash=squash))
+    assert fit.alpha == pytest.approx(alpha, rel=0.05)
+    assert fit.error < 0.02 and fit.scale is None and fit.shift is None
+    x = torch.linspace(-2, 2, 9)[:, None].expand(9, 4)
+    expected = GAMMA * function(alpha * x) + BETA
+    torch.testing.assert_close(fit.output(x, squash), expected, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("shift", [-0.4, 0.4])
+def test_fit_finds_the_shift_of_derf(shift):
+    form = Form(squash="erf", alpha=True, shift=True, affine="none", old_weight=None, alpha0=0.5)
+    fit = fitted(samples(torch.erf(0.7 * X + shift)), form)
+    assert fit.alpha == pytest.approx(0.7, rel=0.2)  # one after the other, not both at once
+    assert fit.shift == pytest.approx(shift, rel=0.2)
+    assert (fit.weight, fit.bias) == (None, None) and fit.error < 0.08
+
+
+def test_fit_statistics_are_weighted_means():
+    weights = torch.rand(96, generator=GENERATOR) + 0.1
+    target = GAMMA * torch.tanh(2.0 * X) + 0.2 * X.square()
+    fit = fitted(samples(target, weights=weights))
+    w = weights[:, None].double()
+    total = w.sum() * 4
+    difference = (fit.output(X, "tanh") - target).double()
+    error = ((w * difference**2).sum() / (w * target.double() ** 2).sum()).sqrt()
+    saturated = (w * ((fit.alpha * X).abs() > 2)).sum() / total
+    assert 0.05 < saturated < 0.95
+    assert fit.input_rms == pytest.approx(((w * X.double() ** 2).sum() / total).sqrt().item())
+    assert fit.error == pytest.approx(error.item(), rel=1e-4)
+    assert fit.saturated == pytest.approx(saturated.item(), rel=1e-5)
+
+
+def test_saturated_share_includes_the_shift():
+    form = Form(squash="erf", alpha=True, shift=True, affine="none", old_weight=None, alpha0=0.5)
+    fit = fitted(samples(torch.erf(1.2 * X + 0.8)), form)
+    share = ((fit.alpha * X + fit.shift).abs() > 2).double().mean().item()
+    assert fit.saturated == pytest.approx(share)
+    assert share != pytest.approx(((fit.alpha * X).abs() > 2).double().mean().item(), abs=0.01)
+
+
+@pytest.mark.parametrize("affine", ["none", "scale", "weight", "both"])
+def test_weight_of_two_equals_two_rows(affine):
+    target = GAMMA * torch.tanh(0.7 * X) + BETA + 0.1 * X.square()
+    form = replace(FORM, affine=affine)
+    positions = torch.arange(96) % 8
+    weights = torch.where(positions == 3, 2.0, 1.0)
+    kept = torch.cat([torch.arange(96), (positions == 3).nonzero().flatten()])
+    fixed = {"length": 8, "user_weights": True}
+    weighted = fitted(samples(target, weights=weights, positions=positions, **fixed), form)
+    doubled = fitted(
+        samples(target[kept], x=X[kept], positions=positions[kept], **fixed),
+        form,
+    )
+    for name in ("alpha", "input_rms", "saturated", "error"):
+        assert getattr(weighted, name) == pytest.approx(getattr(doubled, name), rel=1e-4), name
+    for name in ("weight", "bias"):
+        torch.testing.assert_close(getattr(weighted, name), getattr(doubled, name))
+
+
+def test_scale_gives_the_rms_of_the_target_at_the_headroom():
+    target = 3.0 * torch.sign(X)
+    fit = fitted(samples(target), replace(FORM, affine="scale"))
+    rms = X.square().mean().sqrt()
+    assert fit.alpha == pytest.approx(0.125 / rms.item(), rel=1e-5)
+    scale = 3.0 / torch.tanh(fit.alpha * X).square().mean().sqrt()
+    assert fit.scale == pytest.approx(scale.item(), rel=1e-5)
+    assert fit.weight.tolist() == [fit.scale] * 4 and fit.bias is None
+
+
+@pytest.mark.parametrize("affine", ["weight", "both"])
+def test_gamma_regression_has_four_more_positions_at_one_scale(affine):
+    """As if four positions agreed with the norm's γ times one scale."""
+    target = GAMMA * torch.tanh(0.7 * X) + BETA
+    form = replace(FORM, affine=affine, alpha=False, old_weight=torch.tensor([1.0, 1.0, 2.0, -1]))
+    fit = fitted(samples(target), form)
+    t, y = torch.tanh(X).double(), target.double()
+    if affine == "both":
+        t, y = t - t.mean(0), y - y.mean(0)
+    old = form.old_weight.double()
+    tt, ty = (t * t).sum(0), (t * y).sum(0)
+    scale = (old * ty).sum() / (old * old * tt).sum()
+    prior = 4 * (tt / 96).mean()
+    gamma = (ty + prior * scale * old) / (tt + prior)
+    torch.testing.assert_close(fit.weight.double(), gamma, rtol=1e-5, atol=1e-6)
+    if affine == "both":
+        beta = target.double().mean(0) - gamma * torch.tanh(X).double().mean(0)
+        torch.testing.assert_close(fit.bias.double(), beta, rtol=1e-5, atol=1e-6)
+    else:
+        assert fit.bias is None
+
+
+def test_worst_positions_are_relative_errors_largest_first():
+    positions = torch.arange(96) % 6
+    target = torch.tanh(X)
+    for position, factor in ((1, 1.5), (4, 2.0), (2, 1.1)):
+        target[positions == position] *= factor
+    form = Form(squash="tanh", alpha=False, shift=False, affine="none", old_weight=None, alpha0=1)
+    fit = fitted(samples(target, positions=positions, length=6), form)
+    assert [index for index, _ in fit.worst_positions] == [4, 1, 2]
+    expected = [(factor - 1) / factor for factor in (2.0, 1.5, 1.1)]
+    assert [error for _, error in fit.worst_positions] == pytest.approx(expected, rel=1e-4)
+    short = samples(target, positions=positions, length=1)
+    assert fitted(short, form).worst_positions == ()
+
+
+def test_errors_of_positions_are_weighted():
+    positions = torch.arange(96) // 48
+    weights = torch.rand(96, generator=GENERATOR) + 0.1
+    target = torch.tanh(X) + 0.3 * X.square()
+    form = Form(squash="tanh", alpha=False, shift=False, affine="none", old_weight=None, alpha0=1)
+    fit = fitted(samples(target, weights=weights, positions=positions, length=2), form)
+    w, difference = weights[:, None].double(), (torch.tanh(X) - target).double()
+    expected = {}
+    for half in (0, 1):
+        rows = positions == half
+        squares = (w * difference**2)[rows].sum() / (w * target.double() ** 2)[rows].sum()
+        expected[half] = squares.sqrt().item()
+    assert dict(fit.worst_positions) == pytest.approx(expected, rel=1e-4)
+
+
+def test_outlying_position_gets_the_weight_of_all_others():
+    positions = torch.arange(96) % 8
+    target = GAMMA * torch.tanh(0.7 * X) + BETA
+    target = torch.where(positions[:, None] == 5, -target, target)
+    found = fitted(samples(target, positions=positions, length=8))
+    assert found.emphasized == (5,)
+    same = fitted(samples(target, weights=torch.where(positions == 5, 7.0, 1.0)))
+    assert found.alpha == pytest.approx(same.alpha, rel=1e-5)
+    torch.testing.assert_close(found.weight, same.weight)
+
+
+@pytest.mark.parametrize(
+    ("errors", "expected"),
+    [
+        ([0.1] * 7 + [0.26], []),  # below four medians
+        ([0.1] * 7 + [0.41], [7]),
+        ([0.01] * 7 + [0.24], []),  # below the floor
+        ([0.01] * 7 + [0.26], [7]),
+        ([0.5, 0.01, 0.01, 0.01, 0.6, 0.01, 0.01, 0.01], [0, 4]),
+        ([0.5, 0.01, 0.01, 0.7, 0.6, 0.01, 0.01, 0.01], []),  # more than a quarter
+    ],
+)
+def test_outliers_are_few_and_far_above_the_median(errors, expected):
+    assert _outliers(torch.tensor(errors)) == expected
+
+
+@pytest.mark.parametrize("minimum", [-0.9, 0.123, 0.77])
+def test_golden_section_is_exact_to_a_800th(minimum):
+    found = _golden_section(lambda x: (x - minimum) ** 2, -1.0, 1.0)
+    assert found == pytest.approx(minimum, abs=2 / 800)
+
+
+@pytest.mark.parametrize("zeros", [True, False])
+def test_alpha_of_zeros_is_the_norms(zeros):
+    x = torch.zeros_like(X) if zeros else X
+    form = replace(FORM, affine="none", alpha0=0.3)
+    assert (fitted(samples(torch.tanh(x), x=x), form).alpha == 0.3) == zeros
+
+
+@pytest.mark.parametrize(
+    ("axis", "shape", "sizes", "row"),
+    [(-1, (4,), (2, 3), 4), (-1, (3, 4), (2,), 12), (1, (3,), (2, 4), 3)],
+)
+def test_rows_of_have_all_channels_of_a_position(axis, shape, sizes, row):
+    spec = NormSpec(shape=shape, channel_axis=axis, weight=None, bias=None)
+    x = torch.arange(24.0).reshape(2, 3, 4)
+    rows = rows_of(x, spec)
+    assert rows.shape == (24 // row, row) and position_sizes(x, spec) == sizes
+    expected = x[0, :, 0] if axis == 1 else x.flatten()[:row]
+    assert torch.equal(rows[0], expected)
+    assert torch.equal(unrows(rows, x, spec), x)
+
+
+def test_set_fit_survives_a_reset():
+    fit = Fit(alpha=0.2, shift=-0.3, weight=GAMMA, bias=BETA, input_rms=1, saturated=0, error=0)
+    for layer in (DyT(4), Derf(4)):
+        set_fit(layer, fit)
+        assert torch.equal(layer.weight, GAMMA) and torch.equal(layer.bias, BETA)
+        with torch.no_grad():
+            for parameter in layer.parameters():
+                parameter.fill_(9)
+        layer.reset_parameters()
+        assert layer.alpha.item() == pytest.approx(0.2)
+        if isinstance(layer, Derf):
+            assert layer.shift.item() == pytest.approx(-0.3)
+
+
+def test_poor_fit_is_reported_above_one_half():
+    x = torch.randn(64, 2, 16, generator=torch.Generator().manual_seed(0))
+    x = x * torch.logspace(-1, 1, 64)[:, None, None]
+    with pytest.warns(UserWarning, match=r"0 \(0\.\d\d\) differ .* more than 0.5 of its output"):
+        report = convert(nn.Sequential(nn.LayerNorm(16)), Norm.dyt(), calibrate=x)
+    assert report[0].fit.error > 0.5

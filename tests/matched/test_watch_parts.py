@@ -1,0 +1,101 @@
+"""Parts of the live progress: events, numbers, and the line for all runs."""
+
+import io
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from matched import watch
+from matched.status import Failure, RunStatus, State
+
+
+def planned(state, title="a run", *, step=None, steps=100, result=None, reason="", shown=()):
+    progress = None if step is None else {"step": step, "steps": steps, "shown": dict(shown)}
+    failure = Failure(reason=reason) if reason else None
+    status = RunStatus(state=state, progress=progress, result=result, failure=failure)
+    return SimpleNamespace(title=title, status=status)
+
+
+def metrics(**values):
+    return {"metrics": values}
+
+
+@pytest.mark.parametrize(
+    ("run", "event"),
+    [
+        (planned(State.NEW), ""),
+        (planned(State.QUEUED), ""),
+        (planned(State.RUNNING), "running, 0%"),
+        (planned(State.RUNNING, step=24), "running, 0%"),
+        (planned(State.RUNNING, step=25), "running, 25%"),
+        (planned(State.RUNNING, step=99), "running, 75%"),
+        (planned(State.RUNNING, step=100), "running, 100%"),
+        (planned(State.RUNNING, step=5, steps=0), "running, 0%"),
+        (planned(State.FAILED, reason="no memory"), "failed no memory"),
+        (planned(State.DAMAGED), "damaged"),
+        (planned(State.DONE, result=metrics(top1=81.25, loss=0.70001)), "done top1 81.25 loss 0.7"),
+        (planned(State.DONE, result={}), "done"),
+        (planned(State.DIVERGED, result=metrics()), "diverged"),
+    ],
+    ids=str,
+)
+def test_event_is_the_state_with_progress_in_quarters(run, event):
+    assert watch._event(run) == event
+
+
+def test_metrics_of_several_arms_are_not_listed():
+    result = {"metrics": {"a": 1, "LN/a": 2, "DyT/a": 3}}
+    assert watch.own_metrics(result) == {"a": 1} and watch.own_metrics({}) == {}
+
+
+def test_numbers_have_four_digits_and_none_is_left_out():
+    numbers = {"top1": 81.256, "lr": 1.23456e-05, "step": 12345.0, "loss": None}
+    assert watch.format_numbers(numbers) == "top1 81.26 lr 1.235e-05 step 1.234e+04"
+
+
+def picture(runs, rows=10, seconds=60.0):
+    unfinished = [run for run in runs if not run.status.state.finished]
+    plan = SimpleNamespace(runs=runs, unfinished=unfinished)
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(watch._picture(plan, rows, seconds))
+    return [" ".join(line.split()) for line in console.export_text().splitlines()]
+
+
+def test_picture_counts_states_and_estimates_the_time_left():
+    runs = [
+        planned(State.DONE),
+        planned(State.DONE),
+        planned(State.DIVERGED),
+        planned(State.RUNNING, "one", step=50, shown={"loss": 0.25}),
+        planned(State.QUEUED),
+        planned(State.FAILED, "two", reason="no memory"),
+        planned(State.NEW),
+    ]
+    first, second, last = picture(runs, seconds=600.0)
+    assert first.startswith("one") and first.endswith("50 steps loss 0.25")
+    assert second == "two failed no memory"
+    # Half of seven runs in ten minutes.
+    assert last.endswith(
+        "3 of 7 runs finished (1 new, 1 queued, 1 running, 1 failed, 1 diverged, 2 done), "
+        "about 10 min left"
+    )
+
+
+@pytest.mark.parametrize(
+    ("done", "of", "left"), [(0, 4, ""), (1, 10, ""), (2, 10, ", about 4 min left"), (4, 4, "")]
+)
+def test_time_left_is_told_after_a_tenth(done, of, left):
+    runs = [planned(State.DONE)] * done + [planned(State.QUEUED)] * (of - done)
+    *_, line = picture(runs)
+    states = ", ".join(f"{n} {s}" for n, s in ((of - done, "queued"), (done, "done")) if n)
+    assert line.endswith(f"{done} of {of} runs finished ({states}){left}")
+
+
+def test_picture_has_at_most_the_lines_of_the_terminal():
+    runs = [planned(State.RUNNING, f"run {i}", step=1) for i in range(5)]
+    lines = picture(runs, rows=3)
+    assert [line.split("  ")[0][:5] for line in lines[:3]] == ["run 0", "run 1", "run 2"]
+    assert lines[3] == "and 2 more" and len(lines) == 5
+    assert len(picture(runs, rows=5)) == 6
+    assert "1 step " in lines[0] + " "
