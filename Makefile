@@ -150,11 +150,11 @@ tables: setup
 
 # The tables of recipes/claims.py that have the scale, and first how long they take. On Slurm they are only
 # submitted: call it again when the runs have finished.
-CLAIMS = $(BIN)/matched claims --scale $(SCALE) --cluster $(CLUSTER) $(foreach change,$(SET),--set '$(change)')
+CLAIMS = $(BIN)/matched claims --scale $(SCALE) --cluster $(CLUSTER) $(CHANGES)
 claims: setup
 	@$(CLAIMS)
 ifeq ($(DRY),)
-	@for table in $$($(CLAIMS) --names); do $(MAKE) --no-print-directory $$table || \
+	@$(CLAIMS) --names | while read -r table; do $(MAKE) --no-print-directory $$table </dev/null || \
 		echo "make claims goes on without what failed in $$table" >&2; done
 	@$(BIN)/matched report --scale $(SCALE) $(CHANGES)
 	@$(CLAIMS)

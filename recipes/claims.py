@@ -1,7 +1,8 @@
-"""Claims of both papers as statements that results can refute, each with its test.
+"""Claims of both papers, and of two later ones, as statements that results can refute.
 
 ``make report`` judges them at every scale by itself; matched.claims describes the tests. Tables are
-those of the CVPR 2025 paper; "iclr-table1" is one of the ICLR 2025 submission.
+those of the CVPR 2025 paper; "iclr-table1" is one of the ICLR 2025 submission. The most decisive
+claims come first, in which order ``make claims`` computes their tables.
 """
 
 from itertools import pairwise
@@ -44,17 +45,12 @@ def parity(domain: str, source: str, *tables: str) -> Claim:
 
 SQUASHING = ("tanh", "hardtanh", "sigmoid")
 ANALYSIS = "recipes/norm_layers.py"
+DATA_SIZE = "recipes/data_size.py"
 ALPHA0_BY_PART = ("alpha0_attention", "alpha0_other")
 LAYER_SHARES = ("inference_layer_share", "training_layer_share")
 NORM_FREE_ROWS = ("vit_b", "vit_l", "mae_vit_b", "mae_vit_l")
 
 CLAIMS = (
-    parity("Supervised vision", "CVPR and ICLR, Table 1", "table1", "iclr-table1"),
-    parity("Self-supervised vision", "CVPR and ICLR, Table 2", "table2", "iclr-table2"),
-    parity("Image generation", "CVPR and ICLR, Table 3", "table3", "iclr-table3"),
-    parity("Language models", "CVPR and ICLR, Table 4", "table4", "iclr-table4"),
-    parity("Speech", "CVPR and ICLR, Table 5", "table5", "iclr-table5"),
-    parity("DNA", "CVPR and ICLR, Table 6", "table6", "iclr-table6"),
     Claim(
         statement="Without squashing (identity), training fails",
         source="CVPR, Table 8; ICLR, Table 8",
@@ -79,6 +75,19 @@ CLAIMS = (
         ),
     ),
     Claim(
+        statement="The best α0 of LLaMA falls with the width, in attention blocks and elsewhere",
+        source="CVPR, Tables 11 and 12",
+        test=Falls(tables=("table11", "table12"), along="rows", metrics=ALPHA0_BY_PART),
+    ),
+    Claim(
+        statement="The best α0 of LLaMA does not depend on the depth, in attention and elsewhere",
+        source="CVPR, Table 12",
+        test=Constant(tables=("table12",), along="arms", metrics=ALPHA0_BY_PART),
+    ),
+    parity("Supervised vision", "CVPR and ICLR, Table 1", "table1", "iclr-table1"),
+    parity("Language models", "CVPR and ICLR, Table 4", "table4", "iclr-table4"),
+    parity("DNA", "CVPR and ICLR, Table 6", "table6", "iclr-table6"),
+    Claim(
         statement="The learnable α is needed: without it accuracy is lower",
         source="CVPR, Table 9; ICLR, Table 8",
         test=Better(
@@ -89,6 +98,39 @@ CLAIMS = (
             )
         ),
     ),
+    Claim(
+        statement="DyT lowers the validation loss where text is scarce and repeated",
+        source="arXiv 2604.23434",
+        test=Better(
+            pairs=tuple(
+                (cell(DATA_SIZE, row, "DyT"), cell(DATA_SIZE, row, "RMSNorm"))
+                for row in ("tokens_100k_repeated", "tokens_1m_repeated")
+            )
+        ),
+    ),
+    Claim(
+        statement="DyT raises the validation loss where text is plentiful",
+        source="arXiv 2604.23434",
+        test=Better(pairs=above_all(DATA_SIZE, "tokens_7m", "RMSNorm", "DyT")),
+    ),
+    Claim(
+        statement="The best α0 of LLaMA falls with the width",
+        source="ICLR, Tables 7 and 10, Figure 5",
+        test=Falls(tables=("iclr-table7",), along="rows"),
+    ),
+    Claim(
+        statement="The best α0 of LLaMA does not depend on the depth",
+        source="ICLR, Table 7",
+        test=Constant(tables=("iclr-table7",), along="arms"),
+    ),
+    Claim(
+        statement="The best α0 of LLaMA depends on neither head dimension nor sequence length",
+        source="ICLR, Table 10",
+        test=Constant(tables=("iclr-table10",), along="rows"),
+    ),
+    parity("Self-supervised vision", "CVPR and ICLR, Table 2", "table2", "iclr-table2"),
+    parity("Image generation", "CVPR and ICLR, Table 3", "table3", "iclr-table3"),
+    parity("Speech", "CVPR and ICLR, Table 5", "table5", "iclr-table5"),
     Claim(
         statement="DyT is better than Fixup and SkipInit",
         source="CVPR, Table 10",
@@ -150,31 +192,6 @@ CLAIMS = (
             ),
             metric="gain_difference",
         ),
-    ),
-    Claim(
-        statement="The best α0 of LLaMA falls with the width",
-        source="ICLR, Tables 7 and 10, Figure 5",
-        test=Falls(tables=("iclr-table7",), along="rows"),
-    ),
-    Claim(
-        statement="The best α0 of LLaMA falls with the width, in attention blocks and elsewhere",
-        source="CVPR, Tables 11 and 12",
-        test=Falls(tables=("table11", "table12"), along="rows", metrics=ALPHA0_BY_PART),
-    ),
-    Claim(
-        statement="The best α0 of LLaMA does not depend on the depth",
-        source="ICLR, Table 7",
-        test=Constant(tables=("iclr-table7",), along="arms"),
-    ),
-    Claim(
-        statement="The best α0 of LLaMA does not depend on the depth, in attention and elsewhere",
-        source="CVPR, Table 12",
-        test=Constant(tables=("table12",), along="arms", metrics=ALPHA0_BY_PART),
-    ),
-    Claim(
-        statement="The best α0 of LLaMA depends on neither head dimension nor sequence length",
-        source="ICLR, Table 10",
-        test=Constant(tables=("iclr-table10",), along="rows"),
     ),
     Claim(
         statement="Outside of LLaMA the default α0 is as good as a tuned one",

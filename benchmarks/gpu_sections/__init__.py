@@ -19,13 +19,15 @@ class Part:
     Attributes:
         name: unique in its section.
         measure: returns the rows, each with the section's columns or a part of them.
+        in_folder: True if ``measure`` takes the output folder, to keep files of its own there.
         limit: seconds after which the part has failed.
         requires: modules that must be importable; the part is left out without them.
         gigabytes: memory of the card that the part needs; it is left out if the card has less.
     """
 
     name: str
-    measure: Callable[[], list[Row]]
+    measure: Callable[..., list[Row]]
+    in_folder: bool = False
     limit: float = 60
     requires: tuple[str, ...] = ()
     gigabytes: float = 1
@@ -51,5 +53,6 @@ SECTIONS = (
     Section(name="variants", title="Variants of the kernels, and fusions", share=16),
     Section(name="latency", title="Latency of LLaMA 7B (CVPR 2025, Table 7)", share=12),
     Section(name="step_times", title="Training steps", share=16),
-    Section(name="tables", title="Runs of tables through the harness", share=17),
+    Section(name="tables", title="Runs of tables through the harness", share=9),
+    Section(name="mini", title="Rows of tables at mini scale", share=8),
 )

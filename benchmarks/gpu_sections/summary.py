@@ -164,6 +164,14 @@ def _tables(rows: list[Row]) -> str:
     return "\n".join(["| run | seconds | result |", "|---|---|---|", *lines])
 
 
+def _mini(rows: list[Row]) -> str:
+    lines = [
+        f"| {row['part']} | {row['arm']} | {row['metric']} | {row['value']} | {row['state']} |"
+        for row in rows
+    ]
+    return "\n".join(["| row | arm | metric | value | state |", "|---|---|---|---|---|", *lines])
+
+
 TABLES = {
     "floors": _floors,
     "correctness": _correctness,
@@ -172,5 +180,6 @@ TABLES = {
     "latency": _latency,
     "step_times": _step_times,
     "tables": _tables,
+    "mini": _mini,
 }
 assert set(TABLES) == {section.name for section in SECTIONS}

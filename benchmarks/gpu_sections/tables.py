@@ -1,12 +1,7 @@
-"""Runs of tables on the card, through the harness: first one of each domain, then longer ones.
-
-Later tables add their runs to `RUNS`, the most informative first: a call computes as many as its
-time allows, and the next call continues.
-"""
+"""Runs of tables at smoke scale on the card, through the harness: one of each domain."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -15,9 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from gpu_sections import Part, Row
+from gpu_sections import Part, Row, source_names
+from gpu_sections.source_names import PROJECT
 
-PROJECT = Path(__file__).parents[2]
 COMMON = ("submitit", "rich", "timm")
 
 
@@ -81,9 +76,8 @@ def compute(run: TableRun) -> list[Row]:
         command += ["--set", change]
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "site.toml").touch()  # runs are written next to it
-        environment = {**os.environ, "MATCHED_SITE": str(Path(folder) / "site.toml")}
-        for name in ("TRITON_INTERPRET", "DYT_BACKEND"):  # too slow for a run, in a rehearsal
-            environment.pop(name, None)
+        environment = source_names.environment(Path(folder) / "metadata")
+        environment["MATCHED_SITE"] = str(Path(folder) / "site.toml")
         started = time.time()
         ended = subprocess.run(
             command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False

@@ -49,7 +49,7 @@ def _measure(part: Part, state: progress.Progress, limit: float, device: str) ->
     state.begin(part.name)
     faulthandler.dump_traceback_later(limit, exit=True)
     try:
-        rows = part.measure()
+        rows = part.measure(state.folder) if part.in_folder else part.measure()
     except Exception as error:
         reason = one_line(error)
         print(f" failed: {reason}", flush=True)

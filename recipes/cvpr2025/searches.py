@@ -24,30 +24,36 @@ def with_alpha0(config: Pretraining, norm: Norm, tokens: Run) -> Run:
 
 
 def alpha0_search(
-    config: Pretraining, values: Iterable[float], tokens: Run, *, minutes: int | None = None
+    config: Pretraining, values: Iterable[float], tokens: Run, **minutes: int | None
 ) -> Search:
-    """Search of one α0 for all layers."""
+    """Search of one α0 for all layers.
+
+    Args:
+        minutes: minutes and cpu_minutes of the search.
+    """
     trials = tuple(
         Trial(values={"alpha0": value}, run=with_alpha0(config, Norm.dyt(alpha0=value), tokens))
         for value in values
     )
-    return Search(metric=LOSS.key, trials=trials, minutes=minutes)
+    return Search(metric=LOSS.key, trials=trials, **minutes)
 
 
 def alpha0_by_part_search(
     config: Pretraining,
     pairs: Iterable[tuple[float, float]],
     tokens: Run,
-    *,
-    minutes: int | None = None,
+    **minutes: int | None,
 ) -> Search:
     """Search of α0 in attention blocks and elsewhere.
 
     Equal values are one α0 for all layers, the same run as in ``alpha0_search``.
+
+    Args:
+        minutes: minutes and cpu_minutes of the search.
     """
     trials = []
     for attention, other in pairs:
         norm = Norm.dyt(alpha0=other) if attention == other else alpha0(attention, other)
         values = {"alpha0_attention": attention, "alpha0_other": other}
         trials.append(Trial(values=values, run=with_alpha0(config, norm, tokens)))
-    return Search(metric=LOSS.key, trials=tuple(trials), minutes=minutes)
+    return Search(metric=LOSS.key, trials=tuple(trials), **minutes)

@@ -63,6 +63,15 @@ def test_samples_overlap_by_the_last_target(run, length, count):
         assert samples[i].dtype == torch.int64
 
 
+def test_samples_end_at_a_limit_of_tokens(run):
+    samples = Samples(stream(run), 5, tokens=10)
+    assert len(samples) == 2 and samples[1].tolist() == TOKENS[5:11]
+    assert len(Samples(stream(run), 3, tokens=10)) == 3
+    assert len(Samples(stream(run), 5, tokens=15)) == 3
+    with pytest.raises(ValueError, match="train_tokens is 16, but the training text has 16 tokens"):
+        Samples(stream(run), 5, tokens=16)
+
+
 def test_samples_are_read_in_worker_processes(run):
     samples = Samples(stream(run), 5)
     samples[0]  # opens a file in this process

@@ -257,9 +257,10 @@ def test_search_refuses_trials(trials, message):
         Search(metric="loss", trials=trials)
 
 
-def test_search_refuses_minutes_below_one():
-    with pytest.raises(ValueError, match="minutes is 0; expected a whole number of 1 or more"):
-        Search(metric="loss", trials=(trial(0.5), trial(1.0)), minutes=0)
+@pytest.mark.parametrize("name", ["minutes", "cpu_minutes"])
+def test_search_refuses_minutes_below_one(name):
+    with pytest.raises(ValueError, match=f"{name} is 0; expected a whole number of 1 or more"):
+        Search(metric="loss", trials=(trial(0.5), trial(1.0)), **{name: 0})
 
 
 @pytest.mark.parametrize("name", ["row", "mean"])

@@ -26,7 +26,7 @@ SCALE = Scale(
     resource_overrides={
         "vit_b": DIGITS.resources_of("vit_b"),
         "vit_l": DIGITS.resources_of("vit_l"),
-        **{f"{row}/pretrained": table02.PRETRAINING for row in table02.MAE_SIZES},
+        **{f"{row}/pretrained": table02.PRETRAINING[row] for row in table02.MAE_SIZES},
     },
     note=(
         "ViTs of width 128 and 192 on digits of 16 × 16 pixels for 100 epochs. MAE: the same "

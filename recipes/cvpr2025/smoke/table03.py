@@ -2,7 +2,15 @@
 
 from dataclasses import replace
 
-from dyt_dit.config import DigitsClassifier, Encoding, Network, Reference, Scoring
+from dyt_dit.config import (
+    DigitsClassifier,
+    Encoding,
+    Network,
+    Reference,
+    Sampling,
+    Scoring,
+    Training,
+)
 from matched import Metric, Resources, Run, Scale
 from recipes.cvpr2025.table03 import ENCODE, MEASURE, SAMPLING, TRAINING, chain
 from recipes.smoke_norms import SMOKE_NORMS
@@ -40,7 +48,14 @@ TINY_REFERENCE = Run(
 )
 
 
-def tiny_chain(*, patch_size: int = 4, width: int, depth: int) -> dict[str, Run]:
+def tiny_chain(
+    *,
+    patch_size: int = 4,
+    width: int,
+    depth: int,
+    training: Training = TINY,
+    sampling: Sampling = TINY_SAMPLING,
+) -> dict[str, Run]:
     """The chain of a network that diffuses pixels of digits, scored with features of digits."""
     network = Network(
         input_size=8,
@@ -53,8 +68,8 @@ def tiny_chain(*, patch_size: int = 4, width: int, depth: int) -> dict[str, Run]
     )
     return chain(
         network,
-        TINY,
-        TINY_SAMPLING,
+        training,
+        sampling,
         Scoring(**DIGITS),
         TINY_LATENTS,
         reference=TINY_REFERENCE,
@@ -62,10 +77,15 @@ def tiny_chain(*, patch_size: int = 4, width: int, depth: int) -> dict[str, Run]
     )
 
 
-SCORE_NOTE = (
-    "The metric is the Fréchet distance between 500 samples and the training digits in the "
-    "features of a small classifier. It is not comparable with an FID."
-)
+def score_note(samples: int) -> str:
+    """The note on the metric, with the number of samples."""
+    return (
+        f"The metric is the Fréchet distance between {samples:,} samples and the training digits "
+        "in the features of a small classifier. It is not comparable with an FID."
+    )
+
+
+SCORE_NOTE = score_note(TINY_SAMPLING.count)
 
 SCALE = Scale(
     name="smoke",

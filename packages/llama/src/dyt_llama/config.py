@@ -30,7 +30,8 @@ class Tokenization:
 
     Attributes:
         data: ("text", "tokenizer"), a folder of text and a tokenizer of the user; or
-            ("glosses",), WordNet's glosses in timm, with a tokenizer trained on them.
+            ("glosses",), WordNet's glosses in timm, or ("docstrings",), those of pinned packages,
+            with a tokenizer trained on them.
         vocabulary: pieces of the tokenizer that is trained; None for the source "tokenizer".
         text_field: field or column of the text in .jsonl and .parquet files.
         bos, eos: the tokenizer's pieces before and after every document.
@@ -70,6 +71,8 @@ class Pretraining(TrainConfig):
         network: sizes of the network.
         data: none; the tokens come from the needed run.
         length: tokens of a sample.
+        train_tokens: tokens of the training text that are used, from its beginning, several times
+            if the steps take more; None for all.
         decay: "all" decays every parameter (γ, α, the scale and the embedding too), as the
             authors' release; "matrices" decays the weights of two dimensions only.
         checkpointed: fraction of the decoder layers whose activations are recomputed in the
@@ -84,6 +87,7 @@ class Pretraining(TrainConfig):
     network: Network
     data: tuple[str, ...] = ()
     length: int = 4096
+    train_tokens: int | None = None
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)
     clip_norm: float | None = 1.0
@@ -96,6 +100,8 @@ class Pretraining(TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_counts(self, "length", "eval_samples", "eval_batch")
+        if self.train_tokens is not None:
+            check_counts(self, "train_tokens")
         check_fractions(self, "checkpointed")
         check_choice(self, "decay", ("all", "matrices"))
         if not isinstance(self.norm, Norm):

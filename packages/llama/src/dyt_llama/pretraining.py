@@ -54,11 +54,12 @@ def pretrain(context: Context, config: Pretraining) -> Outcome:
 
     The metric ``loss`` is the training loss that the papers print: the mean over the last
     ``log_steps`` steps, in nats per token. Of the held-out text there are ``validation_loss``,
-    ``perplexity`` and ``bits_per_byte``. The weights are written to "weights".
+    ``perplexity`` and ``bits_per_byte`` at the end, and ``best_validation_loss``, the lowest of all
+    evaluations. The weights are written to "weights".
 
     Raises:
         ValueError: if the tokens are missing or damaged, do not fit the network, are fewer than a
-            batch, or are not those that a resumed run began with.
+            batch or ``train_tokens``, or are not those that a resumed run began with.
     """
     with process_group(context) as device:
         with raise_on_all_ranks():
@@ -92,7 +93,7 @@ def pretrain(context: Context, config: Pretraining) -> Outcome:
         outcome = fit(context, config, learner, device)
         weights.save(context, model, config, manifest)
         on_rank0(lambda: weights.save_tokenizer(context, context.needs["tokens"], manifest))
-        return on_rank0(lambda: with_training_loss(outcome, context.directory))
+        return on_rank0(lambda: with_losses(outcome, context.directory))
 
 
 def make_materialize(
@@ -120,7 +121,7 @@ def make_materialize(
 
 def _samples(context: Context, config: Pretraining, manifest: Manifest, split: Any) -> TokenSamples:
     stream = TokenStream(context.needs["tokens"], manifest, split)
-    return TokenSamples(stream, config.length)
+    return TokenSamples(stream, config.length, config.train_tokens if split == "train" else None)
 
 
 class TokenSamples(Samples):
@@ -203,10 +204,12 @@ class HeldOutLoss:
             yield samples[:, :-1].to(self.device), targets.to(self.device)
 
 
-def with_training_loss(outcome: Outcome, directory: Path) -> Outcome:
-    """Add the last logged training loss to the metrics, unless the run diverged."""
+def with_losses(outcome: Outcome, directory: Path) -> Outcome:
+    """Add the last logged training loss and the best validation loss, unless the run diverged."""
     if outcome.diverged:
         return outcome
     lines = (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     losses = [line["loss"] for line in map(json.loads, lines) if "loss" in line]
-    return replace(outcome, metrics={"loss": losses[-1], **outcome.metrics})
+    best = outcome.best["validation_loss"]
+    metrics = {"loss": losses[-1], **outcome.metrics, "best_validation_loss": best}
+    return replace(outcome, metrics=metrics)

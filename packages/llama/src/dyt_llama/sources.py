@@ -1,4 +1,4 @@
-"""Data sources of the language models: text, a tokenizer, timm's glosses, and zero-shot tasks.
+"""Data sources of the language models: text, a tokenizer, embedded texts, and zero-shot tasks.
 
 The module imports no torch.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from dyt_llama import zero_shot_data
+from dyt_llama import docstrings, zero_shot_data
 from dyt_llama.text_files import list_text_files
 from matched import DataSource
 from matched.data_files import refuse_pointer
@@ -43,6 +43,7 @@ def _check_tokenizer(path: Path) -> None:
 
 
 GLOSSES = DataSource(title="WordNet's glosses, in timm")
+DOCSTRINGS = DataSource(title="docstrings of pinned packages", refusal=docstrings.version_refusal())
 TEXT = DataSource(title="text", check=_check_text)
 TOKENIZER = DataSource(title="tokenizer", check=_check_tokenizer)
 ZERO_SHOT = DataSource(

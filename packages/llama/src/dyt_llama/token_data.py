@@ -145,13 +145,25 @@ class Samples(Dataset[Tensor]):
     """Samples of ``length`` tokens and the next one: sample i starts at token i · length.
 
     Attention and positions run across documents, as in the authors' release.
+
+    Args:
+        tokens: leave out samples beyond so many tokens; None for no limit.
+
+    Raises:
+        ValueError: if the stream has fewer tokens than the limit.
     """
 
-    def __init__(self, stream: TokenStream, length: int) -> None:
-        self.stream, self.length = stream, length
+    def __init__(self, stream: TokenStream, length: int, tokens: int | None = None) -> None:
+        if tokens is not None and tokens >= len(stream):
+            raise ValueError(
+                f"train_tokens is {tokens:,}, but the training text has {len(stream):,} tokens and "
+                "one of them is only a target; reduce train_tokens, or add text"
+            )
+        self.stream, self.length, self.tokens = stream, length, tokens
 
     def __len__(self) -> int:
-        return max(0, len(self.stream) - 1) // self.length
+        tokens = len(self.stream) - 1 if self.tokens is None else self.tokens
+        return max(0, tokens) // self.length
 
     def __getitem__(self, index: int) -> Tensor:
         """Return a sample, (length + 1,), int64."""

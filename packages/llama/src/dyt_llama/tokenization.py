@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dyt_llama import tokenizers_io
 from dyt_llama.config import Tokenization
+from dyt_llama.docstrings import docstrings
 from dyt_llama.glosses import glosses
 from dyt_llama.indexed_tokens import TokenWriter, index_file
 from dyt_llama.sources import tokenizer_file
@@ -45,6 +47,8 @@ from matched.training.fingerprint import digest_of
 log = logging.getLogger("matched")
 SHOWN_SAMPLES = 3
 SHOWN_CHARACTERS = 200
+EMBEDDED: dict[str, Callable[[], Sequence[str]]] = {"docstrings": docstrings, "glosses": glosses}
+"""Data source → its documents."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,8 +245,9 @@ def _bin_name(note: str, split: Split) -> str:
 
 
 def _texts(context: Context, config: Tokenization) -> list[TextPart]:
-    if "glosses" in config.data:
-        return [TextPart(origin="glosses", read=lambda: iter(glosses()))]
+    for name in config.data:
+        if name in EMBEDDED:
+            return [TextPart(origin=name, read=partial(_embedded, name))]
     folder = context.data["text"]
 
     def part(file: Path) -> TextPart:
@@ -251,6 +256,11 @@ def _texts(context: Context, config: Tokenization) -> list[TextPart]:
         return TextPart(origin=origin, read=lambda: documents(file, config.text_field))
 
     return [part(file) for file in list_text_files(folder)]
+
+
+def _embedded(name: str) -> Iterator[str]:
+    """Return the documents of an embedded text."""
+    return iter(EMBEDDED[name]())
 
 
 def _beginning(run: Path, manifest: Manifest, tokenizer: TextTokenizer) -> list[str]:

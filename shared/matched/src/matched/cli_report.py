@@ -38,14 +38,7 @@ def add_commands(commands: Commands) -> None:
     report.add_argument(
         "--tables", nargs="+", default=[], metavar="TABLE", help="tables or recipe files"
     )
-    report.add_argument(
-        "--with",
-        dest="extra_arms",
-        action="append",
-        default=[],
-        metavar="ARM",
-        help="show this arm of recipes/extra_arms.py too, such as Derf, where a table can have it",
-    )
+    _add_arms(report, "show")
     _add_changes(report)
     report.add_argument("--summary", action="store_true", help="write results/summary.* only")
     text = "show the tables that the claims need, what they have to do, and the verdicts so far"
@@ -53,14 +46,29 @@ def add_commands(commands: Commands) -> None:
     claims.set_defaults(do=_claims)
     claims.add_argument("--scale", default="smoke", help=f"{', '.join(SCALES)} (default smoke)")
     claims.add_argument("--cluster", default="local", help="as for submit (default local)")
+    _add_arms(claims, "count")
     _add_changes(claims)
-    claims.add_argument("--names", action="store_true", help="only print the tables' names")
+    claims.add_argument(
+        "--names", action="store_true", help="only print the tables, as arguments of make"
+    )
     text = "draw a figure of a paper from the results of its runs"
     figure = commands.add_parser("figure", help=text, description=text)
     figure.set_defaults(do=_figure)
     figure.add_argument("figure", help="such as fig2 or iclr-fig1")
     figure.add_argument("--scale", default="smoke", help=f"{', '.join(SCALES)} (default smoke)")
     figure.add_argument("--needs", action="store_true", help="only print the recipes it needs")
+
+
+def _add_arms(parser: argparse.ArgumentParser, verb: str) -> None:
+    parser.add_argument(
+        "--with",
+        dest="extra_arms",
+        action="append",
+        default=[],
+        metavar="ARM",
+        help=f"{verb} this arm of recipes/extra_arms.py too, such as Derf, where a table can have "
+        "it",
+    )
 
 
 def _add_changes(parser: argparse.ArgumentParser) -> None:
@@ -97,8 +105,8 @@ def _report(given: argparse.Namespace) -> int:
 
 @garbage_collection_paused()
 def _claims(given: argparse.Namespace) -> int:
-    from matched.report import claim_texts, load_claims
-    from matched.report.claimed_tables import claimed_tables
+    from matched.report import claim_texts
+    from matched.report.claimed_tables import claimed_tables, load_claims
     from matched.report.collect import collect, mixed_over_tables
     from matched.report.verdicts import judge_claims
 
@@ -108,13 +116,13 @@ def _claims(given: argparse.Namespace) -> int:
     cluster = match_name(given.cluster, CLUSTERS, "cluster")
     settings = site.read(site.find(project))
     claims = load_claims(project)
-    tables = claimed_tables(
-        claims, project, settings, scale=scale, cluster=cluster, changes=given.changes
-    )
+    options = {"changes": given.changes, "arms": given.extra_arms}
+    tables = claimed_tables(claims, project, settings, scale=scale, cluster=cluster, **options)
     if given.names:
-        print("\n".join(table.plan.recipe.name for table in tables))
+        arms = given.extra_arms
+        print("\n".join(claim_texts.make_arguments(table, project, arms) for table in tables))
         return 0
-    results = collect(project, settings, scale=scale, changes=given.changes)
+    results = collect(project, settings, scale=scale, **options)
     lines = (
         *claim_texts.plan_lines(tables, cluster),
         *claim_texts.verdict_lines(judge_claims(claims, results)),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -57,6 +58,14 @@ def with_arms(recipe: Recipe, scale: Scale, names: Sequence[str]) -> tuple[Recip
             check_matched(recipe.table, scale)
         except ValueError as error:
             raise ValueError(f"--with {', '.join(names)}: {recipe.name}, {error}") from None
+    return recipe, scale
+
+
+def with_possible_arms(recipe: Recipe, scale: Scale, names: Sequence[str]) -> tuple[Recipe, Scale]:
+    """Return the recipe and the scale with those of the arms that it lacks and can have."""
+    for name in names:
+        with suppress(NotApplicableError):
+            recipe, scale = with_arms(recipe, scale, [name])
     return recipe, scale
 
 

@@ -162,7 +162,7 @@ def _resource_overrides(table: Table, scale: Scale) -> dict[Run, Resources]:
                 if place in scale.resource_overrides:
                     found.setdefault(run, scale.resource_overrides[place])
         search = scale.search(cell.row, cell.arm) if cell.value else None
-        if search is not None and search.minutes is not None:
+        if search is not None and search.expected_minutes:
             resources = found.get(cell.run, scale.resources)
-            found[cell.run] = replace(resources, minutes=search.minutes)
+            found[cell.run] = replace(resources, **search.expected_minutes)
     return found

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 from matched.checks import check_counts
 from matched.run import Run
@@ -78,7 +79,7 @@ class Search:
         trials: in the order of print.
         original: values of the trial that was not tuned, if there is one. If no other is better,
             the table prints "no gain", as the papers do.
-        minutes: expected time of one run, if it is not that of the scale's resources.
+        minutes, cpu_minutes: expected time of one run, if it is not that of the scale's resources.
 
     Raises:
         ValueError: for fewer than two trials, a parameter with the name of a column of
@@ -91,10 +92,10 @@ class Search:
     trials: tuple[Trial, ...]
     original: Mapping[str, float] | None = None
     minutes: int | None = None
+    cpu_minutes: int | None = None
 
     def __post_init__(self) -> None:
-        if self.minutes is not None:
-            check_counts(self, "minutes")
+        check_counts(self, *self.expected_minutes)
         if len(self.trials) < 2:
             raise ValueError(f"a search tries {len(self.trials)} values; expected two at least")
         if taken := [name for name in self.parameters if name in TRIED_COLUMNS]:
@@ -131,6 +132,12 @@ class Search:
     def parameters(self) -> tuple[str, ...]:
         """The names of the values that are tried, in the order of print."""
         return tuple(self.trials[0].values)
+
+    @property
+    def expected_minutes(self) -> dict[str, Any]:
+        """The times that replace those of the resources: "minutes", "cpu_minutes" or both."""
+        times = {"minutes": self.minutes, "cpu_minutes": self.cpu_minutes}
+        return {name: time for name, time in times.items() if time is not None}
 
     def map_runs(self, change: Callable[[Run], Run]) -> Search:
         """Return the search with every run changed."""

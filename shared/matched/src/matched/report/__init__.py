@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from matched import recipes
-from matched.claims import Claim
 from matched.report import figure_list
+from matched.report.claimed_tables import load_claims
 from matched.report.collect import Results, collect
 from matched.report.figure_list import DrawnFigure
 from matched.report.page import write_page
@@ -59,11 +58,6 @@ def write_report(
         drawn = [] if tables else _draw_figures(project, site, scales, folder / "report")
         yield f"Written: {write_page(results, scorecard, drawn, folder / 'report')}"
     yield f"Written: {folder / 'summary'}.{{{','.join(path.suffix[1:] for path in summary)}}}"
-
-
-def load_claims(project: Path) -> tuple[Claim, ...]:
-    """Return the project's claims; none without a file of them."""
-    return recipes.load_constant(project / "recipes" / "claims.py", "CLAIMS", tuple) or ()
 
 
 def _draw_figures(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 from matched.job_packing import LONG_HOURS, short_runs_note
 from matched.preflight import gpus_missing_here
@@ -37,6 +39,18 @@ def plan_lines(tables: Sequence[ClaimedTable], cluster: str) -> Iterator[str]:
             f"was; faster are `gpus` or `workers` under [local] in {possible[0].plan.site.file}, "
             "and --cluster slurm"
         )
+
+
+def make_arguments(table: ClaimedTable, project: Path, arms: Sequence[str]) -> str:
+    """Return the arguments with which make computes a table: "table1", "table FILE=my.py".
+
+    Args:
+        arms: the added arms, of which ``WITH=`` takes away those that the table cannot have.
+    """
+    recipe = table.plan.recipe
+    path = os.path.relpath(recipe.path, project)
+    target = recipe.name if recipe.paper else f"table FILE={path}"
+    return f"{target} WITH=" if arms and not recipe.extra_arms else target
 
 
 def verdict_lines(scorecard: Iterable[Sequence[Judged]]) -> Iterator[str]:

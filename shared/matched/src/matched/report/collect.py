@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from matched.files import DamagedFileError, read_json
 from matched.gallery import NO_PICTURES
 from matched.planning import Plan, PlannedRun
 from matched.recipes import Recipe
-from matched.report import figure_list
+from matched.report import claimed_tables, figure_list
 from matched.site import Site
 from matched.status import State
 from matched.summary_table import SummaryTable, summary_table
@@ -119,7 +118,7 @@ def collect(
             changed = overrides.on_data(recipe, at, changes)
             if changed is None:
                 continue
-            plan = planning.make_plan(*_with_possible_arms(*changed, arms), site)
+            plan = planning.make_plan(*extra_arms.with_possible_arms(*changed, arms), site)
             planned_signatures |= {planned.run.signature for planned in plan.runs}
             if any(planned.status.state is not State.NEW for planned in plan.runs):
                 tables.append(_table_results(plan, pictures))
@@ -137,19 +136,11 @@ def collect(
 
 
 def _all_recipes(project: Path) -> list[str]:
-    """Return the papers' tables, and the files of the runs that only figures show."""
+    """Return the papers' tables, and the recipe files that only figures or claims name."""
     if not projects.has_papers(project):
         return []
-    own = [str(project / name) for name in figure_list.own_recipes(project)]
-    return [*recipes.available(project), *own]
-
-
-def _with_possible_arms(recipe: Recipe, scale: Scale, arms: Sequence[str]) -> tuple[Recipe, Scale]:
-    """Return the recipe and the scale with those of the arms that it lacks and can have."""
-    for arm in arms:
-        with suppress(extra_arms.NotApplicableError):
-            recipe, scale = extra_arms.with_arms(recipe, scale, [arm])
-    return recipe, scale
+    own = dict.fromkeys([*figure_list.own_recipes(project), *claimed_tables.own_recipes(project)])
+    return [*recipes.available(project), *(str(project / name) for name in own)]
 
 
 def _table_results(plan: Plan, pictures: Path | None) -> TableResults:

@@ -1,0 +1,135 @@
+"""Language, image generation and speech at mini scale: shared runs, sizes, minutes, hours."""
+
+from pathlib import Path
+
+import pytest
+
+from matched import planning, projects, recipes
+from matched.report.claimed_tables import claimed_tables, load_claims
+from matched.site import Local, Site
+from matched.table import runs_with_needs
+
+ROOT = Path(__file__).parents[2]
+DATA_SIZE = str(ROOT / "recipes/data_size.py")
+TABLES = (
+    "table3", "table4", "table5", "table11", "table12",
+    "iclr-table3", "iclr-table4", "iclr-table5", "iclr-table7", "iclr-table10",
+    DATA_SIZE,
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch):
+    monkeypatch.setenv("MATCHED_ROOT", str(ROOT))
+    for cached in (projects.root, recipes.paper_numbers, recipes.available):
+        cached.cache_clear()  # they may hold another test's project
+
+
+def cells(name):
+    """The cells of a table, of the first seed."""
+    recipe = recipes.load(name)
+    return [cell for cell in recipe.table.cells(recipe.scale("mini")) if cell.seed == 0]
+
+
+def runs(name, *arms):
+    return {cell.run for cell in cells(name) if not arms or cell.arm in arms}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_mini_runs_take_under_20_minutes_on_a_core(name, tmp_path):
+    recipe = recipes.load(name)
+    scale = recipe.scale("mini")
+    assert 3 <= len(scale.seeds) <= 8 and 100 not in scale.seeds
+    plan = planning.make_plan(recipe, scale, Site(file=tmp_path / "site.toml"))
+    assert {planned.resources.gpus for planned in plan.runs if planned.cells} == {1}
+    for planned in plan.on_cluster("local").runs:
+        assert (planned.resources.gpus, planned.resources.cpus) == (0, 1)
+        assert 0 < planned.resources.minutes < 20
+
+
+def test_mini_searches_try_three_alpha0_in_three_widths_and_two_depths():
+    found = cells("iclr-table7")
+    sizes = {(c.run.config.network.width, c.run.config.network.depth) for c in found}
+    assert sizes == {(width, depth) for width in (64, 128, 256) for depth in (2, 4)}
+    assert {cell.value for cell in found} == {"0.25", "0.5", "1"} and len(found) == 18
+    assert {c.value for c in cells("table12")} == {
+        "0.25/0.25",
+        "0.5/0.25",
+        "0.5/0.5",
+        "1/0.5",
+        "1/1",
+    }
+    minutes = {
+        (cell.row, cell.arm): planned.resources.without_gpus().minutes
+        for planned in plan_of("iclr-table7").runs
+        for cell in planned.cells
+    }
+    assert minutes["width_1024", "8"] == 2 and minutes["width_4096", "16"] == 7
+
+
+def plan_of(name):
+    recipe = recipes.load(name)
+    return planning.make_plan(recipe, recipe.scale("mini"), Site(file=ROOT / "no-such/site.toml"))
+
+
+@pytest.mark.parametrize(
+    ("first", "arms", "second", "count"),
+    [
+        ("table11", (), "table12", 20),
+        ("table4", ("DyT",), "table11", 20),
+        ("iclr-table4", ("DyT",), "iclr-table7", 6),
+        ("iclr-table4", ("RMSNorm",), "table4", 2),
+        ("iclr-table7", (), "table12", 18),
+        ("iclr-table3", ("LN",), "table3", 2),
+        ("iclr-table3", ("DyT",), "table3", 2),
+    ],
+)
+def test_mini_tables_share_runs_with_others(first, arms, second, count):
+    assert runs(first, *arms) <= runs(second)
+    assert len(runs(first, *arms)) == count
+
+
+def test_mini_speech_shares_the_post_norm_network():
+    shared = runs("iclr-table5") & runs("table5")
+    assert {run.config.network.layer_norm_first for run in shared} == {False} and len(shared) == 2
+    shared = runs(DATA_SIZE) & (runs("table4") | runs("iclr-table7"))
+    assert len(shared) == 2, "one million tokens, once"
+
+
+def test_data_size_rows_see_and_repeat_their_tokens():
+    seen = {}
+    for cell in cells(DATA_SIZE):
+        config = cell.run.config
+        seen[cell.row] = (config.train_tokens, config.steps * config.batch * config.length)
+        assert config.embedding_scale == (cell.arm == "DyT")
+    tokens = {row: round(total, -5) for row, (_, total) in seen.items()}
+    once = {"tokens_1m": 1_000_000, "tokens_2m": 2_000_000, "tokens_7m": 7_000_000}
+    assert tokens == {**dict.fromkeys(seen, 7_000_000), **once}
+    assert {row: distinct for row, (distinct, _) in seen.items()} == {
+        **dict.fromkeys(once),
+        "tokens_100k_repeated": 100_000,
+        "tokens_1m_repeated": 1_000_000,
+        "tokens_2m_repeated": 2_000_000,
+    }
+
+
+@pytest.mark.parametrize("name", ["table5", "iclr-table5"])
+def test_mini_speech_takes_a_folder(name):
+    recipe = recipes.load(name)
+    scale = recipe.scale("mini").on_data["speech-folder"]
+    for cell in recipe.table.cells(scale):
+        assert {run.config.data for _, run in runs_with_needs(cell.run, "")} == {"speech-folder"}
+    assert "the folder's speech" in scale.note
+
+
+@pytest.mark.slow
+def test_claims_at_mini_scale_take_30_hours_on_two_cores(tmp_path):
+    site = Site(file=tmp_path / "site.toml", local=Local(workers=2))
+    tables = claimed_tables(load_claims(ROOT), ROOT, site, scale="mini", cluster="local")
+    names = [table.plan.recipe.name for table in tables]
+    assert names.index("table8") < names.index("table12") < names.index("table1")
+    assert names.index("table1") < names.index("table4") < names.index("table6")
+    assert "data_size" in names
+    # Table 6 needs a GPU.
+    hours = sum(t.hours for t in tables if all(not p.resources.gpus for p in t.plan.runs))
+    assert 24 < hours <= 30
