@@ -48,11 +48,10 @@ def run_section(section: Section, state: progress.Progress, device: str, deadlin
     """Run a section in a process, and in another one if that crashes or hangs in a part."""
     command = [sys.executable, __file__, "--worker", section.name, "--device", device]
     command += ["--out", str(state.folder), "--deadline", str(deadline)]
-    failed_before, ended_in = set(state.failed()), set[str]()
     for _ in range(MAX_PROCESSES):
-        failed_now = set(state.failed()) - failed_before
-        ended = _wait([*command, "--skip", *failed_now, *ended_in], deadline)
+        ended = _wait([*command, "--skip", *state.failed_in_this_call()], deadline)
         if ended == 0:
+            state.clear_start()
             return
         part = state.running()
         if part is not None:
@@ -60,10 +59,9 @@ def run_section(section: Section, state: progress.Progress, device: str, deadlin
                 ended = "stopped: the time of its section ran out"
             print(f" {ended}", flush=True)
             state.fail(part, str(ended))
-            ended_in.add(part)
         elif ended != worker.BROKEN_CONTEXT:
             print(f"  the section {section.name} did not start: {ended}", flush=True)
-            state.fail("(start)", str(ended))
+            state.fail_start(str(ended))
             return
         if time.time() >= deadline:
             return
@@ -71,7 +69,8 @@ def run_section(section: Section, state: progress.Progress, device: str, deadlin
 
 def _wait(command: list[str], deadline: float) -> int | str:
     """Run a process until a time; return 0, BROKEN_CONTEXT, or a sentence about its end."""
-    process = subprocess.Popen(command, start_new_session=True)
+    # A group and not a session: the process must end with the session of a killed call.
+    process = subprocess.Popen(command, process_group=0)
     try:
         code = process.wait(max(1, deadline - time.time()) + GRACE)
     except subprocess.TimeoutExpired:

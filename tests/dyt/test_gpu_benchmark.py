@@ -4,6 +4,7 @@ import importlib
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,49 @@ def test_gpu_progress_counts_only_equal_measurements(load, tmp_path):
         assert changed.whole() == set()
         changed.complete("copy", [{"value": 4}])
         assert changed.whole() == state.whole() == {"copy"}
+
+
+def test_gpu_progress_of_a_killed_call_blocks_no_other_section(load, tmp_path):
+    progress = load("gpu_sections.progress")
+    first, second = (
+        {"hardware": "a card", "kernels": "12345678", "reduced": "no", "time": time}
+        for time in ("2026-01-02T10:00", "2026-01-02T11:00")
+    )
+    killed = progress.Progress(tmp_path, "floors", first)
+    killed.fail("launch", "it failed")
+    killed.begin("copy")  # and nothing after it
+    assert killed.running() == "copy"
+    for section in ("floors", "latency"):
+        assert progress.Progress(tmp_path, section, second).running() is None
+    again = progress.Progress(tmp_path, "floors", second)
+    assert list(again.failed()) == ["launch", "copy"]  # tried last
+    assert again.failed_in_this_call() == {}
+    again.begin("matrix product")
+    assert again.running() == "matrix product" and again.whole() == set()
+    progress.Progress(tmp_path, "latency", second).begin("block")
+    again.complete("matrix product", [{"value": 1}])
+    again.begin("copy")
+    again.fail("copy", "it failed")
+    assert again.running() is None and list(again.failed_in_this_call()) == ["copy"]
+    assert progress.Progress(tmp_path, "latency", second).running() == "block"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["failures.csv", "floors.csv"]
+
+
+def test_gpu_progress_keeps_failures_of_concurrent_sections(load, tmp_path):
+    progress = load("gpu_sections.progress")
+    environment = {"hardware": "a card", "kernels": "1", "reduced": "no", "time": "2026"}
+    sections = [f"section {number}" for number in range(4)]
+
+    def fail_often(section: str) -> None:
+        state = progress.Progress(tmp_path, section, environment)
+        for part in map(str, range(10)):
+            state.begin(part)
+            state.fail(part, "it failed")
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(fail_often, sections))
+    for section in sections:
+        assert len(progress.Progress(tmp_path, section, environment).failed()) == 10
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "nine"])
