@@ -12,6 +12,7 @@ import csv
 import fcntl
 import hashlib
 import os
+import subprocess
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,16 +40,23 @@ def kernel_sources() -> str:
 
 def environment(device: str) -> Row:
     """Return the columns that every row has: the card, versions, time, size and sources."""
-    driver = ""
-    if device == "cuda":
-        driver = str(torch._C._cuda_getDriverVersion())
     return {
         **measuring.environment(device),
         "cuda": torch.version.cuda or "",
-        "driver": driver,
+        "driver": driver_version() if device == "cuda" else "",
         "kernels": kernel_sources(),
         "reduced": "yes" if device == "cpu" else "no",
     }
+
+
+def driver_version() -> str:
+    """Return the version of the GPU's driver, or an empty string if nvidia-smi does not say it."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return ended.stdout.split("\n", 1)[0].strip()
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import layers
 import measuring
@@ -50,3 +51,27 @@ def python_microseconds(call: Call, calls: int, rounds: int = 15) -> float:
 def statistics(name: str, values: list[float], form: str = "{:.2f}") -> dict[str, str]:
     """Return the columns NAME_p10, NAME_median and NAME_p90."""
     return layers.percentile_columns(name, values, form)
+
+
+def launches(call: Call, device: str) -> int | str:
+    """Return the number of kernels of a call; an empty string on a CPU or without a profiler."""
+    if device == "cpu":
+        return ""
+    try:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            call()
+            torch.cuda.synchronize()
+        return count_kernels(profile.events() or ())
+    except RuntimeError as error:  # some virtual machines refuse it
+        print(f"the kernels are not counted: {error}", flush=True)
+        return ""
+
+
+def count_kernels(events: Iterable[Any]) -> int:
+    """Return the number of kernels among a profiler's events; copies and fills are not counted."""
+    return sum(
+        event.device_type == torch.autograd.DeviceType.CUDA
+        and not event.is_user_annotation
+        and not event.name.startswith(("Memcpy", "Memset"))
+        for event in events
+    )
