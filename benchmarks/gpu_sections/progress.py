@@ -65,11 +65,13 @@ class Progress:
 
     Attributes:
         environment: the columns of the function `environment`.
+        process: the number of this one of the processes that measure the section.
     """
 
     folder: Path
     section: str
     environment: Row
+    process: int = 0
 
     @property
     def file(self) -> Path:
@@ -91,12 +93,16 @@ class Progress:
 
     def begin(self, part: str) -> None:
         """Record that a part has begun, for the case that its process or the call is killed."""
-        self._record(part, RUNNING)
+        self._record(part, self._running)
 
     def running(self) -> str | None:
-        """Return the part that has begun in this call and has neither ended nor failed."""
+        """Return the part that this process of this call has begun and that has not ended."""
         failed = self.failed_in_this_call().items()
-        return next((part for part, reason in failed if reason == RUNNING), None)
+        return next((part for part, reason in failed if reason == self._running), None)
+
+    @property
+    def _running(self) -> str:
+        return f"{RUNNING} by process {self.process}" if self.process else RUNNING
 
     def complete(self, part: str, rows: Iterable[Row]) -> None:
         """Add the rows of a whole part; earlier rows and failures of it are replaced."""

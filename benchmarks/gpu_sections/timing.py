@@ -11,6 +11,7 @@ import measuring
 import torch
 
 Call = Callable[[], object]
+fills_caches = False  # True in a process that runs the calls for the compilers' caches only
 
 
 def clock(device: str) -> Callable[[layers.TimedCall], float]:
@@ -21,8 +22,13 @@ def clock(device: str) -> Callable[[layers.TimedCall], float]:
 def microseconds(calls: dict[str, Call], device: str, rounds: int) -> dict[str, list[float]]:
     """Return the µs of each call in each round, in a random order for each round."""
     timed = {name: _timed_call(call) for name, call in calls.items()}
-    times = layers.measure(timed, rounds, clock(device))
+    times = layers.measure(timed, number_of_rounds(rounds), clock(device))
     return {name: [1e6 * value for value in values] for name, values in times.items()}
+
+
+def number_of_rounds(rounds: int) -> int:
+    """Return a number of rounds, or one if the times are not used."""
+    return 1 if fills_caches else rounds
 
 
 def _timed_call(call: Call) -> layers.TimedCall:

@@ -4,8 +4,10 @@ import importlib
 import shutil
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -135,6 +137,9 @@ def test_gpu_progress_of_a_killed_call_blocks_no_other_section(load, tmp_path):
     again.fail("copy", "it failed")
     assert again.running() is None and list(again.failed_in_this_call()) == ["copy"]
     assert progress.Progress(tmp_path, "latency", second).running() == "block"
+    parallel = [progress.Progress(tmp_path, "latency", second, number) for number in (1, 2)]
+    parallel[0].begin("layers")
+    assert [state.running() for state in parallel] == ["layers", None]
     assert sorted(file.name for file in tmp_path.iterdir()) == ["failures.csv", "floors.csv"]
 
 
@@ -201,6 +206,55 @@ def parts(device):
     missing = Part(name="missing", measure=list, requires=("no_such_module",))
     return [*(Part(name=n, measure=m, limit=2) for n, m in measures.items()), missing]
 """
+
+
+def test_gpu_benchmark_processes_divide_a_section(load, tmp_path, monkeypatch):
+    # Several processes check correctness on a card, and fill caches before times are measured.
+    gpu, sections = load("gpu"), load("gpu_sections")
+    environment = {"hardware": "a card", "kernels": "1", "reduced": "no", "time": "2026"}
+    commands = []
+
+    def record(command, deadline, grace=gpu.GRACE):
+        commands.append(command)
+        return 0
+
+    monkeypatch.setattr(gpu, "_wait", record)
+    monkeypatch.setattr(gpu.os, "cpu_count", lambda: 3)
+    for section in sections.SECTIONS:
+        for device in ("cuda", "cpu"):
+            commands.clear()
+            state = load("gpu_sections.progress").Progress(tmp_path, section.name, environment)
+            gpu.run_section(section, state, device, 100.0)
+            parsed = [gpu.parse_args(command[2:]) for command in commands]
+            measured = sorted((a.process, a.processes) for a in parsed if not a.fill_caches)
+            filled = sorted((a.process, a.processes) for a in parsed if a.fill_caches)
+            thirds = [(0, 3), (1, 3), (2, 3)]
+            assert measured == (thirds if device == "cuda" and section.is_parallel else [(0, 1)])
+            assert filled == (thirds if device == "cuda" and section.fills_caches else [])
+            assert not any(a.fill_caches for a in parsed[-len(measured) :])
+
+
+def test_gpu_worker_measures_its_slice_and_fills_caches_silently(load, tmp_path, monkeypatch):
+    worker, sections = load("gpu_sections.worker"), load("gpu_sections")
+    timing, measured = load("gpu_sections.timing"), []
+
+    def measure(name):
+        measured.append((name, timing.number_of_rounds(7)))
+        raise RuntimeError("it failed")
+
+    parts = [sections.Part(name=n, measure=lambda n=n: measure(n)) for n in "abcde"]
+    large = sections.Part(name="f", measure=lambda: measure("f"), gigabytes=60)
+    module = SimpleNamespace(parts=lambda device: [*parts, large])
+    monkeypatch.setattr(worker.importlib, "import_module", lambda name: module)
+    share = worker.Slice(process=1, processes=2)
+    worker.run_section("floors", "cpu", tmp_path, time.time() + 60, ["d"], share)
+    assert measured == [("b", 7), ("f", 7)]
+    (tmp_path / "failures.csv").unlink()
+    measured.clear()
+    monkeypatch.setattr(timing, "fills_caches", False)  # restores it after the test
+    worker.fill_caches("floors", "cpu", tmp_path, share)
+    assert measured == [("b", 1), ("d", 1)]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
