@@ -61,8 +61,7 @@ class Tile:
 LARGE = Tile(m=128, n=256, k=64, warps=8, stages=3, descriptors=True)
 SQUARE = Tile(m=128, n=128, k=64, warps=4, stages=3, descriptors=True)
 POINTERS = Tile(m=128, n=256, k=64, warps=8, stages=3, descriptors=False)
-TILES = (LARGE, SQUARE, POINTERS)
-# For the interpreter, which is slow, and has no inline assembly.
+# For the interpreter, which is slow.
 INTERPRETED_TILE = Tile(m=16, n=16, k=16, warps=4, stages=1, descriptors=False)
 GROUP = 8  # tiles that share columns
 
@@ -72,18 +71,35 @@ def method(dtype: torch.dtype) -> str:
     return triton._method(TUNING, "tanh", dtype, False)
 
 
+def tiles() -> tuple[Tile, ...]:
+    """Return the tiles of products that this machine can run, the largest first."""
+    if triton.INTERPRETED:
+        return (INTERPRETED_TILE,)
+    return (LARGE, SQUARE, POINTERS) if _is_hopper() else (POINTERS,)
+
+
+def tanh_before_products() -> tuple[str | None, ...]:
+    """Return the arguments `tanh` of `product` for DyT before it, the fastest last."""
+    return (None, "pairs") if not triton.INTERPRETED and _is_hopper() else (None,)
+
+
+def _is_hopper() -> bool:
+    return torch.cuda.get_device_capability() >= (9, 0)
+
+
 def _kernels() -> Any:
     from gpu_sections import fusion_kernels  # imports Triton
 
     return fusion_kernels
 
 
-def plan(x: Tensor, division: Division) -> tuple[Launch, dict[str, Any]]:
-    """Return the launch of an elementwise kernel, and its constants."""
+def plan(division: Division, *tensors: Tensor) -> tuple[Launch, dict[str, Any]]:
+    """Return the launch of an elementwise kernel of contiguous tensors, and its constants."""
+    x = tensors[0]
     concurrent = division.programs * triton._multiprocessors(x.get_device())
-    size = x.dtype.itemsize
-    launch = plan_launch(x.shape, (x.stride(),), 1, -1, size, division.steps, concurrent)
-    assert launch is not None and launch.constants["CONTIGUOUS"]
+    strides, size = tuple(t.stride() for t in tensors), x.dtype.itemsize
+    launch = plan_launch(x.shape, strides, 1, -1, size, division.steps, concurrent)
+    assert launch is not None and launch.constants["CONTIGUOUS"], "a tensor is not contiguous"
     names = ("STEPS", "BLOCK_P", "BLOCK_C", "ALIGNMENT", "num_warps")
     return launch, {name: launch.constants[name] for name in names}
 
@@ -94,7 +110,7 @@ def add_dyt(
 ) -> tuple[Tensor, Tensor]:
     """Return h = x + y and γ·tanh(αh) + β, in one launch."""
     h, z = torch.empty_like(x), torch.empty_like(x)
-    launch, constants = plan(x, ADD_FORWARD)
+    launch, constants = plan(ADD_FORWARD, x, y)
     _kernels().add_forward[launch.grid](
         x, y, alpha, weight, bias, h, z, *_sizes(launch), METHOD=method(x.dtype), **constants
     )
@@ -106,7 +122,7 @@ def add_dyt_backward(
     grad_h: Tensor, grad_z: Tensor, h: Tensor, alpha: Tensor, weight: Tensor, has_bias: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of x (and y), α, γ and β (empty without β), in two launches."""
-    launch, constants = plan(h, ADD_BACKWARD)
+    launch, constants = plan(ADD_BACKWARD, h, grad_h, grad_z)
     blocks, groups = launch.grid
     dx, dalpha, dweight = torch.empty_like(h), torch.empty_like(alpha), torch.empty_like(weight)
     dbias = torch.empty_like(weight) if has_bias else weight.new_empty(0)
@@ -174,7 +190,7 @@ def dyt_fp8(
         dtype: another one for tests by the interpreter, which does not round to fp8 correctly.
     """
     y = torch.empty_like(x, dtype=dtype)
-    launch, constants = plan(x, CAST)
+    launch, constants = plan(CAST, x)
     _kernels().cast_forward[launch.grid](
         x, alpha, weight, bias, scale, y, *_sizes(launch), METHOD=method(x.dtype), **constants
     )
@@ -213,6 +229,8 @@ def product(
     """
     (m, k), (n, _) = a.shape, b.shape
     assert m % tile.m == n % tile.n == k % tile.k == 0, "the tile does not divide the matrices"
+    given = [t for t in (a, b, residual) if t is not None]
+    assert all(t.is_contiguous() for t in given), "a matrix is not contiguous"
     after = residual is not None
     c = a.new_empty(m, n)
     z = torch.empty_like(c) if after else None
@@ -243,9 +261,8 @@ def product(
 @torch.library.custom_op("gpu_candidates::linear_after_dyt", mutates_args=())
 def linear_after_dyt(x: Tensor, alpha: Tensor, matrix: Tensor, bias: Optional) -> Tensor:
     """Return tanh(αx)·matrixᵀ + bias of x (..., C); matrix and bias are from `fold`."""
-    tanh = None if triton.INTERPRETED else "pairs"
-    tile = INTERPRETED_TILE if triton.INTERPRETED else LARGE
-    c, _ = product(x.flatten(0, -2), matrix, tile, alpha=alpha, bias=bias, tanh=tanh)
+    tanh = tanh_before_products()[-1]
+    c, _ = product(x.flatten(0, -2), matrix, tiles()[0], alpha=alpha, bias=bias, tanh=tanh)
     return c.view(*x.shape[:-1], -1)
 
 
@@ -259,9 +276,8 @@ def linear_add_dyt(
     x: Tensor, a: Tensor, matrix: Tensor, alpha: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return h = x + a·matrixᵀ and γ·tanh(αh), for x (..., C)."""
-    tile = INTERPRETED_TILE if triton.INTERPRETED else LARGE
     residual, flat = x.flatten(0, -2), a.flatten(0, -2)
-    h, z = product(flat, matrix, tile, alpha=alpha, residual=residual, weight=weight)
+    h, z = product(flat, matrix, tiles()[0], alpha=alpha, residual=residual, weight=weight)
     assert z is not None
     return h.view(x.shape), z.view(x.shape)
 

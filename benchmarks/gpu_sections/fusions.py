@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dyt.backends import triton
 from dyt.functional import dyt
 from gpu_sections import Part, Row, fused, timing
 
@@ -167,10 +166,12 @@ def product_before(device: str) -> list[Row]:
         "DyT, kernel with the addition": with_addition,
     }
     after = {"alpha": alpha, "residual": x, "weight": weight}
-    for tile in tiles():
+    candidates: dict[str, timing.Call] = {}
+    for tile in fused.tiles():
         product = partial(fused.product, a, matrix, tile)
-        calls[f"Triton's product alone, {tile.name}"] = product
-        calls[f"DyT in the product, {tile.name}"] = partial(product, **after)
+        candidates[f"Triton's product alone, {tile.name}"] = product
+        candidates[f"DyT in the product, {tile.name}"] = partial(product, **after)
+    calls |= timing.those_that_run(candidates)
     return time_calls("residual projection, then the norm", device, len(x), calls, PRODUCT)
 
 
@@ -185,19 +186,15 @@ def product_after(device: str, rows: int) -> list[Row]:
         "RMSNorm": lambda: F.rms_norm(h, (width,), weight, 1e-5) @ matrix.t(),
         "DyT, kernel": lambda: dyt(h, alpha, weight, backend="triton") @ matrix.t(),
     }
-    for tile in tiles():
+    candidates: dict[str, timing.Call] = {}
+    for tile in fused.tiles():
         product = partial(fused.product, h, folded, tile)
-        calls[f"Triton's product alone, {tile.name}"] = product
-        calls[f"DyT in the product, {tile.name}"] = partial(product, alpha=alpha)
-        if device == "cuda":
-            calls[f"DyT in pairs in the product, {tile.name}"] = partial(
-                product, alpha=alpha, tanh="pairs"
-            )
+        candidates[f"Triton's product alone, {tile.name}"] = product
+        for tanh in fused.tanh_before_products():
+            name = f"DyT{' in pairs' if tanh else ''} in the product, {tile.name}"
+            candidates[name] = partial(product, alpha=alpha, tanh=tanh)
+    calls |= timing.those_that_run(candidates)
     return time_calls("the norm, then a projection", device, rows, calls, PRODUCT)
-
-
-def tiles() -> tuple[fused.Tile, ...]:
-    return (fused.INTERPRETED_TILE,) if triton.INTERPRETED else fused.TILES
 
 
 def to_fp8(device: str, mode: str) -> list[Row]:
@@ -231,7 +228,8 @@ def to_fp8(device: str, mode: str) -> list[Row]:
     calls: dict[str, timing.Call] = {
         name: _without_gradient(function) for name, function in compiled(functions, mode).items()
     }
-    calls["DyT with the cast"] = partial(fused.dyt_fp8, x, alpha, weight, None, scale)
+    in_one_launch = partial(fused.dyt_fp8, x, alpha, weight, None, scale)
+    calls |= timing.those_that_run({"DyT with the cast": in_one_launch})
     calls[COPY] = x.clone
     return time_calls(f"norm and cast to fp8, {mode}", device, len(x), calls, COPY)
 

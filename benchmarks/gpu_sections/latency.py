@@ -133,8 +133,8 @@ def model_latencies(device: str) -> list[Row]:
 def latencies(device: str, what: str, mode: str) -> list[Row]:
     """Return a row for each norm and pass of the norm layers or of one block: ms of one pass.
 
-    Of a block, also the norms' share: the difference to Identity in the same round. Of a compiled
-    one, also the kernels that it launches.
+    Of a block, also the norms' share, the difference to Identity in the same round, and the number
+    of kernels.
     """
     sizes = SIZES[device]
     x = torch.randn(1, sizes.tokens, sizes.width, device=device).to(DTYPE)
@@ -144,19 +144,24 @@ def latencies(device: str, what: str, mode: str) -> list[Row]:
     names = AUTOTUNED if mode == "autotuned" else NAMES[what]
     networks = {name: build(device, what, name, mode) for name in names}
     rows: list[Row] = []
+    counted: list[timing.Call] = []
     for pass_ in PASSES if mode != "autotuned" else PASSES[:1]:
-        calls = {
+        calls: dict[str, timing.Call] = {
             name: partial(_run, network, inputs, grads, rotation, pass_)
             for name, network in networks.items()
             if pass_ == "inference" or name not in FUSED or name == WITH_ADDITION
         }
+        candidates = {name: call for name, call in calls.items() if name in FUSED}
+        calls = {name: call for name, call in calls.items() if name not in FUSED}
+        calls |= timing.those_that_run(candidates)
         times = timing.microseconds(calls, device, ROUNDS[device][what])
         for name, values in times.items():
             row = _row(what, mode, name, pass_, [value / 1e3 for value in values])
-            if what == "block":
-                row |= _norm_columns(values, times[IDENTITY])
-                row["launches"] = timing.launches(calls[name], device)
-            rows.append(row)
+            rows.append(row | (_norm_columns(values, times[IDENTITY]) if what == "block" else {}))
+            counted.append(calls[name])
+    if what == "block":  # after all times, because a profiler stays in the process
+        for row, call in zip(rows, counted, strict=True):
+            row["launches"] = timing.launches(call, device)
     return rows
 
 

@@ -1,6 +1,7 @@
 """Tests of the GPU benchmark without a GPU: bad machines, interruptions, report, rehearsal."""
 
 import importlib
+import os
 import shutil
 import subprocess
 import sys
@@ -322,3 +323,27 @@ def test_gpu_benchmark_without_a_gpu_names_the_rehearsal(load, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["gpu.py"])
     with pytest.raises(SystemExit, match="DEVICE=cpu for a rehearsal"):
         gpu.main()
+
+
+@pytest.mark.slow
+def test_gpu_visit_packs_the_results_and_continues_them(tmp_path):
+    folder, out = tmp_path / "checkout", tmp_path / "out"
+    ignored = shutil.ignore_patterns("results", "__pycache__")
+    shutil.copytree(FOLDER, folder / "benchmarks", ignore=ignored)
+    for name in ("shared", "packages"):
+        (folder / name).symlink_to(FOLDER.parent / name)
+    known = folder / "benchmarks/results/gpu"
+    known.mkdir(parents=True)
+    text = f"FIXED = '/'\n{FAKE_SECTION}".replace("os.kill(", "print(").replace("(1000)", "(0)")
+    (folder / "benchmarks/gpu_sections/floors.py").write_text(text, encoding="utf-8")
+    out.mkdir()
+    environment = {**os.environ, "OUT": str(out), "PYTHON": sys.executable, "DEVICE": "cpu"}
+    command = ["sh", folder / "benchmarks/gpu_visit.sh", "1", "floors"]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert [file.name for file in out.iterdir()] == ["gpu.tar.gz"]
+    shutil.unpack_archive(out / "gpu.tar.gz", known, filter="data")
+    assert {"floors.csv", "failures.csv", "log.txt"} <= {file.name for file in known.iterdir()}
+    assert "  fine …" in (known / "log.txt").read_text(encoding="utf-8")
+    shutil.rmtree(folder / "build")  # another machine
+    again = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    assert "  fine …" not in again.stdout and "floors, missing: left out" in again.stdout

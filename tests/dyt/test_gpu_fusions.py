@@ -176,6 +176,15 @@ def test_gpu_fusion_scale_of_fp8_fits_every_output(load):
     assert fused.largest_scale(weight, None) * 448 == 2.0
 
 
+def test_gpu_candidates_that_fail_do_not_stop_the_others(load, capsys):
+    def fail() -> None:
+        raise RuntimeError("out of shared memory")
+
+    calls = {"first": lambda: 1, "failing": fail, "last": lambda: 2}
+    assert list(load("gpu_sections.timing").those_that_run(calls)) == ["first", "last"]
+    assert "failing is left out: RuntimeError: out of shared memory" in capsys.readouterr().out
+
+
 def test_gpu_launch_count_leaves_out_copies_and_annotations(load):
     timing = load("gpu_sections.timing")
 
