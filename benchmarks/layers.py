@@ -199,7 +199,10 @@ class CudaClock:
 
 
 def measure(
-    calls: dict[str, TimedCall], rounds: int, seconds: Callable[[TimedCall], float]
+    calls: dict[str, TimedCall],
+    rounds: int,
+    seconds: Callable[[TimedCall], float],
+    warm_up: int = WARM_UP,
 ) -> dict[str, list[float]]:
     """Return the seconds of each call in each round; each round has a different random order.
 
@@ -208,11 +211,11 @@ def measure(
     times: dict[str, list[float]] = {name: [] for name in calls}
     shuffle = random.Random(0).shuffle
     names = list(calls)
-    for _ in range(WARM_UP + rounds):
+    for _ in range(warm_up + rounds):
         shuffle(names)
         for name in names:
             times[name].append(seconds(calls[name]))
-    return {name: values[WARM_UP:] for name, values in times.items()}
+    return {name: values[warm_up:] for name, values in times.items()}
 
 
 def saved_bytes(layer: nn.Module, x: Tensor) -> int:

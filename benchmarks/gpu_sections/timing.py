@@ -22,7 +22,9 @@ def clock(device: str) -> Callable[[layers.TimedCall], float]:
 def microseconds(calls: dict[str, Call], device: str, rounds: int) -> dict[str, list[float]]:
     """Return the µs of each call in each round, in a random order for each round."""
     timed = {name: _timed_call(call) for name, call in calls.items()}
-    times = layers.measure(timed, number_of_rounds(rounds), clock(device))
+    rounds = number_of_rounds(rounds)
+    warm_up = layers.WARM_UP if rounds > 1 else 0  # the times of a rehearsal mean nothing
+    times = layers.measure(timed, rounds, clock(device), warm_up)
     return {name: [1e6 * value for value in values] for name, values in times.items()}
 
 

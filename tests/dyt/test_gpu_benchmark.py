@@ -326,6 +326,16 @@ def test_gpu_benchmark_without_a_gpu_names_the_rehearsal(load, monkeypatch):
 
 
 @pytest.mark.slow
+def test_gpu_step_times_compile_the_blocks_of_every_network(load):
+    step_times = load("gpu_sections.step_times")
+    for name, blocks in (("ViT-B", 1), ("MAE-B", 2), ("DiT-B/4", 1)):
+        network, _ = step_times.MODELS[name]("cpu")
+        step_times.compile_blocks(network)
+        compiled = [m for m in network.modules() if m._compiled_call_impl is not None]
+        assert len(compiled) == blocks, name
+
+
+@pytest.mark.slow
 def test_gpu_visit_packs_the_results_and_continues_them(tmp_path):
     folder, out = tmp_path / "checkout", tmp_path / "out"
     ignored = shutil.ignore_patterns("results", "__pycache__")
