@@ -172,6 +172,8 @@ def main() -> None:
     if args.device == "cpu":
         measuring.interpret_triton()
     if args.worker:
+        if args.processes > 1:  # they are as many as the cores, and each would start as many
+            os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "2")
         share = worker.Slice(process=args.process, processes=args.processes)
         if args.fill_caches:
             worker.fill_caches(args.worker, args.device, args.out, share)
