@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
-import signal
 import subprocess
 from pathlib import Path
 from typing import Any
 
+import psutil
 from chaos_project import Project, console, row, same_but_for_rounding, wait_until
 
 from dyt_llama.glosses import glosses
@@ -24,12 +23,13 @@ from dataclasses import replace
 
 TEXT = Run(task=TOKENIZE, config=Tokenization(data=("text", "tokenizer"), held_out=0.05))
 
-def on_text(run):
+def on_text(scored):
+    run = scored.needs["pretrained"]
     return replace(run, config=replace(run.config, steps=150), needs={"tokens": TEXT})
 
 ROWS = {name: SCALE.runs[name] for name in ("llama_7b", "llama_34b")}
 ROWS = {name: {arm: on_text(run) for arm, run in row.items()} for name, row in ROWS.items()}
-SCALE = replace(SCALE, seeds=(0,), runs=ROWS)
+SCALE = replace(SCALE, seeds=(0,), runs=ROWS, metrics=METRICS[:1])
 """
 SHARDED = """
 from dataclasses import replace
@@ -88,8 +88,13 @@ def _kill_after_checkpoint(project: Project, cell: tuple[str, ...], signature: s
     process = project.start(*cell, stdout=subprocess.DEVNULL, processes=2)
     path = wait_until(lambda: _pretrainings(project).get(signature))
     wait_until(lambda: list(path.glob("checkpoints/step_*/rest.pt")))
-    os.killpg(process.pid, signal.SIGKILL)
+    # torchrun's processes are in sessions of their own, so killing its group would not reach them.
+    launcher = psutil.Process(process.pid)
+    victims = [launcher, *launcher.children(recursive=True)]
+    for victim in victims:
+        victim.kill()
     process.wait()
+    psutil.wait_procs(victims)
     assert not (path / "result.json").exists(), "it ended before it was killed"
 
 
