@@ -30,16 +30,18 @@ fi
 
 pack() {
     [ -n "${OUT:-}" ] || return 0
-    tar czf "$OUT/gpu.part" -C "$folder" . && mv "$OUT/gpu.part" "$OUT/gpu.tar.gz"
+    tar czf "$OUT/gpu.$1" -C "$folder" . && mv "$OUT/gpu.$1" "$OUT/gpu.tar.gz"
 }
-(while sleep 15; do pack; done) >/dev/null 2>&1 &
+(while sleep 15; do pack part; done) >/dev/null 2>&1 &
 packer=$!
 status=$(mktemp)
-trap 'kill $packer; rm -f "$status"' EXIT
+trap 'kill $packer 2>/dev/null; rm -f "$status"' EXIT
 {
     PYTHONUNBUFFERED=1 PYTHONPATH=$path${PYTHONPATH:+:$PYTHONPATH} "$python" benchmarks/gpu.py \
         --device "${DEVICE:-cuda}" --minutes "$minutes" --out "$folder" "$@" 2>&1
     echo $? >"$status"
 } | tee -a "$folder/log.txt"
-pack
+kill $packer
+pack last
+[ -z "${OUT:-}" ] || rm -f "$OUT/gpu.part"
 exit "$(cat "$status")"
