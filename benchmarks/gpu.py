@@ -13,11 +13,14 @@ written when it is whole; another call with the same output folder continues wit
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import measuring
@@ -25,6 +28,8 @@ from gpu_sections import SECTIONS, Section, preparation, progress, summary, work
 
 DEFAULT_OUT = {"cuda": measuring.RESULTS / "gpu", "cpu": measuring.RESULTS.parents[1] / "build/gpu"}
 MAX_PROCESSES = 6  # of one section: each but the first follows a crash or a hang
+MAX_PARALLEL = 8  # processes at the same time
+FILLING = 0.4  # of a section's time, for the compilers' caches
 GRACE = 10  # seconds after its limit in which a section's process may still end by itself
 
 
@@ -45,35 +50,70 @@ def measure(device: str, folder: Path, minutes: float, names: list[str]) -> None
 
 
 def run_section(section: Section, state: progress.Progress, device: str, deadline: float) -> None:
-    """Run a section in a process, and in another one if that crashes or hangs in a part."""
+    """Run a section in one process, or in several on a card if it measures no times."""
+    several = min(MAX_PARALLEL, os.cpu_count() or 1) if device == "cuda" else 1
+    if section.fills_caches and several > 1:
+        until = time.time() + FILLING * (deadline - time.time())
+
+        def fill(number: int) -> None:
+            command = _command(section, state, device, number, several)
+            _wait([*command, "--fill-caches"], until, grace=0)
+
+        _in_threads(fill, several)
+    processes = several if section.is_parallel else 1
+
+    def run(number: int) -> None:
+        own = dataclasses.replace(state, process=number)
+        _run_parts(section, own, device, processes, deadline)
+
+    _in_threads(run, processes)
+
+
+def _in_threads(run: Callable[[int], None], count: int) -> None:
+    """Call a function with the numbers from 0 to `count` - 1 at the same time."""
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(run, range(count)))
+
+
+def _command(
+    section: Section, state: progress.Progress, device: str, process: int, processes: int
+) -> list[str]:
     command = [sys.executable, __file__, "--worker", section.name, "--device", device]
-    command += ["--out", str(state.folder), "--deadline", str(deadline)]
-    failed_before, ended_in = set(state.failed()), set[str]()
+    command += ["--out", str(state.folder)]
+    return [*command, "--process", str(process), "--processes", str(processes)]
+
+
+def _run_parts(
+    section: Section, state: progress.Progress, device: str, processes: int, deadline: float
+) -> None:
+    """Run parts of a section in a process, and in another one if that crashes or hangs."""
+    command = _command(section, state, device, state.process, processes)
+    command += ["--deadline", str(deadline)]
     for _ in range(MAX_PROCESSES):
-        failed_now = set(state.failed()) - failed_before
-        ended = _wait([*command, "--skip", *failed_now, *ended_in], deadline)
+        ended = _wait([*command, "--skip", *state.failed_in_this_call()], deadline)
         if ended == 0:
+            state.clear_start()
             return
         part = state.running()
         if part is not None:
             if time.time() >= deadline - 1:
                 ended = "stopped: the time of its section ran out"
-            print(f" {ended}", flush=True)
+            print(f"  {part}: {ended}", flush=True)
             state.fail(part, str(ended))
-            ended_in.add(part)
         elif ended != worker.BROKEN_CONTEXT:
             print(f"  the section {section.name} did not start: {ended}", flush=True)
-            state.fail("(start)", str(ended))
+            state.fail_start(str(ended))
             return
         if time.time() >= deadline:
             return
 
 
-def _wait(command: list[str], deadline: float) -> int | str:
+def _wait(command: list[str], deadline: float, grace: float = GRACE) -> int | str:
     """Run a process until a time; return 0, BROKEN_CONTEXT, or a sentence about its end."""
-    process = subprocess.Popen(command, start_new_session=True)
+    # A group and not a session: the process must end with the session of a killed call.
+    process = subprocess.Popen(command, process_group=0)
     try:
-        code = process.wait(max(1, deadline - time.time()) + GRACE)
+        code = process.wait(max(1, deadline - time.time()) + grace)
     except subprocess.TimeoutExpired:
         return "stopped: the time of its section ran out"
     finally:
@@ -109,6 +149,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--worker", choices=names, help=argparse.SUPPRESS)
     parser.add_argument("--skip", nargs="*", default=[], help=argparse.SUPPRESS)
     parser.add_argument("--deadline", type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--process", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--processes", type=int, default=1, help=argparse.SUPPRESS)
+    parser.add_argument("--fill-caches", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     args.out = args.out or DEFAULT_OUT[args.device]
     return args
@@ -129,7 +172,13 @@ def main() -> None:
     if args.device == "cpu":
         measuring.interpret_triton()
     if args.worker:
-        worker.run_section(args.worker, args.device, args.out, args.deadline, args.skip)
+        if args.processes > 1:  # they are as many as the cores, and each would start as many
+            os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "2")
+        share = worker.Slice(process=args.process, processes=args.processes)
+        if args.fill_caches:
+            worker.fill_caches(args.worker, args.device, args.out, share)
+        else:
+            worker.run_section(args.worker, args.device, args.out, args.deadline, args.skip, share)
         return
     if args.report:
         summary.write_tables(args.out)

@@ -13,8 +13,8 @@ nn.LayerNorm in the same round. With --save, each measurement is added to result
 - The copy is a lower bound: a forward pass reads the input and writes the output, and a backward
   pass reads the input and the output's gradient and writes the input's gradient.
 - On a CPU, glibc is configured to reuse the memory of freed tensors.
-- On a GPU, the cache is overwritten before each call. The GPU then waits for a millisecond, in
-  which the calls of a pass are queued: the measured time is the GPU's, not Python's.
+- On a GPU, the cache is overwritten before each call. The GPU then waits while Python queues the
+  pass: the measured time is the GPU's, not Python's.
 - Memory is that of one forward and backward pass: the bytes saved in between, without parameters,
   and the peak allocation in addition to the input and the output's gradient.
 - If Liger-Kernel is installed (it is not a requirement), its layers are timed on a GPU as well.
@@ -169,28 +169,40 @@ def cpu_seconds(call: TimedCall) -> float:
 
 
 class CudaClock:
-    """Timer of a call on the GPU, with a cache that contains none of its data."""
+    """Timer of a call on the GPU, with a cache that contains none of its data.
+
+    Before the call, the GPU waits for longer than Python took to queue it before, at its fastest.
+    """
 
     FLUSH_BYTES = 2**28  # larger than the L2 cache
-    WAIT_CYCLES = 2_000_000  # about a millisecond, in which Python queues the call
+    FIRST_WAIT, MAX_WAIT = 1e-3, 20e-3  # seconds
+    CYCLES = 2e9  # of the GPU in a second
 
     def __init__(self) -> None:
         self.flush_buffer = torch.empty(self.FLUSH_BYTES, dtype=torch.int8, device="cuda")
+        self.waits: dict[TimedCall, float] = {}
 
     def __call__(self, call: TimedCall) -> float:
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         prepared = call.prepare()
         self.flush_buffer.zero_()
-        torch.cuda._sleep(self.WAIT_CYCLES)
+        torch.cuda._sleep(int(self.CYCLES * self.waits.get(call, self.FIRST_WAIT)))
         start.record()
+        began = time.perf_counter()
         call.run(prepared)
+        queued = time.perf_counter() - began
         end.record()
         end.synchronize()
+        wait = min(0.3e-3 + 1.5 * queued, self.MAX_WAIT)
+        self.waits[call] = min(wait, self.waits.get(call, self.MAX_WAIT))
         return start.elapsed_time(end) / 1e3
 
 
 def measure(
-    calls: dict[str, TimedCall], rounds: int, seconds: Callable[[TimedCall], float]
+    calls: dict[str, TimedCall],
+    rounds: int,
+    seconds: Callable[[TimedCall], float],
+    warm_up: int = WARM_UP,
 ) -> dict[str, list[float]]:
     """Return the seconds of each call in each round; each round has a different random order.
 
@@ -199,11 +211,11 @@ def measure(
     times: dict[str, list[float]] = {name: [] for name in calls}
     shuffle = random.Random(0).shuffle
     names = list(calls)
-    for _ in range(WARM_UP + rounds):
+    for _ in range(warm_up + rounds):
         shuffle(names)
         for name in names:
             times[name].append(seconds(calls[name]))
-    return {name: values[WARM_UP:] for name, values in times.items()}
+    return {name: values[warm_up:] for name, values in times.items()}
 
 
 def saved_bytes(layer: nn.Module, x: Tensor) -> int:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from dyt.backends import triton
 from dyt.backends.reference import formula, gradients, result_dtype
-from gpu_sections import Part, Row, integration
-from gpu_sections.outcomes import check, outcome
+from gpu_sections import Part, Row, fused_checks, integration
+from gpu_sections.outcomes import check, outcome, worst_ratio
 
 # One rounding of each result and sums of the 8 units in the last place of the rational function;
 # the interpreter truncates to bfloat16 instead of rounding.
@@ -51,9 +51,10 @@ def parts(device: str) -> list[Part]:
     ]
     return [
         *kernels,
-        Part(name="rows", measure=partial(rows, device), limit=120, gigabytes=12),
+        Part(name="rows", measure=partial(rows, device), limit=120, gigabytes=32),
         Part(name="repeatability", measure=partial(repeatability, device)),
         *integration.parts(device),
+        *fused_checks.parts(device),
     ]
 
 
@@ -77,16 +78,13 @@ def worst_error(
     wide = [None if t is None else t.to(exact_device, torch.float64) for t in (grad, x, *given)]
     exact = [formula(*wide[1:], squash, axis), *gradients(*wide, squash, axis)]
     fast = dtype == torch.bfloat16 and not accurate
-    rtol, atol = FAST if fast else TOLERANCE[dtype]
+    tolerance = FAST if fast else TOLERANCE[dtype]
     worst = 0.0
     for value, expected in zip(found, exact, strict=True):
         if expected.numel() == 0:
             assert value.numel() == 0, f"{tuple(value.shape)} for an empty result"
             continue
-        error = (value.to(exact_device).double() - expected.view(value.shape)).abs()
-        allowed = atol * max(1.0, float(expected.abs().max())) + rtol * expected.abs()
-        ratio = float((error / allowed.view(error.shape)).nan_to_num(torch.inf).max())
-        worst = max(worst, ratio)
+        worst = max(worst, worst_ratio(value.reshape(expected.shape), expected, tolerance))
     return worst
 
 

@@ -43,6 +43,7 @@ def parts(device: str) -> list[Part]:
 
 def times(device: str, shape: tuple[int, int], dtype: str) -> list[Row]:
     """Return a row for each layer and pass at one shape."""
-    args = Namespace(device=device, compiled=device == "cuda", passes=PASSES, rounds=ROUNDS[device])
+    rounds = timing.number_of_rounds(ROUNDS[device])
+    args = Namespace(device=device, compiled=device == "cuda", passes=PASSES, rounds=rounds)
     environment = measuring.environment(device)
     return list(layers.rows(shape, dtype, args, environment, timing.clock(device)))

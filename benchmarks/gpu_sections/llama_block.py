@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gpu_sections import fused
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
@@ -21,27 +23,78 @@ class Sizes:
     tokens: int = 4096
 
 
-class Block(nn.Module):
-    """Pre-norm attention with rotary positions, and a gated feed-forward network."""
+class AddThenNorm(nn.Module):
+    """The end of a residual branch and the norm of the next: two operations, for any norm layer."""
 
-    def __init__(self, sizes: Sizes, norm: Callable[[], nn.Module]) -> None:
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor, branch: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
+        """Return h = x + branch·matrixᵀ and the norm of h, all (B, T, C)."""
+        h = x + F.linear(branch, matrix)
+        return h, self.norm(h)
+
+    def project(self, normed: Tensor, matrix: Tensor) -> Tensor:
+        """Return the projection of the norm's output."""
+        return F.linear(normed, matrix)
+
+
+class AddDyT(AddThenNorm):
+    """The addition and DyT in one launch."""
+
+    def forward(self, x: Tensor, branch: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
+        y = F.linear(branch, matrix)
+        return fused.add_dyt(x, y, self.norm.alpha, self.norm.weight, None)
+
+
+class DyTAfterProduct(AddThenNorm):
+    """The addition and DyT as the epilogue of the product, for inference."""
+
+    def forward(self, x: Tensor, branch: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
+        return fused.linear_add_dyt(x, branch, matrix, self.norm.alpha, self.norm.weight)
+
+
+class DyTBeforeProduct(AddThenNorm):
+    """DyT as the prologue of the product that follows, for inference; γ is 1, as if folded."""
+
+    def forward(self, x: Tensor, branch: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
+        h = x + F.linear(branch, matrix)
+        return h, h
+
+    def project(self, normed: Tensor, matrix: Tensor) -> Tensor:
+        return fused.linear_after_dyt(normed, self.norm.alpha, matrix, None)
+
+
+class Block(nn.Module):
+    """Attention with rotary positions and a gated feed-forward network, from norm to norm.
+
+    The block begins after its first norm layer and ends after the first of the next block, so that
+    both norms follow a residual addition, as they do within the network.
+    """
+
+    def __init__(self, sizes: Sizes, join: Callable[[], AddThenNorm]) -> None:
         super().__init__()
         self.heads = sizes.heads
-        self.attention_norm, self.ffn_norm = norm(), norm()
+        self.to_ffn, self.to_attention = join(), join()
         self.qkv = nn.Linear(sizes.width, 3 * sizes.width, bias=False)
         self.out = nn.Linear(sizes.width, sizes.width, bias=False)
         self.gate_up = nn.Linear(sizes.width, 2 * sizes.ffn, bias=False)
         self.down = nn.Linear(sizes.ffn, sizes.width, bias=False)
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-        """Map x (B, T, C) to the same shape; `rotation` is from `rotary`."""
-        x = x + self.out(self._attention(self.attention_norm(x), rotation))
-        gate, up = self.gate_up(self.ffn_norm(x)).chunk(2, dim=-1)
-        return x + self.down(F.silu(gate) * up)
+    def forward(
+        self, x: Tensor, normed: Tensor, rotation: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Map x and its norm (B, T, C) to the next block's; `rotation` is from `rotary`."""
+        attended = self._attention(normed, rotation)
+        x, normed = self.to_ffn(x, attended, self.out.weight)
+        gate, up = self.to_ffn.project(normed, self.gate_up.weight).chunk(2, dim=-1)
+        return self.to_attention(x, F.silu(gate) * up, self.down.weight)
 
     def _attention(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
         batch, length, width = x.shape
-        split = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads)
+        projected = self.to_attention.project(x, self.qkv.weight)
+        split = projected.view(batch, length, 3, self.heads, width // self.heads)
         query, key, value = split.permute(2, 0, 3, 1, 4)
         query, key = _rotate(query, rotation), _rotate(key, rotation)
         y = F.scaled_dot_product_attention(query, key, value, is_causal=True)

@@ -1,15 +1,20 @@
 """Progress of the GPU benchmark: CSV files of whole parts, and what failed or was left out.
 
-Files are replaced atomically. A part is whole if its rows exist for the same card, the same sources
-of the kernels, and the same size of the measurement (reduced or not).
+Files are replaced atomically, under a lock of the folder, so that several calls may share it. A
+part is whole if its rows exist for the same card, the same sources of the kernels, and the same
+size of the measurement (reduced or not). A part that has begun is a failure until it ends: a killed
+call leaves that one row.
 """
 
 from __future__ import annotations
 
 import csv
+import fcntl
 import hashlib
 import os
-from collections.abc import Iterable
+import subprocess
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +24,8 @@ import torch
 from gpu_sections import Row
 
 FAILURES = "failures.csv"
-RUNNING = ".running"  # the name of the part that a process has begun
+RUNNING = "begun, and not ended"
+START = "(start)"  # in place of a part
 SOURCES = Path(__file__).parents[2] / "shared/dyt/src/dyt"
 SAME = ("hardware", "kernels", "reduced")  # columns that two rows of a part must share
 
@@ -34,16 +40,23 @@ def kernel_sources() -> str:
 
 def environment(device: str) -> Row:
     """Return the columns that every row has: the card, versions, time, size and sources."""
-    driver = ""
-    if device == "cuda":
-        driver = str(torch._C._cuda_getDriverVersion())
     return {
         **measuring.environment(device),
         "cuda": torch.version.cuda or "",
-        "driver": driver,
+        "driver": driver_version() if device == "cuda" else "",
         "kernels": kernel_sources(),
         "reduced": "yes" if device == "cpu" else "no",
     }
+
+
+def driver_version() -> str:
+    """Return the version of the GPU's driver, or an empty string if nvidia-smi does not say it."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return ended.stdout.split("\n", 1)[0].strip()
 
 
 @dataclass(frozen=True)
@@ -52,11 +65,13 @@ class Progress:
 
     Attributes:
         environment: the columns of the function `environment`.
+        process: the number of this one of the processes that measure the section.
     """
 
     folder: Path
     section: str
     environment: Row
+    process: int = 0
 
     @property
     def file(self) -> Path:
@@ -67,39 +82,70 @@ class Progress:
         return {row["part"] for row in measuring.read(self.file) if self._is_same(row)}
 
     def failed(self) -> dict[str, str]:
-        """Return the reason of each part that failed or was left out."""
+        """Return the reason of each part that failed, was left out, or was killed with its call."""
         return {row["part"]: row["reason"] for row in self._failures() if self._is_same(row)}
 
+    def failed_in_this_call(self) -> dict[str, str]:
+        """Return the failures that are not older than `environment`."""
+        started = str(self.environment["time"])
+        new = {row["part"] for row in self._failures() if row["time"] >= started}
+        return {part: reason for part, reason in self.failed().items() if part in new}
+
     def begin(self, part: str) -> None:
-        """Record that a part has begun, for the case that its process dies."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / RUNNING).write_text(part, encoding="utf-8")
+        """Record that a part has begun, for the case that its process or the call is killed."""
+        self._record(part, self._running)
 
     def running(self) -> str | None:
-        """Return the part that has begun and has neither ended nor failed."""
-        file = self.folder / RUNNING
-        return file.read_text(encoding="utf-8") if file.exists() else None
+        """Return the part that this process of this call has begun and that has not ended."""
+        failed = self.failed_in_this_call().items()
+        return next((part for part, reason in failed if reason == self._running), None)
+
+    @property
+    def _running(self) -> str:
+        return f"{RUNNING} by process {self.process}" if self.process else RUNNING
 
     def complete(self, part: str, rows: Iterable[Row]) -> None:
         """Add the rows of a whole part; earlier rows and failures of it are replaced."""
-        known = [row for row in measuring.read(self.file) if not self._is_of(row, part)]
-        added = [{"part": part, **row, **self.environment} for row in rows]
-        _replace(self.file, [*known, *added])
+        with self._locked():
+            known = [row for row in measuring.read(self.file) if not self._is_of(row, part)]
+            added = [{"part": part, **row, **self.environment} for row in rows]
+            _replace(self.file, [*known, *added])
         self._record(part, None)
 
     def fail(self, part: str, reason: str) -> None:
         """Record why a part has no rows."""
         self._record(part, reason)
 
+    def fail_start(self, reason: str) -> None:
+        """Record why the section's process measured no part."""
+        self._record(START, reason)
+
+    def clear_start(self) -> None:
+        """Remove what `fail_start` recorded."""
+        self._record(START, None)
+
     def _record(self, part: str, reason: str | None) -> None:
-        file = self.folder / FAILURES
-        rows: list[Row] = [dict(r) for r in measuring.read(file) if not self._is_failure(r, part)]
-        if reason is not None:
-            rows.append(
-                {"section": self.section, "part": part, "reason": reason, **self.environment}
-            )
-        _replace(file, rows)
-        (self.folder / RUNNING).unlink(missing_ok=True)
+        with self._locked():
+            file = self.folder / FAILURES
+            rows: list[Row] = [
+                dict(row) for row in measuring.read(file) if not self._is_failure(row, part)
+            ]
+            if reason is not None:
+                rows.append(
+                    {"section": self.section, "part": part, "reason": reason, **self.environment}
+                )
+            _replace(file, rows)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the folder's lock, which ends with the process."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
     def _failures(self) -> list[dict[str, str]]:
         rows = measuring.read(self.folder / FAILURES)

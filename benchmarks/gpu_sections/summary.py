@@ -41,7 +41,11 @@ def headlines(rows: dict[str, list[Row]]) -> dict[str, str]:
     for row in rows["variants"]:
         if row["what"] in ("forward", "backward") and row["rows"] == "4096":
             name = f"{row['what']}, 4096 rows, {row['variant']}"
-            found[name] = f"{row['us_median']} µs, {row['ratio_to_copy_median']} of the copy"
+            found[name] = f"{row['us_median']} µs, {row['ratio_to_floor_median']} of the copy"
+    for row in rows["latency"]:
+        if row["what"] == "block" and row["mode"] != "eager":
+            name = f"LLaMA block, {row['mode']}, {row['pass']}, {row['norm']}"
+            found[name] = f"{row['ms_median']} ms, the norms add {row['norms_ms_median']}"
     return found
 
 
@@ -142,12 +146,24 @@ def _variants(rows: list[Row]) -> str:
 
 
 def _latency(rows: list[Row]) -> str:
-    return _grid(
-        rows,
-        lambda row: f"{row['norm']}, {row['mode']}",
-        lambda row: f"{row['what']}, {row['pass']} (ms)",
-        "ms_median",
+    def line(row: Row) -> str:
+        return f"{row['norm']}, {row['mode']}"
+
+    def column(row: Row) -> str:
+        return f"{row['what']}, {row['pass']}"
+
+    blocks = [row for row in rows if row["what"] == "block"]
+    counted = [row for row in blocks if row["launches"]]
+    shown = (
+        ("Milliseconds of a pass:", rows, "ms_median"),
+        ("Milliseconds that the norms add to a block:", blocks, "norms_ms_median"),
+        ("Per cent of a block's time that the norms add:", blocks, "norms_percent_median"),
+        ("Kernels of a pass:", counted, "launches"),
     )
+    parts = []
+    for title, chosen, cell in shown:
+        parts += [title, _grid(chosen, line, column, cell)] if chosen else []
+    return "\n\n".join(parts)
 
 
 def _step_times(rows: list[Row]) -> str:

@@ -7,17 +7,36 @@ import importlib
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from gpu_sections import Part, preparation, progress
+from gpu_sections import Part, preparation, progress, timing
 
+FILLING_GIGABYTES = 8
 BROKEN_CONTEXT = 3  # exit code: CUDA is unusable in this process, and a new one is needed
 
 
+@dataclass(frozen=True, kw_only=True)
+class Slice:
+    """The share of a section's parts that a process measures: every `processes`-th."""
+
+    process: int = 0
+    processes: int = 1
+
+
+WHOLE = Slice()
+
+
 def run_section(
-    section: str, device: str, folder: Path, deadline: float, skipped: Sequence[str] = ()
+    section: str,
+    device: str,
+    folder: Path,
+    deadline: float,
+    skipped: Sequence[str] = (),
+    share: Slice = WHOLE,
 ) -> None:
     """Measure the parts of a section that are not whole, until the deadline (of `time.time`).
 
@@ -28,11 +47,12 @@ def run_section(
         skipped: parts that failed in earlier processes of this call.
     """
     torch.manual_seed(0)
-    state = progress.Progress(folder, section, progress.environment(device))
-    whole, failed = {*state.whole(), *skipped}, state.failed()
-    module = importlib.import_module(f"gpu_sections.{section}")
-    parts: list[Part] = [part for part in module.parts(device) if part.name not in whole]
-    for part in sorted(parts, key=lambda part: part.name in failed):
+    environment = progress.environment(device)
+    state = progress.Progress(folder, section, environment, share.process)
+    failed = state.failed()
+    for part in sorted(_parts(state, device, share), key=lambda part: part.name in failed):
+        if part.name in skipped:
+            continue
         left = deadline - time.time()
         if left <= 0:
             return
@@ -43,22 +63,45 @@ def run_section(
         _measure(part, state, min(part.limit, left), device)
 
 
+def fill_caches(section: str, device: str, folder: Path, share: Slice) -> None:
+    """Run the parts that are not whole once, for the compilers' caches; their results are not used.
+
+    Several processes do this at the same time, so parts that need much memory are left to the
+    measurement, and errors are too.
+    """
+    timing.fills_caches = True
+    state = progress.Progress(folder, section, progress.environment(device))
+    for part in _parts(state, device, share):
+        if part.gigabytes > FILLING_GIGABYTES or preparation.left_out(part, device) is not None:
+            continue
+        with suppress(Exception):
+            part.measure()
+
+
+def _parts(state: progress.Progress, device: str, share: Slice) -> list[Part]:
+    """Return the parts of a process that are not whole."""
+    module = importlib.import_module(f"gpu_sections.{state.section}")
+    parts: list[Part] = module.parts(device)
+    whole = state.whole()
+    return [part for part in parts[share.process :: share.processes] if part.name not in whole]
+
+
 def _measure(part: Part, state: progress.Progress, limit: float, device: str) -> None:
     started = time.time()
-    print(f"  {part.name} …", end="", flush=True)
+    print(f"  {part.name} …", flush=True)
     state.begin(part.name)
     faulthandler.dump_traceback_later(limit, exit=True)
     try:
         rows = part.measure(state.folder) if part.in_folder else part.measure()
     except Exception as error:
         reason = one_line(error)
-        print(f" failed: {reason}", flush=True)
+        print(f"  {part.name}: failed: {reason}", flush=True)
         state.fail(part.name, reason)
         if not _is_usable(device):
             sys.exit(BROKEN_CONTEXT)
     else:
         state.complete(part.name, rows)
-        print(f" {time.time() - started:.1f} s", flush=True)
+        print(f"  {part.name}: {time.time() - started:.1f} s", flush=True)
     finally:
         faulthandler.cancel_dump_traceback_later()
     if device == "cuda":

@@ -1,10 +1,14 @@
 """Tests of the GPU benchmark without a GPU: bad machines, interruptions, report, rehearsal."""
 
 import importlib
+import os
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -111,6 +115,52 @@ def test_gpu_progress_counts_only_equal_measurements(load, tmp_path):
         assert changed.whole() == state.whole() == {"copy"}
 
 
+def test_gpu_progress_of_a_killed_call_blocks_no_other_section(load, tmp_path):
+    progress = load("gpu_sections.progress")
+    first, second = (
+        {"hardware": "a card", "kernels": "12345678", "reduced": "no", "time": time}
+        for time in ("2026-01-02T10:00", "2026-01-02T11:00")
+    )
+    killed = progress.Progress(tmp_path, "floors", first)
+    killed.fail("launch", "it failed")
+    killed.begin("copy")  # and nothing after it
+    assert killed.running() == "copy"
+    for section in ("floors", "latency"):
+        assert progress.Progress(tmp_path, section, second).running() is None
+    again = progress.Progress(tmp_path, "floors", second)
+    assert list(again.failed()) == ["launch", "copy"]  # tried last
+    assert again.failed_in_this_call() == {}
+    again.begin("matrix product")
+    assert again.running() == "matrix product" and again.whole() == set()
+    progress.Progress(tmp_path, "latency", second).begin("block")
+    again.complete("matrix product", [{"value": 1}])
+    again.begin("copy")
+    again.fail("copy", "it failed")
+    assert again.running() is None and list(again.failed_in_this_call()) == ["copy"]
+    assert progress.Progress(tmp_path, "latency", second).running() == "block"
+    parallel = [progress.Progress(tmp_path, "latency", second, number) for number in (1, 2)]
+    parallel[0].begin("layers")
+    assert [state.running() for state in parallel] == ["layers", None]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["failures.csv", "floors.csv"]
+
+
+def test_gpu_progress_keeps_failures_of_concurrent_sections(load, tmp_path):
+    progress = load("gpu_sections.progress")
+    environment = {"hardware": "a card", "kernels": "1", "reduced": "no", "time": "2026"}
+    sections = [f"section {number}" for number in range(4)]
+
+    def fail_often(section: str) -> None:
+        state = progress.Progress(tmp_path, section, environment)
+        for part in map(str, range(10)):
+            state.begin(part)
+            state.fail(part, "it failed")
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(fail_often, sections))
+    for section in sections:
+        assert len(progress.Progress(tmp_path, section, environment).failed()) == 10
+
+
 @pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "nine"])
 def test_gpu_benchmark_rejects_invalid_minutes(load, capsys, text):
     with pytest.raises(SystemExit):
@@ -157,6 +207,55 @@ def parts(device):
     missing = Part(name="missing", measure=list, requires=("no_such_module",))
     return [*(Part(name=n, measure=m, limit=2) for n, m in measures.items()), missing]
 """
+
+
+def test_gpu_benchmark_processes_divide_a_section(load, tmp_path, monkeypatch):
+    # Several processes check correctness on a card, and fill caches before times are measured.
+    gpu, sections = load("gpu"), load("gpu_sections")
+    environment = {"hardware": "a card", "kernels": "1", "reduced": "no", "time": "2026"}
+    commands = []
+
+    def record(command, deadline, grace=gpu.GRACE):
+        commands.append(command)
+        return 0
+
+    monkeypatch.setattr(gpu, "_wait", record)
+    monkeypatch.setattr(gpu.os, "cpu_count", lambda: 3)
+    for section in sections.SECTIONS:
+        for device in ("cuda", "cpu"):
+            commands.clear()
+            state = load("gpu_sections.progress").Progress(tmp_path, section.name, environment)
+            gpu.run_section(section, state, device, 100.0)
+            parsed = [gpu.parse_args(command[2:]) for command in commands]
+            measured = sorted((a.process, a.processes) for a in parsed if not a.fill_caches)
+            filled = sorted((a.process, a.processes) for a in parsed if a.fill_caches)
+            thirds = [(0, 3), (1, 3), (2, 3)]
+            assert measured == (thirds if device == "cuda" and section.is_parallel else [(0, 1)])
+            assert filled == (thirds if device == "cuda" and section.fills_caches else [])
+            assert not any(a.fill_caches for a in parsed[-len(measured) :])
+
+
+def test_gpu_worker_measures_its_slice_and_fills_caches_silently(load, tmp_path, monkeypatch):
+    worker, sections = load("gpu_sections.worker"), load("gpu_sections")
+    timing, measured = load("gpu_sections.timing"), []
+
+    def measure(name):
+        measured.append((name, timing.number_of_rounds(7)))
+        raise RuntimeError("it failed")
+
+    parts = [sections.Part(name=n, measure=lambda n=n: measure(n)) for n in "abcde"]
+    large = sections.Part(name="f", measure=lambda: measure("f"), gigabytes=60)
+    module = SimpleNamespace(parts=lambda device: [*parts, large])
+    monkeypatch.setattr(worker.importlib, "import_module", lambda name: module)
+    share = worker.Slice(process=1, processes=2)
+    worker.run_section("floors", "cpu", tmp_path, time.time() + 60, ["d"], share)
+    assert measured == [("b", 7), ("f", 7)]
+    (tmp_path / "failures.csv").unlink()
+    measured.clear()
+    monkeypatch.setattr(timing, "fills_caches", False)  # restores it after the test
+    worker.fill_caches("floors", "cpu", tmp_path, share)
+    assert measured == [("b", 1), ("d", 1)]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
@@ -224,3 +323,46 @@ def test_gpu_benchmark_without_a_gpu_names_the_rehearsal(load, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["gpu.py"])
     with pytest.raises(SystemExit, match="DEVICE=cpu for a rehearsal"):
         gpu.main()
+
+
+@pytest.mark.slow
+def test_gpu_step_times_compile_the_blocks_of_every_network(load):
+    step_times = load("gpu_sections.step_times")
+    for name, blocks in (("ViT-B", 1), ("MAE-B", 2), ("DiT-B/4", 1)):
+        network, _ = step_times.MODELS[name]("cpu")
+        step_times.compile_blocks(network)
+        compiled = [m for m in network.modules() if m._compiled_call_impl is not None]
+        assert len(compiled) == blocks, name
+
+
+SMALL_SECTION = """
+from gpu_sections import Part
+
+def parts(device):
+    fine = Part(name="fine", measure=lambda: [{"quantity": "q", "value": 1, "unit": ""}])
+    return [fine, Part(name="missing", measure=list, requires=("no_such_module",))]
+"""
+
+
+@pytest.mark.slow
+def test_gpu_visit_packs_the_results_and_continues_them(tmp_path):
+    folder, out = tmp_path / "checkout", tmp_path / "out"
+    ignored = shutil.ignore_patterns("results", "__pycache__")
+    shutil.copytree(FOLDER, folder / "benchmarks", ignore=ignored)
+    for name in ("shared", "packages"):
+        (folder / name).symlink_to(FOLDER.parent / name)
+    known = folder / "benchmarks/results/gpu"
+    known.mkdir(parents=True)
+    file = folder / "benchmarks/gpu_sections/floors.py"
+    file.write_text(SMALL_SECTION, encoding="utf-8")
+    out.mkdir()
+    environment = {**os.environ, "OUT": str(out), "PYTHON": sys.executable, "DEVICE": "cpu"}
+    command = ["sh", folder / "benchmarks/gpu_visit.sh", "5", "floors"]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert [file.name for file in out.iterdir()] == ["gpu.tar.gz"]
+    shutil.unpack_archive(out / "gpu.tar.gz", known, filter="data")
+    assert {"floors.csv", "failures.csv", "log.txt"} <= {file.name for file in known.iterdir()}
+    assert "  fine …" in (known / "log.txt").read_text(encoding="utf-8")
+    shutil.rmtree(folder / "build")  # another machine
+    again = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    assert "  fine …" not in again.stdout and "floors, missing: left out" in again.stdout

@@ -3,7 +3,6 @@
 import math
 import os
 import re
-import subprocess
 from collections.abc import Callable
 
 import pytest
@@ -13,7 +12,9 @@ from dyt.backends import triton_choice, triton_plan
 from dyt.backends.reference import result_dtype
 from dyt.backends.triton_tuning import VARIANTS, Tuning
 
-triton = pytest.importorskip("triton")
+from .ahead_of_time import build, resources
+
+pytest.importorskip("triton")
 pytestmark = pytest.mark.skipif(
     os.environ.get("DYT_TESTS_SKIP_MISSING") == "1",
     reason="register use depends on the version of Triton; the plans are for the locked one",
@@ -31,38 +32,6 @@ COMPILED = {
 }
 DEFAULT = Tuning()
 NAMES = {FLOAT: "fp32", BFLOAT: "bf16", HALF: "fp16"}
-
-
-def build(
-    name: str, types: dict[str, str], constants: dict, warps: int = triton_plan.THREADS // 32
-) -> tuple[str, bytes]:
-    """Return PTX and machine code for an H100, specialized as in a launch at aligned addresses."""
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    kernel = getattr(triton_choice._kernels(), name)
-    signature, values, hints = {}, {}, {}
-    for i, argument in enumerate(kernel.arg_names):
-        if argument in constants:
-            signature[argument], values[(i,)] = "constexpr", constants[argument]
-        elif argument in types:
-            signature[argument], hints[(i,)] = f"*{types[argument]}", [["tt.divisibility", 16]]
-        else:
-            signature[argument] = "i32"
-    source = ASTSource(kernel, signature, values, hints)
-    compiled = triton.compile(
-        source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps}
-    )
-    return compiled.asm["ptx"], compiled.asm["cubin"]
-
-
-def resources(code: bytes, directory) -> dict[str, int]:
-    """Return the registers and bytes of memory that each thread needs."""
-    file = directory / "kernel.cubin"
-    file.write_bytes(code)
-    tool = triton.knobs.nvidia.cuobjdump.path
-    printed = subprocess.run([tool, "-res-usage", file], capture_output=True, text=True).stdout
-    return {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", printed)}
 
 
 @pytest.fixture
@@ -94,7 +63,9 @@ def compiled(tmp_path, monkeypatch) -> Callable:
         types = dict.fromkeys(("alpha", "shift", "weight", "bias"), NAMES[type])
         types |= {"x": NAMES[x_type], "dx": NAMES[x_type], "sums": "fp32"}
         types |= {"y": NAMES[y_type], "grad": NAMES[y_type]}
-        ptx, code = build(direction, types, constants, tuned.threads // 32)
+        ptx, code = build(
+            getattr(triton_choice._kernels(), direction), types, constants, tuned.threads // 32
+        )
         return ptx, resources(code, tmp_path), steps * len(strides), programs
 
     return compile
@@ -135,6 +106,8 @@ def test_add_partial_sums_compiles_without_spills_for_h100(type, tmp_path, monke
     rows, columns = triton_choice._FINAL_TILE
     names = ("dalpha", "dshift", "dweight", "dbias")
     types = {"sums": "fp32", **dict.fromkeys(names, type)}
-    _, code = build("add_partial_sums", types, {"ROWS": rows, "COLUMNS": columns})
+    _, code = build(
+        triton_choice._kernels().add_partial_sums, types, {"ROWS": rows, "COLUMNS": columns}
+    )
     used = resources(code, tmp_path)
     assert used["STACK"] == used["LOCAL"] == 0
