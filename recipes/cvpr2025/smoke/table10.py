@@ -14,6 +14,6 @@ SCALE = Scale(
     note=(
         "Toy models: ViT with 4 and 6 blocks of width 64, images of 16 × 16 pixels. MAE: "
         "the same blocks, pretrained on all digits without labels and fine-tuned on ten labeled "
-        "digits per class, which MAE with DyT underfits at this width (see Table 2)."
+        "digits per class, which DyT underfits at this width (see Table 2)."
     ),
 )
