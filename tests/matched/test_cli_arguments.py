@@ -10,7 +10,7 @@ TABLE = {"table": "table1", "scale": "smoke", "extra_arms": [], "changes": []}
 SUBMITTED = {**TABLE, "wait": False, "snapshot": False, "cluster": "local"}
 ANY_CELL = {**TABLE, "row": None, "arm": None, "value": None, "seed": None}
 REPORT = {"scale": None, "tables": [], "extra_arms": [], "changes": [], "summary": False}
-CLAIMS = {"scale": "smoke", "cluster": "local", "changes": [], "names": False}
+CLAIMS = {"scale": "smoke", "cluster": "local", "extra_arms": [], "changes": [], "names": False}
 
 
 @pytest.mark.parametrize(
