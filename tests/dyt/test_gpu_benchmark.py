@@ -313,8 +313,9 @@ def test_gpu_benchmark_rehearsal_measures_every_part(load, tmp_path):
             break
     assert not (tmp_path / "failures.csv").exists(), ended.stdout
     assert "WRONG" not in ended.stdout
-    sections = load("gpu_sections").SECTIONS
-    assert all((tmp_path / f"{section.name}.csv").exists() for section in sections)
+    names = {section.name for section in load("gpu_sections").SECTIONS}
+    # The rows at mini scale take hours on a CPU.
+    assert {name for name in names if not (tmp_path / f"{name}.csv").exists()} == {"mini"}
 
 
 def test_gpu_benchmark_without_a_gpu_names_the_rehearsal(load, monkeypatch):

@@ -123,15 +123,33 @@ def test_checkout_without_installation_registers_its_sources(load, tmp_path):
     assert {"digits", "docstrings", "synthetic-speech", "arabidopsis"} <= found
 
 
+ONE_EPOCH = """
+from dataclasses import replace
+
+from matched import Metric, Table
+from recipes.cvpr2025.arms import LN_VS_DYT
+from recipes.cvpr2025.smoke.table01 import SCALE
+
+RUN = SCALE.runs["vit_b"]
+RUN = replace(RUN, config=replace(RUN.config, epochs=1, warmup_epochs=0))
+TOP1 = Metric(key="top1", label="top-1 %", direction="higher")
+SCALES = (replace(SCALE, runs={"vit": RUN}, metrics=(TOP1,)),)
+TABLE = Table(arms=LN_VS_DYT, scales=SCALES)
+"""
+
+
 @pytest.mark.slow
 def test_gpu_row_is_computed_and_taken_from_its_folder(load, tmp_path):
     mini = load("gpu_sections.mini")
+    recipe = tmp_path / "one_epoch.py"
+    recipe.write_text(ONE_EPOCH)
     options = {"device": "cpu", "scale": "smoke"}
-    first = mini.compute("table8", "vit_s", 0, tmp_path, **options)
-    assert [row["arm"] for row in first] == ["identity", "tanh", "hardtanh", "sigmoid"]
+    first = mini.compute(str(recipe), "vit", 0, tmp_path, **options)
+    assert [row["arm"] for row in first] == ["LN", "DyT"]
     (runs,) = tmp_path.glob("mini/*/runs")
     finished = {file: file.stat().st_mtime_ns for file in runs.glob("*/*/result.json")}
-    assert mini.compute("table8", "vit_s", 0, tmp_path, **options) == first
+    assert len(finished) == 2
+    assert mini.compute(str(recipe), "vit", 0, tmp_path, **options) == first
     assert {file: file.stat().st_mtime_ns for file in finished} == finished
     with pytest.raises(RuntimeError, match="no row vit_x at smoke scale"):
-        mini.compute("table8", "vit_x", 0, tmp_path, **options)
+        mini.compute(str(recipe), "vit_x", 0, tmp_path, **options)
