@@ -131,7 +131,7 @@ def llama(folder: Path, seed: int) -> list[dict[str, Any]]:
     what = "SIGKILL in chains of Table 4"
     return _kill_workers(
         folder, seed, what, CHAIN_KILLS, TEXT_CHAINS, writing=0.0,
-        recipe="table04", name="table4", data=data, seconds=25.0,
+        recipe="table04", name="table4", data=data, seconds=6.0,
     )  # fmt: skip
 
 
