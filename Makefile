@@ -100,7 +100,7 @@ demo: setup
 	$(BIN)/matched submit table1 --scale smoke --cluster local --wait
 
 test: setup
-	$(TESTS) -m "not slow and not slurm"
+	$(TESTS) --dist=worksteal -m "not slow and not slurm"
 
 test-slow: setup
 	$(TESTS) -m slow
