@@ -22,7 +22,7 @@ INSTALL := $(BIN)/python $(PIP) --no-deps
 READY   := $(VENV)/.ready
 KERNEL  := $(wildcard shared/dyt/build_backend.py shared/dyt/src/dyt/kernel_build.py shared/dyt/src/dyt/csrc/*)
 # One process per core, up to four, because each imports torch. Slurm's tests share one cluster.
-TESTS   := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
+TESTS   := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4
 PARTS   := $(patsubst %/pyproject.toml,%,$(wildcard shared/*/pyproject.toml packages/*/pyproject.toml))
 EMPTY   :=
 SOURCES := $(subst $(EMPTY) ,:,$(addprefix $(CURDIR)/,$(addsuffix /src,$(PARTS))))$(if $(PYTHONPATH),:$(PYTHONPATH))
@@ -103,7 +103,7 @@ test: setup
 	$(TESTS) --dist=worksteal -m "not slow and not slurm"
 
 test-slow: setup
-	$(TESTS) -m slow
+	$(TESTS) --dist=loadfile -m slow
 
 test-slurm: setup
 	@sh tools/install-slurm

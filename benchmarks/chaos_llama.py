@@ -25,7 +25,7 @@ TEXT = Run(task=TOKENIZE, config=Tokenization(data=("text", "tokenizer"), held_o
 
 def on_text(scored):
     run = scored.needs["pretrained"]
-    return replace(run, config=replace(run.config, steps=150), needs={"tokens": TEXT})
+    return replace(run, config=replace(run.config, steps=600), needs={"tokens": TEXT})
 
 ROWS = {name: SCALE.runs[name] for name in ("llama_7b", "llama_34b")}
 ROWS = {name: {arm: on_text(run) for arm, run in row.items()} for name, row in ROWS.items()}

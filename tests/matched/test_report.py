@@ -329,8 +329,8 @@ def test_report_shows_diverged_runs(project):
     ("text", "fault"),
     [
         ("{\n{}\n", ", line 1, is damaged"),
-        ('{"step": "a", "loss": 1}\n', ": step 'a' has values that are no numbers"),
-        ('{"step": 1, "alpha": {"norm": "x"}}\n', ": step 1 has values that are no numbers"),
+        ('{"step": "a", "loss": 1}\n', ": step 'a' has values that are not numbers"),
+        ('{"step": 1, "alpha": {"norm": "x"}}\n', ": step 1 has values that are not numbers"),
     ],
 )
 def test_report_names_damaged_curves(project, text, fault):

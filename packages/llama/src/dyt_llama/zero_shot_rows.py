@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dyt_llama.zero_shot_tasks import FIFTEEN
+from matched.checks import short_repr
 
 LISTS = ("endings", "entities", "answers")
 """Columns with a list of texts."""
@@ -18,8 +19,6 @@ CHOICES = {
 """Columns with choices: names of the two lists of equal lengths, of which the first has texts."""
 OFFSETS = ("start1", "end1")
 ANSWERS = ("label", "answer", "answerKey")
-MAX_SHOWN = 80
-"""Characters of a value that a message shows."""
 
 
 def check_rows(task: str, rows: Iterable[Mapping[str, Any]], file: Path) -> None:
@@ -32,11 +31,9 @@ def check_rows(task: str, rows: Iterable[Mapping[str, Any]], file: Path) -> None
     """
     for number, row in enumerate(rows, 1):
         for column, expected in _faults(task, row):
-            value = repr(row[column])
-            shown = value if len(value) <= MAX_SHOWN else f"{value[:MAX_SHOWN]}…"
             raise ValueError(
-                f"{task}: {file}, row {number}, has the {column} {shown}; expected {expected}, "
-                f"as in {FIFTEEN[task].source}"
+                f"{task}: {file}, row {number}, has the {column} {short_repr(row[column])}; "
+                f"expected {expected}, as in {FIFTEEN[task].source}"
             )
 
 

@@ -12,7 +12,7 @@ Record = dict[str, float]
 """Numbers by the names of the script. "step" is what its log counts from the start: epochs, updates
 or batches. "epoch" is present only if the log has it."""
 POSITION = ("step", "epoch")
-"""Keys of a record of a log that are no metrics."""
+"""Keys of a record of a log that are not metrics."""
 ATTEMPT = "attempt"
 """Key of the number of the attempt that logged a record, from the second one on."""
 Parser = Callable[[Path, Sequence[str]], list[Record]]

@@ -1,8 +1,11 @@
-"""Checks of config fields: counts, choices, divisors, fractions."""
+"""Checks of config fields: counts, choices, divisors, fractions; values in messages."""
 
 from __future__ import annotations
 
 from typing import Any
+
+MAX_SHOWN = 80
+"""Characters of a value that a message shows."""
 
 
 def check_counts(config: Any, *names: str, minimum: int = 1) -> None:
@@ -34,3 +37,9 @@ def check_divides(name: str, part: int, whole_name: str, whole: int) -> None:
         raise ValueError(
             f"{name} {part} does not divide {whole_name} {whole}: {whole % part} would be left over"
         )
+
+
+def short_repr(value: object) -> str:
+    """Return the representation of a value, cut to ``MAX_SHOWN`` characters."""
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"

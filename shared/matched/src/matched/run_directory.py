@@ -35,7 +35,7 @@ from matched.status import (
     RunStatus,
     State,
 )
-from matched.task import fault_of_details, is_number
+from matched.task import fault_of_details, is_metric_value
 
 OVER = JobStatus(state=None)
 
@@ -149,8 +149,8 @@ class RunDirectory(RunFiles):
                 f"{path} has the outcome {result['outcome']!r}, not done or diverged"
             )
         metrics = result["metrics"]
-        if not isinstance(metrics, dict) or not all(map(is_number, metrics.values())):
-            raise DamagedFileError(f"{path} has metrics that are no numbers")
+        if not isinstance(metrics, dict) or not all(map(is_metric_value, metrics.values())):
+            raise DamagedFileError(f"{path} has metrics that are not numbers")
         if fault := fault_of_details(result.get("details", {})):
             raise DamagedFileError(f"{path} has {fault}")
         if not self.has_config():

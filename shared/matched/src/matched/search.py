@@ -59,7 +59,7 @@ def label_of(values: Mapping[str, float]) -> str:
 
 
 def label_of_text(text: str) -> str:
-    """Return values that a user typed in short form: "1.0/5e-1" is "1/0.5", other text is kept."""
+    """Return the short form of values that a user typed: "1.0/5e-1" → "1/0.5"; keep other text."""
     try:
         return "/".join(f"{float(part):g}" for part in text.split("/"))
     except ValueError:
@@ -117,7 +117,7 @@ class Search:
             )
 
     def _check_values(self, what: str, values: Mapping[str, float]) -> None:
-        """Refuse other parameters than those of the first trial, and values that are no numbers."""
+        """Refuse parameters that the first trial lacks, and values that are not numbers."""
         if tuple(values) != self.parameters or not self.parameters:
             raise ValueError(
                 f"{what} of a search has values of {', '.join(values) or 'nothing'}; "

@@ -8,13 +8,11 @@ from functools import cached_property
 from itertools import chain
 from typing import Any, Literal
 
-from matched.checks import check_choice, check_counts, check_divides
+from matched.checks import check_choice, check_counts, check_divides, short_repr
 from matched.run import Run, derive_run
 from matched.search import Search, runs_of
 
 SCALES = ("smoke", "mini", "paper")
-MAX_SHOWN = 80
-"""Characters of a value that a message shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,9 +214,7 @@ class Scale:
                 raise self._wrong(f"row {row!r}", runs, expected)
 
     def _wrong(self, what: str, value: object, expected: str) -> ValueError:
-        shown = repr(value)
-        shown = shown if len(shown) <= MAX_SHOWN else f"{shown[:MAX_SHOWN]}…"
-        return ValueError(f"scale {self.name}: {what} is {shown}; expected {expected}")
+        return ValueError(f"scale {self.name}: {what} is {short_repr(value)}; expected {expected}")
 
     def search(self, row: str, arm: str) -> Search | None:
         """Return the search of a row and arm; None if the cell is one run, or is missing."""

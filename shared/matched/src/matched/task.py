@@ -143,8 +143,8 @@ class Outcome:
             measured on, which tables print, with a warning if it is not the same for all runs.
 
     Raises:
-        ValueError: for a metric that is no number (None is one that was not finite), and for those
-            details of another type.
+        ValueError: for a metric that is not a number (None is one that was not finite), and for
+            details of the wrong type that tables show.
     """
 
     metrics: Mapping[str, float]
@@ -155,7 +155,7 @@ class Outcome:
 
     def __post_init__(self) -> None:
         for key, value in {**self.best, **self.metrics}.items():
-            if not is_number(value):
+            if not is_metric_value(value):
                 raise ValueError(
                     f"the metric {key} of an outcome is {value!r}; expected a number, such as that "
                     "of tensor.item()"
@@ -164,8 +164,8 @@ class Outcome:
             raise ValueError(f"an outcome has {fault}")
 
 
-def is_number(value: object) -> bool:
-    """True for what a metric may be: a number, or None for one that was not finite."""
+def is_metric_value(value: object) -> bool:
+    """Return True for a number, and for None, which stands for one that was not finite."""
     return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
 
 

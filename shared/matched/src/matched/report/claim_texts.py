@@ -45,7 +45,7 @@ def make_arguments(table: ClaimedTable, project: Path, arms: Sequence[str]) -> s
     """Return the arguments with which make computes a table: "table1", "table FILE=my.py".
 
     Args:
-        arms: the added arms, of which ``WITH=`` takes away those that the table cannot have.
+        arms: extra arms. A table that cannot have them gets an empty ``WITH=``.
     """
     recipe = table.plan.recipe
     path = os.path.relpath(recipe.path, project)

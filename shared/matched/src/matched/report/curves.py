@@ -14,7 +14,7 @@ from matched.files import DamagedFileError, read_json_lines
 from matched.planning import Plan
 from matched.run import Run
 from matched.table import Cell, runs_with_needs
-from matched.task import is_number
+from matched.task import is_metric_value
 
 MAX_POINTS = 100
 """Points of a curve; longer ones are averaged over intervals of equal numbers of points."""
@@ -141,11 +141,11 @@ def _read_file(file: Path) -> tuple[list[int], list[float], dict[str, float]]:
         step, loss, alpha = line["step"], line.get("loss"), line.get("alpha") or {}
         if (
             not isinstance(step, int)
-            or not is_number(loss)
+            or not is_metric_value(loss)
             or not isinstance(alpha, dict)
-            or not all(map(is_number, alpha.values()))
+            or not all(map(is_metric_value, alpha.values()))
         ):
-            raise DamagedFileError(f"{file}: step {step!r} has values that are no numbers")
+            raise DamagedFileError(f"{file}: step {step!r} has values that are not numbers")
         if "loss" in line:
             steps.append(step)
             losses.append(math.nan if loss is None else float(loss))

@@ -33,7 +33,7 @@ class Analysis:
 
 
 def analyze_trained(context: Context, analyze: Callable[[Path, torch.device], Analysis]) -> Outcome:
-    """Analyze the network of the run that is needed as "trained"; nothing, if that diverged.
+    """Analyze the network of the needed run "trained"; do nothing if that run diverged.
 
     Writes norm_layers.npz, .svg and .png, and returns the outcome, which names the picture.
 
