@@ -30,9 +30,11 @@ import signal
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 from chaos_disk import disk
 from chaos_llama import TEXT_CHAINS, processes, write_text
 from chaos_project import Project, console, identical, row, wrong_files
@@ -91,10 +93,16 @@ class Killer:
 
     @staticmethod
     def _live_owner(path: Path) -> int | None:
+        """Return the process that computes a run: a child of the job's controller."""
         from matched import lease
 
         owner = lease.owner(path)
-        return int(owner.job.job_id) if owner is not None and owner.job.is_running else None
+        if owner is None or not owner.job.is_running:
+            return None
+        with suppress(psutil.NoSuchProcess):
+            workers = psutil.Process(int(owner.job.job_id)).children()
+            return workers[0].pid if workers else None
+        return None
 
 
 ALL_ROWS = """
