@@ -16,7 +16,6 @@ DYT, MATCHED = "shared/dyt/src/dyt", "shared/matched/src/matched"
 VISION, DIT = "packages/vision-mae-dino/src/dyt_vision", "packages/dit/src/dyt_dit"
 WAV2VEC, LLAMA = "packages/wav2vec/src/dyt_wav2vec", "packages/llama/src/dyt_llama"
 DNA, CADUCEUS = "packages/hyenadna/src/dyt_hyenadna", "packages/caduceus/src/dyt_caduceus"
-UPSTREAM = "packages/upstream/src/dyt_upstream"
 
 FROM_PUBLICATIONS = {
     f"{DYT}/norm_config": {"ALPHA0": 0.5},  # Section 4 of the CVPR paper
@@ -94,7 +93,7 @@ FIXED_BY_OTHER_PROGRAMS = {
         "RESIDUAL_BYTES": {"bf16-params": 2, "bf16-reduce": 2},
         "PRODUCT_BYTES": {"bf16": 2, "fp16": 2, "bf16-params": 2, "bf16-reduce": 2},
     },
-    f"{UPSTREAM}/runner_options": {"PR_SET_PDEATHSIG": 1},
+    f"{MATCHED}/signals": {"PR_SET_PDEATHSIG": 1},
     f"{WAV2VEC}/audio_files": {"MAX_FRAMES": 2**62},
 }
 

@@ -3,6 +3,7 @@
 import os
 import signal
 
+import psutil
 import pytest
 
 from matched import requeue, site, submitit_internals
@@ -39,6 +40,13 @@ def controller(project):
     return int(project.directory(FIRST).job().job.job_id)
 
 
+def has_ended(pid):
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def end(project, code):
     out, err = project.job_process.communicate(timeout=30)
     assert project.job_process.returncode == code, out + err
@@ -73,6 +81,19 @@ def test_terminated_local_job_is_resumed_by_the_next_submission(running_job, beh
     (project.root / "go").touch()
     project.compute("submit", "table1", "--wait")
     assert (starts(project)[1][1] > 0) == (behavior == "steps")
+    assert project.states() == {FIRST: "done", SECOND: "done"}
+
+
+def test_local_job_ends_with_its_killed_controller(running_job):
+    project = running_job("steps")
+    worker = starts(project)[0][0]
+    os.kill(controller(project), signal.SIGKILL)
+    assert "failed" in end(project, 1)
+    project.wait_for(lambda: has_ended(worker))
+    assert project.states() == {FIRST: "failed", SECOND: "failed"}
+    (project.root / "go").touch()
+    project.compute("submit", "table1", "--wait")
+    assert starts(project)[1][1] > 0, "from the checkpoint that the signal made it save"
     assert project.states() == {FIRST: "done", SECOND: "done"}
 
 

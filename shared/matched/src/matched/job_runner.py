@@ -62,6 +62,9 @@ class JobRunner(submitit.helpers.Checkpointable):
         if environment.cluster == "debug":  # the terminal already shows the runs' progress
             return self.compute("debug", str(os.getpid()))
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+        if environment.cluster == "local":
+            # The job is over when its controller is killed, so this process must not go on.
+            signals.signal_at_parent_exit(signal.SIGTERM)
         if environment.num_tasks > 1:
             # A site whose node names do not resolve, or that has a faster network, sets its own.
             # Processes on this machine meet there, whether its name resolves or not.

@@ -7,8 +7,10 @@ not run Python signal handlers, so a separate thread reads the signals and watch
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +18,8 @@ from contextlib import contextmanager
 PREEMPTION_SIGNAL = signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"]
 """The signal that submitit requests from Slurm: the same variable and default as submitit's."""
 STOP_SIGNALS = (PREEMPTION_SIGNAL, signal.SIGTERM)
+PR_SET_PDEATHSIG = 1
+"""From Linux's sys/prctl.h."""
 
 
 class Interrupted(BaseException):
@@ -23,6 +27,12 @@ class Interrupted(BaseException):
 
     Not an ``Exception``, so that no ``except Exception`` mistakes it for a failure of the run.
     """
+
+
+def signal_at_parent_exit(number: signal.Signals) -> None:
+    """Let the kernel send this process a signal when its parent ends; on Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
 _received: list[signal.Signals] = []
