@@ -1,5 +1,6 @@
-"""Defaults of site.toml, of resources and of training, as the documentation gives them."""
+"""Defaults and constants of the harness, as the documentation and the docstrings give them."""
 
+import inspect
 import re
 import tomllib
 from dataclasses import MISSING, fields
@@ -7,7 +8,26 @@ from pathlib import Path
 
 import pytest
 
-from matched import Resources, TrainConfig
+from matched import (
+    Resources,
+    TrainConfig,
+    aggregation,
+    audit,
+    checks,
+    claims,
+    cli_output,
+    config,
+    data,
+    data_files,
+    export,
+    figure,
+    files,
+    formatting,
+    job_packing,
+    job_runner,
+    job_status,
+    lease,
+)
 from matched.site import Local, Runs, Slurm
 
 EXAMPLE = Path(__file__).parents[2] / "site.example.toml"
@@ -15,6 +35,11 @@ EXAMPLE = Path(__file__).parents[2] / "site.example.toml"
 
 def defaults(kind):
     return {f.name: f.default for f in fields(kind) if f.default is not MISSING}
+
+
+def defaults_of_arguments(function):
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
 @pytest.mark.parametrize(("section", "kind"), [("local", Local), ("runs", Runs), ("slurm", Slurm)])
@@ -63,3 +88,82 @@ def test_defaults_of_training_add_nothing_to_a_recipe():
         "eval_epochs": 1,
         "log_steps": 50,
     }
+
+
+CONSTANTS = {
+    checks: {"MAX_SHOWN": 80},
+    cli_output: {"LISTED": 200, "SHOWN_TITLES": 8},
+    config: {"PRECISIONS": ("fp32", "tf32", "bf16", "fp16", "bf16-params", "bf16-reduce")},
+    data: {"ENTRY_POINT_GROUP": "matched.data"},  # pyproject.toml of the packages
+    data_files: {
+        "SYSTEM_NAMES": {
+            "lost+found", "__macosx", "@eadir", "@recycle", "#recycle", "#snapshot",
+            "$recycle.bin", "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini",
+        },
+        "MAX_POINTER_BYTES": 1024,
+    },
+    export: {"EVENT_FILES": "events.out.tfevents.*"},  # what TensorBoard looks for
+    files: {"CHECKSUM_SUFFIX": ".sha256"},
+    formatting: {"MISSING": "—", "NO_GAIN": "no gain", "TUNED": ("lr", "alpha0")},
+    job_packing: {"LONG_HOURS": 24},
+    job_runner: {"SUCCESS_TIMEOUT": 3600, "FAILURE_TIMEOUT": 20},
+    job_status: {
+        "PATIENCE": 60,
+        "SLURM_SECONDS": 15,
+        "SLURM_PATIENCE": 600,
+        "SILENCE": 120,
+        "OVER": {  # squeue(1), job state codes
+            "COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL",
+            "BOOT_FAIL", "DEADLINE", "PREEMPTED", "REVOKED",
+        },
+        "WAITING": {
+            "PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "SUSPENDED",
+        },
+    },
+    lease: {"FOLDER": "owners", "BEAT": 5, "PATIENCE": 60, "POLL": 0.5},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("module", CONSTANTS, ids=lambda module: module.__name__)
+def test_constants_of_the_harness(module):
+    assert {name: getattr(module, name) for name in CONSTANTS[module]} == CONSTANTS[module]
+
+
+SEARCHED = {"metrics": ("alpha0",)}
+DEFAULTS = {
+    aggregation.CellSummary: {"found": None},
+    audit.AuditedPair: {"value": "", "reason": ""},
+    claims.NotWorse: {"arm": "DyT", "than": ""},
+    claims.Better: {"metrics": (), "within_spread": False},
+    claims.Diverges: {},
+    claims.Above: {"threshold": 0.0},
+    claims.Falls: SEARCHED,
+    claims.Constant: {**SEARCHED, "factor": 2.5},  # one step of the values that searches try
+    claims.Claim: {"missing": ""},
+    data.DataSource: {"check": None, "survey": None, "package": "", "refusal": ""},
+    figure.Source: {"arms": (), "need": ""},
+    figure.NormShapes: {"layers": 4},
+    figure.AlphaDuringTraining: {"depths": (0.25, 0.75)},
+    figure.BestAlpha0: {"width": "network.width", "metric": "alpha0"},
+    job_packing.PackedJob: {"after": (), "after_ids": ()},
+    job_runner.JobRunner: {"gpus": None, "minutes": None},
+}
+
+
+@pytest.mark.parametrize("kind", DEFAULTS, ids=lambda kind: kind.__name__)
+def test_defaults_of_fields(kind):
+    assert defaults(kind) == DEFAULTS[kind]
+
+
+DEFAULTS_OF_ARGUMENTS = {
+    checks.check_counts: {"minimum": 1},
+    data.resolve_paths: {"survey": False},
+    data_files.refuse_pointers: {"most": 1000},
+    formatting.format_number: {"reference": None},
+    job_status.job_statuses: {"queue": None, "finished": ()},
+}
+
+
+@pytest.mark.parametrize("function", DEFAULTS_OF_ARGUMENTS, ids=lambda function: function.__name__)
+def test_defaults_of_arguments(function):
+    assert defaults_of_arguments(function) == DEFAULTS_OF_ARGUMENTS[function]

@@ -1,6 +1,7 @@
 """States of runs on Slurm, as squeue and sacct report them, and of processes on other hosts."""
 
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -9,7 +10,8 @@ from dataclasses import replace
 import pytest
 
 from matched import cancellation, job_status
-from matched.status import JobId
+from matched.job_status import SlurmQueue
+from matched.status import JobId, JobRecord, JobStatus, State
 
 NAMES = ["small.LN.0", "small.DyT.0", "small.LN.1", "small.DyT.1", "large.LN.0"]
 
@@ -109,7 +111,8 @@ def test_squeue_without_answer_times_out(one_row, monkeypatch):
     one_row.given("small.LN.0")
     one_row.program("squeue", "exec sleep 60")
     monkeypatch.setattr(job_status, "PATIENCE", 0.05)
-    assert one_row.mistake("status", "table1").startswith("squeue gave no answer in 0.05 s")
+    message = one_row.mistake("status", "table1")
+    assert message == "squeue gave no answer in 0.05 s; try again later"
 
 
 def test_submit_leaves_live_jobs_alone(one_row):
@@ -121,7 +124,76 @@ def test_submit_leaves_live_jobs_alone(one_row):
     assert one_row.snapshot() == before
 
 
+def test_slurm_queue_asks_again_after_a_while_and_for_further_jobs(monkeypatch):
+    seconds, asked = [100.0], []
+    monkeypatch.setattr(job_status.time, "monotonic", lambda: seconds[0])
+
+    def ask(users):
+        asked.append(dict(users))
+        return {job_id: JobStatus(state=State.QUEUED, detail=f"{len(asked)}") for job_id in users}
+
+    monkeypatch.setattr(job_status, "_ask_slurm", ask)
+    queue, both, one = SlurmQueue(), {"41": "1000", "42": "1001"}, {"42": "1001"}
+    assert queue.statuses({}) == {} and asked == []
+    for after, users in ((0, both), (14.9, one), (0.2, one), (0, one), (0, both), (14, both)):
+        seconds[0] += after
+        answer = queue.statuses(users)
+        assert answer.keys() >= users.keys()
+        assert {status.detail for status in answer.values()} == {f"{len(asked)}"}
+    assert asked == [both, one, both]
+
+
 # --- messages of Slurm
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "expected"),
+    [
+        ("PENDING", "Priority", JobStatus(state=State.QUEUED, detail="PENDING (Priority)")),
+        ("PENDING", "None", JobStatus(state=State.QUEUED, detail="PENDING")),
+        ("RUNNING", "", JobStatus(state=State.RUNNING, detail="RUNNING")),
+        ("CANCELLED by 1000", "", JobStatus(state=None, detail="CANCELLED by 1000")),
+        ("CANCELLED+", "", JobStatus(state=None, detail="CANCELLED+")),
+        ("TIMEOUT", "TimeLimit", JobStatus(state=None, detail="TIMEOUT")),
+        ("", "", JobStatus(state=None, detail="")),
+        (" ", "", JobStatus(state=None, detail=" ")),
+    ],
+)
+def test_slurm_status_is_state_and_reason(state, reason, expected):
+    assert job_status._slurm_status(state, reason) == expected
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("echo ' access denied ' >&2; exit 1", "tool failed: access denied"),
+        ("exit 3", "tool failed: 3"),
+        ("printf 'caf\\351' >&2; exit 1", "tool failed: caf\N{REPLACEMENT CHARACTER}"),
+        (
+            None,
+            "tool cannot be run (No such file or directory); run this where Slurm's commands are "
+            "on PATH",
+        ),
+        (
+            "not executable",
+            "tool cannot be run (Permission denied); run this where Slurm's commands are on PATH",
+        ),
+    ],
+    ids=["message", "exit code", "other encoding", "missing", "not executable"],
+)
+def test_failure_of_a_slurm_command_is_one_line(project, script, message):
+    if script is not None:
+        project.program("tool", script)
+    if script == "not executable":
+        (project.programs / "tool").chmod(0o644)
+    with pytest.raises(ValueError) as refusal:
+        job_status._run_command("tool", "-a")
+    assert str(refusal.value) == message
+
+
+def test_slurm_command_gets_its_arguments_and_no_input(project):
+    project.program("tool", 'echo "$@"; cat')
+    assert job_status._run_command("tool", "-a", "b c") == "-a b c\n"
 
 
 @pytest.mark.parametrize(
@@ -163,8 +235,11 @@ def test_sacct_is_asked_for_jobs_unknown_to_squeue(one_row):
     sacct(one_row, "41_0|CANCELLED by 1000")
     told = one_row.cli("status", "table1", code=1)
     assert "slurm job 41_0 ended without a result (CANCELLED by 1000)" in told
-    (asked,) = (one_row.root / "asked_sacct").read_text(encoding="utf-8").splitlines()
-    assert asked.endswith("-j 41_0"), "sacct is not asked about jobs that squeue knows"
+    job_status._ask_slurm({"43": "1000", "42": "1000", "41_0": "1000"})
+    first, second = (one_row.root / "asked_sacct").read_text(encoding="utf-8").splitlines()
+    # squeue knows job 42.
+    assert first == "-X -n -P -o JobID,State -j 41_0"
+    assert second == "-X -n -P -o JobID,State -j 41_0,43"
 
 
 def test_job_known_only_to_sacct_may_be_running(one_row):
@@ -200,33 +275,91 @@ def test_squeue_is_asked_for_jobs_of_other_users(one_row):
 # --- processes on other hosts
 
 
-def far(project, name, quiet, monkeypatch):
-    """Write a run that was started on another host, with a last beat ``quiet`` seconds ago."""
+def test_job_record_names_user_host_and_time(monkeypatch, tmp_path):
+    monkeypatch.setattr(job_status.time, "time", lambda: 5.5)
+    user = str(os.getuid())
+    expected = JobRecord(
+        job=JobId(cluster="slurm", job_id="41"), user=user, token="t1", folder="a/b", at=5.5
+    )
+    assert job_status.job_record("slurm", "41", "t1", "a/b") == expected
+    assert job_status.job_record("local", "7", "t2", tmp_path) == replace(
+        expected, job=JobId.here("local", "7"), token="t2", folder=str(tmp_path)
+    )
+
+
+@pytest.mark.parametrize(
+    ("host", "silence", "expected"),
+    [
+        ("far", 119.9, JobStatus(state=State.RUNNING)),
+        ("far", 120.0, JobStatus(state=None, detail="no heartbeat from far for 2 min")),
+        ("far", 610.0, JobStatus(state=None, detail="no heartbeat from far for 10 min")),
+        ("", 610.0, JobStatus(state=None, detail="no heartbeat for 10 min")),
+    ],
+)
+def test_heartbeat_status_after_two_minutes_of_silence(host, silence, expected):
+    job = JobId(cluster="local" if host else "slurm", host=host, job_id="7")
+    assert job_status._heartbeat_status(job, silence) == expected
+
+
+def test_owner_status_is_that_of_its_heartbeat(one_row):
+    directory = one_row.given("small.LN.0")
+    assert job_status.owner_status(directory) == {}
+    job = one_row.job(job_id="42")
+    owned = one_row.owned(directory, job)
+    owned.release()
+    for seconds, status in (
+        (60, JobStatus(state=State.RUNNING)),
+        (600, JobStatus(state=None, detail="no heartbeat for 10 min")),
+    ):
+        os.utime(owned.path, (time.time() - seconds,) * 2)
+        assert job_status.owner_status(directory) == {job.job: status}
+
+
+def test_job_statuses_of_a_damaged_job_record(one_row):
+    """The owner is known by its own file."""
+    directory = one_row.begun("small.LN.0", "local", str(os.getpid()))
+    (directory / "job.json").write_text("{", encoding="utf-8")
+    assert job_status.job_statuses([directory]) == {
+        JobId.here("local", str(os.getpid())): JobStatus(state=State.RUNNING)
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "beat", "listed", "finished", "state"),
+    [
+        (10, 600, None, None, None),  # the beat is surer than the time of the submission
+        (600, 10, None, None, State.RUNNING),
+        (600, 600, 10, 700, State.RUNNING),
+        (600, 600, 700, 10, State.RUNNING),
+        (600, 10, 700, None, State.RUNNING),
+        (600, 600, 700, None, None),
+    ],
+)
+def test_newest_sign_of_a_job_on_another_host_counts(
+    project, monkeypatch, given, beat, listed, finished, state
+):
+    """Seconds since it was given a run, its beat, and its results of listed and finished runs."""
+    now = time.time()
     with monkeypatch.context() as there:
         there.setattr(socket, "gethostname", lambda: "far")
-        directory = project.begun(name, "local", "7")
-    project.leases[-1].release()
-    os.utime(project.leases[-1].path, (time.time() - quiet,) * 2)
-    return directory
-
-
-def test_run_on_other_host_with_recent_beat_is_running(one_row, monkeypatch):
-    far(one_row, "small.LN.0", quiet=10, monkeypatch=monkeypatch)
-    assert one_row.states()["small.LN.0"] == "running"
-
-
-def test_run_on_other_host_without_beat_has_failed(one_row, monkeypatch):
-    far(one_row, "small.LN.0", quiet=600, monkeypatch=monkeypatch)
-    told = one_row.cli("status", "table1", code=1)
-    assert "process 7 on host far ended without a result (no heartbeat from far for 10 min)" in told
-
-
-def test_unstarted_run_on_other_host_fails_after_some_minutes(one_row, monkeypatch):
-    with monkeypatch.context() as there:
-        there.setattr(socket, "gethostname", lambda: "far")
-        one_row.given("small.LN.0", "local", "7")
-        one_row.given("small.DyT.0", "local", "8", at=time.time() - 600)
-    assert one_row.states() == {"small.LN.0": "queued", "small.DyT.0": "failed"}
+        unfinished = project.given("small.LN.0", "local", "7", at=now - given)
+        job = unfinished.job().job
+        owned = project.owned(unfinished, unfinished.job())
+        owned.release()
+        os.utime(owned.path, (now - beat,) * 2)
+        for name, seconds in (("small.DyT.0", listed), ("small.DyT.1", finished)):
+            if seconds is not None:
+                directory = project.given(name, "local", "7")
+                project.finish(name, top1=1.0)
+                os.utime(directory / "result.json", (now - seconds,) * 2)
+        project.given("small.LN.1", "local", "8")  # its job has no unfinished run
+        project.finish("small.LN.1", top1=1.0)
+    runs = [
+        project.directory(name)
+        for name in ("small.DyT.0", "small.LN.0", "small.LN.1", "small.DyT.1")
+    ]
+    found = job_status.job_statuses(runs[:3], finished=runs[3:])
+    assert found.keys() == {job} and found[job].state == state
 
 
 # --- processes of other containers and users
@@ -298,6 +431,19 @@ def test_cancel_stops_the_owner_and_not_a_later_job(one_row, stranger, monkeypat
     assert [record.job for record in cancelled] == [owner.job]
 
 
+def test_cancel_of_a_process_that_has_just_ended_is_no_error(one_row, stranger, monkeypatch):
+    sent = []
+
+    def kill(pid, number):
+        sent.append((pid, number))
+        raise ProcessLookupError
+
+    with monkeypatch.context() as ended:
+        ended.setattr(os, "kill", kill)
+        job_status.cancel([one_row.job("local", str(stranger.pid))])
+    assert sent == [(stranger.pid, 0), (stranger.pid, signal.SIGTERM)]
+
+
 def test_cancel_of_a_process_of_another_user_is_refused(one_row, stranger, monkeypatch):
     one_row.given("small.LN.0", "local", str(stranger.pid))
 
@@ -307,7 +453,10 @@ def test_cancel_of_a_process_of_another_user_is_refused(one_row, stranger, monke
     with monkeypatch.context() as other_user:
         other_user.setattr(os, "kill", refuse)
         line = one_row.mistake("cancel", "table1")
-    assert "is another user's and cannot be cancelled by this one; ask that user" in line
+    assert line == (
+        f"process {stranger.pid} on host {socket.gethostname()} is another user's and cannot be "
+        "cancelled by this one; ask that user"
+    )
 
 
 def test_cancel_signals_no_process_if_one_of_them_is_refused(one_row, monkeypatch):
