@@ -282,6 +282,10 @@ def test_superseded_owner_raises_lease_lost(folder):
     new.write_text(json.dumps({**record, "job": "slurm:2"}), encoding="utf-8")
     with pytest.raises(LeaseLostError, match=f"{folder} was taken over by slurm job 2, process"):
         slept.check_ownership()
+    new.write_text("", encoding="utf-8")
+    with pytest.raises(LeaseLostError, match="by a process that has not recorded its job yet; th"):
+        slept.check_ownership()
+    new.write_text(json.dumps({**record, "job": "slurm:2"}), encoding="utf-8")
     slept.release()
     assert lease.owner(folder).job.job_id == "2"
 
@@ -290,8 +294,11 @@ def test_owner_of_a_deleted_folder_raises_lease_lost(folder):
     owned = take(folder, 1)
     owned.check_ownership()
     shutil.rmtree(folder)
-    with pytest.raises(LeaseLostError, match="its files are gone"):
+    with pytest.raises(LeaseLostError) as lost:
         owned.check_ownership()
+    assert str(lost.value) == (
+        f"{folder} was taken over by nobody: its files are gone; this process stops"
+    )
     time.sleep(0.1)  # some beats
     owned.release()
     assert not folder.exists()
