@@ -45,6 +45,19 @@ def test_matched_refuses_packages_of_another_checkout(one_row, folder):
     assert "rm -rf .venv && make setup" in message
 
 
+@pytest.mark.parametrize("command", ["plan table1", "report", "claims", "figure fig1"])
+def test_every_command_refuses_packages_of_another_checkout(one_row, command):
+    package = with_package(one_row.root, "shared/matched/src/matched")
+    assert one_row.mistake(*command.split()) == (
+        f"matched is imported from {Path(matched.__file__).parent}, but {one_row.root} has its "
+        "own; run the `matched` of this checkout's environment, and if the checkout was copied or "
+        "renamed, create that again: rm -rf .venv && make setup"
+    )
+    (package / "__init__.py").unlink()
+    (package / "__init__.py").symlink_to(matched.__file__)
+    checkout.check_packages(one_row.root)
+
+
 @pytest.mark.parametrize("place", ["renamed", "copied"])
 def test_make_refuses_an_environment_of_another_place(tmp_path, place):
     checkout_folder = tmp_path / "checkout"
