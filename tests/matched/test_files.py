@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 
 import pytest
 
@@ -84,3 +85,98 @@ def test_read_json_refuses_other_encodings(tmp_path):
     path.write_bytes(json.dumps({"a": "é"}, ensure_ascii=False).encode("latin-1"))
     with pytest.raises(files.DamagedFileError, match=str(path)):
         files.read_json(path)
+
+
+def test_read_json_names_what_is_wrong(tmp_path):
+    path = tmp_path / "result.json"
+    for text, fault in (
+        ("[1]", "is not a JSON object"),
+        ('{"b": 1}', "lacks a, c"),
+        ("{", "is not valid JSON (Expecting property name enclosed in double quotes: line 1 "
+         "column 2 (char 1))"),
+    ):  # fmt: skip
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(files.DamagedFileError) as damage:
+            files.read_json(path, ("a", "b", "c"))
+        assert str(damage.value) == f"{path} {fault}"
+    assert files.read_json(path / "below a file") is None
+
+
+def test_write_json_is_indented_and_ends_with_a_line_break(tmp_path):
+    files.write_json(tmp_path / "a.json", {"a": [1], "b": "é"})
+    assert (tmp_path / "a.json").read_bytes() == b'{\n "a": [\n  1\n ],\n "b": "\\u00e9"\n}\n'
+
+
+def test_atomic_write_has_a_hidden_name_of_its_own_per_process(tmp_path):
+    with files.atomic_write(tmp_path / "a.json") as temporary:
+        temporary.touch()
+        assert temporary == tmp_path / f".a.json.{os.getpid()}.tmp"
+
+
+def test_atomic_write_keeps_the_name_of_another_file_in_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError) as failed, files.atomic_write(tmp_path / "a.json"):
+        (tmp_path / "none" / "b.json").read_bytes()
+    assert failed.value.filename == str(tmp_path / "none" / "b.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"\xef\xbb\xbfa = 1\n", "a = 1\n"),
+        ("α\r\n".encode(), "α\r\n"),
+        (
+            "a".encode("utf-16"),
+            "{} is in UTF-16 or not a text file; expected UTF-8: save the file as UTF-8, for "
+            "example with `iconv -f UTF-16 -t UTF-8`",
+        ),
+        (
+            b"a\0b",
+            "{} is in UTF-16 or not a text file; expected UTF-8: save the file as UTF-8, for "
+            "example with `iconv -f UTF-16 -t UTF-8`",
+        ),
+        (
+            b"a\nb\ncaf\xe9\n",
+            "{}, line 3: byte 0xe9 is not UTF-8; expected UTF-8: save the file as UTF-8, for "
+            "example with `iconv -f LATIN1 -t UTF-8`",
+        ),
+    ],
+    ids=["mark", "plain", "UTF-16", "null byte", "Latin-1"],
+)
+def test_read_text_takes_utf8_and_says_what_else_it_is(tmp_path, content, told):
+    path = tmp_path / "site.toml"
+    path.write_bytes(content)
+    if not told.startswith("{}"):
+        assert files.read_text(path) == told
+    else:
+        with pytest.raises(ValueError) as refusal:
+            files.read_text(path)
+        assert str(refusal.value) == told.format(path)
+
+
+def test_read_json_lines_yields_complete_lines(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    for missing in (path, tmp_path / "none" / "a", path / "b"):
+        assert list(files.read_json_lines(missing, ("step",))) == []
+        path.touch()
+    path.write_text('{"step": 1}\n{"step": 2, "x": 3}\n{"ste', encoding="utf-8")
+    assert list(files.read_json_lines(path, ("step",))) == [{"step": 1}, {"step": 2, "x": 3}]
+    for damage in ("[1]", "x", '{"x": 1}'):
+        path.write_text(f'{{"step": 1}}\n{damage}\n{{"step": 2}}\n', encoding="utf-8")
+        lines = files.read_json_lines(path, ("step",))
+        assert next(lines) == {"step": 1}
+        with pytest.raises(files.DamagedFileError) as damaged:
+            next(lines)
+        assert str(damaged.value) == f"{path}, line 2, is damaged"
+
+
+def test_unique_file_names_differ_in_more_than_case():
+    names = ["DyT (tuned)", "DyT [tuned]", "dyt-tuned", "a_b", "α", "?", "LN+x"]
+    assert files.unique_file_names(names) == {
+        "DyT (tuned)": "DyT-tuned",
+        "DyT [tuned]": "DyT-tuned-2",
+        "dyt-tuned": "dyt-tuned-3",
+        "a_b": "a_b",
+        "α": "unnamed",
+        "?": "unnamed-2",
+        "LN+x": "LN-x",
+    }
