@@ -5,7 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from matched.aggregation import CellSummary, mean_difference, metric_of, summarize_cell
+from matched.aggregation import (
+    CellSummary,
+    group_by_cell,
+    mean_difference,
+    metric_of,
+    summarize_cell,
+)
 from matched.status import RunStatus, State
 from matched.table import Metric
 
@@ -83,3 +89,22 @@ def test_deviation_of_a_value_that_is_not_finite_is_nan(value):
 )
 def test_mean_difference_is_paired_by_seed(base, other, seeds, expected):
     assert mean_difference(cell(base), cell(other), seeds) == expected
+
+
+def test_runs_are_grouped_by_row_and_arm(project):
+    """A run that several arms share is in the group of each."""
+    groups = group_by_cell(project.plan())
+    assert {key: [cell.seed for cell, _ in runs] for key, runs in groups.items()} == {
+        (row, arm): [0, 1] for row in ("small", "large") for arm in ("LN", "DyT")
+    }
+    for (row, arm), runs in groups.items():
+        assert all((cell.row, cell.arm) == (row, arm) for cell, _ in runs)
+        assert all(cell.run == planned.run for cell, planned in runs)
+    project.recipe(
+        "TABLE = Table(arms=(Arm(name='a'), Arm(name='b')),"
+        " scales=(scale(seeds=(0,), small={'a': SMALL, 'b': SMALL}),))"
+    )
+    plan = project.plan()
+    groups = group_by_cell(plan)
+    assert list(groups) == [("small", "a"), ("small", "b")]
+    assert [planned for runs in groups.values() for _, planned in runs] == list(plan.runs) * 2

@@ -3,9 +3,12 @@
 The comparison of configs is in test_matching.py.
 """
 
+from dataclasses import replace
+
 import pytest
 
 from matched import audit
+from matched.audit import AuditedPair, differ, matched_mark, matched_seeds
 from matched.files import write_json
 from matched.summary_table import summary_table
 
@@ -75,7 +78,7 @@ def test_audit_verdict_is_unknown_before_a_run_starts(one_row):
 
 def test_audit_verdict_is_unknown_without_a_batch(one_row):
     finish(one_row, ln={**FINGERPRINT, "batches": []}, dyt={**FINGERPRINT, "batches": []})
-    assert verdict_and_reason(one_row)[0] == "unknown"
+    assert verdict_and_reason(one_row) == ("unknown", "no batch in the fingerprint yet")
 
 
 def test_audit_needs_no_batch_where_batches_may_differ(project):
@@ -226,3 +229,71 @@ def test_audit_prints_the_allowed_differences(project):
     output = project.cli("audit", "table1")
     assert "config.lr: 0.1 → 0.2" in output
     assert "Allowed to differ: lr, because tuned for each" in output
+
+
+# --- pairs
+
+
+def test_audited_pair_names_its_cells_and_hardware(one_row):
+    for norm, hardware in (("LN", "A100"), ("DyT", "H100")):
+        one_row.finish(f"small.{norm}.0", hardware=hardware, top1=80.0)
+    plan = one_row.plan()
+    base, other = plan.runs
+    (pair,) = audit.audit_pairs(plan)
+    assert pair == AuditedPair(
+        row="small",
+        arm="DyT",
+        seed=0,
+        base=base,
+        other=other,
+        differences={"config.norm": ("LN", "DyT")},
+        verdict="matched",
+        base_column="LN",
+        column="DyT",
+        hardware=("A100", "H100"),
+    )
+    assert pair.different_hardware
+
+
+def test_hardware_of_a_run_includes_that_of_its_needs(project):
+    project.recipe(WITH_NEEDS)
+    for model, hardware in (("start", "H100"), ("middle", ""), ("small", "A100")):
+        project.finish(f"{model}.LN.0", hardware=hardware, top1=80.0)
+    plan = project.plan()
+    names = {p.run.config.model: audit.hardware_of(plan, p.run) for p in plan.runs[:3]}
+    assert names == {"start": "H100", "middle": "H100", "small": "A100, H100"}
+    project.finish("start.LN.0", hardware="A100", top1=80.0)
+    plan = project.plan()
+    assert audit.hardware_of(plan, plan.runs[2].run) == "A100"
+    assert audit.hardware_of(plan, plan.runs[5].run) == "", "none of its runs has finished"
+
+
+@pytest.mark.parametrize(
+    ("hardware", "other", "different"),
+    [("A", "B", True), ("A", "A", False), ("", "B", False), ("A", "", False), ("", "", False)],
+)
+def test_unknown_hardware_is_not_different(hardware, other, different):
+    assert differ(hardware, other) is different
+
+
+def test_seeds_and_mark_of_a_cell_are_those_of_its_pairs(one_row):
+    """Marks are of all values of a search; seeds of one."""
+    one_row.finish("small.LN.0", top1=80.0)
+    one_row.finish("small.DyT.0", top1=80.0)
+    (pair,) = audit.audit_pairs(one_row.plan())
+    pairs = [
+        pair,
+        replace(pair, seed=1, verdict="unknown"),
+        replace(pair, seed=2, hardware=("A100", "H100")),
+        replace(pair, seed=3, hardware=("A100", "")),
+        replace(pair, seed=4, value="0.5"),
+        replace(pair, seed=5, row="large"),
+        replace(pair, seed=6, arm="own", verdict="not matched"),
+        replace(pair, seed=7, arm="own", verdict="unknown"),
+    ]
+    assert matched_seeds(pairs, "small", "DyT") == {0, 3}
+    assert matched_seeds(pairs, "small", "DyT", "0.5") == {4}
+    assert matched_seeds(pairs, "small", "own") == set()
+    marks = [matched_mark(pairs, *cell) for cell in
+             (("small", "DyT"), ("large", "DyT"), ("small", "own"), ("none", "DyT"))]  # fmt: skip
+    assert marks == ["—", "yes", "no", "—"]

@@ -92,7 +92,7 @@ def started(monkeypatch):
             (job_runner.submitit.helpers, "TorchDistributedEnvironment", lambda: exporter),
             (job_runner, "drop_launcher_variables", lambda: calls.append(("drop",))),
             (signals, "signal_at_parent_exit", lambda number: calls.append(("parent", number))),
-            (logging, "basicConfig", lambda **options: calls.append(("log", options["level"]))),
+            (logging, "basicConfig", lambda **options: calls.append(("log", options))),
             (JobRunner, "compute", compute),
         ):
             monkeypatch.setattr(place, name, value)
@@ -102,7 +102,7 @@ def started(monkeypatch):
     return start
 
 
-LOGGED = ("log", logging.INFO)
+LOGGED = ("log", {"level": logging.INFO, "format": "%(asctime)s %(message)s"})
 WITH_PARENT = ("parent", signal.SIGTERM)
 EXPORTED = ("export", {"set_cuda_visible_devices": False, "overwrite": True})
 
@@ -236,7 +236,7 @@ def test_job_of_a_killed_process_is_aborted(pack, executed, monkeypatch):
 
 @pytest.mark.parametrize("when", ["before a run", "with a lost process", "in a run"])
 def test_job_with_a_stop_signal_is_stopped_by_the_requeuer(pack, executed, monkeypatch, when):
-    stopped, number = [], [None]
+    stopped, barriers, number = [], [], [None]
     monkeypatch.setattr(signals, "stop_signal", lambda: number[0])
 
     def stop(self, received):
@@ -252,10 +252,12 @@ def test_job_with_a_stop_signal_is_stopped_by_the_requeuer(pack, executed, monke
         return ExecutionResult(state=State.DONE)
 
     monkeypatch.setattr(Requeuer, "stop", stop)
+    monkeypatch.setattr(Peers, "barrier", lambda *_: barriers.append(when) or True)
     monkeypatch.setattr(job_runner, "execute", execute)
     with pytest.raises(SystemExit):
         pack().compute("here", "1")
     assert stopped == [signal.SIGUSR2]
+    assert barriers == ([when] if when == "before a run" else []), "the others stop as well"
 
 
 def test_stop_passed_on_by_another_process_counts_as_sigterm(monkeypatch):
@@ -264,7 +266,7 @@ def test_stop_passed_on_by_another_process_counts_as_sigterm(monkeypatch):
     monkeypatch.setattr(job_runner.time, "monotonic", lambda: seconds[0])
     monkeypatch.setattr(
         job_runner.time, "sleep", lambda pause: seconds.append(seconds.pop() + pause)
-    )
+    )  # the clock
     monkeypatch.setattr(signals, "stop_signal", lambda: number.get(int(seconds[0])))
     assert job_runner._wait_for_signal() is signal.SIGTERM
     assert seconds[0] == pytest.approx(105, abs=0.1)
