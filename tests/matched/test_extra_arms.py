@@ -115,10 +115,83 @@ def test_report_with_keeps_a_table_that_has_the_arm(extra):
 
 
 def test_with_refuses_unknown_repeated_and_impossible_arms(extra):
-    assert "unknown arm for --with: 'x'; known" in extra.mistake("plan", "table1", "--with", "x")
-    repeated = extra.mistake("plan", "table1", "--with", "Derf", "--with", "Derf")
-    assert "table1 has the arm Derf already" in repeated
-    extra.recipe("TABLE = Table(arms=ARMS[:1], scales=(scale(seeds=(0,), small=SMALL),))")
-    assert "table1 has no arm DyT or tanh to derive it from; its arms are LN" in extra.mistake(
-        "plan", "table1", "--with", "Derf"
+    assert extra.mistake("plan", "table1", "--with", "x") == (
+        "unknown arm for --with: 'x'; known, nearest first: Derf"
     )
+    repeated = extra.mistake("plan", "table1", "--with", "Derf", "--with", "derf")
+    assert repeated == "--with Derf: table1 has the arm Derf already"
+    extra.recipe(
+        "ARMS = (ARMS[0], Arm(name='BN', norm='BN'))\n"
+        "TABLE = Table(arms=ARMS, scales=(scale(seeds=(0,), small=SMALL),))"
+    )
+    assert extra.mistake("plan", "table1", "--with", "Derf") == (
+        "--with Derf: table1 has no arm DyT or tanh to derive it from; its arms are LN, BN"
+    )
+
+
+def test_with_refuses_arms_whose_runs_are_not_matched(extra, monkeypatch):
+    checked = []
+
+    def check_matched(table, scale):
+        checked.append((table, scale))
+        raise ValueError("small: Derf differs in config.lr")
+
+    recipe = recipes.load("table1")
+    monkeypatch.setattr(extra_arms, "check_matched", check_matched)
+    scale = recipe.scale("smoke")
+    assert extra_arms.with_arms(recipe, scale, []) == (recipe, scale) and checked == []
+    with pytest.raises(ValueError) as refusal:
+        extra_arms.with_arms(recipe, scale, ["derf"])
+    assert str(refusal.value) == "--with derf: table1, small: Derf differs in config.lr"
+    ((table, scale),) = checked
+    assert [arm.name for arm in table.arms] == ["LN", "DyT", "Derf"]
+    assert {cell.arm for cell in table.cells(scale)} == {"LN", "DyT", "Derf"}
+
+
+def test_with_several_arms_keeps_their_order_and_names(extra):
+    extra.write(
+        "recipes/extra_arms.py",
+        EXTRA.lstrip() + "EXTRA_ARMS += (ExtraArm(name='own', like=('none', 'LN', 'DyT'),"
+        " derive_norm=lambda norm: f'own {norm}'),)\n",
+    )
+    recipe = recipes.load("table1")
+    both = ["own", "DERF"]
+    recipe, scale = extra_arms.with_arms(recipe, recipe.scale("smoke"), both)
+    assert norms(recipe, scale) == {
+        "LN": "LN",
+        "DyT": "DyT",
+        "own": "own LN",  # the first of the arms that it may be derived from
+        "Derf": "DyT+erf",
+    }
+    assert recipe.extra_arms == ("own", "Derf")
+    assert recipe.table.scales == (scale,)
+
+
+def test_with_possible_arms_leaves_out_those_that_a_table_cannot_have(extra):
+    extra.recipe(
+        "ARMS = (Arm(name='x', norm='x'), Arm(name='y', norm='y'))\n"
+        "TABLE = Table(arms=ARMS, scales=(scale(seeds=(0,), small=SMALL),))"
+    )
+    recipe = recipes.load("table1")
+    scale = recipe.scale("smoke")
+    assert extra_arms.with_possible_arms(recipe, scale, ["Derf"]) == (recipe, scale)
+    with pytest.raises(ValueError, match="unknown arm for --with: 'z'"):
+        extra_arms.with_possible_arms(recipe, scale, ["Derf", "z"])
+
+
+def test_with_leaves_out_rows_that_lack_the_model(extra):
+    """Such a row has no run of the arm; norms by row apply to rows that name the model."""
+    extra.recipe(
+        "NORMS = ArmNorms(norms={'LN': 'wide LN'}, by_row={'large': {'LN': 'narrow LN'}},"
+        " reason='it is small')\n"
+        "TABLE = Table(arms=ARMS, scales=(replace(scale(seeds=(0,), small=SMALL, large={'LN': "
+        "LARGE}), arm_norms=NORMS),))"
+    )
+    recipe, scale = added()
+    cells = recipe.table.cells(scale)
+    assert [(cell.row, cell.arm, cell.run.config.norm) for cell in cells] == [
+        ("small", "LN", "wide LN"),
+        ("small", "DyT", "DyT"),
+        ("small", "Derf", "DyT+erf"),
+        ("large", "LN", "narrow LN"),
+    ]

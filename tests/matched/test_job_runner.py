@@ -266,7 +266,7 @@ def test_stop_passed_on_by_another_process_counts_as_sigterm(monkeypatch):
     monkeypatch.setattr(job_runner.time, "monotonic", lambda: seconds[0])
     monkeypatch.setattr(
         job_runner.time, "sleep", lambda pause: seconds.append(seconds.pop() + pause)
-    )  # the clock
+    )
     monkeypatch.setattr(signals, "stop_signal", lambda: number.get(int(seconds[0])))
     assert job_runner._wait_for_signal() is signal.SIGTERM
     assert seconds[0] == pytest.approx(105, abs=0.1)
