@@ -11,12 +11,17 @@ from matched.data_files import (
     list_entries,
     list_files,
     list_folders,
+    list_loose_files,
     pointer_fault,
 )
 
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 334643268\n"
 ANNEX = "/annex/objects/SHA256E-s334643268--4d7a.safetensors\n"
 ANNEX_LINK = "../.git/annex/objects/Zx/9q/SHA256E-s1--4d7a/SHA256E-s1--4d7a"
+DOWNLOAD = {
+    "git-lfs": "`git lfs pull` in its repository",
+    "git-annex": "`git annex get` on it in its repository",
+}
 SYSTEM_FOLDERS = (".ipynb_checkpoints", "@eaDir", "lost+found", "__MACOSX", "$RECYCLE.BIN", ".git")
 SYSTEM_FILES = ("._1.JPEG", ".DS_Store", "Thumbs.db", ".hidden.jpeg", "desktop.ini")
 
@@ -75,6 +80,37 @@ def test_list_entries_passes_over_system_files(root, name):
     assert data_files.is_empty(root / "c")
 
 
+def test_list_loose_files_are_all_but_folders(root):
+    """A link to a folder is one; a link that leads nowhere, or to itself, is not."""
+    write(root / "z.txt")
+    write(root / "A.jpeg")
+    write(root / ".hidden")
+    for name, target in (("folder", "a"), ("nowhere", "none"), ("loop", "loop")):
+        (root / name).symlink_to(target)
+    assert list_folders(root) == ["a", "b", "folder"]
+    assert list_loose_files(root) == ["A.jpeg", "loop", "nowhere", "z.txt"]
+
+
+def test_entries_that_cannot_be_examined_are_errors(root, monkeypatch):
+    """As a link into a folder of another user; or a disk that fails."""
+
+    class Entry:
+        path = "a/b"
+
+        def is_dir(self):
+            raise error
+
+    error = PermissionError(13, "Permission denied")
+    with pytest.raises(ValueError, match=r"^a/b cannot be read \(Permission denied\); every "):
+        data_files._is_folder(Entry())
+    error = OSError(5, "Input/output error")
+    with pytest.raises(OSError, match="Input/output error"):
+        data_files._is_folder(Entry())
+    monkeypatch.setattr(data_files.Path, "stat", Entry.is_dir)
+    with pytest.raises(OSError, match="Input/output error"):
+        pointer_fault(root / "a" / "1.JPEG")
+
+
 def test_list_files_orders_as_sorted_os_walk(root):
     for name in ("a/deep/0.jpeg", "a/deep-1/0.jpeg", "a/B/0.jpeg", "a/b.jpeg", "10/1.jpeg"):
         write(root / name)
@@ -131,7 +167,8 @@ def test_list_files_lists_linked_files_unless_listed_anyway(root, tmp_path):
 )
 def test_pointer_fault_names_the_tool(tmp_path, text, tool):
     file = write(tmp_path / "weights.pth", text)
-    assert pointer_fault(file).startswith(f"is a pointer of {tool}, not the file itself; run `git ")
+    expected = f"is a pointer of {tool}, not the file itself; run {DOWNLOAD[tool]}"
+    assert pointer_fault(file) == expected
     with pytest.raises(ValueError, match=f"^{file} is a pointer of {tool}"):
         data_files.refuse_pointers([write(tmp_path / "whole"), file])
 
@@ -149,7 +186,9 @@ def test_pointer_fault_names_a_loop_of_links(tmp_path):
     first, second = tmp_path / "a.pth", tmp_path / "b.pth"
     first.symlink_to("b.pth")
     second.symlink_to("a.pth")
-    assert pointer_fault(first).startswith("is a symbolic link that leads back to itself")
+    assert pointer_fault(first) == (
+        "is a symbolic link that leads back to itself; delete it, or restore its target"
+    )
     with pytest.raises(ValueError, match=f"^{second} is a symbolic link that leads back"):
         data_files.refuse_pointers([first, second][1:])
 
@@ -169,6 +208,17 @@ def test_refuse_pointers_checks_files_spread_over_all(tmp_path):
     with pytest.raises(ValueError, match="is a pointer of git-lfs"):
         data_files.refuse_pointers(files, most=10)
     data_files.refuse_pointers(files[:50], most=10)
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "checked"),
+    [(10, 10, range(10)), (11, 10, range(0, 11, 2)), (100, 10, range(0, 100, 10)), (0, 10, ())],
+)
+def test_refuse_pointers_checks_at_most_that_many_files(monkeypatch, count, most, checked):
+    files = []
+    monkeypatch.setattr(data_files, "refuse_pointer", files.append)
+    data_files.refuse_pointers(list(range(count)), most=most)
+    assert files == list(checked)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -88,6 +89,76 @@ def test_export_writes_all_numbers_with_step_and_time(one_row, fake):
     assert diverged[0] == "train/loss" and diverged[2] == 4
 
 
+def test_export_takes_the_last_known_time_of_earlier_steps(one_row, fake):
+    """Losses may be written more often than times."""
+    metrics = [{"step": step, "loss": float(step)} for step in (1, 2, 3, 4, 5)]
+    log(one_row, "small.DyT.0", metrics)
+    points = exported(one_row)[1]["small.DyT.seed0"]
+    assert [point for point in points if point[0] == "train/loss"] == [
+        ["train/loss", 1.0, 1, None],
+        ["train/loss", 2.0, 2, 100.0],
+        ["train/loss", 3.0, 3, 100.0],
+        ["train/loss", 4.0, 4, 101.5],
+        ["train/loss", 5.0, 5, 101.5],
+    ]
+
+
+def test_export_leaves_out_counters(one_row, fake):
+    line = {"step": 1, "epoch": 2, "attempt": 3, "time": 4.0, "loss": 0.5}
+    log(one_row, "small.DyT.0", [line], None)
+    assert exported(one_row)[1] == {"small.DyT.seed0": [["train/loss", 0.5, 1, None]]}
+
+
+def test_export_names_runs_of_a_search_by_their_value(grid, fake):
+    log(grid, "small.LN.1")
+    assert list(exported(grid)[1]) == ["small.8.1.seed1"]
+
+
+def test_value_in_the_name_of_a_folder_has_no_slash():
+    of_pair, of_none = (SimpleNamespace(value=value) for value in ("0.5/0.25", ""))
+    assert (export._of_value(of_pair), export._of_value(of_none)) == (".0.5-0.25", "")
+
+
+def test_export_names_a_shared_run_by_its_first_cell(project, fake):
+    project.recipe(
+        "TABLE = Table(arms=(Arm(name='a'), Arm(name='b+')),"
+        " scales=(scale(seeds=(0,), small={'a': SMALL, 'b+': SMALL}, large={'b+': LARGE}),))"
+    )
+    for name in ("small.LN.0", "large.LN.0"):
+        log(project, name)
+    output, points = exported(project)
+    assert list(points) == ["large.b.seed0", "small.a.seed0"]
+    assert output == f"Written: training curves of 2 runs to {project.root}/curves\n"
+
+
+def test_export_deletes_the_old_files_of_a_run_without_metrics(one_row, fake):
+    log(one_row, "small.LN.0")
+    log(one_row, "small.DyT.0")
+    exported(one_row)
+    log(one_row, "small.LN.0", [], [])
+    output, points = exported(one_row)
+    assert list(points) == ["small.DyT.seed0"]
+    assert output == (
+        f"Written: training curves of 1 run to {one_row.root}/curves; 1 run without any\n"
+    )
+
+
+def test_export_closes_the_writer_after_an_error(one_row):
+    log(one_row, "small.LN.0")
+    closed = []
+
+    class Full(FakeWriter):
+        def add_scalar(self, *point, wall_time):
+            raise OSError(28, "No space left on device")
+
+        def close(self):
+            closed.append(self.folder)
+
+    with pytest.raises(OSError):
+        export.write_event_files(one_row.plan(), one_row.root / "curves", Full)
+    assert closed == [f"{one_row.root}/curves/small.LN.seed0"]
+
+
 def test_export_works_without_a_performance_file(one_row, fake):
     log(one_row, "small.DyT.0", performance=None)
     points = exported(one_row)[1]["small.DyT.seed0"]
@@ -130,7 +201,10 @@ def test_export_without_tensorboard_says_how_to_install_it(one_row, monkeypatch)
     log(one_row, "small.LN.0")
     folder = one_row.root / "curves"
     message = one_row.mistake("export", "table1", "--tensorboard", str(folder))
-    assert "TensorBoard cannot be imported" in message and "`pip install tensorboard`" in message
+    assert message.startswith("TensorBoard cannot be imported (")
+    assert message.endswith(
+        "); install it with `pip install tensorboard`, or as the extra matched[tensorboard]"
+    )
     assert not folder.exists()
 
 

@@ -114,6 +114,65 @@ def test_submit_wait_copies_pictures(one_row):
     assert f"Pictures: {folder(one_row)}/ (2;" in output
 
 
+WITH_NEEDS = (
+    "START = Run(task='tiny:train', config=Config(model='start'))\n"
+    "MIDDLE = Run(task='tiny:train', config=Config(model='middle'), needs={'start': START})\n"
+    "TOP = Run(task='tiny:train', config=SMALL.config, needs={'middle': MIDDLE})\n"
+    "TABLE = Table(arms=ARMS[1:], scales=(scale(seeds=(0,), small=TOP),))"
+)
+
+
+@pytest.mark.parametrize(
+    ("models", "shade"),
+    [
+        (("start", "middle", "small"), 3),
+        (("start", "middle"), 2),
+        (("start",), 1),
+        ((), None),
+    ],
+)
+def test_gallery_shows_the_picture_of_the_nearest_need(project, models, shade):
+    project.recipe(WITH_NEEDS)
+    for number, model in enumerate(("start", "middle", "small"), start=1):
+        has_picture = model in models
+        picture = "samples.png" if has_picture else None
+        finish(project, f"{model}.DyT.0", number if has_picture else None, picture=picture)
+    _, lines = table(project)
+    if shade is None:
+        assert lines == []
+    else:
+        assert copies(project) == {"small.DyT.seed0.png": png(shade)}
+
+
+def test_gallery_names_an_unusable_picture_rather_than_showing_that_of_a_need(project):
+    project.recipe(WITH_NEEDS)
+    finish(project, "start.DyT.0", 1)
+    finish(project, "middle.DyT.0", picture=None)
+    finish(project, DYT, picture="gone.png")
+    output, lines = table(project)
+    assert lines == []
+    assert "Picture left out: small · DyT · seed 0: 'gone.png' is missing or not a file" in output
+
+
+def test_gallery_has_seeds_in_the_order_of_the_scale(project):
+    project.recipe("TABLE = Table(arms=ARMS, scales=(scale(seeds=(3, 1), small=SMALL),))")
+    for name in ("small.LN.3", "small.LN.1", "small.DyT.1"):
+        finish(project, name, 1)
+    _, lines = table(project)
+    assert lines[2:] == [
+        "| Small_1, seed 3 | ![Small_1, seed 3, LN](table1.smoke/small.LN.seed3.png) | — |",
+        "| Small_1, seed 1 | ![Small_1, seed 1, LN](table1.smoke/small.LN.seed1.png) "
+        "| ![Small_1, seed 1, DyT](table1.smoke/small.DyT.seed1.png) |",
+    ]
+
+
+def test_gallery_leaves_out_the_runs_of_searches(grid):
+    finish(grid, "small.LN.0", 1)
+    output, lines = table(grid)
+    assert lines == [] and not folder(grid).exists()
+    assert "Pictures" not in output
+
+
 # --- pictures that cannot be shown
 
 
