@@ -63,13 +63,22 @@ def test_arguments_and_defaults_of_commands(arguments, expected):
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    ["", "plan", "export table1", "run table1 --row a", "run table1 --arm b", "logs", "figure"],
+    ("arguments", "missing"),
+    [
+        ("", "command"),
+        ("plan", "table"),
+        ("export table1", "--tensorboard"),
+        ("run table1 --row a", "--arm"),
+        ("run table1 --arm b", "--row"),
+        ("logs", "signature"),
+        ("figure", "figure"),
+    ],
 )
-def test_required_arguments(arguments, capsys):
+def test_required_arguments(arguments, missing, capsys):
     with pytest.raises(SystemExit) as end:
         _parser().parse_args(arguments.split())
     assert end.value.code == 2
-    message = capsys.readouterr().err
-    assert message.startswith("matched: error: the following arguments are required")
-    assert message.count("\n") == 1
+    name = " ".join(["matched", *arguments.split()[:1]])
+    assert capsys.readouterr().err == (
+        f"matched: error: the following arguments are required: {missing}; see `{name} --help`\n"
+    )

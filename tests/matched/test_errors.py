@@ -11,6 +11,21 @@ IN_A_WORKER = (
 )
 
 
+class NoMemoryError(RuntimeError):
+    """An error whose kind the message of a worker gives with its module."""
+
+
+class KeyErrorMessage(str):
+    """The message with which torch raises a worker's KeyError again."""
+
+    def __repr__(self):
+        return str(self)
+
+
+def in_a_worker(kind, last):
+    return kind(IN_A_WORKER.replace("OSError: disk\n failed", last))
+
+
 @pytest.mark.parametrize(
     ("error", "text"),
     [
@@ -19,8 +34,27 @@ IN_A_WORKER = (
         (KeyError(), "KeyError"),
         (ValueError(), "ValueError"),
         (RuntimeError(IN_A_WORKER), "OSError: disk failed"),
+        (in_a_worker(ValueError, "ValueError: no file\n  a"), "no file a"),
+        (in_a_worker(ValueError, "ValueError"), "ValueError"),
+        (in_a_worker(NoMemoryError, "a.b.NoMemoryError: 2 GB: none"), "NoMemoryError: 2 GB: none"),
+        (
+            in_a_worker(lambda text: KeyError(KeyErrorMessage(text)), "KeyError: 'a'"),
+            "KeyError: 'a'",
+        ),
+        (RuntimeError("Caught a cold.\nOriginal"), "RuntimeError: Caught a cold. Original"),
     ],
-    ids=["type and message", "user's mistake", "no message", "empty mistake", "data loader"],
+    ids=[
+        "type and message",
+        "user's mistake",
+        "no message",
+        "empty mistake",
+        "data loader",
+        "mistake in data",
+        "empty mistake in data",
+        "module of the type",
+        "key error",
+        "other text",
+    ],
 )
 def test_one_line_formats_type_and_message(error, text):
     assert one_line(error) == text
