@@ -15,44 +15,11 @@ CELL = ["--row", "small", "--arm", "LN"]
 # --- plan and status
 
 
-def test_plan_shows_every_run_and_the_jobs(project):
-    project.finish("small.LN.0", top1=1.0)
-    told = project.cli("plan", "table1")
-    for planned in project.plan().runs:
-        (line,) = (line for line in told.splitlines() if planned.run.signature in line)
-        assert planned.title in line and str(planned.status.state) in line and "tiny:train" in line
-    assert "data none: 7 of 8 runs to do, in 1 job (local)" in told
-
-
 def test_plan_of_a_finished_table(one_row):
     for name in ("small.LN.0", "small.DyT.0"):
         one_row.finish(name, top1=1.0)
     told = one_row.cli("plan", "table1", "--cluster", "slurm")
     assert "0 of 2 runs to do, in 0 jobs" in told and "#SBATCH" not in told
-
-
-def test_status_shows_states_numbers_and_reasons(project):
-    project.finish("small.LN.0", top1=81.25)
-    project.finish("small.DyT.0", outcome="diverged", top1=40.0)
-    failed = project.directory("small.LN.1")
-    failed.prepare()
-    # rich takes brackets for markup: it would drop the first and raise an error for the second.
-    failed.write_failure(Failure(reason="no [data] in [/scratch/x]"))
-    told = project.cli("status", "table1", code=1)
-    for words in ("done", "81.25", "diverged", "failed", "no [data] in [/scratch/x]", "new"):
-        assert words in told
-    assert f"Runs are in {project.root}/runs" in told
-
-
-def test_status_and_table_return_0_while_nothing_has_failed(project):
-    project.cli("status", "table1", code=0)
-    project.cli("table", "table1", code=0)
-
-
-def test_table_returns_1_when_a_run_has_failed(project):
-    project.directory("small.LN.0").prepare()
-    project.directory("small.LN.0").write_failure(Failure(reason="no memory"))
-    assert "Failed: small · LN · seed 0: no memory" in project.cli("table", "table1", code=1)
 
 
 def test_table_is_not_cut_off_in_a_pipe(project):
@@ -126,14 +93,6 @@ def test_logs_prints_the_log(project):
     assert project.cli("logs", signature, "--follow") == "one [data]\ntwo ± three\n"
 
 
-def test_logs_of_a_run_without_log(project):
-    directory = project.given("small.LN.0")
-    signature = directory.run.signature
-    line = project.mistake("logs", signature)
-    expected = f"run {signature} has no log: it has not started; what its job printed is"
-    assert line.startswith(expected)
-
-
 def test_retry_repeats_failed_runs_only(one_row):
     one_row.finish("small.DyT.0", prints=False, top1=1.0)
     one_row.directory("small.LN.0").prepare()
@@ -190,14 +149,6 @@ def test_unreadable_file_is_named(project, monkeypatch):
 def test_results_folder_that_is_a_file_is_named(project):
     project.write("results", "")
     assert project.mistake("table", "table1").startswith(f"{project.root}/results")
-
-
-def test_interruption_says_how_to_continue(project, monkeypatch):
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("matched.recipes.load", interrupted)
-    assert "run the same command again" in project.mistake("plan", "table1")
 
 
 # --- speed
