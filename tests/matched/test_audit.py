@@ -227,7 +227,9 @@ def test_audit_prints_the_allowed_differences(project):
         " scales=(scale(seeds=(0,), small={'LN': SMALL, 'DyT': OTHER}),))"
     )
     output = project.cli("audit", "table1")
-    assert "config.lr: 0.1 → 0.2" in output
+    first, second = (line for line in output.splitlines() if "config." in line)
+    assert "config.norm: 'LN' → 'DyT' " in first
+    assert second.split() == ["LN", "/", "DyT", "config.lr:", "0.1", "→", "0.2", "—", "—"]
     assert "Allowed to differ: lr, because tuned for each" in output
 
 

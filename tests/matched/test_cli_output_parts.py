@@ -1,15 +1,18 @@
 """Parts of the output of commands: sizes, processes, requests, hours, and progress of runs."""
 
+import io
 import logging
 import threading
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
-from matched import Resources, cli_output, slurm_summary
+from matched import Resources, cli, cli_output, slurm_summary, submission
 from matched.cli_output import _hours_by_stage, _jobs, _processes, _size
 from matched.job_packing import PackedJob
 from matched.slurm_summary import Stage
+from matched.status import Failure
 from matched.task import write_progress
 
 
@@ -137,3 +140,102 @@ def test_bars_follow_the_progress_of_each_run(one_row, monkeypatch):
         {"title": "small · LN · seed 0", "completed": 3, "total": 10, "shown": "loss 0.25"},
         {"title": "small · DyT · seed 0", "completed": 10, "total": 10, "shown": ""},
     ]
+
+
+def test_run_shown_elsewhere_logs_lines(one_row, monkeypatch):
+    plan, configured, ran = one_row.plan(), [], []
+    monkeypatch.setattr(logging, "basicConfig", lambda **options: configured.append(options))
+    monkeypatch.setattr(
+        submission, "run_in_process", lambda plan: ran.append(plan) or {"signature": "result"}
+    )
+    console = Console(file=io.StringIO())
+    assert cli_output.run_shown(plan, console) == {"signature": "result"}
+    ((handler,),) = (options.pop("handlers") for options in configured)
+    assert configured == [{"level": logging.INFO}] and ran == [plan]
+    assert isinstance(handler.formatter, cli_output._OneLine)
+    assert console.file.getvalue() == ""
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_run_shown_in_a_terminal_follows_the_runs_until_they_end(one_row, monkeypatch, fails):
+    one_row.finish("small.LN.0", top1=80.0)
+    plan, followed = one_row.plan(), []
+
+    def follow(planned_runs, bar, over):
+        assert over.wait(20)
+        followed.append(planned_runs)
+
+    def run_in_process(plan):
+        if fails:
+            raise KeyError
+        return {"signature": "result"}
+
+    monkeypatch.setattr(cli_output, "_follow", follow)
+    monkeypatch.setattr(submission, "run_in_process", run_in_process)
+    console = Console(file=io.StringIO(), force_terminal=True)
+    if fails:
+        with pytest.raises(KeyError):
+            cli_output.run_shown(plan, console)
+    else:
+        assert cli_output.run_shown(plan, console) == {"signature": "result"}
+    assert followed == [plan.missing] and len(plan.missing) == 1
+
+
+# --- submissions that wait
+
+
+@pytest.fixture
+def launched(one_row, monkeypatch):
+    """Return a function that submits: its arguments, those of ``wait``, and its exit code."""
+    job = SimpleNamespace(result=lambda: submitted.append("result"))
+    submitted, waited = [], []
+
+    def submit(plan, cluster, *, snapshot):
+        submitted.append((cluster, snapshot))
+        return plan, [job]
+
+    def wait(plan, jobs, console):
+        waited.append([each is job for each in jobs])
+        return plan
+
+    monkeypatch.setattr(cli.submission, "submit", submit)
+    monkeypatch.setattr(cli, "wait", wait)
+
+    def launch(*arguments, code=0):
+        submitted.clear()
+        waited.clear()
+        told = one_row.cli(*arguments, code=code)
+        return submitted, waited, "Small_1" in told
+
+    return launch
+
+
+@pytest.mark.parametrize("command", ["submit", "retry"])
+@pytest.mark.parametrize(
+    ("options", "submitted", "waited"),
+    [
+        ((), [("local", False)], []),
+        (("--snapshot",), [("local", True)], []),
+        (("--wait",), [("local", False)], [[True]]),
+        (("--wait", "--cluster", "slurm"), [("slurm", False)], [[]]),  # Slurm's are no children
+        (("--cluster", "debug"), [("debug", False), "result"], []),
+        (("--wait", "--cluster", "debug"), [("debug", False), "result"], [[]]),
+    ],
+    ids=str,
+)
+def test_submission_waits_and_shows_the_table(launched, command, options, submitted, waited):
+    assert launched(command, "table1", *options) == (submitted, waited, bool(waited))
+
+
+def test_submission_in_the_foreground_or_waiting_returns_1_for_a_failure(one_row, launched):
+    directory = one_row.directory("small.LN.0")
+    directory.prepare()
+    directory.write_failure(Failure(reason="no memory"))
+    launched("submit", "table1", code=0)
+    launched("submit", "table1", "--wait", code=1)
+    launched("submit", "table1", "--cluster", "debug", code=1)
+
+
+def test_status_watch_shows_the_last_state(one_row, launched):
+    assert launched("status", "table1") == ([], [], False)
+    assert launched("status", "table1", "--watch") == ([], [[]], False)
