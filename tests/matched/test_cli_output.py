@@ -1,11 +1,13 @@
 """Whole output of commands: every line that a user sees, its numbers, and its exit code."""
 
+import io
 import os
 import re
 
 import pytest
+from rich.console import Console
 
-from matched import MemoryEstimate, cli_report, preflight
+from matched import MemoryEstimate, cli_output, cli_report, preflight
 from matched.files import write_json
 from matched.status import Failure
 
@@ -122,16 +124,17 @@ def test_plan_lists_up_to_eight_runs_of_a_request(project):
 
 
 def test_whole_output_of_status(mixed):
-    assert lines(mixed, "status", "table1", "--set", "lr=0.1", code=2) == [
+    changes = ("--set", "lr=0.1", "--set", "epochs=1")
+    assert lines(mixed, "status", "table1", *changes, code=2) == [
         "run signature state step numbers job",
         "small · LN · seed 0 SIGNATURE done 3 top1 81.26",
         "small · DyT · seed 0 SIGNATURE diverged 3 top1 40",
         "small · LN · seed 1 SIGNATURE failed no [data] in [/scratch/x]",
         f"small · DyT · seed 1 SIGNATURE damaged {IS_DAMAGED}",
         *(f"{title} SIGNATURE new" for title in REST),
-        "Changed on the command line: lr=0.1",
+        "Changed on the command line: epochs=1, lr=0.1",
         "Runs are in ROOT/runs",
-        DAMAGE.replace("--scale smoke", "--scale smoke --set lr=0.1"),
+        DAMAGE.replace("--scale smoke", "--scale smoke --set epochs=1 --set lr=0.1"),
     ]
 
 
@@ -204,6 +207,40 @@ def test_whole_output_of_audit(mixed):
         "large, seed 1 config.norm: 'LN' → 'DyT' — — unknown: no fingerprint yet",
         "LN / DyT — —",
     ]
+
+
+def colored(project, show, *arguments):
+    """Return text → style of what is printed in a terminal, other than in the default style."""
+    console = Console(force_terminal=True, color_system="standard", width=200, file=io.StringIO())
+    show(project.plan(), *arguments, console)
+    pieces = re.findall(r"\x1b\[([\d;]+)m([^\x1b]+)", console.file.getvalue())
+    return {text.strip(): style for style, text in pieces if style != "0" and text.strip("─ ")}
+
+
+GREEN, YELLOW, BOLD_RED, DIM, BOLD = "32", "33", "1;31", "2", "1"
+
+
+def test_states_and_verdicts_are_the_only_colors(mixed):
+    """rich would color numbers and paths by default."""
+    path = mixed.directory("small.DyT.1") / "fingerprint.json"
+    write_json(path, {"weights": "x" * 16, "batches": ["b" * 16]})
+    mixed.finish("small.LN.1", top1=1.0)
+    states = {"done": GREEN, "diverged": YELLOW, "damaged": BOLD_RED, "new": DIM}
+    titles = dict.fromkeys(("run", "signature", "state"), BOLD)
+    told = colored(mixed, cli_output.show_plan, "local")
+    assert told == {**states, **titles, "task": BOLD}
+    told = colored(mixed, cli_output.show_plan, "slurm")
+    titles = dict.fromkeys((*titles, "task", "stage", "runs", "jobs", "core-hours"), BOLD)
+    assert told == {**states, **titles}
+    titles = dict.fromkeys(("run", "signature", "state", "step", "numbers", "job"), BOLD)
+    assert colored(mixed, cli_output.show_status) == {**states, **titles}
+    titles = ("pair", "differs in", "first weights", "first batches", "verdict")
+    assert colored(mixed, cli_output.show_audit) == {
+        "matched": GREEN,
+        "not matched: fingerprints differ in weights": BOLD_RED,
+        "unknown: no fingerprint yet": DIM,
+        **dict.fromkeys(titles, BOLD),
+    }
 
 
 def test_whole_output_of_list_cancel_run_and_table(one_row):
