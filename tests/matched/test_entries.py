@@ -140,6 +140,13 @@ def test_entries_of_searches_are_matched_without_a_baseline(grid):
         assert entry.search.best.trial.label == "1"
 
 
+def test_hardware_of_a_search_is_that_of_its_finished_runs(grid):
+    grid.finish("small.LN.0", hardware=H100, loss=1.0)
+    grid.finish("small.own.0", hardware=A100, loss=1.0)
+    (entry, _), _ = make_entries(grid.plan(), [])
+    assert entry.hardware == {0: f"{A100}, {H100}", 1: ""}
+
+
 def test_entry_of_a_search_differs_from_a_single_run_by_its_best_trial(tuned):
     finish_tuned(tuned, {0.05: 88.0, 0.1: 89.0, 0.2: 91.5})
     plan = tuned.plan("table2")

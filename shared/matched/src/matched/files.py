@@ -79,7 +79,7 @@ def read_json(path: Path | str, keys: Collection[str] = ()) -> dict[str, Any] | 
             value = json.loads(file.read())
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, UnicodeDecodeError) as error:
+    except ValueError as error:  # a UnicodeDecodeError too
         raise DamagedFileError(f"{path} is not valid JSON ({error})") from None
     if not isinstance(value, dict):
         raise DamagedFileError(f"{path} is not a JSON object")
