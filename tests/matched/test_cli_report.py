@@ -148,12 +148,28 @@ def test_help_names_choices_and_defaults(command, options, capsys):
         assert re.search(rf"{option} [A-Z]+ [^-]*{re.escape(text)}", described), option
 
 
-def test_help_lists_every_command(capsys):
+HELP = {
+    "list": "the tables that have a recipe",
+    "plan": "show the runs of a table and the requests of a submission",
+    "submit": "submit what is missing",
+    "status": "show the state of every run",
+    "table": "print the summary table and write it to results/",
+    "export": "write the training curves of all runs for TensorBoard",
+    "report": "write results/report/index.html and results/summary.* over all tables",
+    "claims": "show the tables that the claims need, what they have to do, and the verdicts so far",
+    "figure": "draw a figure of a paper from the results of its runs",
+    "audit": "show what differs between the runs of every pair",
+    "logs": "print the log of a run",
+    "retry": "run failed and damaged runs again",
+    "cancel": "stop runs that are queued or running",
+    "run": "run one cell here, in the foreground",
+}
+
+
+def test_help_describes_every_command(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
     with pytest.raises(SystemExit):
         _parser().parse_args(["--help"])
     told = capsys.readouterr().out
     assert told.startswith("usage: matched [-h] command ...\n\nThe command ``matched``: plan,")
-    assert re.findall(r"^    (\w+) ", told, re.MULTILINE) == [
-        "list", "plan", "submit", "status", "table", "export", "report", "claims", "figure",
-        "audit", "logs", "retry", "cancel", "run",
-    ]  # fmt: skip
+    assert dict(re.findall(r"^    (\w+) +(.+)", told, re.MULTILINE)) == HELP
