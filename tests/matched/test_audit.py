@@ -278,7 +278,7 @@ def test_unknown_hardware_is_not_different(hardware, other, different):
     assert differ(hardware, other) is different
 
 
-def test_seeds_and_mark_of_a_cell_are_those_of_its_pairs(one_row):
+def test_matched_seeds_and_mark_of_a_cell(one_row):
     """Marks are of all values of a search; seeds of one."""
     one_row.finish("small.LN.0", top1=80.0)
     one_row.finish("small.DyT.0", top1=80.0)

@@ -68,7 +68,7 @@ def test_cancel_runs_leaves_other_jobs_alone(queued, cancelled):
     assert cancel_runs(plan, new) == {}
 
 
-def test_cancel_runs_refuses_part_of_a_job_and_names_the_rest(queued, cancelled):
+def test_cancel_runs_names_the_other_runs_of_a_job(queued, cancelled):
     queued.given("small.DyT.1", job_id="41")
     plan = queued.plan()
     with pytest.raises(ValueError) as refusal:

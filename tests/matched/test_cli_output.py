@@ -159,7 +159,7 @@ def test_exit_codes_of_failed_damaged_and_unmatched_runs(mixed):
     mixed.cli("table", "table1", code=1)
 
 
-def test_submit_tells_about_damage_and_not_about_failures_that_it_repeats(mixed):
+def test_submit_reports_damage_and_repeats_failures(mixed):
     for name, script in (("sbatch", "echo Submitted batch job 7"), ("srun", ""), ("squeue", "")):
         mixed.program(name, script)
     assert lines(mixed, "submit", "table1", "--cluster", "slurm", code=2) == [
@@ -257,7 +257,7 @@ def test_whole_output_of_list_cancel_run_and_table(one_row):
     )
 
 
-def test_log_of_a_run_that_has_not_started_is_where_its_job_prints(one_row):
+def test_logs_of_an_unstarted_run_name_the_folder_of_its_job(one_row):
     directory = one_row.given("small.LN.0")
     one_row.directory("small.DyT.0").prepare()
     assert lines(one_row, "logs", directory.run.signature, code=2) == [
@@ -280,7 +280,7 @@ def test_interruption_is_one_line(one_row, monkeypatch):
     )
 
 
-def test_system_error_without_a_file_is_no_mistake_of_the_user(one_row, monkeypatch):
+def test_system_error_without_a_file_is_raised(one_row, monkeypatch):
     def fail(*_):
         raise OSError(12, "Cannot allocate memory")
 
@@ -331,7 +331,7 @@ def test_garbage_collection_is_paused_and_restored(monkeypatch, enabled):
     assert states[-1] is enabled
 
 
-def test_logs_follow_while_the_job_lives_and_the_run_has_not_failed(one_row, monkeypatch):
+def test_logs_follow_ends_when_the_run_failed_in_its_job(one_row, monkeypatch):
     """A failure of another submission does not count."""
     directory = one_row.begun("small.LN.0", "local", str(os.getpid()))
     (directory / "log.txt").write_text("first\n", encoding="utf-8")

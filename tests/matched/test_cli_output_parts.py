@@ -157,7 +157,7 @@ def test_run_shown_elsewhere_logs_lines(one_row, monkeypatch):
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_run_shown_in_a_terminal_follows_the_runs_until_they_end(one_row, monkeypatch, fails):
+def test_run_shown_in_a_terminal_follows_the_missing_runs(one_row, monkeypatch, fails):
     one_row.finish("small.LN.0", top1=80.0)
     plan, followed = one_row.plan(), []
 
@@ -227,7 +227,7 @@ def test_submission_waits_and_shows_the_table(launched, command, options, submit
     assert launched(command, "table1", *options) == (submitted, waited, bool(waited))
 
 
-def test_submission_in_the_foreground_or_waiting_returns_1_for_a_failure(one_row, launched):
+def test_submission_that_waits_returns_1_for_a_failure(one_row, launched):
     directory = one_row.directory("small.LN.0")
     directory.prepare()
     directory.write_failure(Failure(reason="no memory"))

@@ -147,7 +147,7 @@ def test_hardware_of_a_search_is_that_of_its_finished_runs(grid):
     assert entry.hardware == {0: f"{A100}, {H100}", 1: ""}
 
 
-def test_entry_of_a_search_differs_from_a_single_run_by_its_best_trial(tuned):
+def test_entry_of_a_search_has_the_numbers_of_its_best(tuned):
     finish_tuned(tuned, {0.05: 88.0, 0.1: 89.0, 0.2: 91.5})
     plan = tuned.plan("table2")
     ((ln, dyt),) = make_entries(plan, audit_pairs(plan))

@@ -167,7 +167,7 @@ def test_with_several_arms_keeps_their_order_and_names(extra):
     assert recipe.table.scales == (scale,)
 
 
-def test_with_possible_arms_leaves_out_those_that_a_table_cannot_have(extra):
+def test_with_possible_arms_leaves_out_impossible_ones(extra):
     extra.recipe(
         "ARMS = (Arm(name='x', norm='x'), Arm(name='y', norm='y'))\n"
         "TABLE = Table(arms=ARMS, scales=(scale(seeds=(0,), small=SMALL),))"

@@ -107,13 +107,13 @@ def test_write_json_is_indented_and_ends_with_a_line_break(tmp_path):
     assert (tmp_path / "a.json").read_bytes() == b'{\n "a": [\n  1\n ],\n "b": "\\u00e9"\n}\n'
 
 
-def test_atomic_write_has_a_hidden_name_of_its_own_per_process(tmp_path):
+def test_atomic_write_has_a_hidden_name_for_each_process(tmp_path):
     with files.atomic_write(tmp_path / "a.json") as temporary:
         temporary.touch()
         assert temporary == tmp_path / f".a.json.{os.getpid()}.tmp"
 
 
-def test_atomic_write_keeps_the_name_of_another_file_in_an_error(tmp_path):
+def test_atomic_write_keeps_the_file_that_an_error_names(tmp_path):
     with pytest.raises(FileNotFoundError) as failed, files.atomic_write(tmp_path / "a.json"):
         (tmp_path / "none" / "b.json").read_bytes()
     assert failed.value.filename == str(tmp_path / "none" / "b.json")

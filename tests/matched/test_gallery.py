@@ -144,7 +144,7 @@ def test_gallery_shows_the_picture_of_the_nearest_need(project, models, shade):
         assert copies(project) == {"small.DyT.seed0.png": png(shade)}
 
 
-def test_gallery_names_an_unusable_picture_rather_than_showing_that_of_a_need(project):
+def test_gallery_shows_no_need_for_an_unusable_picture(project):
     project.recipe(WITH_NEEDS)
     finish(project, "start.DyT.0", 1)
     finish(project, "middle.DyT.0", picture=None)

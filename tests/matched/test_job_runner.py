@@ -133,7 +133,7 @@ def test_job_prepares_its_process(pack, started, cluster, tasks, calls):
         ("slurm", {"MASTER_ADDR": "10.0.0.7"}, "10.0.0.7"),
     ],
 )
-def test_processes_of_a_job_meet_at_the_address_of_the_site(pack, started, cluster, given, address):
+def test_job_of_several_processes_meets_at_master_addr(pack, started, cluster, given, address):
     started(pack(), cluster, 2, **given)
     assert os.environ["MASTER_ADDR"] == address
 
@@ -210,7 +210,7 @@ def test_job_runner_tells_the_requeuer_about_the_job(pack, executed, monkeypatch
     assert begun == [*runner.runs, "closed"]
 
 
-def test_job_of_a_lost_process_fails_the_run_that_all_others_left(pack, executed, monkeypatch):
+def test_job_of_a_lost_process_fails_one_run(pack, executed, monkeypatch):
     waits = []
     monkeypatch.setattr(Peers, "barrier", lambda self, *wait: waits.append(wait) or True)
     executed.answers.append(PeerLostError("connection closed"))

@@ -321,7 +321,7 @@ def test_cancel_stops_the_owner_and_not_a_later_job(one_row, stranger, monkeypat
     assert [record.job for record in cancelled] == [owner.job]
 
 
-def test_cancel_of_a_process_that_has_just_ended_is_no_error(one_row, stranger, monkeypatch):
+def test_cancel_of_a_process_that_just_ended(one_row, stranger, monkeypatch):
     sent = []
 
     def kill(pid, number):

@@ -61,7 +61,7 @@ def test_slurm_command_gets_its_arguments_and_no_input(project):
     assert job_status._run_command("tool", "-a", "b c") == "-a b c\n"
 
 
-def test_slurm_queue_asks_again_after_a_while_and_for_further_jobs(monkeypatch):
+def test_slurm_queue_asks_again_for_old_answers_and_further_jobs(monkeypatch):
     seconds, asked = [100.0], []
     monkeypatch.setattr(job_status.time, "monotonic", lambda: seconds[0])
 

@@ -47,7 +47,7 @@ def test_take_writes_the_owner_and_deletes_lower_numbers(folder):
     assert job_record_of(path).job == JobId(cluster="slurm", job_id="9")
 
 
-def test_take_of_a_number_that_others_have_or_are_past_leaves_no_file(folder):
+def test_take_of_a_lower_or_taken_number_leaves_no_file(folder):
     path = owned_elsewhere(folder)
     before = path.read_text(encoding="utf-8")
     assert lease._take(path.parent, 3, job(9)) is None
@@ -98,7 +98,7 @@ def test_acquire_polls_every_half_second_for_a_minute_by_default(folder, monkeyp
     assert naps == [0.5] * 120
 
 
-def test_owner_that_records_its_job_while_it_is_watched_is_alive(folder):
+def test_owner_that_records_its_job_meanwhile_is_alive(folder):
     """Its file may keep its time, which some file systems count in seconds."""
     path = owned_elsewhere(folder, touched=1000)
     record = path.read_text(encoding="utf-8")
