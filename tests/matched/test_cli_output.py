@@ -257,7 +257,7 @@ def test_whole_output_of_list_cancel_run_and_table(one_row):
     )
 
 
-def test_logs_of_an_unstarted_run_name_the_folder_of_its_job(one_row):
+def test_logs_of_an_unstarted_run_name_the_jobs_folder(one_row):
     directory = one_row.given("small.LN.0")
     one_row.directory("small.DyT.0").prepare()
     assert lines(one_row, "logs", directory.run.signature, code=2) == [
