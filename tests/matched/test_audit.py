@@ -257,6 +257,36 @@ def test_audited_pair_names_its_cells_and_hardware(one_row):
     assert pair.different_hardware
 
 
+def test_audit_names_config_fields_that_may_not_differ(one_row, monkeypatch):
+    """A recipe with such runs is refused when it is loaded; results may be older than that."""
+    finish(one_row, dyt={**FINGERPRINT, "weights": "x"})
+    plan, asked = one_row.plan(), []
+
+    def disallowed_differences(differences, allowed):
+        asked.append((differences, allowed))
+        return ["config.lr", "config.epochs"]
+
+    monkeypatch.setattr(audit, "disallowed_differences", disallowed_differences)
+    (pair,) = audit.audit_pairs(plan)
+    assert (pair.verdict, pair.reason) == (
+        "not matched",
+        "configs differ in config.lr, config.epochs",
+    )
+    assert asked == [
+        ({"config.norm": ("LN", "DyT")}, plan.recipe.table.allowed_differences_of("DyT"))
+    ]
+
+
+def test_audit_of_one_run_for_both_arms_needs_its_result(project):
+    project.recipe(
+        "TABLE = Table(arms=(Arm(name='a'), Arm(name='b')),"
+        " scales=(scale(seeds=(0,), small={'a': SMALL, 'b': SMALL}),))"
+    )
+    assert verdict_and_reason(project) == ("unknown", "no result yet")
+    project.finish("small.LN.0", prints=False, top1=80.0)
+    assert verdict_and_reason(project) == ("matched", "")
+
+
 def test_hardware_of_a_run_includes_that_of_its_needs(project):
     project.recipe(WITH_NEEDS)
     for model, hardware in (("start", "H100"), ("middle", ""), ("small", "A100")):
