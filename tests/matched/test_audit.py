@@ -258,7 +258,7 @@ def test_audited_pair_names_its_cells_and_hardware(one_row):
 
 
 def test_audit_names_config_fields_that_may_not_differ(one_row, monkeypatch):
-    """A recipe with such runs is refused when it is loaded; results may be older than that."""
+    """A recipe with such runs is refused when it is loaded; the audit does not rely on that."""
     finish(one_row, dyt={**FINGERPRINT, "weights": "x"})
     plan, asked = one_row.plan(), []
 
