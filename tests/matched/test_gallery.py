@@ -166,6 +166,15 @@ def test_gallery_has_seeds_in_the_order_of_the_scale(project):
     ]
 
 
+def test_gallery_shows_pictures_of_a_runs_folder_that_is_a_link(one_row):
+    """As to a larger disk."""
+    (one_row.root / "disk").mkdir()
+    (one_row.root / "runs").symlink_to("disk")
+    finish(one_row, DYT, 2)
+    table(one_row)
+    assert copies(one_row) == {"small.DyT.seed0.png": png(2)}
+
+
 def test_gallery_leaves_out_the_runs_of_searches(grid):
     finish(grid, "small.LN.0", 1)
     output, lines = table(grid)
