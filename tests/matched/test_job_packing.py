@@ -155,6 +155,14 @@ def test_runs_with_a_shared_need_are_one_local_job(project):
     ]
 
 
+def test_runs_with_a_shared_need_stay_together_without_idle_workers(project):
+    project.site("[local]\nworkers = 2\n")
+    project.recipe("ARMS += (Arm(name='own', norm='own'),)\n" + SHARED.replace("@", "1"))
+    ln, dyt, own = ([f"{model}.{norm}.0" for model in ("start", "small", "large")]
+                    for norm in ("LN", "DyT", "own"))  # fmt: skip
+    assert only_runs(project, "local") == [[*ln, *own], dyt]
+
+
 def test_runs_with_a_shared_need_split_for_idle_workers(project):
     project.site("[local]\nworkers = 4\n")
     project.recipe(SHARED.replace("@", "1"))

@@ -1,11 +1,11 @@
-"""Notes of job_packing on this machine: its memory, hours, and runs of a minute."""
+"""Notes of job_packing on this machine: its memory, hours, runs of a minute, and places."""
 
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from matched import Resources, machine
+from matched import Resources, job_packing, machine
 from matched.job_packing import PackedJob, hours_here, memory_note, short_runs_note, time_note
 from matched.site import Local
 
@@ -89,3 +89,25 @@ def test_time_note_above_a_day(cluster):
     assert time_note(plan, jobs, "slurm") == ""
     day = [planned(24 * 60)]
     assert time_note(local_plan(day), jobs_of(day), cluster) == ""
+
+
+@pytest.mark.parametrize(
+    ("resources", "local", "workers"),
+    [
+        ({"processes": 3}, {}, 2),
+        ({"processes": 9}, {}, 1),
+        ({"processes": 3}, {"workers": 7}, 2),
+        ({"gpus": 2}, {"gpus": 5}, 2),
+        ({"gpus": 8}, {"gpus": 5}, 1),
+    ],
+    ids=str,
+)
+def test_machine_computes_at_least_one_job_at_a_time(monkeypatch, resources, local, workers):
+    """8 cores; a run of more processes, or GPUs, is packed and then refused or slow."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(machine, "usable_cores", lambda: 8)
+    monkeypatch.setattr(machine, "memory_limit", lambda: None)
+    site = local_plan([], **local).site
+    wanted = Resources(minutes=1, **resources)
+    assert job_packing._num_workers(wanted, site, "local") == workers
+    assert job_packing._num_workers(wanted, site, "debug") == 1
