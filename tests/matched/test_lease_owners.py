@@ -24,6 +24,11 @@ def test_owner_without_a_record_is_unknown(folder):
     assert lease.seconds_since_beat(folder, 1060.0) == 60
     path.write_text("", encoding="utf-8")
     assert lease.owner(folder) is None
+    path.unlink()
+    assert lease.owner(folder) is None
+    assert lease.owner(path.parent / "owners") is None
+    (path.parent / "owners").touch()
+    assert lease.owner(path.parent) is None, "a file has no owners"
 
 
 def job_record_of(path):
