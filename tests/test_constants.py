@@ -97,6 +97,27 @@ FIXED_BY_OTHER_PROGRAMS = {
     f"{WAV2VEC}/audio_files": {"MAX_FRAMES": 2**62},
 }
 
+SHOWN_AND_WAITED_FOR = {  # how much of a list or a curve is shown, and how long is waited
+    f"{MATCHED}/matching": {"MAX_SHOWN": 5},
+    f"{MATCHED}/peers": {"POLL_SECONDS": 5.0, "CLOSE_TIMEOUT": 30},
+    f"{MATCHED}/recipes": {"MAX_CHANGES_IN_NAME": 80},
+    f"{MATCHED}/requeue": {"KILL_TIMEOUT": 600},
+    f"{MATCHED}/summary_table": {"MAX_ARM_COLUMNS": 2},
+    f"{MATCHED}/watch": {"POLL_SECONDS": 0.5, "REST": 25},
+    f"{MATCHED}/report/collect": {"SHOWN": 5},
+    f"{MATCHED}/report/curves": {"MAX_POINTS": 100, "MAX_SEEDS": 5, "MAX_PANELS": 4},
+    f"{MATCHED}/report/figures/__init__": {"SHOWN": 8},
+    f"{MATCHED}/report/figures/norm_layers": {
+        "MAX_POINTS": 3000,
+        "PICTURE_LAYERS": 4,
+        "HIGHLIGHTED": 6,
+        "CURVED": 0.01,
+        "REMAINING": 0.5,
+    },
+    f"{MATCHED}/report/intervals": {"MAX_SEEDS": 1000},
+    f"{MATCHED}/report/page": {"FIRST_ROWS": 200, "LISTED": 500},
+}
+
 
 def constant(module, name):
     """The value of a module's constant: a literal, or an expression of literals."""
@@ -108,7 +129,10 @@ def constant(module, name):
     raise AssertionError(f"{module}.py has no constant {name}")
 
 
-@pytest.mark.parametrize("table", [FROM_PUBLICATIONS, PROMISED_TO_USERS, FIXED_BY_OTHER_PROGRAMS])
+@pytest.mark.parametrize(
+    "table",
+    [FROM_PUBLICATIONS, PROMISED_TO_USERS, FIXED_BY_OTHER_PROGRAMS, SHOWN_AND_WAITED_FOR],
+)
 def test_constants_have_the_values_of_their_sources(table):
     found = {module: {name: constant(module, name) for name in table[module]} for module in table}
     assert found == table

@@ -1,0 +1,91 @@
+"""Results of all tables: which are run, what their tables count, and warnings word for word."""
+
+import math
+
+import pytest
+
+from matched.report import write_report
+from matched.report.collect import collect
+from matched.site import Site
+
+TWO_SCALES = (
+    "PAPER = Run(task='tiny:train', config=Config(model='small', epochs=9))\n"
+    "TABLE = Table(arms=ARMS, scales=("
+    "scale(seeds=(0,), small=SMALL, large=LARGE), scale('paper', seeds=(0,), small=PAPER)))"
+)
+
+
+@pytest.fixture
+def two_scales(project):
+    project.recipe(TWO_SCALES)
+    return project
+
+
+def collected(project, **options):
+    return collect(project.root, Site(file=project.root / "site.toml"), **options)
+
+
+def test_collect_divides_scales_into_those_with_and_without_runs(two_scales):
+    two_scales.finish("small.LN.0", top1=80.0)
+    results = collected(two_scales)
+    (table,) = results.tables
+    assert (table.publication, table.name) == ("first", "table1.smoke")
+    assert [(recipe.name, scale.name) for recipe, scale in results.not_run] == [("table1", "paper")]
+    assert results.without_recipe == (("Earlier 2025, Table 1", "The earlier table"),)
+    assert (results.project, results.warnings) == (two_scales.root, ())
+    of_paper = collected(two_scales, scale="PAPER")
+    assert not of_paper.tables and [scale.name for _, scale in of_paper.not_run] == ["paper"]
+    assert collected(two_scales, names=["table1"]).without_recipe == ()
+
+
+def test_collect_counts_runs_by_state_and_unmatched_cells(two_scales):
+    two_scales.finish_seeds("small", ln=(80.0,), dyt=(81.0,))
+    two_scales.finish_seeds("large", ln=(80.0,), dyt=(81.0,))
+    other = two_scales.directory("small.DyT.0")
+    (other / "fingerprint.json").write_text('{"weights": "x", "batches": ["b"]}')
+    (two_scales.directory("large.LN.0") / "result.json").write_text("{")
+    (table,) = collected(two_scales).tables
+    counts = [table.count("done"), table.count("new", "damaged"), table.count("done", "damaged")]
+    assert (counts, table.unmatched) == ([3, 1, 4], 1)
+
+
+UNPLANNED = (
+    "of no table here: of another version of a recipe, of changed fields (--set), of an added arm "
+    "(--with), or of a table of your own: "
+)
+
+
+def test_collect_warns_of_finished_runs_that_no_table_has(two_scales):
+    folder = two_scales.root / "runs" / "tiny.train"
+    for name in ("b" * 12, "a" * 12):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "result.json").write_text("{}")
+    (folder / ("c" * 12)).mkdir()
+    (warning,) = collected(two_scales).warnings
+    assert warning == f"2 finished runs {UNPLANNED}{'a' * 12}, {'b' * 12}"
+    for part in ({"scale": "smoke"}, {"names": ["table1"]}):
+        assert collected(two_scales, **part).warnings == (), "of part of the tables"
+
+
+def test_collect_warns_of_numbers_that_are_not_finite(two_scales):
+    two_scales.finish("small.LN.0", top1=math.inf)
+    two_scales.finish("small.DyT.0", outcome="diverged", top1=math.nan)
+    (table,) = collected(two_scales).tables
+    assert table.warnings == ("Not a number: top1 of small · LN · seed 0 is inf",)
+
+
+def test_write_report_counts_all_tables_and_names_its_files(two_scales):
+    two_scales.finish("small.LN.0", top1=80.0)
+    two_scales.finish("small.DyT.0", outcome="diverged", top1=1.0)
+    (two_scales.finish("large.LN.0", top1=80.0) / "result.json").write_text("{")
+    site = Site(file=two_scales.root / "site.toml")
+    folder = two_scales.root / "results"
+    counts, page, summary = write_report(two_scales.root, site, scale=None, tables=())
+    assert counts == ("1 table with 4 runs: 1 done, 1 diverged, 0 failed, 1 damaged, 0 not matched")
+    assert page == f"Written: {folder}/report/index.html"
+    assert summary == f"Written: {folder}/summary.{{md,csv,tex,json}}"
+    lines = list(write_report(two_scales.root, site, scale="paper", tables=(), page=False))
+    assert lines == [
+        "0 tables with 0 runs: 0 done, 0 diverged, 0 failed, 0 damaged, 0 not matched",
+        summary,
+    ]
