@@ -45,6 +45,7 @@ class Network:
         ("{'a': (1, 2)}", dict[str, tuple[float, ...]], {"a": (1.0, 2.0)}),
         ("(1, 2)", list[float], [1.0, 2.0]),
         ("[1, 2]", Sequence[float], (1.0, 2.0)),
+        ("{1, 2}", set[int], {1, 2}),
     ],
 )
 def test_parse_value_reads_the_annotated_type(text, annotation, value):

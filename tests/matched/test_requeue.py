@@ -2,6 +2,7 @@
 
 import os
 import signal
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -248,6 +249,78 @@ def test_job_is_used_up_when_the_grace_period_begins(one_row, monkeypatch, secon
         requeuer.stop(PREEMPTION_SIGNAL)
     assert len(requests) == requeued
     assert (failure_reason(one_row) is None) == bool(requeued)
+
+
+# --- ends of a job attempt
+
+CALL, LOCAL = 131, submitit_internals.local_requeue_exit_code()
+"""Id of the job's controller, and the exit code with which it restarts the job."""
+
+
+@pytest.fixture
+def ends(one_row, monkeypatch):
+    """Return a function that ends a job attempt; it returns what was done, in order."""
+    done = []
+    monkeypatch.setattr(submitit_internals, "requeue_on_slurm", lambda job: done.append("requeue"))
+    monkeypatch.setattr(requeue, "KILL_TIMEOUT", 0)
+    monkeypatch.setattr(requeue.os, "kill", lambda pid, number: done.append((pid, number)))
+
+    def leave(code):
+        done.append(code)
+        raise SystemExit(code)
+
+    monkeypatch.setattr(requeue.os, "_exit", leave)
+
+    def end(call, cluster, rank=0, submitit=True):
+        done.clear()
+        environment = SimpleNamespace(job_id=str(CALL)) if submitit else None
+        try:
+            call(make_requeuer(one_row, cluster=cluster, rank=rank, environment=environment))
+        except SystemExit as exit:
+            return [*done, "exit"] if done and done[-1] == exit.code else [*done, exit.code]
+        return done
+
+    return end
+
+
+TERMINATED = 128 + 15
+
+
+@pytest.mark.parametrize(
+    ("number", "cluster", "rank", "stopped", "overdue"),
+    [
+        (PREEMPTION_SIGNAL, "slurm", 0, ["requeue", TERMINATED], ["requeue", TERMINATED]),
+        (PREEMPTION_SIGNAL, "slurm", 1, [TERMINATED], []),
+        (signal.SIGTERM, "slurm", 0, [TERMINATED], []),
+        (PREEMPTION_SIGNAL, "local", 0, [LOCAL], [LOCAL, "exit"]),
+        (PREEMPTION_SIGNAL, "local", 1, [LOCAL], [LOCAL, "exit"]),
+        (signal.SIGTERM, "local", 0, [TERMINATED], [TERMINATED, "exit"]),
+        (PREEMPTION_SIGNAL, "here", 0, [TERMINATED], [TERMINATED, "exit"]),
+    ],
+)
+def test_stopped_job_is_requeued_where_it_was_preempted(
+    ends, number, cluster, rank, stopped, overdue
+):
+    assert ends(lambda job: job.stop(number), cluster, rank) == stopped
+    assert ends(lambda job: job.stop_overdue(number), cluster, rank) == overdue
+
+
+@pytest.mark.parametrize(
+    ("cluster", "submitit", "requeued", "done"),
+    [
+        ("slurm", True, True, ["requeue", TERMINATED]),
+        ("slurm", True, False, [1, "exit"]),
+        ("local", True, True, [(CALL, signal.SIGTERM), LOCAL, "exit"]),
+        ("local", True, False, [(CALL, signal.SIGTERM), 1, "exit"]),
+        ("local", False, True, [1, "exit"]),
+        ("here", False, True, [1, "exit"]),
+    ],
+)
+def test_abort_ends_all_processes_and_requeues_if_asked(
+    ends, capsys, cluster, submitit, requeued, done
+):
+    assert ends(lambda job: job.abort("why", requeue=requeued), cluster, submitit=submitit) == done
+    assert capsys.readouterr().err == ("" if TERMINATED in done else "matched: error: why\n")
 
 
 # --- jobs that lose a process

@@ -85,8 +85,9 @@ def test_stages_sum_hours_of_gpus_and_cores(chain):
         ("train", 4, 4, 4 * 60 * 8, 4 * 60 * 16),
         ("score", 4, 4, 4 * 0.5 * 8, 4 * 0.5 * 16),
     ]
-    total = slurm_summary.total(stages)
-    assert (total.name, total.runs, total.gpu_hours) == ("table", 9, 1944.0)
+    assert slurm_summary.total(stages) == slurm_summary.Stage(
+        name="table", runs=9, jobs=9, gpu_hours=1944.0, core_hours=3888.0
+    )
 
 
 def test_limit_notes_count_the_starts_of_jobs_above_max_hours(chain):
@@ -107,6 +108,27 @@ def test_limit_notes_name_waiting_and_divided_arrays(project):
         "parallel = 4: of an array of 10 jobs 4 run at a time",
         "max_array = 10: 1 array of jobs is submitted as 2",
     ]
+
+
+def test_limit_notes_in_the_singular_and_of_several_arrays(project):
+    project.recipe(
+        "LONG = replace(scale(seeds=(0,), gpus=1, minutes=1501, small=SMALL))\n"
+        "TABLE = Table(arms=ARMS[:1], scales=(LONG,))"
+    )
+    plan, jobs = packed(project)
+    assert slurm_summary.limit_notes(plan, jobs) == [
+        "max_hours = 24: 1 job of stage train takes 25.0167 h; it is requeued at the limit and "
+        "resumes, in 2 starts"
+    ]
+    project.recipe(
+        "SEEDS = tuple(range(3))\n"
+        "TABLE = Table(arms=ARMS, scales=(replace(scale(seeds=SEEDS, gpus=1, minutes=1440, "
+        "small=SMALL, large=LARGE), resource_overrides={'large': Resources(gpus=2, minutes=9)}),))"
+    )
+    project.site("[slurm]\nparallel = 6\nmax_array = 4\n")
+    assert slurm_summary.limit_notes(*packed(project)) == [
+        "max_array = 4: 2 arrays of jobs are submitted as 4"
+    ], "24 hours are within the limit, and 4 jobs are at most 6"
 
 
 def test_hours_to_last_job_follow_needs_and_waves(chain):

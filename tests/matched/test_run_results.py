@@ -1,0 +1,117 @@
+"""Ends of runs: the content of results, refusals, answers to other ranks, and logs."""
+
+import logging
+import re
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from matched import Outcome, lease, run_execution
+from matched.files import DamagedFileError
+from matched.status import ExecutionResult, Failure, FailureKind, RunStatus, State
+
+FIRST = "small.LN.0"
+
+
+def test_result_has_all_parts_of_the_outcome(one_row, pack, monkeypatch):
+    """The task takes 5.04 s by this clock."""
+    clock = [1000.0]
+    monkeypatch.setattr(
+        run_execution,
+        "time",
+        SimpleNamespace(time=lambda: clock[0], monotonic=time.monotonic, sleep=time.sleep),
+    )
+
+    def train(context, config):
+        clock[0] += 5.04
+        return Outcome(
+            metrics={"top1": 80.0},
+            steps=7,
+            best={"top1": 81.0, "step": 5},
+            details={"data": "a folder"},
+            diverged=config.norm == "DyT",
+        )
+
+    monkeypatch.setattr(run_execution, "_resolve", lambda task: train)
+    pack().compute("here", "1")
+    directory = one_row.directory(FIRST)
+    expected = {
+        "signature": directory.run.signature,
+        "outcome": "done",
+        "metrics": {"top1": 80.0},
+        "best": {"top1": 81.0, "step": 5},
+        "steps": 7,
+        "details": {"data": "a folder"},
+        "hardware": "a CPU",
+        "seconds_of_last_attempt": 5.0,
+        "finished_at": 1005.04,
+    }
+    assert directory.result() == expected
+    assert one_row.directory("small.DyT.0").result()["outcome"] == "diverged"
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "recorded"),
+    [
+        (lease.LeaseHeldError("in use"), State.RUNNING, False),
+        (DamagedFileError("cut off"), State.DAMAGED, False),
+        (OSError("disk full"), State.FAILED, True),
+    ],
+)
+def test_refusal_is_a_failure_only_if_the_folder_cannot_be_used(one_row, error, state, recorded):
+    directory = one_row.directory(FIRST)
+    directory.prepare()
+    job = one_row.job("here", "1")
+    result = run_execution._refusal(directory, job, error)
+    assert (result.state, str(error) in result.reason) == (state, True)
+    failure = Failure(reason=result.reason, token=job.token) if recorded else None
+    assert directory.failure() == failure
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [None, ExecutionResult(state=State.DONE), ExecutionResult(state=State.FAILED, reason="why")],
+)
+def test_answer_of_rank_0_reaches_all_ranks(answer):
+    sent = {}
+    rank0 = SimpleNamespace(broadcast=lambda topic, text: sent.setdefault(topic, text))
+    rank1 = SimpleNamespace(broadcast=lambda topic, text: sent[topic])
+    assert run_execution._broadcast(rank0, "claim/1", answer) == answer
+    assert run_execution._broadcast(rank1, "claim/1", None) == answer
+
+
+def test_blocked_run_names_the_root_of_a_chain(one_row):
+    need = one_row.directory(FIRST).run
+    failed = RunStatus(state=State.FAILED, failure=Failure(reason="no memory"))
+    blocked = run_execution._blocked_by("begin", need, failed)
+    assert blocked == Failure(
+        kind=FailureKind.BLOCKED,
+        reason=f"blocked by tiny:train {need.signature} (begin), which is failed: no memory",
+        root_run=need.signature,
+    )
+    chained = RunStatus(state=State.FAILED, failure=blocked)
+    assert (
+        run_execution._blocked_by("next", one_row.directory("small.DyT.0").run, chained) == blocked
+    )
+    new = run_execution._blocked_by("begin", need, RunStatus(state=State.NEW))
+    assert new.reason == f"blocked by tiny:train {need.signature} (begin), which is new"
+
+
+def test_log_of_a_block_has_times_and_levels_and_is_appended(tmp_path):
+    log, path = logging.getLogger("matched"), tmp_path / "log.txt"
+    before = list(log.handlers)
+    for word in ("first", "second"):
+        with run_execution._logging_to(path):
+            assert log.level == logging.INFO
+            log.info("%s attempt", word)
+            log.debug("not recorded")
+        log.info("after the attempt")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert [re.sub(r"[\d-]+ [\d:,]+ ", "TIME ", line) for line in lines] == [
+        "TIME INFO first attempt",
+        "TIME INFO second attempt",
+    ]
+    with run_execution._logging_to(None):  # of other ranks than 0
+        log.info("printed by the job")
+    assert log.handlers == before and len(path.read_text().splitlines()) == 2
