@@ -49,6 +49,27 @@ def test_watch_signals_calls_on_overdue_after_the_grace_period(number):
     assert received == [number]
 
 
+def test_grace_period_begins_with_the_first_signal_and_ends_with_the_block(monkeypatch):
+    timers = []
+
+    class Timer:
+        def __init__(self, *arguments):
+            timers.append([*arguments, "made"])
+
+        def start(self):
+            timers[-1][-1] = "started"
+
+        def cancel(self):
+            timers[-1][-1] = "cancelled"
+
+    monkeypatch.setattr(signals.threading, "Timer", Timer)
+    with watch_signals(600, pytest.fail):
+        send(PREEMPTION_SIGNAL)
+        send(signal.SIGTERM)
+        assert timers == [[600, pytest.fail, [PREEMPTION_SIGNAL], "started"]]
+    assert [timer[-1] for timer in timers] == ["cancelled"]
+
+
 def test_watch_signals_restores_the_previous_handlers():
     def previous(number, frame):
         """A handler that other code has installed."""
