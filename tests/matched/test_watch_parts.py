@@ -99,3 +99,68 @@ def test_picture_has_at_most_the_lines_of_the_terminal():
     assert lines[3] == "and 2 more" and len(lines) == 5
     assert len(picture(runs, rows=5)) == 6
     assert "1 step " in lines[0] + " "
+
+
+def test_lines_tell_each_event_once_with_the_number_of_open_runs(monkeypatch):
+    monkeypatch.setattr(watch.time, "strftime", lambda form: form)
+
+    def plan(*runs):
+        for name, run in zip("ab", runs, strict=True):
+            run.run = SimpleNamespace(signature=name)
+        open_runs = [run for run in runs if not run.status.state.finished]
+        return SimpleNamespace(runs=runs, unfinished=open_runs)
+
+    queued = planned(State.QUEUED, "first"), planned(State.DONE, "second", result=metrics(top1=1))
+    console = Console(file=io.StringIO(), width=20)
+    with watch._Lines(console, plan(*queued)) as lines:
+        running = planned(State.RUNNING, "first", step=30)
+        for run in (queued[0], running, planned(State.RUNNING, "first", step=31), running):
+            lines.show(plan(run, queued[1]))
+        lines.show(plan(planned(State.FAILED, "first", reason="no memory [1]"), queued[1]))
+    assert console.file.getvalue().splitlines() == [
+        "%H:%M:%S first: running, 25% (1 to go)",
+        "%H:%M:%S first: failed no memory [1] (1 to go)",
+    ]
+
+
+@pytest.mark.parametrize(("cost", "pause"), [(0.01, 0.5), (0.1, 2.5)])
+def test_wait_rests_25_times_as_long_as_a_refresh_takes(monkeypatch, cost, pause):
+    """The jobs are over at the third look, and the last run with the fourth."""
+    clock, pauses, shown = [0.0], [], []
+    states = iter([State.RUNNING] * 4 + [State.DONE] * 2)
+
+    def refreshed(queue):
+        clock[0] += cost
+        state = next(states)
+        run = planned(state, result=metrics() if state is State.DONE else None)
+        run.run = SimpleNamespace(signature="a")
+        unfinished = [] if state is State.DONE else [run]
+        plan = SimpleNamespace(runs=[run], unfinished=unfinished, refreshed=refreshed)
+        shown.append(plan)
+        return plan
+
+    monkeypatch.setattr(watch.time, "process_time", lambda: clock[0])
+    monkeypatch.setattr(watch.time, "sleep", pauses.append)
+    looks = iter([False, False, True, True])
+    jobs = [SimpleNamespace(done=lambda: next(looks))]
+    first = SimpleNamespace(runs=[planned(State.NEW)], refreshed=refreshed)
+    last = watch.wait(first, jobs, Console(file=io.StringIO()))
+    assert pauses == [pytest.approx(pause)] * 3 and last is shown[-1] and len(shown) == 5
+
+
+def test_refresh_is_repeated_until_slurm_has_been_silent_too_long(monkeypatch):
+    clock, pauses = [0.0], []
+
+    def sleep(seconds):
+        pauses.append(seconds)
+        clock[0] += seconds
+
+    def refreshed(queue):
+        raise ValueError("squeue failed")
+
+    monkeypatch.setattr(watch.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(watch.time, "sleep", sleep)
+    monkeypatch.setattr(watch, "SLURM_PATIENCE", 14)
+    with pytest.raises(ValueError, match="squeue failed"):
+        watch._refreshed(SimpleNamespace(refreshed=refreshed), None)
+    assert pauses == [5.0] * 3
