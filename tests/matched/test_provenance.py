@@ -336,26 +336,3 @@ def test_folder_without_git_is_submitted_without_a_warning(repository):
     assert "not recorded" not in output
     code = repository.project.json(submission(repository.project) / "code.json")
     assert "not a git repository" in code["commit_problem"]
-
-
-def test_environment_skips_packages_without_metadata(tmp_path, monkeypatch):
-    """An installation that was cut off leaves a folder without METADATA, or with half of it."""
-    for name, metadata in {
-        "broken-1.0": None,
-        "half-1.0": "Metadata-Version: 2.1\n",
-        "unversioned-1.0": "Name: unversioned\n",
-        "whole-1.0": "Metadata-Version: 2.1\nName: whole\nVersion: 1.0\n",
-    }.items():
-        folder = tmp_path / f"{name}.dist-info"
-        folder.mkdir()
-        if metadata is not None:
-            (folder / "METADATA").write_text(metadata, encoding="utf-8")
-    old = tmp_path / "old-2.0.egg-info"
-    old.mkdir()
-    header = "Metadata-Version: 2.1\nName: old\nVersion: 2.0\n"
-    (old / "PKG-INFO").write_text(f"{header}\nVersion: 3.0 is planned\n", encoding="utf-8")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    packages = provenance.environment({})["packages"]
-    assert packages["whole"] == "1.0" and packages["submitit"]
-    assert packages["old"] == "2.0"
-    assert not {None, "broken", "half", "unversioned"} & packages.keys()
