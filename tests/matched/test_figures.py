@@ -7,7 +7,11 @@ import json
 import numpy as np
 import pytest
 
+from matched.figure import Source
+from matched.report import figures
+from matched.report.figure_list import DrawnFigure
 from matched.report.figures import norm_layers
+from matched.site import Site
 
 FIGURES = '''
 """Figures of the tests."""
@@ -212,6 +216,57 @@ def test_figure_names_missing_runs_and_their_command(project):
     message = project.mistake("figure", "fig5")
     assert "fig5 at smoke scale needs runs that are not finished: small · LN · seed 0" in message
     assert message.endswith("run `matched submit table1 --scale smoke --wait`")
+
+
+def test_draw_all_draws_figures_with_runs_at_every_scale(one_row, monkeypatch):
+    def draw(self, name, folder):
+        if name == "fig5":
+            raise figures.MissingRunsError("not finished")
+        if name == "fig7":
+            raise ValueError("no 1/std")
+        return [folder / f"{name}.{self.scale}.svg"]
+
+    monkeypatch.setattr(figures.FigureDrawer, "draw", draw)
+    monkeypatch.setattr(figures.FigureDrawer, "finding", lambda self, name: f"{name} bends")
+    one_row.write("recipes/first/figures.py", FIGURES.lstrip())
+    folder, settings = one_row.root / "figures", Site(file=one_row.root / "site.toml")
+    drawn = {
+        (one.name, one.scale): one
+        for one in figures.draw_all(one_row.root, settings, ["smoke", "paper"], folder)
+    }
+    with_runs = [(f"fig{n}", scale) for n in (2, 4, 5, 7, 8) for scale in ("smoke", "paper")]
+    assert set(drawn) == {("fig1", ""), ("fig3", ""), *with_runs}
+    common = {"name": "fig5", "scale": "smoke", "caption": "Losses"}
+    assert drawn["fig5", "smoke"] == DrawnFigure(
+        **common, paths=(), problem="not finished", missing_runs=True, finding=""
+    )
+    assert drawn["fig7", "smoke"].problem == "no 1/std" and not drawn["fig7", "smoke"].missing_runs
+    path = folder / "fig2.paper.svg"
+    assert drawn["fig2", "paper"] == DrawnFigure(
+        **common | {"name": "fig2", "scale": "paper", "caption": "Shapes"},
+        paths=(path,),
+        problem="",
+        missing_runs=False,
+        finding="fig2 bends",
+    )
+
+
+def test_figure_names_eight_missing_runs_and_counts_the_others(project):
+    project.recipe("TABLE = Table(arms=ARMS, scales=(scale(seeds=tuple(range(9)), small=SMALL),))")
+    plan = project.plan()
+    drawer = figures.FigureDrawer(project.root, plan.site, "smoke")
+    source = Source(title="Small", recipe="table1", row="small", arms=("DyT",))
+    shown = figures._of_source(plan, source)
+    assert {cell.arm for cell, _ in shown} == {"DyT"} and len(shown) == 9
+    runs = [planned for _, planned in shown]
+    names = ", ".join(f"small · DyT · seed {seed}" for seed in range(8))
+    for chosen, text in ((runs, f"{names} and 1 more"), (runs[:8], names), ([], "small")):
+        with pytest.raises(figures.MissingRunsError) as error:
+            drawer._check_finished("fig5", source, plan, chosen)
+        assert str(error.value) == (
+            f"fig5 at smoke scale needs runs that are not finished: {text}; "
+            "run `matched submit table1 --scale smoke --wait`"
+        )
 
 
 def test_figure_refuses_unknown_names_and_scales(drawn):

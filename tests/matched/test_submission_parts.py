@@ -1,0 +1,156 @@
+"""Parts of a submission: the command of a job's Python, records of jobs, and Slurm's messages."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from matched import submission
+from matched.signals import PREEMPTION_SIGNAL
+
+
+@pytest.mark.parametrize(
+    ("path", "first"),
+    [(None, []), ("/a b:/c", ["env", "PYTHONPATH=/a b:/c"]), ("", ["env", "PYTHONPATH="])],
+)
+def test_python_of_a_job_blocks_the_preemption_signal_at_first(path, first):
+    command = shlex.split(submission._python_command(path))
+    assert command[: len(first)] == first
+    python, *options, code, argument = command[len(first) :]
+    assert (python, options, argument) == (sys.executable, ["-I", "-S", "-c"], sys.executable)
+    assert code == (
+        "import os, signal, sys; "
+        f"signal.pthread_sigmask(signal.SIG_BLOCK, [{int(PREEMPTION_SIGNAL)}]); "
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+
+
+def test_python_of_a_job_keeps_its_arguments_and_the_blocked_signal():
+    program = "import signal, sys; print(signal.pthread_sigmask(0, []), sys.argv[1])"
+    command = f"{submission._python_command(None)} -c {shlex.quote(program)} last"
+    out = subprocess.run(command, shell=True, capture_output=True, text=True, check=True).stdout
+    assert f"<Signals.{PREEMPTION_SIGNAL.name}: {PREEMPTION_SIGNAL.value}>" in out
+    assert out.endswith("last\n") and signal.SIGTERM.name not in out
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("one\n two \n\n"), "two"),
+        (
+            subprocess.CalledProcessError(1, "sbatch", output=b"a\nno such partition\n"),
+            "no such partition",
+        ),
+        (subprocess.CalledProcessError(1, "sbatch", output="text"), "text"),
+        (ValueError(""), "ValueError"),
+    ],
+)
+def test_message_of_slurm_is_the_last_line(error, line):
+    assert submission._last_line(error) == line
+
+
+@pytest.mark.parametrize(
+    ("place", "kept"), [("mine/t.py", True), ("mine/u.py", False), ("../t.py", False)]
+)
+def test_snapshot_has_to_contain_the_recipe(tmp_path, place, kept):
+    project = tmp_path / "project"
+    (tmp_path / "copy" / "mine").mkdir(parents=True)
+    (tmp_path / "copy" / "mine" / "t.py").touch()
+    path = Path(os.path.normpath(project / place))
+    recipe = SimpleNamespace(path=path, project=project)
+    code = {"snapshot": str(tmp_path / "copy")}
+    if kept:
+        submission._check_recipe_in_snapshot(recipe, code)
+        return
+    with pytest.raises(ValueError) as error:
+        submission._check_recipe_in_snapshot(recipe, code)
+    assert str(error.value) == (
+        f"--snapshot copies the files of {project} that git does not ignore, and {path} is not "
+        "among them; move it there, or submit without a snapshot"
+    )
+
+
+class Job:
+    """A job as submitit returns it."""
+
+    def __init__(self, folder):
+        self.job_id, self.paths = "41_0", SimpleNamespace(folder=folder)
+
+
+@pytest.mark.parametrize(("cluster", "job_id"), [("slurm", "slurm:41_0"), ("debug", None)])
+def test_submitted_runs_record_their_job(one_row, monkeypatch, cluster, job_id):
+    """An earlier failure is deleted before the job starts."""
+    plan = one_row.plan()
+    for planned in plan.runs:
+        planned.directory.prepare()
+        (planned.directory / "failure.json").write_text("{}")
+    packed = [SimpleNamespace(runs=[planned], resources=planned.resources) for planned in plan.runs]
+    submitted = submission._Submission(
+        plan=plan,
+        packed=packed,
+        cluster=cluster,
+        folder=one_row.root / "jobs",
+        code={"submission": "/submissions/1"},
+        python="python",
+        token="t7",
+    )
+    started = []
+
+    def start(self, array, parameters):
+        started.append((array, parameters["timeout_min"]))
+        assert not (plan.runs[1].directory / "failure.json").exists()
+        return [Job(one_row.root / "jobs" / "41_0")]
+
+    monkeypatch.setattr(submission._Submission, "_start", start)
+    monkeypatch.setattr(submission.time, "time", lambda: 7.5)
+    submitted.submit_array([1], [])
+    assert started == [([1], 30 if cluster == "slurm" else 525_600)]
+    assert (
+        plan.runs[0].directory.job() is None and (plan.runs[0].directory / "failure.json").exists()
+    )
+    record = plan.runs[1].directory.job()
+    assert (record.token, record.at, record.submission) == ("t7", 7.5, "/submissions/1")
+    assert record.folder == str(one_row.root / "jobs" / "41_0")
+    assert record.user == str(os.getuid())
+    assert (str(record.job) if job_id else record.job.job_id) == (job_id or str(os.getpid()))
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_run_in_process_records_missing_runs_on_rank_0(one_row, monkeypatch, rank):
+    one_row.finish("small.LN.0", top1=1.0)
+    one_row.site("[local]\nthreads = 3\n")
+    runners = []
+
+    class Runner:
+        def __init__(self, **options):
+            runners.append(options)
+
+        def compute(self, *arguments):
+            runners.append(arguments)
+            return {"signature": "done"}
+
+    monkeypatch.setattr(submission, "JobRunner", Runner)
+    monkeypatch.setenv("RANK", rank)
+    plan = one_row.plan()
+    assert submission.run_in_process(plan) == {"signature": "done"}
+    options, arguments = runners
+    token = options.pop("token")
+    assert options == {
+        "runs": [planned.run for planned in plan.runs],
+        "resources": [planned.resources for planned in plan.runs],
+        "site": plan.site,
+        "threads": 3,
+    }
+    assert arguments == ("here", str(os.getpid()))
+    records = [planned.directory.job() for planned in plan.runs]
+    assert records[0] is None, "it has a result"
+    if rank == "1":
+        assert records[1] is None
+        return
+    assert (records[1].token, records[1].folder) == (token, str(plan.runs[1].directory.path))
+    assert (records[1].job.cluster, records[1].job.job_id) == ("local", str(os.getpid()))
