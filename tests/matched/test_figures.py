@@ -11,6 +11,7 @@ from matched.figure import Source
 from matched.report import figures
 from matched.report.figure_list import DrawnFigure
 from matched.report.figures import norm_layers
+from matched.report.figures.canvas import Canvas
 from matched.site import Site
 
 FIGURES = '''
@@ -38,14 +39,16 @@ PATHS = ["blocks.0.norm1", "blocks.0.norm2", "norm"]
 
 
 @pytest.fixture
-def drawn(one_row):
+def drawn(one_row, monkeypatch):
     """A project with figures, and a function that draws one and returns the lines of its CSV."""
     one_row.write("recipes/first/figures.py", FIGURES.lstrip())
     for norm in ("LN", "DyT"):
         one_row.finish(f"small.{norm}.0", top1=80.0)
 
     def draw(name):
-        one_row.cli("figure", name)
+        with monkeypatch.context() as without_pictures:
+            without_pictures.setattr(Canvas, "save_pictures", lambda canvas, folder: [])
+            one_row.cli("figure", name)
         (path,) = (one_row.root / "results/figures").glob(f"{name}*.csv")
         return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
 
@@ -100,11 +103,11 @@ def test_figure_source_need_shows_the_needed_runs(drawn):
 
 def test_figure_files_are_equal_when_drawn_again(drawn):
     write_layers(drawn, "LN")
-    drawn.draw("fig2")
+    drawn.cli("figure", "fig2")
     folder = drawn.root / "results/figures"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert before.keys() == {"fig2.smoke.svg", "fig2.smoke.png", "fig2.smoke.csv"}
-    drawn.draw("fig2")
+    drawn.cli("figure", "fig2")
     assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -125,7 +128,8 @@ def test_figure_of_norm_shapes_has_the_recorded_points(drawn):
     )
 
 
-def test_figure_of_norm_shapes_tells_s_shapes_from_lines(drawn):
+def test_figure_of_norm_shapes_tells_s_shapes_from_lines(drawn, monkeypatch):
+    monkeypatch.setattr(Canvas, "save_pictures", lambda canvas, folder: [])
     write_layers(drawn, "LN")
     assert (
         "At smoke scale, deep layers are S-shaped in Small (last third: 1 of 1 layer, first third:"
@@ -134,24 +138,6 @@ def test_figure_of_norm_shapes_tells_s_shapes_from_lines(drawn):
     write_layers(drawn, "LN", last_error=0.09)  # a line leaves 0.8 % of the variance
     finding = "At smoke scale, no deep layer is S-shaped; toy networks do not show it: Small"
     assert finding in drawn.cli("figure", "fig2")
-
-
-@pytest.mark.parametrize(
-    ("line_error", "tanh_error", "shaped"),
-    [(0.3, 0.1, True), (0.3, 0.25, False), (0.05, 0.01, False)],
-)
-def test_s_shape_needs_a_bad_line_and_a_good_curve(line_error, tanh_error, shaped):
-    fit = {"line_error": line_error, "tanh_error": tanh_error}
-    layer = norm_layers.Layer(path="a", x=None, y=None, alpha=1.0, input_std=1.0, fit=fit)
-    assert norm_layers.is_s_shaped(layer) == shaped
-
-
-def test_figure_of_norm_shapes_keeps_extreme_points():
-    x = np.zeros((100, 100), np.float32)
-    x[3, 4] = 50.0
-    layer = norm_layers.Layer(path="a", x=x, y=x, alpha=1.0, input_std=1.0, fit={})
-    points, _ = norm_layers._some_points(layer)
-    assert len(points) == norm_layers.MAX_POINTS and points.max() == 50.0
 
 
 def test_figure_of_tokens_and_channels_has_both(drawn):

@@ -7,6 +7,7 @@ import pytest
 
 from matched.claims import Claim, Constant, Falls, NotWorse
 from matched.report.collect import collect
+from matched.report.figures.canvas import Canvas
 from matched.report.verdicts import judge_claims
 from matched.site import Site
 
@@ -30,6 +31,12 @@ FIGURES = {
     ),
 }
 '''
+
+
+@pytest.fixture(autouse=True)
+def without_pictures(monkeypatch):
+    """Write the data only; pictures take most of the time."""
+    monkeypatch.setattr(Canvas, "save_pictures", lambda canvas, folder: [])
 
 
 def draw(project, name):
