@@ -216,6 +216,25 @@ def test_with_changes_refuses_a_field_that_one_row_lacks(tmp_path):
         changed(tmp_path, "lr=1", row=RUN, other={"LN": ENCODE, "DyT": ENCODE})
 
 
+def test_with_changes_names_annotations_that_cannot_be_read(tmp_path):
+    @dataclass(frozen=True, kw_only=True)
+    class Unreadable(Config):
+        kind: "NoSuchType" = None  # noqa: F821
+
+    run = Run(task="a:train", config=Unreadable())
+    with pytest.raises(ValueError) as error:
+        changed(tmp_path, "kind=1", row=run)
+    assert str(error.value) == (
+        "--set: row row of own: the annotations of Unreadable cannot be read (name 'NoSuchType' is "
+        "not defined); import the types they name in its module"
+    )
+
+
+@pytest.mark.parametrize("text", ["-" * 5000 + "1", "(" * 500, "[" * 300, "a b", "1 +", "0x"])
+def test_text_that_python_cannot_parse_is_itself(text):
+    assert parse_value(text, str, "field") == text
+
+
 # --- names and output
 
 

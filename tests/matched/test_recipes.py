@@ -141,7 +141,8 @@ class TestImportOfAnotherRecipe:
             recipes.load("table1")
 
     def test_an_error_in_the_other_recipe_names_its_line(self, project):
-        wrong = project.recipe("BASE = Run(task='nowhere', config=SMALL.config)", "first/shared")
+        text = "OTHER = 1\n\nBASE = Run(task='nowhere', config=SMALL.config)"
+        wrong = project.recipe(text, "first/shared")
         project.recipe(f"from recipes.first.shared import BASE\n{self.TABLE}")
         line = project.mistake("plan", "table1")
         number = len(wrong.read_text(encoding="utf-8").splitlines())

@@ -104,9 +104,11 @@ def test_log_of_a_block_has_times_and_levels_and_is_appended(tmp_path):
     for word in ("first", "second"):
         with run_execution._logging_to(path):
             assert log.level == logging.INFO
+            handler = log.handlers[-1]
             log.info("%s attempt", word)
             log.debug("not recorded")
         log.info("after the attempt")
+        assert handler.stream is None, "closed"
     lines = path.read_text(encoding="utf-8").splitlines()
     assert [re.sub(r"[\d-]+ [\d:,]+ ", "TIME ", line) for line in lines] == [
         "TIME INFO first attempt",

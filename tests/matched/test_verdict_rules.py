@@ -145,6 +145,11 @@ def test_largest_change_is_between_the_arms_of_the_test_first(cells, expected):
         ("constant", [(1.0, 2.5)] * 2, S, "best 1 → 2.5; within a factor of 2.5 by 0.00 octaves"),
         ("constant", [(1.0, 4.0)] * 2, R, "best 1 → 4; within a factor of 2.5 by -0.68 octaves"),
         ("falls", [(1.0, 0.5)], U, "best 1 → 0.5; falls per cell by 1.00 octaves, 1 seed"),
+        (
+            "falls",
+            [(1.0, 0.5), (1.0, 0.0)],
+            *(U, "best 1 → 0.5; a best value of 0 or below has no logarithm to compare"),
+        ),
     ],
 )
 def test_series_of_best_values_in_octaves(test, seeds, verdict, detail):
