@@ -1,5 +1,6 @@
 """Jobs that get a stop signal: what is saved, and when the job is requeued."""
 
+import logging
 import os
 import signal
 from types import SimpleNamespace
@@ -286,6 +287,13 @@ def ends(one_row, monkeypatch):
 TERMINATED = 128 + 15
 
 
+@pytest.fixture
+def logged(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("matched"), "propagate", True)
+    caplog.set_level(logging.INFO)
+    return caplog
+
+
 @pytest.mark.parametrize(
     ("number", "cluster", "rank", "stopped", "overdue"),
     [
@@ -299,10 +307,14 @@ TERMINATED = 128 + 15
     ],
 )
 def test_stopped_job_is_requeued_where_it_was_preempted(
-    ends, number, cluster, rank, stopped, overdue
+    ends, logged, number, cluster, rank, stopped, overdue
 ):
     assert ends(lambda job: job.stop(number), cluster, rank) == stopped
     assert ends(lambda job: job.stop_overdue(number), cluster, rank) == overdue
+    assert logged.messages == [
+        f"stopped by {number.name} after 0 s",
+        f"no step has ended since {number.name}; going back to the last checkpoint",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -321,6 +333,34 @@ def test_abort_ends_all_processes_and_requeues_if_asked(
 ):
     assert ends(lambda job: job.abort("why", requeue=requeued), cluster, submitit=submitit) == done
     assert capsys.readouterr().err == ("" if TERMINATED in done else "matched: error: why\n")
+
+
+def test_abort_writes_out_what_is_buffered_before_it_exits(one_row, monkeypatch):
+    order = []
+    monkeypatch.setattr(requeue.logging, "shutdown", lambda: order.append("log"))
+    for name in ("stdout", "stderr"):
+        stream = SimpleNamespace(write=len, flush=lambda name=name: order.append(name))
+        monkeypatch.setattr(requeue.sys, name, stream)
+    monkeypatch.setattr(requeue.os, "_exit", order.append)
+    make_requeuer(one_row, cluster="here").abort("why", requeue=False)
+    assert order == ["log", "stdout", "stderr", 1]
+
+
+@pytest.mark.parametrize(
+    ("received", "seconds"),
+    [([PREEMPTION_SIGNAL, signal.SIGTERM], 0), ([signal.SIGTERM], 600), ([PREEMPTION_SIGNAL], 600)],
+)
+def test_stopped_job_waits_ten_minutes_for_slurms_second_signal(
+    one_row, monkeypatch, received, seconds
+):
+    clock = [100.0]
+    monkeypatch.setattr(requeue.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(requeue.time, "sleep", lambda pause: clock.append(clock.pop() + pause))
+    monkeypatch.setattr(requeue.signals, "received_signals", lambda: received)
+    with pytest.raises(SystemExit) as exit:
+        make_requeuer(one_row, rank=1).stop(PREEMPTION_SIGNAL)
+    assert exit.value.code == TERMINATED
+    assert clock[0] == pytest.approx(100 + seconds, abs=0.2)
 
 
 # --- jobs that lose a process

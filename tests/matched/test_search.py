@@ -247,6 +247,10 @@ def trial(value):
             (trial(0.5), Trial(values={}, run=trial(1.0).run)),
             "has values of nothing; expected alpha0",
         ),
+        (
+            (Trial(values={}, run=trial(1.0).run),) * 2,
+            "a trial of a search has values of nothing; expected at least one, as the first has",
+        ),
         ((trial(0.5), trial(float("nan"))), "tries alpha0 nan; expected finite numbers"),
         ((trial(0.5), trial("small")), "tries alpha0 'small'; expected finite numbers"),
         ((trial(0.5), trial(True)), "tries alpha0 True; expected finite numbers"),

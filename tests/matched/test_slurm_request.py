@@ -149,6 +149,8 @@ def test_memory_in_slurm_options_replaces_ours(option, value, written):
     ("option", "value", "ours"),
     [
         ("gres", "gpu:a100:4", "gpus-per-node"),
+        ("gpus", "4", "gpus-per-node"),
+        ("gpus-per-task", "1", "gpus-per-node"),
         ("cpus-per-gpu", "8", "cpus-per-task"),
         ("cpus-per-task", "8", "cpus-per-task=10"),
         ("ntasks-per-node", "2", "ntasks-per-node=4"),

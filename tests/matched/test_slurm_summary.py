@@ -138,6 +138,7 @@ def test_hours_to_last_job_follow_needs_and_waves(chain):
     chain.site("[slurm]\nparallel = 8\n")
     plan, jobs = packed(chain)
     assert slurm_summary.hours_to_last_job(jobs, plan.site.slurm) == 3 * 2
+    assert slurm_summary.hours_to_last_job([], plan.site.slurm) == 0
 
 
 def test_plan_prints_each_request_with_its_runs_and_hours(chain):

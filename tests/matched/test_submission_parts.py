@@ -1,5 +1,6 @@
 """Parts of a submission: the command of a job's Python, records of jobs, and Slurm's messages."""
 
+import logging
 import os
 import shlex
 import signal
@@ -75,6 +76,22 @@ def test_snapshot_has_to_contain_the_recipe(tmp_path, place, kept):
     )
 
 
+def test_submission_logs_notes_on_memory_and_time(one_row, monkeypatch, caplog):
+    class StopHere(Exception):
+        pass
+
+    def record_submission(*arguments, **options):
+        raise StopHere
+
+    monkeypatch.setattr(submission, "memory_note", lambda *arguments: "little memory")
+    monkeypatch.setattr(submission, "time_note", lambda *arguments: "much time")
+    monkeypatch.setattr(submission.provenance, "record_submission", record_submission)
+    monkeypatch.setattr(logging.getLogger("matched"), "propagate", True)
+    with pytest.raises(StopHere):
+        submission.submit(one_row.plan(), "local")
+    assert caplog.messages == ["little memory", "much time"]
+
+
 class Job:
     """A job as submitit returns it."""
 
@@ -87,7 +104,7 @@ def test_submitted_runs_record_their_job(one_row, monkeypatch, cluster, job_id):
     """An earlier failure is deleted before the job starts."""
     plan = one_row.plan()
     for planned in plan.runs:
-        planned.directory.prepare()
+        planned.directory.path.mkdir(parents=True)
         (planned.directory / "failure.json").write_text("{}")
     packed = [SimpleNamespace(runs=[planned], resources=planned.resources) for planned in plan.runs]
     submitted = submission._Submission(
@@ -110,10 +127,10 @@ def test_submitted_runs_record_their_job(one_row, monkeypatch, cluster, job_id):
     monkeypatch.setattr(submission.time, "time", lambda: 7.5)
     submitted.submit_array([1], [])
     assert started == [([1], 30 if cluster == "slurm" else 525_600)]
-    assert (
-        plan.runs[0].directory.job() is None and (plan.runs[0].directory / "failure.json").exists()
-    )
-    record = plan.runs[1].directory.job()
+    other, directory = (planned.directory for planned in plan.runs)
+    assert other.job() is None and (other / "failure.json").exists()
+    assert directory.has_config() and not other.has_config()
+    record = directory.job()
     assert (record.token, record.at, record.submission) == ("t7", 7.5, "/submissions/1")
     assert record.folder == str(one_row.root / "jobs" / "41_0")
     assert record.user == str(os.getuid())
@@ -153,4 +170,5 @@ def test_run_in_process_records_missing_runs_on_rank_0(one_row, monkeypatch, ran
         assert records[1] is None
         return
     assert (records[1].token, records[1].folder) == (token, str(plan.runs[1].directory.path))
+    assert plan.runs[1].directory.has_config()
     assert (records[1].job.cluster, records[1].job.job_id) == ("local", str(os.getpid()))
