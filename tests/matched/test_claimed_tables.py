@@ -146,6 +146,18 @@ def test_claimed_tables_count_shared_runs_once_in_the_order_of_claims(two_tables
     assert tables(two_tables, cluster="slurm") == [("early-table1", 2, 0.5), ("table1", 2, 0.5)]
 
 
+def test_claimed_tables_leave_out_the_runs_of_all_earlier_ones(two_tables):
+    path = two_tables.root / "recipes" / "paper.toml"
+    more = '[second.table2]\ncaption = "C"\nmetrics = []\n[second.table2.rows.small]\nlabel = "S"\n'
+    path.write_text(path.read_text(encoding="utf-8") + more, encoding="utf-8")
+    two_tables.recipe(
+        "TABLE = Table(arms=ARMS, scales=(scale(seeds=(0,), small=SMALL),))", "second/table02"
+    )
+    names = ("early-table1", "table1", "early-table2")
+    claims = claims_on(NotWorse(tables=names))
+    assert tables(two_tables, claims) == [(names[0], 2, 1.0), (names[1], 2, 1.0), (names[2], 0, 0)]
+
+
 def test_claims_are_read_from_the_project(project):
     assert load_claims(project.root) == ()
     project.write("recipes/claims.py", CLAIMS.replace('"here"', '"there"'))

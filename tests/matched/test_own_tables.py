@@ -110,6 +110,8 @@ def test_load_path_of_a_papers_recipe_loads_that_table(own):
         ("mine/my_table.py", "import nowhere", "No module named 'nowhere'"),
         ("mine/my-table.py", TABLE, "cannot be imported as 'my-table'; rename it"),
         ("mine/table1.py", TABLE, "table1 is already a table"),
+        ("mine/TABLE1.py", TABLE, "table1 is already a table"),
+        ("mine/class.py", TABLE, "cannot be imported as 'class'; rename it to letters, digits"),
         ("mine/json.py", TABLE, "has the name of another Python module"),
         (
             "mine/my_table.py",

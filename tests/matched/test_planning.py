@@ -45,6 +45,20 @@ def test_loading_and_planning_derive_every_run_once(project, monkeypatch):
     assert len(derived) == len(cells)
 
 
+def test_jobs_are_asked_of_unfinished_runs_and_dated_by_finished_ones(one_row, monkeypatch):
+    one_row.finish("small.LN.0", top1=1.0)
+    asked = []
+
+    def job_statuses(directories, queue=None, finished=()):
+        asked.append(([d.path for d in directories], queue, [d.path for d in finished]))
+        return {}
+
+    monkeypatch.setattr(job_status, "job_statuses", job_statuses)
+    one_row.plan().refreshed("queue")
+    ln, dyt = (one_row.directory(f"small.{norm}.0").path for norm in ("LN", "DyT"))
+    assert asked == [([dyt], None, [ln]), ([dyt], "queue", [ln])]
+
+
 CHAIN = """
 DATA = Run(task="tiny:train", config=Config(model="data"))
 START = Run(task="tiny:train", config=Config(model="start"), needs={"data": DATA})

@@ -102,6 +102,14 @@ def test_environment_has_versions_code_and_hardware(monkeypatch):
     assert provenance.hardware() == "a CPU"
 
 
+def test_gpus_are_all_that_torch_sees(monkeypatch):
+    assert provenance._gpu_names() == [] or torch.cuda.is_available()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", "H100-{}".format)
+    assert provenance._gpu_names() == ["H100-0", "H100-1"]
+
+
 def test_running_commit_is_the_snapshots_or_that_of_the_code(monkeypatch):
     monkeypatch.setattr(provenance, "commit", lambda: "here")
     snapshot = {"commit": "copied", "snapshot": "/s/code"}
@@ -135,6 +143,7 @@ def test_environment_skips_packages_without_metadata(tmp_path, monkeypatch):
     (old / "PKG-INFO").write_text(f"{header}\nVersion: 3.0 is planned\n", encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     packages = provenance.environment({})["packages"]
+    assert list(packages) == sorted(packages)
     assert packages["whole"] == "1.0" and packages["submitit"]
     assert packages["old"] == "2.0"
     assert not {None, "broken", "half", "unversioned"} & packages.keys()

@@ -77,6 +77,12 @@ def test_execution_result_is_shown_by_its_reason_or_state():
     assert str(ExecutionResult(state=State.FAILED, reason="why")) == "why"
 
 
+def test_states_and_kinds_of_failures_have_the_words_of_files():
+    """Files of earlier runs have them, and lists of states are in this order."""
+    assert [*State] == ["new", "queued", "running", "failed", "damaged", "diverged", "done"]
+    assert [*FailureKind] == ["error", "no_progress", "blocked", "cancelled", "ended"]
+
+
 def test_states_that_are_finished_or_live():
     assert [state for state in State if state.finished] == ["diverged", "done"]
     assert [state for state in State if state.live] == ["queued", "running"]

@@ -370,6 +370,13 @@ def test_scale_on_other_data_has_the_same_name():
     )
 
 
+def test_table_checks_norms_of_scales_on_other_data():
+    scale = smoke(a=RUN)
+    other = replace(scale, arm_norms=ArmNorms(norms={"BN": "BN"}, reason="why"))
+    with pytest.raises(ValueError, match=r"^scale smoke: arm_norms names BN; the table's arms are"):
+        Table(arms=(Arm(name="LN", norm="LN"),), scales=(replace(scale, on_data={"x": other}),))
+
+
 def test_rows_have_runs_or_searches_by_arm():
     trials = tuple(Trial(values={"width": width}, run=RUN) for width in (1, 2))
     search = Search(metric="m", trials=trials)
