@@ -107,6 +107,14 @@ SHOWN_AND_WAITED_FOR = {  # how much of a list or a curve is shown, and how long
     f"{MATCHED}/report/collect": {"SHOWN": 5},
     f"{MATCHED}/report/curves": {"MAX_POINTS": 100, "MAX_SEEDS": 5, "MAX_PANELS": 4},
     f"{MATCHED}/report/figures/__init__": {"SHOWN": 8},
+    f"{MATCHED}/report/figures/canvas": {
+        "COLORS": (  # Okabe and Ito, and a grey
+            *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"),
+            "#999999",
+        ),
+        "DASHES": ("-", "--", ":", "-."),
+        "MARKERS": ("o", "^", "s", "D", "v", "P"),
+    },
     f"{MATCHED}/report/figures/norm_layers": {
         "MAX_POINTS": 3000,
         "PICTURE_LAYERS": 4,

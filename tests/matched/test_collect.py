@@ -4,7 +4,9 @@ import math
 
 import pytest
 
-from matched.report import write_report
+from matched.claims import Above, CellKey, Claim
+from matched.report import figure_list, figures, write_report
+from matched.report.claimed_tables import claimed_tables
 from matched.report.collect import collect
 from matched.site import Site
 
@@ -72,6 +74,52 @@ def test_collect_warns_of_numbers_that_are_not_finite(two_scales):
     two_scales.finish("small.DyT.0", outcome="diverged", top1=math.nan)
     (table,) = collected(two_scales).tables
     assert table.warnings == ("Not a number: top1 of small · LN · seed 0 is inf",)
+
+
+DIGITS = ["data=('digits',)"]
+
+
+def test_data_of_any_table_may_be_asked_for(two_scales):
+    """The first table has a scale on it; the table after it has none."""
+    two_scales.recipe(
+        "def on(data):\n"
+        "    return Run(task='tiny:train', config=Config(model='small', data=data))\n\n\n"
+        "OTHER = scale(seeds=(0,), small=on(('digits',)))\n"
+        "FIRST = replace(scale(seeds=(0,), small=on(())), on_data={str(('digits',)): OTHER})\n"
+        "TABLE = Table(arms=ARMS, scales=(FIRST,))"
+    )
+    two_scales.recipe("TABLE = Table(arms=ARMS, scales=(scale(small=SMALL),))", "second/table01")
+    results = collected(two_scales, changes=DIGITS)
+    assert [recipe.name for recipe, _ in results.not_run] == ["table1"]
+    cells = [CellKey(table=name, row="small", arm="DyT") for name in ("table1", "early-table1")]
+    claim = Claim(statement="s", source="here", test=Above(cells=tuple(cells), metric="top1"))
+    (claimed,) = claimed_tables(
+        [claim],
+        two_scales.root,
+        Site(file=two_scales.root / "site.toml"),
+        scale="smoke",
+        cluster="local",
+        changes=DIGITS,
+    )
+    assert claimed.plan.recipe.changes == {"data": ("digits",)}
+
+
+def test_write_report_draws_figures_for_all_tables_only(two_scales, monkeypatch):
+    drawn = []
+
+    def draw_all(project, site, scales, folder):
+        drawn.append((project, scales, folder))
+        return []
+
+    monkeypatch.setattr(figures, "draw_all", draw_all)
+    monkeypatch.setattr(figure_list, "available", lambda project: {"fig1": None})
+    monkeypatch.setattr(figure_list, "own_recipes", lambda project: [])
+    two_scales.finish("small.LN.0", top1=80.0)
+    site = Site(file=two_scales.root / "site.toml")
+    for tables in (("table1",), ()):
+        list(write_report(two_scales.root, site, scale=None, tables=tables))
+    folder = two_scales.root / "results" / "report" / "figures"
+    assert drawn == [(two_scales.root, ["smoke"], folder)]
 
 
 def test_write_report_counts_all_tables_and_names_its_files(two_scales):

@@ -194,7 +194,11 @@ def test_block_diagram_has_a_norm_layer_and_dyt():
     assert arrows == [
         pytest.approx(pair) for pair in ((1.6, 0.2), (4.4, 3.0), (7.6, 6.2), (10.8, 9.4))
     ]
-    assert canvas.rows == []
+    residual = ("black", "-", "None", [5.0, 0.6, 0.6, 4.2], [0.8, 0.8, 8.6, 8.6])
+    for shown, axis in zip(described(canvas), canvas._figure.axes, strict=True):
+        assert shown["lines"] == [residual] and not axis.axison
+        assert (axis.get_xlim(), axis.get_ylim()) == ((0, 10), (0, 12))
+    assert size(canvas) == (4.6, 3.0) and canvas.rows == []
 
 
 # --- searches
@@ -263,6 +267,7 @@ def test_best_alpha0_has_our_runs_left_and_the_papers_right():
     assert ticks(left.yaxis) == {0.2: "0.2", 0.5: "0.5"}
     assert ticks(right.xaxis) == {1024.0: "1024", 4096.0: "4096"}
     assert left.xaxis.get_minor_formatter()(30.0) == ""
+    assert size(canvas) == (6.4, 2.6) and left.margins() == (0.12, 0.12)
     assert canvas.columns == ("source", "series", "width", "alpha0")
     assert canvas.rows == [
         ("Our runs, mini scale", "toys", "24", "0.5"),
@@ -312,6 +317,7 @@ def test_values_tried_are_drawn_with_their_spread_and_the_baseline():
     deviation = 0.5 * math.sqrt(2)  # of two seeds
     ends = [float(y) for segment in segments.get_segments() for _, y in segment]
     assert ends == pytest.approx([2.0 - deviation, 2.0 + deviation, 3.0, 3.0])
+    assert size(canvas) == (4.6, 2.3)
     assert canvas.columns == ("panel", "arm", "value", "metric", "mean", "std")
     assert canvas.rows == [
         ("Small", "LN", "", "loss", 1.25, pytest.approx(0.25 * math.sqrt(2))),
@@ -343,6 +349,7 @@ def test_pairs_tried_are_a_map_with_the_first_value_upwards():
         (1, 0, "1.000", "white"),
         (1, 1, "3.000", "black"),
     ]
+    assert size(canvas) == (3.0, 2.8)
     assert canvas.columns == ("panel", "x", "y", "mean", "std")
     assert canvas.rows == [("Small", f"{x:g}", f"{y:g}", mean, None) for y, x, mean in values]
     one = PanelEntries(title="Small", entries=[entry("8", trial({"lr": 0.5}, 1.0))])

@@ -33,6 +33,10 @@ def write_layers(folder, alphas, paths=("norm1", "norm2", "norm")):
     return arrays
 
 
+def rasterized(canvas):
+    return [line.get_rasterized() or None for axis in canvas._figure.axes for line in axis.lines]
+
+
 @pytest.fixture
 def layers(tmp_path):
     arrays = write_layers(tmp_path / "run", (0.5, np.nan, 0.25))
@@ -56,6 +60,7 @@ def test_shapes_are_drawn_from_the_first_to_the_last_layer(layers):
         assert (fitted[3][0], fitted[3][-1]) == pytest.approx((x.min(), x.max()))
         # 2 tanh(x/2) + 1/4
         assert fitted[4][-1] == pytest.approx(2 * math.tanh(x.max() / 2) + 0.25, rel=1e-5)
+    assert size(canvas) == (4.4, 2.0) and rasterized(canvas) == [True, None] * 2
     assert canvas.columns == ("network", "layer", "path", "input", "output")
     assert len(canvas.rows) == 48
     assert canvas.rows[0] == ("ViT", 1, "norm1", "-0.5", "-4")
@@ -97,6 +102,9 @@ def test_tokens_and_channels_are_coloured_in_half_of_the_panels_each(layers):
     chosen = [line[3][0] for line in channels]
     assert chosen[:3] == pytest.approx([inputs[7], inputs[6], inputs[5]])
     assert len(chosen) == 6 and [line[0] for line in channels] == list(COLORS[:6])
+    # Points are pixels in the SVG, which would be large otherwise; lines are not.
+    assert rasterized(canvas)[:13] == [True, *[True, None] * 6]
+    assert rasterized(canvas)[-7:] == [True] * 7
     assert canvas.columns == ("layer", "path", "token", "channel", "input", "output")
     assert canvas.rows[9] == (1, "norm1", 1, 1, "-0.5714", "-4.714")
     assert len(canvas.rows) == 48 and canvas.rows[24][:4] == (3, "norm", 0, 0)

@@ -148,6 +148,20 @@ def test_wait_rests_25_times_as_long_as_a_refresh_takes(monkeypatch, cost, pause
     assert pauses == [pytest.approx(pause)] * 3 and last is shown[-1] and len(shown) == 5
 
 
+def test_bars_fill_the_terminal_but_three_lines(monkeypatch):
+    updates = []
+    live = SimpleNamespace(
+        console=SimpleNamespace(height=13),
+        update=lambda picture, refresh: updates.append((picture, refresh)),
+    )
+    monkeypatch.setattr(watch, "_picture", lambda *arguments: arguments)
+    monkeypatch.setattr(watch.time, "monotonic", iter([100.0, 107.5]).__next__)
+    bars = watch._Bars(Console(file=io.StringIO()))
+    bars.live = live
+    bars.show("plan")
+    assert updates == [(("plan", 10, 7.5), True)]
+
+
 def test_refresh_is_repeated_until_slurm_has_been_silent_too_long(monkeypatch):
     clock, pauses = [0.0], []
 
