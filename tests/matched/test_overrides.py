@@ -163,6 +163,11 @@ def test_with_changes_applies_to_all_arms(tmp_path):
     assert not {run.signature for run in runs} & {run.signature for run in before}
 
 
+def test_spaces_around_a_change_do_not_count(tmp_path):
+    recipe, _, runs = changed(tmp_path, " lr = 1 ")
+    assert recipe.changes == {"lr": 1.0} and runs[0].config.lr == 1.0
+
+
 def test_with_changes_applies_to_runs_given_per_arm(tmp_path):
     runs = changed(tmp_path, "lr=1", row={"LN": RUN, "DyT": RUN})[2]
     assert [run.config.lr for run in runs] == [1.0, 1.0]
@@ -253,8 +258,13 @@ def test_on_data_is_none_without_that_data_and_refuses_other_changes(tmp_path):
     assert on_data(recipe, scale, ("data=elsewhere",)) is None
     changed_recipe, taken = on_data(recipe, scale, ("data=folder",))
     assert changed_recipe.changes == {"data": "folder"} and taken.resources.minutes == 7
-    with pytest.raises(ValueError, match=r"^--set lr=1: over all tables only data=name can be"):
-        on_data(recipe, scale, ("lr=1",))
+    for texts in (("lr=1",), ("data=folder", "lr=1"), ("data.name=x",)):
+        with pytest.raises(ValueError) as error:
+            on_data(recipe, scale, texts)
+        assert str(error.value) == (
+            f"--set {' '.join(texts)}: over all tables only data=name can be changed, such as "
+            "data=cifar100; change other fields of single tables"
+        )
 
 
 def test_results_name_of_a_try_differs_from_the_tables(tmp_path):

@@ -92,6 +92,23 @@ def test_load_own_recipe_by_a_path_relative_to_the_current_folder(own, monkeypat
     assert "my_table at smoke scale" in own.cli("plan", "../mine/my_table.py")
 
 
+def test_own_recipe_is_imported_again_at_every_load(own):
+    path = own.own()
+    assert recipes.load(str(path)).label("tiny") == "Tiny model"
+    own.own(TABLE.replace("Tiny model", "Other"))
+    assert recipes.load(str(path)).label("tiny") == "Other"
+
+
+def test_load_leaves_the_import_path_as_it_was(project):
+    before = list(sys.path)
+    recipes.load("table1")
+    project.recipe("import nowhere")
+    with pytest.raises(ValueError, match="nowhere"):
+        recipes.load("table1")
+    assert sys.path == before
+    assert not [name for name in sys.modules if name.split(".")[0] == "recipes"]
+
+
 def test_own_recipe_may_import_the_papers_recipes(own):
     own.write("recipes/first/shared.py", "RATE = 0.5\n")
     own.own(f"from recipes.first.shared import RATE\n{TABLE}")

@@ -1,6 +1,7 @@
 """States of run directories, and the treatment of damaged files."""
 
 import os
+import re
 import socket
 import subprocess
 import time
@@ -313,6 +314,7 @@ def test_damaged_file_is_reported_and_can_be_set_aside(one_row, damage):
     directory.rename_damaged()
     (kept,) = directory.path.glob(f"{name}.damaged-*")
     assert kept.read_text(encoding="utf-8") == text, "nothing is deleted"
+    assert re.fullmatch(rf"{name}\.damaged-\d{{8}}-\d{{6}}", kept.name)
     assert one_row.states() == {"small.LN.0": "new", "small.DyT.0": "done"}
 
 

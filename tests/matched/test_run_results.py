@@ -69,6 +69,17 @@ def test_refusal_is_a_failure_only_if_the_folder_cannot_be_used(one_row, error, 
     assert directory.failure() == failure
 
 
+def test_claim_that_fails_after_the_lease_was_acquired_releases_it(one_row, monkeypatch):
+    def full(folder):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(run_execution, "_delete_temporary_files", full)
+    directory = one_row.directory(FIRST)
+    owned, answer = run_execution._claim(directory, one_row.job("here", "1"))
+    assert (owned, answer.state) == (None, State.FAILED)
+    assert lease.owner(directory.path) is None
+
+
 @pytest.mark.parametrize(
     "answer",
     [None, ExecutionResult(state=State.DONE), ExecutionResult(state=State.FAILED, reason="why")],
@@ -101,6 +112,7 @@ def test_blocked_run_names_the_root_of_a_chain(one_row):
 def test_log_of_a_block_has_times_and_levels_and_is_appended(tmp_path):
     log, path = logging.getLogger("matched"), tmp_path / "log.txt"
     before = list(log.handlers)
+    log.setLevel(logging.WARNING)
     for word in ("first", "second"):
         with run_execution._logging_to(path):
             assert log.level == logging.INFO

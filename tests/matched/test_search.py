@@ -58,6 +58,20 @@ def test_search_marks_values_within_the_spread_of_seeds(grid):
     assert text.endswith("(best by seed: 1, 2)")
 
 
+def test_search_grid_may_leave_cells_out(grid):
+    paper = PAPER.replace(
+        "[first.table2]", '[first.table1.rows.wide]\nlabel = "2048"\n[first.table2]', 1
+    )
+    grid.write("recipes/paper.toml", paper)
+    grid.recipe(GRID.replace("64)}),", '64)}, wide={"16": search("large", 64)}),'))
+    finish_trials(grid, "small", CLEAR)
+    finish_trials(grid, "large", CLEAR)
+    assert summary_table(grid.plan()).rows[2:] == (
+        ("2048", "ours", "—", "1", "6/6", "yes"),
+        ("2048", "paper", "—", "—", "", ""),
+    )
+
+
 def test_search_says_that_the_best_is_the_largest_tried(grid):
     finish_trials(grid, "small", CLEAR)
     finish_trials(grid, "large", {**CLEAR, "own": (1.0, 1.1)})
