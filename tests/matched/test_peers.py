@@ -8,6 +8,7 @@ import torch.distributed as dist
 
 from matched import peers
 from matched.peers import Peers, is_connection_error
+from matched.rendezvous import rendezvous_store
 from matched.signals import Interrupted
 
 from ..processes import run as run_two_processes
@@ -56,6 +57,20 @@ def test_peers_of_one_process_need_no_store(monkeypatch):
     assert peers.broadcast("key", "value") == "value"
     assert peers.barrier("name", 0.0)
     peers.close()
+
+
+def test_rendezvous_store_is_made_once_from_the_environment(monkeypatch):
+    asked = []
+
+    def meet(url):
+        asked.append(url)
+        yield "store", 0, 2
+
+    monkeypatch.setattr(dist, "rendezvous", meet)
+    rendezvous_store.cache_clear()
+    assert [rendezvous_store(), rendezvous_store()] == ["store", "store"]
+    rendezvous_store.cache_clear()
+    assert asked == ["env://"]
 
 
 class Recorded:

@@ -98,9 +98,10 @@ def test_submit_needs_no_data_for_finished_runs(project):
 
 
 def test_cluster_slurm_without_sbatch_is_refused(project):
-    line = refused(project, "submit", "table1", "--cluster", "slurm")
-    assert "there is no Slurm here (no sbatch on PATH)" in line
-    assert "run this on a login node, or use --cluster local" in line
+    assert refused(project, "submit", "table1", "--cluster", "slurm") == (
+        "there is no Slurm here (no sbatch on PATH): run this on a login node, or use --cluster "
+        "local"
+    )
 
 
 def test_cluster_slurm_without_srun_is_refused(project):
@@ -113,9 +114,10 @@ def test_cluster_slurm_without_srun_is_refused(project):
 def test_more_gpus_than_the_machine_has_are_refused(project, cluster):
     project.site("[local]\ngpus = 2\n")
     project.recipe("TABLE = Table(arms=ARMS, scales=(scale(gpus=4, small=SMALL),))")
-    line = refused(project, "submit", "table1", "--cluster", cluster)
-    assert "asks for 4 GPUs per run and this machine has 2 (`gpus` under [local]" in line
-    assert "use --cluster slurm" in line
+    assert refused(project, "submit", "table1", "--cluster", cluster) == (
+        "table1 at smoke scale asks for 4 GPUs per run and this machine has 2 (`gpus` under "
+        f"[local] in {project.root}/site.toml is 2); use --cluster slurm"
+    )
 
 
 @pytest.mark.parametrize("visible", ["1", "", "-1,0"])

@@ -149,6 +149,14 @@ class TestImportOfAnotherRecipe:
         number = len(wrong.read_text(encoding="utf-8").splitlines())
         assert line.startswith(f"{wrong}, line {number}: task 'nowhere' is not of the form")
 
+    def test_a_syntax_error_in_the_other_recipe_names_its_line(self, project):
+        wrong = project.recipe("OTHER = 1\n\nBASE = (", "first/shared")
+        project.recipe(f"from recipes.first.shared import BASE\n{self.TABLE}")
+        number = len(wrong.read_text(encoding="utf-8").splitlines())
+        line = project.mistake("plan", "table1")
+        place = f"shared.py, line {number}"
+        assert line == f"{wrong.parent}/{place}: SyntaxError: '(' was never closed ({place})"
+
 
 class TestScalePages:
     """Scales of a table in a page of their own: recipes/<paper>/<scale>/tableNN.py."""

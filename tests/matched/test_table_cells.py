@@ -1,4 +1,4 @@
-"""Cells, norms and allowed differences that a table derives from its parts; runs and their needs."""
+"""Cells, norms and allowed differences that a table derives from its parts; needs of runs."""
 
 from dataclasses import asdict, dataclass, replace
 
