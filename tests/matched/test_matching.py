@@ -208,10 +208,38 @@ OTHER = replace(SMALL, config=replace(SMALL.config, lr=0.2))
 """
 
 
-def test_an_allowed_difference_of_no_config_is_refused(project):
-    project.recipe(per_arm(LR_AND_EPOCHS, ", allowed_differences={'lr': 'a', 'epoch': 'b'}"))
-    line = project.mistake("plan", "table1")
-    assert "allowed_differences of the table names epoch, which is no field" in line
+def test_an_allowed_difference_of_no_config_is_refused():
+    """Fields of needs count, and all that can be in a run's path or fingerprint."""
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Start:
+        seed: int = 0
+
+    start = Run(task=run().task, config=Start())
+    top = Run(task=run().task, config=Config(), needs={"start": start})
+    known = {"seed", "lr", "norm", "task", "weights", "batches", "needs.start"}
+
+    def check(of_table=(), of_arm=()):
+        scale = Scale(name="smoke", runs={"r": top}, seeds=(0,), resources=Resources(minutes=1))
+        dyt = Arm(name="DyT", norm="DyT", allowed_differences=dict.fromkeys(of_arm, "why"))
+        table = Table(
+            arms=(Arm(name="LN", norm="LN"), dyt),
+            scales=(scale,),
+            allowed_differences=dict.fromkeys(of_table, "why"),
+        )
+        check_matched(table, scale)
+
+    check(known, known)
+    for owner, names in (
+        ("table", {"of_table": ("lr", "epoch", "depth")}),
+        ("arm DyT", {"of_arm": ("epoch", "depth")}),
+    ):
+        with pytest.raises(ValueError) as error:
+            check(**names)
+        assert str(error.value) == (
+            f"allowed_differences of the {owner} names epoch, depth, which is no field of a "
+            "config; expected one of batches, lr, norm, seed, task, weights"
+        )
     assert "expected one of batches, betas, clip_norm, data, epochs, lr," in line
 
 

@@ -285,7 +285,8 @@ def test_site_refuses_a_home_folder_that_is_unknown(tmp_path, monkeypatch, path)
 
 @pytest.mark.parametrize("section", ['[runs]\nfolder = ""\n', '[data]\nimagenet = ""\n'])
 def test_site_refuses_an_empty_path(tmp_path, section):
-    with pytest.raises(ValueError, match=r"site\.toml: a path is empty"):
+    message = r"site\.toml: a path is empty; write one, or leave the key out$"
+    with pytest.raises(ValueError, match=message):
         _ = read(tmp_path, section).runs_folder
 
 
