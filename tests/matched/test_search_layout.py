@@ -170,7 +170,9 @@ def test_tried_values_have_a_row_for_each_search_and_a_record_for_each_trial():
             | {"states": "done", "signatures": "s1"},
         ),
     )
-    assert tried_values(PLAN, entries[:2]).header == ("model", "arm", "alpha0/beta0: m")
+    of_one_metric = tried_values(PLAN, entries[:2])
+    assert of_one_metric.header == ("model", "arm", "alpha0/beta0: m")
+    assert of_one_metric.rows == (("Small", "DyT!", tried.rows[0][3]),)
     assert tried_values(PLAN, [[entry("small", "LN", None)]]) is None
 
 

@@ -50,6 +50,10 @@ def test_job_name_is_table_stage_and_scale(chain):
     ]
     assert options["name"] == "table1-encode-smoke"
     assert "name" not in slurm_request.array_parameters(plan, jobs, [0], "local")
+    after = slurm_request.array_parameters(plan, jobs, [0], "slurm", ["7", "8_1"])
+    assert after["slurm_additional_parameters"] == {
+        **{"requeue": True, "dependency": "afterany:7:8_1", "kill-on-invalid-dep": "yes"},
+    }
 
 
 def test_time_limit_of_an_array_is_that_of_its_longest_job(project):
