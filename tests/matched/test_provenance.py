@@ -280,7 +280,7 @@ def test_kept_diff_ignores_git_variables_of_the_surroundings(repository, monkeyp
     assert restored_files(project, repository, commit) == files_of(project.root / "code")
 
 
-def test_failing_git_diff_is_recorded_and_not_taken_for_no_changes(repository):
+def test_failing_git_diff_is_recorded_and_not_taken_for_no_changes(repository, monkeypatch):
     """A clone that uses git-lfs, on a host without git-lfs."""
     project = repository.project
     project.write("code/weights.bin", "one\n")
@@ -289,10 +289,15 @@ def test_failing_git_diff_is_recorded_and_not_taken_for_no_changes(repository):
     project.write("code/weights.bin", "other\n")
     for key, value in (("clean", "absent-filter"), ("required", "true")):
         repository.git("config", f"filter.absent.{key}", value)
+    warnings = []
+    monkeypatch.setattr(
+        provenance.log, "warning", lambda text, *words: warnings.append(text % words)
+    )
     code = record(project)
     assert code == project.json(submission(project) / "code.json")
-    assert (code["commit"], code["uncommitted"]) == (commit, None)
-    assert "git diff failed" in code["commit_problem"]
+    problem = "git diff failed, so uncommitted changes are not recorded"
+    assert (code["commit"], code["uncommitted"], code["commit_problem"]) == (commit, None, problem)
+    assert warnings == [f"{problem} in {project.root}"]
 
 
 def test_edit_of_equal_size_just_after_a_commit_is_kept(repository):

@@ -52,7 +52,9 @@ def test_job_name_is_table_stage_and_scale(chain):
     assert "name" not in slurm_request.array_parameters(plan, jobs, [0], "local")
     after = slurm_request.array_parameters(plan, jobs, [0], "slurm", ["7", "8_1"])
     assert after["slurm_additional_parameters"] == {
-        **{"requeue": True, "dependency": "afterany:7:8_1", "kill-on-invalid-dep": "yes"},
+        "requeue": True,
+        "dependency": "afterany:7:8_1",
+        "kill-on-invalid-dep": "yes",
     }
 
 

@@ -148,6 +148,41 @@ def test_wait_rests_25_times_as_long_as_a_refresh_takes(monkeypatch, cost, pause
     assert pauses == [pytest.approx(pause)] * 3 and last is shown[-1] and len(shown) == 5
 
 
+def test_wait_ends_when_all_processes_have_been_reaped(monkeypatch):
+    """The runs have finished before; the second process ends at the third look."""
+    pauses = []
+    plan = SimpleNamespace(runs=[planned(State.DONE, result=metrics())], unfinished=[])
+    plan.refreshed = lambda queue: plan
+    looks = iter([False, False, True])
+    jobs = [SimpleNamespace(done=lambda: True), SimpleNamespace(done=lambda: next(looks))]
+    monkeypatch.setattr(watch.time, "sleep", pauses.append)
+    assert watch.wait(plan, jobs, Console(file=io.StringIO())) is plan
+    assert len(pauses) == 2
+
+
+def test_bars_are_drawn_in_a_terminal_and_end_with_it(monkeypatch):
+    events = []
+
+    class Bars:
+        def __init__(self, console):
+            self.live = SimpleNamespace(
+                __enter__=lambda: events.append("enter"),
+                __exit__=lambda *error: events.append(error),
+            )
+
+        __enter__, __exit__ = watch._Bars.__enter__, watch._Bars.__exit__
+
+        def show(self, plan):
+            events.append(plan)
+
+    monkeypatch.setattr(watch, "_Bars", Bars)
+    plan = SimpleNamespace(runs=[], unfinished=[])
+    plan.refreshed = lambda queue: plan
+    console = Console(file=io.StringIO(), force_terminal=True)
+    assert watch.wait(plan, [], console) is plan
+    assert events == ["enter", plan, (None, None, None)]
+
+
 def test_bars_fill_the_terminal_but_three_lines(monkeypatch):
     updates = []
     live = SimpleNamespace(
