@@ -92,6 +92,15 @@ def test_submission_logs_notes_on_memory_and_time(one_row, monkeypatch, caplog):
     assert caplog.messages == ["little memory", "much time"]
 
 
+def test_submission_whose_runs_were_finished_meanwhile_writes_nothing(one_row):
+    plan = one_row.plan()
+    for name in ("small.LN.0", "small.DyT.0"):
+        one_row.finish(name, top1=1.0)
+    submitted, jobs = submission.submit(plan, "debug")
+    assert jobs == [] and not submitted.missing
+    assert not (one_row.root / "runs" / ".jobs" / "submissions").exists()
+
+
 class Job:
     """A job as submitit returns it."""
 
