@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -99,6 +100,60 @@ def test_submission_whose_runs_were_finished_meanwhile_writes_nothing(one_row):
     submitted, jobs = submission.submit(plan, "debug")
     assert jobs == [] and not submitted.missing
     assert not (one_row.root / "runs" / ".jobs" / "submissions").exists()
+
+
+@pytest.mark.parametrize("cluster", ["slurm", "local"])
+def test_jobs_are_passed_to_submitit_with_all_that_they_need(one_row, monkeypatch, capsys, cluster):
+    events = []
+
+    class Executor:
+        def __init__(self, **options):
+            events.append(options)
+
+        def update_parameters(self, **parameters):
+            events.append(parameters)
+
+        @contextmanager
+        def batch(self):
+            print("sbatch: error", file=sys.stderr)
+            yield
+
+        def submit(self, runner):
+            return runner
+
+    @contextmanager
+    def recorded(*arguments):
+        events.append(arguments)
+        yield
+
+    monkeypatch.setattr(submission.submitit, "AutoExecutor", Executor)
+    monkeypatch.setattr(submission.submitit_internals, "background_streams", recorded)
+    monkeypatch.setattr(submission, "submission_environment", recorded)
+    plan = one_row.plan()
+    packed = [SimpleNamespace(runs=[planned], resources=planned.resources) for planned in plan.runs]
+    submitted = submission._Submission(
+        plan=plan,
+        packed=packed,
+        cluster=cluster,
+        folder=one_row.root / "jobs",
+        code={"submission": "/submissions/1"},
+        python="python",
+        token="t7",
+    )
+    parameters = {"timeout_min": 30, "slurm_partition": "gpu"}
+    (runner,) = submitted._start([1], parameters)
+    folder = {"folder": one_row.root / "jobs" / "%j", "cluster": cluster}
+    assert events == [
+        {**folder, "slurm_python": "python", "local_python": "python"},
+        parameters,
+        *([(Path("/submissions/1/controllers.log"),)] if cluster == "local" else []),
+        ({"time", "partition"}, cluster),
+    ]
+    assert (runner.runs, runner.resources) == ([plan.runs[1].run], [plan.runs[1].resources])
+    assert (runner.token, runner.code, runner.minutes) == ("t7", submitted.code, 30)
+    assert runner.site is plan.site
+    assert (runner.threads, runner.gpus) == ((10, None) if cluster == "slurm" else (1, ()))
+    assert capsys.readouterr().err == "", "errors of sbatch are raised"
 
 
 class Job:
