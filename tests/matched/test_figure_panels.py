@@ -162,6 +162,7 @@ def test_tanh_is_drawn_from_minus_6_to_6_for_each_alpha():
     for alpha, (*_, x, y) in zip((0.5, 2.0), lines, strict=True):
         assert (x[0], x[1], x[-1]) == (-6.0, -5.95, 6.0)
         assert y[0] == -y[-1] == pytest.approx(math.tanh(-6 * alpha), abs=1e-6)
+    assert size(canvas) == (3.2, 2.4)
     assert canvas.columns == ("alpha", "x", "y")
     assert canvas.rows[140] == (0.5, "1.00", "0.462117")  # tanh(0.5)
 

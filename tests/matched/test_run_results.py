@@ -48,6 +48,7 @@ def test_result_has_all_parts_of_the_outcome(one_row, pack, monkeypatch):
         "finished_at": 1005.04,
     }
     assert directory.result() == expected
+    assert lease.owner(directory.path) is None, "released"
     assert one_row.directory("small.DyT.0").result()["outcome"] == "diverged"
 
 
