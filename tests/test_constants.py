@@ -87,7 +87,25 @@ FIXED_BY_OTHER_PROGRAMS = {
     f"{MATCHED}/data_files": {"MAX_POINTER_BYTES": 1024},
     f"{MATCHED}/memory": {"GIB": 2**30},
     f"{MATCHED}/machine": {"NO_LIMIT": 2**60},
-    f"{MATCHED}/slurm_request": {"MIN_MINUTES": 5},
+    f"{MATCHED}/slurm_request": {
+        "MIN_MINUTES": 5,
+        "EXCLUSIVE": (
+            {"mem", "mem_per_cpu", "mem_per_gpu"},
+            {"cpus_per_task", "cpus_per_gpu"},
+            {"gpus_per_node", "gpus_per_task", "gpus", "gres"},
+        ),
+        "SRUN_CPUS": (
+            '[ -z "$SLURM_CPUS_PER_TASK" ] || export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"'
+        ),
+    },
+    f"{MATCHED}/provenance": {  # options of git diff, which ``git apply`` needs
+        "DIFF": (
+            *("-c", "diff.suppressBlankEmpty=false", "-c", "diff.relative=false", "diff"),
+            *("--no-ext-diff", "--no-textconv", "--no-color", "--src-prefix=a/", "--dst-prefix=b/"),
+            *("--submodule=short", "--unified=3", "--inter-hunk-context=0", "-O/dev/null"),
+            *("--binary", "HEAD"),
+        ),
+    },
     f"{LLAMA}/memory": {
         "FP32": 4,
         "RESIDUAL_BYTES": {"bf16-params": 2, "bf16-reduce": 2},
@@ -114,6 +132,19 @@ SHOWN_AND_WAITED_FOR = {  # how much of a list or a curve is shown, and how long
         ),
         "DASHES": ("-", "--", ":", "-."),
         "MARKERS": ("o", "^", "s", "D", "v", "P"),
+        "SETTINGS": {
+            "font.size": 8,
+            "axes.titlesize": 8,
+            "axes.grid": True,
+            "grid.linewidth": 0.4,
+            "grid.color": "#dddddd",
+            "axes.axisbelow": True,
+            "svg.fonttype": "path",
+            "svg.hashsalt": "matched",
+            "pdf.fonttype": 42,
+            "savefig.dpi": 150,
+            "figure.constrained_layout.use": True,
+        },
     },
     f"{MATCHED}/report/figures/norm_layers": {
         "MAX_POINTS": 3000,

@@ -150,6 +150,18 @@ def test_claimed_tables_count_shared_runs_once_in_the_order_of_claims(two_tables
     assert tables(two_tables, cluster="slurm") == [("early-table1", 2, 0.5), ("table1", 2, 0.5)]
 
 
+def test_hours_of_claims_are_those_of_the_cluster(project):
+    """2 minutes of a GPU, or 10 hours of a core where there is none."""
+    project.recipe(
+        "EITHER = Resources(gpus=1, minutes=2, cpu_minutes=600)\n"
+        "TABLE = Table(arms=ARMS, scales=(replace(scale(seeds=(0,), small=SMALL), "
+        "resources=EITHER),))"
+    )
+    claims = claims_on(NotWorse(tables=("table1",)))
+    assert tables(project, claims) == [("table1", 2, 20.0)]
+    assert tables(project, claims, cluster="slurm") == [("table1", 2, pytest.approx(2 / 60))]
+
+
 def test_claimed_tables_leave_out_the_runs_of_all_earlier_ones(two_tables):
     path = two_tables.root / "recipes" / "paper.toml"
     more = '[second.table2]\ncaption = "C"\nmetrics = []\n[second.table2.rows.small]\nlabel = "S"\n'

@@ -190,6 +190,8 @@ def test_figures_without_runs_need_none(drawn):
         ("encoder.layers.0.self_attn_layer_norm", "attention"),
         ("encoder.layers.0.final_layer_norm", "FFN"),
         ("blocks.3.norm2", "FFN"),
+        ("blocks.3.attn.q_norm", "attention"),
+        ("layers.3.mlp.norm", "FFN"),
         ("norm", "other"),
     ],
 )

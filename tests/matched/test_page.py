@@ -7,6 +7,7 @@ import pytest
 from matched.report import page
 from matched.report.collect import collect
 from matched.report.curves import Curve, FinalAlphas, Panel, TableCurves
+from matched.report.figure_list import DrawnFigure
 from matched.report.page import Column, ResultRow
 from matched.site import Site
 from matched.status import Failure, RunStatus, State
@@ -84,6 +85,32 @@ def test_section_lists_runs_and_needs_attention(table, tmp_path, monkeypatch):
     assert [column.name for column in section.header if column.is_number] == [
         *("LN", "DyT", "Δ", "paper LN", "paper DyT", "paper Δ", "runs")
     ]
+
+
+def test_page_has_scales_figures_and_the_time(project, monkeypatch):
+    project.recipe(
+        "PAPER = Run(task='tiny:train', config=Config(model='small', epochs=9))\n"
+        "TABLE = Table(arms=ARMS, scales=(scale(seeds=(0,), small=SMALL),"
+        " scale('paper', seeds=(0,), small=PAPER), scale('mini', seeds=(0,), small=LARGE)))"
+    )
+    for planned in (*project.plan().runs, *project.plan(scale="paper").runs):
+        planned.directory.prepare()
+        planned.directory.write_result({"outcome": "done", "metrics": {"top1": 80.0}})
+    monkeypatch.setattr(page.time, "strftime", lambda form: form)
+    folder = project.root / "report"
+    files = tuple(folder / "figures" / f"fig 1.{kind}" for kind in ("svg", "csv"))
+    drawn = {"name": "fig1", "scale": "smoke", "caption": "A figure", "missing_runs": False}
+    figure = DrawnFigure(**drawn, paths=files, problem="", finding="It bends.")
+    results = collect(project.root, Site(file=project.root / "site.toml"))
+    path = page.write_page(results, [], [figure], folder)
+    assert path == folder / "index.html"
+    text = path.read_text(encoding="utf-8")
+    assert "Tables with runs: 2, without: 1 · written %Y-%m-%d %H:%M ·" in text
+    assert '<option value="">all</option><option>smoke</option><option>paper</option></se' in text
+    assert '<a href="figures/fig%201.svg">svg</a> <a href="figures/fig%201.csv">csv</a>' in text
+    assert 'src="figures/fig%201.svg" alt="fig1: A figure"' in text and "<p>It bends.</p>" in text
+    assert "matched submit table1 --scale mini" in text
+    assert text.count('<th scope="col" class="number"') == 5 + 2 * 7
 
 
 @pytest.mark.parametrize(

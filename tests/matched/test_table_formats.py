@@ -143,6 +143,17 @@ def test_latex_escapes_every_special_character_alone(character):
     assert escaped != f"a{chr(character)}b" and escaped.count("$") in (0, 1, 2)
 
 
+def test_latex_of_each_special_character():
+    characters = "\\{}$^~&%_#<>|×·βγ±Δ→—ασ≈"
+    expected = [
+        *(r"\textbackslash{}", r"\{", r"\}", r"\$", r"\textasciicircum{}", r"\textasciitilde{}"),
+        *(r"\&", r"\%", r"\_", r"\#", r"\textless{}", r"\textgreater{}", r"\textbar{}"),
+        *(r"$\times$", r"$\cdot$", r"$\beta$", r"$\gamma$", r"$\pm$", r"$\Delta$"),
+        *(r"$\rightarrow$", "---", r"$\alpha$", r"$\sigma$", r"$\approx$"),
+    ]
+    assert [character.translate(table_formats.LATEX) for character in characters] == expected
+
+
 def test_files_have_the_suffix_of_their_format(tmp_path):
     records = ({"table": "t", "value": 1}, {"table": "t", "value": None})
     table = SimpleNamespace(**vars(TABLE), records=records)

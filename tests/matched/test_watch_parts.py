@@ -197,6 +197,29 @@ def test_bars_fill_the_terminal_but_three_lines(monkeypatch):
     assert updates == [(("plan", 10, 7.5), True)]
 
 
+@pytest.mark.parametrize(
+    ("state", "style"),
+    [
+        (State.NEW, "dim"),
+        (State.QUEUED, "dim"),
+        (State.FAILED, "bold red"),
+        (State.DAMAGED, "bold red"),
+        (State.DIVERGED, "yellow"),
+        (State.DONE, "green"),
+    ],
+)
+def test_states_other_than_running_are_words_in_colours(state, style):
+    text, reason = watch._cells(planned(state, reason="why"))
+    assert (text.plain, text.style, reason) == (str(state), style, "why")
+
+
+def test_running_state_is_a_bar_with_steps_and_numbers():
+    bar, text = watch._cells(planned(State.RUNNING, step=1, steps=4, shown={"loss": 0.5}))
+    assert (bar.total, bar.completed, bar.width, text) == (1, 0.25, 30, "1 step  loss 0.5")
+    bar, text = watch._cells(planned(State.RUNNING))
+    assert (bar.completed, text) == (0.0, "0 steps  ")
+
+
 def test_refresh_is_repeated_until_slurm_has_been_silent_too_long(monkeypatch):
     clock, pauses = [0.0], []
 
