@@ -44,6 +44,43 @@ def layers(tmp_path):
     return PanelRuns(title="ViT", runs={"LN": planned}), arrays
 
 
+def flipped(content):
+    """Content with bytes of compressed data changed."""
+    place = len(content) // 3
+    return (
+        content[:place]
+        + bytes(b ^ 0xFF for b in content[place : place + 40])
+        + content[place + 40 :]
+    )
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"PK\x03\x04 cut"),
+        lambda path: path.write_bytes(path.read_bytes()[:-100]),
+        lambda path: path.write_bytes(flipped(path.read_bytes())),
+        lambda path: np.savez(path, path=np.array(["norm1"])),
+        lambda path: np.savez(path, path=np.array([object()])),
+        lambda path: (path.unlink(), path.mkdir()),
+    ],
+    ids=["empty", "no archive", "cut", "flipped", "keys missing", "objects", "folder"],
+)
+def test_damaged_layers_are_refused_with_what_to_do(layers, tmp_path, damage):
+    _, arrays = layers
+    path = tmp_path / "run" / norm_layers.FILE
+    np.savez_compressed(path, **arrays)
+    assert [layer.path for layer in norm_layers.read_layers(path)] == ["norm1", "norm2", "norm"]
+    damage(path)
+    with pytest.raises(ValueError) as error:
+        norm_layers.read_layers(path)
+    assert str(error.value).startswith(f"{path} is damaged (")
+    assert str(error.value).endswith("); `matched retry` computes the run again if it is deleted")
+    with pytest.raises(ValueError, match=r"none\.npz is missing; `matched retry` computes the run"):
+        norm_layers.read_layers(tmp_path / "none.npz")
+
+
 def test_shapes_are_drawn_from_the_first_to_the_last_layer(layers):
     shown, arrays = layers
     canvas = Canvas("shapes")

@@ -32,6 +32,10 @@ def test_identity_has_boot_namespace_and_start(proc):
     assert [process_identity.start_time(pid) for pid in (7, 8, 9)] == [500, 600, None]
     (proc / "sys/kernel/random/boot_id").unlink()
     assert process_identity.namespace() == process_identity.identity(7) == ""
+    (proc / "sys/kernel/random/boot_id").mkdir()  # cannot be read
+    (proc / "7/stat").unlink()
+    (proc / "7/stat").mkdir()
+    assert (process_identity.namespace(), process_identity.start_time(7)) == ("", None)
 
 
 @pytest.mark.parametrize(

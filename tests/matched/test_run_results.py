@@ -9,6 +9,7 @@ import pytest
 
 from matched import Outcome, lease, run_execution
 from matched.files import DamagedFileError
+from matched.run_directory import RunDirectory
 from matched.status import ExecutionResult, Failure, FailureKind, RunStatus, State
 
 FIRST = "small.LN.0"
@@ -79,6 +80,18 @@ def test_claim_that_fails_after_the_lease_was_acquired_releases_it(one_row, monk
     owned, answer = run_execution._claim(directory, one_row.job("here", "1"))
     assert (owned, answer.state) == (None, State.FAILED)
     assert lease.owner(directory.path) is None
+
+
+def test_failure_on_a_full_disk_is_returned(one_row, pack, monkeypatch):
+    def full(self, failure):
+        raise OSError("disk full")
+
+    one_row.trouble("raise", FIRST)
+    monkeypatch.setattr(RunDirectory, "write_failure", full)
+    told = pack().compute("here", "1")
+    result = told[one_row.directory(FIRST).run.signature]
+    assert (result.state, "told to fail" in result.reason) == (State.FAILED, True)
+    assert [one.state for one in told.values()] == [State.FAILED, State.DONE]
 
 
 @pytest.mark.parametrize(

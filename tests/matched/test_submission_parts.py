@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from matched import submission
+from matched import submission, submitit_internals
 from matched.signals import PREEMPTION_SIGNAL
 
 
@@ -199,6 +199,30 @@ def test_submitted_runs_record_their_job(one_row, monkeypatch, cluster, job_id):
     assert record.folder == str(one_row.root / "jobs" / "41_0")
     assert record.user == str(os.getuid())
     assert (str(record.job) if job_id else record.job.job_id) == (job_id or str(os.getpid()))
+
+
+JOB_ERROR, SUBMISSION_ERROR, PROCESS_ERROR = submitit_internals.submission_errors()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        JOB_ERROR("sbatch: error:\nno such partition"),
+        SUBMISSION_ERROR("no such partition"),
+        PROCESS_ERROR(1, "sbatch", output="no such partition\n"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_job_that_slurm_refuses_is_an_error_of_one_line(one_row, monkeypatch, error):
+    def start(self, array, parameters):
+        raise error
+
+    monkeypatch.setattr(submission._Submission, "_start", start)
+    monkeypatch.setattr(submission, "check_submission", lambda plan, cluster: None)
+    with pytest.raises(ValueError) as refused:
+        submission.submit(one_row.plan(), "slurm")
+    assert str(refused.value) == "Slurm refused the job: no such partition"
+    assert one_row.directory("small.LN.0").job() is None
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])
