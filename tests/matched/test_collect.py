@@ -5,10 +5,12 @@ import math
 import pytest
 
 from matched.claims import Above, CellKey, Claim
+from matched.files import write_json
 from matched.report import figure_list, figures, write_report
 from matched.report.claimed_tables import claimed_tables
 from matched.report.collect import collect
 from matched.site import Site
+from matched.status import Failure
 
 TWO_SCALES = (
     "PAPER = Run(task='tiny:train', config=Config(model='small', epochs=9))\n"
@@ -67,6 +69,30 @@ def test_collect_warns_of_finished_runs_that_no_table_has(two_scales):
     assert warning == f"2 finished runs {UNPLANNED}{'a' * 12}, {'b' * 12}"
     for part in ({"scale": "smoke"}, {"names": ["table1"]}):
         assert collected(two_scales, **part).warnings == (), "of part of the tables"
+
+
+def test_needs_may_be_computed_on_other_hardware(two_scales):
+    two_scales.recipe(
+        "NEEDING = replace(SMALL, needs={'trained': LARGE})\n"
+        "TABLE = Table(arms=ARMS, scales=(scale(seeds=(0,), small=NEEDING),))"
+    )
+    for model, hardware in (("large", "a CPU"), ("small", "a GPU")):
+        for norm in ("LN", "DyT"):
+            two_scales.finish(f"{model}.{norm}.0", top1=80.0, hardware=hardware)
+    (table,) = collected(two_scales).tables
+    assert table.warnings == ()
+
+
+def test_commits_of_unfinished_runs_are_not_compared(two_scales):
+    for name, commit in (("small.LN.0", "a"), ("small.DyT.0", "b")):
+        directory = two_scales.finish(name, top1=80.0)
+        write_json(directory / "environment.json", {"commit": commit})
+    (directory / "result.json").unlink()
+    directory.write_failure(Failure(reason="why"))
+    (table,) = collected(two_scales).tables
+    signatures = [two_scales.directory(f"small.{norm}.0").run.signature for norm in ("LN", "DyT")]
+    assert table.commits == dict(zip(signatures, ("a", "b"), strict=True))
+    assert table.warnings == ("Failed: small · DyT · seed 0: why",)
 
 
 def test_collect_warns_of_numbers_that_are_not_finite(two_scales):

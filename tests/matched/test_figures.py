@@ -239,6 +239,19 @@ def test_draw_all_draws_figures_with_runs_at_every_scale(one_row, monkeypatch):
     )
 
 
+def test_figure_shows_the_first_seed_of_each_arm(project):
+    project.recipe("TABLE = Table(arms=ARMS, scales=(scale(seeds=(3, 1), small=SMALL),))")
+    for planned in project.plan().runs:
+        planned.directory.prepare()
+        planned.directory.write_result({"outcome": "done", "metrics": {}})
+    drawer = figures.FigureDrawer(project.root, project.plan().site, "smoke")
+    shown = drawer._runs("fig5", Source(title="Small", recipe="table1", row="small"))
+    assert shown.title == "Small"
+    assert [(arm, planned.run.config.seed) for arm, planned in shown.runs.items()] == [
+        *(("LN", 3), ("DyT", 3))
+    ]
+
+
 def test_figure_names_eight_missing_runs_and_counts_the_others(project):
     project.recipe("TABLE = Table(arms=ARMS, scales=(scale(seeds=tuple(range(9)), small=SMALL),))")
     plan = project.plan()

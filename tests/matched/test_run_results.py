@@ -82,6 +82,35 @@ def test_claim_that_fails_after_the_lease_was_acquired_releases_it(one_row, monk
     assert lease.owner(directory.path) is None
 
 
+def test_task_gets_the_folders_of_its_data_and_needs(one_row, pack, monkeypatch):
+    one_row.recipe(
+        'START = Run(task="tiny:train", config=Config(model="start"))\n'
+        'SMALL = Run(task="tiny:train", config=Config(data=("d",)), needs={"begin": START})\n'
+        "TABLE = Table(arms=ARMS[:1], scales=(scale(seeds=(0,), small=SMALL),))"
+    )
+    start = one_row.finish("start.LN.0", top1=1.0)
+    asked, contexts = [], []
+
+    def resolve_paths(names, paths, file, **options):
+        asked.append((names, paths, file))
+        return {"d": one_row.root / "data"}
+
+    def train(*given):
+        contexts.append(given)
+        return Outcome(metrics={}, steps=1)
+
+    monkeypatch.setattr(run_execution.data, "resolve_paths", resolve_paths)
+    monkeypatch.setattr(run_execution, "_resolve", lambda task: train)
+    job = pack()
+    run = job.runs[-1]
+    job.runs, job.resources = [run], job.resources[:1]
+    job.compute("here", "1")
+    ((context, config),) = contexts
+    assert config == run.config and context.data == {"d": one_row.root / "data"}
+    assert context.needs == {"begin": start.path}
+    assert asked == [(("d",), {}, one_row.root / "site.toml")]
+
+
 def test_failure_on_a_full_disk_is_returned(one_row, pack, monkeypatch):
     def full(self, failure):
         raise OSError("disk full")

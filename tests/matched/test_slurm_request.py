@@ -166,6 +166,13 @@ def test_slurm_options_replace_ours_that_exclude_them(option, value, ours):
     assert not [line for line in written if line.startswith(ours)]
 
 
+def test_slurm_options_of_several_groups_replace_all_of_ours():
+    written = options(options={"mem-per-cpu": "4G", "gres": "gpu:4", "cpus-per-task": "8"})
+    replaced = ("mem=", "gpus-per-node", "cpus-per-task=10")
+    assert not [line for line in written if line.startswith(replaced)]
+    assert {"mem-per-cpu=4G", "gres=gpu:4", "cpus-per-task=8", "requeue"} <= written
+
+
 def test_names_of_options_are_those_of_sbatch():
     """sbatch's own variables for these are hidden from it."""
     given = {"name": "n", "slurm_qos": "q", "slurm_additional_parameters": {"mem": "0"}}
