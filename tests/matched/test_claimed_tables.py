@@ -108,7 +108,7 @@ SMALL, LARGE, OWN = (
         (Falls(tables=("table3",), along="rows"), ["table3"]),
     ],
 )
-def test_table_names_of_a_test_are_those_of_its_tables_and_cells(test, names):
+def test_table_names_of_a_test_come_from_tables_and_cells(test, names):
     assert list(table_names(test)) == names
 
 
@@ -140,7 +140,7 @@ def tables(project, claims=BOTH, scale="smoke", cluster="local"):
     return [(one.plan.recipe.name, len(one.plan.runs), one.hours) for one in found]
 
 
-def test_claimed_tables_count_shared_runs_once_in_the_order_of_claims(two_tables):
+def test_claimed_tables_count_shared_runs_once_in_order(two_tables):
     assert tables(two_tables) == [("early-table1", 2, 1.0), ("table1", 2, 1.0)]
     assert tables(two_tables, BOTH[1:]) == [("table1", 4, 2.0), ("early-table1", 0, 0.0)]
     two_tables.finish("large.LN.0", top1=1.0)

@@ -66,7 +66,7 @@ def test_panels_are_the_rows_own_run_and_then_its_needs(project):
     ]
 
 
-def test_alpha_of_a_need_is_drawn_where_the_rows_own_run_has_none(project):
+def test_alpha_of_a_need_is_drawn_without_the_rows_own(project):
     project.recipe(NEEDS)
     a, b, c, _, small, _ = (planned.directory for planned in project.plan().runs)
     log(small, {"step": 1, "loss": 1.0})

@@ -66,7 +66,7 @@ def runs(tmp_path, title, **files):
 # --- training
 
 
-def test_losses_have_a_panel_per_row_and_a_line_per_arm(tmp_path):
+def test_losses_have_panels_of_rows_and_lines_of_arms(tmp_path):
     small = runs(
         tmp_path,
         "Small",
@@ -146,7 +146,7 @@ def test_alpha_is_drawn_with_the_inverse_std_at_each_depth(tmp_path):
 # --- diagrams
 
 
-def test_tanh_is_drawn_from_minus_6_to_6_for_each_alpha():
+def test_tanh_is_drawn_for_each_alpha():
     canvas = Canvas("tanh")
     diagrams.draw_tanh(canvas, (0.5, 2.0))
     (shown,) = described(canvas)

@@ -32,7 +32,7 @@ class OfItsNeeds(Plain):
         return ESTIMATE
 
 
-def test_estimate_is_made_from_the_config_or_those_of_its_needs():
+def test_estimate_uses_the_config_or_those_of_needs():
     need = Run(task="m:f", config=Plain(width=3))
     for config, estimate in (
         (Plain(), None),

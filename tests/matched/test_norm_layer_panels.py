@@ -115,7 +115,7 @@ def test_analysis_picture_has_four_layers_of_its_own_run(layers, tmp_path):
     ]
 
 
-def test_tokens_and_channels_are_coloured_in_half_of_the_panels_each(layers):
+def test_tokens_and_channels_have_half_of_the_panels_each(layers):
     shown, _ = layers
     canvas = Canvas("tokens")
     norm_layers.draw_tokens_and_channels(canvas, shown, (0.0, 1.0))
@@ -227,5 +227,5 @@ def test_describe_shapes_counts_the_last_and_the_first_third(monkeypatch, networ
     ("line", "curve", "shaped"),
     [(0.101, 0.0, True), (0.099, 0.0, False), (0.3, 0.211, True), (0.3, 0.213, False)],
 )
-def test_s_shape_begins_at_1_and_50_percent_of_the_variance(line, curve, shaped):
+def test_s_shape_begins_at_both_limits_of_variance(line, curve, shaped):
     assert norm_layers.is_s_shaped(fitted(line, curve)) == shaped

@@ -109,6 +109,12 @@ def test_load_leaves_the_import_path_as_it_was(project):
     assert not [name for name in sys.modules if name.split(".")[0] == "recipes"]
 
 
+def test_load_own_recipe_from_the_home_folder(own, monkeypatch):
+    path = own.own()
+    monkeypatch.setenv("HOME", str(own.root / "mine"))
+    assert recipes.load("~/my_table.py").path == path
+
+
 def test_own_recipe_may_import_the_papers_recipes(own):
     own.write("recipes/first/shared.py", "RATE = 0.5\n")
     own.own(f"from recipes.first.shared import RATE\n{TABLE}")

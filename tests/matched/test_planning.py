@@ -45,7 +45,7 @@ def test_loading_and_planning_derive_every_run_once(project, monkeypatch):
     assert len(derived) == len(cells)
 
 
-def test_jobs_are_asked_of_unfinished_runs_and_dated_by_finished_ones(one_row, monkeypatch):
+def test_jobs_are_asked_for_unfinished_runs_only(one_row, monkeypatch):
     one_row.finish("small.LN.0", top1=1.0)
     asked = []
 
@@ -67,7 +67,7 @@ TABLE = Table(arms=ARMS[:1], scales=(scale(seeds=(0,), small=SMALL, large=START)
 """
 
 
-def test_runs_are_named_after_their_first_cell_or_the_first_that_needs_them(project):
+def test_runs_are_named_after_the_first_cell_that_needs_them(project):
     project.recipe(CHAIN)
     plan = project.plan()
     assert [(planned.title, [str(cell) for cell in planned.cells]) for planned in plan.runs] == [

@@ -1,5 +1,6 @@
 """Provenance: the commit and uncommitted changes of a submission, and code snapshots."""
 
+import re
 import shutil
 import subprocess
 
@@ -81,7 +82,13 @@ def test_submission_records_the_commit(repository):
     submit_debug(project)
     folder = submission(project)
     code = project.json(folder / "code.json")
-    assert (code["commit"], code["uncommitted"], code["left_out"]) == (commit, False, [])
+    assert code == {
+        "commit": commit,
+        "submission": str(folder),
+        "uncommitted": False,
+        "left_out": [],
+    }
+    assert re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{8}", folder.name)
     assert [path.name for path in folder.iterdir()] == ["code.json"]
     environment = project.json(project.directory(NAMES[0]) / "environment.json")
     assert environment["submitted"] == code
@@ -280,7 +287,7 @@ def test_kept_diff_ignores_git_variables_of_the_surroundings(repository, monkeyp
     assert restored_files(project, repository, commit) == files_of(project.root / "code")
 
 
-def test_failing_git_diff_is_recorded_and_not_taken_for_no_changes(repository, monkeypatch):
+def test_failing_git_diff_is_not_taken_for_no_changes(repository, monkeypatch):
     """A clone that uses git-lfs, on a host without git-lfs."""
     project = repository.project
     project.write("code/weights.bin", "one\n")

@@ -7,10 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from matched import requeue, submitit_internals
+from matched import Run, requeue, submitit_internals
 from matched.signals import PREEMPTION_SIGNAL
 
 from .test_requeue import make_requeuer
+from .test_run import Config
 
 CALL, LOCAL = 131, submitit_internals.local_requeue_exit_code()
 """Id of the job's controller, and the exit code with which it restarts the job."""
@@ -91,6 +92,20 @@ def test_abort_ends_all_processes_and_requeues_if_asked(
 ):
     assert ends(lambda job: job.abort("why", requeue=requeued), cluster, submitit=submitit) == done
     assert capsys.readouterr().err == ("" if TERMINATED in done else "matched: error: why\n")
+
+
+@pytest.mark.parametrize(("begin", "requeued"), [(59.0, 0), (60.0, 1)])
+def test_run_begun_within_a_minute_had_the_whole_job(ends, monkeypatch, begin, requeued):
+    clock = [0.0]
+    monkeypatch.setattr(requeue.time, "monotonic", lambda: clock[0])
+
+    def run_until_the_limit(job):
+        clock[0] = begin
+        job.begin_run(Run(task="m:f", config=Config()))
+        clock[0] = 3500.0  # of an hour
+        job.stop(PREEMPTION_SIGNAL)
+
+    assert ends(run_until_the_limit, "slurm") == ["requeue"] * requeued + [TERMINATED]
 
 
 def test_abort_writes_out_what_is_buffered_before_it_exits(one_row, monkeypatch):

@@ -212,9 +212,7 @@ def test_status_of_a_waiting_run_hides_the_earlier_failure(one_row, directory):
     ("detail", "words"),
     [("OUT_OF_MEMORY", "OUT_OF_MEMORY"), ("", "killed, or the machine went away")],
 )
-def test_status_after_a_job_that_left_nothing_says_where_its_output_is(
-    one_row, directory, detail, words
-):
+def test_status_of_an_ended_job_names_its_output(one_row, directory, detail, words):
     one_row.given("small.LN.0")
     over = JobStatus(state=None, detail=detail)
     folder = one_row.root / "runs" / ".jobs" / "41"

@@ -61,7 +61,7 @@ def test_result_has_all_parts_of_the_outcome(one_row, pack, monkeypatch):
         (OSError("disk full"), State.FAILED, True),
     ],
 )
-def test_refusal_is_a_failure_only_if_the_folder_cannot_be_used(one_row, error, state, recorded):
+def test_refusal_is_a_failure_if_the_folder_is_unusable(one_row, error, state, recorded):
     directory = one_row.directory(FIRST)
     directory.prepare()
     job = one_row.job("here", "1")
@@ -152,7 +152,7 @@ def test_blocked_run_names_the_root_of_a_chain(one_row):
     assert new.reason == f"blocked by tiny:train {need.signature} (begin), which is new"
 
 
-def test_log_of_a_block_has_times_and_levels_and_is_appended(tmp_path):
+def test_log_of_a_block_is_appended_with_times(tmp_path):
     log, path = logging.getLogger("matched"), tmp_path / "log.txt"
     before = list(log.handlers)
     log.setLevel(logging.WARNING)

@@ -122,7 +122,7 @@ def entry(row, arm, search):
     return SimpleNamespace(row=row, arm=arm, search=search)
 
 
-def test_tried_values_have_a_row_for_each_search_and_a_record_for_each_trial():
+def test_tried_values_have_rows_of_searches_and_records_of_trials():
     losses = [{0: 3.0, 1: 4.0}, {0: 2.0, 1: 2.5}]
     of_losses = summary("lower", losses, parameters=("alpha0", "beta0"))
     diverged = {1: (State.DIVERGED, State.QUEUED)}

@@ -49,7 +49,7 @@ def test_watch_signals_calls_on_overdue_after_the_grace_period(number):
     assert received == [number]
 
 
-def test_grace_period_begins_with_the_first_signal_and_ends_with_the_block(monkeypatch):
+def test_grace_period_lasts_from_first_signal_to_end_of_block(monkeypatch):
     timers = []
 
     class Timer:

@@ -197,7 +197,7 @@ def test_worker_count_zero_means_one_per_core(tmp_path):
     assert read(tmp_path, "[local]\nthreads = 100000\n").local.worker_count() == 1
 
 
-def test_a_key_whose_line_is_not_found_is_refused_with_the_file(tmp_path):
+def test_a_key_without_a_line_is_refused_with_the_file(tmp_path):
     message = error_message(tmp_path, 'slurm = { partitoin = "gpu" }\n')
     assert message.startswith(f"{tmp_path / 'site.toml'}: unknown key 'partitoin' in [slurm] (did ")
 

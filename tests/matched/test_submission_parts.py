@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from matched import submission, submitit_internals
+from matched import lease, submission, submitit_internals
 from matched.signals import PREEMPTION_SIGNAL
 
 
@@ -32,7 +32,7 @@ def test_python_of_a_job_blocks_the_preemption_signal_at_first(path, first):
     )
 
 
-def test_python_of_a_job_keeps_its_arguments_and_the_blocked_signal():
+def test_python_of_a_job_keeps_arguments_and_blocked_signal():
     program = "import signal, sys; print(signal.pthread_sigmask(0, []), sys.argv[1])"
     command = f"{submission._python_command(None)} -c {shlex.quote(program)} last"
     out = subprocess.run(command, shell=True, capture_output=True, text=True, check=True).stdout
@@ -223,6 +223,7 @@ def test_job_that_slurm_refuses_is_an_error_of_one_line(one_row, monkeypatch, er
         submission.submit(one_row.plan(), "slurm")
     assert str(refused.value) == "Slurm refused the job: no such partition"
     assert one_row.directory("small.LN.0").job() is None
+    assert lease.owner(one_row.root / "runs" / ".jobs" / "submitting") is None, "the next's turn"
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])

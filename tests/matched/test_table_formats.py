@@ -79,7 +79,7 @@ def test_latex_has_aligned_columns_and_a_caption():
     assert lines[-2] == r"\caption{Top-1 of $\alpha$ \& $\beta$. 50\% of \{x\}}"
 
 
-def test_terminal_has_the_table_the_values_tried_and_notes_in_colours():
+def test_terminal_has_table_values_tried_and_coloured_notes():
     table = SimpleNamespace(**vars(TABLE), warnings=("NOT MATCHED: a",))
     table.header, table.rows = ("model", "arm", "Δ", "paper Δ"), (("ViT", "LN", "+0.1", "—"),)
     table.notes = ("Scale: smoke.", "NOT MATCHED: a")

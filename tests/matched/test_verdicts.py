@@ -292,7 +292,7 @@ def test_parts_of_a_claim_have_labels_and_details(three, test, parts):
     )
 
 
-def test_not_worse_has_a_part_for_each_row_with_both_arms(project):
+def test_not_worse_has_parts_for_rows_with_both_arms(project):
     project.recipe(
         "ROWS = {'small': SMALL, 'large': {'LN': LARGE}, 'tiny': replace(SMALL, config=replace("
         "SMALL.config, model='tiny'))}\n"

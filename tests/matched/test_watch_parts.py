@@ -101,7 +101,7 @@ def test_picture_has_at_most_the_lines_of_the_terminal():
     assert "1 step " in lines[0] + " "
 
 
-def test_lines_tell_each_event_once_with_the_number_of_open_runs(monkeypatch):
+def test_lines_tell_each_event_once(monkeypatch):
     monkeypatch.setattr(watch.time, "strftime", lambda form: form)
 
     def plan(*runs):
