@@ -39,7 +39,7 @@ def test_root_refuses_a_folder_outside_of_projects(folders):
     ("variable", "here", "recipe", "folder", "current"),
     [
         ("one/recipes", "other", "plain", "one", "one"),
-        ("", "other", "one/recipes/paper", "one", "other"),
+        ("", "other/recipes", "one/recipes/paper", "one", "other"),
         ("", "other", "plain", "other", "other"),
         ("", "plain", "plain", "plain", "plain"),
     ],

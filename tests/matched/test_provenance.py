@@ -307,6 +307,14 @@ def test_failing_git_diff_is_not_taken_for_no_changes(repository, monkeypatch):
     assert warnings == [f"{problem} in {project.root}"]
 
 
+def test_submission_from_a_clone_without_an_index_is_recorded(repository):
+    project = repository.project
+    (project.root / ".git/index").unlink()
+    code = record(project)
+    assert code["commit"] == repository.git("rev-parse", "HEAD").strip()
+    assert "commit_problem" not in code and not (project.root / ".git/index").exists()
+
+
 def test_edit_of_equal_size_just_after_a_commit_is_kept(repository):
     """git compares times in seconds, those of the files and of the index."""
     project = repository.project

@@ -85,7 +85,7 @@ def test_watch_signals_leaves_no_file_open():
     before = len(os.listdir("/proc/self/fd"))
     with watch_signals(600, pytest.fail):
         send(PREEMPTION_SIGNAL)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_watch_signals_in_another_thread_does_nothing():

@@ -194,4 +194,4 @@ def test_version_of_a_file_leaves_it_closed(tmp_path):
     found = file.stat()
     versions = {run_directory._version(file) for _ in range(3)}
     assert versions == {(found.st_ino, found.st_mtime_ns, 3)}
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before

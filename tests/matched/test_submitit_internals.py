@@ -193,7 +193,7 @@ def test_background_streams_keep_earlier_output_and_restore_the_terminal(tmp_pat
             )
             subprocess.run([sys.executable, "-c", f"exit('{word} error')"], check=False)
         os.write(1, b"on the terminal\n")
-    assert len(os.listdir("/proc/self/fd")) == open_files
+    assert len(os.listdir("/proc/self/fd")) <= open_files
     lines = output.read_text().splitlines()
     assert lines == ["first True", "first error", "second True", "second error"]
     assert capfd.readouterr().out == "on the terminal\n" * 2

@@ -76,7 +76,7 @@ def test_allowed_differences_are_the_tables_and_the_arms():
     ]
 
 
-def test_arm_norms_of_a_row_precede_those_of_scale_and_table():
+def test_arm_norms_of_a_row_precede_those_of_scales():
     norms = ArmNorms(norms={"DyT": "scale's"}, by_row={"a": {"DyT": "row's"}}, reason="why")
     dyt = Arm(name="DyT", norm="table's")
     assert [norms.norm(row, dyt) for row in ("a", "b")] == ["row's", "scale's"]
