@@ -42,6 +42,12 @@ def test_collect_divides_scales_into_those_with_and_without_runs(two_scales):
     assert collected(two_scales, names=["table1"]).without_recipe == ()
 
 
+def test_collect_outside_of_projects_finds_nothing(two_scales, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    results = collect(elsewhere, Site(file=elsewhere / "site.toml"))
+    assert (results.tables, results.not_run, results.without_recipe) == ((), (), ())
+
+
 def test_collect_counts_runs_by_state_and_unmatched_cells(two_scales):
     two_scales.finish_seeds("small", ln=(80.0,), dyt=(81.0,))
     two_scales.finish_seeds("large", ln=(80.0,), dyt=(81.0,))

@@ -46,6 +46,7 @@ class Network:
         ("(1, 2)", list[float], [1.0, 2.0]),
         ("[1, 2]", Sequence[float], (1.0, 2.0)),
         ("{1, 2}", set[int], {1, 2}),
+        ("[1, 'a']", tuple, (1, "a")),
     ],
 )
 def test_parse_value_reads_the_annotated_type(text, annotation, value):
@@ -233,6 +234,9 @@ def test_with_changes_names_annotations_that_cannot_be_read(tmp_path):
         "--set: row row of own: the annotations of Unreadable cannot be read (name 'NoSuchType' is "
         "not defined); import the types they name in its module"
     )
+    needing = replace(run, needs={"pretrained": PRETRAIN})
+    (changed_run, _) = changed(tmp_path, "pretrained.lr=1", row=needing)[2]
+    assert changed_run.needs["pretrained"].config.lr == 1.0, "its own config is not changed"
 
 
 @pytest.mark.parametrize("text", ["-" * 5000 + "1", "(" * 500, "[" * 300, "a b", "1 +", "0x"])

@@ -1,6 +1,7 @@
 """Rules behind verdicts: intervals, thresholds, hardware, and the numbers in the detail."""
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,7 @@ from matched.report.verdicts import (
     _above,
     _compare,
     _judge_one_series,
+    _key,
     _largest_change,
     _spread,
 )
@@ -98,6 +100,13 @@ def test_decimals_of_a_difference_are_those_of_the_baseline():
 def test_compare_names_the_arm_and_its_diverged_seeds():
     part = _compare("label", entry(1.0, 1.0, 1.0, diverged=1), entry(2.0, 2.0, 2.0), margin=0.0)
     assert part.detail.endswith("3 seeds; DyT diverged in 1 seed")
+
+
+def test_claims_name_tables_of_papers_and_files_of_recipes():
+    own = SimpleNamespace(name="own", paper=None, path=Path("/project/recipes/own.py"))
+    printed = SimpleNamespace(name="table1", paper="a paper", path=Path("/project/table01.py"))
+    keys = [_key(SimpleNamespace(recipe=recipe), Path("/project")) for recipe in (own, printed)]
+    assert keys == ["recipes/own.py", "table1"]
 
 
 def test_spread_is_the_deviation_or_0():
