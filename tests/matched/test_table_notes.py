@@ -157,3 +157,11 @@ def test_record_of_an_entry_has_unrounded_numbers(project):
     assert (table.title, table.caption) == (
         *("Venue 2025, Table 1 · smoke scale", "Two models & two norms"),
     )
+
+
+def test_table_of_one_arm_has_no_differences(project):
+    project.recipe("TABLE = Table(arms=ARMS[:1], scales=(scale(small=SMALL),))")
+    project.finish_seeds("small", ln=(80.0, 81.0))
+    table = summary_table(project.plan())
+    assert table.header == ("top-1 %", "LN", "paper LN", "runs")
+    assert table.rows == (("Small_1", "80.5 ± 0.7", "82.3", "2/2"),)
