@@ -42,6 +42,33 @@ def test_collect_divides_scales_into_those_with_and_without_runs(two_scales):
     assert collected(two_scales, names=["table1"]).without_recipe == ()
 
 
+def test_collect_includes_recipe_files_that_claims_or_figures_name(two_scales):
+    for name in ("own_claimed", "own_drawn"):
+        two_scales.recipe(
+            "METRICS = (Metric(key='top1', label='top-1', direction='higher'),)\n"
+            "SCALE = replace(scale(seeds=(0,), small=SMALL), metrics=METRICS)\n"
+            "TABLE = Table(arms=ARMS, scales=(SCALE,))",
+            name,
+        )
+    two_scales.write(
+        "recipes/claims.py",
+        "from matched.claims import Claim, Falls\n"
+        "TEST = Falls(tables=('recipes/own_claimed.py',), along='rows')\n"
+        "CLAIMS = (Claim(statement='s', source='here', test=TEST),)\n",
+    )
+    two_scales.write(
+        "recipes/first/figures.py",
+        "from matched.figure import LossCurves, Source\n"
+        "SOURCE = Source(title='A', recipe='recipes/own_drawn.py', row='small')\n"
+        "FIGURES = {1: LossCurves(caption='Losses', sources=(SOURCE,))}\n",
+    )
+    found = [(recipe.name, scale.name) for recipe, scale in collected(two_scales).not_run]
+    assert found == [
+        *(("table1", "smoke"), ("table1", "paper"), ("own_drawn", "smoke")),
+        ("own_claimed", "smoke"),
+    ]
+
+
 def test_collect_outside_of_projects_finds_nothing(two_scales, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     results = collect(elsewhere, Site(file=elsewhere / "site.toml"))

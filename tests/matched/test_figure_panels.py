@@ -329,6 +329,17 @@ def test_values_tried_are_drawn_with_their_spread_and_the_baseline():
     ]
 
 
+def test_baseline_without_a_number_has_no_line():
+    empty = CellSummary(values={}, diverged=0, states=())
+    base = SimpleNamespace(arm="LN", metric=LOSS, search=None, ours=empty)
+    canvas = Canvas("values")
+    tuned = entry("DyT", trial({"lr": 0.1}, 2.0))
+    searches.draw_values(canvas, [PanelEntries(title="Small", entries=[base, tuned])])
+    (shown,) = described(canvas)
+    assert shown["legend"] == ["DyT"] and shown["lines"][0][3:] == ([0.1], [2.0])
+    assert canvas.rows[0] == ("Small", "LN", "", "loss", None, None)
+
+
 def test_pairs_tried_are_a_map_with_the_first_value_upwards():
     values = [(0.5, 0.2, 1.0), (0.5, 0.1, 2.0), (1.0, 0.2, 3.0), (1.0, 0.4, None)]
     trials = [trial({"alpha0_attention": y, "lr": x}, mean) for y, x, mean in values]

@@ -6,9 +6,11 @@ import time
 from types import SimpleNamespace
 
 import pytest
+import torch.distributed as dist
 
-from matched import Outcome, lease, run_execution
+from matched import Outcome, lease, run_execution, site
 from matched.files import DamagedFileError
+from matched.peers import PeerLostError
 from matched.run_directory import RunDirectory
 from matched.status import ExecutionResult, Failure, FailureKind, RunStatus, State
 
@@ -109,6 +111,44 @@ def test_task_gets_the_folders_of_its_data_and_needs(one_row, pack, monkeypatch)
     assert config == run.config and context.data == {"d": one_row.root / "data"}
     assert context.needs == {"begin": start.path}
     assert asked == [(("d",), {}, one_row.root / "site.toml")]
+
+
+@pytest.fixture
+def second(one_row, monkeypatch):
+    """Return a function that executes a run as the second of two processes."""
+    peers = SimpleNamespace(rank=1, world_size=2, broadcast=lambda topic, text: "null")
+
+    def execute(task):
+        monkeypatch.setattr(run_execution, "_resolve", lambda name: task)
+        directory = one_row.directory(FIRST)
+        settings = site.read(one_row.root / site.FILE)
+        job = one_row.job("here", "1")
+        return run_execution.execute(
+            directory.run, settings, job, peers, threads=1, num_workers=0
+        ), [path.name for path in directory.path.iterdir()]
+
+    return execute
+
+
+def test_only_rank_0_writes_files_of_a_run(second):
+    ranks = []
+
+    def train(context, config):
+        ranks.append((context.rank, context.world_size))
+        context.check_ownership()
+        return Outcome(metrics={}, steps=1, diverged=True)
+
+    result, files = second(train)
+    assert (result, ranks, files) == (ExecutionResult(state=State.DIVERGED), [(1, 2)], [])
+
+
+def test_lost_peer_is_no_failure_of_the_run(second, one_row):
+    def train(context, config):
+        raise dist.DistNetworkError("connection reset")
+
+    with pytest.raises(PeerLostError, match="connection reset"):
+        second(train)
+    assert one_row.directory(FIRST).failure() is None
 
 
 def test_failure_on_a_full_disk_is_returned(one_row, pack, monkeypatch):

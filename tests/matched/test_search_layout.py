@@ -1,5 +1,6 @@
 """Layout of searches: when a table is a grid of best values, and the texts of its cells."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -216,6 +217,17 @@ def test_notes_of_a_grid_explain_its_marks(grid, small, large, notes):
     finish_trials(grid, "small", small)
     finish_trials(grid, "large", large)
     assert list(summary_table(grid.plan()).notes)[-len(notes) :] == notes
+
+
+def test_grid_of_no_paper_has_our_values_only(grid):
+    finish_trials(grid, "small", CLEAR)
+    plan = grid.plan()
+    paper = replace(plan.recipe.paper, axes={})
+    table = summary_table(replace(plan, recipe=replace(plan.recipe, paper=paper)))
+    assert (table.header[0], [row[1] for row in table.rows]) == ("α0", ["ours", "paper"])
+    table = summary_table(replace(plan, recipe=replace(plan.recipe, paper=None)))
+    assert table.header == ("α0", "source", "2 (8)", "16", "runs", "matched")
+    assert table.rows == (("32", "ours", "1", "—", "6/12", "—"),)
 
 
 def test_notes_of_a_tuned_arm_name_it_with_its_row(tuned):

@@ -70,6 +70,19 @@ def test_grace_period_lasts_from_first_signal_to_end_of_block(monkeypatch):
     assert [timer[-1] for timer in timers] == ["cancelled"]
 
 
+def test_other_signals_are_not_recorded():
+    handled = []
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: handled.append(number))
+    try:
+        with watch_signals(600, pytest.fail):
+            os.kill(os.getpid(), signal.SIGUSR1)
+            send(PREEMPTION_SIGNAL)
+            assert signals.received_signals() == [PREEMPTION_SIGNAL]
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert handled == [signal.SIGUSR1]
+
+
 def test_watch_signals_restores_the_previous_handlers():
     def previous(number, frame):
         """A handler that other code has installed."""
