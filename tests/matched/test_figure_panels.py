@@ -347,7 +347,9 @@ def test_pairs_tried_are_a_map_with_the_first_value_upwards():
     searches.draw_pairs(canvas, [PanelEntries(title="Small", entries=[entry("8", *trials)])])
     axis, bar = canvas._figure.axes
     assert (axis.get_title(), axis.get_xlabel(), axis.get_ylabel()) == (
-        *("Small", "lr", "α0 attention"),
+        "Small",
+        "lr",
+        "α0 attention",
     )
     assert [text.get_text() for text in axis.get_xticklabels()] == ["0.1", "0.2", "0.4"]
     assert [text.get_text() for text in axis.get_yticklabels()] == ["0.5", "1"]
@@ -383,7 +385,9 @@ def test_canvas_writes_pictures_and_data(tmp_path):
     assert paths[2].read_text() == "a,b\n1,x\n2,y\n"
     header = paths[1].read_bytes()[:24]  # a PNG of 150 dots per inch
     assert (header[:4], int.from_bytes(header[16:20]), int.from_bytes(header[20:24])) == (
-        *(b"\x89PNG", 150, 300),
+        b"\x89PNG",
+        150,
+        300,
     )
     assert b"Software" not in paths[1].read_bytes() and "<dc:date>" not in paths[0].read_text()
     canvas.rows = []

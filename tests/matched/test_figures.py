@@ -248,7 +248,8 @@ def test_figure_shows_the_first_seed_of_each_arm(project):
     shown = drawer._runs("fig5", Source(title="Small", recipe="table1", row="small"))
     assert shown.title == "Small"
     assert [(arm, planned.run.config.seed) for arm, planned in shown.runs.items()] == [
-        *(("LN", 3), ("DyT", 3))
+        ("LN", 3),
+        ("DyT", 3),
     ]
 
 

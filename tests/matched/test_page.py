@@ -83,7 +83,13 @@ def test_section_lists_runs_and_needs_attention(table, tmp_path, monkeypatch):
         Column(name="matched", is_number=False),
     ]
     assert [column.name for column in section.header if column.is_number] == [
-        *("LN", "DyT", "Δ", "paper LN", "paper DyT", "paper Δ", "runs")
+        "LN",
+        "DyT",
+        "Δ",
+        "paper LN",
+        "paper DyT",
+        "paper Δ",
+        "runs",
     ]
 
 
@@ -146,9 +152,13 @@ def test_run_links_the_files_that_its_state_has(tmp_path, state, files):
 
 
 def test_files_of_a_finished_run():
-    assert (
-        *("config.json", "environment.json", "result.json", "metrics.jsonl", "log.txt"),
-    ) == page.RUN_FILES
+    assert page.RUN_FILES == (
+        "config.json",
+        "environment.json",
+        "result.json",
+        "metrics.jsonl",
+        "log.txt",
+    )
 
 
 @pytest.fixture

@@ -81,7 +81,8 @@ def test_runs_are_named_after_the_first_cell_that_needs_them(project):
     last = recipe.table.cells(plan.scale)[1:]
     part = planning.make_plan(recipe, plan.scale, site.read(project.root / site.FILE), last)
     assert [planned.title for planned in part.runs] == [
-        *("large · LN · seed 0 · data", "large · LN · seed 0")
+        "large · LN · seed 0 · data",
+        "large · LN · seed 0",
     ]
 
 
@@ -100,7 +101,9 @@ def test_plan_divides_runs_by_what_is_to_do(project):
         return [planned.title for planned in runs]
 
     assert titles(plan.missing) == [
-        *("small · DyT · seed 1", "large · DyT · seed 0", "large · DyT · seed 1")
+        "small · DyT · seed 1",
+        "large · DyT · seed 0",
+        "large · DyT · seed 1",
     ]
     assert titles(plan.damaged) == ["small · DyT · seed 0"]
     assert titles(plan.runs) == [

@@ -229,7 +229,9 @@ def test_recipe_of_a_paper_has_the_papers_names(project):
     assert recipe.printed_cell("small", "BN") == {}
     labelled = replace(scale, labels={"small": "Tiny", "DyT": "Tanh"})
     assert [recipe.label("small", at) for at in (None, scale, labelled)] == [
-        *("Small_1", "Small_1", "Tiny")
+        "Small_1",
+        "Small_1",
+        "Tiny",
     ]
     assert recipe.label("large", labelled) == "Large"
     assert [recipe.arm_label(arm, labelled) for arm in ("LN", "DyT")] == ["LN", "Tanh (DyT)"]
@@ -243,7 +245,9 @@ def test_own_recipe_has_the_names_of_its_table_and_file(project, monkeypatch):
     own = Recipe(name="my_table", path=path, table=table, paper=None, project=project.root)
     assert (own.title, own.caption) == ("my_table", "Own table, my table.py")
     assert (own.label("small"), own.printed_cell("small", "LN"), own.metrics(scale)) == (
-        *("small", {}, ()),
+        "small",
+        {},
+        (),
     )
     named = replace(own, table=replace(table, title="Norms", labels={"small": "Tiny"}))
     assert (named.title, named.label("small"), named.label("large")) == ("Norms", "Tiny", "large")

@@ -155,7 +155,8 @@ def test_record_of_an_entry_has_unrounded_numbers(project):
         },
     )
     assert (table.title, table.caption) == (
-        *("Venue 2025, Table 1 · smoke scale", "Two models & two norms"),
+        "Venue 2025, Table 1 · smoke scale",
+        "Two models & two norms",
     )
 
 
