@@ -74,6 +74,8 @@ PROMISED_TO_USERS = {
     f"{WAV2VEC}/audio_files": {"MAX_EMPTY_BYTES": 4096},
     f"{LLAMA}/text_files": {"MAX_BAD_LINES": 1e-4},
     f"{MATCHED}/training/checkpoint": {"KEEP": 2},
+    f"{MATCHED}/training/metrics_log": {"SECONDS_BETWEEN_PROGRESS": 0.5},
+    f"{MATCHED}/training/order": {"LARGEST_DRAWN": 2**22, "ROUNDS": 8},  # the order of a seed
     f"{MATCHED}/training/fingerprint": {"BATCHES": 4},
     f"{MATCHED}/run": {"SIGNATURE_LENGTH": 12},
     f"{MATCHED}/provenance": {"MAX_NEW_BYTES": 10_000_000},
@@ -83,7 +85,22 @@ PROMISED_TO_USERS = {
 
 FIXED_BY_OTHER_PROGRAMS = {
     f"{DYT}/backends/triton": {"MINIMUM_TRITON": (3, 4)},
-    f"{DYT}/backends/triton_plan": {"INT64_FROM": 2**30},
+    f"{DYT}/backends/triton_plan": {
+        "INT64_FROM": 2**30,
+        # Reads in flight of a multiprocessor: 128 threads × 16 bytes × 4 steps × 8 programs, 64 kB.
+        "THREADS": 128,
+        "STEPS": 4,
+        "STEPS_BACKWARD": {  # fewer where the method needs more registers
+            "approximate": 4,
+            "exp2": 4,
+            "rational": 4,
+            "library": 2,
+            "polynomial": 2,
+            "erf": 2,
+        },
+        "PROGRAMS, PROGRAMS_BACKWARD": (8, 4),
+    },
+    f"{DYT}/backends/triton_choice": {"_FINAL_TILE": (128, 32)},
     f"{MATCHED}/data_files": {"MAX_POINTER_BYTES": 1024},
     f"{MATCHED}/memory": {"GIB": 2**30},
     f"{MATCHED}/machine": {"NO_LIMIT": 2**60},

@@ -1,0 +1,45 @@
+"""Analysis of norm layers as a task: its files and its outcome."""
+
+import json
+
+import numpy as np
+import torch
+
+from matched.task import Outcome
+from matched.training import norm_layer_files
+from matched.training.artifacts import TRAINING_DIVERGED
+from matched.training.fingerprint import batch_digest
+from matched.training.norm_layer_files import Analysis, analyze_trained
+
+from .problem import CPU, context
+
+
+def test_analyze_trained_writes_arrays_fingerprint_and_outcome(tmp_path, monkeypatch):
+    drawn, analyzed = [], []
+    monkeypatch.setattr(norm_layer_files, "_draw", drawn.append)
+    batch = torch.ones(2, 3)
+
+    def analyze(directory, device):
+        analyzed.append((directory, device))
+        return Analysis(batch=batch, arrays={"x": np.arange(2)}, metrics={"layers": 3.0})
+
+    place = context(tmp_path / "run", needs={"trained": tmp_path / "trained"})
+    outcome = analyze_trained(place, analyze)
+    assert outcome == Outcome(
+        metrics={"layers": 3.0}, steps=1, details={"picture": "norm_layers.png"}
+    )
+    assert analyzed == [(tmp_path / "trained", CPU)] and drawn == [place]
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "fingerprint.json", "norm_layers.npz",
+    }  # fmt: skip
+    fingerprint = json.loads((tmp_path / "run" / "fingerprint.json").read_text())
+    assert fingerprint == {"weights": "none", "batches": [batch_digest(batch)]}
+    with np.load(tmp_path / "run" / "norm_layers.npz") as arrays:
+        assert arrays["x"].tolist() == [0, 1]
+
+
+def test_analyze_trained_of_a_diverged_training_analyzes_nothing(tmp_path):
+    (tmp_path / "result.json").write_text('{"outcome": "diverged"}')
+    place = context(tmp_path / "run", needs={"trained": tmp_path})
+    assert analyze_trained(place, None) == TRAINING_DIVERGED
+    assert list((tmp_path / "run").iterdir()) == []
