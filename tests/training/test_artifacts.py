@@ -8,6 +8,7 @@ import torch
 
 from matched.lease import LeaseLostError
 from matched.task import Outcome
+from matched.training import artifacts
 from matched.training.artifacts import (
     PRETRAINING_DIVERGED,
     TRAINING_DIVERGED,
@@ -62,6 +63,18 @@ def test_gather_state_dict_copies_tensors_without_their_graph():
     with torch.no_grad():
         weight.fill_(5.0)
     assert gathered["w"].tolist() == [1.0, 1.0] and not gathered["w"].requires_grad
+
+
+def test_gather_state_dict_gathers_sharded_tensors(monkeypatch):
+    class Sharded:
+        def full_tensor(self):
+            return torch.arange(4)
+
+        def to_local(self):
+            return torch.arange(2)
+
+    monkeypatch.setattr(artifacts, "DTensor", Sharded)
+    assert gather_state_dict({"w": Sharded()})["w"].tolist() == [0, 1, 2, 3]
 
 
 def test_load_artifact_reads_the_arguments_of_official_releases(tmp_path):
