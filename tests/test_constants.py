@@ -29,6 +29,7 @@ FROM_PUBLICATIONS = {
             (8192, 0.2, 0.05),
         ),
         "_MAXIMUM": 2.0,
+        "_NARROW_EXPONENT": -1 / 3,
     },
     f"{VISION}/dino_crops": {  # Caron et al. 2021, after BYOL
         "COLOR_JITTER": {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1},
@@ -67,6 +68,26 @@ FROM_PUBLICATIONS = {
 }
 
 PROMISED_TO_USERS = {
+    f"{DYT}/__main__": {"REPORT_FILE": "dyt-replaced.json"},
+    f"{DYT}/architecture_rules": {"WAV2VEC2_SKIP": ("*feature_extractor",)},
+    f"{DYT}/calibrated_conversion": {"POOR_FIT": 0.5},
+    f"{DYT}/calibration": {
+        "MAXIMUM_BATCHES": 64,
+        "MINIMUM_POSITIONS": 8,
+        "SAMPLED_VALUES": 2**22,
+    },
+    f"{DYT}/calibration_fit": {
+        "SATURATED": 2.0,
+        "HEADROOM": 1 / 8,
+        "SEARCH_VALUES": 2**17,
+        "PRIOR_POSITIONS": 4,
+        "OUTLIER_FACTOR": 4.0,
+        "OUTLIER_FLOOR": 0.25,
+        "OUTLIER_SHARE": 0.25,
+        "WORST_POSITIONS": 3,
+    },
+    f"{DYT}/norm_analysis": {"LINEAR_PART": 0.5, "GRID": 200},
+    f"{DYT}/pretrained": {"CONVERSION_FILE": "dyt.json", "WEIGHTS_FILE": "dyt_weights.pt"},
     f"{VISION}/image_data": {"MAX_UNREADABLE_SHARE": 0.001, "DIGITS_HELD_OUT": 360},
     f"{VISION}/sources": {"MAX_MISSING_SHARE": 0.01},
     f"{WAV2VEC}/sources": {"MAX_UNUSABLE_SHARE": 0.001},
@@ -85,6 +106,21 @@ PROMISED_TO_USERS = {
 
 FIXED_BY_OTHER_PROGRAMS = {
     f"{DYT}/backends/triton": {"MINIMUM_TRITON": (3, 4)},
+    f"{DYT}/kernel_build": {
+        "X86_FLAGS": {  # as of torch's own kernels
+            "AVX2": ["-mavx2", "-mfma", "-mf16c"],
+            "AVX512": [
+                "-mavx2",
+                "-mfma",
+                "-mf16c",
+                "-mavx512f",
+                "-mavx512bw",
+                "-mavx512vl",
+                "-mavx512dq",
+            ],
+        },
+        "FLAGS": ["-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-DNDEBUG"],
+    },
     f"{DYT}/backends/triton_plan": {
         "INT64_FROM": 2**30,
         # Reads in flight of a multiprocessor: 128 threads × 16 bytes × 4 steps × 8 programs, 64 kB.

@@ -88,6 +88,18 @@ def test_load_artifact_names_a_missing_file(tmp_path):
     assert str(error.value) == f"there is no checkpoint {tmp_path / 'none.pth'}"
 
 
+def test_load_artifact_gives_the_first_line_of_torchs_reason(tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        raise RuntimeError("not a checkpoint\nC++ stack trace")
+
+    monkeypatch.setattr(torch, "load", fail)
+    file = tmp_path / "release.pth"
+    torch.save({}, file)
+    with pytest.raises(ValueError) as error:
+        load_artifact(file)
+    assert str(error.value) == f"{file} cannot be read as a torch checkpoint: not a checkpoint"
+
+
 def test_load_artifact_executes_no_code(tmp_path):
     file, malicious = tmp_path / "release.pth", Malicious(tmp_path / "executed")
     torch.save({"code": malicious}, file)

@@ -41,13 +41,13 @@ class TestProcessGroup:
         monkeypatch.setattr(
             distributed.dist, "destroy_process_group", lambda: calls.append(("destroy",))
         )
-        place = context(tmp_path, signature="run", rank=6, local_rank=2, world_size=8)
+        place = context(tmp_path, signature="run", rank=5, local_rank=2, world_size=8)
         with process_group(place) as device:
             assert distributed._object_group == "objects"
         assert distributed._object_group is None
         assert device == devices[0] == torch.device("cuda", 2)
         assert calls == [
-            ("init", "nccl", ("run", "store"), 6, 8),
+            ("init", "nccl", ("run", "store"), 5, 8),
             ("new", "gloo", timedelta(days=1)),
             ("destroy",),
         ]

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from dyt import DynamicTanh
+from matched.training import fingerprint as fingerprint_module
 from matched.training import weights_digest
 from matched.training.fingerprint import batch_digest, digest_of, divided_weights_digest
 
@@ -159,6 +160,23 @@ class TestDividedWeightsDigest:
             weight = model.get_parameter("0.weight")
             weight[[0, 1]] = weight[[1, 0]]
         assert len(digests | {self.digest(model)}) == 6
+
+    def test_divided_digest_adds_each_row_once(self, monkeypatch):
+        """Parts of a weight's rows from several processes, of which two have the same rows."""
+        model = nn.Linear(2, 4, bias=False)
+        parts = [{"weight": (0, 5)}, {"weight": (2, 2**64 - 1)}]
+        digests = []
+        for gathered in (parts, [*parts, parts[0]], parts[::-1], parts[:1]):
+            monkeypatch.setattr(fingerprint_module, "all_gather_objects", lambda _, v=gathered: v)
+            digests.append(divided_weights_digest(model, []))
+        assert digests[0] == digests[1] == digests[2] != digests[3]
+
+    def test_divided_digest_of_an_empty_weight(self):
+        model = nn.Module()
+        model.register_buffer("empty", torch.empty(0, 3))
+        digest = divided_weights_digest(model, [])
+        model.register_buffer("empty", torch.empty(0, 4))
+        assert divided_weights_digest(model, []) != digest
 
 
 def test_digest_of_depends_on_the_order_and_the_parts():
