@@ -216,6 +216,49 @@ def test_method_depends_on_function_dtype_and_accuracy(
     assert tuned == ("exp2" if (squash, dtype, accurate) == ("tanh", BF16, False) else method)
 
 
+@pytest.mark.parametrize(
+    ("installed", "version", "interpreted", "cuda", "devices", "problem"),
+    [
+        (False, "3.4.0", False, "12.8", 1, "Triton is not installed"),
+        (
+            *(True, "3.3.1", False, "12.8", 1),
+            "Triton 3.3.1 is older than 3.4, which comes with torch 2.8",
+        ),
+        (True, "3.4.0", False, "12.8", 1, None),
+        (True, "3.10.0", False, "12.8", 2, None),
+        (True, "3.4.0", False, None, 0, "torch was built without CUDA"),
+        (True, "3.4.0", False, "12.8", 0, "no CUDA device was found"),
+        (True, "3.4.0", True, None, 0, None),
+        (
+            True,
+            "3.3.1",
+            True,
+            None,
+            0,
+            "Triton 3.3.1 is older than 3.4, which comes with torch 2.8",
+        ),
+    ],
+)
+def test_problem_is_what_the_kernels_lack(
+    monkeypatch, installed, version, interpreted, cuda, devices, problem
+):
+    monkeypatch.setattr(triton, "find_spec", lambda name: installed or None)
+    monkeypatch.setattr(triton, "version", lambda name: version)
+    monkeypatch.setattr(triton, "INTERPRETED", interpreted)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
+    assert triton._problem() == problem
+
+
+def test_use_tuning_ends_with_the_block():
+    before = triton._find_forward, triton._find_backward
+    with pytest.raises(RuntimeError), triton.use_tuning(Tuning(steps=2)):
+        inside = triton._find_forward, triton._find_backward
+        raise RuntimeError
+    assert (triton._find_forward, triton._find_backward) == before
+    assert all(one is not other for one, other in zip(inside, before, strict=True))
+
+
 class Kernel:
     """A kernel whose launches are recorded; ``compiles`` is False in the interpreter."""
 
