@@ -1,9 +1,11 @@
 """Tests of calibration: the fit of each layer, the runs of the network, and bad data."""
 
 import copy
+import re
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -265,6 +267,80 @@ def test_calibrate_sums_over_processes(monkeypatch):
         assert a.fit.alpha == b.fit.alpha == pytest.approx(c.fit.alpha, rel=1e-3)
         assert torch.equal(a.fit.weight, b.fit.weight)
         torch.testing.assert_close(a.fit.weight, c.fit.weight, rtol=1e-3, atol=1e-4)
+
+
+def test_reduce_sums_over_the_processes_of_the_group(monkeypatch):
+    def all_reduce(tensor, group):
+        groups.append(group)
+        tensor.mul_(2)
+
+    groups, own = [], torch.ones(2)
+    monkeypatch.setattr(calibration.distributed, "all_reduce", all_reduce)
+    assert calibration._make_reduce("group")(own).tolist() == [2.0, 2.0]
+    assert own.tolist() == [1.0, 1.0] and groups == ["group"]
+    assert calibration._make_reduce(None)(own) is own
+
+
+@pytest.mark.parametrize(
+    ("lengths", "others", "same"),
+    [
+        ({(4,)}, [], True),
+        ({(2, 2)}, [4, 4], True),
+        ({()}, [1], True),  # inputs of one position
+        ({(4,), (5,)}, [], False),
+        ({(4,)}, [5], False),
+        ({(4,)}, [3, 5], False),  # the same on average
+        ({(4,)}, [0], False),  # lengths differ in the other process
+        ({(0,)}, [], False),
+    ],
+)
+def test_positions_are_fixed_if_all_processes_have_the_same_length(lengths, others, same):
+    values = [torch.tensor([1.0, n, n**2], dtype=torch.float64) for n in others]
+    run = SimpleNamespace(reduce=lambda tensor: sum(values, tensor))
+    found = calibration._Run.same_on_all_ranks(run, lengths, torch.device("cpu"))
+    assert found == same
+
+
+def test_warnings_name_the_line_that_converts():
+    x = torch.randn(64, 2, 16) * torch.logspace(-3, 3, 64)[:, None, None]
+    network = nn.Sequential(nn.LayerNorm(16))
+    network.unused = nn.LayerNorm(16)
+    with pytest.warns(UserWarning) as warned:
+        convert(network, Norm.dyt(0.75), calibrate=lambda model: model[0](x))
+    with pytest.warns(UserWarning) as plain:
+        convert(net(), copy_affine=True)
+    assert [warning.filename for warning in (*warned, *plain)] == [__file__] * 3
+    missed, poor = (str(warning.message) for warning in warned)
+    assert missed == "calibrate: the data never reached unused; α there is 0.75."
+    assert re.fullmatch(
+        r"calibrate: 0 \([01]\.\d\d\) differ from the norm layer by more than 0\.5 of its output "
+        r"\(root mean square\)\. Inputs of very different scales have no common α\.",
+        poor,
+    )
+
+
+def test_calibrate_with_a_sigmoid_fits_alpha_alone():
+    """It is not odd: at a small α its output is a constant."""
+    with pytest.warns(UserWarning, match="differ from the norm layer"):
+        fit = convert(net(), Norm.dyt(squash="sigmoid"), calibrate=X)[0].fit
+    assert fit.scale is None and fit.weight is None and fit.alpha > 0
+
+
+def test_calibrate_takes_64_batches():
+    report = convert(net(), calibrate=iter([X[:1]] * 64))
+    assert report[0].fit.input_rms == pytest.approx(
+        convert(net(), calibrate=X[:1])[0].fit.input_rms, rel=1e-4
+    )
+
+
+def test_calibrate_weights_of_a_wrong_shape_are_refused():
+    calibrated = Calibration(X, weights=lambda path, x: torch.ones(5))
+    with pytest.raises(ValueError) as error:
+        convert(net(), calibrate=calibrated)
+    assert str(error.value) == (
+        "calibrate: weights returned a tensor of shape (5,) for '1.norm', but its positions have"
+        " shape (32, 5)."
+    )
 
 
 BAD = {

@@ -74,6 +74,43 @@ def test_channels_last_memory_is_computed_as_channels_last(name, accurate):
     assert not torch.equal(found, other)
 
 
+@pytest.mark.parametrize(
+    ("backend", "accurate", "expected"),
+    [
+        (None, None, (None, False)),
+        ("", "", (None, False)),
+        ("cpu", "0", ("cpu", False)),
+        ("reference", "1", ("reference", True)),
+        ("triton", "yes", ("triton", True)),
+    ],
+)
+def test_environment_variables_are_defaults(monkeypatch, backend, accurate, expected):
+    for name, value in (("DYT_BACKEND", backend), ("DYT_ACCURATE", accurate)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    copy = fresh(functional)
+    assert expected == (copy._DEFAULT_BACKEND, copy._DEFAULT_ACCURATE)
+
+
+def test_scalar_input_is_computed_by_the_formula():
+    x = torch.tensor(0.3, requires_grad=True)
+    y = dyt(x, torch.tensor(2.0), backend="cpu")
+    assert "Tanh" in type(y.grad_fn).__name__ and y.ndim == 0
+
+
+def test_derf_checks_its_shift():
+    x = torch.ones(2, 3)
+    for shift, message in (
+        (torch.ones(2), r"shift has 2 elements and shape \(2,\), but s is a single number"),
+        (torch.ones(1, dtype=torch.int32), "shift has dtype torch.int32"),
+        (torch.ones(1, device="meta"), "shift is on meta, but x is on cpu"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            derf(x, ONE, shift)
+    assert derf(x, ONE, torch.ones(1, 1)).shape == (2, 3)
+
+
 def test_missing_cpu_kernel_prints_nothing(monkeypatch, capfd):
     monkeypatch.setitem(sys.modules, "_dyt_cpu_2", None)
     assert fresh(cpu).PROBLEM == "it was not built when dyt was installed"

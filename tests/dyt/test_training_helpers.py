@@ -79,6 +79,29 @@ def test_param_groups_with_torch_and_timm():
         assert {g["lr"] for g in optimizer.param_groups} == {1e-3, 1e-4}
 
 
+def test_param_groups_are_three_with_their_options():
+    model = nn.Sequential(nn.Linear(4, 4), Derf(4), nn.Embedding(2, 4))
+    linear, layer, embedding = model
+    model.no_weight_decay = lambda: {"2.weight"}
+    groups = [
+        {"params": [linear.weight], "weight_decay": 0.1},
+        {
+            "params": [linear.bias, layer.weight, layer.bias, embedding.weight],
+            "weight_decay": 0.0,
+        },
+        {"params": [layer.alpha, layer.shift], "weight_decay": 0.0, "lr": 1e-4},
+    ]
+    found = param_groups(model, weight_decay=0.1, alpha_lr=1e-4)
+    assert [by_id(group) for group in found] == [by_id(group) for group in groups]
+    groups[1]["params"][1:1] = [layer.alpha, layer.shift]
+    found = param_groups(model, weight_decay=0.1)
+    assert [by_id(group) for group in found] == [by_id(group) for group in groups[:2]]
+
+
+def by_id(group):
+    return group | {"params": list(map(id, group["params"]))}
+
+
 def test_alphas_by_path():
     model = vit(Norm.dyt(0.7))
     assert alphas(model) == pytest.approx(

@@ -151,12 +151,13 @@ def test_full_disk_error_names_the_metrics_file(tmp_path):
     assert performance.closed
 
 
-@pytest.mark.parametrize("damage", ["\0" * 40, "{}", '{"step": "4"', "[1]"])
+@pytest.mark.parametrize("damage", ["\0" * 40, "{}", '{"step": "4"', "[1]", "\xff\xfe"])
 def test_damaged_metrics_line_is_reported_with_its_number(tmp_path, damage):
     train(tmp_path, replace(CONFIG, log_steps=1))
     path = tmp_path / "metrics.jsonl"
     lines = path.read_text().splitlines()
-    path.write_text("\n".join([*lines[:2], damage, *lines[3:]]) + "\n")
+    text = "\n".join([*lines[:2], damage, *lines[3:]]) + "\n"
+    path.write_bytes(text.encode("latin-1"))
     with pytest.raises(ValueError, match="damaged") as error:
         train(tmp_path, replace(CONFIG, log_steps=1))
     assert str(error.value) == (
