@@ -102,8 +102,10 @@ def test_calibrate_from_scratch_without_gamma_fits_alpha():
     tied = net()
     tied[2].norm.weight = tied[1].norm.weight
     assert [r.fit.scale for r in convert(tied, calibrate=X)] == [None, None]
-    with pytest.raises(ValueError, match="gamma"):
+    with pytest.raises(ValueError, match="gamma = 'two' is unknown. Use one of 'scale', 'one'"):
         Calibration(X, gamma="two")
+    with pytest.raises(ValueError, match="inputs = 'all' is unknown. Use one of 'sequential', 'or"):
+        Calibration(X, inputs="all")
 
 
 @pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm])
@@ -267,6 +269,19 @@ def test_calibrate_sums_over_processes(monkeypatch):
         assert a.fit.alpha == b.fit.alpha == pytest.approx(c.fit.alpha, rel=1e-3)
         assert torch.equal(a.fit.weight, b.fit.weight)
         torch.testing.assert_close(a.fit.weight, c.fit.weight, rtol=1e-3, atol=1e-4)
+
+
+def test_calibrate_runs_in_evaluation_mode_without_gradients():
+    model, runs = net(), []
+    model[1].eval()
+
+    def run(model):
+        runs.append(({module.training for module in model.modules()}, torch.is_grad_enabled()))
+        return model(X)
+
+    convert(model, calibrate=Calibration(run, gamma="one"))
+    assert runs and set(map(str, runs)) == {"({False}, False)"}
+    assert (model.training, model[1].training, model[2].training) == (True, False, True)
 
 
 def test_reduce_sums_over_the_processes_of_the_group(monkeypatch):

@@ -361,6 +361,114 @@ def test_replacing_refuses(make, options, message):
         keep.append(make())
 
 
+def test_replacing_names_an_unused_option_with_every_network():
+    message = (
+        r"^skip has 'thrid', which matches nothing in Net, Sequential\. Correct or remove it\.$"
+    )
+    with pytest.raises(ReplacementError, match=message), replacing(DYT, skip="thrid"):
+        keep = [Net(), nn.Sequential(nn.LayerNorm(8)), Net()]
+    assert len(keep) == 3
+
+
+def test_step_in_an_inner_block_checks_that_block_alone():
+    with replacing(DYT):
+        with replacing(DYT):
+            network = Net()
+            torch.optim.SGD(network.parameters(), lr=0.1).step()
+        later = Net()
+    assert isinstance(later.second, DyT)
+
+
+def test_other_ranks_print_nothing(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "report.json"
+    monkeypatch.setenv("RANK", "1")
+    built(Net, report_file=file)
+    assert capsys.readouterr().err == "" and not file.exists()
+    monkeypatch.setenv("RANK", "0")
+    built(Net, report_file=file)
+    assert "3 norm layers replaced" in capsys.readouterr().err and file.exists()
+
+
+@pytest.mark.parametrize("code", [3, "message"])
+def test_failed_script_keeps_its_exit_status_although_nothing_was_replaced(code):
+    with pytest.raises(SystemExit) as ending, replacing(DYT):
+        raise SystemExit(code)
+    assert ending.value.code == code
+    for code in (None, 0):
+        with pytest.raises(ReplacementError, match="nothing was replaced"), replacing(DYT):
+            raise SystemExit(code)
+
+
+@pytest.mark.parametrize(
+    ("norm", "new", "alpha0"),
+    [(Norm.derf(0.3), "Derf", 0.3), (Norm.dyt(alpha="absent"), "DyT", None)],
+    ids=str,
+)
+def test_copied_layers_are_reported_like_their_original(norm, new, alpha0):
+    with replacing(norm) as block:
+        network = Net()
+        copied = nn.Sequential(copy.deepcopy(network.second), copy.deepcopy(network.first[1]))
+    original, twin = (entry.report for entry in block.networks)
+    assert [(r.path, r.old, r.new, r.alpha0, r.shape, r.affine, r.bias) for r in twin] == [
+        ("0", "RootMeanSquareNorm", new, alpha0, (8,), True, False),
+        ("1", "LayerNorm", new, alpha0, (8,), True, True),
+    ]
+    assert [r.path for r in original] == ["first.1", "second", "last"]
+    assert len(copied) == 2
+
+
+def test_report_of_a_network_has_the_norm_and_the_skipped_paths():
+    with replacing(DYT, skip="second") as block:
+        network = Net()
+    (entry,) = block.networks
+    assert (entry.report.norm, entry.report.skip) == (DYT, ("second",))
+    assert entry.module() is network and entry.name == "Net"
+
+
+def test_missing_shift_is_reported_with_its_layer():
+    network = built(Net, Norm.derf(0.7))
+    state = {k: v for k, v in network.state_dict().items() if not k.startswith("second.")}
+    assert network.load_state_dict(state, strict=False).missing_keys == ["second.weight"]
+
+
+def test_block_in_a_constructor_converts_what_it_builds():
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            with replacing(DYT):
+                self.inner = Net()
+                self.kind = type(self.inner.second).__name__
+            self.norm = nn.LayerNorm(8)
+
+    network = built(Outer, Norm.own())
+    assert network.kind == "DyTRootMeanSquareNorm"
+    assert type(network.norm) is nn.LayerNorm
+
+
+def test_from_pretrained_may_return_more_than_the_network():
+    class Pretrained(Net):
+        @classmethod
+        def from_pretrained(cls, *parts):
+            network = cls()
+            network.kinds = [type(network.second).__name__]
+            return (network, *parts)
+
+    network, part = built(lambda: Pretrained.from_pretrained("info"))
+    assert network.kinds == ["RootMeanSquareNorm"], "weights are loaded into the norm layers"
+    assert isinstance(network.second, DyT) and part == "info"
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_scripted_network_is_left_as_it_is():
+    with replacing(DYT):
+        network = Net()
+        plain = nn.Sequential(nn.Linear(8, 8))
+        x = torch.randn(2, 8)
+        scripted, traced = torch.jit.script(plain), torch.fx.symbolic_trace(plain)
+        assert torch.equal(scripted(x), traced(x))
+    assert isinstance(network.second, DyT)
+
+
 def test_replacing_refuses_at_the_first_step():
     with pytest.raises(ReplacementError, match="nothing was replaced"), replacing(DYT):
         network = nn.Linear(8, 8)
