@@ -102,9 +102,11 @@ def test_calibrate_from_scratch_without_gamma_fits_alpha():
     tied = net()
     tied[2].norm.weight = tied[1].norm.weight
     assert [r.fit.scale for r in convert(tied, calibrate=X)] == [None, None]
-    with pytest.raises(ValueError, match="gamma = 'two' is unknown. Use one of 'scale', 'one'"):
+    with pytest.raises(ValueError, match=r"gamma = 'two' is unknown. Use one of 'scale', 'one'"):
         Calibration(X, gamma="two")
-    with pytest.raises(ValueError, match="inputs = 'all' is unknown. Use one of 'sequential', 'or"):
+    with pytest.raises(
+        ValueError, match=r"inputs = 'all' is unknown. Use one of 'sequential', 'or"
+    ):
         Calibration(X, inputs="all")
 
 
