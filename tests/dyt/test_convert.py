@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dyt import Derf, DyT, Norm, convert
+from dyt.conversion_report import Kept, Replacement, Report
 
 
 class Block(nn.Module):
@@ -152,6 +153,122 @@ def test_convert_trains_alpha_if_any_enclosing_parameter_is_trained(frozen):
         net.get_parameter(name).requires_grad_(False)
     convert(net)
     assert net[1].alpha.requires_grad == (len(frozen) == 1)
+
+
+def test_convert_parameterless_norm_looks_at_floating_point_parameters_alone():
+    def norm_in(**parameters):
+        net = nn.Sequential(nn.LayerNorm(8, elementwise_affine=False))
+        for name, value in parameters.items():
+            net.register_parameter(name, nn.Parameter(value, requires_grad=False))
+        convert(net)
+        return net[0].alpha
+
+    index, frozen = torch.ones(2, dtype=torch.int64), torch.ones(2, dtype=torch.float64)
+    alone, indexed, next_to = norm_in(), norm_in(index=index), norm_in(index=index, scale=frozen)
+    assert (alone.dtype, alone.requires_grad) == (torch.float32, True)
+    assert (indexed.dtype, indexed.requires_grad) == (torch.float32, True)
+    assert (next_to.dtype, next_to.requires_grad) == (torch.float64, False)
+
+
+def test_convert_reports_the_request_and_every_norm_layer():
+    net = nn.ModuleDict(
+        {
+            "a": nn.LayerNorm((2, 8)),
+            "b": nn.RMSNorm(8),
+            "c": nn.BatchNorm1d(8),
+            "d": nn.GroupNorm(2, 8),
+            "e": nn.RMSNorm(8, elementwise_affine=False),
+        }
+    )
+    net["f"] = net["a"]
+    report = convert(net, Norm.dyt(0.75), also=nn.BatchNorm1d, skip="b", dry_run=True)
+    given = {"new": "DyT", "alpha0": 0.75}
+    assert report == Report(
+        norm=Norm.dyt(0.75),
+        replacements=(
+            Replacement(
+                path="a", aliases=("f",), old="LayerNorm", shape=(2, 8), channel_axis=-1,
+                affine=True, bias=True, **given,
+            ),
+            Replacement(
+                path="c", old="BatchNorm1d", shape=(8,), channel_axis=1, affine=True, bias=True,
+                **given,
+            ),
+            Replacement(
+                path="e", old="RMSNorm", shape=(8,), channel_axis=-1, affine=False, bias=False,
+                **given,
+            ),
+        ),
+        kept=(Kept("b", "RMSNorm"),),
+        left=(Kept("d", "GroupNorm"),),
+        also={"BatchNorm1d": None},
+        skip=("b",),
+    )  # fmt: skip
+    assert not norms(net), "a dry run changes nothing"
+
+
+def test_convert_of_a_dry_run_or_of_no_new_layer_does_not_warn(recwarn):
+    convert(Net(), copy_affine=True, dry_run=True)
+    convert(Net(), Norm.own(), copy_affine=True)
+    convert(Net(), Norm.layer_norm(), copy_affine=True)
+    assert [str(warning.message) for warning in recwarn] == []
+    with pytest.warns(UserWarning) as warned:
+        convert(Net(), copy_affine=True)
+    assert [str(warning.message) for warning in warned] == [
+        "copy_affine keeps γ and β, but the network's outputs change. Pass calibrate=batch."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"norm": "dyt"},
+            "norm = 'dyt' is not a Norm: pass Norm.dyt(alpha0=0.5), Norm.derf(), Norm.layer_norm(),"
+            " Norm.batch_norm() or Norm.own().",
+        ),
+        (
+            {"norm": Norm.layer_norm(), "calibrate": torch.ones(2, 8)},
+            "calibrate fits α of DyT and Derf, not of LN. Remove the argument.",
+        ),
+        (
+            {"norm": Norm.dyt(squash="identity"), "calibrate": torch.ones(2, 8)},
+            "calibrate fits α of DyT and Derf, not of DyT(identity, α0=0.5). Remove the argument.",
+        ),
+        (
+            {"norm": Norm.dyt(alpha="absent"), "calibrate": torch.ones(2, 8)},
+            "calibrate has nothing to fit: DyT(no α) has no α. Remove the argument.",
+        ),
+        (
+            {"norm": Norm.dyt("calibrated")},
+            "DyT(calibrated) needs data to fit α on. Pass calibrate=batch.",
+        ),
+        ({"skip": ""}, "skip has '' where a glob of module paths was expected."),
+        (
+            {"skip": "blocks.2"},
+            "skip pattern 'blocks.2' matches no module of Net. Correct it (see"
+            " model.named_modules()) or remove it.",
+        ),
+        (
+            {"also": nn.GroupNorm},
+            "also lists GroupNorm, but Net has none. Remove it.",
+        ),
+    ],
+    ids=lambda value: None if isinstance(value, dict) else value.partition(" ")[0],
+)
+def test_convert_errors_in_full(options, message):
+    with pytest.raises(ValueError) as error:
+        convert(Net(), **options)
+    assert str(error.value) == message
+
+
+def test_convert_without_alpha_fits_gamma_and_beta_to_data():
+    """There is nothing to fit without copy_affine, but γ and β of each channel with it."""
+    report = convert(
+        Net(), Norm.dyt(alpha="absent"), copy_affine=True, calibrate=torch.randn(4, 5, 8)
+    )
+    assert [r.alpha0 for r in report] == [None] * 5
+    assert all(r.fit.weight.shape == r.fit.bias.shape == (8,) for r in report)
 
 
 def test_convert_on_meta_device():
