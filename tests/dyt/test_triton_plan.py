@@ -167,6 +167,7 @@ def test_plan_launch_promises_no_more_alignment_than_there_is(name):
     [
         ((2**18, 4096), [(4096, 1)], True),
         ((2**18 - 2, 4096), [(4096, 1)], False),
+        ((2**18, 4096), [(0, 1)], True),  # of an expanded input, whose output is contiguous
         ((3, 8), [(8, 1)], False),
         ((3, 8), [(2**30, 1)], True),
         ((3, 8), [(8, 1), (2**30, 1)], True),
