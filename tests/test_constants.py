@@ -105,7 +105,17 @@ PROMISED_TO_USERS = {
 }
 
 FIXED_BY_OTHER_PROGRAMS = {
-    f"{DYT}/backends/triton": {"MINIMUM_TRITON": (3, 4)},
+    f"{DYT}/backends/cpu": {
+        "REMEDY": (
+            "Run `python -m dyt build` in the environment that has torch; it needs a C++ compiler"
+        ),
+    },
+    f"{DYT}/backends/triton": {
+        "MINIMUM_TRITON": (3, 4),
+        "REMEDY": (
+            "Use Linux, an NVIDIA GPU, and a CUDA build of torch 2.8 or newer with its own Triton"
+        ),
+    },
     f"{DYT}/kernel_build": {
         "X86_FLAGS": {  # as of torch's own kernels
             "AVX2": ["-mavx2", "-mfma", "-mf16c"],
