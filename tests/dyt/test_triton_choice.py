@@ -11,6 +11,7 @@ from dyt.backends.triton_choice import make_backward, make_forward
 from dyt.backends.triton_launch import Backward, Forward, is_plain_parameter, make_launcher
 from dyt.backends.triton_tuning import VARIANTS, Tuning
 
+MULTIPROCESSORS = triton_choice._multiprocessors
 BF16, FP32, FP64 = torch.bfloat16, torch.float32, torch.float64
 SHAPE, STRIDES = (64, 768), (768, 1)
 SCALAR, VECTOR = (BF16, 1, True, nn.Parameter, 0), (BF16, 1, True, nn.Parameter, 0)
@@ -376,3 +377,10 @@ def test_kernels_get_contiguous_copies_where_they_need_them(monkeypatch):
     monkeypatch.setattr(triton, "_find_backward", lambda *arguments: chosen)
     triton.compute_gradients(turned, turned, torch.ones(1), None, alternate, None, TANH)
     assert launches == [[True] * 6, [True] * 7]
+
+
+def test_programs_of_the_interpreter_are_those_of_one_multiprocessor(monkeypatch):
+    properties = {3: SimpleNamespace(multi_processor_count=114)}
+    monkeypatch.setattr(torch.cuda, "get_device_properties", properties.get)
+    count = MULTIPROCESSORS.__wrapped__
+    assert (count(-1), count(3)) == (1, 114)

@@ -1,6 +1,9 @@
 """Analysis of norm layers as a task: its files and its outcome."""
 
 import json
+import sys
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -43,3 +46,30 @@ def test_analyze_trained_of_a_diverged_training_analyzes_nothing(tmp_path):
     place = context(tmp_path / "run", needs={"trained": tmp_path})
     assert analyze_trained(place, None) == TRAINING_DIVERGED
     assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_picture_is_saved_if_the_run_is_still_owned(tmp_path, monkeypatch):
+    events = []
+
+    class Canvas:
+        def __init__(self, stem):
+            events.append(("canvas", stem))
+
+        def save_pictures(self, directory):
+            events.append(("save", directory))
+
+    def draw_analysis(canvas, file):
+        events.append(("draw", file))
+
+    figures = "matched.report.figures"
+    stand_in = SimpleNamespace(Canvas=Canvas, settings=nullcontext)
+    monkeypatch.setitem(sys.modules, f"{figures}.canvas", stand_in)
+    stand_in = SimpleNamespace(draw_analysis=draw_analysis)
+    monkeypatch.setitem(sys.modules, f"{figures}.norm_layers", stand_in)
+    norm_layer_files._draw(context(tmp_path, check_ownership=lambda: events.append(("owned",))))
+    assert events == [
+        ("canvas", "norm_layers"),
+        ("draw", tmp_path / "norm_layers.npz"),
+        ("owned",),
+        ("save", tmp_path),
+    ]
