@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+import warnings
 from types import ModuleType
 
 import pytest
@@ -109,6 +110,27 @@ def test_derf_checks_its_shift():
         with pytest.raises(ValueError, match=message):
             derf(x, ONE, shift)
     assert derf(x, ONE, torch.ones(1, 1)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("kernel", ["cpu", "triton"])
+def test_missing_kernel_of_the_cpu_alone_is_a_warning(monkeypatch, kernel):
+    monkeypatch.setattr(functional, "_KERNEL_OF_DEVICE", {"cpu": kernel})
+    monkeypatch.setattr(functional._KERNEL_MODULES[kernel], "PROBLEM", "it was not built")
+    functional._warn_without_cpu_kernel.cache_clear()
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            dyt(torch.ones(2), ONE)
+    functional._warn_without_cpu_kernel.cache_clear()
+    assert [str(warning.message) for warning in warned] == (
+        [
+            "DyT runs on the CPU without its kernel, several times slower: it was not built."
+            " Run `python -m dyt build` in the environment that has torch; it needs a C++ compiler."
+            " DYT_BACKEND=reference silences this warning."
+        ]
+        if kernel == "cpu"
+        else []
+    )
 
 
 def test_missing_cpu_kernel_prints_nothing(monkeypatch, capfd):

@@ -417,6 +417,12 @@ def test_copied_layers_are_reported_like_their_original(norm, new, alpha0):
     assert len(copied) == 2
 
 
+def test_convert_finds_nothing_to_do_in_a_replaced_network():
+    message = "has no LN or RMSNorm to replace. It has 2 × DyTLayerNorm, 1 × DyTRootMeanSquareNorm"
+    with pytest.raises(ValueError, match=message):
+        convert(built(Net), DYT)
+
+
 def test_report_of_a_network_has_the_norm_and_the_skipped_paths():
     with replacing(DYT, skip="second") as block:
         network = Net()
