@@ -168,8 +168,12 @@ def hidden(norm, head, x):
             lambda norm, head, x: head(norm(x)) + head.bias,
             "head has its parameters read by something else",
         ),
+        (
+            lambda norm, head, x: head(norm(x)) + norm.bias.sum() + head.weight.sum(),
+            "its parameters are read by something else",
+        ),
     ],
-    ids=["never called", "unread", "γ is read", "another input", "bias is read"],
+    ids=["never called", "unread", "γ is read", "another input", "bias is read", "both are read"],
 )
 def test_fold_gives_the_reason_why_a_layer_is_left(use, reason, example):
     report = fold_and_compare(randomized(Uses(use)), X, folded=0, example=example)

@@ -423,6 +423,29 @@ def test_convert_finds_nothing_to_do_in_a_replaced_network():
         convert(built(Net), DYT)
 
 
+def test_functional_norms_are_searched_in_the_classes_of_all_networks(monkeypatch):
+    given = []
+
+    def search(used, replaced):
+        given.append((set(used), set(replaced)))
+        return []
+
+    monkeypatch.setattr("dyt.replacing_block.functional_norm_calls", search)
+    with replacing(DYT):
+        keep = [Net(), nn.Sequential(nn.GELU(), nn.LayerNorm(8))]
+    used = {Net, nn.Sequential, nn.Linear, nn.LayerNorm, RootMeanSquareNorm, nn.GELU}
+    assert given == [(used, {nn.LayerNorm, RootMeanSquareNorm})] and len(keep) == 2
+
+
+def test_scalars_added_to_several_optimizers_are_counted_together(capsys):
+    with replacing(Norm.derf(0.7)):
+        networks = [nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8)) for _ in range(2)]
+        for network in networks:
+            named = network.named_parameters()
+            torch.optim.SGD([p for name, p in named if name.endswith(("ght", "bias"))], lr=0.1)
+    assert "dyt: 4 scalars (α, s) were in no parameter group" in capsys.readouterr().err
+
+
 def test_report_of_a_network_has_the_norm_and_the_skipped_paths():
     with replacing(DYT, skip="second") as block:
         network = Net()

@@ -34,9 +34,11 @@ class TestKept:
         assert self.write(tmp_path, 5) == {"step_00000003.pt", "step_00000005.pt"}
 
     def test_save_keeps_files_with_other_names(self, tmp_path):
-        (tmp_path / "step_00000002.pt.old").write_bytes(b"")
+        others = {"step_00000002.pt.old", "step_2.pt", "step_123456789.pt", "step_00000002.tmp"}
+        for name in others:
+            (tmp_path / name).write_bytes(b"")
         kept = self.write(tmp_path, 3, 4, 5)
-        assert kept == {"step_00000002.pt.old", "step_00000004.pt", "step_00000005.pt"}
+        assert kept == {*others, "step_00000004.pt", "step_00000005.pt"}
         state = checkpoint.load_newest(tmp_path / "none", "", lambda name: None)
         assert state is None
 
@@ -85,6 +87,18 @@ class TestSaveFile:
         message = "step_00000003.pt is a checkpoint of run run, not of other; move it away"
         with pytest.raises(ValueError, match=message):
             self.load_newest(tmp_path, "other")
+
+    def test_load_newest_file_skips_a_file_that_is_damaged_for_any_process(
+        self, tmp_path, caplog, monkeypatch
+    ):
+        """All processes give the reason of the first of them, and load the same file."""
+        self.save(tmp_path, 3, 5)
+        reasons = iter([[None, "of rank 1", "of rank 2"], [None] * 3])
+        monkeypatch.setattr(checkpoint, "all_gather_objects", lambda own: next(reasons))
+        with caplog.at_level("WARNING", logger="matched"):
+            assert self.load_newest(tmp_path)["weights"][0].tolist() == [3.0] * 3
+        newest = tmp_path / "step_00000005.pt"
+        assert caplog.messages == [f"{newest} is damaged (of rank 1); trying the previous one"]
 
     def test_load_newest_file_executes_no_code(self, tmp_path):
         self.save(tmp_path, 3)
@@ -162,6 +176,10 @@ def small_disk(tmp_path):
         subprocess.run(["umount", folder], check=True)
 
 
+CAUSED = RuntimeError("[enforce fail]")
+CAUSED.__cause__ = OSError(errno.EDQUOT, "quota")
+
+
 class TestFullDisk:
     def check(self, error, folder):
         message = str(error.value)
@@ -197,8 +215,9 @@ class TestFullDisk:
         [
             (OSError(errno.ENOSPC, "no room"), errno.ENOSPC, "No space left on device"),
             (RuntimeError("[enforce fail]\npos"), None, "RuntimeError: [enforce fail] pos"),
+            (CAUSED, errno.EDQUOT, "Disk quota exceeded"),
         ],
-        ids=["system", "torch"],
+        ids=["system", "torch", "torch, by the system"],
     )
     def test_write_error_has_reason_free_space_and_advice(
         self, tmp_path, monkeypatch, raised, number, reason
