@@ -364,12 +364,12 @@ BAD = {
     "shape": (X[..., :3], "does not run on the data"),
     "empty": ([], "got no batch"),
     "no rows": (X[:0], "got 0 positions"),
-    "NaN": (torch.full_like(X, float("nan")), "'1.norm' is not finite"),
+    "NaN": (torch.full_like(X, float("nan")), "^calibrate: the input or output of '1.norm' is not"),
     "integer": (3, "not a batch"),
     "device": (X.to("meta"), "calibrate"),
     "dtype": (X.double(), "does not run"),
     "too many": (iter([X] * 65), "more than 64"),
-    "item": ([3], "a batch is int"),
+    "item": ([3], "^calibrate: a batch is int, not a tensor, mapping, tuple or callable.$"),
 }
 
 
@@ -386,6 +386,18 @@ def test_calibrate_refuses_bad_data_and_changes_nothing(data, message):
     assert not any(module._forward_hooks for module in model.modules())
 
 
+def test_calibrate_gives_the_error_of_a_network_that_does_not_run():
+    def fail(model):
+        raise KeyError("tokens")
+
+    with pytest.raises(ValueError) as error:
+        convert(net(), calibrate=fail)
+    assert str(error.value) == (
+        "calibrate: Sequential does not run on the data: KeyError: 'tokens'. Pass a batch of the"
+        " shape, dtype and device that the network takes."
+    )
+
+
 def test_calibrate_refuses_norms_without_alpha():
     for norm in (Norm.own(), Norm.layer_norm(), Norm.dyt(alpha="absent")):
         with pytest.raises(ValueError, match="calibrate"):
@@ -395,6 +407,10 @@ def test_calibrate_refuses_norms_without_alpha():
 def test_calibrate_refuses_compiled_and_inference_mode():
     with pytest.raises(ValueError, match="not compiled"):
         convert(torch.compile(net()), calibrate=X)
+    compiled = net()
+    compiled[1].compile(backend="eager")
+    with pytest.raises(ValueError, match="not compiled"):
+        convert(compiled, calibrate=X)
     with torch.inference_mode(), pytest.raises(ValueError, match="inference_mode"):
         convert(net(), calibrate=X)
     with pytest.raises(ValueError, match="meta"):
@@ -407,6 +423,10 @@ def test_calibrate_refuses_shared_gamma():
     with pytest.raises(ValueError, match="share"):
         convert(model, copy_affine=True, calibrate=X)
     convert(model, calibrate=X)
+    model = net()
+    model[2].norm.bias = model[1].norm.bias
+    with pytest.raises(ValueError, match=r"some norm layers share them. Untie them first"):
+        convert(model, copy_affine=True, calibrate=X)
 
 
 def test_convert_without_calibration_does_not_warn():
@@ -443,18 +463,36 @@ def test_calibrate_subsamples_large_inputs_at_all_positions(monkeypatch):
     assert few.alpha == pytest.approx(fit.alpha, rel=0.2)
 
 
+class Keyword(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.LayerNorm(8)
+
+    def forward(self, x):
+        return self.norm(input=x)
+
+
+def test_calibrate_norm_that_is_called_by_keyword():
+    fits = [
+        convert(model, calibrate=X)[0].fit for model in (Keyword(), nn.Sequential(nn.LayerNorm(8)))
+    ]
+    assert fits[0].alpha == fits[1].alpha
+
+
 class EarlyExit(nn.Module):
     """A network that calls its second norm only if its first one gives large values."""
 
     def __init__(self):
         super().__init__()
-        self.first, self.second = nn.LayerNorm(16), nn.LayerNorm(16)
+        self.first, self.second, self.last = (nn.LayerNorm(16) for _ in range(3))
 
     def forward(self, x):
         h = self.first(x)
-        return self.second(h) if h.abs().max() > 1.5 else h
+        return self.last(self.second(h) if h.abs().max() > 1.5 else h)
 
 
 def test_calibrate_leaves_out_layers_that_replaced_norms_make_unreachable():
-    report = convert(EarlyExit(), calibrate=Calibration(torch.randn(8, 16), gamma="one"))
-    assert [entry.fit is None for entry in report] == [False, True]
+    data = Calibration(torch.randn(8, 16), gamma="one")
+    with pytest.warns(UserWarning, match="the data never reached second; α there is 0.5"):
+        report = convert(EarlyExit(), calibrate=data)
+    assert [entry.fit is None for entry in report] == [False, True, False]

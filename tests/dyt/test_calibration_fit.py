@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 
-from dyt import Derf, DyT, Norm, convert
-from dyt.calibrated_conversion import set_fit
+from dyt import Derf, DyT, Norm, calibration_fit, convert
+from dyt.calibrated_conversion import _target, set_fit
 from dyt.calibration_fit import Fit, Form, Samples, _golden_section, _outliers, fit_layer
 from dyt.calibration_rows import (
     CalibrationError,
@@ -18,7 +19,8 @@ from dyt.calibration_rows import (
     rows_of,
     unrows,
 )
-from dyt.norm_detection import NormSpec, read_norm
+from dyt.norm_detection import NormSpec, read_listed, read_norm
+from dyt.norm_survey import Site
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(96, 4, generator=GENERATOR) * 1.5
@@ -208,8 +210,52 @@ def test_error_of_a_norm_whose_output_is_zero(affine):
     assert fit.error == (1.0 if affine == "none" else 0.0)
     zeros = fitted(samples(torch.zeros_like(X), x=torch.zeros_like(X)), form)
     assert zeros.error == 0.0
+    assert affine == "none" or bool(zeros.weight.isfinite().all())
     if affine == "scale":
         assert zeros.scale == 1.0, "γ of a layer whose inputs are zeros stays 1"
+
+
+def test_shift_is_fitted_at_the_alpha_of_the_headroom():
+    form = replace(FORM, squash="erf", shift=True, affine="scale")
+    fit = fitted(samples(torch.erf(0.1 * X + 0.3)), form)
+    assert fit.alpha * fit.input_rms == pytest.approx(0.125) and fit.shift > 0.05
+
+
+def test_line_searches_see_some_rows_with_their_weights(monkeypatch):
+    monkeypatch.setattr(calibration_fit, "SEARCH_VALUES", 300)
+    x = torch.arange(400.0).reshape(100, 4)
+    whole = samples(x + 1, x=x, weights=x[:, 0] + 2, positions=torch.arange(100), length=100)
+    part = calibration_fit._subset(whole)
+    assert part.x.shape == (75, 4) and part.positions is None
+    assert len(set(part.x[:, 0].tolist())) == 75
+    assert torch.equal(part.target, part.x + 1) and torch.equal(part.weights, part.x[:, 0] + 2)
+    again = calibration_fit._subset(whole)
+    assert torch.equal(again.x, part.x)
+    monkeypatch.setattr(calibration_fit, "SEARCH_VALUES", 8)
+    assert calibration_fit._subset(whole).x.shape == (64, 4), "64 rows at least"
+    small = samples(x[:64], x=x[:64])
+    assert calibration_fit._subset(small) is small
+
+
+@pytest.mark.parametrize(
+    ("norm", "alpha0", "form"),
+    [
+        (Norm.dyt(0.25), None, ("tanh", True, False, 0.25)),
+        (Norm.derf(0.25), 0.75, ("erf", True, True, 0.75)),
+        (Norm.dyt(alpha="absent", squash="hardtanh"), None, ("hardtanh", False, False, 0.5)),
+    ],
+    ids=str,
+)
+def test_target_of_the_fit_follows_the_norm(norm, alpha0, form):
+    module = GemmaRMSNorm(4)
+    nn.init.constant_(module.weight, 0.25)
+    site = Site(("a.norm", "b.norm"), module, read_norm(module))
+    target = _target(site, norm, alpha0, "weight")
+    found = target.form
+    assert (found.squash, found.alpha, found.shift, found.alpha0) == form
+    assert found.old_weight.tolist() == [1.25] * 4, "Gemma's γ is 1 + weight"
+    assert (target.path, target.module, target.spec) == ("a.norm", module, site.spec)
+    assert _target(site, norm, alpha0, "scale").form.old_weight is None
 
 
 ROWS = torch.arange(24.0).reshape(3, 2, 4)
@@ -219,7 +265,12 @@ ROWS = torch.arange(24.0).reshape(3, 2, 4)
 def collected(x, affine="both", weights=None, budget=10**6, module=None):
     module = nn.LayerNorm(4) if module is None else module
     form = replace(FORM, affine=affine)
-    target = Target(path="blocks.0.norm", module=module, spec=read_norm(module), form=form)
+    target = Target(
+        path="blocks.0.norm",
+        module=module,
+        spec=read_norm(module) or read_listed(module),
+        form=form,
+    )
     result = Collected()
     collect_rows(result, target, x, module(x).detach(), weights, budget)
     return result
@@ -269,6 +320,15 @@ def test_collect_rows_targets_have_gamma_only_if_it_is_fitted(affine):
     normalized = nn.functional.layer_norm(ROWS, (4,)).reshape(-1, 4)
     expected = 3 * normalized + 1 if affine in ("weight", "both") else normalized
     found = collected(ROWS, affine, module=module)
+    torch.testing.assert_close(found.target[0], expected)
+
+
+def test_collect_rows_normalizes_by_the_statistics_of_the_batch():
+    """At initialization those of a BatchNorm mean nothing."""
+    module = nn.BatchNorm1d(4, eps=0.5)
+    x = torch.randn(6, 4, generator=GENERATOR)
+    expected = nn.functional.batch_norm(x, None, None, training=True, eps=0.5)
+    found = collected(x, "scale", module=module.eval())
     torch.testing.assert_close(found.target[0], expected)
 
 
