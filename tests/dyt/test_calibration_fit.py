@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
-from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 
 from dyt import Derf, DyT, Norm, calibration_fit, convert
 from dyt.calibrated_conversion import _target, set_fit
@@ -247,14 +246,15 @@ def test_line_searches_see_some_rows_with_their_weights(monkeypatch):
     ids=str,
 )
 def test_target_of_the_fit_follows_the_norm(norm, alpha0, form):
-    module = GemmaRMSNorm(4)
+    module = nn.RMSNorm(4)
     nn.init.constant_(module.weight, 0.25)
-    site = Site(("a.norm", "b.norm"), module, read_norm(module))
+    spec = replace(read_norm(module), offset=1.0)
+    site = Site(("a.norm", "b.norm"), module, spec)
     target = _target(site, norm, alpha0, "weight")
     found = target.form
     assert (found.squash, found.alpha, found.shift, found.alpha0) == form
     assert found.old_weight.tolist() == [1.25] * 4, "Gemma's γ is 1 + weight"
-    assert (target.path, target.module, target.spec) == ("a.norm", module, site.spec)
+    assert (target.path, target.module, target.spec) == ("a.norm", module, spec)
     assert _target(site, norm, alpha0, "scale").form.old_weight is None
 
 
