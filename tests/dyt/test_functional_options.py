@@ -8,8 +8,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from dyt import functional
-from dyt.backends import cpu
+from dyt import Derf, DyT, functional
+from dyt.backends import cpu, triton_launch
 from dyt.functional import derf, dyt
 
 FUNCTIONS = {"tanh": dyt, "erf": derf}
@@ -92,6 +92,31 @@ def test_environment_variables_are_defaults(monkeypatch, backend, accurate, expe
             monkeypatch.setenv(name, value)
     copy = fresh(functional)
     assert expected == (copy._DEFAULT_BACKEND, copy._DEFAULT_ACCURATE)
+
+
+@pytest.mark.parametrize(
+    ("layer", "dtype", "formula"),
+    [
+        *((DyT(None, affine=False), dtype, None) for dtype in cpu.DTYPES),
+        (DyT(None, affine=False), torch.float64, "Tanh"),
+        (DyT(None, affine=False, alpha="fixed"), torch.float32, None),
+        (DyT(None, affine=False, alpha="absent"), torch.float32, "Tanh"),
+        (DyT(None, affine=False, squash="erf"), torch.bfloat16, None),
+        (Derf(None, affine=False), torch.float16, None),
+        (DyT(None, affine=False, squash="sigmoid"), torch.float32, "Sigmoid"),
+    ],
+    ids=str,
+)
+def test_kernel_computes_tanh_and_erf_of_alpha_x_in_three_dtypes(layer, dtype, formula):
+    y = layer.to(dtype)(torch.ones(2, 3, dtype=dtype, requires_grad=True))
+    assert y.dtype == dtype
+    plain = [name for name in ("Tanh", "Erf", "Sigmoid") if name in type(y.grad_fn).__name__]
+    assert plain == ([] if formula is None else [formula])
+
+
+def test_kernels_support_three_dtypes():
+    three = (torch.float32, torch.bfloat16, torch.float16)
+    assert cpu.DTYPES == triton_launch.DTYPES == three
 
 
 def test_scalar_input_is_computed_by_the_formula():

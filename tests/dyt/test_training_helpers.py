@@ -6,7 +6,16 @@ import torch
 from timm.optim import create_optimizer_v2
 from torch import nn
 
-from dyt import Derf, DyT, Norm, alphas, convert, param_groups, watch_saturation
+from dyt import (
+    Derf,
+    DyT,
+    InputStatistics,
+    Norm,
+    alphas,
+    convert,
+    param_groups,
+    watch_saturation,
+)
 
 
 def vit(norm=None):
@@ -119,6 +128,14 @@ def test_watch_saturation_counts_over_calls():
     assert (result.values, result.saturated) == (4, 0.5)
     assert result.rms == pytest.approx((26 / 4) ** 0.5)
     assert not model[0]._forward_pre_hooks
+
+
+def test_watch_saturation_of_empty_inputs_and_uncalled_layers_is_zero():
+    model = nn.Sequential(DyT(2, 1.0), DyT(2, 1.0)).to(torch.bfloat16)
+    with watch_saturation(model) as statistics:
+        model[0](torch.empty(0, 2, dtype=torch.bfloat16))
+    zero = InputStatistics(values=0, rms=0.0, saturated=0.0)
+    assert statistics == {"0": zero, "1": zero}
 
 
 @pytest.mark.parametrize(
