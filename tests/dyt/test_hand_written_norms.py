@@ -217,7 +217,7 @@ def test_load_pretrained_restores_layouts(tmp_path):
         (NormLayout(weight="a_2", bias="b_2", width=True), "the width True: not a number of"),
         (
             NormLayout(weight="a_2", bias="b_2", width=(2, 4), channel_axis=1),
-            r"channel_axis = 1 takes one width, but normalized_shape = \(2, 4\) has 2",
+            r"^'1' \(OpaqueLayerNorm\) cannot be replaced: channel_axis = 1 takes one width",
         ),
         ("a_2", r"not a dyt\.NormLayout"),
     ],
