@@ -1,7 +1,6 @@
 """Tests of calibration: the fit of each layer, the runs of the network, and bad data."""
 
 import copy
-import re
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -224,23 +223,6 @@ def test_calibrate_report_prints_fit_and_resets_to_fitted_alpha():
     assert model[1].norm.alpha.item() == pytest.approx(report[0].fit.alpha)
 
 
-def test_calibrate_warns_where_no_alpha_fits():
-    x = torch.randn(64, 2, 16) * torch.logspace(-3, 3, 64)[:, None, None]
-    with pytest.warns(UserWarning, match="very different scales"):
-        convert(nn.Sequential(nn.Identity(), nn.LayerNorm(16)), calibrate=x)
-
-
-def test_calibrate_names_layers_never_called():
-    model = net()
-    model.unused = nn.LayerNorm(16)
-    with pytest.warns(UserWarning, match="never reached unused"):
-        report = convert(model, Norm.dyt(0.7), calibrate=lambda m: m[2](m[1](m[0](X))))
-    assert report[-1].fit is None
-    assert model.unused.alpha.item() == pytest.approx(0.7)
-    with pytest.raises(ValueError, match=r"without calling any of its norm layers \(1\.norm"):
-        convert(net(), calibrate=lambda m: m[0](X))
-
-
 def test_calibrate_sums_over_processes(monkeypatch):
     """Two threads stand for two processes with half of the data each."""
     barrier, parts = threading.Barrier(2, timeout=30), {}
@@ -318,24 +300,6 @@ def test_positions_are_fixed_if_all_processes_have_the_same_length(lengths, othe
     assert found == same
 
 
-def test_warnings_name_the_line_that_converts():
-    x = torch.randn(64, 2, 16) * torch.logspace(-3, 3, 64)[:, None, None]
-    network = nn.Sequential(nn.LayerNorm(16))
-    network.unused = nn.LayerNorm(16)
-    with pytest.warns(UserWarning) as warned:
-        convert(network, Norm.dyt(0.75), calibrate=lambda model: model[0](x))
-    with pytest.warns(UserWarning) as plain:
-        convert(net(), copy_affine=True)
-    assert [warning.filename for warning in (*warned, *plain)] == [__file__] * 3
-    missed, poor = (str(warning.message) for warning in warned)
-    assert missed == "calibrate: the data never reached unused; α there is 0.75."
-    assert re.fullmatch(
-        r"calibrate: 0 \([01]\.\d\d\) differ from the norm layer by more than 0\.5 of its output "
-        r"\(root mean square\)\. Inputs of very different scales have no common α\.",
-        poor,
-    )
-
-
 def test_calibrate_with_a_sigmoid_fits_alpha_alone():
     """It is not odd: at a small α its output is a constant."""
     with pytest.warns(UserWarning, match="differ from the norm layer"):
@@ -348,85 +312,6 @@ def test_calibrate_takes_64_batches():
     assert report[0].fit.input_rms == pytest.approx(
         convert(net(), calibrate=X[:1])[0].fit.input_rms, rel=1e-4
     )
-
-
-def test_calibrate_weights_of_a_wrong_shape_are_refused():
-    calibrated = Calibration(X, weights=lambda path, x: torch.ones(5))
-    with pytest.raises(ValueError) as error:
-        convert(net(), calibrate=calibrated)
-    assert str(error.value) == (
-        "calibrate: weights returned a tensor of shape (5,) for '1.norm', but its positions have"
-        " shape (32, 5)."
-    )
-
-
-BAD = {
-    "shape": (X[..., :3], "does not run on the data"),
-    "empty": ([], "got no batch"),
-    "no rows": (X[:0], "got 0 positions"),
-    "NaN": (torch.full_like(X, float("nan")), "^calibrate: the input or output of '1.norm' is not"),
-    "integer": (3, "not a batch"),
-    "device": (X.to("meta"), "calibrate"),
-    "dtype": (X.double(), "does not run"),
-    "too many": (iter([X] * 65), "more than 64"),
-    "item": ([3], "^calibrate: a batch is int, not a tensor, mapping, tuple or callable.$"),
-}
-
-
-@pytest.mark.parametrize(("data", "message"), BAD.values(), ids=BAD)
-def test_calibrate_refuses_bad_data_and_changes_nothing(data, message):
-    model = net()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(ValueError, match=message):
-        convert(model, calibrate=data)
-    after = model.state_dict()
-    assert after.keys() == before.keys()
-    assert all(torch.equal(after[name], before[name]) for name in before)
-    assert model.training
-    assert not any(module._forward_hooks for module in model.modules())
-
-
-def test_calibrate_gives_the_error_of_a_network_that_does_not_run():
-    def fail(model):
-        raise KeyError("tokens")
-
-    with pytest.raises(ValueError) as error:
-        convert(net(), calibrate=fail)
-    assert str(error.value) == (
-        "calibrate: Sequential does not run on the data: KeyError: 'tokens'. Pass a batch of the"
-        " shape, dtype and device that the network takes."
-    )
-
-
-def test_calibrate_refuses_norms_without_alpha():
-    for norm in (Norm.own(), Norm.layer_norm(), Norm.dyt(alpha="absent")):
-        with pytest.raises(ValueError, match="calibrate"):
-            convert(net(), norm, calibrate=X)
-
-
-def test_calibrate_refuses_compiled_and_inference_mode():
-    with pytest.raises(ValueError, match="not compiled"):
-        convert(torch.compile(net()), calibrate=X)
-    compiled = net()
-    compiled[1].compile(backend="eager")
-    with pytest.raises(ValueError, match="not compiled"):
-        convert(compiled, calibrate=X)
-    with torch.inference_mode(), pytest.raises(ValueError, match="inference_mode"):
-        convert(net(), calibrate=X)
-    with pytest.raises(ValueError, match="meta"):
-        convert(net().to("meta"), calibrate=X)
-
-
-def test_calibrate_refuses_shared_gamma():
-    model = net()
-    model[2].norm.weight = model[1].norm.weight
-    with pytest.raises(ValueError, match="share"):
-        convert(model, copy_affine=True, calibrate=X)
-    convert(model, calibrate=X)
-    model = net()
-    model[2].norm.bias = model[1].norm.bias
-    with pytest.raises(ValueError, match=r"some norm layers share them. Untie them first"):
-        convert(model, copy_affine=True, calibrate=X)
 
 
 def test_convert_without_calibration_does_not_warn():

@@ -171,7 +171,7 @@ def test_outlying_position_gets_the_weight_of_all_others():
     torch.testing.assert_close(found.weight, same.weight)
 
 
-def test_outliers_of_earlier_layers_keep_their_emphasis_while_they_are_few():
+def test_outliers_of_earlier_layers_keep_their_emphasis_if_few():
     positions = torch.arange(96) % 8
     target = GAMMA * torch.tanh(0.7 * X) + BETA
     fixed = {"positions": positions, "length": 8}

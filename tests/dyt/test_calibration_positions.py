@@ -123,7 +123,7 @@ class ThreeNorms(nn.Module):
         return self.norms[2](self.norms[1](self.norms[0](x)).mean(1))
 
 
-def test_calibrate_emphasizes_a_position_in_later_layers_of_the_same_length():
+def test_calibrate_emphasizes_a_position_in_later_layers_too():
     x = torch.randn(16, 20, 8, generator=torch.Generator().manual_seed(0))
     data = Calibration(x, inputs="original")
     with pytest.warns(UserWarning, match=r"norms.0 \(0.57\) differ"):

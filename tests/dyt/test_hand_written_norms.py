@@ -241,7 +241,7 @@ def test_convert_refuses_wrong_layouts(layout, message):
         ((8,), "dim", (8,)),
     ],
 )
-def test_width_of_a_layout_is_that_of_gamma_or_as_given(sizes, width, shape):
+def test_layout_has_the_width_of_gamma_or_as_given(sizes, width, shape):
     """γ may have further axes of size 1; a width from JSON is a list."""
     module = nn.Module()
     module.dim, module.scale = 8, nn.Parameter(torch.ones(sizes))

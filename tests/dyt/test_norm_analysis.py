@@ -81,7 +81,7 @@ def test_record_norms_chooses_positions_by_seed(network):
     assert chosen[0].equal(chosen[1]) and not chosen[0].equal(chosen[2])
 
 
-def test_record_norms_has_the_first_call_and_all_inputs_in_input_std(network):
+def test_record_norms_has_the_first_call_and_its_input_std(network):
     """Rows keep their order, and the standard deviation is that of the rows left out, too."""
     first, second = torch.randn(1, 50, 8), torch.randn(1, 50, 8)
 
@@ -153,7 +153,7 @@ def test_fit_curve_of_constants():
     assert zeros.line_offset == 1.0 and zeros.linear_share == 1.0 and zeros.alpha > 0
 
 
-def test_to_arrays_has_every_layer_and_the_columns_of_its_fit():
+def test_to_arrays_has_every_layer_and_its_fit():
     x, y = torch.tensor([[-1.0, 2.0], [3.0, 4.0]]), torch.tensor([[-0.5, 0.5], [1.0, 1.5]])
     records = {
         "a.norm": NormRecord(x=x, y=y, input_std=2.5, alpha=None),

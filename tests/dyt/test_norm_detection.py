@@ -375,7 +375,7 @@ def test_convert_explains_in_full_why_a_layer_cannot_be_replaced(module, also, r
         ("dim", 8, None),  # it may be an axis
     ],
 )
-def test_width_of_a_norm_without_parameters_is_that_of_an_attribute(attribute, value, shape):
+def test_norm_without_parameters_has_the_width_of_an_attribute(attribute, value, shape):
     layer = type("RMSNorm", (NeedsGpu,), {})(eps=1e-6, **{attribute: value})
     layer.weight = None
     spec = read_norm(layer)

@@ -149,7 +149,7 @@ def test_save_pretrained_creates_folders_and_replaces_files(tmp_path):
     assert restored[1].bias.tolist() == [2.0] * 4
 
 
-def test_load_state_dict_refuses_a_network_of_which_a_part_is_on_the_meta_device():
+def test_load_state_dict_refuses_a_network_partly_on_meta():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4, device="meta"))
     with pytest.raises(ValueError) as error:
         load_state_dict(model, model.state_dict())

@@ -88,7 +88,7 @@ class TestSaveFile:
         with pytest.raises(ValueError, match=message):
             self.load_newest(tmp_path, "other")
 
-    def test_load_newest_file_skips_a_file_that_is_damaged_for_any_process(
+    def test_load_newest_file_skips_what_any_process_finds_damaged(
         self, tmp_path, caplog, monkeypatch
     ):
         """All processes give the reason of the first of them, and load the same file."""

@@ -120,7 +120,7 @@ class TestErrorsOfOtherProcesses:
             on_rank0(lambda: calls.append(1))
         assert calls == []
 
-    def test_raise_on_all_ranks_raises_the_own_error_or_the_first(self, exchange):
+    def test_raise_on_all_ranks_prefers_the_own_error(self, exchange):
         sent = exchange(1, [OSError("of rank 0"), RuntimeError("of rank 1")])
         with pytest.raises(Unpicklable, match="own: one"), raise_on_all_ranks():
             raise Unpicklable("own", "one")

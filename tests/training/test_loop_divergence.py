@@ -46,7 +46,7 @@ def test_log_names_the_step_of_the_divergence(tmp_path, caplog):
     assert "diverged at step 8: the loss is nan" in caplog.text
 
 
-def test_log_names_the_step_and_the_values_of_a_diverged_evaluation(tmp_path, caplog):
+def test_log_names_step_and_values_of_a_diverged_evaluation(tmp_path, caplog):
     errors = iter([3.0, float("inf")])
     with caplog.at_level("INFO", logger="matched"):
         train(tmp_path, evaluate=lambda model: {"error": next(errors), "other": 1.0})
