@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from dyt import DyT, Norm, ReplacementError, convert, replacing
+from dyt import DyT, Norm, NormLayout, ReplacementError, convert, replacing
 
 from .test_replacing import DYT, Net, RootMeanSquareNorm, built
 
@@ -156,3 +156,26 @@ def test_scripted_network_is_left_as_it_is():
         scripted, traced = torch.jit.script(plain), torch.fx.symbolic_trace(plain)
         assert torch.equal(scripted(x), traced(x))
     assert isinstance(network.second, DyT)
+
+
+class Standardize(nn.Module):
+    """A norm whose name does not say so."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(width))
+
+    def forward(self, x):
+        return torch.tanh(x) * self.scale
+
+
+@pytest.mark.parametrize("key", [Standardize, "Standardize"], ids=["class", "name"])
+def test_also_may_be_a_class_that_is_not_named_norm(key):
+    with replacing(DYT, also={key: NormLayout(weight="scale")}) as block:
+        network = nn.Sequential(nn.Linear(8, 8), Standardize(8))
+        network.append(Standardize(8))
+    assert isinstance(network[1], DyT) and isinstance(network[2], DyT)
+    assert [(n.name, n.report.paths) for n in block.networks] == [
+        ("Sequential", ("1",)),
+        ("Sequential", ("2",)),
+    ]
