@@ -74,13 +74,15 @@ def test_copied_layers_are_reported_like_their_original(norm, new, alpha0):
     with replacing(norm) as block:
         network = Net()
         copied = nn.Sequential(copy.deepcopy(network.second), copy.deepcopy(network.first[1]))
-    original, twin = (entry.report for entry in block.networks)
+        mixed = nn.Sequential(nn.LayerNorm(8), copy.deepcopy(network.second))
+    original, twin, third = (entry.report for entry in block.networks)
     assert [(r.path, r.old, r.new, r.alpha0, r.shape, r.affine, r.bias) for r in twin] == [
         ("0", "RootMeanSquareNorm", new, alpha0, (8,), True, False),
         ("1", "LayerNorm", new, alpha0, (8,), True, True),
     ]
     assert [r.path for r in original] == ["first.1", "second", "last"]
-    assert len(copied) == 2
+    assert [(r.path, r.old) for r in third] == [("0", "LayerNorm"), ("1", "RootMeanSquareNorm")]
+    assert len(copied) == len(mixed) == 2
 
 
 def test_convert_finds_nothing_to_do_in_a_replaced_network():
