@@ -91,7 +91,7 @@ def test_shard_divides_each_block_of_model_and_ema(monkeypatch, precision, param
     monkeypatch.setattr(sharding, "fully_shard", fully_shard)
     monkeypatch.setattr(sharding, "device_mesh", lambda device, degree: (device.type, degree))
     problem = learner()
-    problem.model.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+    problem.ema.module.register_buffer("calls", torch.zeros((), dtype=torch.int64))
     sharding.shard(problem, CPU, precision=precision, degree=2)
     parts = [
         m for net in (problem.model, problem.ema.module) for m in (net[0], net[1], net[4], net)
