@@ -29,6 +29,7 @@ FROM_PUBLICATIONS = {
             (8192, 0.2, 0.05),
         ),
         "_MAXIMUM": 2.0,
+        "_NARROW_EXPONENT": -1 / 3,
     },
     f"{VISION}/dino_crops": {  # Caron et al. 2021, after BYOL
         "COLOR_JITTER": {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1},
@@ -67,6 +68,26 @@ FROM_PUBLICATIONS = {
 }
 
 PROMISED_TO_USERS = {
+    f"{DYT}/__main__": {"REPORT_FILE": "dyt-replaced.json"},
+    f"{DYT}/architecture_rules": {"WAV2VEC2_SKIP": ("*feature_extractor",)},
+    f"{DYT}/calibrated_conversion": {"POOR_FIT": 0.5},
+    f"{DYT}/calibration": {
+        "MAXIMUM_BATCHES": 64,
+        "MINIMUM_POSITIONS": 8,
+        "SAMPLED_VALUES": 2**22,
+    },
+    f"{DYT}/calibration_fit": {
+        "SATURATED": 2.0,
+        "HEADROOM": 1 / 8,
+        "SEARCH_VALUES": 2**17,
+        "PRIOR_POSITIONS": 4,
+        "OUTLIER_FACTOR": 4.0,
+        "OUTLIER_FLOOR": 0.25,
+        "OUTLIER_SHARE": 0.25,
+        "WORST_POSITIONS": 3,
+    },
+    f"{DYT}/norm_analysis": {"LINEAR_PART": 0.5, "GRID": 200},
+    f"{DYT}/pretrained": {"CONVERSION_FILE": "dyt.json", "WEIGHTS_FILE": "dyt_weights.pt"},
     f"{VISION}/image_data": {"MAX_UNREADABLE_SHARE": 0.001, "DIGITS_HELD_OUT": 360},
     f"{VISION}/sources": {"MAX_MISSING_SHARE": 0.01},
     f"{WAV2VEC}/sources": {"MAX_UNUSABLE_SHARE": 0.001},
@@ -74,6 +95,8 @@ PROMISED_TO_USERS = {
     f"{WAV2VEC}/audio_files": {"MAX_EMPTY_BYTES": 4096},
     f"{LLAMA}/text_files": {"MAX_BAD_LINES": 1e-4},
     f"{MATCHED}/training/checkpoint": {"KEEP": 2},
+    f"{MATCHED}/training/metrics_log": {"SECONDS_BETWEEN_PROGRESS": 0.5},
+    f"{MATCHED}/training/order": {"LARGEST_DRAWN": 2**22, "ROUNDS": 8},  # the order of a seed
     f"{MATCHED}/training/fingerprint": {"BATCHES": 4},
     f"{MATCHED}/run": {"SIGNATURE_LENGTH": 12},
     f"{MATCHED}/provenance": {"MAX_NEW_BYTES": 10_000_000},
@@ -82,8 +105,48 @@ PROMISED_TO_USERS = {
 }
 
 FIXED_BY_OTHER_PROGRAMS = {
-    f"{DYT}/backends/triton": {"MINIMUM_TRITON": (3, 4)},
-    f"{DYT}/backends/triton_plan": {"INT64_FROM": 2**30},
+    f"{DYT}/backends/cpu": {
+        "REMEDY": (
+            "Run `python -m dyt build` in the environment that has torch; it needs a C++ compiler"
+        ),
+    },
+    f"{DYT}/backends/triton": {
+        "MINIMUM_TRITON": (3, 4),
+        "REMEDY": (
+            "Use Linux, an NVIDIA GPU, and a CUDA build of torch 2.8 or newer with its own Triton"
+        ),
+    },
+    f"{DYT}/kernel_build": {
+        "X86_FLAGS": {  # as of torch's own kernels
+            "AVX2": ["-mavx2", "-mfma", "-mf16c"],
+            "AVX512": [
+                "-mavx2",
+                "-mfma",
+                "-mf16c",
+                "-mavx512f",
+                "-mavx512bw",
+                "-mavx512vl",
+                "-mavx512dq",
+            ],
+        },
+        "FLAGS": ["-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-DNDEBUG"],
+    },
+    f"{DYT}/backends/triton_plan": {
+        "INT64_FROM": 2**30,
+        # Reads in flight of a multiprocessor: 128 threads × 16 bytes × 4 steps × 8 programs, 64 kB.
+        "THREADS": 128,
+        "STEPS": 4,
+        "STEPS_BACKWARD": {  # fewer where the method needs more registers
+            "approximate": 4,
+            "exp2": 4,
+            "rational": 4,
+            "library": 2,
+            "polynomial": 2,
+            "erf": 2,
+        },
+        "PROGRAMS, PROGRAMS_BACKWARD": (8, 4),
+    },
+    f"{DYT}/backends/triton_choice": {"_FINAL_TILE": (128, 32)},
     f"{MATCHED}/data_files": {"MAX_POINTER_BYTES": 1024},
     f"{MATCHED}/memory": {"GIB": 2**30},
     f"{MATCHED}/machine": {"NO_LIMIT": 2**60},
