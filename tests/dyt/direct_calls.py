@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import dyt.functional
@@ -75,6 +76,20 @@ def differentiate_twice() -> None:
     torch.testing.assert_close(second, expected, rtol=1e-5, atol=1e-6)
 
 
+def differentiate_each_tensor_alone() -> None:
+    """A gradient is computed if any of the tensors needs one, and for that one alone."""
+    layer, x = Derf(4), torch.randn(3, 4)
+    tensors = [x, layer.alpha, layer.shift, layer.weight, layer.bias]
+    for wanted in tensors:
+        for tensor in tensors:
+            tensor.requires_grad_(tensor is wanted)
+            tensor.grad = None
+        y = layer(x)
+        assert "_DyT" in type(y.grad_fn).__name__
+        y.sum().backward()
+        assert [tensor.grad is not None for tensor in tensors] == [t is wanted for t in tensors]
+
+
 def call_the_operator_under_modes_and_transforms() -> None:
     x, layer = torch.randn(3, 4), DyT(4)
     counts = count_calls(("choose_forward",))
@@ -93,6 +108,9 @@ def call_the_operator_under_modes_and_transforms() -> None:
     torch.testing.assert_close(mapped, layer(x))
     with torch.device("cpu"):
         assert not triton_direct.can_call(x)
+    with forward_ad.dual_level():
+        assert not triton_direct.can_call(x)
+    assert triton_direct.can_call(x)
     traced = torch.jit.trace(layer, x)
     assert "dyt::dyt" in str(traced.graph)
     assert counts["choose_forward"] > direct

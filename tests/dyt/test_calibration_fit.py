@@ -6,11 +6,20 @@ import pytest
 import torch
 from torch import nn
 
-from dyt import Derf, DyT, Norm, convert
-from dyt.calibrated_conversion import set_fit
+from dyt import Derf, DyT, Norm, calibration_fit, convert
+from dyt.calibrated_conversion import _target, set_fit
 from dyt.calibration_fit import Fit, Form, Samples, _golden_section, _outliers, fit_layer
-from dyt.calibration_rows import position_sizes, rows_of, unrows
-from dyt.norm_detection import NormSpec
+from dyt.calibration_rows import (
+    CalibrationError,
+    Collected,
+    Target,
+    collect_rows,
+    position_sizes,
+    rows_of,
+    unrows,
+)
+from dyt.norm_detection import NormSpec, read_listed, read_norm
+from dyt.norm_survey import Site
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(96, 4, generator=GENERATOR) * 1.5
@@ -160,6 +169,167 @@ def test_outlying_position_gets_the_weight_of_all_others():
     same = fitted(samples(target, weights=torch.where(positions == 5, 7.0, 1.0)))
     assert found.alpha == pytest.approx(same.alpha, rel=1e-5)
     torch.testing.assert_close(found.weight, same.weight)
+
+
+def test_outliers_of_earlier_layers_keep_their_emphasis_if_few():
+    positions = torch.arange(96) % 8
+    target = GAMMA * torch.tanh(0.7 * X) + BETA
+    fixed = {"positions": positions, "length": 8}
+    early = fitted(samples(target, **fixed, emphasized=(2, 6)))
+    assert early.emphasized == (2, 6)
+    weights = torch.where((positions == 2) | (positions == 6), 3.0, 1.0)  # 6 others for 2
+    same = fitted(samples(target, weights=weights))
+    torch.testing.assert_close(early.weight, same.weight)
+    assert fitted(samples(target, **fixed)).emphasized == ()
+    own = torch.where(positions[:, None] == 5, -target, target)
+    assert fitted(samples(own, **fixed, emphasized=(2,))).emphasized == (2, 5)
+    # Three of eight are more than a quarter.
+    assert fitted(samples(own, **fixed, emphasized=(2, 6))).emphasized == (5,)
+    assert fitted(samples(own, **fixed, user_weights=True)).emphasized == ()
+
+
+def test_worst_positions_are_those_of_the_final_fit():
+    positions = torch.arange(96) % 8
+    target = GAMMA * torch.tanh(0.7 * X) + BETA
+    target = torch.where(positions[:, None] == 5, -target, target)
+    fit = fitted(samples(target, positions=positions, length=8))
+    difference = (fit.output(X, "tanh") - target)[positions == 5]
+    error = difference.norm() / target[positions == 5].norm()
+    assert dict(fit.worst_positions).get(5, error) == pytest.approx(error.item(), rel=1e-4)
+    assert len(fit.worst_positions) == 3
+    two = fitted(samples(target, positions=positions % 2, length=2))
+    assert len(two.worst_positions) == 2
+
+
+@pytest.mark.parametrize("affine", ["none", "scale", "both"])
+def test_error_of_a_norm_whose_output_is_zero(affine):
+    """A layer that cannot give zeros has an error of 1, one that can has none."""
+    form = replace(FORM, affine=affine, alpha=False)
+    fit = fitted(samples(torch.zeros_like(X)), form)
+    assert fit.error == (1.0 if affine == "none" else 0.0)
+    zeros = fitted(samples(torch.zeros_like(X), x=torch.zeros_like(X)), form)
+    assert zeros.error == 0.0
+    assert affine == "none" or bool(zeros.weight.isfinite().all())
+    if affine == "scale":
+        assert zeros.scale == 1.0, "γ of a layer whose inputs are zeros stays 1"
+
+
+def test_shift_is_fitted_at_the_alpha_of_the_headroom():
+    form = replace(FORM, squash="erf", shift=True, affine="scale")
+    fit = fitted(samples(torch.erf(0.1 * X + 0.3)), form)
+    assert fit.alpha * fit.input_rms == pytest.approx(0.125) and fit.shift > 0.05
+
+
+def test_line_searches_see_some_rows_with_their_weights(monkeypatch):
+    monkeypatch.setattr(calibration_fit, "SEARCH_VALUES", 300)
+    x = torch.arange(400.0).reshape(100, 4)
+    whole = samples(x + 1, x=x, weights=x[:, 0] + 2, positions=torch.arange(100), length=100)
+    part = calibration_fit._subset(whole)
+    assert part.x.shape == (75, 4) and part.positions is None
+    assert len(set(part.x[:, 0].tolist())) == 75
+    assert torch.equal(part.target, part.x + 1) and torch.equal(part.weights, part.x[:, 0] + 2)
+    again = calibration_fit._subset(whole)
+    assert torch.equal(again.x, part.x)
+    monkeypatch.setattr(calibration_fit, "SEARCH_VALUES", 8)
+    assert calibration_fit._subset(whole).x.shape == (64, 4), "64 rows at least"
+    small = samples(x[:64], x=x[:64])
+    assert calibration_fit._subset(small) is small
+
+
+@pytest.mark.parametrize(
+    ("norm", "alpha0", "form"),
+    [
+        (Norm.dyt(0.25), None, ("tanh", True, False, 0.25)),
+        (Norm.derf(0.25), 0.75, ("erf", True, True, 0.75)),
+        (Norm.dyt(alpha="absent", squash="hardtanh"), None, ("hardtanh", False, False, 0.5)),
+    ],
+    ids=str,
+)
+def test_target_of_the_fit_follows_the_norm(norm, alpha0, form):
+    module = nn.RMSNorm(4)
+    nn.init.constant_(module.weight, 0.25)
+    spec = replace(read_norm(module), offset=1.0)
+    site = Site(("a.norm", "b.norm"), module, spec)
+    target = _target(site, norm, alpha0, "weight")
+    found = target.form
+    assert (found.squash, found.alpha, found.shift, found.alpha0) == form
+    assert found.old_weight.tolist() == [1.25] * 4, "Gemma's γ is 1 + weight"
+    assert (target.path, target.module, target.spec) == ("a.norm", module, spec)
+    assert _target(site, norm, alpha0, "scale").form.old_weight is None
+
+
+ROWS = torch.arange(24.0).reshape(3, 2, 4)
+"""Three inputs of two positions with four channels."""
+
+
+def collected(x, affine="both", weights=None, budget=10**6, module=None):
+    module = nn.LayerNorm(4) if module is None else module
+    form = replace(FORM, affine=affine)
+    target = Target(
+        path="blocks.0.norm",
+        module=module,
+        spec=read_norm(module) or read_listed(module),
+        form=form,
+    )
+    result = Collected()
+    collect_rows(result, target, x, module(x).detach(), weights, budget)
+    return result
+
+
+@pytest.mark.parametrize(
+    ("sizes", "budget", "rows"),
+    [
+        ((3, 2, 4), 24, [0, 1, 2, 3, 4, 5]),
+        ((3, 2, 4), 16, [0, 1, 4, 5]),  # two whole inputs, the first and the last
+        ((3, 2, 4), 12, [0, 1]),  # one whole input and no half
+        ((3, 2, 4), 8, [0, 1]),
+        ((3, 2, 4), 4, [0]),
+        ((3, 2, 4), 1, [0]),
+        ((2, 5, 4), 12, [0, 4, 9]),  # no input fits: rows from the first to the last
+        ((8, 4), 12, [0, 3, 7]),
+    ],
+)
+def test_collect_rows_keeps_whole_inputs_evenly_spaced(sizes, budget, rows):
+    x = torch.arange(float(torch.Size(sizes).numel())).reshape(sizes)
+    found = collected(x, budget=budget)
+    length = sizes[1] if len(sizes) == 3 else 1
+    assert torch.equal(found.x[0], x.reshape(-1, 4)[rows])
+    torch.testing.assert_close(found.target[0], nn.LayerNorm(4)(x).reshape(-1, 4)[rows].detach())
+    assert found.weights[0].tolist() == [1.0] * len(rows)
+    assert found.positions[0].tolist() == [row % length for row in rows]
+    assert (found.lengths, found.calls) == ({sizes[1:-1]}, 1)
+
+
+def test_collect_rows_leaves_out_positions_without_weight():
+    weights = torch.tensor([0.0, 2.0, 0.0, 0.5, 0.0, 1.0])
+    x = ROWS.clone()
+    x[:, 0] = float("nan")
+    found = collected(x, weights=weights)
+    assert torch.equal(found.x[0], ROWS[:, 1])
+    assert (found.weights[0].tolist(), found.positions[0].tolist()) == ([2.0, 0.5, 1.0], [1, 1, 1])
+    message = "^calibrate: the input or output of 'blocks.0.norm' is not finite. Check the data"
+    with pytest.raises(CalibrationError, match=message):
+        collected(x)
+
+
+@pytest.mark.parametrize("affine", ["none", "scale", "weight", "both"])
+def test_collect_rows_targets_have_gamma_only_if_it_is_fitted(affine):
+    module = nn.LayerNorm(4)
+    nn.init.constant_(module.weight, 3.0)
+    nn.init.constant_(module.bias, 1.0)
+    normalized = nn.functional.layer_norm(ROWS, (4,)).reshape(-1, 4)
+    expected = 3 * normalized + 1 if affine in ("weight", "both") else normalized
+    found = collected(ROWS, affine, module=module)
+    torch.testing.assert_close(found.target[0], expected)
+
+
+def test_collect_rows_normalizes_by_the_statistics_of_the_batch():
+    """At initialization those of a BatchNorm mean nothing."""
+    module = nn.BatchNorm1d(4, eps=0.5)
+    x = torch.randn(6, 4, generator=GENERATOR)
+    expected = nn.functional.batch_norm(x, None, None, training=True, eps=0.5)
+    found = collected(x, "scale", module=module.eval())
+    torch.testing.assert_close(found.target[0], expected)
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,40 @@ def test_calibrate_ignores_padding():
     assert fit.input_rms == pytest.approx(x[:, :3].square().mean().sqrt().item(), rel=1e-5)
 
 
+class ReadsTwo(Masked):
+    """Reads the first two positions alone."""
+
+    def forward(self, x, attention_mask):
+        return self.norm(x)[:, :2]
+
+
+def test_calibrate_ignores_padding_and_what_is_not_read():
+    x = torch.randn(4, 6, 8)
+    mask = torch.tensor([0, 1, 1, 1, 1, 0]).expand(4, 6)
+    fit = convert(ReadsTwo(), calibrate={"x": x, "attention_mask": mask})[0].fit
+    assert fit.input_rms == pytest.approx(x[:, 1].square().mean().sqrt().item(), rel=1e-5)
+
+
+class ThreeNorms(nn.Module):
+    """The first norm has a class token of scale 1/30; the second one's inputs are all alike."""
+
+    def __init__(self):
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(8) for _ in range(3))
+
+    def forward(self, x):
+        x = torch.cat([x[:, :1] / 30, x[:, 1:]], 1)
+        return self.norms[2](self.norms[1](self.norms[0](x)).mean(1))
+
+
+def test_calibrate_emphasizes_a_position_in_later_layers_too():
+    x = torch.randn(16, 20, 8, generator=torch.Generator().manual_seed(0))
+    data = Calibration(x, inputs="original")
+    with pytest.warns(UserWarning, match=r"norms.0 \(0.57\) differ"):
+        report = convert(ThreeNorms(), copy_affine=True, calibrate=data)
+    assert [entry.fit.emphasized for entry in report] == [(0,), (0,), ()]
+
+
 @pytest.mark.parametrize("value", [float("nan"), -1.0])
 def test_calibrate_refuses_invalid_weights(value):
     weights = torch.ones(20)

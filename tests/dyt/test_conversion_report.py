@@ -1,6 +1,7 @@
 """Text and plain values of a report, globs of module paths, and α0 by path."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -78,20 +79,37 @@ def test_report_as_plain_values():
     also = {"A": None, "B": NormLayout(weight="w", channel_axis=1)}
     report = Report(
         norm=Norm.dyt(2.0),
-        replacements=(LAYERS[0], layer("e", fit=FIT)),
+        replacements=(LAYERS[0], layer("e", fit=replace(FIT, shift=-0.5, scale=1.5))),
         kept=(Kept("k", "LayerNorm"),),
         also=also,
-        skip=("k",),
+        skip=("k", "α"),
     )
     content = json.loads(report.to_json())
     assert Norm(**content["norm"]) == Norm.dyt(2.0)
     first, second = content["replacements"]
     assert (first["path"], first["aliases"], "error" in first) == ("a", ["b.norm"], False)
-    assert (second["input_rms"], second["saturated"], second["error"]) == (12.345, 0.1234, 0.4567)
-    assert second["worst_positions"] == [[3, 0.9], [0, 0.5]] and "weight" not in second
+    assert second == {
+        "path": "e",
+        "old": "LayerNorm",
+        "new": "DyT",
+        "alpha0": 0.5,
+        "shape": [8],
+        "channel_axis": -1,
+        "affine": True,
+        "bias": True,
+        "aliases": [],
+        "replaced": True,
+        "shift": -0.5,
+        "scale": 1.5,
+        "input_rms": 12.345,
+        "saturated": 0.1234,
+        "error": 0.4567,
+        "worst_positions": [[3, 0.9], [0, 0.5]],
+    }
     assert content["kept"] == [{"path": "k", "layer": "LayerNorm"}] and content["left"] == []
-    assert content["also"]["A"] is None and content["also"]["B"]["channel_axis"] == 1
-    assert content["skip"] == ["k"]
+    layout = {"weight": "w", "bias": None, "channel_axis": 1, "width": None}
+    assert content["also"] == {"A": None, "B": layout}
+    assert content["skip"] == ["k", "α"] and '"α"' in report.to_json()
     assert report.paths == ("a", "b.norm", "e")
     assert (len(report), report[1], report[:1]) == (2, report.replacements[1], (LAYERS[0],))
 

@@ -6,6 +6,7 @@ import pytest
 from torch import nn
 
 import dyt
+from dyt.norm_analysis import record_norms
 
 NORM = {
     "layer": "dyt",
@@ -47,6 +48,7 @@ DEFAULTS = {
     dyt.param_groups: {"alpha_lr": None},
     dyt.scale_embedding: {"path": None},
     dyt.suggested_alpha0: {"part": "other"},
+    record_norms: {"paths": None, "positions": 64, "seed": 0},
 }
 
 

@@ -132,6 +132,78 @@ def test_fold_leaves_layers_with_other_consumers(other, example):
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 
+class Uses(nn.Module):
+    """A layer and a Linear, used by a function of them and the input."""
+
+    def __init__(self, use):
+        super().__init__()
+        self.norm, self.head, self.use = DyT(8), nn.Linear(8, 5), use
+
+    def forward(self, x):
+        return self.use(self.norm, self.head, x)
+
+
+def read_twice(norm, head, x):
+    y = norm(x)
+    return head(y) + y.sum() + torch.exp(y).mean()
+
+
+def hidden(norm, head, x):
+    norm(x)
+    return head(x)
+
+
+@EXAMPLE
+@pytest.mark.parametrize(
+    ("use", "reason"),
+    [
+        (lambda norm, head, x: head(x), "it is never called"),
+        (hidden, "nothing reads its output"),
+        (
+            lambda norm, head, x: head(norm(x)) + norm.weight.sum(),
+            "its parameters are read by something else",
+        ),
+        (lambda norm, head, x: head(norm(x)) + head(x), "head has other inputs as well"),
+        (
+            lambda norm, head, x: head(norm(x)) + head.bias,
+            "head has its parameters read by something else",
+        ),
+        (
+            lambda norm, head, x: head(norm(x)) + norm.bias.sum() + head.weight.sum(),
+            "its parameters are read by something else",
+        ),
+    ],
+    ids=["never called", "unread", "γ is read", "another input", "bias is read", "both are read"],
+)
+def test_fold_gives_the_reason_why_a_layer_is_left(use, reason, example):
+    report = fold_and_compare(randomized(Uses(use)), X, folded=0, example=example)
+    assert report[0].reason == reason
+
+
+def test_fold_gives_the_first_reader_as_the_reason():
+    report = fold_and_compare(randomized(Uses(read_twice)), X, folded=0, example=False)
+    assert report[0].reason == "sum reads its output"
+    report = fold_and_compare(randomized(Uses(read_twice)), X, folded=0, example=True)
+    assert report[0].reason == "aten.sum.default reads its output"
+
+
+def test_fold_reads_of_the_size_are_no_readers():
+    def use(norm, head, x):
+        y = norm(x)
+        return head(y) * y.shape[0] * y.size(1) * y.ndim * y.dim()
+
+    fold_and_compare(randomized(Uses(use)), X, folded=1, example=False)
+
+
+@EXAMPLE
+def test_fold_leaves_a_linear_that_shares_its_bias(example):
+    network = Uses(lambda norm, head, x: head(norm(x)))
+    network.other = nn.Linear(8, 5)
+    network.head.bias = network.other.bias
+    report = fold_and_compare(randomized(network), X, folded=0, example=example)
+    assert report[0].reason == "head shares its weight or bias with another module"
+
+
 @EXAMPLE
 def test_fold_of_layer_and_linears_called_twice(example):
     net = randomized(Attention(lambda net, x, y, out: net.k(net.norm(out))))

@@ -39,6 +39,15 @@ def test_fold_into_unpadded_convolutions(conv, example):
     torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("conv", [nn.Conv1d, nn.Conv2d, nn.Conv3d])
+def test_fold_into_convolutions_of_any_dimension(conv):
+    model = randomized(nn.Sequential(DyT(8, channel_axis=1), conv(8, 4, 2)))
+    x = torch.randn(2, 8, *[3] * (model[1].weight.ndim - 2))
+    expected = model(x).detach()
+    assert fold(model)[0].into == ("1",)
+    torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-4)
+
+
 @EXAMPLE
 @pytest.mark.parametrize(
     ("layer", "reader", "reason"),

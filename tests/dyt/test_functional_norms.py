@@ -1,6 +1,7 @@
 """Calls of functional norms found in source text: imports, scopes, and where they are searched."""
 
 import sys
+import sysconfig
 from textwrap import dedent
 from types import ModuleType
 
@@ -108,3 +109,30 @@ def test_libraries_are_searched_in_used_classes_alone(module, used, replaced, ow
     assert functional_norm_calls(*kinds) == [
         f"{path}:{line} ({names.get(line, 'torch.layer_norm')})" for line in lines
     ]
+
+
+@pytest.mark.parametrize(
+    "content", [b"import torch\ntorch.layer_norm(x)\0", b"# layer_norm \xff\n", None]
+)
+def test_file_that_cannot_be_read_has_no_calls(tmp_path, content):
+    path = tmp_path / "source.py"
+    if content is not None:
+        path.write_bytes(content)
+    assert functional_norms._calls(str(path), functional_norms._last_change(str(path))) == ()
+
+
+def test_last_change_of_a_missing_file_is_zero(tmp_path):
+    assert functional_norms._last_change(str(tmp_path / "none.py")) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("folder", "library"),
+    [
+        ("/venv/lib/site-packages/timm/layers", True),
+        ("/usr/lib/python3/dist-packages", True),
+        (sysconfig.get_paths()["stdlib"] + "/json", True),
+        ("/home/me/packages/project", False),
+    ],
+)
+def test_folders_of_installed_packages_are_libraries(folder, library):
+    assert functional_norms._is_library(folder) == library

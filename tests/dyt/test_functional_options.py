@@ -2,13 +2,14 @@
 
 import importlib.util
 import sys
+import warnings
 from types import ModuleType
 
 import pytest
 import torch
 
-from dyt import functional
-from dyt.backends import cpu
+from dyt import Derf, DyT, functional
+from dyt.backends import cpu, triton_launch
 from dyt.functional import derf, dyt
 
 FUNCTIONS = {"tanh": dyt, "erf": derf}
@@ -72,6 +73,89 @@ def test_channels_last_memory_is_computed_as_channels_last(name, accurate):
     assert torch.equal(found, expected) and found.stride() == x.stride()
     other = function(x, ONE, weight=weight, channel_axis=1, backend="cpu", accurate=not accurate)
     assert not torch.equal(found, other)
+
+
+@pytest.mark.parametrize(
+    ("backend", "accurate", "expected"),
+    [
+        (None, None, (None, False)),
+        ("", "", (None, False)),
+        ("cpu", "0", ("cpu", False)),
+        ("reference", "1", ("reference", True)),
+        ("triton", "yes", ("triton", True)),
+    ],
+)
+def test_environment_variables_are_defaults(monkeypatch, backend, accurate, expected):
+    for name, value in (("DYT_BACKEND", backend), ("DYT_ACCURATE", accurate)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    copy = fresh(functional)
+    assert expected == (copy._DEFAULT_BACKEND, copy._DEFAULT_ACCURATE)
+
+
+@pytest.mark.parametrize(
+    ("layer", "dtype", "formula"),
+    [
+        *((DyT(None, affine=False), dtype, None) for dtype in cpu.DTYPES),
+        (DyT(None, affine=False), torch.float64, "Tanh"),
+        (DyT(None, affine=False, alpha="fixed"), torch.float32, None),
+        (DyT(None, affine=False, alpha="absent"), torch.float32, "Tanh"),
+        (DyT(None, affine=False, squash="erf"), torch.bfloat16, None),
+        (Derf(None, affine=False), torch.float16, None),
+        (DyT(None, affine=False, squash="sigmoid"), torch.float32, "Sigmoid"),
+    ],
+    ids=str,
+)
+def test_kernel_computes_tanh_and_erf_in_three_dtypes(layer, dtype, formula):
+    y = layer.to(dtype)(torch.ones(2, 3, dtype=dtype, requires_grad=True))
+    assert y.dtype == dtype
+    plain = [name for name in ("Tanh", "Erf", "Sigmoid") if name in type(y.grad_fn).__name__]
+    assert plain == ([] if formula is None else [formula])
+
+
+def test_kernels_support_three_dtypes():
+    three = (torch.float32, torch.bfloat16, torch.float16)
+    assert cpu.DTYPES == triton_launch.DTYPES == three
+
+
+def test_scalar_input_is_computed_by_the_formula():
+    x = torch.tensor(0.3, requires_grad=True)
+    y = dyt(x, torch.tensor(2.0), backend="cpu")
+    assert "Tanh" in type(y.grad_fn).__name__ and y.ndim == 0
+
+
+def test_derf_checks_its_shift():
+    x = torch.ones(2, 3)
+    for shift, message in (
+        (torch.ones(2), r"shift has 2 elements and shape \(2,\), but s is a single number"),
+        (torch.ones(1, dtype=torch.int32), "shift has dtype torch.int32"),
+        (torch.ones(1, device="meta"), "shift is on meta, but x is on cpu"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            derf(x, ONE, shift)
+    assert derf(x, ONE, torch.ones(1, 1)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("kernel", ["cpu", "triton"])
+def test_missing_kernel_of_the_cpu_alone_is_a_warning(monkeypatch, kernel):
+    monkeypatch.setattr(functional, "_KERNEL_OF_DEVICE", {"cpu": kernel})
+    monkeypatch.setattr(functional._KERNEL_MODULES[kernel], "PROBLEM", "it was not built")
+    functional._warn_without_cpu_kernel.cache_clear()
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            dyt(torch.ones(2), ONE)
+    functional._warn_without_cpu_kernel.cache_clear()
+    assert [str(warning.message) for warning in warned] == (
+        [
+            "DyT runs on the CPU without its kernel, several times slower: it was not built."
+            " Run `python -m dyt build` in the environment that has torch; it needs a C++ compiler."
+            " DYT_BACKEND=reference silences this warning."
+        ]
+        if kernel == "cpu"
+        else []
+    )
 
 
 def test_missing_cpu_kernel_prints_nothing(monkeypatch, capfd):

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dyt import DyT, Norm, NormLayout, convert, load_pretrained, save_pretrained
+from dyt.norm_layout import _width
 
 
 class LayerNorm(nn.Module):
@@ -213,6 +214,11 @@ def test_load_pretrained_restores_layouts(tmp_path):
         (NormLayout(weight="a_2", bias="b_2", width="dim"), "attribute 'dim'"),
         (NormLayout(weight="a_2", bias="b_2", width=7), r"width \(7,\), but 'a_2' has shape"),
         (NormLayout(weight="a_2", bias="b_2", width=-8), "not a number of channels"),
+        (NormLayout(weight="a_2", bias="b_2", width=True), "the width True: not a number of"),
+        (
+            NormLayout(weight="a_2", bias="b_2", width=(2, 4), channel_axis=1),
+            r"^'1' \(OpaqueLayerNorm\) cannot be replaced: channel_axis = 1 takes one width",
+        ),
         ("a_2", r"not a dyt\.NormLayout"),
     ],
 )
@@ -221,6 +227,27 @@ def test_convert_refuses_wrong_layouts(layout, message):
     with pytest.raises(ValueError, match=message):
         convert(model, also={OpaqueLayerNorm: layout})
     assert isinstance(model[1], OpaqueLayerNorm)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "width", "shape"),
+    [
+        ((8,), None, (8,)),
+        ((1, 8, 1, 1), None, (8,)),
+        ((2, 4), None, (2, 4)),
+        ((2, 1, 4), None, (2, 1, 4)),
+        ((1,), 1, (1,)),
+        ((2, 4), [2, 4], (2, 4)),
+        ((8,), "dim", (8,)),
+    ],
+)
+def test_layout_has_the_width_of_gamma_or_as_given(sizes, width, shape):
+    """γ may have further axes of size 1; a width from JSON is a list."""
+    module = nn.Module()
+    module.dim, module.scale = 8, nn.Parameter(torch.ones(sizes))
+    layout = NormLayout(weight="scale", width=width)
+    assert _width(module, layout, module.scale) == shape
+    assert layout == NormLayout(weight="scale", width=tuple(width) if width == [2, 4] else width)
 
 
 def test_layout_refuses_bias_alone_and_buffers():

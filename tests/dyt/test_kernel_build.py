@@ -89,6 +89,192 @@ def test_compile_kernel_replaces_the_file_only_when_complete(tmp_path, monkeypat
     assert any(part == "-I/torch/include" for part in commands[0])
 
 
+PYTHON = "/python"
+COMMON = [
+    "g++", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-DNDEBUG", "-std=c++17",
+    "-Wno-maybe-uninitialized", "-Wno-uninitialized", "-I/torch/include",
+    "-I/torch/include/torch/csrc/api/include", f"-I{PYTHON}", "-D_GLIBCXX_USE_CXX11_ABI=1",
+    "-DTORCH_EXTENSION_NAME=_dyt_cpu_2",
+]  # fmt: skip
+AVX2 = ["-mavx2", "-mfma", "-mf16c"]
+AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"]
+LIBRARIES = ["-L/torch/lib", "-lc10", "-ltorch_cpu", "-ltorch", "-ltorch_python"]
+
+
+def for_capability(name, *flags):
+    return [*COMMON, *flags, f"-DCPU_CAPABILITY={name}", f"-DCPU_CAPABILITY_{name}", "kernel.cpp"]
+
+
+COMPILED = {  # (system, machine) → command of each object without its output, and of the link
+    ("Linux", "x86_64"): (
+        {
+            "dyt_cpu.o": [*COMMON, "-DDYT_X86", "dyt_cpu.cpp"],
+            "DEFAULT.o": for_capability("DEFAULT", "-fopenmp"),
+            "AVX2.o": for_capability("AVX2", "-fopenmp", *AVX2),
+            "AVX512.o": for_capability("AVX512", "-fopenmp", *AVX512),
+        },
+        ["g++", "-shared", "dyt_cpu.o", "DEFAULT.o", "AVX2.o", "AVX512.o", *LIBRARIES],
+    ),
+    ("Linux", "aarch64"): (
+        {
+            "dyt_cpu.o": [*COMMON, "dyt_cpu.cpp"],
+            "DEFAULT.o": for_capability("DEFAULT", "-fopenmp"),
+        },
+        ["g++", "-shared", "dyt_cpu.o", "DEFAULT.o", *LIBRARIES],
+    ),
+    ("Darwin", "x86_64"): (
+        {"dyt_cpu.o": [*COMMON, "dyt_cpu.cpp"], "DEFAULT.o": for_capability("DEFAULT")},
+        [
+            *("g++", "-bundle", "-undefined", "dynamic_lookup"),
+            *("dyt_cpu.o", "DEFAULT.o", *LIBRARIES),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize(("system", "machine"), COMPILED)
+def test_compile_kernel_commands(tmp_path, monkeypatch, system, machine):
+    commands = {}
+
+    def run(command):
+        words = [Path(word).name if word.startswith(str(tmp_path)) else word for word in command]
+        words = [Path(word).name if word.endswith(".cpp") else word for word in words]
+        *words, option, output = words
+        if words[-1] == "-c":
+            words.pop()
+        assert option == "-o"
+        commands[output] = words
+        Path(command[-1]).touch()
+
+    monkeypatch.setattr(kernel_build, "_run", run)
+    monkeypatch.setattr(kernel_build, "_find_compiler", lambda: ["g++"])
+    monkeypatch.setattr(kernel_build.platform, "system", lambda: system)
+    monkeypatch.setattr(kernel_build.platform, "machine", lambda: machine)
+    monkeypatch.setattr(kernel_build.sysconfig, "get_path", lambda name: PYTHON)
+    monkeypatch.setattr(kernel_build.Path, "is_file", lambda path: True)
+    kernel_build.compile_kernel(tmp_path / "new" / "kernel.so", TORCH)
+    objects, link = COMPILED[system, machine]
+    assert commands.pop("_dyt_cpu_2.so") == link
+    assert commands == objects
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["kernel.so"]
+
+
+@pytest.mark.parametrize(
+    ("version", "standard"),
+    [("2.4.1+cpu", 17), ("2.11.0", 17), ("2.12.0", 20), ("2.14.0a0", 20), ("3.0.0", 20)],
+)
+def test_headers_of_torch_need_a_standard(version, standard):
+    assert kernel_build._standard(version) == f"-std=c++{standard}"
+
+
+def test_build_without_headers_or_on_windows_is_explained(tmp_path, monkeypatch):
+    monkeypatch.setattr(kernel_build, "_find_compiler", lambda: ["g++"])
+    monkeypatch.setattr(kernel_build.sysconfig, "get_path", lambda name: str(tmp_path))
+    version = "{}.{}".format(*sys.version_info)
+    with pytest.raises(KernelBuildError) as error:
+        kernel_build.compile_kernel(tmp_path / "kernel.so", TORCH)
+    assert str(error.value) == (
+        f"Python's headers are missing in {tmp_path}. Install them, such as python{version}-dev on"
+        " Debian and Ubuntu."
+    )
+    monkeypatch.undo()
+    monkeypatch.setattr(kernel_build.platform, "system", lambda: "Windows")
+    with pytest.raises(KernelBuildError, match=r"^the CPU kernel is not supported on Windows$"):
+        kernel_build._find_compiler()
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("echo 'in a.cpp:' >&2; echo ' a.cpp:1: Error: no' >&2; exit 1", "a.cpp:1: Error: no"),
+        ("echo 'killed' >&2; exit 1", "killed"),
+        ("exit 7", "exit code 7"),
+    ],
+)
+def test_failed_compilation_has_the_compilers_reason(script, reason):
+    with pytest.raises(KernelBuildError) as error:
+        kernel_build._run(["sh", "-c", script])
+    assert str(error.value) == f"the C++ compiler sh fails: {reason}"
+    kernel_build._run(["sh", "-c", "echo 'error: none' >&2"])
+
+
+def test_build_prints_the_path_or_explains_the_cache(tmp_path, monkeypatch, capsys):
+    built = []
+    monkeypatch.setattr(kernel_build, "find_torch", lambda: TORCH)
+    monkeypatch.setattr(kernel_build, "compile_kernel", lambda *given: built.append(given))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert main(["build"]) == 0
+    path = kernel_build.cached_kernel("2.11.0")
+    assert built == [(path, TORCH)] and path.parent.is_dir()
+    assert capsys.readouterr() == (f"dyt: CPU kernel built: {path}\n", "")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert main(["build"]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith(
+        "dyt: CPU kernel not built: the cache folder cannot be written ("
+    )
+    assert err.endswith("); set XDG_CACHE_HOME to one that can\n")
+
+
+def test_cached_kernel_is_in_the_users_cache(tmp_path, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(kernel_build.Path, "home", lambda: tmp_path)
+    monkeypatch.setattr(kernel_build.sysconfig, "get_config_var", lambda name: "cpython-311-x86")
+    path = kernel_build.cached_kernel("2.11.0")
+    folder = path.parent
+    assert (path.name, folder.parent) == ("_dyt_cpu_2.so", tmp_path / ".cache" / "dyt")
+    start, _, digest = folder.name.rpartition("-")
+    assert start == "_dyt_cpu_2-torch2.11.0-cpython-311-x86" and len(digest) == 12
+
+
+def test_find_torch_tries_this_environment_first(monkeypatch):
+    environments, answers = [], []
+
+    def run(command, *, env, **options):
+        environments.append("PYTHONPATH" in env)
+        code, stdout, stderr = answers.pop(0)
+        return types.SimpleNamespace(returncode=code, stdout=stdout, stderr=stderr)
+
+    monkeypatch.setattr(kernel_build.subprocess, "run", run)
+    monkeypatch.setenv("PYTHONPATH", "/isolated")
+    found = (0, 'a warning\n["/torch", "2.11.0", true]\n', "")
+    answers[:] = [found]
+    assert kernel_build.find_torch() == TORCH and environments == [True]
+    answers[:] = [(1, "", "isolated"), found]
+    assert kernel_build.find_torch() == TORCH and environments == [True, True, False]
+    for stderr, reason in (
+        ("Traceback\nImportError: no torch\n", "ImportError: no torch"),
+        ("", "no output"),
+    ):
+        answers[:] = [(1, "", "isolated"), (1, "", stderr)]
+        with pytest.raises(KernelBuildError, match=f"^torch cannot be imported: {reason}$"):
+            kernel_build.find_torch()
+
+
+def test_reason_why_the_kernel_is_not_loaded(monkeypatch):
+    errors = []
+
+    def import_module(name):
+        assert name == "_dyt_cpu_2"
+        if errors:
+            raise errors[0]
+
+    monkeypatch.setattr(cpu, "import_module", import_module)
+    for in_cache in (False, True):
+        monkeypatch.setattr(cpu, "_load_cached", lambda value=in_cache: value)
+        for error, reason in (
+            (ModuleNotFoundError("no"), "it was not built when dyt was installed"),
+            (ImportError("undefined symbol"), "it cannot be loaded (undefined symbol)"),
+        ):
+            errors[:] = [error]
+            assert cpu._load() == (None if in_cache else reason)
+        errors.clear()
+        assert cpu._load() is None
+    monkeypatch.setattr(cpu.triton, "REPLACES_CPU_KERNEL", True)
+    assert cpu._load() == "DYT_BACKEND=triton and TRITON_INTERPRET=1 replace it by the GPU kernel"
+
+
 def test_build_without_compiler_or_torch_says_so_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CXX", "no-such-compiler")

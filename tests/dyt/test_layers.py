@@ -265,11 +265,62 @@ def test_layer_repr(layer, text):
         ((4,), {"alpha": True}, "alpha = True is unknown"),
         ((4, -1.0), {}, "alpha0 = -1.0 is not positive"),
         ((4, float("nan")), {}, "alpha0 = nan is not a finite number"),
+        ((4,), {"eps": "small"}, "eps = 'small' is not a finite number"),
     ],
 )
 def test_invalid_layer_arguments_are_rejected(arguments, options, message):
     with pytest.raises(ValueError, match=message):
         DyT(*arguments, **options)
+
+
+def test_derf_refuses_a_shift_that_is_no_number():
+    with pytest.raises(ValueError, match="shift0 = '1' is not a finite number"):
+        Derf(4, 0.5, shift0="1")
+
+
+def test_elementwise_affine_overrides_affine():
+    assert DyT(4, elementwise_affine=False).weight is None
+    assert DyT(4, affine=False, elementwise_affine=True).weight is not None
+
+
+@pytest.mark.parametrize("alpha", ["learnable", "fixed"])
+def test_every_tensor_has_the_dtype_and_device_of_the_layer(alpha):
+    layer = Derf(4, alpha=alpha, dtype=torch.bfloat16, device="meta")
+    tensors = layer.state_dict()
+    assert set(tensors) == {"alpha", "shift", "weight", "bias"}
+    assert {(t.dtype, t.device.type) for t in tensors.values()} == {(torch.bfloat16, "meta")}
+
+
+@pytest.mark.parametrize("layer", [DyT(4), Derf(4), DyT(4, squash="hardtanh")], ids=repr)
+def test_layers_refuse_integers(layer):
+    with pytest.raises(ValueError) as error:
+        layer(torch.ones(2, 4, dtype=torch.int64))
+    assert str(error.value) == (
+        f"{type(layer).__name__} takes real floating-point numbers, but its input has dtype"
+        " torch.int64. Convert it first, as with x.float()."
+    )
+
+
+def test_errors_of_a_wrong_width_name_the_other_layout():
+    for axis, sizes, expected, hint in (
+        (
+            -1,
+            (2, 4, 5),
+            "(…, 4)",
+            "For channels at axis 1, as in NCHW, build the layer with channel_axis=1.",
+        ),
+        (
+            1,
+            (2, 5, 4),
+            "(B, 4, …)",
+            "For channels last, build a layer with channel_axis=-1, or nn.LayerNorm.",
+        ),
+    ):
+        with pytest.raises(ValueError) as error:
+            DyT(4, channel_axis=axis)(torch.ones(sizes))
+        assert str(error.value) == (
+            f"DyT of width 4 got an input of shape {sizes}, but expects {expected}. {hint}"
+        )
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,9 @@
 """Analysis of norm layers: recorded inputs and outputs, fitted curves, and summary numbers."""
 
+import math
+from dataclasses import astuple
+
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -7,7 +11,14 @@ from torch import nn
 from torch.nn import functional as F
 
 import dyt
-from dyt.norm_analysis import NormRecord, fit_curve, record_norms, shape_metrics
+from dyt.norm_analysis import (
+    CurveFit,
+    NormRecord,
+    fit_curve,
+    record_norms,
+    shape_metrics,
+    to_arrays,
+)
 
 
 class Network(nn.Module):
@@ -70,6 +81,31 @@ def test_record_norms_chooses_positions_by_seed(network):
     assert chosen[0].equal(chosen[1]) and not chosen[0].equal(chosen[2])
 
 
+def test_record_norms_has_the_first_call_and_its_input_std(network):
+    """Rows keep their order, and the standard deviation is that of the rows left out, too."""
+    first, second = torch.randn(1, 50, 8), torch.randn(1, 50, 8)
+
+    def forward():
+        network.first(input=first)
+        network.first(second)
+
+    record = record_norms(network, forward, positions=5)["first"]
+    indices = [(first[0] == row).all(1).nonzero().item() for row in record.x]
+    assert indices == sorted(indices) and len(set(indices)) == 5
+    assert record.input_std == pytest.approx(first.std().item())
+    every = record_norms(network, forward, positions=50)["first"]
+    assert torch.equal(every.x, first[0])
+
+
+def test_record_norms_leaves_out_norms_by_class_alone():
+    class Gelu(nn.LayerNorm):
+        def forward(self, x):
+            return F.gelu(super().forward(x))
+
+    network = nn.Sequential(Gelu(8), nn.LayerNorm(8))
+    assert list(record_norms(network, lambda: network(torch.randn(2, 8)))) == ["1"]
+
+
 def test_record_norms_refuses_networks_without_norm_layers(network):
     with pytest.raises(ValueError, match="Linear has no norm layer"):
         record_norms(nn.Linear(2, 2), lambda: None)
@@ -94,6 +130,96 @@ def test_fit_curve_of_a_line_has_no_gain():
     assert (fit.slope, fit.line_offset) == pytest.approx((2, -1), rel=0.02)
     assert abs(fit.gain) < 0.01 and fit.linear_share == 1.0
     assert fit_curve(torch.zeros(3), torch.zeros(3)).gain == 0.0
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("alpha", [0.05, 20.0])
+def test_fit_curve_covers_lines_and_steps_of_any_scale(scale, alpha):
+    x = torch.linspace(-1, 1, 201)
+    fit = fit_curve(scale * x, torch.tanh(alpha * x))
+    assert fit.alpha * scale == pytest.approx(alpha, rel=0.1)
+    share = 1.0 if alpha < 0.5 else 0.5 / alpha
+    assert fit.linear_share == pytest.approx(share, abs=0.01)
+
+
+def test_fit_curve_of_constants():
+    """A constant input explains nothing of outputs that vary, and all of a constant output."""
+    varied = fit_curve(torch.full((4,), 2.0), torch.tensor([0.0, 1.0, 2.0, 3.0]))
+    assert (varied.slope, varied.line_offset, varied.line_error) == (0.0, 1.5, 1.0)
+    assert (varied.scale, varied.tanh_offset, varied.tanh_error) == (0.0, 1.5, 1.0)
+    same = fit_curve(torch.tensor([0.0, 1.0, 2.0]), torch.full((3,), 4.0))
+    assert (same.slope, same.line_offset, same.line_error) == (0.0, 4.0, 0.0)
+    zeros = fit_curve(torch.zeros(3), torch.ones(3))
+    assert zeros.line_offset == 1.0 and zeros.linear_share == 1.0 and zeros.alpha > 0
+
+
+def test_to_arrays_has_every_layer_and_its_fit():
+    x, y = torch.tensor([[-1.0, 2.0], [3.0, 4.0]]), torch.tensor([[-0.5, 0.5], [1.0, 1.5]])
+    records = {
+        "a.norm": NormRecord(x=x, y=y, input_std=2.5, alpha=None),
+        "b.norm": NormRecord(x=2 * x, y=y, input_std=5.0, alpha=0.75),
+    }
+    arrays = to_arrays(records)
+    assert list(arrays) == [
+        "path", "alpha", "input_std", "fit", "fit_columns", "x0", "y0", "x1", "y1",
+    ]  # fmt: skip
+    assert arrays["path"].tolist() == ["a.norm", "b.norm"]
+    assert math.isnan(arrays["alpha"][0]) and arrays["alpha"][1] == 0.75
+    assert arrays["input_std"].tolist() == [2.5, 5.0]
+    assert arrays["fit_columns"].tolist() == [
+        "slope", "line_offset", "line_error",
+        "scale", "alpha", "tanh_offset", "tanh_error", "linear_share",
+    ]  # fmt: skip
+    assert arrays["fit"].tolist() == [list(astuple(fit_curve(n * x, y))) for n in (1, 2)]
+    for name, expected in (("x0", x), ("y0", y), ("x1", 2 * x), ("y1", y)):
+        assert arrays[name].dtype == np.float16 and arrays[name].tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize(
+    ("gains", "early", "deep"),
+    [
+        ([0.2], 0.2, 0.2),
+        ([0.2, 0.6], 0.2, 0.6),
+        ([0.1, 0.3, 0.5, 0.6], 0.1, 0.6),
+        ([0.1, 0.3, 0.9, 0.9, 0.9, 0.9, 0.6, 0.8], 0.2, 0.7),
+    ],
+)
+def test_shape_metrics_are_means_of_the_first_and_last_third(monkeypatch, gains, early, deep):
+    """A gain g is a tanh error of √(1 - g), for a line error of 1; the share is in percent."""
+    fits = iter(
+        [
+            CurveFit(
+                slope=0, line_offset=0, line_error=1.0, scale=0, alpha=0, tanh_offset=0,
+                tanh_error=math.sqrt(1 - gain), linear_share=0.25,
+            )
+            for gain in gains
+        ]
+    )  # fmt: skip
+    monkeypatch.setattr("dyt.norm_analysis.fit_curve", lambda x, y: next(fits))
+    record = NormRecord(x=torch.ones(1), y=torch.ones(1), input_std=1.0, alpha=None)
+    metrics = shape_metrics({str(i): record for i in range(len(gains))})
+    assert metrics == pytest.approx(
+        {
+            "gain_early": early,
+            "gain_deep": deep,
+            "gain_difference": deep - early,
+            "linear_share": 25.0,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("alphas", "correlation"),
+    [([1.0, 2.0], None), ([1.0, 2.0, None], None), ([2.0, 1.0, 3.0], 0.5), ([1.0] * 3, 0.0)],
+)
+def test_shape_metrics_correlate_three_layers_or_more(alphas, correlation):
+    x = torch.randn(4, 3)
+    records = {
+        str(i): NormRecord(x=x, y=x, input_std=1 / (i + 1), alpha=alpha)
+        for i, alpha in enumerate(alphas)
+    }
+    found = shape_metrics(records).get("alpha_correlation")
+    assert found == (correlation if correlation is None else pytest.approx(correlation))
 
 
 def test_shape_metrics_tell_early_from_deep_layers():

@@ -23,7 +23,7 @@ from transformers.models.olmo.modeling_olmo import OlmoLayerNorm
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from dyt import DyT, convert, replacing
-from dyt.norm_detection import read_norm
+from dyt.norm_detection import NormSpec, is_norm_like, read_norm
 
 
 class Fp32LayerNorm(nn.LayerNorm):
@@ -306,3 +306,98 @@ def test_norms_that_cannot_run_are_detected_by_name(name, shape, attributes, axi
     spec = read_norm(layer)
     assert (spec and (spec.channel_axis, spec.kind)) == (axis and (axis, kind))
     assert spec is None or spec.shape == (8,)
+
+
+@pytest.mark.parametrize("epsilon", ["eps", "epsilon", "variance_epsilon", "norm_eps"])
+@pytest.mark.parametrize("weight", ["weight", "gamma", "scale", "g"])
+@pytest.mark.parametrize("bias", ["bias", "beta", "b"])
+def test_parameters_of_norms_that_cannot_run_are_told_by_name(weight, bias, epsilon):
+    """β may come first."""
+    layer = type("Fused_Layer_Norm", (NeedsGpu,), {})(**{epsilon: 1e-6})
+    del layer.weight
+    parameters = {name: nn.Parameter(torch.ones(8)) for name in (bias, weight)}
+    for name, parameter in parameters.items():
+        layer.register_parameter(name, parameter)
+    spec = read_norm(layer)
+    assert spec == NormSpec(
+        shape=(8,),
+        channel_axis=-1,
+        weight=parameters[weight],
+        bias=parameters[bias],
+        kind="layernorm",
+    )
+
+
+class Opaque(nn.Module):
+    """A norm without parameters and width."""
+
+    def forward(self, x):
+        return x / x.norm()
+
+
+@pytest.mark.parametrize(
+    ("module", "also", "reason"),
+    [
+        (
+            GeluRMSNorm(8),
+            (),
+            "it is a LayerNorm or RMSNorm by class, but computes something else",
+        ),
+        (tl.BatchNormAct2d(8), nn.BatchNorm2d, "it contains other modules, which would be lost"),
+        (MambaRMSNormWithZ(8), MambaRMSNormWithZ, "its forward takes more than one input"),
+        (
+            Opaque(),
+            Opaque,
+            "its width is unknown: describe it with also={Opaque: dyt.NormLayout(...)}",
+        ),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+def test_convert_explains_in_full_why_a_layer_cannot_be_replaced(module, also, reason):
+    with pytest.raises(ValueError) as error:
+        convert(nn.Sequential(nn.LayerNorm(8), module), also=also)
+    assert str(error.value) == (
+        f"'1' ({type(module).__name__}) cannot be replaced: {reason}. Leave it alone with"
+        " skip=('1',), or build the network without it."
+    )
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "shape"),
+    [
+        ("normalized_shape", 8, (8,)),
+        ("normalized_shape", (2, 4), (2, 4)),
+        ("normalized_shape", (), None),
+        ("hidden_size", 8, (8,)),
+        ("hidden_size", [2, 4], (2, 4)),
+        ("hidden_size", True, None),
+        ("dim", (8,), (8,)),
+        ("dim", 8, None),  # it may be an axis
+    ],
+)
+def test_norm_without_parameters_has_the_width_of_an_attribute(attribute, value, shape):
+    layer = type("RMSNorm", (NeedsGpu,), {})(eps=1e-6, **{attribute: value})
+    layer.weight = None
+    spec = read_norm(layer)
+    assert (spec and spec.shape) == shape
+
+
+@pytest.mark.parametrize(
+    "module", [nn.CrossMapLRN2d(2), nn.LocalResponseNorm(2), nn.GroupNorm(2, 4)], ids=repr
+)
+def test_norms_over_groups_are_norm_like_and_never_probed(module):
+    assert is_norm_like(module) and read_norm(module) is None
+
+
+class Normalizer(nn.Module):
+    """A network whose name has "norm" in it, around a layer with parameters."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+
+def test_norm_like_modules_have_no_children_with_parameters():
+    assert not is_norm_like(Normalizer(nn.Linear(2, 2)))
+    assert is_norm_like(Normalizer(nn.Identity()))
+    assert not is_norm_like(nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)).parametrizations)

@@ -116,6 +116,17 @@ def test_fold_leaves_outputs_kept_in_a_cache():
     assert "kept" in folds(Net(keep))
 
 
+def test_fold_is_not_prevented_by_a_reference_cycle():
+    """Nothing reads an output that is only part of a cycle."""
+
+    def view(y):
+        cycle = [y]
+        cycle.append(cycle)
+        return y
+
+    assert folds(Net(view)) is None
+
+
 def test_fold_with_strided_input():
     transposed = X.view(3, 8, 4).mT
     assert folds(Net(lambda y: y), transposed) is None

@@ -134,3 +134,25 @@ def test_save_pretrained_keeps_the_earlier_weights_if_it_fails(tmp_path, monkeyp
     with pytest.raises(OSError, match="No space left"):
         save_pretrained(model, report, tmp_path)
     assert (tmp_path / "dyt_weights.pt").read_bytes() == before
+
+
+def test_save_pretrained_creates_folders_and_replaces_files(tmp_path):
+    folder = tmp_path / "runs" / "one"
+    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+    report = convert(model)
+    for bias in (1.0, 2.0):
+        nn.init.constant_(model[1].bias, bias)
+        save_pretrained(model, report, folder)
+    assert {path.name for path in folder.iterdir()} == {"dyt.json", "dyt_weights.pt"}
+    restored = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+    assert load_pretrained(restored, folder) == report
+    assert restored[1].bias.tolist() == [2.0] * 4
+
+
+def test_load_state_dict_refuses_a_network_partly_on_meta():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4, device="meta"))
+    with pytest.raises(ValueError) as error:
+        load_state_dict(model, model.state_dict())
+    assert str(error.value) == (
+        "Sequential is on the meta device, where loading has no effect. Build it on a real device."
+    )

@@ -4,7 +4,6 @@ import copy
 import json
 import pickle
 import sys
-import threading
 import types
 from pathlib import Path
 
@@ -239,30 +238,6 @@ def test_replacing_also_by_name(also):
     assert not isinstance(built(make)[1], DyT)
 
 
-def test_replacing_nested_blocks_and_threads():
-    networks = {}
-
-    def build_in_thread():
-        networks["thread"] = Net()
-
-    with replacing(DYT):
-        with replacing(Norm.derf(0.3)):
-            networks["inner"] = Net()
-        with replacing(Norm.own()):
-            networks["own"] = Net()
-        thread = threading.Thread(target=build_in_thread)
-        thread.start()
-        thread.join()
-        networks["outer"] = Net()
-    kinds = {name: type(network.second).__name__ for name, network in networks.items()}
-    assert kinds == {
-        "inner": "DerfRootMeanSquareNorm",
-        "own": "RootMeanSquareNorm",
-        "thread": "RootMeanSquareNorm",
-        "outer": "DyTRootMeanSquareNorm",
-    }
-
-
 def test_from_pretrained_loads_norms_before_they_are_replaced(tmp_path, assert_same_network):
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -359,6 +334,21 @@ def test_replacing_refuses(make, options, message):
     keep = []
     with pytest.raises(ValueError, match=message), replacing(**options):
         keep.append(make())
+
+
+def test_replacing_names_an_unused_option_with_every_network():
+    message = (
+        r"^skip has 'thrid', which matches nothing in Net, Sequential\. Correct or remove it\.$"
+    )
+    with pytest.raises(ReplacementError, match=message), replacing(DYT, skip="thrid"):
+        keep = [Net(), nn.Sequential(nn.LayerNorm(8)), Net()]
+    assert len(keep) == 3
+
+
+def test_missing_shift_is_reported_with_its_layer():
+    network = built(Net, Norm.derf(0.7))
+    state = {k: v for k, v in network.state_dict().items() if not k.startswith("second.")}
+    assert network.load_state_dict(state, strict=False).missing_keys == ["second.weight"]
 
 
 def test_replacing_refuses_at_the_first_step():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dyt.__main__ import main
+from dyt.__main__ import _alpha0_at, _parser, _split, main
 
 from ..processes import run_code
 
@@ -171,6 +171,39 @@ def test_run_refuses(script, capsys, text, options, message):
     (line,) = [line for line in err.splitlines() if "error" in line]
     assert line.startswith("dyt: error: ")
     assert message in line
+
+
+def test_run_options_have_defaults():
+    assert vars(_parser().parse_args(["run"])) == {
+        "command": "run",
+        "norm": "dyt",
+        "alpha0": 0.5,
+        "alpha0_at": [],
+        "skip": [],
+        "also": [],
+        "imports": [],
+        "report": "dyt-replaced.json",
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "options", "command"),
+    [
+        (["run", "--", "a.py", "--", "-m"], ["run"], ["a.py", "--", "-m"]),
+        (
+            ["run", "--skip", "x", "-m", "a.b", "--lr"],
+            ["run", "--skip", "x"],
+            ["-m", "a.b", "--lr"],
+        ),
+        (["build"], ["build"], []),
+    ],
+)
+def test_words_after_two_dashes_or_m_are_the_command(words, options, command):
+    assert _split(words) == (options, command)
+
+
+def test_alpha0_at_splits_at_the_last_equals_sign():
+    assert _alpha0_at(["*.norm=0.8", "a=b=2"]) == [("*.norm", 0.8), ("a=b", 2.0)]
 
 
 def test_run_without_a_script_or_with_a_missing_one(script, capsys):

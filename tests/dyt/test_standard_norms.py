@@ -183,6 +183,11 @@ def test_standard_norm_errors_are_explained(make, message):
 
 def test_standard_norm_repr():
     assert repr(ChannelsFirstLayerNorm(4)).startswith("ChannelsFirstLayerNorm((4,), eps=1e-05")
-    text = repr(BatchNorm(4, channel_axis=-1, bias=False))
-    assert text.startswith("BatchNorm(4, eps=1e-05, momentum=0.1, affine=True")
-    assert text.endswith("channel_axis=-1, bias=False)")
+    for options, affine, notes in (
+        ({}, True, "channel_axis=1"),
+        ({"channel_axis": -1, "bias": False}, True, "channel_axis=-1, bias=False"),
+        ({"affine": False}, False, "channel_axis=1"),
+    ):
+        text = repr(BatchNorm(4, **options))
+        assert text.startswith(f"BatchNorm(4, eps=1e-05, momentum=0.1, affine={affine}")
+        assert text.endswith(f"track_running_stats=True, {notes})")

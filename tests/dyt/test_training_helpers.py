@@ -6,7 +6,16 @@ import torch
 from timm.optim import create_optimizer_v2
 from torch import nn
 
-from dyt import Derf, DyT, Norm, alphas, convert, param_groups, watch_saturation
+from dyt import (
+    Derf,
+    DyT,
+    InputStatistics,
+    Norm,
+    alphas,
+    convert,
+    param_groups,
+    watch_saturation,
+)
 
 
 def vit(norm=None):
@@ -79,6 +88,29 @@ def test_param_groups_with_torch_and_timm():
         assert {g["lr"] for g in optimizer.param_groups} == {1e-3, 1e-4}
 
 
+def test_param_groups_are_three_with_their_options():
+    model = nn.Sequential(nn.Linear(4, 4), Derf(4), nn.Embedding(2, 4))
+    linear, layer, embedding = model
+    model.no_weight_decay = lambda: {"2.weight"}
+    groups = [
+        {"params": [linear.weight], "weight_decay": 0.1},
+        {
+            "params": [linear.bias, layer.weight, layer.bias, embedding.weight],
+            "weight_decay": 0.0,
+        },
+        {"params": [layer.alpha, layer.shift], "weight_decay": 0.0, "lr": 1e-4},
+    ]
+    found = param_groups(model, weight_decay=0.1, alpha_lr=1e-4)
+    assert [by_id(group) for group in found] == [by_id(group) for group in groups]
+    groups[1]["params"][1:1] = [layer.alpha, layer.shift]
+    found = param_groups(model, weight_decay=0.1)
+    assert [by_id(group) for group in found] == [by_id(group) for group in groups[:2]]
+
+
+def by_id(group):
+    return group | {"params": list(map(id, group["params"]))}
+
+
 def test_alphas_by_path():
     model = vit(Norm.dyt(0.7))
     assert alphas(model) == pytest.approx(
@@ -96,6 +128,14 @@ def test_watch_saturation_counts_over_calls():
     assert (result.values, result.saturated) == (4, 0.5)
     assert result.rms == pytest.approx((26 / 4) ** 0.5)
     assert not model[0]._forward_pre_hooks
+
+
+def test_watch_saturation_of_empty_inputs_and_uncalled_layers_is_zero():
+    model = nn.Sequential(DyT(2, 1.0), DyT(2, 1.0)).to(torch.bfloat16)
+    with watch_saturation(model) as statistics:
+        model[0](torch.empty(0, 2, dtype=torch.bfloat16))
+    zero = InputStatistics(values=0, rms=0.0, saturated=0.0)
+    assert statistics == {"0": zero, "1": zero}
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ def interpreter() -> Iterator[Callable]:
     [
         "compare_with_operator",
         "differentiate_twice",
+        "differentiate_each_tensor_alone",
         "call_the_operator_under_modes_and_transforms",
         "leave_other_tensors_to_the_operator",
         "follow_changes_of_a_layer",

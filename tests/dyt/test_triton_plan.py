@@ -89,6 +89,57 @@ def test_channel_blocks_of_wide_layers_have_128_bytes_at_least():
         assert plan((512, width)).constants["BLOCK_C"] >= 64
 
 
+def test_plan_launch_of_two_axes_of_positions():
+    """Two of three axes cannot be merged in the second tensor, of which only some rows are used."""
+    launch = plan_launch((4, 6, 8), ((48, 8, 1), (96, 8, 1)), 1, -1, BF16, 2, 100, threads=64)
+    assert launch.grid == (1, 1) and launch.channels == 8
+    assert launch.numbers == (24, 6, 8, 48, 8, 96, 8)
+    assert launch.constants == {
+        "STEPS": 2, "BLOCK_P": 64, "BLOCK_C": 8, "CHANNELS_FIRST": False, "NESTED": True,
+        "CONTIGUOUS": False, "INT64": False, "ALIGNMENT": 8, "num_warps": 2,
+    }  # fmt: skip
+
+
+def test_plan_launch_of_channels_first():
+    """A plane of 5 × 7 positions: a tile has all positions of 8 channels, of which 3 exist."""
+    launch = plan((2, 3, 5, 7), axis=1)
+    assert launch.grid == (1, 1) and launch.channels == 3
+    assert launch.numbers == (70, 35, 3, 0, 0)
+    assert launch.constants == {
+        "STEPS": 4, "BLOCK_P": 128, "BLOCK_C": 8, "CHANNELS_FIRST": True, "NESTED": True,
+        "CONTIGUOUS": True, "INT64": False, "ALIGNMENT": 1, "num_warps": 4,
+    }  # fmt: skip
+
+
+def test_plan_launch_without_channels_is_one_long_row():
+    launch = plan((4, 6, 8), channel_ndim=None)
+    assert launch.numbers == (192, 192, 1, 0, 0) and launch.constants["CHANNELS_FIRST"]
+    turned = plan((4, 6), (1, 4), channel_ndim=None)
+    assert turned is None, "it must be copied first"
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides", "channel_ndim", "axis"),
+    [
+        ((4, 6, 8), (96, 12, 2), 1, -1),
+        ((4, 6, 8), (1, 4, 24), 1, -1),
+        ((2, 3, 4, 8), (400, 100, 20, 1), 1, -1),
+        ((2, 3, 4, 8), (400, 100, 20, 1), 2, -1),
+        ((2, 3, 4, 5), (120, 1, 15, 3), 1, 1),
+        ((2, 3, 4, 5), (200, 60, 10, 1), 1, 1),
+    ],
+    ids=[
+        "every second channel", "transposed", "three axes of positions", "two axes of channels",
+        "channels last", "rows of a wider plane",
+    ],
+)  # fmt: skip
+def test_find_layout_refuses_what_the_kernels_cannot_read(shape, strides, channel_ndim, axis):
+    assert find_layout(shape, (strides,), channel_ndim, axis) is None
+    whole = contiguous(shape)
+    assert find_layout(shape, (whole, strides), channel_ndim, axis) is None
+    assert find_layout(shape, (whole,), channel_ndim, axis) is not None
+
+
 # Shape and strides of each tensor; the largest power of two that divides every offset of a row,
 # in numbers, up to the 8 numbers of bfloat16 that a thread reads at once.
 ALIGNMENTS = {
@@ -116,6 +167,7 @@ def test_plan_launch_promises_no_more_alignment_than_there_is(name):
     [
         ((2**18, 4096), [(4096, 1)], True),
         ((2**18 - 2, 4096), [(4096, 1)], False),
+        ((2**18, 4096), [(0, 1)], True),  # of an expanded input, whose output is contiguous
         ((3, 8), [(8, 1)], False),
         ((3, 8), [(2**30, 1)], True),
         ((3, 8), [(8, 1), (2**30, 1)], True),

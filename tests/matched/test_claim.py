@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from matched import Outcome, Resources, lease, run_execution
+from matched import Context, Outcome, Resources, lease, run_execution
 from matched.status import Failure
 
 WHY = "the tiny task was told to fail [/here] at [data]"
@@ -162,6 +162,7 @@ def test_result_written_while_acquire_waits_is_returned(one_row, pack, monkeypat
     monkeypatch.setattr(lease, "acquire", acquire)
     assert words(pack().compute("here", "1"), one_row, FIRST) == "done"
     assert waits == [1] and one_row.computed() == ["small.DyT.0"]
+    assert lease.owner(directory.path) is None
 
 
 def test_process_that_lost_its_lease_writes_nothing(one_row, pack):
@@ -180,7 +181,8 @@ def test_process_that_lost_its_lease_writes_nothing(one_row, pack):
 
 
 def test_context_has_the_sites_intervals_and_the_local_rank(one_row, pack, monkeypatch):
-    one_row.site("[runs]\ncheckpoint_steps = 7\ncheckpoint_minutes = 3\n")
+    runs = "checkpoint_steps = 7\ncheckpoint_minutes = 3\nasync_checkpoints = true"
+    one_row.site(f"[runs]\n{runs}\n")
     monkeypatch.setenv("LOCAL_RANK", "2")
     contexts = []
 
@@ -194,12 +196,23 @@ def test_context_has_the_sites_intervals_and_the_local_rank(one_row, pack, monke
     job.resources = [Resources(gpus=2, cpus=4, minutes=1, shard=True, shard_degree=2)] * 2
     job.compute("here", "1")
     one, other = contexts
-    assert (one.checkpoint_steps, one.checkpoint_minutes) == (7, 3)
-    assert (one.rank, one.world_size, one.local_rank) == (0, 1, 2)
-    assert (one.threads, one.num_workers, one.shard, one.shard_degree) == (5, 3, True, 2)
-    assert (one.directory, one.signature) == (
-        one_row.directory(FIRST).path,
-        one_row.directory(FIRST).run.signature,
+    directory = one_row.directory(FIRST)
+    assert one == Context(
+        directory=directory.path,
+        signature=directory.run.signature,
+        data={},
+        needs={},
+        rank=0,
+        world_size=1,
+        local_rank=2,
+        threads=5,
+        num_workers=3,
+        checkpoint_steps=7,
+        checkpoint_minutes=3,
+        async_checkpoints=True,
+        shard=True,
+        shard_degree=2,
+        check_ownership=one.check_ownership,
     )
     assert other.signature == one_row.directory("small.DyT.0").run.signature
 

@@ -7,7 +7,12 @@ import json
 import numpy as np
 import pytest
 
+from matched.figure import Source
+from matched.report import figures
+from matched.report.figure_list import DrawnFigure
 from matched.report.figures import norm_layers
+from matched.report.figures.canvas import Canvas
+from matched.site import Site
 
 FIGURES = '''
 """Figures of the tests."""
@@ -34,14 +39,16 @@ PATHS = ["blocks.0.norm1", "blocks.0.norm2", "norm"]
 
 
 @pytest.fixture
-def drawn(one_row):
+def drawn(one_row, monkeypatch):
     """A project with figures, and a function that draws one and returns the lines of its CSV."""
     one_row.write("recipes/first/figures.py", FIGURES.lstrip())
     for norm in ("LN", "DyT"):
         one_row.finish(f"small.{norm}.0", top1=80.0)
 
     def draw(name):
-        one_row.cli("figure", name)
+        with monkeypatch.context() as without_pictures:
+            without_pictures.setattr(Canvas, "save_pictures", lambda canvas, folder: [])
+            one_row.cli("figure", name)
         (path,) = (one_row.root / "results/figures").glob(f"{name}*.csv")
         return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
 
@@ -96,11 +103,11 @@ def test_figure_source_need_shows_the_needed_runs(drawn):
 
 def test_figure_files_are_equal_when_drawn_again(drawn):
     write_layers(drawn, "LN")
-    drawn.draw("fig2")
+    drawn.cli("figure", "fig2")
     folder = drawn.root / "results/figures"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert before.keys() == {"fig2.smoke.svg", "fig2.smoke.png", "fig2.smoke.csv"}
-    drawn.draw("fig2")
+    drawn.cli("figure", "fig2")
     assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -121,7 +128,8 @@ def test_figure_of_norm_shapes_has_the_recorded_points(drawn):
     )
 
 
-def test_figure_of_norm_shapes_tells_s_shapes_from_lines(drawn):
+def test_figure_of_norm_shapes_tells_s_shapes_from_lines(drawn, monkeypatch):
+    monkeypatch.setattr(Canvas, "save_pictures", lambda canvas, folder: [])
     write_layers(drawn, "LN")
     assert (
         "At smoke scale, deep layers are S-shaped in Small (last third: 1 of 1 layer, first third:"
@@ -130,24 +138,6 @@ def test_figure_of_norm_shapes_tells_s_shapes_from_lines(drawn):
     write_layers(drawn, "LN", last_error=0.09)  # a line leaves 0.8 % of the variance
     finding = "At smoke scale, no deep layer is S-shaped; toy networks do not show it: Small"
     assert finding in drawn.cli("figure", "fig2")
-
-
-@pytest.mark.parametrize(
-    ("line_error", "tanh_error", "shaped"),
-    [(0.3, 0.1, True), (0.3, 0.25, False), (0.05, 0.01, False)],
-)
-def test_s_shape_needs_a_bad_line_and_a_good_curve(line_error, tanh_error, shaped):
-    fit = {"line_error": line_error, "tanh_error": tanh_error}
-    layer = norm_layers.Layer(path="a", x=None, y=None, alpha=1.0, input_std=1.0, fit=fit)
-    assert norm_layers.is_s_shaped(layer) == shaped
-
-
-def test_figure_of_norm_shapes_keeps_extreme_points():
-    x = np.zeros((100, 100), np.float32)
-    x[3, 4] = 50.0
-    layer = norm_layers.Layer(path="a", x=x, y=x, alpha=1.0, input_std=1.0, fit={})
-    points, _ = norm_layers._some_points(layer)
-    assert len(points) == norm_layers.MAX_POINTS and points.max() == 50.0
 
 
 def test_figure_of_tokens_and_channels_has_both(drawn):
@@ -200,6 +190,8 @@ def test_figures_without_runs_need_none(drawn):
         ("encoder.layers.0.self_attn_layer_norm", "attention"),
         ("encoder.layers.0.final_layer_norm", "FFN"),
         ("blocks.3.norm2", "FFN"),
+        ("blocks.3.attn.q_norm", "attention"),
+        ("layers.3.mlp.norm", "FFN"),
         ("norm", "other"),
     ],
 )
@@ -212,6 +204,71 @@ def test_figure_names_missing_runs_and_their_command(project):
     message = project.mistake("figure", "fig5")
     assert "fig5 at smoke scale needs runs that are not finished: small · LN · seed 0" in message
     assert message.endswith("run `matched submit table1 --scale smoke --wait`")
+
+
+def test_draw_all_draws_figures_with_runs_at_every_scale(one_row, monkeypatch):
+    def draw(self, name, folder):
+        if name == "fig5":
+            raise figures.MissingRunsError("not finished")
+        if name == "fig7":
+            raise ValueError("no 1/std")
+        return [folder / f"{name}.{self.scale}.svg"]
+
+    monkeypatch.setattr(figures.FigureDrawer, "draw", draw)
+    monkeypatch.setattr(figures.FigureDrawer, "finding", lambda self, name: f"{name} bends")
+    one_row.write("recipes/first/figures.py", FIGURES.lstrip())
+    folder, settings = one_row.root / "figures", Site(file=one_row.root / "site.toml")
+    drawn = {
+        (one.name, one.scale): one
+        for one in figures.draw_all(one_row.root, settings, ["smoke", "paper"], folder)
+    }
+    with_runs = [(f"fig{n}", scale) for n in (2, 4, 5, 7, 8) for scale in ("smoke", "paper")]
+    assert set(drawn) == {("fig1", ""), ("fig3", ""), *with_runs}
+    common = {"name": "fig5", "scale": "smoke", "caption": "Losses"}
+    assert drawn["fig5", "smoke"] == DrawnFigure(
+        **common, paths=(), problem="not finished", missing_runs=True, finding=""
+    )
+    assert drawn["fig7", "smoke"].problem == "no 1/std" and not drawn["fig7", "smoke"].missing_runs
+    path = folder / "fig2.paper.svg"
+    assert drawn["fig2", "paper"] == DrawnFigure(
+        **common | {"name": "fig2", "scale": "paper", "caption": "Shapes"},
+        paths=(path,),
+        problem="",
+        missing_runs=False,
+        finding="fig2 bends",
+    )
+
+
+def test_figure_shows_the_first_seed_of_each_arm(project):
+    project.recipe("TABLE = Table(arms=ARMS, scales=(scale(seeds=(3, 1), small=SMALL),))")
+    for planned in project.plan().runs:
+        planned.directory.prepare()
+        planned.directory.write_result({"outcome": "done", "metrics": {}})
+    drawer = figures.FigureDrawer(project.root, project.plan().site, "smoke")
+    shown = drawer._runs("fig5", Source(title="Small", recipe="table1", row="small"))
+    assert shown.title == "Small"
+    assert [(arm, planned.run.config.seed) for arm, planned in shown.runs.items()] == [
+        ("LN", 3),
+        ("DyT", 3),
+    ]
+
+
+def test_figure_names_eight_missing_runs_and_counts_the_others(project):
+    project.recipe("TABLE = Table(arms=ARMS, scales=(scale(seeds=tuple(range(9)), small=SMALL),))")
+    plan = project.plan()
+    drawer = figures.FigureDrawer(project.root, plan.site, "smoke")
+    source = Source(title="Small", recipe="table1", row="small", arms=("DyT",))
+    shown = figures._of_source(plan, source)
+    assert {cell.arm for cell, _ in shown} == {"DyT"} and len(shown) == 9
+    runs = [planned for _, planned in shown]
+    names = ", ".join(f"small · DyT · seed {seed}" for seed in range(8))
+    for chosen, text in ((runs, f"{names} and 1 more"), (runs[:8], names), ([], "small")):
+        with pytest.raises(figures.MissingRunsError) as error:
+            drawer._check_finished("fig5", source, plan, chosen)
+        assert str(error.value) == (
+            f"fig5 at smoke scale needs runs that are not finished: {text}; "
+            "run `matched submit table1 --scale smoke --wait`"
+        )
 
 
 def test_figure_refuses_unknown_names_and_scales(drawn):

@@ -125,6 +125,10 @@ def test_memory_limit_of_the_cgroup_limits_gpu_jobs(
         assert note.endswith("lifts this limit")
 
 
+def test_file_that_cannot_be_read_counts_as_empty(tmp_path):
+    assert machine._read(tmp_path / "none") == machine._read(tmp_path) == ""
+
+
 def test_machine_without_proc_has_the_cores_of_its_affinity(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "PROC", tmp_path)
     assert machine.usable_cores() == len(os.sched_getaffinity(0))

@@ -14,6 +14,7 @@ from matched.matching import (
     pair_with_baseline,
     run_differences,
 )
+from matched.table import Cell
 
 # --- run_differences and config_field
 
@@ -76,6 +77,51 @@ def test_pair_with_baseline_keeps_row_and_seed(project):
         assert (base.arm, other.arm) == ("LN", "DyT")
 
 
+def cells(*names):
+    """Cells of row r by "arm value seed"; a run of its own for each."""
+    found = []
+    for number, name in enumerate(names):
+        arm, value, seed = name.split(" ")
+        value = value.strip("-")
+        found.append(Cell(row="r", arm=arm, seed=int(seed), run=run(lr=number), value=value))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("names", "pairs"),
+    [
+        (["DyT - 0", "LN - 0", "LN - 1", "DyT - 1", "BN - 2"], [("LN", "DyT")] * 2),
+        # A search next to a baseline of one run, and then without one.
+        (["LN - 0", "DyT 1 0", "DyT 2 0"], [("LN", "DyT · 1"), ("LN", "DyT · 2")]),
+        (
+            ["LN 1 0", "LN 2 0", "DyT 1 0", "DyT 2 0", "DyT 1 1", "DyT 2 1", "BN - 0"],
+            [("LN · 1", "LN · 2"), ("DyT · 1", "DyT · 2"), ("DyT · 1", "DyT · 2")],
+        ),
+    ],
+)
+def test_pair_with_baseline_or_with_the_first_trial(names, pairs):
+    found = pair_with_baseline(cells(*names), "LN")
+    assert [(base.column, other.column) for base, other in found] == pairs
+    assert all(base.seed == other.seed for base, other in found)
+
+
+def test_run_differences_of_fields_that_one_config_lacks():
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class More(Config):
+        clip: float | None = None
+        depth: int = 12
+
+    other = Run(task=run().task, config=More())
+    assert run_differences(run(), other) == {
+        "config.__type__": ("Config", "More"),
+        "config.depth": (None, 12),
+    }
+    assert run_differences(other, run()) == {
+        "config.__type__": ("More", "Config"),
+        "config.depth": (12, None),
+    }
+
+
 # --- check_matched: refusal of recipes before anything runs
 
 LR_AND_EPOCHS = "Run(task=SMALL.task, config=replace(SMALL.config, lr=0.2, epochs=3))"
@@ -87,11 +133,11 @@ def per_arm(dyt: str, more: str = "") -> str:
 
 def test_check_matched_refuses_differences_other_than_the_norm(project):
     project.recipe(per_arm(LR_AND_EPOCHS))
-    line = project.mistake("plan", "table1")
-    assert "table1 at smoke scale, row small: the arms LN and DyT are not matched" in line
-    assert "config.lr: 0.1 / 0.2; config.epochs: 1 / 3" in line
-    assert "allowed_differences" in line, "says what to do about it"
-    assert "config.norm" not in line, "the norm is meant to differ"
+    assert project.mistake("plan", "table1") == (
+        "table1 at smoke scale, row small: the arms LN and DyT are not matched, they differ in "
+        "config.lr: 0.1 / 0.2; config.epochs: 1 / 3. Make these equal, or add the field and the "
+        "reason to allowed_differences of the table or of the arm DyT"
+    )
 
 
 @pytest.mark.parametrize("command", ["submit", "status", "table", "audit"])
@@ -162,11 +208,38 @@ OTHER = replace(SMALL, config=replace(SMALL.config, lr=0.2))
 """
 
 
-def test_an_allowed_difference_of_no_config_is_refused(project):
-    project.recipe(per_arm(LR_AND_EPOCHS, ", allowed_differences={'lr': 'a', 'epoch': 'b'}"))
-    line = project.mistake("plan", "table1")
-    assert "allowed_differences of the table names epoch, which is no field" in line
-    assert "expected one of batches, betas, clip_norm, data, epochs, lr," in line
+def test_an_allowed_difference_of_no_config_is_refused():
+    """Fields of needs count, and all that can be in a run's path or fingerprint."""
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Start:
+        seed: int = 0
+
+    start = Run(task=run().task, config=Start())
+    top = Run(task=run().task, config=Config(), needs={"start": start})
+    known = {"seed", "lr", "norm", "task", "weights", "batches", "needs.start"}
+
+    def check(of_table=(), of_arm=()):
+        scale = Scale(name="smoke", runs={"r": top}, seeds=(0,), resources=Resources(minutes=1))
+        dyt = Arm(name="DyT", norm="DyT", allowed_differences=dict.fromkeys(of_arm, "why"))
+        table = Table(
+            arms=(Arm(name="LN", norm="LN"), dyt),
+            scales=(scale,),
+            allowed_differences=dict.fromkeys(of_table, "why"),
+        )
+        check_matched(table, scale)
+
+    check(known, known)
+    for owner, names in (
+        ("table", {"of_table": ("lr", "epoch", "depth")}),
+        ("arm DyT", {"of_arm": ("epoch", "depth")}),
+    ):
+        with pytest.raises(ValueError) as error:
+            check(**names)
+        assert str(error.value) == (
+            f"allowed_differences of the {owner} names epoch, depth, which is no field of a "
+            "config; expected one of batches, lr, norm, seed, task, weights"
+        )
 
 
 def three_arms(dyt, fixup):
@@ -199,9 +272,10 @@ def test_the_baseline_arm_refuses_allowed_differences(project):
         "allowed_differences={'lr': 'tuned', 'weights': 'other'})\n"
         "TABLE = Table(arms=(BASE, ARMS[1]), scales=(scale(small=SMALL),))"
     )
-    line = project.mistake("plan", "table1")
-    assert "the arm LN is the baseline" in line and "its allowed_differences (lr, weights)" in line
-    assert "to the arm that differs, or to the table" in line
+    assert project.mistake("plan", "table1").endswith(
+        "the arm LN is the baseline that the others are compared with: move its "
+        "allowed_differences (lr, weights) to the arm that differs, or to the table if all arms do"
+    )
 
 
 def test_check_matched_shows_first_differences_of_long_chains():
@@ -219,4 +293,5 @@ def test_check_matched_shows_first_differences_of_long_chains():
     table = Table(arms=arms, scales=(scale,))
     with pytest.raises(ValueError) as caught:
         check_matched(table, scale)
-    assert str(caught.value).count("config.lr") == 5 and "and 3 more" in str(caught.value)
+    shown = "; ".join(f"needs.split{i}.config.lr: 0.1 / 0.2" for i in range(5))
+    assert f"they differ in {shown}; and 3 more. Make these equal" in str(caught.value)

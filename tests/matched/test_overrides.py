@@ -45,6 +45,8 @@ class Network:
         ("{'a': (1, 2)}", dict[str, tuple[float, ...]], {"a": (1.0, 2.0)}),
         ("(1, 2)", list[float], [1.0, 2.0]),
         ("[1, 2]", Sequence[float], (1.0, 2.0)),
+        ("{1, 2}", set[int], {1, 2}),
+        ("[1, 'a']", tuple, (1, "a")),
     ],
 )
 def test_parse_value_reads_the_annotated_type(text, annotation, value):
@@ -162,6 +164,11 @@ def test_with_changes_applies_to_all_arms(tmp_path):
     assert not {run.signature for run in runs} & {run.signature for run in before}
 
 
+def test_spaces_around_a_change_do_not_count(tmp_path):
+    recipe, _, runs = changed(tmp_path, " lr = 1 ")
+    assert recipe.changes == {"lr": 1.0} and runs[0].config.lr == 1.0
+
+
 def test_with_changes_applies_to_runs_given_per_arm(tmp_path):
     runs = changed(tmp_path, "lr=1", row={"LN": RUN, "DyT": RUN})[2]
     assert [run.config.lr for run in runs] == [1.0, 1.0]
@@ -215,6 +222,28 @@ def test_with_changes_refuses_a_field_that_one_row_lacks(tmp_path):
         changed(tmp_path, "lr=1", row=RUN, other={"LN": ENCODE, "DyT": ENCODE})
 
 
+def test_with_changes_names_annotations_that_cannot_be_read(tmp_path):
+    @dataclass(frozen=True, kw_only=True)
+    class Unreadable(Config):
+        kind: "NoSuchType" = None  # noqa: F821
+
+    run = Run(task="a:train", config=Unreadable())
+    with pytest.raises(ValueError) as error:
+        changed(tmp_path, "kind=1", row=run)
+    assert str(error.value) == (
+        "--set: row row of own: the annotations of Unreadable cannot be read (name 'NoSuchType' is "
+        "not defined); import the types they name in its module"
+    )
+    needing = replace(run, needs={"pretrained": PRETRAIN})
+    (changed_run, _) = changed(tmp_path, "pretrained.lr=1", row=needing)[2]
+    assert changed_run.needs["pretrained"].config.lr == 1.0, "its own config is not changed"
+
+
+@pytest.mark.parametrize("text", ["-" * 5000 + "1", "(" * 500, "[" * 300, "a b", "1 +", "0x"])
+def test_text_that_python_cannot_parse_is_itself(text):
+    assert parse_value(text, str, "field") == text
+
+
 # --- names and output
 
 
@@ -233,8 +262,13 @@ def test_on_data_is_none_without_that_data_and_refuses_other_changes(tmp_path):
     assert on_data(recipe, scale, ("data=elsewhere",)) is None
     changed_recipe, taken = on_data(recipe, scale, ("data=folder",))
     assert changed_recipe.changes == {"data": "folder"} and taken.resources.minutes == 7
-    with pytest.raises(ValueError, match=r"^--set lr=1: over all tables only data=name can be"):
-        on_data(recipe, scale, ("lr=1",))
+    for texts in (("lr=1",), ("data=folder", "lr=1"), ("data.name=x",)):
+        with pytest.raises(ValueError) as error:
+            on_data(recipe, scale, texts)
+        assert str(error.value) == (
+            f"--set {' '.join(texts)}: over all tables only data=name can be changed, such as "
+            "data=cifar100; change other fields of single tables"
+        )
 
 
 def test_results_name_of_a_try_differs_from_the_tables(tmp_path):

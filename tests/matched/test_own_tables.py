@@ -92,6 +92,29 @@ def test_load_own_recipe_by_a_path_relative_to_the_current_folder(own, monkeypat
     assert "my_table at smoke scale" in own.cli("plan", "../mine/my_table.py")
 
 
+def test_own_recipe_is_imported_again_at_every_load(own):
+    path = own.own()
+    assert recipes.load(str(path)).label("tiny") == "Tiny model"
+    own.own(TABLE.replace("Tiny model", "Other"))
+    assert recipes.load(str(path)).label("tiny") == "Other"
+
+
+def test_load_leaves_the_import_path_as_it_was(project):
+    before = list(sys.path)
+    recipes.load("table1")
+    project.recipe("import nowhere")
+    with pytest.raises(ValueError, match="nowhere"):
+        recipes.load("table1")
+    assert sys.path == before
+    assert not [name for name in sys.modules if name.split(".")[0] == "recipes"]
+
+
+def test_load_own_recipe_from_the_home_folder(own, monkeypatch):
+    path = own.own()
+    monkeypatch.setenv("HOME", str(own.root / "mine"))
+    assert recipes.load("~/my_table.py").path == path
+
+
 def test_own_recipe_may_import_the_papers_recipes(own):
     own.write("recipes/first/shared.py", "RATE = 0.5\n")
     own.own(f"from recipes.first.shared import RATE\n{TABLE}")
@@ -110,6 +133,8 @@ def test_load_path_of_a_papers_recipe_loads_that_table(own):
         ("mine/my_table.py", "import nowhere", "No module named 'nowhere'"),
         ("mine/my-table.py", TABLE, "cannot be imported as 'my-table'; rename it"),
         ("mine/table1.py", TABLE, "table1 is already a table"),
+        ("mine/TABLE1.py", TABLE, "table1 is already a table"),
+        ("mine/class.py", TABLE, "cannot be imported as 'class'; rename it to letters, digits"),
         ("mine/json.py", TABLE, "has the name of another Python module"),
         (
             "mine/my_table.py",

@@ -1,12 +1,15 @@
 """Peers and is_connection_error, in real processes of which one disappears."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch.distributed as dist
 
 from matched import peers
 from matched.peers import Peers, is_connection_error
+from matched.rendezvous import rendezvous_store
+from matched.signals import Interrupted
 
 from ..processes import run as run_two_processes
 
@@ -54,6 +57,88 @@ def test_peers_of_one_process_need_no_store(monkeypatch):
     assert peers.broadcast("key", "value") == "value"
     assert peers.barrier("name", 0.0)
     peers.close()
+
+
+def test_rendezvous_store_is_made_once_from_the_environment(monkeypatch):
+    asked = []
+
+    def meet(url):
+        asked.append(url)
+        yield "store", 0, 2
+
+    monkeypatch.setattr(dist, "rendezvous", meet)
+    rendezvous_store.cache_clear()
+    assert [rendezvous_store(), rendezvous_store()] == ["store", "store"]
+    rendezvous_store.cache_clear()
+    assert asked == ["env://"]
+
+
+class Recorded:
+    """A store that records calls; ``wait`` first fails as often as it is told."""
+
+    def __init__(self, failures=0, error=dist.DistStoreError):
+        self.calls, self.failures, self.error = [], failures, error
+
+    def set(self, key, value):
+        self.calls.append(("set", key, value))
+
+    def get(self, key):
+        return b"from rank 0 \xc2\xb1"
+
+    def wait(self, keys, timeout):
+        self.calls.append(("wait", keys, timeout.total_seconds()))
+        if self.failures:
+            self.failures -= 1
+            raise self.error("too early")
+
+
+@pytest.fixture
+def one_of_two(monkeypatch):
+    """Return a function that makes this process a rank of two, with a store."""
+
+    def make(rank, store):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        process = Peers()
+        vars(process)["_store"] = store
+        return process
+
+    return make
+
+
+def test_broadcast_waits_for_rank_0_until_a_stop_signal(one_of_two, monkeypatch):
+    store = Recorded()
+    assert one_of_two(0, store).broadcast("key", "value") == "value"
+    assert store.calls == [("set", "key", "value")]
+    store = Recorded(failures=2)
+    assert one_of_two(1, store).broadcast("key", None) == "from rank 0 ±"
+    assert store.calls == [("wait", ["key"], 5.0)] * 3
+    monkeypatch.setattr(peers.signals, "stop_signal", lambda: 15)
+    with pytest.raises(Interrupted):
+        one_of_two(1, Recorded(failures=1)).broadcast("key", None)
+
+
+def test_barrier_waits_for_the_keys_of_all_ranks(one_of_two):
+    store = Recorded()
+    assert one_of_two(1, store).barrier("end", 7.0) is True
+    assert store.calls == [
+        ("set", "barrier/end/1", ""),
+        ("wait", ["barrier/end/0", "barrier/end/1"], 7.0),
+    ]
+    assert one_of_two(0, Recorded(failures=1)).barrier("end", 7.0) is False
+    assert one_of_two(0, Recorded(failures=1, error=RuntimeError)).barrier("end", 7.0) is False
+
+
+def test_close_waits_no_longer_than_its_limit(one_of_two, monkeypatch):
+    """Rank 1 hangs; rank 0 looks again every 0.05 s, for 30 s."""
+    clock = [0.0]
+    monkeypatch.setattr(peers.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(peers.time, "sleep", lambda seconds: clock.append(clock.pop() + seconds))
+    added = []
+    store = SimpleNamespace(add=lambda key, count: added.append((key, count)) or 1)
+    one_of_two(0, store).close()
+    assert clock[0] == pytest.approx(30, abs=0.1)
+    assert added[0] == ("closed", 1) and set(added[1:]) == {("closed", 0)}
 
 
 @pytest.mark.parametrize(("rank", "polls"), [("0", [1, 2]), ("1", [])])

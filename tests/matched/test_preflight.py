@@ -98,18 +98,26 @@ def test_submit_needs_no_data_for_finished_runs(project):
 
 
 def test_cluster_slurm_without_sbatch_is_refused(project):
+    assert refused(project, "submit", "table1", "--cluster", "slurm") == (
+        "there is no Slurm here (no sbatch on PATH): run this on a login node, or use --cluster "
+        "local"
+    )
+
+
+def test_cluster_slurm_without_srun_is_refused(project):
+    project.program("sbatch", "")
     line = refused(project, "submit", "table1", "--cluster", "slurm")
-    assert "there is no Slurm here (no sbatch on PATH)" in line
-    assert "run this on a login node, or use --cluster local" in line
+    assert "there is no Slurm here (no srun on PATH)" in line
 
 
 @pytest.mark.parametrize("cluster", ["local", "debug"])
 def test_more_gpus_than_the_machine_has_are_refused(project, cluster):
     project.site("[local]\ngpus = 2\n")
     project.recipe("TABLE = Table(arms=ARMS, scales=(scale(gpus=4, small=SMALL),))")
-    line = refused(project, "submit", "table1", "--cluster", cluster)
-    assert "asks for 4 GPUs per run and this machine has 2 (`gpus` under [local]" in line
-    assert "use --cluster slurm" in line
+    assert refused(project, "submit", "table1", "--cluster", cluster) == (
+        "table1 at smoke scale asks for 4 GPUs per run and this machine has 2 (`gpus` under "
+        f"[local] in {project.root}/site.toml is 2); use --cluster slurm"
+    )
 
 
 @pytest.mark.parametrize("visible", ["1", "", "-1,0"])
@@ -168,6 +176,16 @@ class TestMemory:
         line = refused(project, "submit", "table1")
         assert line.startswith("small · LN · seed 0 needs about 40.0 GB per GPU, and `gpu_memory")
         assert "under [local]" in line and "is 40 (and 1 more); shard the run over" in line
+
+    def test_one_run_that_does_not_fit_is_not_counted(self, project):
+        project.recipe(HEAVY.replace("arms=ARMS", "arms=ARMS[:1]"))
+        project.site("[local]\ngpus = 4\ngpu_memory_gb = 40\n")
+        assert refused(project, "submit", "table1") == (
+            "small · LN · seed 0 needs about 40.0 GB per GPU, and `gpu_memory_gb` under [local] in "
+            f"{project.root}/site.toml is 40; shard the run over more processes if it is a "
+            "training, reduce its micro_batch or batch, use GPUs with more memory, or correct that "
+            "entry"
+        )
 
     def test_memory_may_depend_on_the_configs_of_needs(self, project):
         scoring = HEAVY.replace(

@@ -1,5 +1,6 @@
 """Provenance: the commit and uncommitted changes of a submission, and code snapshots."""
 
+import re
 import shutil
 import subprocess
 
@@ -81,7 +82,13 @@ def test_submission_records_the_commit(repository):
     submit_debug(project)
     folder = submission(project)
     code = project.json(folder / "code.json")
-    assert (code["commit"], code["uncommitted"], code["left_out"]) == (commit, False, [])
+    assert code == {
+        "commit": commit,
+        "submission": str(folder),
+        "uncommitted": False,
+        "left_out": [],
+    }
+    assert re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{8}", folder.name)
     assert [path.name for path in folder.iterdir()] == ["code.json"]
     environment = project.json(project.directory(NAMES[0]) / "environment.json")
     assert environment["submitted"] == code
@@ -280,7 +287,7 @@ def test_kept_diff_ignores_git_variables_of_the_surroundings(repository, monkeyp
     assert restored_files(project, repository, commit) == files_of(project.root / "code")
 
 
-def test_failing_git_diff_is_recorded_and_not_taken_for_no_changes(repository):
+def test_failing_git_diff_is_not_taken_for_no_changes(repository, monkeypatch):
     """A clone that uses git-lfs, on a host without git-lfs."""
     project = repository.project
     project.write("code/weights.bin", "one\n")
@@ -289,10 +296,23 @@ def test_failing_git_diff_is_recorded_and_not_taken_for_no_changes(repository):
     project.write("code/weights.bin", "other\n")
     for key, value in (("clean", "absent-filter"), ("required", "true")):
         repository.git("config", f"filter.absent.{key}", value)
+    warnings = []
+    monkeypatch.setattr(
+        provenance.log, "warning", lambda text, *words: warnings.append(text % words)
+    )
     code = record(project)
     assert code == project.json(submission(project) / "code.json")
-    assert (code["commit"], code["uncommitted"]) == (commit, None)
-    assert "git diff failed" in code["commit_problem"]
+    problem = "git diff failed, so uncommitted changes are not recorded"
+    assert (code["commit"], code["uncommitted"], code["commit_problem"]) == (commit, None, problem)
+    assert warnings == [f"{problem} in {project.root}"]
+
+
+def test_submission_from_a_clone_without_an_index_is_recorded(repository):
+    project = repository.project
+    (project.root / ".git/index").unlink()
+    code = record(project)
+    assert code["commit"] == repository.git("rev-parse", "HEAD").strip()
+    assert "commit_problem" not in code and not (project.root / ".git/index").exists()
 
 
 def test_edit_of_equal_size_just_after_a_commit_is_kept(repository):
@@ -336,26 +356,3 @@ def test_folder_without_git_is_submitted_without_a_warning(repository):
     assert "not recorded" not in output
     code = repository.project.json(submission(repository.project) / "code.json")
     assert "not a git repository" in code["commit_problem"]
-
-
-def test_environment_skips_packages_without_metadata(tmp_path, monkeypatch):
-    """An installation that was cut off leaves a folder without METADATA, or with half of it."""
-    for name, metadata in {
-        "broken-1.0": None,
-        "half-1.0": "Metadata-Version: 2.1\n",
-        "unversioned-1.0": "Name: unversioned\n",
-        "whole-1.0": "Metadata-Version: 2.1\nName: whole\nVersion: 1.0\n",
-    }.items():
-        folder = tmp_path / f"{name}.dist-info"
-        folder.mkdir()
-        if metadata is not None:
-            (folder / "METADATA").write_text(metadata, encoding="utf-8")
-    old = tmp_path / "old-2.0.egg-info"
-    old.mkdir()
-    header = "Metadata-Version: 2.1\nName: old\nVersion: 2.0\n"
-    (old / "PKG-INFO").write_text(f"{header}\nVersion: 3.0 is planned\n", encoding="utf-8")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    packages = provenance.environment({})["packages"]
-    assert packages["whole"] == "1.0" and packages["submitit"]
-    assert packages["old"] == "2.0"
-    assert not {None, "broken", "half", "unversioned"} & packages.keys()

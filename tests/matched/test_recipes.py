@@ -113,8 +113,9 @@ def test_load_names_the_line_of_an_import_error(project, text, message):
 def test_load_refuses_a_row_that_paper_toml_lacks(project, row):
     project.recipe(f"TABLE = Table(arms=ARMS, scales=(scale({row}=SMALL),))")
     line = project.mistake("plan", "table1")
-    assert f"unknown row of table1 in {project.root}/recipes/first/table01.py: '{row}'" in line
-    assert "small" in line
+    file = f"{project.root}/recipes/first/table01.py"
+    assert line.startswith(f"unknown row of table1 in {file}: '{row}'; known, nearest first: ")
+    assert {"small", "large"} == set(line.rpartition(": ")[2].split(", "))
 
 
 def test_load_refuses_a_table_that_paper_toml_lacks(project):
@@ -139,11 +140,20 @@ class TestImportOfAnotherRecipe:
             recipes.load("table1")
 
     def test_an_error_in_the_other_recipe_names_its_line(self, project):
-        wrong = project.recipe("BASE = Run(task='nowhere', config=SMALL.config)", "first/shared")
+        text = "OTHER = 1\n\nBASE = Run(task='nowhere', config=SMALL.config)"
+        wrong = project.recipe(text, "first/shared")
         project.recipe(f"from recipes.first.shared import BASE\n{self.TABLE}")
         line = project.mistake("plan", "table1")
         number = len(wrong.read_text(encoding="utf-8").splitlines())
         assert line.startswith(f"{wrong}, line {number}: task 'nowhere' is not of the form")
+
+    def test_a_syntax_error_in_the_other_recipe_names_its_line(self, project):
+        wrong = project.recipe("OTHER = 1\n\nBASE = (", "first/shared")
+        project.recipe(f"from recipes.first.shared import BASE\n{self.TABLE}")
+        number = len(wrong.read_text(encoding="utf-8").splitlines())
+        line = project.mistake("plan", "table1")
+        place = f"shared.py, line {number}"
+        assert line == f"{wrong.parent}/{place}: SyntaxError: '(' was never closed ({place})"
 
 
 class TestScalePages:
@@ -199,6 +209,19 @@ def test_root_is_found_from_a_subfolder(project, monkeypatch):
     monkeypatch.delenv("MATCHED_ROOT")
     monkeypatch.chdir(below)
     assert project.cli("list").split() == ["table1"]
+
+
+def test_load_constant_of_a_missing_file_is_none(project):
+    assert recipes.load_constant(project.root / "recipes/claims.py", "CLAIMS", tuple) is None
+
+
+def test_load_checks_scales_on_other_data(project):
+    project.recipe(
+        "OTHER = scale(small={'LN': SMALL, 'DyT': LARGE})\n"
+        "TABLE = Table(arms=ARMS, scales=(replace(scale(small=SMALL), on_data={'x': OTHER}),))"
+    )
+    line = project.mistake("plan", "table1")
+    assert line.startswith("table1 at smoke scale, row small: the arms LN and DyT are not matched")
 
 
 # --- the recipes of this repository

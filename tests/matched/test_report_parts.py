@@ -68,6 +68,10 @@ def test_panel_has_each_curve_and_a_cells_first_alphas(tmp_path):
         (0.13, 0.87, False, [0.2, 0.4, 0.6, 0.8]),
         (0, 100, True, [0, 25, 50, 75, 100]),
         (0, 3, True, [0, 1, 2, 3]),
+        (0, 6, False, [0, 2, 4, 6]),
+        (0, 18, False, [0, 5, 10, 15]),
+        (0, 30, True, [0, 10, 20, 30]),
+        (0, 10, True, [0, 3, 6, 9]),
         (-1, 1, False, [-1, -0.5, 0, 0.5, 1]),
         (5, 5, False, [5]),
         (6, 5, False, [6]),
@@ -134,11 +138,29 @@ def test_summary_aligns_numbers_in_markdown():
     assert summary._markdown(empty, []).endswith("\n\nNo table has results yet.\n")
 
 
-def test_summary_escapes_latex():
-    lines = summary._latex([ROW]).splitlines()
-    assert lines[1] == r"\begin{longtable}{lllllrrrrrl}"
-    assert r"A\_b \& c & top-1 \% & DyT & 82.5 & +0.2 & 82.3" in lines[-3]
-    assert lines[-2:] == [r"\bottomrule", r"\end{longtable}"]
+def test_summary_in_latex_is_a_longtable_with_escapes():
+    assert summary._latex([ROW]).splitlines() == [
+        r"% \usepackage{longtable,booktabs}",
+        r"\begin{longtable}{lllllrrrrrl}",
+        r"\caption{Results of all tables; $\Delta$ is each arm minus the baseline.}\\",
+        r"\toprule",
+        r"table & scale & model & metric & arm & ours & $\Delta$ & paper & paper $\Delta$ & runs & "
+        r"matched \\",
+        r"\midrule",
+        r"\endhead",
+        r"Table 1 & smoke & A\_b \& c & top-1 \% & DyT & 82.5 & +0.2 & 82.3 & --- & 3/3 & yes \\",
+        r"\bottomrule",
+        r"\end{longtable}",
+    ]
+
+
+def test_columns_of_the_summary_are_those_of_a_tables_records():
+    """Programs read summary.csv by these names."""
+    assert summary._csv([]) == (
+        "publication,table,scale,data,row,model,arm,metric,unit,direction,mean,std,"
+        "seeds_with_value,seeds_planned,seeds_diverged,delta,paper,paper_delta,matched,best,states,"
+        "changes,signatures\n"
+    )
 
 
 def test_summary_json_has_no_numbers_that_are_not_finite():

@@ -232,7 +232,7 @@ def test_only_rank_0_requeues_a_preempted_job(one_row, monkeypatch, rank, requeu
     assert len(requeued) == requeues
 
 
-@pytest.mark.parametrize(("seconds", "requeued"), [(3400, 1), (3430, 0), (3500, 0)])
+@pytest.mark.parametrize(("seconds", "requeued"), [(3400, 1), (3420, 0), (3500, 0)])
 def test_job_is_used_up_when_the_grace_period_begins(one_row, monkeypatch, seconds, requeued):
     """Slurm signals 120 s before the end of an hour, or up to a minute earlier."""
     clock, requests = [0.0], []

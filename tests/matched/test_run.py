@@ -201,6 +201,10 @@ def test_run_refuses_values_without_a_json_form(value, path):
     with pytest.raises(ValueError) as refused:
         _ = run(options=value).signature
     assert str(refused.value).startswith(f"{path} is ")
+    assert str(refused.value).endswith(
+        ", which cannot be stored as JSON; use numbers, strings, booleans, None, tuples, dicts and "
+        "dataclasses of these"
+    )
 
 
 def test_run_refuses_a_need_that_is_no_run():
@@ -246,8 +250,12 @@ def test_derive_run_changes_needs():
 
 
 def test_derive_run_refuses_an_unknown_field():
-    with pytest.raises(ValueError, match=r"has no field lrr; it has .*lr, norm"):
-        derive_run(run(), norm="DyT", lrr=0.1)
+    with pytest.raises(ValueError) as error:
+        derive_run(run(), norm="DyT", lrr=0.1, depth=3)
+    assert str(error.value) == (
+        "config Config of package.module:train has no field depth, lrr; it has betas, clip_norm, "
+        "lr, norm, options, seed, sizes"
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """States of run directories, and the treatment of damaged files."""
 
 import os
+import re
 import socket
 import subprocess
 import time
@@ -8,9 +9,9 @@ from dataclasses import replace
 
 import pytest
 
-from matched import job_status
+from matched import job_status, run_directory
 from matched.files import DamagedFileError, write_json
-from matched.status import Failure, JobId, State
+from matched.status import Failure, FailureKind, JobId, JobStatus, RunStatus, State
 from matched.task import write_progress
 
 HERE = socket.gethostname()
@@ -167,6 +168,95 @@ def test_write_result_is_atomic(directory):
     assert not list(directory.path.glob("*result*")) + list(directory.path.glob(".*tmp"))
 
 
+# --- all parts of a status
+
+RUNNING = JobStatus(state=State.RUNNING, detail="RUNNING (None)")
+JOB = JobId(cluster="slurm", job_id="41")
+
+
+def progress_of(directory, step):
+    write_progress(directory.path, step, 10)
+    return directory.progress()
+
+
+def test_status_before_any_job_has_failure_and_progress(directory):
+    assert directory.status({}) == RunStatus(state=State.NEW)
+    progress = progress_of(directory, 3)
+    assert directory.status({}) == RunStatus(state=State.NEW, started=True)
+    failure = Failure(reason="why", token="t0", root_run="ab", kind=FailureKind.BLOCKED)
+    directory.write_failure(failure)
+    assert directory.status({}) == RunStatus(
+        state=State.FAILED, failure=failure, progress=progress, started=True
+    )
+
+
+def test_status_of_a_running_job_has_its_id_and_progress(one_row, directory):
+    one_row.begun("small.LN.0")
+    progress = progress_of(directory, 4)
+    assert directory.status({JOB: RUNNING}) == RunStatus(
+        state=State.RUNNING, progress=progress, job=JOB, job_status=RUNNING, started=True
+    )
+
+
+def test_status_of_a_waiting_run_hides_the_earlier_failure(one_row, directory):
+    directory.write_failure(Failure(reason="old", token="t0"))
+    one_row.given("small.LN.0")
+    waiting = JobStatus(state=State.QUEUED, detail="PENDING (Priority)")
+    for job, status in ((JOB, waiting), (JOB, RUNNING)):
+        assert directory.status({job: status}) == RunStatus(
+            state=State.QUEUED, job=JOB, job_status=status
+        )
+
+
+@pytest.mark.parametrize(
+    ("detail", "words"),
+    [("OUT_OF_MEMORY", "OUT_OF_MEMORY"), ("", "killed, or the machine went away")],
+)
+def test_status_of_an_ended_job_names_its_output(one_row, directory, detail, words):
+    one_row.given("small.LN.0")
+    over = JobStatus(state=None, detail=detail)
+    folder = one_row.root / "runs" / ".jobs" / "41"
+    reason = f"slurm job 41 ended without a result ({words}); what it printed is in {folder}"
+    assert directory.status({JOB: over}) == RunStatus(
+        state=State.FAILED,
+        failure=Failure(kind=FailureKind.ENDED, reason=reason),
+        job=JOB,
+        job_status=over,
+    )
+
+
+def test_status_of_a_finished_run_is_its_result_alone(one_row, directory):
+    one_row.begun("small.LN.0")
+    directory.write_result({"outcome": "diverged", "metrics": {"top1": None}})
+    assert (
+        directory.finished_status()
+        == directory.status({JOB: RUNNING})
+        == RunStatus(
+            state=State.DIVERGED,
+            result={
+                "signature": directory.run.signature,
+                "outcome": "diverged",
+                "metrics": {"top1": None},
+            },
+        )
+    )
+
+
+def test_write_failure_makes_room_on_a_full_disk(directory, monkeypatch):
+    progress_of(directory, 3)
+    write = run_directory.write_json
+
+    def full(path, value):
+        if (directory / "progress.json").exists():
+            raise OSError("No space left on device")
+        write(path, value)
+
+    monkeypatch.setattr(run_directory, "write_json", full)
+    directory.write_failure(Failure(reason="why", token="t1"))
+    assert directory.failure() == Failure(reason="why", token="t1")
+    assert "root" not in (directory / "failure.json").read_text(encoding="utf-8")
+
+
 # --- damage
 
 WHOLE = '{"signature": "%s", "outcome": "done", "metrics": {"top1": 81.0}}'
@@ -222,7 +312,29 @@ def test_damaged_file_is_reported_and_can_be_set_aside(one_row, damage):
     directory.rename_damaged()
     (kept,) = directory.path.glob(f"{name}.damaged-*")
     assert kept.read_text(encoding="utf-8") == text, "nothing is deleted"
+    assert re.fullmatch(rf"{name}\.damaged-\d{{8}}-\d{{6}}", kept.name)
     assert one_row.states() == {"small.LN.0": "new", "small.DyT.0": "done"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "fault"),
+    [
+        ("result.json", {"signature": "0" * 12}, "is of signature 000000000000, not {signature}"),
+        ("result.json", {"outcome": "new"}, "has the outcome 'new', not done or diverged"),
+        ("result.json", {"metrics": [1]}, "has metrics that are not numbers"),
+        (
+            "result.json",
+            {"details": {"data": 3}},
+            "has data 3 in its details; expected text",
+        ),
+        ("config.json", {"task": "other"}, "does not describe run {signature}"),
+    ],
+)
+def test_damage_names_the_file_and_what_is_wrong(one_row, name, content, fault):
+    directory = one_row.finish("small.LN.0", top1=81.0)
+    write_json(directory / name, {**one_row.json(directory / name), **content})
+    damage = f"{directory / name} {fault.format(signature=directory.run.signature)}"
+    assert directory.status({}) == RunStatus(state=State.DAMAGED, damage=damage)
 
 
 def test_retry_sets_damaged_files_aside_and_computes_again(one_row):

@@ -58,6 +58,20 @@ def test_search_marks_values_within_the_spread_of_seeds(grid):
     assert text.endswith("(best by seed: 1, 2)")
 
 
+def test_search_grid_may_leave_cells_out(grid):
+    paper = PAPER.replace(
+        "[first.table2]", '[first.table1.rows.wide]\nlabel = "2048"\n[first.table2]', 1
+    )
+    grid.write("recipes/paper.toml", paper)
+    grid.recipe(GRID.replace("64)}),", '64)}, wide={"16": search("large", 64)}),'))
+    finish_trials(grid, "small", CLEAR)
+    finish_trials(grid, "large", CLEAR)
+    assert summary_table(grid.plan()).rows[2:] == (
+        ("2048", "ours", "—", "1", "6/6", "yes"),
+        ("2048", "paper", "—", "—", "", ""),
+    )
+
+
 def test_search_says_that_the_best_is_the_largest_tried(grid):
     finish_trials(grid, "small", CLEAR)
     finish_trials(grid, "large", {**CLEAR, "own": (1.0, 1.1)})
@@ -241,20 +255,28 @@ def trial(value):
 @pytest.mark.parametrize(
     ("trials", "message"),
     [
-        ((trial(1.0),), "tries 1 values; expected two at least"),
-        ((trial(0.5), trial(1.0), trial(0.5)), "tries 0.5 twice; name each value once"),
+        ((trial(1.0),), "a search tries 1 values; expected two at least"),
+        (
+            (trial(0.5), trial(1.0), trial(0.5), trial(1.0)),
+            "a search tries 0.5, 1 twice; name each value once",
+        ),
         (
             (trial(0.5), Trial(values={}, run=trial(1.0).run)),
-            "has values of nothing; expected alpha0",
+            "a trial of a search has values of nothing; expected alpha0, as the first has",
         ),
-        ((trial(0.5), trial(float("nan"))), "tries alpha0 nan; expected finite numbers"),
-        ((trial(0.5), trial("small")), "tries alpha0 'small'; expected finite numbers"),
-        ((trial(0.5), trial(True)), "tries alpha0 True; expected finite numbers"),
+        (
+            (Trial(values={}, run=trial(1.0).run),) * 2,
+            "a trial of a search has values of nothing; expected at least one, as the first has",
+        ),
+        ((trial(0.5), trial(float("nan"))), "a search tries alpha0 nan; expected finite numbers"),
+        ((trial(0.5), trial("small")), "a search tries alpha0 'small'; expected finite numbers"),
+        ((trial(0.5), trial(True)), "a search tries alpha0 True; expected finite numbers"),
     ],
 )
 def test_search_refuses_trials(trials, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError) as error:
         Search(metric="loss", trials=trials)
+    assert str(error.value) == message
 
 
 @pytest.mark.parametrize("name", ["minutes", "cpu_minutes"])
@@ -263,24 +285,37 @@ def test_search_refuses_minutes_below_one(name):
         Search(metric="loss", trials=(trial(0.5), trial(1.0)), **{name: 0})
 
 
-@pytest.mark.parametrize("name", ["row", "mean"])
-def test_search_refuses_a_parameter_with_a_taken_name(name):
-    trials = tuple(Trial(values={name: value}, run=trial(value).run) for value in (0.5, 1.0))
-    with pytest.raises(ValueError, match=f"tries values of {name}, which is the name of a column"):
+def test_search_refuses_parameters_with_names_of_columns():
+    trials = tuple(
+        Trial(values={"row": value, "lr": value, "mean": value}, run=trial(value).run)
+        for value in (0.5, 1.0)
+    )
+    with pytest.raises(ValueError) as error:
         Search(metric="loss", trials=trials)
+    assert str(error.value) == (
+        "a search tries values of row, mean, which is the name of a column of .tried.csv; choose "
+        "another name"
+    )
 
 
 @pytest.mark.parametrize(
     ("original", "message"),
     [
-        ({"alpha0": 2}, "original value 2 of a search is not tried"),
-        ({"alpha0": "small"}, "tries alpha0 'small'; expected finite numbers"),
-        ({"lr": 0.5}, "the original of a search has values of lr; expected alpha0"),
+        (
+            {"alpha0": 2},
+            "the original value 2 of a search is not tried; add it to the trials, 0.5, 1",
+        ),
+        ({"alpha0": "small"}, "a search tries alpha0 'small'; expected finite numbers"),
+        (
+            {"lr": 0.5},
+            "the original of a search has values of lr; expected alpha0, as the first has",
+        ),
     ],
 )
 def test_search_refuses_an_original_that_is_not_tried(original, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError) as error:
         Search(metric="loss", trials=(trial(0.5), trial(1.0)), original=original)
+    assert str(error.value) == message
 
 
 def test_search_refuses_two_values_with_one_run(grid):
@@ -291,8 +326,11 @@ def test_search_refuses_two_values_with_one_run(grid):
 
 def test_search_refuses_a_metric_that_the_scale_lacks(grid):
     grid.recipe(GRID.replace('metric="loss"', 'metric="alpha0"'))
-    message = grid.mistake("plan", "table1")
-    assert "the search chooses by 'alpha0'" in message and "one of loss" in message
+    text = "the search chooses by 'alpha0'; expected a metric of the scale that is better higher or"
+    message = f"row small, arm 8 at smoke scale: {text} lower, one of "
+    assert grid.mistake("plan", "table1").endswith(f"/table01.py: {message}loss")
+    grid.recipe(GRID.replace('metric="loss"', 'metric="alpha0"').replace('"lower"', '"none"'))
+    assert grid.mistake("plan", "table1").endswith(f"/table01.py: {message}none")
 
 
 def test_scale_refuses_labels_of_unknown_rows(grid):

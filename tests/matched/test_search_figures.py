@@ -7,6 +7,7 @@ import pytest
 
 from matched.claims import Claim, Constant, Falls, NotWorse
 from matched.report.collect import collect
+from matched.report.figures.canvas import Canvas
 from matched.report.verdicts import judge_claims
 from matched.site import Site
 
@@ -30,6 +31,12 @@ FIGURES = {
     ),
 }
 '''
+
+
+@pytest.fixture(autouse=True)
+def without_pictures(monkeypatch):
+    """Write the data only; pictures take most of the time."""
+    monkeypatch.setattr(Canvas, "save_pictures", lambda canvas, folder: [])
 
 
 def draw(project, name):
@@ -108,11 +115,30 @@ def test_claims_on_best_values_of_zero_are_undecided(grid, test):
     assert judge(grid, test(tables=("table1",), along="arms")) == "undecided"
 
 
-def judge(project, test):
+def judged_claim(project, test):
     claim = Claim(statement="It holds", source="Table 1", test=test)
     results = collect(project.root, Site(file=project.root / "site.toml"))
     ((judged,),) = judge_claims([claim], results)
-    return judged.verdict
+    return judged
+
+
+def judge(project, test):
+    return judged_claim(project, test).verdict
+
+
+def test_series_of_best_values_have_labels_of_their_scale(grid):
+    finish_trials(grid, "small", CLEAR)
+    finish_trials(grid, "large", {**CLEAR, "DyT": (1.0, 1.1)})
+    along_arms = judged_claim(grid, Falls(tables=("table1", "table2"), along="arms"))
+    assert [(part.label, part.detail) for part in along_arms.parts] == [
+        (
+            "α0, 32 (table1)",
+            "best 1 → 0.5; falls per cell by 1.00 octaves, 95 % interval 1.00 to 1.00, 2 seeds",
+        ),
+        ("table2", "no runs at this scale"),
+    ]
+    along_rows = judged_claim(grid, Falls(tables=("table1",), along="rows"))
+    assert along_rows.parts == (), "each arm has one row, which is no series"
 
 
 def test_not_worse_than_the_tuned_arm_takes_its_printed_gain(tuned):

@@ -1,5 +1,6 @@
 """Results of a search over its seeds, for metrics of both directions."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -113,6 +114,15 @@ def test_best_by_seed_leaves_out_unfinished_seeds(direction):
 def test_best_is_outermost_at_both_ends(losses, outermost):
     assert summary("lower", losses).best_is_outermost == outermost
     assert not summary("lower", losses, parameters=("alpha0", "beta0")).best_is_outermost
+
+
+def test_best_is_outermost_in_any_order_of_trials():
+    found = summary("lower", [{0: 1.0}, {0: 2.0}, {0: 3.0}])
+    one, two, three = found.trials
+    assert replace(found, trials=(two, one, three)).best_is_outermost
+    best_between = summary("lower", [{0: 2.0}, {0: 1.0}, {0: 3.0}])
+    one, two, three = best_between.trials
+    assert not replace(best_between, trials=(two, one, three)).best_is_outermost
 
 
 @both

@@ -49,6 +49,40 @@ def test_watch_signals_calls_on_overdue_after_the_grace_period(number):
     assert received == [number]
 
 
+def test_grace_period_lasts_from_first_signal_to_end_of_block(monkeypatch):
+    timers = []
+
+    class Timer:
+        def __init__(self, *arguments):
+            timers.append([*arguments, "made"])
+
+        def start(self):
+            timers[-1][-1] = "started"
+
+        def cancel(self):
+            timers[-1][-1] = "cancelled"
+
+    monkeypatch.setattr(signals.threading, "Timer", Timer)
+    with watch_signals(600, pytest.fail):
+        send(PREEMPTION_SIGNAL)
+        send(signal.SIGTERM)
+        assert timers == [[600, pytest.fail, [PREEMPTION_SIGNAL], "started"]]
+    assert [timer[-1] for timer in timers] == ["cancelled"]
+
+
+def test_other_signals_are_not_recorded():
+    handled = []
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: handled.append(number))
+    try:
+        with watch_signals(600, pytest.fail):
+            os.kill(os.getpid(), signal.SIGUSR1)
+            send(PREEMPTION_SIGNAL)
+            assert signals.received_signals() == [PREEMPTION_SIGNAL]
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert handled == [signal.SIGUSR1]
+
+
 def test_watch_signals_restores_the_previous_handlers():
     def previous(number, frame):
         """A handler that other code has installed."""
@@ -58,6 +92,13 @@ def test_watch_signals_restores_the_previous_handlers():
         send(PREEMPTION_SIGNAL)
     restored = [signal.signal(number, handler) for number, handler in original.items()]
     assert restored == [previous, previous]
+
+
+def test_watch_signals_leaves_no_file_open():
+    before = len(os.listdir("/proc/self/fd"))
+    with watch_signals(600, pytest.fail):
+        send(PREEMPTION_SIGNAL)
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_watch_signals_in_another_thread_does_nothing():

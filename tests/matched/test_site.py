@@ -23,6 +23,15 @@ def error_message(tmp_path, text):
     return str(refused.value)
 
 
+def test_upstream_checkouts_are_data_sources_with_a_prefix(tmp_path):
+    settings = read(tmp_path, '[data]\nhg38 = "a"\n[upstream]\nmae = "b"\nhyenadna = "c"\n')
+    assert settings.data == {
+        "hg38": tmp_path / "a",
+        "upstream.mae": tmp_path / "b",
+        "upstream.hyenadna": tmp_path / "c",
+    }
+
+
 def test_site_without_a_file_has_the_defaults(tmp_path):
     settings = site.read(tmp_path / "site.toml")
     assert (settings.local, settings.slurm, settings.runs) == (Local(), Slurm(), Runs())
@@ -114,6 +123,16 @@ def test_site_paths_are_relative_to_the_file_or_home(tmp_path, monkeypatch, give
         ("workers = 1\n", 1, ["unknown section [workers]", "data, upstream, runs, local, slurm"]),
         ("[local]\nzzz = 1\n", 2, ["unknown key 'zzz'", "workers, threads, gpus"]),
         (
+            '[upstream]\nmae = "/mae"\ndnio = "/dino"\n',
+            3,
+            ["unknown key 'dnio' in [upstream] (did you mean dino?); allowed: ", "nanogpt"],
+        ),
+        (
+            '[upstream]\nimagenet = "/data"\n',
+            2,
+            ["unknown key 'imagenet' in [upstream]; allowed: "],
+        ),
+        (
             "[local]\ngpus = 1\n[slurm]\ngpus = 8\n",
             4,
             ["unknown key 'gpus' in [slurm]", "gpus_per_node"],
@@ -143,6 +162,12 @@ def test_an_unknown_key_is_refused_with_line_and_suggestion(tmp_path, text, line
         ("[runs]\ncheckpoint_steps = 0\n", 2, "checkpoint_steps is 0; expected 1 or more"),
         ("[local]\n\nworkers = -1\n", 3, "workers is -1; expected 0 or more"),
         ("[local]\nthreads = 0\n", 2, "threads is 0; expected 1 or more"),
+        ("[runs]\nasync_checkpoints = 1\n", 2, "async_checkpoints is 1; expected true or false"),
+        ("[upstream]\nmae = 3\n", 2, "[upstream] mae is 3; expected a string"),
+        ('[local]\n"workers" = -1\n', 2, "[local] workers is -1; expected 0 or more"),
+        ("[local]\ngpus = -1\n", 2, "[local] gpus is -1; expected 0 or more"),
+        ("[slurm]\ngpu_memory_gb = -1\n", 2, "[slurm] gpu_memory_gb is -1; expected 0 or more"),
+        ("[slurm]\nparallel = 0\n", 2, "[slurm] parallel is 0; expected 1 or more"),
         ("data = 3\n", 1, "data must be a section, [data]"),
         ("slurm = []\n", 1, "slurm must be a section, [slurm]"),
     ],
@@ -170,6 +195,11 @@ def test_worker_count_zero_means_one_per_core(tmp_path):
     assert read(tmp_path, "[local]\nworkers = 0\n").local.worker_count() >= 1
     assert read(tmp_path, "[local]\nworkers = 5\n").local.worker_count() == 5
     assert read(tmp_path, "[local]\nthreads = 100000\n").local.worker_count() == 1
+
+
+def test_a_key_without_a_line_is_refused_with_the_file(tmp_path):
+    message = error_message(tmp_path, 'slurm = { partitoin = "gpu" }\n')
+    assert message.startswith(f"{tmp_path / 'site.toml'}: unknown key 'partitoin' in [slurm] (did ")
 
 
 def test_invalid_toml_is_refused_with_line(tmp_path):
@@ -255,7 +285,8 @@ def test_site_refuses_a_home_folder_that_is_unknown(tmp_path, monkeypatch, path)
 
 @pytest.mark.parametrize("section", ['[runs]\nfolder = ""\n', '[data]\nimagenet = ""\n'])
 def test_site_refuses_an_empty_path(tmp_path, section):
-    with pytest.raises(ValueError, match=r"site\.toml: a path is empty"):
+    message = r"site\.toml: a path is empty; write one, or leave the key out$"
+    with pytest.raises(ValueError, match=message):
         _ = read(tmp_path, section).runs_folder
 
 

@@ -46,8 +46,12 @@ def test_small_runs_request_part_of_a_node(gpus, nodes):
 
 @pytest.mark.parametrize(("gpus", "per_node"), [(64, 7), (12, 8), (3, 2)])
 def test_executor_parameters_refuse_partly_filled_nodes(gpus, per_node):
-    with pytest.raises(ValueError, match=rf"{gpus} .* do not fill nodes of {per_node}.*\[slurm\]"):
+    with pytest.raises(ValueError) as error:
         parameters(Resources(gpus=gpus, minutes=60), gpus_per_node=per_node)
+    assert str(error.value) == (
+        f"{gpus} processes do not fill nodes of {per_node}; set gpus_per_node under [slurm] in "
+        "site.toml to a divisor"
+    )
 
 
 def test_time_limit_covers_all_runs_up_to_max_hours():
@@ -59,10 +63,17 @@ def test_time_limit_covers_all_runs_up_to_max_hours():
 
 
 def test_cpu_runs_request_no_gpus():
-    request = parameters(Resources(minutes=10, cpus=2, memory_gb=5))
-    assert "gpus_per_node" not in request and "slurm_srun_args" not in request
-    assert (request["nodes"], request["tasks_per_node"]) == (1, 1)
-    assert (request["cpus_per_task"], request["mem_gb"]) == (2, 5)
+    assert parameters(Resources(minutes=3, cpus=2, memory_gb=5)) == {
+        "nodes": 1,
+        "tasks_per_node": 1,
+        "cpus_per_task": 2,
+        "mem_gb": 5,
+        "timeout_min": 5,
+        "slurm_array_parallelism": 64,
+        "slurm_signal_delay_s": 120,
+        "slurm_setup": [slurm_request.SRUN_CPUS],
+        "slurm_additional_parameters": {"requeue": True},
+    }
 
 
 def test_site_settings_are_passed_to_slurm():
@@ -87,10 +98,9 @@ def test_site_settings_are_passed_to_slurm():
 
 
 @pytest.mark.parametrize("cluster", ["local", "debug"])
-def test_local_clusters_request_only_processes(cluster):
+def test_local_clusters_request_only_processes_for_a_year(cluster):
     request = parameters(Resources(gpus=2, minutes=1), cluster=cluster, partition="gpu")
-    assert (request["nodes"], request["tasks_per_node"]) == (1, 2)
-    assert not [key for key in request if "slurm" in key]
+    assert request == {"timeout_min": 525_600, "nodes": 1, "tasks_per_node": 2}
 
 
 # --- clusters that refuse some options
@@ -143,6 +153,8 @@ def test_memory_in_slurm_options_replaces_ours(option, value, written):
     ("option", "value", "ours"),
     [
         ("gres", "gpu:a100:4", "gpus-per-node"),
+        ("gpus", "4", "gpus-per-node"),
+        ("gpus-per-task", "1", "gpus-per-node"),
         ("cpus-per-gpu", "8", "cpus-per-task"),
         ("cpus-per-task", "8", "cpus-per-task=10"),
         ("ntasks-per-node", "2", "ntasks-per-node=4"),
@@ -152,6 +164,19 @@ def test_slurm_options_replace_ours_that_exclude_them(option, value, ours):
     written = options(options={option: value})
     assert f"{option}={value}" in written
     assert not [line for line in written if line.startswith(ours)]
+
+
+def test_slurm_options_of_several_groups_replace_all_of_ours():
+    written = options(options={"mem-per-cpu": "4G", "gres": "gpu:4", "cpus-per-task": "8"})
+    replaced = ("mem=", "gpus-per-node", "cpus-per-task=10")
+    assert not [line for line in written if line.startswith(replaced)]
+    assert {"mem-per-cpu=4G", "gres=gpu:4", "cpus-per-task=8", "requeue"} <= written
+
+
+def test_names_of_options_are_those_of_sbatch():
+    """sbatch's own variables for these are hidden from it."""
+    given = {"name": "n", "slurm_qos": "q", "slurm_additional_parameters": {"mem": "0"}}
+    assert slurm_request.slurm_options(given) == {"job_name", "qos", "additional_parameters", "mem"}
 
 
 def test_requeue_in_slurm_options_replaces_ours():

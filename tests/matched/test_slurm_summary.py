@@ -50,6 +50,12 @@ def test_job_name_is_table_stage_and_scale(chain):
     ]
     assert options["name"] == "table1-encode-smoke"
     assert "name" not in slurm_request.array_parameters(plan, jobs, [0], "local")
+    after = slurm_request.array_parameters(plan, jobs, [0], "slurm", ["7", "8_1"])
+    assert after["slurm_additional_parameters"] == {
+        "requeue": True,
+        "dependency": "afterany:7:8_1",
+        "kill-on-invalid-dep": "yes",
+    }
 
 
 def test_time_limit_of_an_array_is_that_of_its_longest_job(project):
@@ -85,8 +91,9 @@ def test_stages_sum_hours_of_gpus_and_cores(chain):
         ("train", 4, 4, 4 * 60 * 8, 4 * 60 * 16),
         ("score", 4, 4, 4 * 0.5 * 8, 4 * 0.5 * 16),
     ]
-    total = slurm_summary.total(stages)
-    assert (total.name, total.runs, total.gpu_hours) == ("table", 9, 1944.0)
+    assert slurm_summary.total(stages) == slurm_summary.Stage(
+        name="table", runs=9, jobs=9, gpu_hours=1944.0, core_hours=3888.0
+    )
 
 
 def test_limit_notes_count_the_starts_of_jobs_above_max_hours(chain):
@@ -109,6 +116,27 @@ def test_limit_notes_name_waiting_and_divided_arrays(project):
     ]
 
 
+def test_limit_notes_in_the_singular_and_of_several_arrays(project):
+    project.recipe(
+        "LONG = replace(scale(seeds=(0,), gpus=1, minutes=1501, small=SMALL))\n"
+        "TABLE = Table(arms=ARMS[:1], scales=(LONG,))"
+    )
+    plan, jobs = packed(project)
+    assert slurm_summary.limit_notes(plan, jobs) == [
+        "max_hours = 24: 1 job of stage train takes 25.0167 h; it is requeued at the limit and "
+        "resumes, in 2 starts"
+    ]
+    project.recipe(
+        "SEEDS = tuple(range(3))\n"
+        "TABLE = Table(arms=ARMS, scales=(replace(scale(seeds=SEEDS, gpus=1, minutes=1440, "
+        "small=SMALL, large=LARGE), resource_overrides={'large': Resources(gpus=2, minutes=9)}),))"
+    )
+    project.site("[slurm]\nparallel = 6\nmax_array = 4\n")
+    assert slurm_summary.limit_notes(*packed(project)) == [
+        "max_array = 4: 2 arrays of jobs are submitted as 4"
+    ], "24 hours are within the limit, and 4 jobs are at most 6"
+
+
 def test_hours_to_last_job_follow_needs_and_waves(chain):
     plan, jobs = packed(chain)
     assert slurm_summary.hours_to_last_job(jobs, plan.site.slurm) == 1 + 60 + 0.5
@@ -116,6 +144,7 @@ def test_hours_to_last_job_follow_needs_and_waves(chain):
     chain.site("[slurm]\nparallel = 8\n")
     plan, jobs = packed(chain)
     assert slurm_summary.hours_to_last_job(jobs, plan.site.slurm) == 3 * 2
+    assert slurm_summary.hours_to_last_job([], plan.site.slurm) == 0
 
 
 def test_plan_prints_each_request_with_its_runs_and_hours(chain):

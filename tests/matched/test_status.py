@@ -9,8 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from matched import job_status, process_identity
-from matched.status import Failure, FailureKind, JobId, JobRecord, State
+from matched import job_status, process_identity, run_directory
+from matched.files import DamagedFileError, write_json
+from matched.status import ExecutionResult, Failure, FailureKind, JobId, JobRecord, State
 
 SLURM = JobId(cluster="slurm", job_id="12_3")
 PROCESS = JobId(cluster="local", host="slurm-login", job_id="4711", identity="b.1.5")
@@ -59,6 +60,32 @@ def test_job_id_here_names_the_process_of_this_host(cluster):
     )
     assert job.is_running
     assert JobId.here("slurm", "7") == JobId(cluster="slurm", job_id="7")
+
+
+def test_job_record_as_json_leaves_out_what_is_empty():
+    job = JobId(cluster="slurm", job_id="7")
+    record = JobRecord(job=job, user="1000", token="t1", folder="", at=0.0)
+    written = {"job": "slurm:7", "user": "1000", "token": "t1", "folder": "", "at": 0.0}
+    assert record.to_json() == written
+    assert JobRecord.from_json({**written, "key of a later version": 1}) == record
+    more = replace(record, cancelled="me", submission="s")
+    assert more.to_json() == {**written, "cancelled": "me", "submission": "s"}
+
+
+def test_execution_result_is_shown_by_its_reason_or_state():
+    assert str(ExecutionResult(state=State.DONE)) == "done"
+    assert str(ExecutionResult(state=State.FAILED, reason="why")) == "why"
+
+
+def test_states_and_kinds_of_failures_have_the_words_of_files():
+    """Files of earlier runs have them, and lists of states are in this order."""
+    assert [*State] == ["new", "queued", "running", "failed", "damaged", "diverged", "done"]
+    assert [*FailureKind] == ["error", "no_progress", "blocked", "cancelled", "ended"]
+
+
+def test_states_that_are_finished_or_live():
+    assert [state for state in State if state.finished] == ["diverged", "done"]
+    assert [state for state in State if state.live] == ["queued", "running"]
 
 
 def test_job_record_survives_json():
@@ -134,3 +161,37 @@ def test_now_is_the_time_of_the_folders_file_system(tmp_path, monkeypatch):
     assert job_status._now(tmp_path) == 5.0 and folders == [tmp_path]
     monkeypatch.setattr(job_status.time, "time", lambda: 7.0)
     assert job_status._now(tmp_path / "none") == 7.0
+
+
+# --- files of a run directory
+
+COMPLETE = {
+    "job": {"job": "slurm:1", "user": "0", "token": "t", "folder": "", "at": 0},
+    "failure": {"kind": "error", "reason": "", "token": "t", "at": 0},
+    "progress": {"step": 1, "steps": 2, "at": 0},
+    "result": {"signature": "", "outcome": "done", "metrics": {}},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [(name, key) for name, content in COMPLETE.items() for key in content]
+)
+def test_file_without_one_of_its_keys_is_damaged(directory, name, key):
+    content = {**COMPLETE[name], "signature": directory.run.signature}
+    write_json(directory / f"{name}.json", content)
+    assert getattr(directory, name)() is not None
+    del content[key]
+    write_json(directory / f"{name}.json", content)
+    with pytest.raises(DamagedFileError):
+        getattr(directory, name)()
+
+
+def test_version_of_a_file_leaves_it_closed(tmp_path):
+    file = tmp_path / "a"
+    assert run_directory._version(file) is run_directory._version(file / "below") is None
+    before = len(os.listdir("/proc/self/fd"))
+    file.write_text("abc")
+    found = file.stat()
+    versions = {run_directory._version(file) for _ in range(3)}
+    assert versions == {(found.st_ino, found.st_mtime_ns, 3)}
+    assert len(os.listdir("/proc/self/fd")) <= before

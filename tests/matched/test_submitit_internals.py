@@ -184,6 +184,7 @@ def test_internals_used_finds_imports_and_attributes(code, names):
 
 def test_background_streams_keep_earlier_output_and_restore_the_terminal(tmp_path, capfd):
     output = tmp_path / "folder" / "controllers.log"
+    open_files = len(os.listdir("/proc/self/fd"))
     for word in ("first", "second"):
         with submitit_internals.background_streams(output):
             subprocess.run(
@@ -192,6 +193,7 @@ def test_background_streams_keep_earlier_output_and_restore_the_terminal(tmp_pat
             )
             subprocess.run([sys.executable, "-c", f"exit('{word} error')"], check=False)
         os.write(1, b"on the terminal\n")
+    assert len(os.listdir("/proc/self/fd")) <= open_files
     lines = output.read_text().splitlines()
     assert lines == ["first True", "first error", "second True", "second error"]
     assert capfd.readouterr().out == "on the terminal\n" * 2

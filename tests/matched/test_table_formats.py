@@ -1,8 +1,11 @@
 """Formats of a table: columns of text and numbers, escapes, pictures, and headers."""
 
+import io
+import re
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 from matched import table_formats
 from matched.gallery import NO_PICTURES
@@ -76,6 +79,39 @@ def test_latex_has_aligned_columns_and_a_caption():
     assert lines[-2] == r"\caption{Top-1 of $\alpha$ \& $\beta$. 50\% of \{x\}}"
 
 
+def test_terminal_has_table_values_tried_and_coloured_notes():
+    table = SimpleNamespace(**vars(TABLE), warnings=("NOT MATCHED: a",))
+    table.header, table.rows = ("model", "arm", "Δ", "paper Δ"), (("ViT", "LN", "+0.1", "—"),)
+    table.notes = ("Scale: smoke.", "NOT MATCHED: a")
+    table.tried = SimpleNamespace(header=("model", "α0: loss"), rows=(("ViT", "1: 2 best"),))
+    out = io.StringIO()
+    console = Console(file=out, width=40, force_terminal=True, color_system="standard")
+    table_formats.print_table(table, console)
+    dim, red, reset = "\x1b[2m", "\x1b[1;31m", "\x1b[0m"
+    lines = out.getvalue().splitlines()
+    plain = [re.sub(r"\x1b\[[\d;]*m", "", line).rstrip() for line in lines]
+    assert plain == [
+        "Table 1 · smoke scale",
+        "",
+        "                   paper",
+        " model  arm     Δ      Δ",
+        " ───────────────────────",
+        " ViT    LN   +0.1      —",
+        "",
+        "Values tried",
+        "",
+        "  model   α0: loss",
+        " ───────────────────",
+        "  ViT     1: 2 best",
+        "",
+        "Scale: smoke.",
+        "NOT MATCHED: a",
+    ]
+    assert lines[-2:] == [f"{dim}Scale: smoke.{reset}", f"{red}NOT MATCHED: a{reset}"]
+    ours, _, printed = lines[5].partition("+0.1")
+    assert dim in printed and dim not in ours
+
+
 def test_pictures_of_missing_arms_are_dashes():
     row = SimpleNamespace(title="A|B", paths={"LN": "t/a.LN.png"})
     gallery = SimpleNamespace(arms=["LN", "DyT"], rows=[row])
@@ -105,6 +141,17 @@ def test_latex_escapes_every_special_character_alone(character):
     escaped = f"a{chr(character)}b".translate(table_formats.LATEX)
     assert escaped.startswith("a") and escaped.endswith("b") and escaped.isascii()
     assert escaped != f"a{chr(character)}b" and escaped.count("$") in (0, 1, 2)
+
+
+def test_latex_of_each_special_character():
+    characters = "\\{}$^~&%_#<>|×·βγ±Δ→—ασ≈"
+    expected = [
+        *(r"\textbackslash{}", r"\{", r"\}", r"\$", r"\textasciicircum{}", r"\textasciitilde{}"),
+        *(r"\&", r"\%", r"\_", r"\#", r"\textless{}", r"\textgreater{}", r"\textbar{}"),
+        *(r"$\times$", r"$\cdot$", r"$\beta$", r"$\gamma$", r"$\pm$", r"$\Delta$"),
+        *(r"$\rightarrow$", "---", r"$\alpha$", r"$\sigma$", r"$\approx$"),
+    ]
+    assert [character.translate(table_formats.LATEX) for character in characters] == expected
 
 
 def test_files_have_the_suffix_of_their_format(tmp_path):

@@ -1,9 +1,11 @@
 """Context: guarded writes into the run directory."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 
+from matched import task
 from matched.lease import LeaseLostError
 from matched.site import Runs
 from matched.task import Context, Outcome
@@ -79,6 +81,38 @@ def test_context_has_the_checkpoint_intervals_of_site_toml_by_default(tmp_path):
     assert context.checkpoint_minutes == runs.checkpoint_minutes == 10
 
 
+def test_context_without_more_is_one_process_without_loaders(tmp_path):
+    found = asdict(Context(directory=tmp_path, signature="x"))
+    assert found.pop("check_ownership")() is None
+    assert found == {
+        "directory": tmp_path,
+        "signature": "x",
+        "data": {},
+        "needs": {},
+        "rank": 0,
+        "world_size": 1,
+        "local_rank": 0,
+        "threads": 1,
+        "num_workers": 0,
+        "checkpoint_steps": 500,
+        "checkpoint_minutes": 10.0,
+        "async_checkpoints": False,
+        "shard": False,
+        "shard_degree": 0,
+    }
+
+
+def test_write_progress_has_the_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(task.time, "time", lambda: 12.5)
+    task.write_progress(tmp_path, 3, 8, shown={"loss": 1.0})
+    assert json.loads((tmp_path / "progress.json").read_text()) == {
+        "step": 3,
+        "steps": 8,
+        "at": 12.5,
+        "shown": {"loss": 1.0},
+    }
+
+
 def test_context_record_environment_keeps_what_is_recorded(tmp_path):
     context = Context(directory=tmp_path, signature="x")
     context.write_json("environment.json", {"python": "3.13", "scan": "loop"})
@@ -95,9 +129,18 @@ def test_context_record_environment_keeps_what_is_recorded(tmp_path):
         ({"metrics": {"top1": True}}, "metric top1 of an outcome is True; expected a number"),
         ({"metrics": {}, "details": [1]}, r"has the details \[1\]; expected a dict"),
         ({"metrics": {}, "details": {"data": 3}}, "has data 3 in its details; expected text"),
+        ({"metrics": {}, "best": {"top1": "1"}}, "metric top1 of an outcome is '1'; expected"),
+        ({"metrics": {}, "details": {"hardware": 3}}, "has hardware 3 in its details; expected"),
         ({"metrics": {}, "details": {"warnings": "a"}}, "expected a list of sentences"),
+        ({"metrics": {}, "details": {"warnings": ["a", 1]}}, r"has warnings \['a', 1\] in its"),
     ],
 )
 def test_outcome_refuses_values_that_tables_cannot_show(values, message):
     with pytest.raises(ValueError, match=message):
         Outcome(steps=1, **values)
+
+
+def test_outcome_takes_numbers_and_none_and_has_defaults():
+    outcome = Outcome(metrics={"top1": None, "loss": 1}, steps=1, details={"warnings": ("a",)})
+    assert (outcome.diverged, outcome.best) == (False, {})
+    assert Outcome(metrics={}, steps=1).details == {}

@@ -1,6 +1,7 @@
 """Rules behind verdicts: intervals, thresholds, hardware, and the numbers in the detail."""
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,7 @@ from matched.report.verdicts import (
     _above,
     _compare,
     _judge_one_series,
+    _key,
     _largest_change,
     _spread,
 )
@@ -100,6 +102,13 @@ def test_compare_names_the_arm_and_its_diverged_seeds():
     assert part.detail.endswith("3 seeds; DyT diverged in 1 seed")
 
 
+def test_claims_name_tables_of_papers_and_files_of_recipes():
+    own = SimpleNamespace(name="own", paper=None, path=Path("/project/recipes/own.py"))
+    printed = SimpleNamespace(name="table1", paper="a paper", path=Path("/project/table01.py"))
+    keys = [_key(SimpleNamespace(recipe=recipe), Path("/project")) for recipe in (own, printed)]
+    assert keys == ["recipes/own.py", "table1"]
+
+
 def test_spread_is_the_deviation_or_0():
     assert _spread(entry(1.0, 3.0)) == pytest.approx(math.sqrt(2))
     assert _spread(entry(1.0)) == _spread(entry(1.0, math.nan)) == 0.0
@@ -145,6 +154,11 @@ def test_largest_change_is_between_the_arms_of_the_test_first(cells, expected):
         ("constant", [(1.0, 2.5)] * 2, S, "best 1 → 2.5; within a factor of 2.5 by 0.00 octaves"),
         ("constant", [(1.0, 4.0)] * 2, R, "best 1 → 4; within a factor of 2.5 by -0.68 octaves"),
         ("falls", [(1.0, 0.5)], U, "best 1 → 0.5; falls per cell by 1.00 octaves, 1 seed"),
+        (
+            "falls",
+            [(1.0, 0.5), (1.0, 0.0)],
+            *(U, "best 1 → 0.5; a best value of 0 or below has no logarithm to compare"),
+        ),
     ],
 )
 def test_series_of_best_values_in_octaves(test, seeds, verdict, detail):

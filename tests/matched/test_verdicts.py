@@ -1,11 +1,13 @@
 """Verdicts on claims: each kind of test supported, refuted, undecided and not run."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from matched.claims import Above, Better, CellKey, Claim, Diverges, NotWorse
 from matched.files import write_json
 from matched.report.collect import collect
-from matched.report.verdicts import Verdict, judge_claims
+from matched.report.verdicts import Part, Verdict, counts, judge_claims
 from matched.site import Site
 
 SEEDS = "TABLE = Table(arms=ARMS, scales=(scale(seeds=(0, 1, 2), small=SMALL),))"
@@ -220,6 +222,97 @@ def test_claims_are_judged_for_each_scale_by_itself(project):
     results = collect(project.root, Site(file=project.root / "site.toml"))
     ((judged,),) = judge_claims([claim], results)
     assert judged.scale == "smoke"
+
+
+# The differences 0.5, 0.6 and 0.5 have a deviation of 0.058 and a half width of 0.143.
+WHOLE = "0.5 %, 95 % interval 0.4 to 0.7, 3 seeds"
+NAMES = "Small_1, DyT (table1)", "Small_1, LN (table1)"
+NO_RUNS = "no runs at this scale"
+ABSENT = CellKey(table="table7", row="small", arm="LN")
+S, R, U, N = Verdict.SUPPORTED, Verdict.REFUTED, Verdict.UNDECIDED, Verdict.NOT_RUN
+
+
+@pytest.mark.parametrize(
+    ("test", "parts"),
+    [
+        (NotWorse(tables=("table1",)), [("Small_1 (table1)", S, f"{WHOLE}, margin 1.0")]),
+        (
+            NotWorse(tables=("table7", "table1"), arm="LN", than="DyT"),
+            [
+                ("table7", N, NO_RUNS),
+                (
+                    *("Small_1 (table1)", S),
+                    "-0.5 %, 95 % interval -0.7 to -0.4, 3 seeds, margin 1.0",
+                ),
+            ],
+        ),
+        (
+            NotWorse(tables=("table1",), arm="Derf"),
+            [("table1", N, "the table has no arm Derf; `--with Derf` adds it")],
+        ),
+        (Better(pairs=((DYT, LN),)), [(" better than ".join(NAMES), S, WHOLE)]),
+        (
+            Better(pairs=((DYT, LN), (LN, ABSENT)), metrics=("top1",), within_spread=True),
+            [
+                (f"{' not worse than '.join(NAMES)}, top-1", S, f"{WHOLE}, margin 1.0"),
+                (f"{NAMES[1]} not worse than small, LN (table7)", N, NO_RUNS),
+            ],
+        ),
+        (
+            Better(pairs=((DYT, LN),), metrics=("top5", "top1")),
+            [
+                (" better than ".join(NAMES), N, NO_RUNS),
+                (f"{' better than '.join(NAMES)}, top-1", S, WHOLE),
+            ],
+        ),
+        (
+            Above(cells=(LN, ABSENT), metric="top1", threshold=83.0),
+            [
+                (NAMES[1], U, "81.0 %, 95 % interval 78.5 to 83.5, 3 seeds", 1),
+                ("small, LN (table7)", N, NO_RUNS),
+            ],
+        ),
+        (Above(cells=(LN,), metric="top5"), [(NAMES[1], N, NO_RUNS)]),
+        (
+            Diverges(cells=(DYT, ABSENT)),
+            [
+                (NAMES[0], U, "0 of 3 seeds diverged, 95 % interval 0% to 71%", 3),
+                ("small, LN (table7)", N, "no finished runs at this scale"),
+            ],
+        ),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_parts_of_a_claim_have_labels_and_details(three, test, parts):
+    finish(three, "LN", (80.0, 81.0, 82.0))
+    finish(three, "DyT", (80.5, 81.6, 82.5))
+    assert judge(three, test).parts == tuple(
+        Part(label=label, verdict=verdict, detail=detail, more_seeds=more[0] if more else None)
+        for label, verdict, detail, *more in parts
+    )
+
+
+def test_not_worse_has_parts_for_rows_with_both_arms(project):
+    project.recipe(
+        "ROWS = {'small': SMALL, 'large': {'LN': LARGE}, 'tiny': replace(SMALL, config=replace("
+        "SMALL.config, model='tiny'))}\n"
+        "TABLE = Table(arms=ARMS, scales=(scale(seeds=(0,), **ROWS),))"
+    )
+    paper = (project.root / "recipes/paper.toml").read_text(encoding="utf-8")
+    row = '[first.table1.rows.tiny]\nlabel = "Tiny"\n'
+    project.write("recipes/paper.toml", paper.replace("[second]", f"{row}\n[second]", 1))
+    project.finish("small.LN.0", top1=80.0)
+    project.finish("small.DyT.0", outcome="diverged")
+    judged = judge(project, NotWorse(tables=("table1",)))
+    assert [(part.label, part.verdict, part.detail) for part in judged.parts] == [
+        ("Small_1 (table1)", R, "DyT diverged in all seeds"),
+        ("Tiny (table1)", N, "no finished runs"),
+    ]
+
+
+def test_counts_of_verdicts_include_those_of_no_claim():
+    judged = [SimpleNamespace(verdict=verdict) for verdict in (S, R, S)]
+    assert counts(judged) == {S: 2, R: 1, U: 0, N: 0}
 
 
 def test_report_opens_with_the_scorecard(three):

@@ -1,5 +1,7 @@
 """Agreement to stop or to save: decided one step later, by the requests of all processes."""
 
+import sys
+
 import pytest
 import torch
 
@@ -15,6 +17,19 @@ def test_single_process_decides_at_once():
     alone.finish()
 
 
+def test_single_process_of_a_process_group_exchanges_nothing(monkeypatch):
+    monkeypatch.setattr(agreement.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(agreement.dist, "get_world_size", lambda: 1)
+    assert Agreement().exchange(stop=True, save=False) == Decision(stop=True)
+
+
+class Group:
+    """A process group."""
+
+    def __init__(self, backend):
+        self.backend = backend
+
+
 @pytest.fixture
 def two(monkeypatch):
     """An agreement of this process with another; return it and the other's next requests."""
@@ -28,7 +43,7 @@ def two(monkeypatch):
             return False
 
     def all_reduce(requests, operation, *, group, async_op):
-        assert operation == agreement.dist.ReduceOp.MAX and group == "gloo" and async_op
+        assert operation == agreement.dist.ReduceOp.MAX and group.backend == "gloo" and async_op
         sent.append(requests.tolist())
         other = torch.tensor(others.pop(0) if others else [0, 0], dtype=torch.int32)
         requests.copy_(torch.maximum(requests, other))
@@ -37,7 +52,7 @@ def two(monkeypatch):
     waited, sent = [], []
     monkeypatch.setattr(agreement.dist, "is_initialized", lambda: True)
     monkeypatch.setattr(agreement.dist, "get_world_size", lambda: 2)
-    monkeypatch.setattr(agreement.dist, "new_group", lambda backend: backend)
+    monkeypatch.setattr(agreement.dist, "new_group", Group)
     monkeypatch.setattr(agreement.dist, "all_reduce", all_reduce)
     return Agreement(), others, sent, waited
 
@@ -73,3 +88,20 @@ def test_finish_waits_for_the_pending_exchange(two):
     made.exchange(stop=False, save=False)
     made.finish()
     assert waited == [True] and made.pending is None
+
+
+def test_abandon_keeps_the_group_of_a_pending_exchange_alive(two):
+    """Its destruction would wait for an exchange that other processes may never join."""
+    made, _, _, _ = two
+    counts = [sys.getrefcount(made.group)]
+
+    def abandon():
+        made.abandon()
+        counts.append(sys.getrefcount(made.group))
+
+    abandon()
+    made.exchange(stop=False, save=False)
+    abandon()
+    made.pending.is_completed = lambda: True
+    abandon()
+    assert [count - counts[0] for count in counts[1:]] == [0, 1, 1]

@@ -1,20 +1,26 @@
 """Artifacts: files that one run leaves for the runs that need it."""
 
+import argparse
+
+import numpy as np
 import pytest
 import torch
 
 from matched.lease import LeaseLostError
 from matched.task import Outcome
+from matched.training import artifacts
 from matched.training.artifacts import (
     PRETRAINING_DIVERGED,
     TRAINING_DIVERGED,
+    gather_state_dict,
     has_diverged,
     load_artifact,
+    save_arrays,
     save_artifact,
     state_dict_mismatches,
 )
 
-from .problem import context
+from .problem import Malicious, context
 
 
 def test_save_artifact_writes_what_load_artifact_reads(tmp_path):
@@ -41,6 +47,69 @@ def test_save_artifact_writes_nothing_after_the_lease_is_lost(tmp_path):
     with pytest.raises(LeaseLostError, match="taken over"):
         save_artifact(context(tmp_path, check_ownership=lost), "weights.pt", {"w": torch.zeros(2)})
     assert (tmp_path / "weights.pt").read_bytes() == before
+
+
+def test_save_arrays_writes_arrays_by_name(tmp_path):
+    save_arrays(context(tmp_path), "layers.npz", {"x": np.arange(3), "y": np.ones((2, 2))})
+    assert [path.name for path in tmp_path.iterdir()] == ["layers.npz"]
+    with np.load(tmp_path / "layers.npz") as arrays:
+        content = {name: arrays[name].tolist() for name in arrays}
+    assert content == {"x": [0, 1, 2], "y": [[1.0, 1.0], [1.0, 1.0]]}
+
+
+def test_gather_state_dict_copies_tensors_without_their_graph():
+    weight = torch.nn.Parameter(torch.ones(2))
+    gathered = gather_state_dict({"w": weight})
+    with torch.no_grad():
+        weight.fill_(5.0)
+    assert gathered["w"].tolist() == [1.0, 1.0] and not gathered["w"].requires_grad
+
+
+def test_gather_state_dict_gathers_sharded_tensors(monkeypatch):
+    class Sharded:
+        def full_tensor(self):
+            return torch.arange(4)
+
+        def to_local(self):
+            return torch.arange(2)
+
+    monkeypatch.setattr(artifacts, "DTensor", Sharded)
+    assert gather_state_dict({"w": Sharded()})["w"].tolist() == [0, 1, 2, 3]
+
+
+def test_load_artifact_reads_the_arguments_of_official_releases(tmp_path):
+    torch.save({"args": argparse.Namespace(lr=0.1)}, tmp_path / "release.pth")
+    assert load_artifact(tmp_path / "release.pth") == {"args": argparse.Namespace(lr=0.1)}
+
+
+def test_load_artifact_names_a_missing_file(tmp_path):
+    with pytest.raises(ValueError) as error:
+        load_artifact(tmp_path / "none.pth")
+    assert str(error.value) == f"there is no checkpoint {tmp_path / 'none.pth'}"
+
+
+def test_load_artifact_gives_the_first_line_of_torchs_reason(tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        raise RuntimeError("not a checkpoint\nC++ stack trace")
+
+    monkeypatch.setattr(torch, "load", fail)
+    file = tmp_path / "release.pth"
+    torch.save({}, file)
+    with pytest.raises(ValueError) as error:
+        load_artifact(file)
+    assert str(error.value) == f"{file} cannot be read as a torch checkpoint: not a checkpoint"
+
+
+def test_load_artifact_executes_no_code(tmp_path):
+    file, malicious = tmp_path / "release.pth", Malicious(tmp_path / "executed")
+    torch.save({"code": malicious}, file)
+    with pytest.raises(ValueError) as error:
+        load_artifact(file)
+    assert str(error.value) == (
+        f"{file} cannot be read as a torch checkpoint: it is damaged, or contains objects other "
+        "than tensors and plain values"
+    )
+    assert not malicious.folder.exists()
 
 
 def test_load_artifact_refuses_a_pointer_of_git_lfs(tmp_path):

@@ -8,7 +8,14 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from matched.training.batches import BatchLayout, EpochSampler, make_loader, seeded_batch
+from matched.training import batches
+from matched.training.batches import (
+    BatchLayout,
+    EpochSampler,
+    make_loader,
+    seeded_batch,
+    to_device,
+)
 from matched.training.order import FeistelPermutation
 
 from .problem import CONFIG, Points
@@ -175,5 +182,34 @@ def test_seeded_batch_depends_on_seed_and_purpose_alone():
     assert torch.equal(indices, again[1])
     for seed, purpose in ((1, "calibration"), (0, "other")):
         assert not torch.equal(indices, seeded_batch(dataset, 5, seed, purpose)[1])
-    every = seeded_batch(dataset, 10**6, 0, "calibration")[1]
-    assert sorted(every.tolist()) == list(range(len(dataset)))
+    every = [seeded_batch(dataset, 10**6, seed, "calibration") for seed in (0, 1)]
+    assert sorted(every[0][1].tolist()) == list(range(len(dataset)))
+    one, other = (x[indices.argsort()] for x, indices in every)
+    assert not any(map(torch.equal, one, other))
+
+
+@pytest.mark.parametrize(("num_workers", "start"), [(0, None), (1, "fork"), (3, "fork")])
+@pytest.mark.parametrize("pin", [False, True])
+def test_make_loader_forks_its_workers(monkeypatch, num_workers, start, pin):
+    options = {}
+
+    def loader(dataset, **given):
+        options.update(given)
+
+    monkeypatch.setattr(batches, "DataLoader", loader)
+    batch_sampler = sampler()
+    make_loader(Points(), batch_sampler, num_workers=num_workers, pin=pin)
+    assert options == {
+        "batch_sampler": batch_sampler,
+        "num_workers": num_workers,
+        "multiprocessing_context": start,
+        "pin_memory": pin,
+    }
+
+
+def test_to_device_moves_tensors_in_nested_containers():
+    tensor = torch.ones(2)
+    moved = to_device({"x": tensor, "more": [(tensor, 3), "name"]}, torch.device("meta"))
+    assert moved["x"].is_meta and moved["more"][0][0].is_meta
+    assert type(moved["more"]) is list and type(moved["more"][0]) is tuple
+    assert (moved["more"][0][1], moved["more"][1]) == (3, "name")

@@ -4,9 +4,11 @@ import errno
 import os
 import shutil
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 from matched.training import checkpoint
 
@@ -32,9 +34,11 @@ class TestKept:
         assert self.write(tmp_path, 5) == {"step_00000003.pt", "step_00000005.pt"}
 
     def test_save_keeps_files_with_other_names(self, tmp_path):
-        (tmp_path / "step_00000002.pt.old").write_bytes(b"")
+        others = {"step_00000002.pt.old", "step_2.pt", "step_123456789.pt", "step_00000002.tmp"}
+        for name in others:
+            (tmp_path / name).write_bytes(b"")
         kept = self.write(tmp_path, 3, 4, 5)
-        assert kept == {"step_00000002.pt.old", "step_00000004.pt", "step_00000005.pt"}
+        assert kept == {*others, "step_00000004.pt", "step_00000005.pt"}
         state = checkpoint.load_newest(tmp_path / "none", "", lambda name: None)
         assert state is None
 
@@ -84,12 +88,74 @@ class TestSaveFile:
         with pytest.raises(ValueError, match=message):
             self.load_newest(tmp_path, "other")
 
+    def test_load_newest_file_skips_what_any_process_finds_damaged(
+        self, tmp_path, caplog, monkeypatch
+    ):
+        """All processes give the reason of the first of them, and load the same file."""
+        self.save(tmp_path, 3, 5)
+        reasons = iter([[None, "of rank 1", "of rank 2"], [None] * 3])
+        monkeypatch.setattr(checkpoint, "all_gather_objects", lambda own: next(reasons))
+        with caplog.at_level("WARNING", logger="matched"):
+            assert self.load_newest(tmp_path)["weights"][0].tolist() == [3.0] * 3
+        newest = tmp_path / "step_00000005.pt"
+        assert caplog.messages == [f"{newest} is damaged (of rank 1); trying the previous one"]
+
     def test_load_newest_file_executes_no_code(self, tmp_path):
         self.save(tmp_path, 3)
         malicious = Malicious(tmp_path / "executed")
         torch.save({"mine": {"of": "run"}, "code": malicious}, tmp_path / "step_00000005.pt")
         assert self.load_newest(tmp_path)["weights"][0].tolist() == [3.0] * 3
         assert not malicious.folder.exists()
+
+
+class TestLoadWeights:
+    """load_weights: what later runs read from a training or from imported weights."""
+
+    ONE, TWO, THREE = ({"weight": torch.full((1, 2), value)} for value in (1.0, 2.0, 3.0))
+
+    def directory(self, tmp_path, **parts):
+        """The directory of a run, named by its signature, with a checkpoint of these parts."""
+        directory = tmp_path / "abc"
+        tensors = {
+            f"{part}.{n}": tensor for part, state in parts.items() for n, tensor in state.items()
+        }
+        content = {"tensors": tensors, "plain": {"signature": "abc"}}
+        checkpoint.save_file(directory / "checkpoints", 7, content)
+        return directory
+
+    def loaded(self, directory):
+        model = nn.Linear(2, 1, bias=False)
+        checkpoint.load_weights(model, directory)
+        return model.weight.tolist()
+
+    def test_load_weights_prefers_imported_weights_then_the_ema(self, tmp_path):
+        directory = self.directory(tmp_path, model=self.ONE)
+        assert self.loaded(directory) == [[1.0, 1.0]]
+        directory = self.directory(tmp_path, model=self.ONE, ema=self.TWO)
+        assert self.loaded(directory) == [[2.0, 2.0]]
+        torch.save({"model": self.THREE}, directory / "weights.pth")
+        assert self.loaded(directory) == [[3.0, 3.0]]
+
+    def test_load_weights_names_a_run_without_an_intact_checkpoint(self, tmp_path):
+        directory = self.directory(tmp_path, model=self.ONE)
+        os.truncate(directory / "checkpoints" / "step_00000007.pt", 100)
+        with pytest.raises(ValueError) as error:
+            self.loaded(directory)
+        assert str(error.value) == f"{directory} has no intact checkpoint; run it again"
+
+    def test_load_weights_refuses_a_checkpoint_of_another_run(self, tmp_path):
+        directory = self.directory(tmp_path, model=self.ONE).rename(tmp_path / "other")
+        with pytest.raises(ValueError, match="is a checkpoint of run abc, not of other"):
+            self.loaded(directory)
+
+    def test_load_weights_names_every_weight_that_does_not_fit(self, tmp_path):
+        directory = self.directory(tmp_path, model={"weight": torch.ones(3), "bias": torch.ones(1)})
+        with pytest.raises(ValueError) as error:
+            self.loaded(directory)
+        assert str(error.value) == (
+            f"the checkpoint of {directory} does not fit: weight is (3,) in it and (1, 2) here; "
+            "bias is unknown to the model"
+        )
 
 
 @pytest.fixture
@@ -108,6 +174,10 @@ def small_disk(tmp_path):
         yield folder.parent
     finally:
         subprocess.run(["umount", folder], check=True)
+
+
+CAUSED = RuntimeError("[enforce fail]")
+CAUSED.__cause__ = OSError(errno.EDQUOT, "quota")
 
 
 class TestFullDisk:
@@ -139,6 +209,41 @@ class TestFullDisk:
         self.check(error, folder)
         filler.unlink()
         assert_same_run(train(small_disk, weights=99), uninterrupted)
+
+    @pytest.mark.parametrize(
+        "raised, number, reason",
+        [
+            (OSError(errno.ENOSPC, "no room"), errno.ENOSPC, "No space left on device"),
+            (RuntimeError("[enforce fail]\npos"), None, "RuntimeError: [enforce fail] pos"),
+            (CAUSED, errno.EDQUOT, "Disk quota exceeded"),
+        ],
+        ids=["system", "torch", "torch, by the system"],
+    )
+    def test_write_error_has_reason_free_space_and_advice(
+        self, tmp_path, monkeypatch, raised, number, reason
+    ):
+        """The folder of the checkpoints may not exist yet."""
+
+        def fail(content, file):
+            raise raised
+
+        def disk_usage(folder):
+            assert folder.is_dir()
+            return SimpleNamespace(free=3 * 2**20)
+
+        monkeypatch.setattr(torch, "save", fail)
+        monkeypatch.setattr(shutil, "disk_usage", disk_usage)
+        folder = tmp_path / "run" / "checkpoints"
+        with pytest.raises(OSError) as error:
+            checkpoint.save_file(folder, 5, {})
+        assert error.value.errno == number
+        message = str(error.value) if number is None else error.value.strerror
+        assert message == (
+            f"the checkpoint step_00000005.pt could not be written to {folder}: {reason} "
+            "(3.0 MiB free); earlier checkpoints are intact, and a new submission resumes from the "
+            "newest"
+        )
+        assert list(folder.iterdir()) == []
 
     def test_torch_error_without_errno_keeps_its_message(self, tmp_path, monkeypatch):
         save, calls = torch.save, []

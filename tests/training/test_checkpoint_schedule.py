@@ -3,6 +3,7 @@
 import pytest
 
 from matched.signals import Interrupted, watch_signals
+from matched.training import checkpoint_schedule
 from matched.training.checkpoint_schedule import CheckpointSchedule
 from matched.training.fingerprint import BATCHES
 
@@ -94,6 +95,50 @@ class TestIntervals:
     def test_only_rank_0_watches_the_clock(self, tmp_path):
         place = context(tmp_path, rank=1, checkpoint_steps=99, checkpoint_minutes=10.0)
         assert steps_saved_at(place, [11, 22]) == []
+
+
+class TestEnd:
+    """The end of the steps ends the agreement between processes, or abandons it after an error."""
+
+    @pytest.fixture
+    def calls(self, monkeypatch):
+        """The calls of the agreement; ``finish`` raises the errors of the list of this name."""
+
+        class Recorder:
+            def abandon(self):
+                calls.append("abandon")
+
+            def finish(self):
+                calls.append("finish")
+                if errors:
+                    raise errors.pop()
+
+        calls, errors = [], []
+        self.errors = errors
+        monkeypatch.setattr(checkpoint_schedule, "Agreement", Recorder)
+        return calls
+
+    def test_last_step_finishes_the_agreement(self, tmp_path, calls):
+        with CheckpointSchedule(context(tmp_path), lambda: None, 3):
+            pass
+        assert calls == ["finish"]
+
+    def test_failed_step_abandons_the_agreement(self, tmp_path, calls):
+        with (
+            pytest.raises(RuntimeError, match="in a step"),
+            CheckpointSchedule(context(tmp_path), lambda: None, 3),
+        ):
+            raise RuntimeError("in a step")
+        assert calls == ["abandon"]
+
+    def test_agreement_that_cannot_finish_is_abandoned(self, tmp_path, calls):
+        self.errors.append(RuntimeError("another process is gone"))
+        with (
+            pytest.raises(RuntimeError, match="another process is gone"),
+            CheckpointSchedule(context(tmp_path), lambda: None, 3),
+        ):
+            pass
+        assert calls == ["finish", "abandon"]
 
 
 class TestTwoProcesses:

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from matched.task import Context
+from matched.training import evaluation
 from matched.training.evaluation import FixedSamples, RankSubset
+from matched.training.seeding import reseed
 
 
 def subset(total, batch, rank, world_size):
@@ -21,6 +23,24 @@ def test_rank_subset_covers_every_sample_once(total, processes):
     assert sorted(counted) == list(range(total))
     assert len({len(s.loader) for s in subsets}) == 1
     assert len({len(s.indices) for s in subsets}) == 1
+
+
+@pytest.mark.parametrize(("num_workers", "start"), [(0, None), (2, "fork")])
+def test_rank_subset_loads_as_the_training_does(monkeypatch, num_workers, start):
+    loaders = []
+
+    def loader(dataset, batch, **options):
+        loaders.append((dataset.indices, batch, options))
+
+    monkeypatch.setattr(evaluation, "DataLoader", loader)
+    context = Context(directory=Path(), signature="", rank=1, world_size=2, num_workers=num_workers)
+    for device in ("cpu", "cuda"):
+        RankSubset(list("abcde"), 3, context, torch.device(device))
+    options = {"num_workers": num_workers, "multiprocessing_context": start}
+    assert loaders == [
+        ([1, 3, 0], 3, options | {"pin_memory": False}),
+        ([1, 3, 0], 3, options | {"pin_memory": True}),
+    ]
 
 
 class Noise:
@@ -38,3 +58,5 @@ def test_fixed_samples_are_the_same_in_any_order():
     assert [fixed[i] for i in (2, 0, 1)] == [first[2], first[0], first[1]]
     assert len({value for _, value in first}) == 3 and len(fixed) == 3
     assert FixedSamples(Noise(), seed=2)[0] != first[0]
+    reseed(1, "evaluation", 2)
+    assert Noise()[2] == first[2], "not the numbers of a training sample"

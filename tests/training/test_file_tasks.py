@@ -100,6 +100,22 @@ class TestMakeFiles:
         make_files(context, folder, NAMES, maker)
         assert [*during, progress(context)] == [(2, 4), (4, 4)]
 
+    def test_make_files_logs_how_many_exist_once(self, context, folder, caplog):
+        with caplog.at_level("INFO", logger="matched"):
+            make_files(context, folder, NAMES[:1], Maker())
+            make_files(context, folder, NAMES, Maker())
+            make_files(context, folder, [], Maker())
+        assert caplog.messages == ["files: 0 of 1 files exist", "files: 1 of 4 files exist"]
+
+    def test_make_files_creates_the_folder_and_keeps_other_files(self, context, folder):
+        folder = folder / "of" / "several levels"
+        make_files(context, folder, NAMES, Maker())
+        (folder / "mine.tmp").touch()
+        (folder / ".a.txt.123.tmp").touch()
+        make_files(context, folder, NAMES, Maker())
+        others = {path.name for path in folder.iterdir()} - {*NAMES}
+        assert others == {"mine.tmp", *(f"{name}.sha256" for name in NAMES)}
+
     def test_make_files_stops_after_the_lease_is_lost(self, tmp_path, folder):
         checks = []
 
@@ -133,6 +149,12 @@ def test_remove_stale_files_stops_after_the_lease_is_lost(tmp_path):
     with pytest.raises(LeaseLostError, match="taken over"):
         remove_stale_files(where, [stale, kept])
     assert not stale.exists() and kept.exists()
+
+
+def test_remove_stale_files_ignores_missing_ones(context, tmp_path):
+    (tmp_path / "stale.txt").touch()
+    remove_stale_files(context, [tmp_path / "missing.txt", tmp_path / "stale.txt"])
+    assert list(tmp_path.iterdir()) == []
 
 
 def progress(context):

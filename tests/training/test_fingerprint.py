@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from dyt import DynamicTanh
+from matched.training import fingerprint as fingerprint_module
 from matched.training import weights_digest
 from matched.training.fingerprint import batch_digest, digest_of, divided_weights_digest
 
@@ -160,6 +161,23 @@ class TestDividedWeightsDigest:
             weight[[0, 1]] = weight[[1, 0]]
         assert len(digests | {self.digest(model)}) == 6
 
+    def test_divided_digest_adds_each_row_once(self, monkeypatch):
+        """Parts of a weight's rows from several processes, of which two have the same rows."""
+        model = nn.Linear(2, 4, bias=False)
+        parts = [{"weight": (0, 5)}, {"weight": (2, 2**64 - 1)}]
+        digests = []
+        for gathered in (parts, [*parts, parts[0]], parts[::-1], parts[:1]):
+            monkeypatch.setattr(fingerprint_module, "all_gather_objects", lambda _, v=gathered: v)
+            digests.append(divided_weights_digest(model, []))
+        assert digests[0] == digests[1] == digests[2] != digests[3]
+
+    def test_divided_digest_of_an_empty_weight(self):
+        model = nn.Module()
+        model.register_buffer("empty", torch.empty(0, 3))
+        digest = divided_weights_digest(model, [])
+        model.register_buffer("empty", torch.empty(0, 4))
+        assert divided_weights_digest(model, []) != digest
+
 
 def test_digest_of_depends_on_the_order_and_the_parts():
     digests = [("a", "b"), ("b", "a"), ("ab",), ("a", "b", ""), ("a",)]
@@ -179,3 +197,35 @@ def test_batch_digest_depends_on_shapes_dtypes_and_all_tensors():
     ]
     assert len({batch_digest(batch) for batch in batches}) == len(batches)
     assert batch_digest({"x": x, "y": y}) == batch_digest({"y": y, "x": x}) == batch_digest((x, y))
+
+
+def test_digests_are_pinned():
+    """A run that is resumed, or compared with its pair, by another version has the same digests."""
+    model = nn.ModuleDict({"norm": nn.LayerNorm(2), "proj": nn.Linear(2, 2, bias=False)})
+    model.register_parameter("token", nn.Parameter(torch.tensor(0.5)))
+    with torch.no_grad():
+        model["proj"].weight.copy_(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    batch = {"y": torch.tensor([1, 2]), "x": (torch.ones(2, 2), [torch.zeros(1)])}
+    assert {
+        "weights": weights_digest(model, ["norm"]),
+        "divided": divided_weights_digest(model, ["norm"]),
+        "batch": batch_digest(batch),
+        "several": digest_of(["a", "b"]),
+    } == {
+        "weights": "511083b44398b00b",
+        "divided": "7fdd453b3e996acf",
+        "batch": "d23b37160d472f9b",
+        "several": "d44362d67d921091",
+    }
+
+
+def test_digests_do_not_see_parametrizations():
+    plain, reparametrized = nn.Linear(2, 2), nn.Linear(2, 2)
+    reparametrized.load_state_dict(plain.state_dict())
+    nn.utils.parametrize.register_parametrization(reparametrized, "weight", nn.Identity())
+    assert "parametrizations.weight.original" in reparametrized.state_dict()
+    for digest in (weights_digest, divided_weights_digest):
+        nested = [nn.ModuleDict({"proj": module}) for module in (plain, reparametrized)]
+        assert digest(nested[0], []) == digest(nested[1], [])
+        names = ["proj.parametrizations.weight.original"]
+        assert digest(nested[1], [], names) == digest(nested[0], [], ["proj.weight"])

@@ -15,6 +15,7 @@ from .problem import (
     CrashAt,
     Points,
     assert_same_run,
+    grouped,
     learner,
     mse,
     network,
@@ -179,6 +180,20 @@ def test_hooks_that_use_step_info_resume_bit_identical(tmp_path):
         run(tmp_path / "crashed", loss=CrashAt(7))
     # Other initial weights, to detect anything that the checkpoint does not restore.
     assert_same_run(run(tmp_path / "crashed", seed=99), uninterrupted)
+
+
+def test_replace_parameters_keeps_the_groups():
+    """FSDP replaces every parameter of a model."""
+    problem = learner(**grouped(network()))
+    names = problem.group_names()
+    assert [len(group) for group in names] == [4, 2]
+    for module in problem.model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            setattr(module, name, nn.Parameter(parameter.detach().clone()))
+    problem.replace_parameters(names)
+    assert problem.group_names() == names
+    held = {p for group in problem.optimizer.param_groups for p in group["params"]}
+    assert held == set(problem.model.parameters())
 
 
 def test_parameter_names_refuses_an_optimizer_of_other_parameters():

@@ -11,6 +11,7 @@ from matched.training.fingerprint import BATCHES
 
 from .problem import (
     CONFIG,
+    FEATURES,
     PLAIN,
     Crash,
     CrashAt,
@@ -53,17 +54,37 @@ class TestStep:
             assert norm == pytest.approx(0.25, rel=1e-4)
 
     def test_bf16_computes_in_bf16_with_fp32_weights(self, tmp_path):
-        dtypes = set()
+        dtypes, evaluated = set(), set()
 
         def loss(model, batch):
             hidden = model[0](batch[0])
             dtypes.add(hidden.dtype)
             return mse(model, batch)
 
-        run = train(tmp_path, replace(PLAIN, precision="bf16", epochs=20), loss=loss)
-        assert dtypes == {torch.bfloat16}
+        def evaluate(model):
+            evaluated.add((model(torch.ones(2, FEATURES)).dtype, torch.is_grad_enabled()))
+            return {"error": 1.0}
+
+        config = replace(PLAIN, precision="bf16", epochs=20)
+        run = train(tmp_path, config, loss=loss, evaluate=evaluate)
+        assert dtypes == {torch.bfloat16} and evaluated == {(torch.bfloat16, False)}
         assert {tensor.dtype for tensor in run.state["model"].values()} == {torch.float32}
         assert run.losses[-1] < run.losses[0] / 2
+
+    @pytest.mark.parametrize(
+        "precision, allowed", [("tf32", True), ("fp32", False), ("bf16", False)]
+    )
+    def test_only_tf32_allows_products_in_tf32(self, tmp_path, precision, allowed):
+        backends = torch.backends.cuda.matmul, torch.backends.cudnn
+        before = [backend.allow_tf32 for backend in backends]
+        try:
+            for backend in backends:
+                backend.allow_tf32 = not allowed
+            train(tmp_path, replace(PLAIN, precision=precision, epochs=1))
+            assert [backend.allow_tf32 for backend in backends] == [allowed, allowed]
+        finally:
+            for backend, value in zip(backends, before, strict=True):
+                backend.allow_tf32 = value
 
     def test_fp16_clips_unscaled_gradients(self, tmp_path):
         changes = sgd(lr=0.5)
@@ -185,6 +206,11 @@ class TestOutcome:
             selection_metric=("top1", "higher"),
         )
         assert run.outcome.best == {"top1": 7.0, "step": 9}
+
+
+def test_async_checkpoints_of_an_unsharded_run_are_files(tmp_path):
+    run = train(tmp_path, PLAIN, where={"async_checkpoints": True})
+    assert run.checkpoints == ["step_00000010.pt", "step_00000012.pt"]
 
 
 class TestRefusedSettings:

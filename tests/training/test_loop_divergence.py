@@ -46,6 +46,13 @@ def test_log_names_the_step_of_the_divergence(tmp_path, caplog):
     assert "diverged at step 8: the loss is nan" in caplog.text
 
 
+def test_log_names_step_and_values_of_a_diverged_evaluation(tmp_path, caplog):
+    errors = iter([3.0, float("inf")])
+    with caplog.at_level("INFO", logger="matched"):
+        train(tmp_path, evaluate=lambda model: {"error": next(errors), "other": 1.0})
+    assert "diverged at step 6: the evaluation is {'error': inf, 'other': 1.0}" in caplog.messages
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_non_finite_evaluation_diverges_in_the_last_step(tmp_path, value, caplog):
     # Every loss is computed before its step: only the evaluation detects an overflow in the last.

@@ -1,7 +1,6 @@
 """Measurements of runs: gradient norm, α, throughput and peak memory."""
 
 import math
-import time
 from dataclasses import replace
 
 import pytest
@@ -148,14 +147,14 @@ class TestMeter:
         assert meter.read() == {"samples_per_second": 8.0}
 
     def test_meter_has_the_peak_memory_of_a_gpu(self, monkeypatch):
-        peaks, resets = iter([3 * 2**20, 5 * 2**20]), []
+        peaks, resets, synchronized = iter([3 * 2**20, 5 * 2**20]), [], []
         monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: next(peaks))
         monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", resets.append)
-        monkeypatch.setattr(torch.cuda, "synchronize", lambda device: time.sleep(0))
+        monkeypatch.setattr(torch.cuda, "synchronize", synchronized.append)
         meter = PerformanceMeter(torch.device("cuda", 0))
         meter.add(8)
         with meter.paused():
-            pass
+            assert synchronized == [torch.device("cuda", 0)], "queued steps count as training"
         assert meter.read()["peak_memory_mib"] == 3.0
         meter.add(8, peak_mib=7.5)  # of a trainer that resets torch's statistics
         meter.add(8, peak_mib=6.5)

@@ -45,6 +45,30 @@ def test_steps_per_second_are_those_since_the_resumption(tmp_path, monkeypatch):
     assert (progress["step"], progress["steps_per_second"]) == (120, 2.0)
 
 
+def test_progress_is_written_twice_a_second_and_at_evaluations(tmp_path, monkeypatch, caplog):
+    seconds, written = [50.0], []
+    monkeypatch.setattr(metrics_log.time, "perf_counter", lambda: seconds[0])
+
+    def write_progress(directory, step, steps, *, steps_per_second, shown):
+        written.append((step, steps, steps_per_second, dict(shown)))
+
+    monkeypatch.setattr(metrics_log, "write_progress", write_progress)
+    log = MetricsLog(context(tmp_path), steps=10)
+    log.start(0)
+    for step, at in ((1, 50.25), (2, 50.5), (3, 50.75), (4, 51.0)):
+        seconds[0] = at
+        log.step(step, 0.1, **(VALUES | {"loss": float(step)}))
+    with caplog.at_level("INFO", logger="matched"):
+        log.evaluation(4, 0.25, {"error": 1.23456, "top1": float("nan")})
+    log.close()
+    assert written == [
+        (0, 10, None, {}),
+        (3, 10, 4.0, {"loss": 3.0}),
+        (4, 10, 4.0, {"loss": 4.0, "error": 1.23456, "top1": None}),
+    ]
+    assert caplog.messages == ["epoch 0.25: {'error': 1.2346, 'top1': nan}"]
+
+
 def test_performance_lines_have_the_time_of_day(tmp_path, monkeypatch):
     monkeypatch.setattr(metrics_log.time, "time", lambda: 1_700_000_000.12345)
     log = MetricsLog(context(tmp_path), steps=10)
@@ -127,11 +151,16 @@ def test_full_disk_error_names_the_metrics_file(tmp_path):
     assert performance.closed
 
 
-@pytest.mark.parametrize("damage", ["\0" * 40, "{}", '{"step": "4"', "[1]"])
+@pytest.mark.parametrize("damage", ["\0" * 40, "{}", '{"step": "4"', "[1]", "\xff\xfe"])
 def test_damaged_metrics_line_is_reported_with_its_number(tmp_path, damage):
     train(tmp_path, replace(CONFIG, log_steps=1))
     path = tmp_path / "metrics.jsonl"
     lines = path.read_text().splitlines()
-    path.write_text("\n".join([*lines[:2], damage, *lines[3:]]) + "\n")
-    with pytest.raises(ValueError, match=r"metrics.jsonl, line 3, is damaged; delete the line"):
+    text = "\n".join([*lines[:2], damage, *lines[3:]]) + "\n"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match="damaged") as error:
         train(tmp_path, replace(CONFIG, log_steps=1))
+    assert str(error.value) == (
+        f"{path}, line 3, is damaged; delete the line to continue without it, or the run "
+        "directory to start from the beginning"
+    )

@@ -113,12 +113,16 @@ class TestWarmupSteps:
         assert rates == pytest.approx([1e-6, (1e-6 + 0.01) / 2, 0.01])
 
     def test_fit_refuses_a_warmup_longer_than_the_run(self, tmp_path):
-        message = "the warm-up takes 13 steps and the run 12"
-        with pytest.raises(ValueError, match=message):
-            lrs(tmp_path / "epochs", warmup_epochs=0, warmup_steps=13)
-        message = r"the warm-up takes 6 steps and the run 5 \(3 per epoch\)"
-        with pytest.raises(ValueError, match=message):
-            lrs(tmp_path / "steps", epochs=None, steps=5, warmup_epochs=2)
+        for name, warmup, run, changes in (
+            ("epochs", 13, 12, {"warmup_epochs": 0, "warmup_steps": 13}),
+            ("steps", 6, 5, {"epochs": None, "steps": 5, "warmup_epochs": 2}),
+        ):
+            with pytest.raises(ValueError) as error:
+                lrs(tmp_path / name, **changes)
+            assert str(error.value) == (
+                f"the warm-up takes {warmup} steps and the run {run} (3 per epoch); shorten the "
+                "warm-up or lengthen the run"
+            )
 
 
 class TestTimmCosine:

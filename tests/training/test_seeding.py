@@ -64,3 +64,12 @@ def test_reseed_accepts_every_seed_of_64_bits(monkeypatch, seed):
     one = draws()
     reseed(0)
     assert draws() == one
+
+
+def test_reseed_seeds_the_gpu_only_if_it_is_in_use(monkeypatch):
+    seeds = []
+    monkeypatch.setattr(torch.cuda, "manual_seed", seeds.append)
+    for initialized in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda value=initialized: value)
+        reseed(0, "sample", 1, 12)
+    assert seeds == [11773250797751144774]

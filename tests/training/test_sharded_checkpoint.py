@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.distributed.checkpoint import metadata as dcp
 
-from matched.training import checkpoint
+from matched.training import checkpoint, sharded_checkpoint
 from matched.training.checkpoint import TrainingState
 
 from .problem import SIGNATURE, Malicious, TrainedRun, assert_close_runs, identical, train
@@ -142,6 +142,53 @@ def test_sharded_checkpoint_is_renamed_when_it_is_on_disk(tmp_path, disk_events)
     sizes = {name: size for kind, name, size in before if kind == "sync"}
     for name in ("rest.pt", "__0_0.distcp"):
         assert sizes[name] == (tmp_path / "checkpoints/step_00000005" / name).stat().st_size
+
+
+def test_sharded_checkpoint_keeps_every_dtype_and_shape(tmp_path):
+    tensors = {
+        "model.bf16": torch.tensor([[1.5, -2.0]], dtype=torch.bfloat16),
+        "model.count": torch.tensor(7),
+        "model.mask": torch.tensor([True, False]),
+        "optimizer.weight.step": torch.tensor(3.0),
+    }
+    state = TrainingState(tensors=tensors, plain={"signature": "run", "position": {"step": 5}})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        checkpoint.save(tmp_path, 5, state, sharded=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = checkpoint.read(tmp_path / "step_00000005")
+    assert identical(found.tensors, tensors) and found.plain == state.plain
+
+
+def test_failed_sharded_checkpoint_leaves_no_temporary_folder(tmp_path, monkeypatch):
+    leftover = tmp_path / TEMPORARY
+    leftover.mkdir()
+    (leftover / "of a killed process").touch()
+
+    def fail(folder, state):
+        assert {path.name for path in folder.iterdir()} == {".metadata", "__0_0.distcp"}
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sharded_checkpoint, "write_plain_values", fail)
+    state = TrainingState(tensors={"model.weight": torch.ones(3)}, plain={"signature": "run"})
+    with warnings.catch_warnings(), pytest.raises(OSError, match="No space left on device"):
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        checkpoint.save(tmp_path, 5, state, sharded=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("link", ["cause", "context"])
+def test_root_cause_is_the_system_error_behind_others(link):
+    system = OSError(errno.ENOSPC, "No space left on device")
+    bare = OSError("in words only")
+    outer = RuntimeError("torch's words")
+    for error, inner in ((outer, bare), (bare, system)):
+        setattr(error, f"__{link}__", inner)
+    assert sharded_checkpoint.root_cause(outer) is system
+    assert sharded_checkpoint.root_cause(system) is system
+    alone = RuntimeError("torch's words")
+    assert sharded_checkpoint.root_cause(alone) is alone
 
 
 def edited(change):

@@ -1,12 +1,14 @@
 """Sharding: sharded runs are the same as unsharded ones, and what cannot be sharded is refused."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
 from matched.training import sharding
 
-from .problem import TrainedRun, grouped, learner, network
+from .problem import CPU, TrainedRun, grouped, learner, network
 
 
 @pytest.mark.parametrize(
@@ -70,6 +72,84 @@ def test_shard_refuses_an_ema_with_floating_point_buffers():
     model.register_buffer("mean", torch.zeros(3))
     with pytest.raises(ValueError, match="mean is a floating-point buffer, which an EMA of shard"):
         sharding.shard(learner(**grouped(model)), torch.device("cpu"))
+
+
+BF16, FP32 = torch.bfloat16, torch.float32
+
+
+@pytest.mark.parametrize(
+    ("precision", "parameters", "reduction"),
+    [("fp32", None, None), ("bf16-params", BF16, FP32), ("bf16-reduce", BF16, BF16)],
+)
+def test_shard_divides_each_block_of_model_and_ema(monkeypatch, precision, parameters, reduction):
+    """Each block by itself and the rest last, in the same precision and over the same processes."""
+    calls = []
+
+    def fully_shard(module, *, mesh, mp_policy):
+        calls.append((module, mesh, mp_policy.param_dtype, mp_policy.reduce_dtype))
+
+    monkeypatch.setattr(sharding, "fully_shard", fully_shard)
+    monkeypatch.setattr(sharding, "device_mesh", lambda device, degree: (device.type, degree))
+    problem = learner()
+    problem.ema.module.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+    sharding.shard(problem, CPU, precision=precision, degree=2)
+    parts = [
+        m for net in (problem.model, problem.ema.module) for m in (net[0], net[1], net[4], net)
+    ]
+    assert calls == [(part, ("cpu", 2), parameters, reduction) for part in parts]
+
+
+@pytest.mark.parametrize(
+    ("degree", "mesh"),
+    [
+        (0, ((8,), None)),
+        (8, ((8,), None)),
+        (2, ((4, 2), ("replicate", "shard"))),
+        (1, ((8, 1), ("replicate", "shard"))),
+    ],
+)
+def test_device_mesh_has_copies_of_the_weights_for_a_degree(monkeypatch, degree, mesh):
+    monkeypatch.setattr(sharding.dist, "get_world_size", lambda: 8)
+    monkeypatch.setattr(
+        sharding,
+        "init_device_mesh",
+        lambda device, shape, mesh_dim_names=None: (device, shape, mesh_dim_names),
+    )
+    assert sharding.device_mesh(CPU, degree) == ("cpu", *mesh)
+    with pytest.raises(ValueError, match="shard_degree"):
+        sharding.device_mesh(CPU, 3)
+
+
+def test_reshard_frees_every_sharded_part(monkeypatch):
+    class Part(nn.Linear):
+        def reshard(self):
+            freed.append(self)
+
+    freed = []
+    monkeypatch.setattr(sharding, "FSDPModule", Part)
+    parts = [Part(2, 2), Part(2, 2)]
+    sharding.reshard(nn.Sequential(parts[0], nn.Tanh(), nn.Sequential(parts[1])))
+    assert freed == parts
+
+
+@pytest.mark.parametrize(
+    ("norm", "refused"),
+    [
+        (nn.BatchNorm1d(2), True),
+        (nn.SyncBatchNorm(2), False),
+        (nn.BatchNorm1d(2, track_running_stats=False), False),
+    ],
+    ids=["batch norm", "synchronized", "without statistics"],
+)
+def test_shard_refuses_only_statistics_of_one_process(norm, refused):
+    problem = SimpleNamespace(model=nn.Sequential(nn.Linear(2, 2), norm), ema=None)
+    if not refused:
+        sharding._check_shardable(problem)
+        return
+    with pytest.raises(
+        ValueError, match=r"^1 is a batch norm, .*; use SyncBatchNorm, or train with"
+    ):
+        sharding._check_shardable(problem)
 
 
 class TestBlocks:

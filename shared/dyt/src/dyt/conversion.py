@@ -103,7 +103,7 @@ def convert(
         fits = fit_sites(model, plan, norm, copy_affine, calibrate)
         described = zip(replacements, survey.sites, strict=True)
         replacements = [add_fit(r, fits.get(site.module)) for r, site in described]
-    elif copy_affine and swaps and norm.layer == "dyt" and not dry_run:
+    elif copy_affine and norm.layer == "dyt" and not dry_run:
         warnings.warn(
             "copy_affine keeps γ and β, but the network's outputs change. Pass calibrate=batch.",
             stacklevel=2,

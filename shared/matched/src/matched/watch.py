@@ -185,8 +185,6 @@ def _cells(planned: PlannedRun) -> tuple[ProgressBar | Text, str]:
 
 
 def _fraction_done(planned: PlannedRun) -> float:
-    status = planned.status
-    if status.state.finished:
-        return 1.0
-    progress = status.progress or {}
+    """Return the part of its steps that an unfinished run has done."""
+    progress = planned.status.progress or {}
     return progress["step"] / progress["steps"] if progress.get("steps") else 0.0

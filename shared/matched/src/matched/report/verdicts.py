@@ -127,6 +127,7 @@ class _Evidence:
             (name, entry.row, entry.arm, entry.metric.key): entry
             for name, table in self.tables.items()
             for entry in table.summary.entries
+            if entry.runs  # none in a row that leaves the arm out
         }
 
     def label(self, key: CellKey) -> str:

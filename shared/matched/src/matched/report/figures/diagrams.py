@@ -39,8 +39,7 @@ def draw_block(canvas: Canvas) -> None:
             filled = color if "{" in text else "#eeeeee"
             _box(axis, text.format(norm=norm), 2.2 + 3.2 * index, filled)
         for start in (0.2, 3.0, 6.2, 9.4):
-            end = start + (1.2 if start else 0)
-            axis.annotate("", (5, end + 0.2), (5, start), arrowprops={"arrowstyle": "-|>"})
+            axis.annotate("", (5, start + 1.4), (5, start), arrowprops={"arrowstyle": "-|>"})
         # The residual connection, around the norm layer and what follows it.
         axis.plot([5, 0.6, 0.6, 4.2], [0.8, 0.8, 8.6, 8.6], color="black", linewidth=1)
 
