@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -300,45 +301,217 @@ def test_finite_metrics_leave_out_positions():
     assert finite_metrics(record) == {"acc": 1.0}
 
 
+DEIT = {"checkpoints": "checkpoint-*.pth", "resume": ("--resume", "{checkpoint}")}
+LIGHTNING = {
+    "metrics": {"loss": "loss", "val/loss": "val_loss", "test/loss": "test_loss"},
+    "checkpoints": "checkpoints/*.ckpt",
+    "resume": ("train.ckpt={checkpoint}",),
+}
+FACTS = {
+    ("miniature", "train.py"): {
+        "metrics": {"train_loss": "loss", "test_acc": "accuracy"},
+        "higher": ("accuracy",),
+        **DEIT,
+    },
+    ("mae", "main_pretrain.py"): DEIT,
+    ("mae", "main_finetune.py"): {
+        "metrics": {"train_loss": "loss", "test_acc1": "top1", "test_acc5": "top5"},
+        "higher": ("top1", "top5"),
+        **DEIT,
+    },
+    ("dino", "main_dino.py"): {"checkpoints": "checkpoint*.pth"},
+    ("dit", "train.py"): {"checkpoints": "*/checkpoints/*.pt", "resumes": False},
+    ("hyenadna", "-m train"): LIGHTNING,
+    ("caduceus", "-m train"): LIGHTNING,
+    ("fairseq", "-m fairseq_cli.hydra_train"): {
+        "metrics": {"loss": "loss", "valid_loss": "val_loss", "valid_accuracy": "accuracy"},
+        "higher": ("accuracy",),
+        "checkpoints": "checkpoints/checkpoint*.pt",
+        "diverged": "Minimum loss scale reached",
+    },
+    ("nanogpt", "train.py"): {
+        "metrics": {"train_loss": "loss", "val": "val_loss"},
+        "checkpoints": "ckpt.pt",
+        "resume": ("--init_from=resume",),
+    },
+}
+"""(upstream, script) → facts other than the usual: a script that logs "train_loss" only."""
+
+
+def test_facts_of_every_script():
+    usual = {
+        "metrics": {"train_loss": "loss"},
+        "higher": (),
+        "checkpoints": "",
+        "resume": (),
+        "resumes": True,
+        "diverged": r"Loss is (nan|-?inf), stopping training",
+    }
+    found = {}
+    for name, upstream in UPSTREAMS.items():
+        for script_name, facts in upstream.scripts.items():
+            found[name, script_name] = {key: getattr(facts, key) for key in usual}
+    assert found == {key: {**usual, **facts} for key, facts in FACTS.items()}
+
+
+def test_repository_commit_and_shims_of_every_upstream():
+    found = {name: (u.repository, u.commit, u.shims) for name, u in UPSTREAMS.items()}
+    assert found == {
+        "miniature": ("", "", ""),
+        "mae": (
+            "facebookresearch/mae",
+            "efb2a8062c206524e35e47d04501ed4f544c0ae8",
+            "dyt_upstream.shims.mae",
+        ),
+        "dino": (
+            "facebookresearch/dino",
+            "7c446df5b9f45747937fb0d72314eb9f7b66930a",
+            "dyt_upstream.shims.dino",
+        ),
+        "dit": ("facebookresearch/DiT", "ed81ce2229091fd4ecc9a223645f95cf379d582b", ""),
+        "hyenadna": (
+            "HazyResearch/hyena-dna",
+            "d553021b483b82980aa4b868b37ec2d4332e198a",
+            "dyt_upstream.shims.hyenadna",
+        ),
+        "caduceus": (
+            "kuleshov-group/caduceus",
+            "0060a6d8079b6a040fc55d505e15972a327b70a6",
+            "dyt_upstream.shims.caduceus",
+        ),
+        "fairseq": (
+            "facebookresearch/fairseq",
+            "3d262bb25690e4eb2e7d3c1309b1e9c406ca4b99",
+            "dyt_wav2vec.hydra_train",
+        ),
+        "nanogpt": ("karpathy/nanoGPT", "3adf61e154c3fe3fca428ad6bc3818b27a3b8291", ""),
+    }
+
+
+@pytest.fixture
+def of_two(monkeypatch, context, own, checkout):
+    """Return a function that runs a script of two processes in this one, as a job's rank."""
+    calls = []
+
+    class Attempt:
+        def __init__(self, context, config):
+            calls.append("attempt")
+
+        def compute(self):
+            calls.append("compute")
+
+        def outcome(self):
+            return "outcome"
+
+    def group(context):
+        calls.append("group")
+        return nullcontext()
+
+    monkeypatch.setattr(script, "_Attempt", Attempt)
+    monkeypatch.setattr(script, "process_group", group)
+    monkeypatch.setattr(script, "raise_on_all_ranks", nullcontext)
+    monkeypatch.setattr(script, "on_rank0", lambda function: f"{function()} of rank 0")
+
+    def run(rank, local_rank, world_size):
+        calls.clear()
+        where = context(rank=rank, local_rank=local_rank, world_size=world_size)
+        return script.run(where, own(processes=2)), calls
+
+    checkout("")
+    return run
+
+
 @pytest.mark.parametrize(
-    ("upstream", "script", "metrics", "higher", "checkpoints", "resume"),
-    [
-        ("mae", "main_pretrain.py", "loss", "", "checkpoint-*.pth", "--resume {checkpoint}"),
-        (
-            "mae",
-            "main_finetune.py",
-            "loss top1 top5",
-            "top1 top5",
-            "checkpoint-*.pth",
-            "--resume {checkpoint}",
-        ),
-        ("dino", "main_dino.py", "loss", "", "checkpoint*.pth", ""),
-        ("dit", "train.py", "loss", "", "*/checkpoints/*.pt", ""),
-        (
-            "hyenadna",
-            "-m train",
-            "loss val_loss test_loss",
-            "",
-            "checkpoints/*.ckpt",
-            "train.ckpt={checkpoint}",
-        ),
-        (
-            "fairseq",
-            "-m fairseq_cli.hydra_train",
-            "loss val_loss accuracy",
-            "accuracy",
-            "checkpoints/checkpoint*.pt",
-            "",
-        ),
-        ("nanogpt", "train.py", "loss val_loss", "", "ckpt.pt", "--init_from=resume"),
-    ],
+    ("rank", "world_size", "expected"),
+    [(0, 2, ["group", "attempt", "compute"]), (1, 2, ["group", "attempt"]), (2, 4, None)],
 )
-def test_facts_of_each_script(upstream, script, metrics, higher, checkpoints, resume):
-    facts = UPSTREAMS[upstream].scripts[script]
-    assert " ".join(facts.metrics.values()) == metrics
-    assert (" ".join(facts.higher), facts.checkpoints) == (higher, checkpoints)
-    assert " ".join(facts.resume) == resume
-    assert facts.resumes == (upstream != "dit")
+def test_one_process_of_a_node_runs_the_script(of_two, monkeypatch, rank, world_size, expected):
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    outcome, calls = of_two(rank, rank, world_size)
+    assert outcome == "outcome of rank 0"
+    assert calls == (expected or ["group", "attempt"])
+
+
+def test_script_for_more_processes_than_the_job_has_is_refused(of_two):
+    with pytest.raises(ValueError) as refusal:
+        of_two(0, 0, 1)
+    assert str(refusal.value) == (
+        "the recipe is for 2 processes, on which the script's batch size depends, but this job "
+        "has 1; change resources or processes"
+    )
+
+
+def test_ended_script_has_its_fingerprint_and_metrics_written(attempt, started, monkeypatch):
+    """Also if it was stopped: a resumed attempt continues these lines."""
+    made = attempt()
+    owned = []
+    object.__setattr__(made.context, "check_ownership", lambda: owned.append(1))
+    log_lines(made, *RECORDS[:1])
+    (made.context.directory / "first-steps.json").write_text('{"weights": "w", "batches": ["b"]}')
+
+    def interrupted(self, on_poll):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(script.ScriptProcess, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        made.compute()
+    assert [line.get("loss") for line in metrics_lines(made)] == [3.0, None]
+    fingerprint = json.loads((made.context.directory / "fingerprint.json").read_text())
+    assert fingerprint == {"weights": "w", "batches": ["b"]}
+    assert owned
+
+
+def test_first_start_has_the_whole_command_in_the_log(attempt, started, caplog):
+    caplog.set_level(logging.INFO, "matched")
+    made = attempt()
+    made.compute()
+    assert caplog.messages == [
+        f"own at {made.checkout.commit}: {made.checkout.path}/train.py {made.output}",
+        "train.py ended with status 3",
+    ]
+    command, folder = started[0]
+    assert command[1:] == ["-m", "dyt_upstream.runner", str(made.context.directory / "script.json")]
+    assert folder == made.checkout.path
+
+
+def test_poll_waits_longer_for_a_log_that_takes_long_to_read(attempt, monkeypatch):
+    clock, readings = [100.0], []
+    monkeypatch.setattr(script.time, "monotonic", lambda: clock[0])
+    made = attempt(facts={"checkpoints": "*.pt"})
+    made.process = SimpleNamespace(lines=list)
+
+    def records():
+        readings.append(clock[0])
+        clock[0] += 2.0  # seconds
+        return [{"step": 7.0, "epoch": 1, "loss": 2.5, "acc": math.nan}]
+
+    monkeypatch.setattr(made, "_records", records)
+    for clock[0] in (100.0, 130.0, 139.9, 140.0):
+        made._poll()
+    assert readings == [100.0, 140.0]
+    progress = json.loads((made.context.directory / "progress.json").read_text())
+    assert (progress["step"], progress["steps"], progress["shown"]) == (7, 7, {"loss": 2.5})
+    made.context = replace(made.context, rank=1)
+    clock[0] = 1000.0
+    made._poll()
+    assert readings == [100.0, 140.0], "only the first process reads"
+
+
+def test_poll_writes_metrics_once_a_minute(attempt, monkeypatch):
+    clock, written = [100.0], []
+    monkeypatch.setattr(script.time, "monotonic", lambda: clock[0])
+    made = attempt()
+    made.process = SimpleNamespace(lines=list)
+    write = made._write_metrics
+
+    def record(records):
+        written.append(clock[0])
+        write(records)
+
+    monkeypatch.setattr(made, "_write_metrics", record)
+    for clock[0] in (100.0, 110.0, 160.0, 161.0, 170.0, 225.9, 231.0):
+        made._poll()
+    assert written == [100.0, 170.0, 231.0]
 
 
 @pytest.mark.parametrize(
