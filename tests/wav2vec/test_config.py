@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 
 from dyt import Norm
+from dyt_wav2vec import config as configs
 from dyt_wav2vec.config import BASE, LARGE, Preparation
 
+from ..config_checks import defaults_of
 from .problem import CONFIG
 
 COUNTS = {
@@ -108,6 +110,65 @@ def test_config_accepts_boundary_values():
     replace(CONFIG, warmup_updates=0, epochs=None, eval_passes=2)
     replace(CONFIG, warmup_updates=6, min_sample_size=12_000, max_tokens=12_000)
     replace(BASE, mask_prob=1.0, dropout=0.0, encoder_layerdrop=0)
+
+
+DEFAULTS = {
+    "Network": {
+        "conv_feature_layers": (
+            (512, 10, 5),
+            (512, 3, 2),
+            (512, 3, 2),
+            (512, 3, 2),
+            (512, 3, 2),
+            (512, 2, 2),
+            (512, 2, 2),
+        ),
+        "layer_norm_first": False,
+        "latent_vars": 320,
+        "latent_groups": 2,
+        "latent_temp": (2.0, 0.5, 0.999995),
+        "conv_pos": 128,
+        "conv_pos_groups": 16,
+        "mask_prob": 0.65,
+        "mask_length": 10,
+        "num_negatives": 100,
+        "dropout": 0.1,
+        "attention_dropout": 0.1,
+        "activation_dropout": 0.0,
+        "dropout_input": 0.1,
+        "dropout_features": 0.1,
+        "encoder_layerdrop": 0.05,
+        "feature_grad_mult": 0.1,
+    },
+    "ReleasedWeights": {"data": "wav2vec2-large-weights"},
+    "Preparation": {
+        "data": "librispeech",
+        "shuffle_seed": 0,
+        "train": 200,
+        "valid": 40,
+        "voices": 8,
+    },
+    "Pretraining": {
+        "seed": 0,
+        "data": "librispeech",
+        "epochs": None,
+        "min_sample_size": 32000,
+        "betas": (0.9, 0.98),
+        "eps": 1e-06,
+        "weight_decay": 0.01,
+        "loss_weights": (0.1, 10.0),
+        "precision": "fp16",
+        "eval_updates": 25000,
+        "eval_passes": 8,
+        "log_updates": 200,
+    },
+}
+"""Those of fairseq's wav2vec2_base_librispeech, and of the authors' release for DyT."""
+
+
+def test_defaults_of_speech_configs():
+    assert {name: found for name, found in defaults_of(configs).items() if found} == DEFAULTS
+    assert configs.Pretraining.__dataclass_fields__["norm"].default_factory() == Norm.own()
 
 
 def test_training_overrides_set_fairseqs_config():
