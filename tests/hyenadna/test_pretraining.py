@@ -61,6 +61,7 @@ def test_learner_selects_the_lowest_loss_of_the_networks_own_groups(monkeypatch,
     groups = caught.optimizer.param_groups
     assert {group["weight_decay"] for group in groups} == {0.3, 0.0}
     assert all((g["lr"], g["betas"]) == (config.lr, (0.8, 0.7)) for g in groups)
+    caught.model.eval()
     pair = tuple(part[None] for part in caught.dataset[0])
     logits = caught.model(pair[0])
     expected = torch.nn.functional.cross_entropy(logits[0], pair[1][0], ignore_index=PAD)
