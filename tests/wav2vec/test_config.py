@@ -5,10 +5,12 @@ import sys
 from dataclasses import replace
 
 import pytest
+import torch
 
 from dyt import Norm
 from dyt_wav2vec import config as configs
 from dyt_wav2vec.config import BASE, LARGE, Preparation
+from matched.task import Context
 
 from ..config_checks import defaults_of
 from .problem import CONFIG
@@ -169,6 +171,82 @@ DEFAULTS = {
 def test_defaults_of_speech_configs():
     assert {name: found for name, found in defaults_of(configs).items() if found} == DEFAULTS
     assert configs.Pretraining.__dataclass_fields__["norm"].default_factory() == Norm.own()
+
+
+def test_training_overrides_are_the_settings_of_the_config():
+    from dyt_wav2vec import fairseq_config, fairseq_plugin
+
+    config = replace(
+        CONFIG,
+        seed=5,
+        precision="fp16",
+        max_sample_size=9_000,
+        min_sample_size=8_500,
+        max_tokens=18_001,
+        micro_batches_per_update=6,
+        loss_weights=(0.2, 7.0),
+        updates=11,
+        epochs=4,
+        lr=0.003,
+        betas=(0.8, 0.7),
+        eps=1e-5,
+        weight_decay=0.02,
+        warmup_updates=2,
+    )
+    found = fairseq_config.training_overrides(config)
+    own = found.pop("model")
+    assert found == {
+        "common": {"seed": 5, "fp16": True},
+        "task": {
+            "_name": fairseq_plugin.TASK,
+            "max_sample_size": 9_000,
+            "min_sample_size": 8_500,
+            "normalize": False,
+        },
+        "dataset": {"max_tokens": 18_001, "skip_invalid_size_inputs_valid_test": True},
+        "distributed_training": {
+            "distributed_world_size": 6,
+            "ddp_backend": "legacy_ddp",
+        },
+        "criterion": {
+            "_name": "wav2vec",
+            "infonce": True,
+            "log_keys": ["prob_perplexity", "code_perplexity", "temp"],
+            "loss_weights": [0.2, 7.0],
+        },
+        "optimization": {"max_update": 11, "max_epoch": 4, "lr": [0.003]},
+        "optimizer": {
+            "_name": "adam",
+            "adam_betas": "(0.8, 0.7)",
+            "adam_eps": 1e-5,
+            "weight_decay": 0.02,
+        },
+        "lr_scheduler": {"_name": "polynomial_decay", "warmup_updates": 2},
+    }
+    assert own["_name"] == fairseq_plugin.MODEL
+    assert own["norm"] == fairseq_plugin.norm_to_json(config.norm)
+    plain = fairseq_config.training_overrides(replace(config, epochs=None, precision="fp32"))
+    assert plain["optimization"]["max_epoch"] == 0 and plain["common"]["fp16"] is False
+
+
+@pytest.mark.parametrize(("device", "on_cpu", "index"), [("cpu", True, 0), ("cuda:3", False, 3)])
+def test_runtime_overrides_are_those_of_the_process(tmp_path, device, on_cpu, index):
+    from dyt_wav2vec import fairseq_config
+
+    place = Context(directory=tmp_path, signature="x", rank=1, world_size=2, num_workers=5)
+    config = replace(CONFIG, micro_batches_per_update=6)
+    assert fairseq_config.runtime_overrides(config, place, tmp_path, torch.device(device)) == {
+        "common": {"cpu": on_cpu, "fp16_no_flatten_grads": on_cpu},
+        "task": {"data": str(tmp_path)},
+        "dataset": {"num_workers": 5, "data_buffer_size": 0},
+        "distributed_training": {
+            "distributed_world_size": 2,
+            "distributed_rank": 1,
+            "distributed_no_spawn": True,
+            "device_id": index,
+        },
+        "optimization": {"update_freq": [3]},
+    }
 
 
 def test_training_overrides_set_fairseqs_config():
