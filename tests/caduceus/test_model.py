@@ -109,6 +109,13 @@ def test_ps_classifier_leaves_out_the_pads_of_both_strands():
     torch.testing.assert_close(model(ids), (model.head(pooled[0]) + model.head(pooled[1])) / 2)
 
 
+def test_ps_sequences_of_a_batch_do_not_depend_on_each_other():
+    model, ids = build_language_model(network(variant="ps", embedding_std=1.0), 0), bases(5, 12)
+    logits = model(ids)
+    for one, alone in zip(ids, logits, strict=True):
+        torch.testing.assert_close(model(one[None])[0], alone)
+
+
 def test_ph_classifier_conjoins_strands_in_evaluation_only():
     model = build_classifier(network(variant="ph"), 2, 0, conjoin=True)
     ids = torch.cat([torch.full((3, 4), PAD), bases(3, 12)], dim=1)

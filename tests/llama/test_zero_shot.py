@@ -136,6 +136,15 @@ class TestScores:
         assert np.random.get_state()[1].tolist() == before[1]
         assert torch.equal(torch.get_rng_state(), before[2])
 
+    def test_global_generators_are_restored_after_an_error(self):
+        before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+        with pytest.raises(KeyError), zero_shot._global_generators_kept():
+            random.random(), np.random.rand(), torch.rand(1)
+            raise KeyError
+        assert random.getstate() == before[0]
+        assert np.random.get_state()[1].tolist() == before[1]
+        assert torch.equal(torch.get_rng_state(), before[2])
+
     def test_score_of_gloss_word(self, glosses_run, tmp_path, monkeypatch):
         rows = gloss_word.rows()[:12]
         monkeypatch.setattr(gloss_word, "rows", lambda: rows)

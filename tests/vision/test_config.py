@@ -52,7 +52,11 @@ CASES = [
     (TINY_MAE, {"mask_ratio": 1e-18}, "mask_ratio is 1e-18; expected a share between 0 and 1"),
     (TINY_MAE, {"decoder_heads": 3}, "decoder_heads 3 does not divide decoder_width 16"),
     (TINY_MAE, {"decoder_width": 10}, "decoder_width is 10; expected a multiple of 4, which 2-D"),
-    (TINY_MAE, {"width": 30}, "width is 30; expected a multiple of 4, which 2-D sine-cosine"),
+    (
+        TINY_MAE,
+        {"width": 30},
+        "width is 30; expected a multiple of 4, which 2-D sine-cosine positions require",
+    ),
     (TINY_MAE, {"decoder_depth": 0}, "decoder_depth is 0; expected a whole number of 1 or more"),
     # DINO
     (TINY_DINO, {"local_size": 10}, "patch_size 4 does not divide local_size 10: 2 would be left"),

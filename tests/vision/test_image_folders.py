@@ -227,8 +227,32 @@ class TestSurvey:
         (name / "n00000002.tar").touch()
         check_image_folder(folder, classes=2)
         message = refusal(survey_image_folder, folder, SIZES, "ImageNet-1K")
-        assert message.startswith(f"{name} has no images, but n00000002.tar; expected files of")
-        assert message.endswith("Unpack archives, then submit again")
+        assert message == (
+            f"{name} has no images, but n00000002.tar; expected files of the kinds "
+            f"{', '.join(sources.IMAGE_SUFFIXES)}. Unpack archives, then submit again"
+        )
+
+    def test_check_image_folder_names_missing_and_odd_folders(self, folder):
+        shutil.copytree(folder / "train" / CLASSES[0], folder / "train" / "n00000009")
+        (folder / "train" / CLASSES[0]).rename(folder / "away")
+        assert refusal(check_image_folder, folder, 2) == (
+            f"class {CLASSES[0]} is in only one of train/ and val/; {sources.LAYOUT}"
+        )
+        shutil.rmtree(folder / "val")
+        assert (
+            refusal(check_image_folder, folder, 2)
+            == f"{folder} has no folder val/; {sources.LAYOUT}"
+        )
+        (folder / "train" / "n00000009").rename(folder / "train" / CLASSES[0])
+        (folder / "val" / CLASSES[0]).mkdir(parents=True)
+        assert refusal(check_image_folder, folder, 2) == (
+            f"{folder}/val has 1 class folders, not 2; train/ also has {CLASSES[1]}; "
+            f"{sources.LAYOUT}"
+        )
+        (folder / "val" / CLASSES[1]).mkdir()
+        assert refusal(check_image_folder, folder, 2) == (
+            f"{folder}/val/{CLASSES[0]} is empty; {sources.LAYOUT}"
+        )
 
     def test_check_image_folder_refuses_a_flat_val(self, folder):
         for path in list((folder / "val").glob("*/*")):
@@ -247,8 +271,10 @@ class TestSurvey:
     def test_survey_refuses_an_incomplete_val(self, folder):
         remove(folder / "val" / CLASSES[1], 3)
         message = refusal(survey_image_folder, folder, SIZES, "ImageNet-1K")
-        assert message.startswith(f"1 of the 2 classes in {folder}/val have another number of im")
-        assert "such as n00000002 with 4; expected 5 per class" in message
+        assert message == (
+            f"1 of the 2 classes in {folder}/val have another number of images than ImageNet-1K, "
+            "such as n00000002 with 4; expected 5 per class. Unpack their archives again"
+        )
 
     def test_survey_warns_of_some_missing_training_images(self, folder, warnings):
         remove(folder / "train" / CLASSES[0], 3, 4, 5, 6)

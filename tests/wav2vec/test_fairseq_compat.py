@@ -42,8 +42,6 @@ assert hash(config.common) is not None and config.common == FairseqConfig().comm
 assert fairseq_compat.load() is fairseq
 import fairseq_cli.hydra_train, fairseq_cli.train, fairseq.tasks.audio_pretraining
 import fairseq.criterions.wav2vec_criterion, fairseq.data.data_utils_fast
-
-from ..messages import refused
 """
 
 
