@@ -144,10 +144,14 @@ def test_partial_images_of_other_weights_are_removed(
 
 
 def test_complete_samples_of_other_weights_are_replaced(
-    trainings, sampling_run, other_training, tmp_path
+    trainings, sampling_run, other_training, tmp_path, caplog
 ):
+    warning = "the existing images were sampled with other weights and are sampled again"
     sampled(tmp_path / "x", SAMPLING, other_training)
+    sampled(tmp_path / "x", SAMPLING, other_training)
+    assert warning not in caplog.messages
     sampled(tmp_path / "x", SAMPLING, trainings / "LN")
+    assert caplog.messages.count(warning) == 1
     assert (tmp_path / "x/samples.npz").read_bytes() == (sampling_run / "samples.npz").read_bytes()
 
 

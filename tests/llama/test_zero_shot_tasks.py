@@ -146,6 +146,7 @@ def test_squad_metrics_install_makes_the_removed_module_importable(monkeypatch):
     import transformers.data.metrics.squad_metrics as replaced
 
     assert replaced.compute_f1 is squad_metrics.compute_f1
+    assert replaced.__name__ == squad_metrics.REPLACED == "transformers.data.metrics.squad_metrics"
 
 
 class TestGlossWord:

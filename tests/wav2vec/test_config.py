@@ -54,14 +54,16 @@ ERRORS = {
     "calibrated norm": (
         CONFIG,
         {"norm": Norm.dyt("calibrated")},
-        "fairseq builds the network without data to calibrate α on",
+        "^norm is .*, but fairseq builds the network without data to calibrate α on; give alpha0 a "
+        "number$",
     ),
     "source of pretraining": (CONFIG, {"data": ""}, "data is ''; expected 'librispeech', "),
     "precision": (CONFIG, {"precision": "bf16"}, "precision is 'bf16'; expected 'fp32' or 'fp16'"),
     "one pass": (
         CONFIG,
         {"eval_passes": 1},
-        "eval_passes is 1; expected a whole number of 2 or more: a single pass has no ",
+        "^eval_passes is 1; expected a whole number of 2 or more: a single pass has no standard "
+        "error$",
     ),
     "half a pass": (CONFIG, {"eval_passes": 2.5}, "eval_passes is 2.5; expected a whole number of"),
     "no rate": (
@@ -73,16 +75,30 @@ ERRORS = {
     "rate is not a number": (CONFIG, {"lr": float("nan")}, "lr is nan and warmup_updates is 3; "),
     "infinite rate": (CONFIG, {"lr": float("inf")}, "lr is inf and warmup_updates is 3; "),
     "beta of 1": (CONFIG, {"betas": (0.9, 1.0)}, r"betas are \(0.9, 1.0\) and eps is 1e-06; expec"),
-    "no epsilon": (CONFIG, {"eps": 0.0}, "and eps is 0.0; expected betas from 0 to below 1"),
-    "decay": (CONFIG, {"weight_decay": -0.1}, "weight_decay is -0.1 and loss_wei.* of 0 or more"),
+    "no epsilon": (
+        CONFIG,
+        {"eps": 0.0},
+        r"^betas are \(0.9, 0.98\) and eps is 0.0; expected betas from 0 to below 1 and a positive "
+        "eps$",
+    ),
+    "decay": (
+        CONFIG,
+        {"weight_decay": -0.1},
+        "^weight_decay is -0.1 and loss_weights are .*; expected numbers of 0 or more$",
+    ),
     "loss weight": (CONFIG, {"loss_weights": (0.1, -1)}, r"loss_weights are \(0.1, -1\); expected"),
-    "no masks": (BASE, {"mask_prob": 0}, "mask_prob is 0; expected more than 0"),
+    "no masks": (
+        BASE,
+        {"mask_prob": 0},
+        "^mask_prob is 0; expected more than 0: the loss is computed on masked steps$",
+    ),
     "warm-up to the end": (CONFIG, {"warmup_updates": 7}, r"7; .* below updates \(7\)"),
     "warm-up before the start": (CONFIG, {"warmup_updates": -1}, "warmup_updates is -1; expected "),
     "crops larger than a batch": (
         CONFIG,
         {"max_tokens": 11_999},
-        "min_sample_size is 8000, max_sample_size 12000 and max_tokens 11999; expected non-decr",
+        "^min_sample_size is 8000, max_sample_size 12000 and max_tokens 11999; expected "
+        "non-decreasing values, because a micro-batch holds at least one utterance$",
     ),
     "minimum above maximum": (CONFIG, {"min_sample_size": 12_001}, "min_sample_size is 12001, m"),
     "heads": (
