@@ -187,6 +187,10 @@ class TestInitialWeights:
         for block, rows in enumerate(weight.split(12)):
             drawn = torch.empty(12, 8).normal_(0.0, 0.5, generator=generator(3, "name", block))
             assert torch.equal(rows, drawn[: len(rows)])
+        small = torch.empty(3, 7)  # its last numbers depend on how many are drawn
+        initial_weights.fill_normal(small, 0.5, 3, "name")
+        expected = torch.empty(3, 7).normal_(0.0, 0.5, generator=generator(3, "name", 0))
+        assert torch.equal(small, expected)
 
     def test_rotary_frequencies_are_those_of_transformers_in_fp32(self):
         reference = LlamaForCausalLM(transformers_config(NETWORK)).model.rotary_emb.inv_freq
