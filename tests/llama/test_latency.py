@@ -293,6 +293,7 @@ def test_latency_memory_has_no_optimizer():
         ({"variants": ("RMSNorm", "DyT", "DyT", "Identity")}, "'Derf', .*, each once"),
         ({"length": 17}, "length is 17, but the network has 16 positions"),
         ({"rounds": 1}, "rounds is 1; expected 2 or more"),
+        ({"alpha0": -0.5}, "alpha0 = -0.5"),
         ({"device": "gpu"}, "device is 'gpu'; expected 'cpu' or 'cuda'"),
         ({"dtype": "float16"}, "dtype is 'float16'; expected 'float32' or 'bfloat16'"),
     ],

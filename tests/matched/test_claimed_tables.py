@@ -71,6 +71,10 @@ def test_claims_prints_verdicts_of_finished_runs(claimed):
     )
 
 
+def test_claims_without_a_file_of_claims_says_so(project):
+    assert project.cli("claims") == "No claims: recipes/claims.py is missing or empty\n"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [("--scale", "huge"), ("--cluster", "cloud"), ("--set", "lr=1"), ("--set", "data=images")],

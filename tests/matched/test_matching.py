@@ -162,6 +162,13 @@ OTHER = replace(SMALL, config=replace(SMALL.config, lr=0.2))
 """
 
 
+def test_an_allowed_difference_of_no_config_is_refused(project):
+    project.recipe(per_arm(LR_AND_EPOCHS, ", allowed_differences={'lr': 'a', 'epoch': 'b'}"))
+    line = project.mistake("plan", "table1")
+    assert "allowed_differences of the table names epoch, which is no field" in line
+    assert "expected one of batches, betas, clip_norm, data, epochs, lr," in line
+
+
 def three_arms(dyt, fixup):
     runs = f"{{'LN': SMALL, 'DyT': {dyt}, 'Fixup': {fixup}}}"
     return f"{THREE_ARMS}TABLE = Table(arms=THREE, scales=(scale(seeds=(0,), small={runs}),))"

@@ -253,6 +253,12 @@ def test_site_refuses_a_home_folder_that_is_unknown(tmp_path, monkeypatch, path)
         _ = settings.runs_folder
 
 
+@pytest.mark.parametrize("section", ['[runs]\nfolder = ""\n', '[data]\nimagenet = ""\n'])
+def test_site_refuses_an_empty_path(tmp_path, section):
+    with pytest.raises(ValueError, match=r"site\.toml: a path is empty"):
+        _ = read(tmp_path, section).runs_folder
+
+
 def _no_name(number):
     raise KeyError(f"getpwuid(): uid not found: {number}")
 

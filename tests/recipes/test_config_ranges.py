@@ -19,8 +19,8 @@ OPTIONAL = {  # numbers that may be 0
     "feature_grad_mult", "max_n",
 }  # fmt: skip
 """Numbers that may be 0, and not negative."""
-ANY = {"seed", "shuffle_seed", "filter_frequency", "decay_shift", "alpha0"}
-"""Numbers that may be negative: of a sine, its frequency, and of α."""
+ANY = {"seed", "shuffle_seed", "filter_frequency", "decay_shift"}
+"""Numbers that may be negative, such as the frequency of a sine."""
 
 
 @pytest.fixture(autouse=True)

@@ -47,17 +47,18 @@ def test_mini_runs_take_under_20_minutes_on_a_core(name, tmp_path):
         assert 0 < planned.resources.minutes < 20
 
 
-def test_mini_searches_try_three_alpha0_in_three_widths_and_two_depths():
+def test_mini_searches_try_four_alpha0_in_three_widths_and_two_depths():
     found = cells("iclr-table7")
     sizes = {(c.run.config.network.width, c.run.config.network.depth) for c in found}
     assert sizes == {(width, depth) for width in (64, 128, 256) for depth in (2, 4)}
-    assert {cell.value for cell in found} == {"0.25", "0.5", "1"} and len(found) == 18
+    assert {cell.value for cell in found} == {"0.5", "1", "2", "4"} and len(found) == 24
     assert {c.value for c in cells("table12")} == {
-        "0.25/0.25",
-        "0.5/0.25",
         "0.5/0.5",
         "1/0.5",
         "1/1",
+        "2/1",
+        "2/2",
+        "4/4",
     }
     minutes = {
         (cell.row, cell.arm): planned.resources.without_gpus().minutes
@@ -75,11 +76,11 @@ def plan_of(name):
 @pytest.mark.parametrize(
     ("first", "arms", "second", "count"),
     [
-        ("table11", (), "table12", 20),
-        ("table4", ("DyT",), "table11", 20),
-        ("iclr-table4", ("DyT",), "iclr-table7", 6),
+        ("table11", (), "table12", 24),
+        ("table4", ("DyT",), "table11", 24),
+        ("iclr-table4", ("DyT",), "iclr-table7", 8),
         ("iclr-table4", ("RMSNorm",), "table4", 2),
-        ("iclr-table7", (), "table12", 18),
+        ("iclr-table7", (), "table12", 24),
         ("iclr-table3", ("LN",), "table3", 2),
         ("iclr-table3", ("DyT",), "table3", 2),
     ],

@@ -1,10 +1,10 @@
 """Mini scale of Table 12: the best α0 of LLaMAs by width and depth, on docstrings.
 
     Command    make table12 SCALE=mini
-    Time       5 hours on one core: 15 runs each of 2 to 7 minutes (estimated), of which 9 are those
-               of the ICLR submission's Table 7
+    Time       6 hours on one core: 18 runs each of 2 to 7 minutes (estimated), of which 12
+               are those of the ICLR submission's Table 7
 
-Three widths and two depths, with five pairs of α0 that are equal, or twice as large in attention
+Three widths and two depths, with six pairs of α0 that are equal, or twice as large in attention
 blocks as elsewhere. It has not been run yet.
 """
 

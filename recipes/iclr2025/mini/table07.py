@@ -1,7 +1,8 @@
 """Mini scale of Table 7: the best α0 of LLaMAs by width and depth, on docstrings.
 
     Command    make iclr-table7 SCALE=mini
-    Time       3 hours on one core: 9 runs each of 2 to 7 minutes (estimated), all CVPR's Table 12's
+    Time       4 hours on one core: 12 runs each of 2 to 7 minutes (estimated), all of CVPR's
+               Table 12
 
 It has not been run yet.
 """

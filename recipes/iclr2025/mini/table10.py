@@ -1,7 +1,7 @@
 """Mini scale of Table 10: the best α0 of LLaMAs by head dimension, length and width, on docstrings.
 
     Command    make iclr-table10 SCALE=mini
-    Time       75 minutes on one core: 36 runs of 2 minutes (estimated); the row with heads of 16
+    Time       100 minutes on one core: 48 runs of 2 minutes (estimated); the row with heads of 16
                channels and 128 tokens is Table 7's
 
 It has not been run yet.

@@ -58,6 +58,7 @@ class Latency:
         check_counts(self, "length", "rounds", "warmup_rounds")
         if self.rounds < 2:
             raise ValueError(f"rounds is {self.rounds}; expected 2 or more, for quantiles")
+        Norm.dyt(alpha0=self.alpha0)  # refuses values that are not positive numbers
         check_choice(self, "device", ("cpu", "cuda"))
         check_choice(self, "dtype", ("float32", "bfloat16"))
         unknown = [name for name in self.variants if name not in VARIANTS]

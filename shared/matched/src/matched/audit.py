@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from matched.files import DamagedFileError, read_json
 from matched.matching import (
+    FINGERPRINTS,
     Differences,
     disallowed_differences,
     pair_with_baseline,
@@ -127,7 +128,7 @@ def read_fingerprint(planned: PlannedRun) -> dict[str, Any] | None:
     Raises:
         DamagedFileError: if fingerprint.json is not complete.
     """
-    return read_json(f"{planned.directory.path}/fingerprint.json", ("weights", "batches"))
+    return read_json(f"{planned.directory.path}/fingerprint.json", FINGERPRINTS)
 
 
 def _compare_fingerprints(

@@ -116,6 +116,9 @@ def _claims(given: argparse.Namespace) -> int:
     cluster = match_name(given.cluster, CLUSTERS, "cluster")
     settings = site.read(site.find(project))
     claims = load_claims(project)
+    if not claims and not given.names:
+        print("No claims: recipes/claims.py is missing or empty")
+        return 0
     options = {"changes": given.changes, "arms": given.extra_arms}
     tables = claimed_tables(claims, project, settings, scale=scale, cluster=cluster, **options)
     if given.names:

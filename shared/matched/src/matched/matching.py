@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import fields
 from typing import Any
 
 from matched.run import Run
-from matched.table import Cell, Scale, Table
+from matched.table import Arm, Cell, Scale, Table, runs_with_needs
 
 MAX_SHOWN = 5
 """Differences shown in the message that refuses a table."""
+
+FINGERPRINTS = ("weights", "batches")
+"""Fingerprints of a run, which a table may allow to differ as it does config fields."""
 
 Differences = dict[str, tuple[Any, Any]]
 """Dotted path, such as "config.norm.alpha0" → (value in the baseline, value in the other run)."""
@@ -24,11 +28,12 @@ def check_matched(table: Table, scale: Scale) -> None:
     """Check that every arm differs from the baseline in the norm and the allowed differences only.
 
     Raises:
-        ValueError: naming the first pair that is not matched, and what differs, or two values of a
-            search that give the same run.
+        ValueError: naming the first pair that is not matched, and what differs; two values of a
+            search that give the same run; or an allowed difference that is no field of any run.
     """
     cells = table.cells(scale)
     _check_trials_differ(cells)
+    _check_allowed_fields(table, cells)
     for base, other in pair_with_baseline(cells, table.baseline.name):
         allowed = table.allowed_differences_of(other.arm)
         refused = disallowed_differences(run_differences(base.run, other.run), allowed)
@@ -54,6 +59,20 @@ def _check_trials_differ(cells: Iterable[Cell]) -> None:
                     "search give the same run; give each trial's run its value, and the arm no "
                     "norm if the norm is what is tried"
                 )
+
+
+def _check_allowed_fields(table: Table, cells: Iterable[Cell]) -> None:
+    """Raise ValueError if an allowed difference is neither a field of a run nor a fingerprint."""
+    configs = {type(run.config) for cell in cells for _, run in runs_with_needs(cell.run, "")}
+    known = {"task", *FINGERPRINTS, *(field.name for config in configs for field in fields(config))}
+    for owner in (table, *table.arms):
+        names = (name for name in owner.allowed_differences if not name.startswith("needs."))
+        if unknown := [name for name in names if name not in known]:
+            where = f"arm {owner.name}" if isinstance(owner, Arm) else "table"
+            raise ValueError(
+                f"allowed_differences of the {where} names {', '.join(unknown)}, which is no field "
+                f"of a config; expected one of {', '.join(sorted(known))}"
+            )
 
 
 def _describe(differences: Differences) -> str:

@@ -121,6 +121,8 @@ class Site:
 
 def _absolute(file: Path, path: str) -> Path:
     """Return a path of site.toml with ``~`` expanded, relative to the folder of the file."""
+    if not path:
+        raise ValueError(f"{file}: a path is empty; write one, or leave the key out")
     expanded = os.path.expanduser(path)
     if expanded.startswith("~"):
         raise ValueError(
