@@ -198,6 +198,19 @@ def flaw(path: Path) -> str:
     return "the first line is long" if len(docstring.splitlines()[0]) > 100 else ""
 
 
+def test_modules_log_to_the_logger_that_runs_write_to_their_files():
+    """Another one's messages are missing in a run's log, and those below a warning everywhere."""
+    loggers = {
+        module_name(path): node.value
+        for path in SOURCES
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.Assign) and "getLogger" in ast.unparse(node.value)
+    }
+    assert len(loggers) > 30
+    wrong = [m for m, v in loggers.items() if ast.unparse(v) != "logging.getLogger('matched')"]
+    assert wrong == []
+
+
 def test_modules_are_short_and_have_a_docstring():
     check_all({path: flaw(path) for path in SOURCES})
 

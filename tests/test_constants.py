@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from .package_constants import TABLES
+
 ROOT = Path(__file__).parents[1]
 DYT, MATCHED = "shared/dyt/src/dyt", "shared/matched/src/matched"
 VISION, DIT = "packages/vision-mae-dino/src/dyt_vision", "packages/dit/src/dyt_dit"
@@ -233,7 +235,7 @@ def constant(module, name):
 
 @pytest.mark.parametrize(
     "table",
-    [FROM_PUBLICATIONS, PROMISED_TO_USERS, FIXED_BY_OTHER_PROGRAMS, SHOWN_AND_WAITED_FOR],
+    [FROM_PUBLICATIONS, PROMISED_TO_USERS, FIXED_BY_OTHER_PROGRAMS, SHOWN_AND_WAITED_FOR, *TABLES],
 )
 def test_constants_have_the_values_of_their_sources(table):
     found = {module: {name: constant(module, name) for name in table[module]} for module in table}

@@ -12,6 +12,10 @@ from dyt_caduceus.model import (
     reverse_complement,
 )
 from dyt_caduceus.network_config import CaduceusNetwork
+from dyt_caduceus.strands import complement_map
+from matched.training.seeding import generator
+
+from ..messages import refused
 
 PAD = 4
 
@@ -36,6 +40,23 @@ def test_initial_weights_depend_on_the_seed_alone(variant):
             assert torch.equal(first[name], classifier[name])
     projections = [name for name in first if name.endswith("in_proj.weight")]
     assert projections and not any(torch.equal(first[name], other[name]) for name in projections)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("variant", "embedding"),
+    [("ph", "word_embeddings.weight"), ("ps", "word_embeddings.embedding.weight")],
+)
+def test_initial_weights_are_drawn_for_their_names(variant, embedding):
+    state = build_language_model(network(variant=variant, embedding_std=0.5), 3).state_dict()
+    name = f"backbone.embeddings.{embedding}"
+    expected = torch.empty(16, 16).normal_(std=0.5, generator=generator(3, "weights", name))
+    assert torch.equal(state[name], expected)
+    deeper = build_language_model(network(variant=variant, embedding_std=0.5, layers=3), 3)
+    deeper = deeper.state_dict()
+    for name, weights in state.items():
+        factor = (3 / 2) ** 0.5 if name.endswith("out_proj.weight") else 1
+        torch.testing.assert_close(deeper[name] * factor, weights)
 
 
 @torch.no_grad()
@@ -88,6 +109,13 @@ def test_ps_classifier_leaves_out_the_pads_of_both_strands():
     torch.testing.assert_close(model(ids), (model.head(pooled[0]) + model.head(pooled[1])) / 2)
 
 
+def test_ps_sequences_of_a_batch_do_not_depend_on_each_other():
+    model, ids = build_language_model(network(variant="ps", embedding_std=1.0), 0), bases(5, 12)
+    logits = model(ids)
+    for one, alone in zip(ids, logits, strict=True):
+        torch.testing.assert_close(model(one[None])[0], alone)
+
+
 def test_ph_classifier_conjoins_strands_in_evaluation_only():
     model = build_classifier(network(variant="ph"), 2, 0, conjoin=True)
     ids = torch.cat([torch.full((3, 4), PAD), bases(3, 12)], dim=1)
@@ -109,7 +137,10 @@ def test_optimizer_groups_decay_matrices_alone(norm, variant):
     convert_norms(model, norm)
     names = {parameter: name for name, parameter in model.named_parameters()}
     decayed, undecayed = optimizer_groups(model, lr=1e-3, weight_decay=0.1)
-    assert (decayed["weight_decay"], undecayed["weight_decay"], decayed["lr"]) == (0.1, 0.0, 1e-3)
+    for official in (False, True):
+        groups = optimizer_groups(model, lr=1e-3, weight_decay=0.1, official=official)
+        assert [(g["weight_decay"], g["lr"]) for g in groups] == [(0.1, 1e-3), (0.0, 1e-3)]
+        assert sum(len(group["params"]) for group in groups) == len(names)
     layers = {names[p].split(".")[-2] for p in decayed["params"]}
     assert layers == {"in_proj", "conv1d", "x_proj", "dt_proj", "out_proj", "head"}
     assert all(p.ndim >= 2 for p in decayed["params"])
@@ -121,7 +152,21 @@ def test_optimizer_groups_decay_matrices_alone(norm, variant):
         {"alpha", "weight", "bias"} if norm.layer == "dyt" else {"weight", "bias"}
     )
     assert [name for name in extra if name.endswith("bias")] == ["head.bias"]
-    assert sum(len(g["params"]) for g in (decayed, undecayed)) == len(names)
+
+
+@pytest.mark.parametrize("build", [build_language_model, lambda n, seed: build_classifier(n, 2, 0)])
+@pytest.mark.parametrize("variant", ["ph", "ps"])
+def test_embedding_and_a_are_the_matrices_without_decay(build, variant):
+    mixer = "mixer." if variant == "ph" else "mixer.submodule."
+    embedding = "" if variant == "ph" else "embedding."
+    assert build(network(variant=variant), 0).no_weight_decay() == {
+        f"backbone.embeddings.word_embeddings.{embedding}weight",
+        *(
+            f"backbone.layers.{layer}.{mixer}mamba_{direction}.A_log"
+            for layer in range(2)
+            for direction in ("fwd", "rev")
+        ),
+    }
 
 
 def test_convert_norms_adds_a_bias_of_zero():
@@ -162,5 +207,23 @@ def test_network_config_refuses_bad_values(changes, message):
 
 
 def test_models_refuse_a_vocabulary_below_the_tokenizers():
-    with pytest.raises(ValueError, match="padded_vocabulary is 12; expected 16 or more"):
-        build_language_model(network(padded_vocabulary=12), 0)
+    assert refused(build_language_model, network(padded_vocabulary=12), 0) == (
+        "padded_vocabulary is 12; expected 16 or more, for the tokenizer"
+    )
+
+
+def test_complement_map_leaves_further_rows_as_they_are():
+    """A, C, G and T are 7 to 10."""
+    expected = torch.arange(20)
+    expected[7:11] = torch.tensor([10, 9, 8, 7])
+    found = complement_map(20)
+    assert found.dtype == torch.int64 and torch.equal(found, expected)
+    assert torch.equal(complement_map(16), expected[:16])
+
+
+def test_pooling_has_one_of_two_names():
+    """Any other would average without the pads, and hide a mistyped name."""
+    model = build_classifier(network(), 2, 0)
+    assert (model.pooling, model.conjoin) == ("all", False)
+    hidden, pads = torch.randn(1, 3, 16), torch.tensor([[True, False, False]])
+    torch.testing.assert_close(model.pool(hidden, pads), hidden.mean(1))

@@ -14,6 +14,8 @@ from dyt_caduceus.scan_backends import mamba_kernels, torch_loop, triton_scan
 from dyt_caduceus.selective_scan import choose_scan, record_scan, selective_scan
 from matched.task import Context
 
+from ..messages import refused
+
 NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
 
 
@@ -218,21 +220,63 @@ def gpu(monkeypatch):
         cached.cache_clear()
 
 
-def test_choose_scan_takes_torch_on_the_cpu():
+def test_choose_scan_takes_torch_on_the_cpu(monkeypatch):
     assert choose_scan("cpu") == "torch"
+    for scan in ("auto", "torch"):
+        monkeypatch.setenv("DYT_SCAN", scan)
+        assert choose_scan("cpu") == "torch"
+        assert choose_scan("cpu", scan) == "torch"
 
 
 def test_choose_scan_takes_triton_on_a_gpu_and_names_the_commands(gpu, caplog):
     assert choose_scan("cuda") == "triton"
-    assert mamba_kernels.COMMAND in caplog.text
+    assert caplog.messages == [
+        "the selective scan uses this package's Triton kernels; "
+        f"`{mamba_kernels.COMMAND}` installs mamba-ssm's"
+    ]
+    caplog.clear()
+    assert choose_scan("cuda", "triton") == "triton"
+    assert not caplog.messages
 
 
-def test_choose_scan_refuses_the_plain_scan_on_a_gpu_unless_asked(gpu):
+def test_choose_scan_refuses_the_plain_scan_on_a_gpu_unless_asked(gpu, caplog):
     gpu.setattr(triton_scan, "problem", lambda: "Triton is not installed")
-    with pytest.raises(ValueError, match=r"Triton is not installed, .*pip install.*DYT_SCAN=torch"):
-        choose_scan("cuda")
+    message = (
+        "no kernel for the selective scan: Triton is not installed, and mamba-ssm is not in use; "
+        f"install it with `{mamba_kernels.COMMAND}`, or set DYT_SCAN=torch for the many times "
+        "slower plain scan"
+    )
+    for scan in ("auto", "triton"):
+        assert refused(choose_scan, "cuda", scan) == message
+    assert not caplog.messages
     gpu.setenv("DYT_SCAN", "torch")
     assert choose_scan("cuda") == "torch"
+    assert caplog.messages == [
+        "the selective scan runs in plain PyTorch on a GPU, as DYT_SCAN=torch asks"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("module", "cuda", "problem"),
+    [
+        (None, "13.0", "Triton is not installed"),
+        ("triton", None, "torch was built without CUDA"),
+        ("triton", "13.0", None),
+    ],
+)
+def test_triton_needs_its_package_and_cuda(monkeypatch, module, cuda, problem):
+    monkeypatch.setattr(triton_scan, "find_spec", {module: object()}.get)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    assert triton_scan.problem.__wrapped__() == problem
+
+
+def test_triton_runs_on_the_cpu_in_its_interpreter_alone(monkeypatch):
+    for value, interpreted in (("0", False), ("1", True)):
+        monkeypatch.setenv("TRITON_INTERPRET", value)
+        assert triton_scan.interpreted() == interpreted
+    interface._choose.cache_clear()
+    assert choose_scan("cpu", "triton") == "triton"
+    interface._choose.cache_clear()
 
 
 def install_mamba(monkeypatch, folder, kernels=None):
@@ -263,9 +307,17 @@ def test_choose_scan_names_the_fault_of_a_broken_mamba_ssm(gpu, tmp_path, kernel
     assert choose_scan("cuda", "triton") == "triton"
 
 
+def test_fault_of_a_broken_mamba_ssm_has_300_characters(gpu, tmp_path):
+    install_mamba(gpu, tmp_path, "raise OSError('x' * 400)")
+    fault = f"mamba-ssm is installed but broken (OSError: {'x' * 291})"
+    assert mamba_kernels.problem() == fault
+
+
 def test_choose_scan_reports_mamba_ssm_that_is_missing(gpu):
-    with pytest.raises(ValueError, match="mamba-ssm is not installed; install it"):
-        choose_scan("cuda", "mamba-ssm")
+    assert refused(choose_scan, "cuda", "mamba-ssm") == (
+        f"mamba-ssm is not installed; install it again with `{mamba_kernels.COMMAND}`, or set "
+        "DYT_SCAN=triton"
+    )
 
 
 class Kernels:
@@ -297,29 +349,52 @@ def test_choose_scan_prefers_mamba_ssm_and_calls_its_kernels(gpu, tmp_path):
     compare_with_reference(selective_scan)
 
 
+def test_mamba_ssm_reads_inputs_of_one_dtype_and_parameters_in_float32(monkeypatch):
+    dtypes = []
+
+    class Recorder(Kernels):
+        @staticmethod
+        def fwd(*arguments):
+            dtypes.extend(tensor.dtype for tensor in arguments[:-1])
+            return Kernels.fwd(*arguments)
+
+    monkeypatch.setattr(mamba_kernels, "_kernels", lambda: Recorder)
+    u, *others = (tensor.detach() for tensor in problem())
+    mamba_kernels.scan(u.bfloat16(), *others[:-1], others[-1].double())
+    half, wide = torch.bfloat16, torch.float32
+    assert dtypes == [half, half, wide, half, half, wide, half, wide]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
 def test_choose_scan_refuses_a_gpu_that_is_not_there():
-    with pytest.raises(ValueError, match=r"a GPU was asked for .*, but torch finds none"):
-        choose_scan("cuda")
+    assert refused(choose_scan, "cuda") == (
+        "a GPU was asked for the selective scan, but torch finds none; run on a machine with an "
+        "NVIDIA GPU and a CUDA build of torch, or on the CPU"
+    )
 
 
 @pytest.mark.parametrize("scan", ["mamba-ssm", "triton"])
 def test_choose_scan_refuses_kernels_of_a_gpu_on_the_cpu(scan, monkeypatch):
     monkeypatch.setenv("DYT_SCAN", scan)
-    with pytest.raises(ValueError, match=f"DYT_SCAN is {scan}, which needs a GPU"):
-        choose_scan("cpu")
+    assert refused(choose_scan, "cpu") == (
+        f"DYT_SCAN is {scan}, which needs a GPU, but this run is on 'cpu'; use a machine with an "
+        "NVIDIA GPU, or set DYT_SCAN=auto"
+    )
 
 
 def test_choose_scan_refuses_unknown_names():
-    with pytest.raises(ValueError, match="DYT_SCAN is 'fast'; expected auto or one of mamba-ssm"):
-        choose_scan("cpu", "fast")
+    assert refused(choose_scan, "cpu", "fast") == (
+        "DYT_SCAN is 'fast'; expected auto or one of mamba-ssm, triton, torch"
+    )
 
 
-def test_record_scan_adds_the_choice_to_the_environment(tmp_path):
+def test_record_scan_adds_the_choice_to_the_environment(tmp_path, caplog):
+    caplog.set_level("INFO", "matched")
     (tmp_path / "environment.json").write_text('{"python": "3.11"}')
     assert record_scan(Context(directory=tmp_path, signature="x"), "cpu") == "torch"
     recorded = json.loads((tmp_path / "environment.json").read_text())
     assert recorded == {"python": "3.11", "selective_scan": "torch"}
+    assert caplog.messages == ["selective scan: torch, on cpu"]
 
 
 @pytest.mark.parametrize("module", ["mamba_ssm", "selective_scan_cuda", None])

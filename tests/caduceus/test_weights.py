@@ -10,6 +10,8 @@ from dyt_caduceus.model import build_classifier, build_language_model, convert_n
 from dyt_caduceus.network_config import CaduceusNetwork
 from dyt_caduceus.sources import CADUCEUS_WEIGHTS, weights_file
 
+from ..messages import refused
+
 VARIANTS = {
     "ph": {"variant": "ph"},
     "ps": {"variant": "ps"},
@@ -110,10 +112,10 @@ def test_weights_of_safetensors_may_leave_tied_tensors_out(tmp_path):
 def test_weights_untied_by_transformers_are_refused():
     state = weights.official_state(language_model("ph").state_dict(), "huggingface")
     state["lm_head.weight"] = state["lm_head.weight"] + 1
-    with pytest.raises(
-        ValueError, match=r"word_embeddings.weight differs from lm_head.weight; exp"
-    ):
-        weights.from_official(state)
+    assert refused(weights.from_official, state) == (
+        "backbone.embeddings.word_embeddings.weight differs from lm_head.weight; expected equal "
+        "tensors, which are one parameter in Caduceus"
+    )
     state = weights.official_state(language_model("ph").state_dict(), "huggingface")
     name = "caduceus.backbone.layers.1.mixer.mamba_rev.in_proj.weight"
     state[name] = state[name] + 1
@@ -129,10 +131,11 @@ def test_load_refuses_weights_of_another_variant(source, target):
         weights.load_state(model, state, "weights.ckpt")
         return
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    message = f"weights.ckpt has weights of the variant {source}, but .* of the variant {target};"
-    with pytest.raises(ValueError, match=message) as error:
-        weights.load_state(model, state, "weights.ckpt")
-    assert "\n" not in str(error.value)
+    assert refused(weights.load_state, model, state, "weights.ckpt") == (
+        f"weights.ckpt has weights of the variant {source}, but the network's config is of the "
+        f"variant {target}; set variant and strand_exchange as the weights have them. Nothing was "
+        "loaded"
+    )
     assert_equal_states(model.state_dict(), before)
 
 
@@ -185,8 +188,10 @@ def test_classifier_states_have_a_lightning_layout_only():
     heads = [name for name in official if name.startswith("decoder.0.output_transform.")]
     assert len(heads) == 2
     assert_equal_states(weights.from_official(official), state)
-    with pytest.raises(ValueError, match="Hugging Face's classifier has no bias"):
-        weights.official_state(state, "huggingface")
+    assert refused(weights.official_state, state, "huggingface") == (
+        "Hugging Face's classifier has no bias; expected the state dict of a language model, or "
+        "the backbone's part of it"
+    )
 
 
 def test_read_refuses_files_without_caduceus(tmp_path):
@@ -201,8 +206,19 @@ def test_read_refuses_files_without_caduceus(tmp_path):
 
 
 def test_weights_source_describes_its_folder(tmp_path):
-    with pytest.raises(ValueError, match="has no weights; expected a folder of kuleshov-group/cad"):
-        CADUCEUS_WEIGHTS.check(tmp_path)
+    assert CADUCEUS_WEIGHTS.title == "released weights of Caduceus"
+    assert refused(CADUCEUS_WEIGHTS.check, tmp_path) == (
+        f"{tmp_path} has no weights; expected a folder of kuleshov-group/caduceus-* on Hugging "
+        "Face with weights.ckpt or model.safetensors or pytorch_model.bin, or a checkpoint file"
+    )
     (tmp_path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(ValueError, match="git-lfs"):
         CADUCEUS_WEIGHTS.check(tmp_path)
+
+
+def test_weights_file_is_the_path_or_the_first_one_in_it(tmp_path):
+    for name in ("pytorch_model.bin", "model.safetensors", "weights.ckpt"):
+        (tmp_path / name).touch()
+        assert weights_file(tmp_path) == tmp_path / name
+    (tmp_path / "mine.pth").touch()
+    assert weights_file(tmp_path / "mine.pth") == tmp_path / "mine.pth"

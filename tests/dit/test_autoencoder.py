@@ -11,9 +11,10 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torchvision import transforms
 
-from dyt_dit.autoencoder import open_autoencoder
+from dyt_dit.autoencoder import EXPECTED, open_autoencoder
 from dyt_dit.images import open_split
 
+from ..messages import refused
 from .small import autoencoder
 
 CPU = torch.device("cpu")
@@ -144,8 +145,25 @@ def test_damaged_autoencoder_folder_is_rejected(folder, damage):
 
 
 def test_missing_sd_vae_source_is_rejected():
-    with pytest.raises(ValueError, match="add that to the run's data"):
-        open_autoencoder("kl", None, CPU)
+    assert refused(open_autoencoder, "kl", None, CPU) == (
+        'the autoencoder "kl" needs the source "sd-vae"; add that to the run\'s data'
+    )
+
+
+def test_weights_that_do_not_fit_the_config_are_counted(folder):
+    remove_half_of_the_tensors(folder)
+    message = refused(open_autoencoder, "kl", folder, CPU)
+    expected = f"{folder} has weights that do not match its config.json ("
+    assert message.startswith(expected)
+    assert " names differ, such as " in message and message.endswith(f"); {EXPECTED}")
+    truncate_weights(folder)
+    message = refused(open_autoencoder, "kl", folder, CPU)
+    assert message.startswith(f"{folder} cannot be loaded as an autoencoder (")
+    assert message.endswith(f"); {EXPECTED}")
+    remove_weights(folder)
+    assert refused(open_autoencoder, "kl", folder, CPU) == (
+        f"{folder} has no autoencoder weights; {EXPECTED}"
+    )
 
 
 def test_pixel_autoencoder_round_trip_through_float16():

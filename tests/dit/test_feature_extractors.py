@@ -18,6 +18,7 @@ from dyt_dit.feature_extractors import (
 )
 from matched.training.file_tasks import digest
 
+from ..messages import refused
 from .sets import Averages, classifier, held_out, inception, noise
 from .tiny import context
 
@@ -63,23 +64,35 @@ class TestInceptionExtractor:
         assert extractor.checksum == digest(weights)
         assert extractor.names == ("pool", "logits", "spatial")
         (warning,) = extractor.warnings
-        assert "is not torch-fidelity's file" in warning and "6726825d" in warning
+        assert warning == (
+            f"{weights.name} is not torch-fidelity's file (its SHA-256 starts with "
+            f"{extractor.checksum[:8]}, not with 6726825d); the metrics cannot be compared with "
+            "published ones"
+        )
         assert warning in caplog.messages
 
     def test_weights_of_other_network_are_rejected(self, weights, tmp_path):
         state = torch.load(weights, weights_only=True)
         state["fc.weights"] = state.pop("fc.weight")
         torch.save(state, tmp_path / "other.pth")
-        with pytest.raises(
-            ValueError, match=r"other\.pth has weights of another network.*fc\.weight.*6726"
-        ):
-            open_extractor("inception", tmp_path / "other.pth", CPU)
+        message = refused(open_extractor, "inception", tmp_path / "other.pth", CPU)
+        assert message == (
+            f"{tmp_path / 'other.pth'} has weights of another network: Missing key(s) in "
+            'state_dict: "fc.weight". Unexpected key(s) in state_dict: "fc.weights". … Expected '
+            "torch-fidelity's weights-inception-2015-12-05-6726825d.pth"
+        )
+        torch.save({"x": torch.zeros(1)}, tmp_path / "other.pth")
+        message = refused(open_extractor, "inception", tmp_path / "other.pth", CPU)
+        listed = message.partition("network: ")[2].partition(" … Expected")[0]
+        assert len(listed) == 300
 
     @pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, torch.zeros(3)])
     def test_file_without_state_dict_is_rejected(self, content, tmp_path):
         torch.save(content, tmp_path / "x.pth")
-        with pytest.raises(ValueError, match=r"x\.pth has no state dict; expected torch-fid"):
-            open_extractor("inception", tmp_path / "x.pth", CPU)
+        assert refused(open_extractor, "inception", tmp_path / "x.pth", CPU) == (
+            f"{tmp_path / 'x.pth'} has no state dict; expected torch-fidelity's "
+            "weights-inception-2015-12-05-6726825d.pth"
+        )
 
     def test_other_file_formats_are_rejected(self, tmp_path):
         (tmp_path / "x.pth").write_bytes(b"<html>not found</html>")
@@ -131,7 +144,7 @@ def test_deterministic_float32_restores_settings():
         matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         with deterministic_float32():
             assert not matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
-            assert torch.backends.cudnn.deterministic
+            assert torch.backends.cudnn.deterministic and torch.backends.cudnn.enabled
         assert matmul.allow_tf32 and torch.backends.cudnn.allow_tf32
     finally:
         matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
@@ -151,7 +164,10 @@ def test_extractor_path(tmp_path):
         extractor_path(there, "inception") == tmp_path / "x"
         and extractor_path(there, "digits") == tmp_path
     )
-    with pytest.raises(ValueError, match='add the source "inception" to `data`'):
-        extractor_path(context(tmp_path), "inception")
-    with pytest.raises(ValueError, match='to the needs under the name "classifier"'):
-        extractor_path(context(tmp_path), "digits")
+    assert refused(extractor_path, context(tmp_path), "inception") == (
+        'the extractor is "inception"; add the source "inception" to `data`'
+    )
+    assert refused(extractor_path, context(tmp_path), "digits") == (
+        'the extractor is "digits"; add a DigitsClassifier run to the needs under the name '
+        '"classifier"'
+    )

@@ -13,6 +13,8 @@ from dyt_dit import fid
 from dyt_dit.fid import FeatureStatistics, ReferenceStatistics, RunningMoments
 from matched.files import DamagedFileError
 
+from ..messages import refused
+
 CPU = torch.device("cpu")
 
 
@@ -128,16 +130,21 @@ class TestPrecisionAndRecall:
                 assert 0 < found[0] < 1 and 0 < found[1] < 1
 
     def test_fewer_images_than_neighbours_are_rejected(self):
-        with pytest.raises(
-            ValueError, match=r"one set has 3 images; .* with neighbours = 3 need .* = 4"
-        ):
-            self.found(features(3), features(10))
+        for sets in ((features(3), features(10)), (features(10), features(3))):
+            assert refused(self.found, *sets) == (
+                "one set has 3 images; precision and recall with neighbours = 3 need at least "
+                "neighbours + 1 = 4 images in each set"
+            )
+        self.found(features(4), features(10))
 
 
 def test_warn_of_few_images(caplog):
     found = {"pool": statistics_of(features(20)), "spatial": statistics_of(features(24))}
     (warning,) = fid.warn_of_few_images(found, "generated")
-    assert warning.startswith("20 generated images are fewer than the 24 dimensions")
+    assert warning == (
+        "20 generated images are fewer than the 24 dimensions of the features (pool), so the "
+        "covariance is singular and the Fréchet distance too high"
+    )
     assert (warning, "WARNING") in [(r.message, r.levelname) for r in caplog.records]
     unknown = FeatureStatistics(mean=np.zeros(24), covariance=np.eye(24))
     assert fid.warn_of_few_images({"pool": unknown}, "reference") == []
@@ -162,8 +169,11 @@ class TestStatisticsFile:
         content = bytearray(file.read_bytes())
         content[300] ^= 1
         file.write_bytes(content)
-        with pytest.raises(DamagedFileError, match=r"x\.npz is damaged: its checksum"):
+        with pytest.raises(DamagedFileError) as error:
             fid.read_metadata(file)
+        assert str(error.value) == (
+            f"{file} is damaged: its checksum differs from the one in x.json"
+        )
 
     def test_missing_files_are_reported(self, file):
         with pytest.raises(DamagedFileError, match=r"x\.json lacks images"):
@@ -204,12 +214,33 @@ class TestStatisticsFile:
     @pytest.mark.parametrize(
         ("arrays", "message"),
         [
-            ({"arr_0": np.zeros(3)}, "has no statistics; expected the arrays mu and sigma"),
-            ({"mu": np.zeros(3), "sigma": np.eye(4)}, r"are \(3,\) and \(4, 4\); expected"),
-            ({"mu": np.full(3, np.nan), "sigma": np.eye(3)}, "mu or sigma of .* is not finite"),
+            ({"arr_0": np.zeros(3)}, "{} has no statistics; expected the arrays mu and sigma"),
+            ({"mu": np.zeros(3)}, "{} has no statistics; expected the arrays mu and sigma"),
+            (
+                {"mu": np.zeros(3), "sigma": np.eye(4)},
+                "mu and sigma of {} are (3,) and (4, 4); expected (D,) and (D, D)",
+            ),
+            (
+                {"mu": np.zeros((3, 1)), "sigma": np.eye(3)},
+                "mu and sigma of {} are (3, 1) and (3, 3); expected (D,) and (D, D)",
+            ),
+            (
+                {"mu": np.full(3, np.nan), "sigma": np.eye(3)},
+                "mu or sigma of {} is not finite; copy it again",
+            ),
+            (
+                {"mu": np.zeros(3), "sigma": np.full((3, 3), np.inf)},
+                "mu or sigma of {} is not finite; copy it again",
+            ),
         ],
     )
     def test_read_statistics_rejects_other_arrays(self, arrays, message, tmp_path):
         np.savez(tmp_path / "x.npz", **arrays)
-        with pytest.raises(ValueError, match=message):
-            fid.read_statistics(tmp_path / "x.npz")
+        found = refused(fid.read_statistics, tmp_path / "x.npz")
+        assert found == message.format(tmp_path / "x.npz")
+
+    def test_read_statistics_refuses_damaged_file(self, tmp_path):
+        (tmp_path / "x.npz").write_bytes(b"PK\3\4 half")
+        message = refused(fid.read_statistics, tmp_path / "x.npz")
+        assert message.startswith(f"{tmp_path / 'x.npz'} is not a complete .npz file (")
+        assert message.endswith("); copy it again")

@@ -10,6 +10,7 @@ import pytest
 from dyt_dit import image_npz
 from dyt_dit.image_npz import ImageFile
 
+from ..messages import refused
 from .sets import noise
 
 IMAGES, LABELS = noise(23, side=5)
@@ -85,6 +86,16 @@ def test_write_images_is_atomic(file, tmp_path):
         assert file.read_bytes() == before and list(tmp_path.iterdir()) == [file]
 
 
+FROM_0 = (
+    "expected uint8 (N, H, W, 3); values from 0 to 255 are expected, not from 0 to 1 or from -1 to "
+    "1"
+)
+THREE = (
+    "expected uint8 (N, H, W, 3); at least one image with three channels is expected, also for "
+    "gray images"
+)
+
+
 class TestRejectedFiles:
     def rejected(self, path, message):
         with pytest.raises(ValueError, match=message) as caught:
@@ -94,18 +105,26 @@ class TestRejectedFiles:
     @pytest.mark.parametrize(
         ("array", "message"),
         [
-            (IMAGES / 255.0, r"float64 \(23, 5, 5, 3\).*from 0 to 255"),
-            (IMAGES.astype(np.int64), "int64"),
-            (IMAGES.transpose(0, 3, 1, 2), r"uint8 \(23, 3, 5, 5\).*channels come last"),
-            (IMAGES[..., 0], r"uint8 \(23, 5, 5\).*three channels"),
-            (IMAGES[..., :1], r"uint8 \(23, 5, 5, 1\).*three channels"),
-            (IMAGES[:0], r"\(0, 5, 5, 3\).*at least one image"),
-            (np.asfortranarray(IMAGES), "Fortran order"),
+            (IMAGES / 255.0, f"float64 (23, 5, 5, 3); {FROM_0}"),
+            (IMAGES.astype(np.int64), f"int64 (23, 5, 5, 3); {FROM_0}"),
+            (
+                IMAGES.transpose(0, 3, 1, 2),
+                "uint8 (23, 3, 5, 5); expected uint8 (N, H, W, 3); the channels come last",
+            ),
+            (IMAGES[..., 0], f"uint8 (23, 5, 5); {THREE}"),
+            (IMAGES[..., :1], f"uint8 (23, 5, 5, 1); {THREE}"),
+            (IMAGES[:0], f"uint8 (0, 5, 5, 3); {THREE}"),
+            (
+                np.asfortranarray(IMAGES),
+                "uint8 (23, 5, 5, 3); expected uint8 (N, H, W, 3) in Fortran order; "
+                "np.ascontiguousarray makes it C order",
+            ),
         ],
     )
     def test_image_file_refuses_other_arrays(self, array, message, tmp_path):
         np.savez(tmp_path / "x.npz", array)
-        self.rejected(tmp_path / "x.npz", message)
+        found = refused(ImageFile, tmp_path / "x.npz")
+        assert found == f"arr_0 of {tmp_path / 'x.npz'} is {message}"
 
     def test_image_file_refuses_npz_without_images(self, tmp_path):
         np.savez(tmp_path / "x.npz", mu=np.zeros(3), sigma=np.eye(3))
@@ -146,8 +165,10 @@ class TestRejectedFiles:
     def test_file_truncated_after_opening(self, file):
         images = ImageFile(file)
         file.write_bytes(file.read_bytes()[:1000])
-        with pytest.raises(ValueError, match=r"set\.npz is not a complete .* ends before image 22"):
-            images[:]
+        assert refused(lambda: images[:]) == (
+            f"{file} is not a complete .npz file (it ends before image 22); expected "
+            f"{image_npz.LAYOUT}"
+        )
 
     def test_damaged_compressed_file(self, tmp_path):
         path = tmp_path / "x.npz"
@@ -161,14 +182,24 @@ class TestRejectedFiles:
     @pytest.mark.parametrize(
         ("labels", "message"),
         [
-            ([], "has no classes"),
-            ([LABELS[:-1]], r"int64 \(22,\); expected .* int64 \(23,\)"),
-            ([LABELS / 2], r"float64 \(23,\)"),
+            ([], "{} has no classes; expected them as arr_1, int64 (N,)"),
+            (
+                [LABELS[:-1]],
+                "arr_1 of {} is int64 (22,); expected the classes of its images, int64 (23,)",
+            ),
+            (
+                [LABELS / 2],
+                "arr_1 of {} is float64 (23,); expected the classes of its images, int64 (23,)",
+            ),
         ],
     )
     def test_invalid_labels(self, labels, message, tmp_path):
         np.savez(tmp_path / "x.npz", IMAGES, *labels)
         images = ImageFile(tmp_path / "x.npz")
         assert np.array_equal(images[:3], IMAGES[:3])
-        with pytest.raises(ValueError, match=message):
-            images.labels()
+        assert refused(images.labels) == message.format(tmp_path / "x.npz")
+
+    def test_labels_of_any_integers_are_int64(self, tmp_path):
+        np.savez(tmp_path / "x.npz", IMAGES, LABELS.astype(np.uint8))
+        labels = ImageFile(tmp_path / "x.npz").labels()
+        assert labels.dtype == np.int64 and np.array_equal(labels, LABELS)

@@ -16,6 +16,7 @@ from matched.task import Context
 from matched.training import reseed
 from matched.training.batches import SeededDataset
 
+from ..messages import refused
 from .small import NETWORK, PIXELS, TRAIN, autoencoder, encoded, stored
 from .tiny import ENCODING, in_a_process, run
 
@@ -149,38 +150,51 @@ class TestOpening:
     def test_manifest_of_other_version_is_rejected(self, encoding_copy, vae):
         path = encoding_copy / "latents" / "manifest.json"
         path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
-        with pytest.raises(ValueError, match="has version 2; expected 1"):
-            opened(encoding_copy, vae)
+        assert refused(opened, encoding_copy, vae) == (
+            f"{path} has version 2; expected 1. Delete {encoding_copy / 'result.json'} and submit "
+            "again to write it again"
+        )
 
     def test_open_cache_rejects_other_autoencoder(self, encoding_run, vae, tmp_path):
         other = autoencoder(tmp_path / "other", seed=1)
         sums = [open_autoencoder("kl", folder, CPU).checksum for folder in (vae, other)]
-        with pytest.raises(ValueError, match=r"`sd-vae` under \[data\] in site.toml") as refusal:
-            opened(encoding_run, other)
-        assert all(value in str(refusal.value) for value in sums)
+        assert refused(opened, encoding_run, other) == (
+            f"the latents in {encoding_run} were made by another autoencoder: its SHA-256 is "
+            f"{sums[0]}, and that of the one in {other} is {sums[1]}. Set `sd-vae` under [data] in "
+            f"site.toml to the former, or delete {encoding_run} and submit again to encode all "
+            "images with the latter"
+        )
 
     def test_open_cache_requires_autoencoder_source(self, encoding_run):
-        with pytest.raises(ValueError, match='add "sd-vae" to the run\'s data'):
-            opened(encoding_run, None)
+        assert refused(opened, encoding_run, None) == (
+            f'the latents in {encoding_run} were made by an autoencoder; add "sd-vae" to the '
+            "run's data, so that its weights can be compared"
+        )
 
     @pytest.mark.parametrize("network", [{"input_size": 32}, {"channels": 1}])
     def test_open_cache_rejects_other_latent_size(self, encoding_run, vae, network):
         network = replace(NETWORK, **network)
         expected = f"{network.channels} × {network.input_size} × {network.input_size}"
-        with pytest.raises(ValueError, match=r"images of 16 pixels, are 4 × 8 × 8") as refusal:
-            opened(encoding_run, vae, network=network)
-        assert expected in str(refusal.value)
+        assert refused(opened, encoding_run, vae, network=network) == (
+            f"the latents in {encoding_run}, of images of 16 pixels, are 4 × 8 × 8; the network "
+            f"expects {expected}. Choose another image_size for the encoding, or another "
+            "input_size (and channels) for the network"
+        )
 
     def test_open_cache_rejects_other_number_of_classes(self, encoding_run, vae):
-        with pytest.raises(ValueError, match=r"have 2 classes, .* the network expects 1000"):
-            opened(encoding_run, vae, network=replace(NETWORK, classes=1000))
+        assert refused(opened, encoding_run, vae, network=replace(NETWORK, classes=1000)) == (
+            f"the latents in {encoding_run} have 2 classes, at 16 pixels; the network expects 1000 "
+            "(classes)"
+        )
 
     def test_flip_without_encoded_mirror_images_is_rejected(self, images, tmp_path):
         encoded(tmp_path / "run", images, None, replace(PIXELS, flip=False))
         network = replace(NETWORK, channels=1, input_size=16)
         opened(tmp_path / "run", None, network=network, flip=0.0)
-        with pytest.raises(ValueError, match=r"flip is 0\.5, .* include no mirror images"):
-            opened(tmp_path / "run", None, network=network, flip=0.5)
+        assert refused(opened, tmp_path / "run", None, network=network, flip=0.5) == (
+            f"flip is 0.5, but the latents in {tmp_path / 'run'} include no mirror images; set "
+            "flip to 0 or encode with flip=True"
+        )
 
 
 def test_latents_of_files_with_images_left_out_keep_their_order():

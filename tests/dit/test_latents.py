@@ -18,6 +18,7 @@ from dyt_dit.config import Encoding
 from dyt_dit.images import open_split
 from dyt_dit.latent_cache import Latents, Manifest
 
+from ..messages import refused
 from ..processes import run as run_in_two_processes
 from .small import (
     CONFIGS,
@@ -142,8 +143,10 @@ class TestEncoding:
             return mean, mean
 
         monkeypatch.setattr("dyt_dit.autoencoder.KLAutoencoder.encode", encode)
-        with pytest.raises(ValueError, match=r"latents of n01/1\.JPEG are not finite in float16"):
-            encoded(tmp_path / "run", images, vae)
+        assert refused(encoded, tmp_path / "run", images, vae) == (
+            "the latents of n01/1.JPEG are not finite in float16, whose range Stable Diffusion's "
+            "latents are far from exceeding; the autoencoder's weights may be damaged"
+        )
         assert not files(tmp_path / "run")
 
 
@@ -206,7 +209,10 @@ class TestResume:
         encoded(encoding_copy, breakable, vae)
         after = files(encoding_copy)
         assert [name for name in before if after[name] != before[name]] == ["train-00001.npy"]
-        assert "1 files of latents were made from other images" in caplog.text
+        assert (
+            "1 files of latents were made from other images or by another autoencoder and are "
+            "written again"
+        ) in caplog.messages
         encoded(tmp_path / "fresh", breakable, vae)
         assert contents(encoding_copy) == contents(tmp_path / "fresh")
 
@@ -240,6 +246,7 @@ class TestUnreadable:
         assert outcome.details["left_out"] == ["n01/5.JPEG"]
         (record,) = (r for r in caplog.records if r.levelname == "WARNING")
         assert record.getMessage().startswith(f"{broken} cannot be read as an image")
+        assert record.getMessage().endswith("; it is left out")
         files = Manifest.read(tmp_path / "run").splits["train"]
         assert files.left_out == ("n01/5.JPEG",)
         assert [file.images for file in files.files] == [4, 3, 4, 2]
@@ -288,3 +295,6 @@ class TestUnreadable:
         with pytest.raises(ValueError, match=r"Held-out images cannot be left out") as refusal:
             encoded(tmp_path / "run", breakable, None, PIXELS)
         assert str(refusal.value).startswith(f"{broken} cannot be read as an image")
+        assert str(refusal.value).endswith(
+            ". Held-out images cannot be left out: replace or delete it"
+        )

@@ -13,6 +13,7 @@ from dyt_dit.config import Reference
 from dyt_dit.feature_extractors import open_extractor
 from dyt_dit.images import open_split
 
+from ..messages import refused
 from .sets import REFERENCE, Averages, classifier, measured
 from .tiny import context, fingerprint
 
@@ -170,22 +171,24 @@ class TestImageFiles:
         outcome = self.measured(tmp_path / "x", classifier_run, folder)
         assert outcome.metrics == {"images": 13}
         assert outcome.details["left_out"] == ["n01/5.JPEG"]
-        assert "cannot be read as an image" in caplog.text
+        (message,) = (text for text in caplog.messages if "cannot be read as an image" in text)
+        assert message.endswith("; it is left out")
 
     def test_too_many_unreadable_images_are_rejected(self, classifier_run, folder, tmp_path):
         for name in ("n01/5.JPEG", "n02/0.png"):
             (folder / "train" / name).write_bytes(b"no image")
-        with pytest.raises(
-            ValueError, match=r"2 of 14 images .* at most 1 may be left out: n01/5.JPEG"
-        ):
-            self.measured(tmp_path / "x", classifier_run, folder)
+        assert refused(self.measured, tmp_path / "x", classifier_run, folder) == (
+            "2 of 14 images of the training set cannot be read, and at most 1 may be left out: "
+            "n01/5.JPEG, n02/0.png. Replace or delete them"
+        )
 
     def test_file_with_only_unreadable_images_is_rejected(self, classifier_run, folder, tmp_path):
         (folder / "train/n01/5.JPEG").write_bytes(b"no image")
-        with pytest.raises(ValueError, match="none of the images 5 to 5 of the training set"):
-            self.measured(
-                tmp_path / "x", classifier_run, folder, replace(FROM_FILES, images_per_file=1)
-            )
+        config = replace(FROM_FILES, images_per_file=1)
+        assert refused(self.measured, tmp_path / "x", classifier_run, folder, config) == (
+            "none of the images 5 to 5 of the training set can be read; replace them or increase "
+            "`images_per_file`"
+        )
 
     def test_changed_images_are_measured_again(self, classifier_run, folder, tmp_path):
         self.measured(tmp_path / "x", classifier_run, folder)
@@ -200,6 +203,7 @@ class TestImageFiles:
 def test_missing_reference_file_is_reported(reference_run, name, tmp_path):
     copy = shutil.copytree(reference_run, tmp_path / "x")
     (copy / name).unlink()
-    message = rf"there is no .*{name}.*delete .*result\.json and submit again"
-    with pytest.raises(ValueError, match=message):
-        reference.read_reference(copy)
+    assert refused(reference.read_reference, copy) == (
+        f"there is no {copy / name}. The run is done: delete {copy / 'result.json'} and submit "
+        "again to measure the images again"
+    )

@@ -10,6 +10,7 @@ import torch
 from dyt_dit import sampling
 from dyt_dit.config import Sampling
 
+from ..messages import refused
 from .tiny import DYT, NETWORK, SAMPLING, TRAINING, context, fingerprint, sampled, trained
 
 
@@ -143,10 +144,14 @@ def test_partial_images_of_other_weights_are_removed(
 
 
 def test_complete_samples_of_other_weights_are_replaced(
-    trainings, sampling_run, other_training, tmp_path
+    trainings, sampling_run, other_training, tmp_path, caplog
 ):
+    warning = "the existing images were sampled with other weights and are sampled again"
     sampled(tmp_path / "x", SAMPLING, other_training)
+    sampled(tmp_path / "x", SAMPLING, other_training)
+    assert warning not in caplog.messages
     sampled(tmp_path / "x", SAMPLING, trainings / "LN")
+    assert caplog.messages.count(warning) == 1
     assert (tmp_path / "x/samples.npz").read_bytes() == (sampling_run / "samples.npz").read_bytes()
 
 
@@ -198,8 +203,27 @@ class TestRejectedInputs:
         state = torch.load(trainings / "LN" / "weights.pt", weights_only=True)
         (tmp_path / "trained").mkdir()
         torch.save({**state, "autoencoder": "abc"}, tmp_path / "trained" / "weights.pt")
-        message = "latents of the autoencoder abc, and .* is pixels"
+        message = (
+            "weights.pt was trained on latents of the autoencoder abc, and `sd-vae` in site.toml "
+            "is pixels; use the autoencoder that made the latents$"
+        )
         self.refused(tmp_path / "trained", tmp_path, SAMPLING, message)
+
+    def test_generate_names_what_is_missing_in_the_weights(self, trainings, tmp_path):
+        state = torch.load(trainings / "LN" / "weights.pt", weights_only=True)
+        (tmp_path / "trained").mkdir()
+        file = tmp_path / "trained" / "weights.pt"
+        torch.save({"model": state["model"], "network": state["network"]}, file)
+        found = refused(
+            sampling.generate,
+            context(tmp_path / "x", needs={"trained": tmp_path / "trained"}),
+            SAMPLING,
+        )
+        assert found == (
+            f"{file} lacks ema, diffusion_steps, autoencoder. The training is done: delete "
+            f"{tmp_path / 'trained' / 'result.json'} and submit again to write the file from its "
+            "last checkpoint"
+        )
 
     def test_generate_refuses_weights_without_settings(self, trainings, tmp_path):
         state = torch.load(trainings / "LN" / "weights.pt", weights_only=True)

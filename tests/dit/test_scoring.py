@@ -21,6 +21,7 @@ from dyt_dit.images import open_split
 from dyt_dit.sample_grid import draw_sample_grid
 from matched.files import write_json
 
+from ..messages import refused
 from ..processes import run as run_in_two_processes
 from .sets import SCORING, Averages, classifier, held_out, measured, noise, samples, scored
 from .tiny import fingerprint, run
@@ -160,8 +161,10 @@ class TestAdmReference:
     def test_statistics_of_other_features_are_rejected(self, batch, tmp_path):
         pictures = noise(40, side=4)[0]
         np.savez(batch, arr_0=pictures, mu=np.zeros(12), sigma=np.eye(12))
-        with pytest.raises(ValueError, match=r"adm\.npz has nothing as mu_s; expected \(8,\)"):
-            self.scored(tmp_path / "x", batch, samples(tmp_path / "s", *noise(70, side=4)))
+        runs = samples(tmp_path / "s", *noise(70, side=4))
+        assert refused(self.scored, tmp_path / "x", batch, runs) == (
+            f"{batch} has nothing as mu_s; expected (8,), as in ADM's reference batch of ImageNet"
+        )
         np.savez(
             batch,
             arr_0=pictures,
@@ -280,7 +283,10 @@ class TestRejectedInputs:
         content = bytearray((copy / "samples.npz").read_bytes())
         content[500] ^= 1
         (copy / "samples.npz").write_bytes(content)
-        message = r"samples\.npz is damaged.*Delete .*result\.json and submit again"
+        message = (
+            rf"^{copy}/samples\.npz is damaged: its checksum differs from the one in "
+            rf"samples\.npz\.\w+\. Delete {copy}/result\.json and submit again to sample it again$"
+        )
         self.refused(need_runs, tmp_path, message, samples=copy)
         (copy / "samples.npz").write_bytes(content[:3000])
         self.refused(need_runs, tmp_path, r"samples\.npz is not a complete \.npz", samples=copy)
@@ -290,18 +296,31 @@ class TestRejectedInputs:
         run(digits_features.train, other, DigitsClassifier(random_state=1))
         recorded = json.loads((need_runs["reference"] / "reference.json").read_text())["extractor"]
         own = open_extractor("digits", other, torch.device("cpu")).checksum
-        self.refused(need_runs, tmp_path, f"{recorded}.*{own}.*same weights", classifier=other)
+        message = (
+            f"^the reference {need_runs['reference']} has features of the extractor {recorded}, "
+            f"but the generated images would have features of {own}; use the same weights for both "
+            "runs$"
+        )
+        self.refused(need_runs, tmp_path, message, classifier=other)
 
     def test_missing_needs(self, need_runs, tmp_path):
-        self.refused(need_runs, tmp_path, 'under the name "samples"', samples=None)
+        message = '^scoring needs a run of Sampling under the name "samples"$'
+        self.refused(need_runs, tmp_path, message, samples=None)
         self.refused(need_runs, tmp_path, 'under the name "classifier"', classifier=None)
-        self.refused(need_runs, tmp_path, 'under the name "reference", because ADM', reference=None)
+        message = (
+            '^the extractor is "digits"; add a Reference run to the needs under the name '
+            "\"reference\", because ADM's has Inception's features$"
+        )
+        self.refused(need_runs, tmp_path, message, reference=None)
 
     def test_missing_reference(self, need_runs, tmp_path, monkeypatch):
         monkeypatch.setattr(scoring, "open_extractor", lambda *_: Averages())
         config = Scoring(data=("inception",))
-        with pytest.raises(ValueError, match=r'there is no reference; .*"imagenet-reference"'):
-            scored(tmp_path / "x", config, {"inception": Path("x")}, samples=need_runs["samples"])
+        data, samples = {"inception": Path("x")}, need_runs["samples"]
+        assert refused(scored, tmp_path / "x", config, data, samples=samples) == (
+            'there is no reference; add the source "imagenet-reference" to `data`, or a Reference '
+            'run to the needs under the name "reference"'
+        )
 
     def test_too_few_images(self, need_runs, tmp_path):
         samples(tmp_path / "few", *held_out(3))

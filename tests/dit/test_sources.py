@@ -9,6 +9,8 @@ import pytest
 from dyt_dit import sources
 from matched import data, recipes
 
+from ..messages import refused as exactly_refused
+
 SITE = Path("site.toml")
 ADM = {name: np.zeros(1) for name in sources.REFERENCE_ARRAYS}
 
@@ -33,6 +35,38 @@ def refused(paths, message):
     with pytest.raises(ValueError, match=message) as refusal:
         data.resolve_paths(tuple(paths), paths, SITE)
     assert "\n" not in str(refusal.value)
+
+
+INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
+BATCH = "VIRTUAL_imagenet256_labeled.npz"
+
+
+def test_sources_say_what_is_expected(tmp_path, valid_paths):
+    missing, text = tmp_path / "none", tmp_path / "text"
+    text.write_text("no zip")
+    lacking = tmp_path / "lacking.npz"
+    np.savez(lacking, **{name: ADM[name] for name in ("arr_0", "sigma")})
+    checks = [
+        (sources.INCEPTION, missing, "there is no file {}; expected the weights of "
+         f"torch-fidelity's Inception v3, {INCEPTION}"),
+        (sources.IMAGENET_REFERENCE, missing, "there is no file {}; expected ADM's reference batch "
+         f"of ImageNet at 256 × 256, {BATCH}"),
+        (sources.IMAGENET_REFERENCE, text, "{} is not a whole .npz file; copy it again"),
+        (sources.IMAGENET_REFERENCE, lacking, "{} lacks mu, mu_s, sigma_s; expected ADM's "
+         f"reference batch of ImageNet with images and statistics, {BATCH}"),
+        (sources.DIT_XL2_WEIGHTS, missing, "there is no file {}; expected the weights of DiT-XL/2, "
+         "DiT-XL-2-256x256.pt"),
+        (sources.SD_VAE, tmp_path, "{} has no config.json; expected the folder of diffusers' "
+         "AutoencoderKL, such as a copy of stabilityai/sd-vae-ft-ema"),
+    ]  # fmt: skip
+    for source, path, message in checks:
+        assert exactly_refused(source.check, path) == message.format(path)
+    vae = valid_paths["sd-vae"]
+    (vae / "diffusion_pytorch_model.safetensors").unlink()
+    assert exactly_refused(sources.SD_VAE.check, vae) == (
+        f"{vae} has no weights; expected diffusion_pytorch_model.safetensors or "
+        "diffusion_pytorch_model.bin in it"
+    )
 
 
 def test_valid_sources_are_resolved(valid_paths):

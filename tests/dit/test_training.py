@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from dyt import alphas
 from dyt_dit import training
 from dyt_dit.diffusion import Diffusion
 from dyt_dit.latent_cache import Latents
@@ -171,6 +172,31 @@ def test_held_out_larger_than_data_set_uses_all_images(digits, tmp_path):
 def test_diverged_training_is_reported(digits, tmp_path):
     outcome = trained(tmp_path / "x", replace(TRAINING, lr=1e6, log_steps=1), digits)
     assert outcome.diverged and (tmp_path / "x" / "weights.pt").exists()
+
+
+def test_learner_selects_the_lowest_loss(digits, tmp_path, monkeypatch):
+    caught = []
+
+    class Stopped(Exception):
+        pass
+
+    def fit(context, config, learner, device):
+        caught.append(learner)
+        raise Stopped
+
+    monkeypatch.setattr(training, "fit", fit)
+    changes = {"ema_decay": 0.9, "betas": (0.8, 0.7), "weight_decay": 0.1}
+    plain = replace(TRAINING, ema_decay=None)
+    for name, config in (("a", replace(DYT_TRAINING, **changes)), ("b", plain)):
+        with pytest.raises(Stopped):
+            trained(tmp_path / name, config, digits)
+    learner, plain = caught
+    assert learner.selection_metric == ("loss", "lower") and learner.alphas is alphas
+    assert set(alphas(learner.model)) <= set(learner.norms)
+    assert learner.ema.decay == 0.9 and plain.ema is None
+    groups = learner.optimizer.param_groups
+    assert all((g["lr"], g["betas"]) == (TRAINING.lr, (0.8, 0.7)) for g in groups)
+    assert {g["weight_decay"] for g in groups} == {0.0, 0.1}
 
 
 def test_weight_decay_excludes_1d_parameters():

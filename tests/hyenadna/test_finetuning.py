@@ -10,8 +10,11 @@ from dyt_hyenadna import finetuning, pretraining, synthetic_genome
 from dyt_hyenadna.benchmark_files import PACK_FOLDER, pack, read_packed
 from dyt_hyenadna.classification import load_task, split_indices
 from dyt_hyenadna.config import SPLIT_SEEDS
+from dyt_hyenadna.genomic_benchmarks import TASKS
 from dyt_hyenadna.tokenizer import PAD, UNK
+from matched.training.seeding import generator
 
+from ..messages import refused
 from .chain import (
     ARMS,
     NETWORK,
@@ -72,8 +75,10 @@ def test_pretrained_weights_of_another_width_are_refused(tmp_path, genome, start
 
 
 def test_missing_pretrained_file_is_explained(tmp_path):
-    with pytest.raises(ValueError, match=r"delete .*result.json and submit again"):
-        pretraining.read_pretrained(tmp_path)
+    assert refused(pretraining.read_pretrained, tmp_path).endswith(
+        f". The pretraining has ended: delete {tmp_path / 'result.json'} and submit again, which "
+        "recreates the file from the last checkpoint"
+    )
 
 
 def test_fine_tuning_of_a_diverged_pretraining_diverges(tmp_path, genome):
@@ -87,16 +92,20 @@ def test_fine_tuning_of_a_diverged_pretraining_diverges(tmp_path, genome):
 
 
 def test_fine_tuning_needs_prepared_tasks(tmp_path):
-    with pytest.raises(ValueError, match='a preparation of the tasks under the name "benchmarks"'):
-        finetuning.train(context(tmp_path), TUNING)
+    assert refused(finetuning.train, context(tmp_path), TUNING) == (
+        'fine-tuning needs a preparation of the tasks under the name "benchmarks"'
+    )
 
 
 def test_unknown_task_is_refused(tmp_path, genome):
     where = context(tmp_path, needs={"benchmarks": genome})
     with pytest.raises(ValueError, match=r"there is no packed task .*human_worms"):
         finetuning.train(where, replace(TUNING, task="human_worms"))
-    with pytest.raises(ValueError, match="name a task of GenomicBenchmarks: dummy_mouse"):
-        finetuning.train(where, replace(TUNING, task="human_worms", max_length=None))
+    config = replace(TUNING, task="human_worms", max_length=None)
+    assert refused(finetuning.train, where, config) == (
+        "max_length is None and task 'human_worms'; set it, or name a task of GenomicBenchmarks: "
+        f"{', '.join(TASKS)}"
+    )
 
 
 @pytest.mark.parametrize("length", [35, None])
@@ -133,8 +142,25 @@ def test_without_split_all_training_sequences_are_used(tmp_path, genome):
 
 
 def test_split_of_too_few_sequences_is_refused():
-    with pytest.raises(ValueError, match="too few for a split"):
-        split_indices(2, TUNING)
+    assert refused(split_indices, 2, TUNING) == (
+        f"{TASK} has 2 training sequences, too few for a split into training and validation"
+    )
+    assert split_indices(2, replace(TUNING, split=None))[1] == []
+
+
+def test_split_is_drawn_from_its_own_seed():
+    order = torch.randperm(20, generator=generator(3, "split")).tolist()
+    assert split_indices(20, replace(TUNING, split=3, train_samples=None)) == (order[2:], order[:2])
+    first = torch.randperm(20, generator=generator(0, "split")).tolist()
+    assert split_indices(20, replace(TUNING, split=None, train_samples=None)) == (first, [])
+
+
+def test_task_of_genomic_benchmarks_has_its_own_length(monkeypatch, tmp_path, genome):
+    network = replace(NETWORK, max_length=202)
+    where = context(tmp_path, needs={"benchmarks": genome})
+    data = load_task(where, replace(TUNING, network=network, max_length=None))
+    assert data.train[0][0].shape == data.test[0][0].shape == (200,)
+    assert data.classes == 2 and len(data.train[0]) == 2
 
 
 def test_training_flips_and_evaluation_does_not(tmp_path, genome):

@@ -8,9 +8,12 @@ import pickle
 import numpy as np
 import pytest
 
-from dyt_hyenadna.genome import Genome, index_fasta, unpack
+from dyt_hyenadna.genome import Genome, index_fasta, some, unpack
+
+from ..messages import refused
 
 SEQUENCE = "ACGTNacgtnRYSWKMBDHV" * 5
+EMPTY = "has 1 records without bases (b); it may be cut short: restore it, or delete these records"
 
 
 def fasta(path, records, line=10, end="\n"):
@@ -52,8 +55,9 @@ class TestRead:
 
     @pytest.mark.parametrize("start, stop", [(-1, 4), (99, 101), (200, 300), (5, 4)], ids=str)
     def test_read_refuses_range_outside_record(self, genome, start, stop):
-        with pytest.raises(ValueError, match=r"bases .* of chr1 were asked for.* has 100 there"):
-            genome.read("chr1", start, stop)
+        assert refused(genome.read, "chr1", start, stop) == (
+            f"bases {start} to {stop} of chr1 were asked for, and {genome.fasta} has 100 there"
+        )
 
     def test_read_finds_chromosomes_with_and_without_chr(self, genome, tmp_path):
         assert genome.read("1", 0, 10) == genome.read("chr1", 0, 10)
@@ -61,8 +65,20 @@ class TestRead:
         (tmp_path / "ensembl").mkdir()
         plain = opened(fasta(tmp_path / "ensembl" / "g.fa", {"1": "ACGT", "MT": "AC"}))
         assert (plain.find("chr1"), plain.find("chrM"), plain.find("chr2")) == ("1", "MT", None)
-        with pytest.raises(ValueError, match="has no record 'chr7'; its records are 1, MT"):
-            plain.read("chr7", 0, 1)
+        assert refused(plain.read, "chr7", 0, 1) == (
+            f"{plain.fasta} has no record 'chr7'; its records are 1, MT"
+        )
+
+    def test_mitochondrion_has_several_names(self, tmp_path):
+        for number, name in enumerate(("chrM", "M", "chrMT", "MT")):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            genome = opened(fasta(folder / "g.fa", {"1": "ACGT", name: "AC"}))
+            assert {genome.find(other) for other in ("chrM", "M", "chrMT", "MT")} == {name}
+
+    def test_some_names_are_the_first_three(self):
+        assert some(["a"]) == "a" and some(iter("abc")) == "a, b, c"
+        assert some("abcd") == "a, b, c, …" and some("abcd", 4) == "a, b, c, d"
 
     def test_count_letters_reports_case_n_and_ambiguous(self, genome):
         counts = genome.count_letters()
@@ -70,8 +86,17 @@ class TestRead:
 
     def test_count_letters_refuses_protein(self, tmp_path):
         protein = opened(fasta(tmp_path / "p.fa", {"P1": "MKLVFF"}))
-        with pytest.raises(ValueError, match=r"p\.fa has 'L' in the record P1; expected a FASTA"):
-            protein.count_letters()
+        assert refused(protein.count_letters) == (
+            f"{protein.fasta} has 'L' in the record P1; expected a FASTA of DNA, with the letters "
+            "ACGTNRYSWKMBDHVU in either case"
+        )
+
+    def test_count_letters_counts_blocks_and_may_be_stopped(self, genome, monkeypatch):
+        """chr1 has 100 bases, and chr2 32."""
+        calls, expected = [], genome.count_letters()
+        monkeypatch.setattr("dyt_hyenadna.genome.BLOCK", 16)
+        assert genome.count_letters(lambda: calls.append(1)) == expected
+        assert len(calls) == 7 + 2 + 1
 
 
 class TestIndex:
@@ -95,15 +120,24 @@ class TestIndex:
     @pytest.mark.parametrize(
         "text, message",
         [
-            (">a\nACGT\n>b\n>c\nAC\n", "has 1 records without bases (b); it may be cut short"),
-            (">a\nACGT\n>b\n", "has 1 records without bases (b); it may be cut short"),
+            (">a\nACGT\n>b\n>c\nAC\n", EMPTY),
+            (">a\nACGT\n>b\n", EMPTY),
             (">a\nACGT\nAC\nACGT\n", "cannot be indexed (Line length of fasta file is not"),
             (">a\nACGT\n\nACGT\n", "cannot be indexed (Line length of fasta file is not"),
-            (">a\nACGT\n\n\n", "cannot be indexed (blank lines, or lines of different lengths"),
+            (
+                ">a\nACGT\n\n\n",
+                "cannot be indexed (blank lines, or lines of different lengths, in or after its "
+                "last record); expected FASTA with lines of one length in a record, and different "
+                "names",
+            ),
             (">a\nAC\n>a\nGT\n", 'cannot be indexed (Duplicate key "a"'),
             ("<html>404</html>\n", "cannot be indexed (Unexpected text before the first"),
             ("", "cannot be indexed (The FASTA file"),
-            (">a\rACGT\r", "has carriage returns as line ends; expected line feeds: convert"),
+            (
+                ">a\rACGT\r",
+                "has carriage returns as line ends; expected line feeds: convert it with "
+                "`tr '\\r' '\\n'`",
+            ),
             ("version https://git-lfs.github.com/spec/v1\n", "is a pointer of git-lfs"),
         ],
         ids=[
@@ -130,14 +164,17 @@ class TestIndex:
     def test_index_fasta_refuses_binary_file(self, tmp_path):
         with gzip.open(tmp_path / "g.fa", "wb") as file:
             file.write(b">a\nACGT\n")
-        assert "is not a text file; expected FASTA, uncompressed or" in index_error(
-            tmp_path / "g.fa"
+        assert index_error(tmp_path / "g.fa") == (
+            f"{tmp_path / 'g.fa'} is not a text file; expected FASTA, uncompressed or with the "
+            "ending .gz"
         )
 
     def test_index_fasta_warns_about_missing_line_end(self, tmp_path, harness_log):
         (tmp_path / "g.fa").write_text(">a\nACGT\nACG")
         assert opened(tmp_path / "g.fa").lengths == {"a": 7}
-        assert "does not end with a line end; it may be cut short" in harness_log.text
+        assert harness_log.messages == [
+            f"{tmp_path / 'g.fa'} does not end with a line end; it may be cut short"
+        ]
 
 
 class TestChangedFile:
@@ -150,25 +187,35 @@ class TestChangedFile:
         size = genome.fasta.stat().st_size
         os.truncate(genome.fasta, 60)
         os.utime(genome.fasta, (0, 0))  # older than its index
-        assert self.reopen_error(genome).startswith(
+        assert self.reopen_error(genome) == (
             f"{genome.fasta} was cut short: it has 60 bytes, and the index {genome.index} was made "
-            f"for {size}"
+            f"for {size:,}"
         )
 
     def test_genome_refuses_longer_file(self, genome):
+        size = genome.fasta.stat().st_size
         with genome.fasta.open("a") as file:
-            file.write(">chr9\nACGT\n")
-        assert f"{genome.fasta} was replaced: it has" in self.reopen_error(genome)
+            file.write(">chr9\n" + "ACGT" * 250)
+        assert self.reopen_error(genome) == (
+            f"{genome.fasta} was replaced: it has {size + 1006:,} bytes, and the index "
+            f"{genome.index} was made for {size}"
+        )
 
     def test_genome_refuses_another_file_of_same_size(self, genome):
         text = genome.fasta.read_text()
         genome.fasta.write_text(text.replace(">chr2", ">chr3"))
-        assert "was replaced: the record chr2 is not where" in self.reopen_error(genome)
+        assert self.reopen_error(genome) == (
+            f"{genome.fasta} was replaced: the record chr2 is not where the index {genome.index} "
+            "has it"
+        )
 
     def test_genome_refuses_same_records_with_other_bases(self, genome):
         text = genome.fasta.read_text()
         genome.fasta.write_text(text.replace("ACGTN", "ACTGN"))
-        assert "was replaced: it has the size for which the index" in self.reopen_error(genome)
+        assert self.reopen_error(genome) == (
+            f"{genome.fasta} was replaced: it has the size for which the index {genome.index} was "
+            "made, but other contents"
+        )
 
     def test_genome_compares_the_end_of_a_large_file(self, tmp_path):
         genome = opened(fasta(tmp_path / "g.fa", {"chr1": "ACGT" * 100_000}, line=80))
@@ -181,14 +228,19 @@ class TestChangedFile:
         genome.fasta.unlink()
         assert self.reopen_error(genome) == f"there is no file {genome.fasta}"
         genome.index.unlink()
-        assert "there is no complete index" in self.reopen_error(genome)
+        message = f"there is no complete index {genome.index} of {genome.fasta}"
+        assert self.reopen_error(genome) == message
+        genome.index.with_name("index.fai.json").unlink()
+        genome.index.touch()
+        assert self.reopen_error(genome) == message
 
     def test_read_refuses_file_cut_short_while_open(self, tmp_path):
         genome = opened(fasta(tmp_path / "g.fa", {"chr1": "ACGT" * 50_000}))
         genome.read("chr1", 0, 4)
         os.truncate(genome.fasta, 100_000)
-        with pytest.raises(ValueError, match="was changed while it was read: chr1 ends before"):
-            genome.read("chr1", 150_000, 150_100)
+        assert refused(genome.read, "chr1", 150_000, 150_100) == (
+            f"{genome.fasta} was changed while it was read: chr1 ends before base 150100"
+        )
 
 
 class TestProcesses:
@@ -243,8 +295,9 @@ class TestUnpack:
         else:
             content = b"junk" * 100
         (tmp_path / "g.fa.gz").write_bytes(content)
-        with pytest.raises(ValueError, match=r"g\.fa\.gz is damaged or cut short .*again"):
-            unpack(tmp_path / "g.fa.gz", tmp_path / "g.fa")
+        message = refused(unpack, tmp_path / "g.fa.gz", tmp_path / "g.fa")
+        assert message.startswith(f"{tmp_path / 'g.fa.gz'} is damaged or cut short (")
+        assert message.endswith("); download it again")
         assert os.listdir(tmp_path) == ["g.fa.gz"]
 
     def test_unpack_stops_when_asked(self, tmp_path):

@@ -11,7 +11,14 @@ from dyt_hyenadna import benchmark_files, genomic_benchmarks
 from dyt_hyenadna.benchmark_files import defects, pack, read_packed, read_task
 from dyt_hyenadna.genomic_benchmarks import TASKS, check_benchmarks, survey_benchmarks
 
+from ..messages import refused
+
 CLASSES = ("negative", "positive")
+LAYOUT = "expected <task>/{train,test}/<class>/<number>.txt"
+FETCH = (
+    "get <task>_v0.zip of every task from the GenomicBenchmarks record on Zenodo (see "
+    "packages/hyenadna/README.md) and unpack them into one folder"
+)
 
 
 @pytest.fixture
@@ -72,9 +79,29 @@ class TestTasks:
             "human_ocr_ensembl": (139_804, 34_952, 512),
         }
 
-    def test_classes_are_sorted(self):
-        assert all(list(task.classes) == sorted(task.test) for task in TASKS.values())
-        assert TASKS["human_ensembl_regulatory"].classes == ("enhancer", "ocr", "promoter")
+    def test_classes_have_published_counts(self):
+        two = ("negative", "positive")
+        counts = {
+            name: [(kind, task.train[kind], task.test[kind]) for kind in task.classes]
+            for name, task in TASKS.items()
+        }
+        assert counts == {
+            "dummy_mouse_enhancers_ensembl": [(kind, 484, 121) for kind in two],
+            "demo_coding_vs_intergenomic_seqs": [
+                (kind, 37_500, 12_500) for kind in ("coding_seqs", "intergenomic_seqs")
+            ],
+            "demo_human_or_worm": [(kind, 37_500, 12_500) for kind in ("human", "worm")],
+            "human_enhancers_cohn": [("negative", 10_422, 3474), ("positive", 10_421, 3474)],
+            "human_enhancers_ensembl": [(kind, 61_936, 15_485) for kind in two],
+            "human_ensembl_regulatory": [
+                ("enhancer", 85_512, 21_378),
+                ("ocr", 69_902, 17_476),
+                ("promoter", 75_934, 18_859),
+            ],
+            "human_nontata_promoters": [("negative", 12_355, 4119), ("positive", 14_742, 4915)],
+            "human_ocr_ensembl": [(kind, 69_902, 17_476) for kind in two],
+        }
+        assert all(list(task.test) == list(task.train) for task in TASKS.values())
 
 
 class TestCheckBenchmarks:
@@ -94,19 +121,31 @@ class TestCheckBenchmarks:
         for name in ("human_enhancers_cohn", "human_ocr_ensembl"):
             shutil.rmtree(benchmarks / name)
         message = self.error(benchmarks)
-        assert "lacks 2 of the 8 tasks: human_enhancers_cohn, human_ocr_ensembl; get" in message
+        assert message == (
+            f"{benchmarks} lacks 2 of the 8 tasks: human_enhancers_cohn, human_ocr_ensembl; {FETCH}"
+        )
         task = benchmarks / "demo_human_or_worm"
-        assert f"use its parent folder {benchmarks})" in self.error(task)
+        assert self.error(task) == (
+            f"{task} lacks 8 of the 8 tasks: {', '.join(TASKS)} (it seems to be one task: use its "
+            f"parent folder {benchmarks}); {FETCH}"
+        )
 
     def test_check_benchmarks_names_missing_class(self, benchmarks):
         shutil.rmtree(benchmarks / "human_ensembl_regulatory" / "test" / "ocr")
-        message = self.error(benchmarks)
-        assert f"{benchmarks / 'human_ensembl_regulatory' / 'test'} has the classes " in message
-        assert "enhancer, promoter; expected enhancer, ocr, promoter: it is another" in message
+        assert self.error(benchmarks) == (
+            f"{benchmarks / 'human_ensembl_regulatory' / 'test'} has the classes enhancer, "
+            "promoter; expected enhancer, ocr, promoter: it is another task, or was not unpacked "
+            f"completely. {FETCH}"
+        )
+        for kind in ("enhancer", "promoter"):
+            shutil.rmtree(benchmarks / "human_ensembl_regulatory" / "test" / kind)
+        assert "has the classes none; expected enhancer, ocr, pr" in self.error(benchmarks)
 
     def test_check_benchmarks_names_missing_split(self, benchmarks):
         shutil.rmtree(benchmarks / "human_enhancers_cohn" / "test")
-        assert "human_enhancers_cohn has no folder test; expected <task>/" in self.error(benchmarks)
+        assert self.error(benchmarks) == (
+            f"{benchmarks / 'human_enhancers_cohn'} has no folder test; {LAYOUT}. {FETCH}"
+        )
 
     def test_check_benchmarks_refuses_another_task(self, benchmarks):
         shutil.rmtree(benchmarks / "human_enhancers_cohn")
@@ -116,13 +155,18 @@ class TestCheckBenchmarks:
     def test_survey_benchmarks_names_wrong_counts(self, benchmarks):
         (benchmarks / "demo_human_or_worm" / "train" / "worm" / "1.txt").unlink()
         (benchmarks / "human_ocr_ensembl" / "test" / "negative" / "7.txt").write_text("ACGT")
-        message = self.error(benchmarks)
-        assert "demo_human_or_worm/train/worm has 2, not 3; " in message
-        assert "human_ocr_ensembl/test/negative has 3, not 2. Unpack these tasks" in message
+        assert self.error(benchmarks) == (
+            f"{benchmarks} has other numbers of sequences than GenomicBenchmarks: "
+            "demo_human_or_worm/train/worm has 2, not 3; human_ocr_ensembl/test/negative has 3, "
+            f"not 2. Unpack these tasks again, or {FETCH}"
+        )
 
     def test_survey_benchmarks_refuses_other_files(self, benchmarks):
         (benchmarks / "demo_human_or_worm" / "test" / "worm" / "worm.zip").write_text("")
-        assert "worm has worm.zip; expected" in self.error(benchmarks)
+        assert self.error(benchmarks) == (
+            f"{benchmarks / 'demo_human_or_worm' / 'test' / 'worm'} has worm.zip; {LAYOUT}: move "
+            "other files out"
+        )
 
     def test_survey_benchmarks_refuses_pointers(self, benchmarks):
         file = benchmarks / "demo_human_or_worm" / "test" / "worm" / "0.txt"
@@ -146,8 +190,9 @@ class TestReadTask:
 
     def test_read_task_names_empty_file(self, task):
         (task / "test" / "positive" / "0.txt").write_text("\n")
-        assert read_error(task).startswith(
-            f"{task / 'test' / 'positive' / '0.txt'} is empty; expected a sequence of bases"
+        assert read_error(task) == (
+            f"{task / 'test' / 'positive' / '0.txt'} is empty; expected a sequence of bases. "
+            "Unpack its task again"
         )
 
     @pytest.mark.parametrize(
@@ -165,8 +210,9 @@ class TestReadTask:
     def test_read_task_names_class_without_sequences(self, task):
         for file in (task / "test" / "negative").iterdir():
             file.unlink()
-        assert read_error(task).startswith(
-            f"{task / 'test' / 'negative'} has no sequences; expected one in each file <number>.txt"
+        assert read_error(task) == (
+            f"{task / 'test' / 'negative'} has no sequences; expected one in each file "
+            "<number>.txt. Unpack its task again"
         )
 
     def test_read_task_refuses_other_classes(self, task):
@@ -194,14 +240,16 @@ class TestPack:
                 np.testing.assert_array_equal(ours, expected)
 
     def test_read_packed_refuses_missing_and_damaged_file(self, task, tmp_path):
-        with pytest.raises(ValueError, match=r"there is no packed task .*task\.npz; prepare task"):
-            read_packed(tmp_path, "task")
         file = tmp_path / benchmark_files.PACK_FOLDER / "task.npz"
+        assert refused(read_packed, tmp_path, "task") == (
+            f"there is no packed task {file}; prepare task first"
+        )
         file.parent.mkdir()
         pack(read_task(task, CLASSES), file)
         os.truncate(file, file.stat().st_size // 2)
-        with pytest.raises(ValueError, match=r"task\.npz is damaged .*submit again"):
-            read_packed(tmp_path, "task")
+        message = refused(read_packed, tmp_path, "task")
+        assert message.startswith(f"{file} is damaged (")
+        assert message.endswith(f"); delete {tmp_path} and submit again")
 
 
 class TestDefects:
@@ -215,6 +263,19 @@ class TestDefects:
             "task: 1 of 11 sequences have fewer than 10 bases, the shortest 2",
             "task: 1 of 11 sequences have letters other than A, C, G, T and N, which are read as "
             "[UNK]",
+        ]
+
+    def test_defects_begin_below_ten_bases_and_with_letters_of_any_case(self, task):
+        for name, letters in (
+            ("2.txt", "ACGTACGTA"),
+            ("3.txt", "ACGTACGTAC"),
+            ("4.txt", "acgtN" * 3),
+        ):
+            (task / "test" / "negative" / name).write_text(letters)
+        (task / "test" / "negative" / "5.txt").write_text("acgtacgtry")
+        assert [sentence[:30] for sentence in defects("task", read_task(task, CLASSES))] == [
+            "task: 1 of 12 sequences have f",
+            "task: 1 of 12 sequences have l",
         ]
 
     def test_defects_of_good_task_are_none(self, task):

@@ -11,6 +11,8 @@ from dyt_hyenadna.hyena_operator import HyenaFilter, HyenaOperator
 from dyt_hyenadna.initialization import initialize
 from dyt_hyenadna.network_config import HyenaNetwork
 
+from ..messages import refused
+
 NETWORK = HyenaNetwork(width=6, layers=1, max_length=40, filter_width=8)
 
 
@@ -127,8 +129,10 @@ def test_filter_of_a_shorter_sequence_is_the_start_of_the_longest(operator):
 
 
 def test_sequence_longer_than_max_length_is_refused_in_one_line(operator):
-    with pytest.raises(ValueError, match="has 41 positions, but the network's filters cover 40"):
-        operator(noise(1, 41, 6))
+    assert refused(operator, noise(1, 41, 6)) == (
+        "a sequence has 41 positions, but the network's filters cover 40: shorten the sequences, "
+        "or train with a larger max_length"
+    )
 
 
 def test_decay_shift_is_added_to_the_decay():

@@ -13,11 +13,14 @@ from dyt_hyenadna.intervals import (
     Interval,
     Windows,
     count_overlaps,
+    draw,
     make_intervals,
     match_to_genome,
     read_bed,
     write_bed,
 )
+
+from ..messages import refused
 
 RECORDS = {f"c{number}": "ACGT" * 300 for number in range(10)}
 LENGTHS = {"chr1": 3 << 20, "chr2": 500}
@@ -26,6 +29,9 @@ INTERVALS = {
     "valid": [Interval("chr1", 1000, 2000)],
     "test": [Interval("chr2", 0, 500)],
 }
+DRAWN = {"train": ["b", "b"], "valid": ["c", "d", "d"], "test": ["a", "a"]}
+"""Records of the intervals of seed 0."""
+COLUMNS = "expected chromosome, start, end and split, without a header"
 GOOD = "chr1\t0\t100\ttrain\nchr1\t100\t200\tvalid\nchr2\t0\t100\ttest\n"
 
 
@@ -63,10 +69,13 @@ class TestReadBed:
     @pytest.mark.parametrize(
         "line, message",
         [
-            ("chrom\tstart\tend\tsplit", "line 4 has 'start' and 'end' as start and end; expected"),
-            ("chr1\t0\t100", "line 4 has 3 columns; expected chromosome, start, end and split"),
+            (
+                "chrom\tstart\tend\tsplit",
+                f"line 4 has 'start' and 'end' as start and end; {COLUMNS}",
+            ),
+            ("chr1\t0\t100", f"line 4 has 3 columns; {COLUMNS}"),
             ("chr1\t0\t100\tdev", "line 4 has the split 'dev'; expected one of train, valid, test"),
-            ("chr1\t-5\t100\ttest", "line 4 has '-5' and '100' as start and end"),
+            ("chr1\t-5\t100\ttest", f"line 4 has '-5' and '100' as start and end; {COLUMNS}"),
             ("chr1\t100\t100\ttest", "line 4 ends at 100, not after its start 100"),
         ],
         ids=["header", "columns", "split", "negative", "empty"],
@@ -74,11 +83,13 @@ class TestReadBed:
     def test_read_bed_refuses_line(self, tmp_path, line, message):
         with pytest.raises(ValueError) as error:
             read_bed(bed(tmp_path, f"{GOOD}{line}\n"))
-        assert str(error.value).startswith(f"{tmp_path / 'i.bed'}, {message}")
+        assert str(error.value) == f"{tmp_path / 'i.bed'}, {message}"
 
     def test_read_bed_refuses_missing_split(self, tmp_path):
-        with pytest.raises(ValueError, match="has no intervals for valid, test; expected some for"):
-            read_bed(bed(tmp_path, "chr1\t0\t100\ttrain\n"))
+        path = bed(tmp_path, "chr1\t0\t100\ttrain\n")
+        assert refused(read_bed, path) == (
+            f"{path} has no intervals for valid, test; expected some for each of train, valid, test"
+        )
 
 
 class TestMatchToGenome:
@@ -95,18 +106,18 @@ class TestMatchToGenome:
         path = bed(tmp_path, GOOD + "chr3\t0\t9\ttest\nchr3\t9\t18\ttest\nchrX\t0\t9\ttest\n")
         with pytest.raises(ValueError) as error:
             match_to_genome(read_bed(path), genome, path)
-        assert str(error.value).startswith(
+        assert str(error.value) == (
             f"{path} has 3 intervals on 2 chromosomes that {genome.fasta} lacks: chr3, chrX; the "
-            "FASTA has 1, 2."
+            "FASTA has 1, 2. Use the FASTA that the BED file was made for"
         )
 
     def test_match_to_genome_names_interval_beyond_end(self, tmp_path, genome):
         path = bed(tmp_path, GOOD + "chr2\t50\t101\ttrain\nchr2\t90\t150\ttest\n")
         with pytest.raises(ValueError) as error:
             match_to_genome(read_bed(path), genome, path)
-        assert str(error.value).startswith(
+        assert str(error.value) == (
             f"{path} has 2 intervals beyond the end of a chromosome, such as 2 50 to 101, and "
-            f"{genome.fasta} has 100 bases there"
+            f"{genome.fasta} has 100 bases there; the FASTA is another one or cut short"
         )
 
     def test_count_overlaps_counts_intervals_of_other_splits(self, tmp_path, genome):
@@ -144,12 +155,40 @@ class TestMakeIntervals:
 
     def test_make_intervals_refuses_two_chromosomes(self, tmp_path):
         genome = make_genome(tmp_path, {"a": "ACGT" * 100, "b": "ACGT" * 100, "c": "ACGT"})
-        with pytest.raises(ValueError, match="has 2 records with an interval of 100 bases"):
-            make_intervals(genome, HeldOut(length=100), seed=0)
+        assert refused(make_intervals, genome, HeldOut(length=100), seed=0) == (
+            f"{genome.fasta} has 2 records with an interval of 100 bases (at most 10% of them N); "
+            "expected at least 3, because validation and test hold out whole records. Choose "
+            "shorter intervals, or give a BED file"
+        )
 
-    def test_held_out_refuses_shares(self):
-        with pytest.raises(ValueError, match="expected two positive shares of the genome with"):
-            HeldOut(valid=0.5, test=0.5)
+    def test_intervals_of_a_seed_are_tiles_from_a_drawn_offset(self, tmp_path):
+        """The offset and the order are those of the hashes, the same everywhere."""
+        genome = make_genome(tmp_path, dict.fromkeys("abcd", "ACGT" * 100))
+        splits = make_intervals(genome, HeldOut(length=150, valid=0.2, test=0.2), seed=0)
+        assert {split: [x.chromosome for x in splits[split]] for split in SPLITS} == DRAWN
+        starts = {}
+        for split in SPLITS:
+            for x in splits[split]:
+                starts.setdefault(x.chromosome, []).append(x.start)
+        expected = {name: draw(0, name) % 150 for name in "abcd"}
+        assert {name: positions[0] for name, positions in starts.items()} == expected
+        for positions in starts.values():
+            assert positions == list(range(positions[0], 251, 150))
+
+    def test_an_interval_may_have_its_largest_share_of_n(self, tmp_path):
+        records = dict.fromkeys("abc", "N" * 10 + "A" * 40 + "n" * 10 + "C" * 40)
+        genome = make_genome(tmp_path, records)
+        make_intervals(genome, HeldOut(length=100, max_n=0.2), seed=0)
+        with pytest.raises(ValueError, match="at most 19% of them N"):
+            make_intervals(genome, HeldOut(length=100, max_n=0.19), seed=0)
+
+    @pytest.mark.parametrize("shares", [(0.5, 0.5), (0.0, 0.5), (0.5, 0.0), (0.3, 0.9)])
+    def test_held_out_refuses_shares(self, shares):
+        valid, test = shares
+        assert refused(HeldOut, valid=valid, test=test) == (
+            f"valid is {valid} and test is {test}; expected two positive shares of the genome with "
+            "a sum below 1"
+        )
 
 
 class TestWindows:
@@ -204,14 +243,26 @@ class TestWindows:
         assert train & bases(INTERVALS["valid"])
 
     def test_stretched_refuses_length_that_does_not_divide(self):
-        with pytest.raises(ValueError, match="length is 1000; expected a divisor of 2"):
-            Windows(INTERVALS["train"], LENGTHS, 1000, "stretched")
+        assert refused(Windows, INTERVALS["train"], LENGTHS, 1000, "stretched") == (
+            "length is 1000; expected a divisor of 2^20 for the cut 'stretched'"
+        )
 
     @pytest.mark.parametrize("cut", ["tiles", "random", "stretched"])
     def test_windows_refuse_length_above_all_intervals(self, cut):
         length = 1024 if cut != "stretched" else STRETCH
-        with pytest.raises(ValueError, match=rf"none of the 1 intervals has {length} bases"):
-            Windows(INTERVALS["test"], LENGTHS, length, cut)
+        assert refused(Windows, INTERVALS["test"], LENGTHS, length, cut) == (
+            f"none of the 1 intervals has {length} bases; choose a shorter length, longer "
+            "intervals, or the cut 'first'"
+        )
+
+    def test_windows_of_several_chromosomes_are_those_of_long_enough_ones(self):
+        """By Caduceus's cut, a chromosome that is shorter than a window has none."""
+        intervals = [Interval("chr2", 0, 500), Interval("chr1", 0, 10)]
+        windows = Windows(intervals, LENGTHS, 1024, "stretched")
+        assert len(windows) == 1024
+        assert windows.cut_window(0) == ("chr1", 0, 1024)
+        exact = Windows([Interval("chr2", 0, 500)], {"chr2": 512}, 512, "stretched")
+        assert len(exact) == 2048 and exact.cut_window(7) == ("chr2", 0, 512)
 
     @pytest.mark.parametrize("cut", CUTS)
     def test_windows_are_as_long_as_asked(self, cut):

@@ -6,6 +6,8 @@ import pytest
 
 from dyt_hyenadna.network_config import HyenaNetwork, official_network
 
+from ..messages import refused
+
 TINY_1K = {  # config.json of LongSafari/hyenadna-tiny-1k-seqlen
     "d_model": 128,
     "n_layer": 2,
@@ -64,14 +66,55 @@ def test_official_network_reads_the_config_of_the_port():
     ("config", "message"),
     [
         ({**SMALL_32K_HF, "hyena_order": 3}, "hyena_order is 3; only 2 is implemented"),
-        ({**SMALL_32K_HF, "num_inner_mlps": 1}, "num_inner_mlps is 1"),
-        ({**SMALL_32K_HF, "d_inner": 1000}, "d_inner is 1000; expected a multiple of d_model"),
-        ({"hidden_size": 8}, "the config has no 'd_model'"),
+        ({**SMALL_32K_HF, "num_inner_mlps": 1}, "num_inner_mlps is 1; only 2 is implemented"),
+        (
+            {**SMALL_32K_HF, "d_inner": 1000},
+            "d_inner is 1000; expected a multiple of d_model, 256",
+        ),
+        (
+            {"hidden_size": 8},
+            "the config has no 'd_model'; expected the config.json of a HyenaDNA network",
+        ),
     ],
 )
 def test_official_network_refuses_other_networks_in_one_line(config, message):
-    with pytest.raises(ValueError, match=message):
-        official_network(config)
+    assert refused(official_network, config) == message
+
+
+def test_official_network_reads_every_size():
+    """Values other than the defaults, in both layouts."""
+    sizes = {
+        "vocabulary": 20,
+        "vocabulary_multiple": 4,
+        "width": 24,
+        "layers": 5,
+        "mlp_ratio": 3,
+        "max_length": 99,
+        "dropout": 0.3,
+        "epsilon": 1e-3,
+        "filter_features": 7,
+        "filter_width": 31,
+        "filter_frequency": 14.0,
+    }
+    common = {
+        "vocab_size": 20,
+        "pad_vocab_size_multiple": 4,
+        "d_model": 24,
+        "n_layer": 5,
+        "d_inner": 72,
+        "embed_dropout": 0.3,
+        "layer_norm_epsilon": 1e-3,
+    }
+    layer = {"emb_dim": 7, "filter_order": 31}
+    official = {**common, "layer": {**TINY_1K["layer"], **layer, "l_max": 99, "w": 14}}
+    assert official_network(official) == HyenaNetwork(**sizes)
+    ported = {**SMALL_32K_HF, **common, **layer, "max_seq_len": 99, "activation_freq": 14}
+    assert official_network(ported) == HyenaNetwork(**sizes, decay_shift=0.05)
+    optional = {"pad_vocab_size_multiple", "embed_dropout", "layer_norm_epsilon"}
+    short = {name: value for name, value in official.items() if name not in optional}
+    assert official_network(short) == HyenaNetwork(
+        **{**sizes, "vocabulary_multiple": 1, "dropout": 0.1, "epsilon": 1e-5}
+    )
 
 
 @pytest.mark.parametrize(("vocabulary", "padded"), [(12, 16), (16, 16), (17, 24)])

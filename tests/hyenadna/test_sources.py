@@ -5,7 +5,14 @@ import os
 import pytest
 
 from dyt_hyenadna import sources
-from dyt_hyenadna.sources import check_genome, check_hg38, hg38_files, survey_hg38, weights_file
+from dyt_hyenadna.sources import (
+    check_genome,
+    check_hg38,
+    hg38_files,
+    survey_genome,
+    survey_hg38,
+    weights_file,
+)
 from matched import data
 
 
@@ -42,14 +49,20 @@ class TestHg38:
 
     def test_hg38_names_missing_file(self, hg38):
         os.unlink(hg38 / "human-sequences.bed")
-        assert "has no file human-sequences.bed; expected a folder with" in error_of(
-            check_hg38, hg38
+        layout = (
+            "expected a folder with hg38.ml.fa (or hg38.ml.fa.gz) and human-sequences.bed; the "
+            "commands are in packages/hyenadna/README.md"
         )
+        message = f"{hg38} has no file human-sequences.bed; {layout}"
+        assert error_of(check_hg38, hg38) == message
+        os.unlink(hg38 / "hg38.ml.fa")
+        assert error_of(check_hg38, hg38) == f"{hg38} has no file hg38.ml.fa; {layout}"
 
     def test_hg38_refuses_file_cut_short(self, hg38):
         os.truncate(hg38 / "hg38.ml.fa", 2_999_999_999)
-        assert "has 2,999,999,999 bytes and is cut short or another genome" in error_of(
-            check_hg38, hg38
+        assert error_of(check_hg38, hg38) == (
+            f"{hg38 / 'hg38.ml.fa'} has 2,999,999,999 bytes and is cut short or another genome; "
+            "expected more than 3,000,000,000: download it again"
         )
 
     def test_hg38_refuses_pointer(self, hg38):
@@ -59,7 +72,21 @@ class TestHg38:
     def test_survey_hg38_refuses_other_intervals(self, hg38):
         with (hg38 / "human-sequences.bed").open("a") as file:
             file.write("chr1\t5\t9\ttrain\n")
-        assert "has 3 intervals for training; expected HyenaDNA's 2" in error_of(survey_hg38, hg38)
+        assert error_of(survey_hg38, hg38) == (
+            f"{hg38 / 'human-sequences.bed'} has 3 intervals for training; expected HyenaDNA's 2. "
+            "For other intervals, use the source `genome`"
+        )
+
+    def test_survey_hg38_warns_of_other_held_out_intervals(self, hg38, harness_log):
+        bed = hg38 / "human-sequences.bed"
+        survey_hg38(hg38)
+        with bed.open("a") as file:
+            file.write("chr1\t5\t9\ttest\nchr1\t5\t9\tvalid\n")
+        survey_hg38(hg38)
+        assert harness_log.messages == [
+            f"{bed} has 2 intervals for valid, not 1",
+            f"{bed} has 2 intervals for test, not 1",
+        ]
 
     def test_survey_hg38_refuses_header(self, hg38):
         bed = hg38 / "human-sequences.bed"
@@ -82,11 +109,22 @@ class TestGenome:
     def test_genome_refuses_other_files_and_folders(self, tmp_path):
         (tmp_path / "x.2bit").write_text("")
         for path in (tmp_path / "x.2bit", tmp_path):
-            assert f"{path} is not a FASTA file; expected a file that" in error_of(
-                check_genome, path
+            assert error_of(check_genome, path) == (
+                f"{path} is not a FASTA file; expected a file that ends in .fa, .fa.gz, .fasta, "
+                ".fasta.gz, .fna, .fna.gz"
             )
         missing = tmp_path / "missing.fa"
-        assert f"there is no file {missing}; expected a FASTA" in error_of(check_genome, missing)
+        assert (
+            error_of(check_genome, missing) == f"there is no file {missing}; expected a FASTA file"
+        )
+        missing.write_text("version https://git-lfs.github.com/spec/v1\n")
+        assert "is a pointer of git-lfs" in error_of(check_genome, missing)
+
+    def test_survey_genome_reads_the_intervals(self, tmp_path):
+        path = tmp_path / "x.fa"
+        survey_genome(path)
+        path.with_suffix(".bed").write_text("chr1\t0\n")
+        assert "x.bed, line 1 has 2 columns" in error_of(survey_genome, path)
 
 
 class TestWeights:

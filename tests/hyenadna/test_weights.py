@@ -12,6 +12,8 @@ from dyt_hyenadna import weights
 from dyt_hyenadna.model import build_classifier, build_language_model
 from dyt_hyenadna.network_config import HyenaNetwork
 
+from ..messages import refused
+
 TINY = HyenaNetwork(width=8, layers=2, max_length=18, filter_width=8)
 
 BLOCK = (
@@ -91,8 +93,10 @@ def test_classifier_exports_lightning_names_and_loads_them():
 
 def test_classifier_has_no_counterpart_on_hugging_face():
     state = build_classifier(TINY, 3, 1).state_dict()
-    with pytest.raises(ValueError, match="no classifier that pools like this one"):
-        weights.official_state(state, "huggingface")
+    assert refused(weights.official_state, state, "huggingface") == (
+        "Hugging Face's port has no classifier that pools like this one; expected the state dict "
+        "of a language model, or the backbone's part of it"
+    )
 
 
 @pytest.mark.parametrize("arm", ["ln", "dyt"])
@@ -155,8 +159,10 @@ def test_load_backbone_refuses_another_norm(pretrained, tuned):
 def test_from_official_refuses_an_untied_output_layer():
     state = dict(language_model().state_dict())
     state["lm_head.weight"] = state["lm_head.weight"] + 1
-    with pytest.raises(ValueError, match=r"lm_head\.weight differs from backbone\.embeddings"):
-        weights.from_official(state)
+    assert refused(weights.from_official, state) == (
+        "lm_head.weight differs from backbone.embeddings.word_embeddings.weight; expected equal "
+        "tensors, which are one parameter in HyenaDNA"
+    )
     weights.load_backbone(language_model(2), state)  # which does not need the output layer
 
 
@@ -164,8 +170,9 @@ def test_from_official_refuses_different_frequencies_of_one_filter():
     state = dict(language_model().state_dict())
     name = "backbone.layers.0.mixer.filter_fn.implicit_filter.5.freq"
     state[name] = state[name] + 1
-    with pytest.raises(ValueError, match=r"5\.freq differs from .*1\.freq"):
-        weights.from_official(state)
+    assert refused(weights.from_official, state).startswith(
+        f"{name} differs from {name.replace('5.freq', '1.freq')}; expected equal tensors"
+    )
 
 
 class Callback:
@@ -253,5 +260,28 @@ def test_read_refuses_a_file_with_one_flipped_bit(tmp_path, name):
 
 def test_read_refuses_weights_of_another_model(tmp_path):
     torch.save({"state_dict": {"model.fc.weight": torch.zeros(2)}}, tmp_path / "last.ckpt")
-    with pytest.raises(ValueError, match="has no weights of HyenaDNA"):
-        weights.read(tmp_path / "last.ckpt")
+    assert refused(weights.read, tmp_path / "last.ckpt") == (
+        f"{tmp_path / 'last.ckpt'} has no weights of HyenaDNA; expected names that contain "
+        "'backbone.', in a state dict or in one under 'state_dict' or 'model'"
+    )
+    torch.save({"backbone.x": 3}, tmp_path / "numbers.pth")
+    assert "has no weights of HyenaDNA" in refused(weights.read, tmp_path / "numbers.pth")
+
+
+def test_load_names_file_network_and_the_first_three_keys(tmp_path):
+    wider = language_model(1, network=replace(TINY, width=16))
+    torch.save({"model": wider.state_dict()}, tmp_path / "pretrained.pth")
+    message = refused(weights.load, language_model(), tmp_path / "pretrained.pth")
+    assert message.startswith(
+        f"{tmp_path / 'pretrained.pth'} is of another architecture than this HyenaLanguageModel: "
+    )
+    assert message.endswith(". Nothing was loaded")
+    count, _, keys = message.partition(" keys differ, the first: ")
+    assert int(count.rpartition(" ")[2]) > 3 and len(keys.split("; ")) == 3
+
+
+def test_load_backbone_names_the_pretrained_network():
+    message = refused(
+        weights.load_backbone, language_model(), language_model(arm="dyt").state_dict()
+    )
+    assert message.startswith("the pretrained network is of another architecture than this Hyena")

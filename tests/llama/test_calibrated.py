@@ -3,13 +3,13 @@
 import json
 from dataclasses import replace
 
-import pytest
 import torch
 
 from dyt import Norm, alphas
 from dyt_llama import pretraining, weights
 from dyt_llama.model import build, build_on_meta
 
+from ..messages import refused
 from .tiny import CONFIG, CPU, DYT, OWN, RMSNORM, context, pretrained
 
 CALIBRATED = replace(CONFIG, norm=Norm.dyt("calibrated"), steps=4)
@@ -56,6 +56,9 @@ def test_calibrated_run_matches_the_baseline_and_its_weights_load(glosses_run, t
 
 def test_calibration_of_a_sharded_run_is_refused(glosses_run, tmp_path):
     where = {"shard": True, "world_size": 2}
-    with pytest.raises(ValueError, match="calibration needs the whole network"):
-        materialized(CALIBRATED, glosses_run, tmp_path, **where)
+    assert refused(materialized, CALIBRATED, glosses_run, tmp_path, **where) == (
+        f"norm is {CALIBRATED.norm}, and the run is sharded, but calibration needs the whole "
+        "network; set shard=False in the recipe's resources, or give alpha0 a number"
+    )
+    materialized(CALIBRATED, glosses_run, tmp_path, shard=False, world_size=2)
     materialized(replace(CONFIG, norm=DYT), glosses_run, tmp_path, **where)

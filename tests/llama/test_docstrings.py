@@ -1,8 +1,12 @@
 """Docstrings as a text: cleaning, order, versions, changed files, and the pinned checksum."""
 
+import hashlib
+
 import pytest
 
 from dyt_llama import docstrings, sources
+
+from ..messages import refused
 
 MODULE = '''"""A module.
 
@@ -72,17 +76,20 @@ def test_documents_are_distinct_and_in_the_order_of_their_hashes():
 
 
 def test_docstrings_refuse_changed_files(package, monkeypatch):
-    with pytest.raises(ValueError, match=r"fake have the SHA-256 .* missing or changed; install"):
-        docstrings.docstrings()
     expected = docstrings.sort_documents(["A module.\n\nIt is indented.", "A thing."])
+    assert refused(docstrings.docstrings) == (
+        f"the docstrings of fake have the SHA-256 {docstrings.digest_of(expected)}, not "
+        f"{docstrings.SHA256}: a file of theirs is missing or changed; install these packages again"
+    )
     monkeypatch.setattr(docstrings, "SHA256", docstrings.digest_of(expected))
     assert docstrings.docstrings() == expected
 
 
 def test_docstrings_refuse_files_that_are_not_python(package):
     (package / "module.py").write_text("def broken(:")
-    with pytest.raises(ValueError, match=r"module\.py cannot be read .* install its package again"):
-        list(docstrings.read_package("fake"))
+    message = refused(lambda: list(docstrings.read_package("fake")))
+    assert message.startswith(f"{package / 'module.py'} cannot be read (")
+    assert message.endswith("); install its package again")
     (package / "module.py").unlink()
     with pytest.raises(ValueError, match=r"module\.py cannot be read"):
         list(docstrings.read_package("fake"))
@@ -90,17 +97,30 @@ def test_docstrings_refuse_files_that_are_not_python(package):
 
 def test_docstrings_refuse_a_package_without_a_list_of_files(package):
     (package.parent / "fake-1.0.dist-info/RECORD").unlink()
-    with pytest.raises(ValueError, match="fake is installed without a list of its files"):
-        list(docstrings.read_package("fake"))
+    assert refused(lambda: list(docstrings.read_package("fake"))) == (
+        "fake is installed without a list of its files; install it again"
+    )
+
+
+def test_docstrings_of_other_versions_are_refused(package, monkeypatch):
+    monkeypatch.setattr(docstrings, "version_refusal", lambda: "another version")
+    assert refused(docstrings.docstrings) == "another version"
+
+
+def test_digest_of_documents_ends_each_with_a_zero_byte():
+    expected = hashlib.sha256("a\0ü\0".encode()).hexdigest()
+    assert docstrings.digest_of(["a", "ü"]) == expected
 
 
 def test_docstrings_name_packages_of_other_versions():
     refusal = docstrings.version_refusal
     assert refusal() == sources.DOCSTRINGS.refusal == ""
     torch = docstrings.PACKAGES["torch"]
-    text = refusal({"torch": "1.0", "no-such-package": "2.0"})
-    assert f"has torch {torch}, no-such-package not installed; `make setup` installs" in text
-    assert "is that of torch 1.0, no-such-package 2.0" in text
+    assert refusal({"torch": "1.0", "no-such-package": "2.0"}) == (
+        "the text of docstrings is that of torch 1.0, no-such-package 2.0, and this environment "
+        f"has torch {torch}, no-such-package not installed; `make setup` installs the versions of "
+        "requirements.lock"
+    )
 
 
 @pytest.mark.slow

@@ -7,6 +7,8 @@ import pytest
 
 from dyt_llama.indexed_tokens import TokenFile, TokenWriter
 
+from ..messages import refused
+
 DOCUMENTS = [[1, 5, 6, 2], [1, 2], [1, 65_000, 7, 8, 2]]
 TOKENS = [token for ids in DOCUMENTS for token in ids]
 
@@ -35,9 +37,12 @@ def test_token_writer_writes_megatron_s_bytes(tmp_path):
     )
 
 
-@pytest.mark.parametrize("vocabulary, dtype", [(65_499, "<u2"), (65_500, "<i4"), (10**6, "<i4")])
-def test_token_writer_chooses_the_type_as_megatron_does(tmp_path, vocabulary, dtype):
+@pytest.mark.parametrize(
+    "vocabulary, dtype, code", [(65_499, "<u2", 8), (65_500, "<i4", 4), (10**6, "<i4", 4)]
+)
+def test_token_writer_chooses_the_type_as_megatron_does(tmp_path, vocabulary, dtype, code):
     file = TokenFile.open(written(tmp_path / "a.bin", vocabulary=vocabulary))
+    assert (tmp_path / "a.idx").read_bytes()[17] == code
     assert file.dtype == np.dtype(dtype)
     assert file.read().tolist() == TOKENS
 
@@ -65,24 +70,45 @@ class TestDamage:
     def test_index_that_does_not_fit_its_tokens_is_refused(self, tmp_path):
         path = written(tmp_path / "a.bin")
         path.write_bytes(path.read_bytes()[:-4])
-        with pytest.raises(ValueError, match=r"a.idx describes 22 bytes .*, but a.bin has 18"):
-            TokenFile.open(path)
+        assert refused(TokenFile.open, path) == (
+            f"{path.with_suffix('.idx')} describes 22 bytes of tokens, but a.bin has 18; they do "
+            "not belong together: tokenize the text again"
+        )
 
     @pytest.mark.parametrize(
         "damage",
-        [lambda b: b[:-1], lambda b: b[:20], lambda b: b"", lambda b: b"X" + b[1:]],
-        ids=["truncated", "header truncated", "empty", "another format"],
+        [
+            lambda b: b[:-1],
+            lambda b: b[:20],
+            lambda b: b"",
+            lambda b: b"X" + b[1:],
+            lambda b: b[:9] + b"\2" + b[10:],
+            lambda b: b[:17] + b"\1" + b[18:],
+        ],
+        ids=["truncated", "header truncated", "empty", "another format", "version 2", "uint8"],
     )
     def test_damaged_index_is_refused(self, tmp_path, damage):
         path = written(tmp_path / "a.bin")
         index = path.with_suffix(".idx")
         index.write_bytes(damage(index.read_bytes()))
-        with pytest.raises(ValueError, match=r"a.idx is not a whole index of Megatron's format"):
-            TokenFile.open(path)
+        assert refused(TokenFile.open, path) == (
+            f"{index} is not a whole index of Megatron's format, version 1; tokenize the text again"
+        )
 
     @pytest.mark.parametrize("suffix", [".bin", ".idx"])
     def test_missing_token_file_is_named(self, tmp_path, suffix):
         path = written(tmp_path / "a.bin")
         path.with_suffix(suffix).unlink()
-        with pytest.raises(ValueError, match=rf"there is no file .*a{suffix}; tokenize"):
-            TokenFile.open(path)
+        assert refused(TokenFile.open, path) == (
+            f"there is no file {path.with_suffix(suffix)}; tokenize the text again"
+        )
+
+
+def test_token_file_reads_int64_of_other_programs(tmp_path):
+    path = written(tmp_path / "a.bin", vocabulary=10**6)
+    path.write_bytes(struct.pack("<11q", *TOKENS))
+    index = bytearray(path.with_suffix(".idx").read_bytes())
+    index[17] = 5
+    index[34 + 12 : 34 + 12 + 24] = struct.pack("<3q", 0, 32, 48)
+    path.with_suffix(".idx").write_bytes(index)
+    assert TokenFile.open(path).read().tolist() == TOKENS

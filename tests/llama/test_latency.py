@@ -16,6 +16,7 @@ from dyt_llama.model import transformers_config
 from dyt_llama.network_config import LLAMA_7B
 from matched import Resources
 
+from ..messages import refused
 from .tiny import CPU, NETWORK, context
 
 EAGER = tuple(name for name in VARIANTS if not name.endswith(latency.COMPILED))
@@ -55,7 +56,98 @@ def test_latency_metrics_are_differences_to_identity(fixed_times, tmp_path):
     assert "Identity/inference_layer" not in metrics
     assert {key.partition("/")[0] for key in metrics} == set(EAGER)
     assert outcome.details["warnings"] == []
-    assert outcome.details["hardware"].endswith(f"1 thread, float32, torch {torch.__version__}")
+    assert outcome.steps == 3
+    assert outcome.details["hardware"] == (
+        f"{latency.cpu_name()}, 1 thread, float32, torch {torch.__version__}"
+    )
+
+
+def test_latency_of_several_threads_counts_rounds(fixed_times, monkeypatch):
+    """Rounds of the warm-up count as progress, and their times are left out."""
+    threads, done = [], []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    measured = latency.time_variants(CONFIG, threads=3, progress=lambda *n: done.append(n))
+    assert threads == [3] and done == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert measured.hardware.startswith(f"{latency.cpu_name()}, 3 threads, float32, ")
+
+
+def test_latency_takes_variants_in_another_order_each_round(monkeypatch):
+    order = []
+    monkeypatch.setattr(latency.Passes, "timed", lambda self, v, name, clock: order.append(v) or 1)
+    latency.time_variants(CONFIG)
+    rounds = [tuple(order[i : i + 5]) for i in range(0, len(order), 5)]
+    assert len(rounds) == 2 * 4 and all(set(names) == set(EAGER) for names in rounds)
+    assert len(set(rounds)) > 4
+    first = list(order)
+    order.clear()
+    latency.time_variants(CONFIG)
+    assert order == first
+    order.clear()
+    latency.time_variants(replace(CONFIG, seed=1))
+    assert order != first
+
+
+def test_latency_network_has_random_weights_and_tokens():
+    config = replace(CONFIG, network=replace(NETWORK, std=0.5))
+    passes = latency.Passes(config, CPU)
+    for name, parameter in passes.model.named_parameters():
+        if parameter.ndim == 2:
+            assert parameter.std().item() == pytest.approx(0.5, rel=0.1), name
+        else:
+            assert torch.equal(parameter, torch.ones_like(parameter))
+    source = torch.Generator().manual_seed(latency.derive_seed(0, "tokens"))
+    assert torch.equal(passes.tokens, torch.randint(300, (1, 12), generator=source))
+    again = latency.Passes(config, CPU)
+    assert torch.equal(again.model.lm_head.weight, passes.model.lm_head.weight)
+    assert latency.Passes(replace(CONFIG, dtype="bfloat16"), CPU).model.dtype == torch.bfloat16
+
+
+def test_latency_layers_start_at_the_config_s_alpha():
+    config = replace(CONFIG, alpha0=0.7, network=replace(NETWORK, norm_eps=1e-3))
+    layers = {name: latency.make_layer(name, config) for name in EAGER}
+    for name in ("DyT", "DyT, kernel", "Derf"):
+        assert layers[name].alpha.item() == pytest.approx(0.7) and layers[name].bias is None
+    assert layers["RMSNorm"].variance_epsilon == 1e-3
+    kinds = [type(layers[name]).__name__ for name in EAGER]
+    assert kinds == ["LlamaRMSNorm", "FormulaDyT", "DyT", "Derf", "Identity"]
+
+
+def test_latency_of_a_gpu_is_between_two_events(monkeypatch):
+    log = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            log.append("record")
+
+        def synchronize(self):
+            log.append("wait")
+
+        def elapsed_time(self, end):
+            assert end is not self
+            return 250.0
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: log.append("idle"))
+    assert latency.gpu_seconds(lambda: log.append("run")) == 0.25
+    assert log == ["idle", "record", "run", "record", "wait"]
+
+
+def test_latency_needs_the_kernel_of_the_device(monkeypatch):
+    monkeypatch.setattr(latency.triton, "PROBLEM", "no Triton.")
+    monkeypatch.setattr(latency.triton, "REMEDY", "Install it.")
+    monkeypatch.setattr(latency.triton, "REPLACES_CPU_KERNEL", False)
+    monkeypatch.setattr(latency.cpu, "PROBLEM", None)
+    gpu = torch.device("cuda")
+    for name in VARIANTS:
+        needs_kernel = name in ("DyT, kernel", "Derf")
+        problem = latency.kernel_problem(name, gpu)
+        assert problem == ("no Triton. Install it." if needs_kernel else None)
+        assert latency.kernel_problem(name, CPU) is None
+    monkeypatch.setattr(latency.triton, "REPLACES_CPU_KERNEL", True)
+    assert latency.kernel_problem("Derf", CPU) == "no Triton. Install it."
 
 
 def test_latency_csv_has_quantiles_of_every_variant(fixed_times, tmp_path):
@@ -64,7 +156,23 @@ def test_latency_csv_has_quantiles_of_every_variant(fixed_times, tmp_path):
         rows = {(row["pass"], row["variant"], row["part"]): row for row in csv.DictReader(file)}
     assert len(rows) == 2 * len(EAGER) * 2
     row = rows["training", "Derf", "layer"]
-    assert (row["rounds"], row["ms_p10"], row["ms_p50"]) == ("3", "90.0000", "90.0000")
+    assert row == {
+        "pass": "training",
+        "variant": "Derf",
+        "part": "layer",
+        "rounds": "3",
+        "ms_p10": "90.0000",
+        "ms_p50": "90.0000",
+        "ms_p90": "90.0000",
+    }
+    assert rows["inference", "Derf", "model"]["ms_p50"] == "130.0000"
+
+
+def test_latency_quantiles_are_of_the_rounds():
+    times = {"RMSNorm": [0.3, 0.1, 0.2], "Identity": [0.1, 0.1, 0.1]}
+    rows = latency.quantiles({"inference": times, "training": times})
+    first = {key: value for key, value in rows[0].items() if key.startswith("ms")}
+    assert first == {"ms_p10": "120.0000", "ms_p50": "200.0000", "ms_p90": "280.0000"}
 
 
 def test_latency_times_every_variant_in_every_round():
@@ -141,9 +249,10 @@ def test_latency_times_compiled_norms():
 
 def test_latency_on_a_missing_gpu_ends_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    expected = "to be measured on a GPU .*, and torch finds none here; use a machine with a GPU"
-    with pytest.raises(ValueError, match=expected):
-        latency.measure(context(tmp_path), replace(CONFIG, device="cuda"))
+    assert refused(latency.measure, context(tmp_path), replace(CONFIG, device="cuda")) == (
+        "the latency is to be measured on a GPU (device='cuda'), and torch finds none here; use a "
+        'machine with a GPU, or the smoke scale, which has device="cpu"'
+    )
 
 
 def test_latency_on_a_small_gpu_ends_in_one_line(tmp_path, monkeypatch):
@@ -154,13 +263,19 @@ def test_latency_on_a_small_gpu_ends_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: Card)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
     large = replace(CONFIG, network=LLAMA_7B, device="cuda", dtype="bfloat16", length=4096)
-    with pytest.raises(ValueError, match=r"needs about \d\d GB, and a card has 24; use a GPU"):
-        latency.measure(context(tmp_path), large)
+    needed = large.memory(Resources(gpus=1, minutes=1)).total / 2**30
+    assert refused(latency.measure, context(tmp_path), large) == (
+        f"the network needs about {needed:.0f} GB, and a card has 24; use a GPU with more memory, "
+        "or a smaller network"
+    )
+    assert needed > 24
 
 
 def test_latency_is_measured_by_one_process(tmp_path):
-    with pytest.raises(ValueError, match="measured by one process, not by 2"):
-        latency.measure(context(tmp_path, world_size=2), CONFIG)
+    assert refused(latency.measure, context(tmp_path, world_size=2), CONFIG) == (
+        "latency is measured by one process, not by 2; expected Resources with gpus=1, or "
+        "processes=1 without a GPU"
+    )
 
 
 def test_latency_memory_has_no_optimizer():

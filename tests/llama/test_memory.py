@@ -18,6 +18,7 @@ from dyt_llama.network_config import LLAMA_1B4, LLAMA_7B, LLAMA_34B, LLAMA_70B
 from matched import Resources
 from matched.memory import GIB
 
+from ..messages import refused
 from .tiny import CPU, DYT, NETWORK, OWN
 
 SHARDED = Resources(gpus=512, minutes=1, shard=True, shard_degree=8)
@@ -203,5 +204,21 @@ def test_memory_of_a_scoring_has_the_whole_network(network, least, most):
 
 
 def test_memory_of_a_scoring_without_a_network_is_refused():
-    with pytest.raises(ValueError, match="scores: expected needs="):
-        ZeroShot().memory_with_needs(Resources(minutes=1), {})
+    assert refused(ZeroShot().memory_with_needs, Resources(minutes=1), {}) == (
+        "a ZeroShot needs the run whose network it scores: expected "
+        'needs={"pretrained": …} with a Pretraining'
+    )
+
+
+@pytest.mark.parametrize(("precision", "size"), [("bf16", 2), ("fp32", 4)])
+def test_memory_of_a_scoring_is_exact(precision, size):
+    config = ZeroShot(batch=3, precision=precision)
+    needs = {"pretrained": replace(LARGE, network=LLAMA_7B)}
+    estimate = config.memory_with_needs(Resources(gpus=1, minutes=1), needs)
+    assert estimate.weights == size * NUMBERS
+    assert estimate.activations == 3 * 2048 * size * (4 * 4096 + 2 * 32_000)
+    assert estimate.gradients == estimate.optimizer == estimate.gathered == 0
+    wide = replace(LLAMA_7B, ffn=64_000)
+    needs = {"pretrained": replace(LARGE, network=wide)}
+    estimate = config.memory_with_needs(Resources(gpus=1, minutes=1), needs)
+    assert estimate.activations == 3 * 2048 * size * (4 * 4096 + 3 * 64_000)

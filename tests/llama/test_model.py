@@ -20,6 +20,7 @@ from dyt_llama.model import (
 )
 from dyt_llama.network_config import Network, llama_of
 from matched.training import weights_digest
+from matched.training.seeding import generator
 
 from .tiny import CPU, DYT, NETWORK, OWN
 
@@ -89,6 +90,31 @@ class TestSizes:
         with pytest.raises(ValueError, match=message):
             replace(NETWORK, **changes)
 
+    def test_configuration_of_transformers_has_every_size(self):
+        network = replace(NETWORK, rope_theta=500.0, norm_eps=1e-3, std=0.05)
+        expected = {
+            "vocab_size": 300,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 16,
+            "rms_norm_eps": 1e-3,
+            "initializer_range": 0.05,
+            "tie_word_embeddings": False,
+            "use_cache": False,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "hidden_act": "silu",
+            "attention_bias": False,
+            "mlp_bias": False,
+        }
+        config = transformers_config(network)
+        assert {name: getattr(config, name) for name in expected} == expected
+        assert config.rope_parameters["rope_theta"] == 500.0
+        assert config._attn_implementation == "sdpa"
+
 
 class TestNorms:
     def test_dyt_layers_have_alpha0_of_attention_and_of_the_rest(self):
@@ -146,6 +172,25 @@ class TestInitialWeights:
         again = torch.empty(23, 8)
         initial_weights.fill_normal(again, 0.02, 0, "weights", "name")
         assert torch.equal(weight, again)
+
+    @pytest.mark.parametrize("name", ["model.layers.1.mlp.up_proj.weight", "lm_head.weight"])
+    def test_weights_are_drawn_for_their_names(self, name):
+        weight = built(seed=7).model.get_parameter(name)
+        source = generator(7, "weights", name, 0)
+        expected = torch.empty_like(weight).normal_(0.0, 0.02, generator=source)
+        assert torch.equal(weight, expected)
+
+    def test_fill_normal_has_a_generator_for_every_block_of_rows(self, monkeypatch):
+        monkeypatch.setattr(initial_weights, "BLOCK", 100)
+        weight = torch.empty(23, 8)
+        initial_weights.fill_normal(weight, 0.5, 3, "name")
+        for block, rows in enumerate(weight.split(12)):
+            drawn = torch.empty(12, 8).normal_(0.0, 0.5, generator=generator(3, "name", block))
+            assert torch.equal(rows, drawn[: len(rows)])
+        small = torch.empty(3, 7)  # its last numbers depend on how many are drawn
+        initial_weights.fill_normal(small, 0.5, 3, "name")
+        expected = torch.empty(3, 7).normal_(0.0, 0.5, generator=generator(3, "name", 0))
+        assert torch.equal(small, expected)
 
     def test_rotary_frequencies_are_those_of_transformers_in_fp32(self):
         reference = LlamaForCausalLM(transformers_config(NETWORK)).model.rotary_emb.inv_freq

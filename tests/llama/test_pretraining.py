@@ -8,12 +8,26 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from dyt import alphas
 from dyt_llama import pretraining, weights
-from dyt_llama.model import build, transformers_config
+from dyt_llama.model import build, build_on_meta, transformers_config
 from dyt_llama.token_data import Manifest, Samples, TokenStream
 from matched.training.batches import BatchLayout, EpochSampler
 
-from .tiny import CONFIG, CPU, DYT, GLOSSES, NETWORK, OWN, RMSNORM, lines, pretrained, tokenized
+from ..messages import refused
+from .tiny import (
+    CONFIG,
+    CPU,
+    DYT,
+    GLOSSES,
+    NETWORK,
+    OWN,
+    RMSNORM,
+    context,
+    lines,
+    pretrained,
+    tokenized,
+)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +104,50 @@ class TestMetrics:
         directory, outcome = run
         logged = [line["loss"] for line in lines(directory) if "loss" in line]
         assert outcome.metrics["loss"] == logged[-1]
-        assert outcome.steps == 12
+        assert outcome.steps == 12 and not outcome.diverged
+        assert set(outcome.metrics) == {
+            "loss",
+            "validation_loss",
+            "perplexity",
+            "bits_per_byte",
+            "best_validation_loss",
+        }
+        found = [line["evaluation"] for line in lines(directory) if "evaluation" in line]
+        lowest = min(evaluation["validation_loss"] for evaluation in found)
+        assert outcome.metrics["best_validation_loss"] == lowest
+
+    def test_perplexity_of_a_huge_loss_is_infinite(self, glosses_run, tmp_path):
+        manifest = Manifest.read(glosses_run)
+        where = context(tmp_path, needs={"tokens": glosses_run})
+        samples = pretraining._samples(where, CONFIG, manifest, "held_out")
+        evaluate = pretraining.HeldOutLoss(samples, manifest, CONFIG, where, CPU)
+        for loss, perplexity in ((2.0, math.exp(2)), (699.0, math.exp(699)), (700.0, math.inf)):
+            found = evaluate(lambda tokens, targets, n=loss: n * targets.numel())
+            assert found["validation_loss"] == pytest.approx(loss)
+            assert found["perplexity"] == pytest.approx(perplexity)
+
+    def test_learner_has_the_lowest_validation_loss_and_what_differs(
+        self, glosses_run, tmp_path, monkeypatch
+    ):
+        caught = []
+
+        class Stopped(Exception):
+            pass
+
+        def fit(context, config, learner, device):
+            caught.append(learner)
+            raise Stopped
+
+        monkeypatch.setattr(pretraining, "fit", fit)
+        with pytest.raises(Stopped):
+            pretrained(tmp_path, glosses_run, replace(CONFIG, weight_decay=0.3, betas=(0.8, 0.7)))
+        (learner,) = caught
+        assert learner.selection_metric == ("validation_loss", "lower")
+        expected = build_on_meta(NETWORK, DYT, embedding_scale=True).differing
+        assert learner.norms == expected and learner.alphas is alphas
+        (group,) = learner.optimizer.param_groups
+        assert (group["lr"], group["betas"], group["weight_decay"]) == (1e-2, (0.8, 0.7), 0.3)
+        assert str(learner.dataset) == f"{len(learner.dataset):,} samples of 16 tokens"
 
     def test_validation_loss_is_that_of_the_held_out_samples(self, run, glosses_run):
         directory, outcome = run
@@ -231,8 +288,10 @@ class TestRefused:
         content = json.loads(path.read_text())
         content["splits"]["held_out"] = []
         path.write_text(json.dumps(content))
-        with pytest.raises(ValueError, match="the held-out text has fewer than 17 tokens"):
-            pretrained(tmp_path / "run", glosses_copy)
+        assert refused(pretrained, tmp_path / "run", glosses_copy) == (
+            "the held-out text has fewer than 17 tokens; raise held_out of the tokenization, or "
+            "add text"
+        )
 
     def test_world_size_that_does_not_divide_is_refused(self):
         with pytest.raises(ValueError, match="does not divide evenly over 3 processes"):

@@ -9,7 +9,17 @@ import torch
 from torch.utils.data import DataLoader
 
 from dyt_llama.indexed_tokens import TokenWriter
-from dyt_llama.token_data import Manifest, Part, Samples, TokenStream, check_fits
+from dyt_llama.token_data import (
+    Manifest,
+    Part,
+    Samples,
+    TokenStream,
+    check_fits,
+    check_same_tokens,
+)
+
+from ..messages import refused
+from .tiny import context
 
 FILES = ([[1, 10, 11, 2], [1, 12, 2]], [], [[1, 13, 14, 15, 16, 2]], [[1, 17, 2]])
 TOKENS = [token for documents in FILES for ids in documents for token in ids]
@@ -68,8 +78,11 @@ def test_samples_end_at_a_limit_of_tokens(run):
     assert len(samples) == 2 and samples[1].tolist() == TOKENS[5:11]
     assert len(Samples(stream(run), 3, tokens=10)) == 3
     assert len(Samples(stream(run), 5, tokens=15)) == 3
-    with pytest.raises(ValueError, match="train_tokens is 16, but the training text has 16 tokens"):
-        Samples(stream(run), 5, tokens=16)
+    assert refused(Samples, stream(run), 5, tokens=16) == (
+        "train_tokens is 16, but the training text has 16 tokens and one of them is only a target; "
+        "reduce train_tokens, or add text"
+    )
+    assert refused(Samples, stream(run), 5, tokens=1000).startswith("train_tokens is 1,000, but")
 
 
 def test_samples_are_read_in_worker_processes(run):
@@ -83,14 +96,40 @@ def test_samples_are_read_in_worker_processes(run):
 
 def test_stream_refuses_files_with_other_counts(run):
     other = manifest(([[1, 2]], *FILES[1:]))
-    with pytest.raises(ValueError, match=r"train-0.bin has 7 tokens, but tokens.json says 2"):
-        TokenStream(run, other, "train")
+    assert refused(TokenStream, run, other, "train") == (
+        f"{run / 'tokens' / 'train-0.bin'} has 7 tokens, but tokens.json says 2; tokenize the text "
+        "again"
+    )
 
 
 def test_check_fits_refuses_ids_beyond_the_embedding():
     check_fits(manifest(), 20)
-    with pytest.raises(ValueError, match=r"ids up to 19 \(tokenizer t\).* has 19 embeddings"):
-        check_fits(manifest(), 19)
+    assert refused(check_fits, manifest(), 19) == (
+        "the tokens have ids up to 19 (tokenizer t), but the network has 19 embeddings; set "
+        "network.vocabulary to 20 or more, or tokenize with another tokenizer"
+    )
+
+
+def test_check_same_tokens_compares_tokenizer_and_files(tmp_path):
+    where = context(tmp_path)
+    check_same_tokens(where, manifest())
+    recorded = json.loads((tmp_path / "tokens.json").read_text())
+    assert recorded == {"tokenizer": "t", "tokens": recorded["tokens"]}
+    check_same_tokens(where, replace(manifest(), vocabulary=99))
+    splits = manifest().splits
+    changed = replace(splits["train"][3], sha256="other")
+    moved = {"train": splits["train"][:3], "held_out": (changed,)}
+    for other in (replace(manifest(), tokenizer="u"), replace(manifest(), splits=moved)):
+        message = refused(check_same_tokens, where, other)
+        before = f"{recorded['tokens']} of tokenizer t"
+        assert message.startswith(
+            f"the run in {tmp_path} began on the tokens {before}, and its tokenization now has "
+        )
+        assert message.endswith(
+            f" of tokenizer {other.tokenizer}; restore those, or move the run away to start it "
+            "from the beginning"
+        )
+        assert (before not in message.partition(" now has ")[2]) or other.tokenizer == "u"
 
 
 class TestManifest:
@@ -103,13 +142,21 @@ class TestManifest:
         assert Manifest.read(run) == manifest()
 
     def test_missing_manifest_is_named(self, run):
-        with pytest.raises(ValueError, match=r"there is no file .*tokens.json; tokenize the text"):
-            Manifest.read(run)
+        assert refused(Manifest.read, run) == (
+            f"there is no file {run / 'tokens' / 'tokens.json'}; tokenize the text again"
+        )
 
     def test_manifest_of_another_version_is_refused(self, run):
         self.write(run, version=2)
-        with pytest.raises(ValueError, match="has version 2, not 1; tokenize the text again"):
-            Manifest.read(run)
+        assert refused(Manifest.read, run) == (
+            f"{run / 'tokens' / 'tokens.json'} has version 2, not 1; tokenize the text again"
+        )
+
+    def test_manifest_has_the_counts_of_each_split(self):
+        assert manifest().as_json()["totals"] == {
+            "train": {"tokens": 16, "documents": 4, "bytes": 0},
+            "held_out": {"tokens": 0, "documents": 0, "bytes": 0},
+        }
 
     def test_totals_of_an_empty_split_are_0(self):
         assert manifest().total("held_out", "tokens") == 0

@@ -2,10 +2,11 @@
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, LlamaForCausalLM
 
@@ -14,6 +15,7 @@ from dyt_llama.model import build
 from dyt_llama.token_data import Manifest
 from dyt_llama.tokenizers_io import load as load_tokenizer_file
 
+from ..messages import refused
 from .tiny import CONFIG, CPU, DYT, NETWORK, OWN, context
 
 MANIFEST = Manifest(version=1, tokenizer="hash", vocabulary=300, bos=0, eos=1, splits={})
@@ -114,8 +116,66 @@ def test_saved_tokenizer_puts_bos_before_a_text(tmp_path, glosses_run):
 
 def test_folder_without_tokenizer_is_refused(tmp_path):
     _, folder = saved(tmp_path)
-    with pytest.raises(ValueError, match=r"has no tokenizer.json; copy the folder again"):
-        weights.load_tokenizer(folder)
+    assert refused(weights.load_tokenizer, folder) == (
+        f"{folder} has no tokenizer.json; copy the folder again, or train the network again"
+    )
+
+
+def test_tokenizer_without_bos_is_refused(tmp_path, glosses_run):
+    _, folder = saved(tmp_path)
+    weights.save_tokenizer(context(tmp_path), glosses_run, MANIFEST)
+    assert json.loads((folder / "tokenizer_config.json").read_text()) == {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "clean_up_tokenization_spaces": False,
+    }
+    file = folder / "tokenizer.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"post_processor": None}))
+    assert refused(weights.load_tokenizer, folder) == (
+        f"the tokenizer in {folder} does not begin a text with <s>, but the network was trained "
+        "with it, and would score badly; restore tokenizer.json of the training run"
+    )
+
+
+@pytest.mark.parametrize("norm", [OWN, DYT], ids=str)
+def test_saved_folder_describes_network_norm_and_tokenizer(tmp_path, norm):
+    _, folder = saved(tmp_path, norm)
+    assert json.loads((folder / "norm.json").read_text()) == {
+        "norm": json.loads(json.dumps(asdict(norm))),
+        "embedding_scale": norm == DYT,
+        "network": asdict(NETWORK),
+        "tokenizer": "hash",
+        "bos": 0,
+        "eos": 1,
+    }
+    config = json.loads((folder / "config.json").read_text())
+    assert config["architectures"] == ["LlamaForCausalLM"] and config["model_type"] == "llama"
+    assert (config["bos_token_id"], config["eos_token_id"]) == (0, 1)
+    loaded = weights.load(folder)
+    for settings in (loaded.config, loaded.generation_config):
+        assert (settings.bos_token_id, settings.eos_token_id) == (0, 1)
+
+
+@pytest.mark.parametrize(("norm", "stem"), [(OWN, "model"), (DYT, "dyt_model")], ids=str)
+def test_index_names_the_file_of_every_weight(tmp_path, monkeypatch, norm, stem):
+    """Files are filled up to the limit, as transformers does."""
+    monkeypatch.setattr(weights, "MAX_FILE_BYTES", 4 * 300 * 32 + 4 * 32 * 32)
+    model, folder = saved(tmp_path, norm)
+    state = model.state_dict()
+    index = json.loads((folder / f"{stem}.safetensors.index.json").read_text())
+    assert index["metadata"] == {"total_size": 4 * sum(map(torch.numel, state.values()))}
+    assert list(index["weight_map"]) == list(state)
+    files = sorted(set(index["weight_map"].values()))
+    assert files == [f"{stem}-{n:05d}.safetensors" for n in range(1, len(files) + 1)]
+    sizes = []
+    for file in files:
+        tensors = load_file(folder / file)
+        assert set(tensors) == {n for n, f in index["weight_map"].items() if f == file}
+        sizes.append(4 * sum(map(torch.numel, tensors.values())))
+    assert max(sizes) <= 4 * 300 * 32 + 4 * 32 * 32 and len(files) == 5
+    with safe_open(folder / files[0], framework="pt") as content:
+        assert content.metadata() == {"format": "pt"}
 
 
 def test_weights_of_another_size_are_refused(tmp_path):
@@ -123,10 +183,14 @@ def test_weights_of_another_size_are_refused(tmp_path):
     record = json.loads((folder / "norm.json").read_text())
     record["network"] |= {"depth": 4, "ffn": 64}
     (folder / "norm.json").write_text(json.dumps(record))
-    with pytest.raises(ValueError, match="are those of another network") as error:
-        weights.load(folder)
-    assert "mlp.gate_proj.weight is (48, 32) in it and (64, 32) here" in str(error.value)
-    assert "more" in str(error.value)
+    message = refused(weights.load, folder)
+    assert message.startswith(f"the weights in {folder} are those of another network: ")
+    assert "mlp.gate_proj.weight is (48, 32) in it and (64, 32) here" in message
+    # Three of the three layers' nine matrices, and eleven tensors of the fourth layer.
+    assert message.count("; ") == 3 and message.endswith("; and 17 more")
+    record["network"] |= {"depth": 3, "ffn": 48, "vocabulary": 301}
+    (folder / "norm.json").write_text(json.dumps(record))
+    assert "more" not in refused(weights.load, folder)
 
 
 def test_weights_of_another_norm_are_refused(tmp_path):
@@ -138,16 +202,21 @@ def test_weights_of_another_norm_are_refused(tmp_path):
 
 def test_weights_of_another_tokenizer_are_refused(tmp_path):
     _, folder = saved(tmp_path)
-    with pytest.raises(ValueError, match="was trained with the tokenizer hash, not with other"):
-        weights.load(folder, tokenizer="other")
+    assert refused(weights.load, folder, tokenizer="other") == (
+        f"the network in {folder} was trained with the tokenizer hash, not with other; use its own"
+    )
 
 
 @pytest.mark.parametrize(
     "name, damage, message",
     [
-        ("norm.json", None, "has no norm.json; expected the weights of a pretraining run"),
-        ("dyt_model.safetensors", None, "there is no file .*dyt_model.safetensors"),
-        ("dyt_model.safetensors", lambda b: b[:200], "is damaged"),
+        ("norm.json", None, "{} has no norm.json; expected the weights of a pretraining run"),
+        (
+            "dyt_model.safetensors",
+            None,
+            "there is no file {}/dyt_model.safetensors; copy the folder again",
+        ),
+        ("dyt_model.safetensors", lambda b: b[:200], "{}/dyt_model.safetensors is damaged ("),
     ],
 )
 def test_damaged_weights_are_named(tmp_path, name, damage, message):
@@ -157,5 +226,6 @@ def test_damaged_weights_are_named(tmp_path, name, damage, message):
         path.unlink()
     else:
         path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ValueError, match=message):
-        weights.load(folder)
+    found = refused(weights.load, folder)
+    assert found.startswith(message.format(folder))
+    assert found.endswith("); copy it again") or found == message.format(folder)

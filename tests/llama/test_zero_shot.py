@@ -1,6 +1,7 @@
 """Zero-shot scores: lm-eval's own numbers, resumed, from two processes, and what is refused."""
 
 import json
+import logging
 import os
 import random
 import shutil
@@ -13,15 +14,24 @@ import numpy as np
 import pytest
 import torch
 from lm_eval import evaluator
+from lm_eval.api.registry import get_model
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from dyt_llama import gloss_word, lm_eval_tasks, weights, zero_shot
+from dyt_llama import (
+    gloss_word,
+    lm_eval_command,
+    lm_eval_tasks,
+    weights,
+    zero_shot,
+    zero_shot_data,
+)
 from dyt_llama.config import ZeroShot
 from dyt_llama.lm_eval_model import DyTLlamaLM
 from dyt_llama.zero_shot_tasks import FIFTEEN, METRICS, averages, metric_keys
 
+from ..messages import refused
 from ..processes import run as run_in_processes
 from .miniature_tasks import ROWS, write_cache, write_files
 from .tiny import DYT
@@ -75,13 +85,37 @@ class TestScores:
         assert 0.2 < metrics["score"] < 0.8 and len(set(values.values())) > 3
         assert 0.01 < values["truthfulqa_mc2.acc"] < 0.99
 
-    def test_details_have_versions_and_documents(self, run):
+    def test_details_have_versions_and_documents(self, run, folder):
         details = run[1].details
         assert details["lm_eval"].startswith("0.4.")
         tasks = details["tasks"]
         assert {n: t["documents"] for n, t in tasks.items()} == {n: len(r) for n, r in ROWS.items()}
         assert tasks["truthfulqa_mc2"]["version"] == 3.0 and tasks["boolq"]["version"] == 2.0
         assert details["warnings"] == [] and all(t["cut"] == 0 for t in tasks.values())
+        assert details["data"] == folder.name and run[1].steps == 15
+        assert set(details) == {"lm_eval", "tasks", "warnings", "data"}
+        digests = {
+            name: zero_shot.rows_digest(zero_shot_data.read_rows(folder, name)) for name in FIFTEEN
+        }
+        assert {name: task["data"] for name, task in tasks.items()} == digests
+        for name, task in tasks.items():
+            assert set(task) == {"version", "documents", "data", "cut", *METRICS[name]}
+        fingerprint = json.loads((run[0] / "fingerprint.json").read_text())
+        assert fingerprint["weights"] == ""
+        assert fingerprint["batches"] == [zero_shot.digest_of(digests.values())]
+
+    def test_blocks_are_silent_and_lm_eval_logs_afterwards(
+        self, pretrained, folder, tmp_path, capfd
+    ):
+        logger = logging.getLogger("lm_eval")
+        level = logger.level
+        logger.setLevel(logging.DEBUG)
+        try:
+            scored(tmp_path, pretrained, folder, replace(SHORT, tasks=("rte",)))
+            assert logger.level == logging.DEBUG
+        finally:
+            logger.setLevel(level)
+        assert capfd.readouterr().err == ""
 
     def test_scores_equal_lm_eval_on_a_stock_network(self, run, pretrained, folder, tmp_path):
         model = HFLM(str(stock(tmp_path, pretrained)), device="cpu", dtype="float32", batch_size=1)
@@ -98,6 +132,15 @@ class TestScores:
     def test_score_keeps_the_global_generators(self, pretrained, folder, tmp_path):
         before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
         scored(tmp_path, pretrained, folder, replace(SHORT, tasks=("rte",)))
+        assert random.getstate() == before[0]
+        assert np.random.get_state()[1].tolist() == before[1]
+        assert torch.equal(torch.get_rng_state(), before[2])
+
+    def test_global_generators_are_restored_after_an_error(self):
+        before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+        with pytest.raises(KeyError), zero_shot._global_generators_kept():
+            random.random(), np.random.rand(), torch.rand(1)
+            raise KeyError
         assert random.getstate() == before[0]
         assert np.random.get_state()[1].tolist() == before[1]
         assert torch.equal(torch.get_rng_state(), before[2])
@@ -241,12 +284,42 @@ class TestModel:
 
     def test_choice_longer_than_the_context_is_refused(self, glosses_run, folder, tmp_path):
         short = trained(tmp_path / "network", glosses_run, network=replace(LONG, positions=16))
-        with pytest.raises(ValueError, match=r"the choice .* has \d+ tokens, and the network 16 p"):
-            scored(tmp_path / "run", short, folder, replace(SHORT, tasks=("record",)))
+        config = replace(SHORT, tasks=("record",))
+        message = refused(scored, tmp_path / "run", short, folder, config)
+        assert message.startswith("the choice '   - Later Lisbon sang alone in Lisbon.' has ")
+        assert message.endswith(" tokens, and the network 16 positions; leave its task out")
 
     def test_unknown_dtype_is_refused(self, pretrained):
-        with pytest.raises(ValueError, match="dtype is 'float16'; expected float32 or bfloat16"):
-            DyTLlamaLM(str(pretrained / "weights"), dtype="float16")
+        assert refused(DyTLlamaLM, str(pretrained / "weights"), dtype="float16") == (
+            "dtype is 'float16'; expected float32 or bfloat16"
+        )
+
+    def test_options_of_lm_eval_are_those_of_the_model(self, pretrained):
+        folder = str(pretrained / "weights")
+        lm = DyTLlamaLM(folder, device="cpu", batch_size=3, max_length=99, max_batch_size=64)
+        assert (lm.batch_size, lm.max_length, lm.cut, lm.vocabulary) == (3, 99, 0, 300)
+        assert lm.device.type == "cpu" and lm.model.dtype == torch.float32
+        plain = DyTLlamaLM(folder, device="cpu", dtype="bfloat16")
+        assert (plain.batch_size, plain.max_length) == (1, LONG.positions)
+        assert plain.model.dtype == torch.bfloat16
+
+    def test_command_knows_the_model_and_the_removed_module(self, monkeypatch):
+        calls = []
+
+        class Registry:
+            @staticmethod
+            def register(name, target):
+                calls.append((name, target))
+
+        monkeypatch.setattr(lm_eval_command, "model_registry", Registry)
+        monkeypatch.setattr(lm_eval_command, "cli_evaluate", lambda: calls.append("run"))
+        monkeypatch.setattr(
+            lm_eval_command.squad_metrics, "install", lambda: calls.append("install")
+        )
+        lm_eval_command.main()
+        target = f"{DyTLlamaLM.__module__}:{DyTLlamaLM.__name__}"
+        assert calls == [("dyt-llama", target), "install", "run"]
+        assert get_model("dyt-llama") is DyTLlamaLM
 
 
 class TestRefused:
@@ -256,10 +329,12 @@ class TestRefused:
         (network / "result.json").write_text(json.dumps(result))
         outcome = scored(tmp_path / "run", network, folder)
         assert outcome.diverged and outcome.metrics == {"validation_loss": 5.0}
+        assert outcome.details == {"reason": "the pretraining diverged"} and outcome.steps == 0
 
     def test_unfinished_pretraining_is_refused(self, folder, tmp_path):
-        with pytest.raises(ValueError, match="has no result; submit again to compute it"):
-            scored(tmp_path / "run", tmp_path, folder)
+        assert refused(scored, tmp_path / "run", tmp_path, folder) == (
+            f"{tmp_path} has no result; submit again to compute it"
+        )
 
     def test_missing_data_of_a_task_is_refused(self, pretrained, tmp_path):
         folder = write_files(tmp_path / "data")

@@ -4,11 +4,13 @@ import json
 from dataclasses import replace
 
 import pytest
+from datasets import Dataset
 
 from dyt_llama import fetch_zero_shot, sources, zero_shot_data
 from dyt_llama.zero_shot_tasks import FIFTEEN
 from matched.data import registered_sources
 
+from ..messages import refused
 from .miniature_tasks import ROWS, write_cache, write_files
 
 
@@ -32,19 +34,23 @@ def cache(tmp_path_factory):
 def test_check_names_tasks_without_data_and_the_command(folder):
     (folder / "boolq.jsonl").unlink()
     (folder / "wic.jsonl").unlink()
-    with pytest.raises(ValueError) as error:
-        sources.ZERO_SHOT.check(folder)
-    message = str(error.value)
-    assert message.startswith(f"{folder} has no data for boolq, wic: expected boolq.parquet or")
-    assert "the cache of aps/super_glue (boolq), validation" in message
-    assert message.endswith(f"run `python -m dyt_llama.fetch_zero_shot {folder}`")
-    assert "\n" not in message
+    assert refused(sources.ZERO_SHOT.check, folder) == (
+        f"{folder} has no data for boolq, wic: expected boolq.parquet or boolq.jsonl there, or the "
+        "cache of aps/super_glue (boolq), validation, and likewise for the others; where there is "
+        f"a network, run `python -m dyt_llama.fetch_zero_shot {folder}`"
+    )
 
 
 def test_check_accepts_files_and_survey_refuses_another_version(folder):
     zero_shot_data.check(folder)
-    with pytest.raises(ValueError, match="anli_r1 has 3 rows instead of the 1,000 of facebook/an"):
-        zero_shot_data.survey(folder)
+    wrong = "; ".join(
+        f"{name} has {len(ROWS[name])} rows instead of the {task.rows:,} of {task.source}"
+        for name, task in FIFTEEN.items()
+    )
+    assert refused(zero_shot_data.survey, folder) == (
+        f"{folder} has data of another version: {wrong}; scores on it cannot be compared: fetch it "
+        "again with `python -m dyt_llama.fetch_zero_shot` into an empty folder"
+    )
 
 
 def test_survey_accepts_the_known_numbers_of_rows(folder, miniature_counts):
@@ -55,7 +61,7 @@ def test_survey_accepts_the_known_numbers_of_rows(folder, miniature_counts):
     "content, message",
     [
         ('{"question": "?", "answer": 1}\n', "has no column passage, label, but answer, question"),
-        ("not json\n", "line 1, is not JSON"),
+        ("not json\n", "line 1, is not JSON: Expecting value"),
         ("[1]\n", "line 1, is not an object with columns"),
         ("", "has no column question, passage, label, but no rows; expected aps/super_glue"),
         ("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git-lfs"),
@@ -122,9 +128,48 @@ def test_rows_that_lm_eval_cannot_score_are_refused(folder, task, column, value,
 
 
 def test_damaged_parquet_is_refused(folder):
-    (folder / "boolq.parquet").write_bytes(b"PAR1 broken")
-    with pytest.raises(ValueError, match=r"boolq.parquet is damaged"):
-        zero_shot_data.check(folder)
+    file = folder / "boolq.parquet"
+    file.write_bytes(b"PAR1 broken")
+    for refuse in (zero_shot_data.check, lambda f: zero_shot_data.read_rows(f, "boolq")):
+        message = refused(refuse, folder)
+        assert message.startswith(f"{file} is damaged (")
+        assert message.endswith("); fetch it again")
+
+
+def test_check_columns_names_what_is_absent():
+    assert refused(zero_shot_data.check_columns, "rte", ["sentence1", "idx"], "x.parquet") == (
+        "x.parquet has no column sentence2, label, but idx, sentence1; expected nyu-mll/glue (rte),"
+        " validation, as `python -m dyt_llama.fetch_zero_shot` writes it"
+    )
+
+
+def test_rows_of_a_task_without_data_are_refused(tmp_path):
+    assert refused(zero_shot_data.read_rows, tmp_path, "rte") == (
+        f"{tmp_path} has no data for rte; run `python -m dyt_llama.fetch_zero_shot {tmp_path}`"
+    )
+
+
+def test_parquet_without_rows_is_refused(folder):
+    file = folder / "rte.parquet"
+    Dataset.from_list(ROWS["rte"]).select([]).to_parquet(str(file))
+    assert refused(zero_shot_data.read_rows, folder, "rte") == (
+        f"{file} has no rows; expected nyu-mll/glue (rte), validation"
+    )
+
+
+def test_parquet_comes_before_jsonl(folder):
+    assert zero_shot_data.locate(folder, "rte") == [folder / "rte.jsonl"]
+    Dataset.from_list(ROWS["rte"][:1]).to_parquet(str(folder / "rte.parquet"))
+    assert zero_shot_data.locate(folder, "rte") == [folder / "rte.parquet"]
+    splits = zero_shot_data.splits(task="rte", folder=str(folder), version=1.0)
+    assert list(splits) == ["validation"] and len(splits["validation"]) == 1
+
+
+def test_digest_of_rows_ignores_the_order_of_columns():
+    digest = zero_shot_data.rows_digest([{"b": "ü", "a": 1}, {"a": 2}])
+    assert digest == "8036a57a8013d399"
+    assert digest == zero_shot_data.rows_digest([{"a": 1, "b": "ü"}, {"a": 2}])
+    assert digest != zero_shot_data.rows_digest([{"a": 2}, {"a": 1, "b": "ü"}])
 
 
 def test_cache_has_the_rows_of_the_files(folder, cache):
@@ -141,8 +186,10 @@ def test_cache_has_the_rows_of_the_files(folder, cache):
 def test_two_versions_in_the_cache_are_refused(tmp_path):
     cache = write_cache(tmp_path, tasks=("rte",))
     write_cache(tmp_path, tasks=("rte",), commit="1" * 40)
-    with pytest.raises(ValueError, match=r"has 2 versions of nyu-mll/glue \(rte\), validation \("):
-        zero_shot_data.locate(cache, "rte")
+    assert refused(zero_shot_data.locate, cache, "rte") == (
+        f"{cache / 'nyu-mll___glue'} has 2 versions of nyu-mll/glue (rte), validation "
+        f"({'0' * 40}, {'1' * 40}); remove all but one"
+    )
 
 
 class TestFetch:
@@ -163,8 +210,10 @@ class TestFetch:
     def test_fetch_refuses_another_version(self, tmp_path, cache, monkeypatch):
         monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
         monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", cache)
-        with pytest.raises(ValueError, match="facebook/anli, test_r1 has 3 rows instead of 1,000"):
-            fetch_zero_shot.fetch(tmp_path)
+        assert refused(fetch_zero_shot.fetch, tmp_path) == (
+            "facebook/anli, test_r1 has 3 rows instead of 1,000: the Hub has another version now; "
+            "scores on it cannot be compared"
+        )
         assert not list(tmp_path.iterdir())
 
     def test_fetch_refuses_more_rows_than_published(
@@ -190,9 +239,16 @@ class TestFetch:
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("error: ") and str(tmp_path / "file") in line
 
-    def test_fetch_without_a_folder_prints_its_usage(self, capsys):
-        assert fetch_zero_shot.main([]) == 2
+    @pytest.mark.parametrize("arguments", [[], ["--help"], ["one", "two"]], ids=str)
+    def test_fetch_without_a_folder_prints_its_usage(self, capsys, arguments):
+        assert fetch_zero_shot.main(arguments) == 2
         assert capsys.readouterr().err == "usage: python -m dyt_llama.fetch_zero_shot FOLDER\n"
+
+    def test_fetch_prints_what_to_do_next(self, capsys, folder):
+        assert fetch_zero_shot.main([str(folder)]) == 0
+        assert capsys.readouterr().out == (
+            f"0 of 15 tasks fetched; set zero-shot in site.toml to {folder}\n"
+        )
 
 
 def test_zero_shot_is_a_registered_source():

@@ -10,7 +10,91 @@ from dyt_llama import gloss_word, squad_metrics
 from dyt_llama.config import ZeroShot
 from dyt_llama.glosses import glosses, lemmas
 from dyt_llama.text_files import is_held_out
+from dyt_llama.zero_shot_data import rows_digest
 from dyt_llama.zero_shot_tasks import FIFTEEN, METRICS, averages, metric_keys
+
+NAMED = {
+    "anli_r1": ("anli", "facebook/anli, test_r1", 1000, "premise hypothesis label"),
+    "anli_r2": ("anli", "facebook/anli, test_r2", 1000, "premise hypothesis label"),
+    "anli_r3": ("anli", "facebook/anli, test_r3", 1200, "premise hypothesis label"),
+    "arc_challenge": (
+        "arc",
+        "allenai/ai2_arc (ARC-Challenge), test",
+        1172,
+        "question choices answerKey",
+    ),
+    "arc_easy": ("arc", "allenai/ai2_arc (ARC-Easy), test", 2376, "question choices answerKey"),
+    "boolq": (
+        "super_glue/boolq",
+        "aps/super_glue (boolq), validation",
+        3270,
+        "question passage label",
+    ),
+    "hellaswag": (
+        "hellaswag",
+        "Rowan/hellaswag, validation",
+        10_042,
+        "activity_label ctx_a ctx_b endings label",
+    ),
+    "openbookqa": (
+        "openbookqa",
+        "allenai/openbookqa (main), test",
+        500,
+        "question_stem choices answerKey",
+    ),
+    "piqa": ("piqa", "baber/piqa, validation", 1838, "goal sol1 sol2 label"),
+    "record": (
+        "super_glue/record",
+        "aps/super_glue (record), validation",
+        10_000,
+        "passage query entities answers",
+    ),
+    "rte": ("glue/rte", "nyu-mll/glue (rte), validation", 277, "sentence1 sentence2 label"),
+    "truthfulqa_mc1": (
+        "truthfulqa",
+        "truthfulqa/truthful_qa (multiple_choice), validation",
+        817,
+        "question mc1_targets mc2_targets",
+    ),
+    "truthfulqa_mc2": (
+        "truthfulqa",
+        "truthfulqa/truthful_qa (multiple_choice), validation",
+        817,
+        "question mc1_targets mc2_targets",
+    ),
+    "wic": (
+        "super_glue/wic",
+        "aps/super_glue (wic), validation",
+        638,
+        "sentence1 sentence2 start1 end1 label",
+    ),
+    "winogrande": (
+        "winogrande",
+        "allenai/winogrande (winogrande_xl), validation",
+        1267,
+        "sentence option1 option2 answer",
+    ),
+}
+"""Task → folder in lm-eval, data set on the Hub with its split, rows and columns."""
+
+
+def test_tasks_are_those_of_openllama_s_table():
+    found = {
+        name: (task.folder, task.source, task.rows, " ".join(task.columns))
+        for name, task in FIFTEEN.items()
+    }
+    assert found == NAMED and list(found) == list(NAMED)
+    normalized = {name for name, metrics in METRICS.items() if metrics == ("acc", "acc_norm")}
+    assert normalized == {
+        "arc_challenge",
+        "arc_easy",
+        "gloss_word",
+        "hellaswag",
+        "openbookqa",
+        "piqa",
+    }
+    others = {name: METRICS[name] for name in METRICS.keys() - normalized}
+    assert others.pop("record") == ("em", "f1") and set(others.values()) == {("acc",)}
 
 
 def test_metric_keys_are_21_of_15_tasks():
@@ -62,6 +146,7 @@ def test_squad_metrics_install_makes_the_removed_module_importable(monkeypatch):
     import transformers.data.metrics.squad_metrics as replaced
 
     assert replaced.compute_f1 is squad_metrics.compute_f1
+    assert replaced.__name__ == squad_metrics.REPLACED == "transformers.data.metrics.squad_metrics"
 
 
 class TestGlossWord:
@@ -88,6 +173,7 @@ class TestGlossWord:
                 "label": 1,
             },
         )
+        assert rows_digest(rows) == "184054adc3e9137d"
 
     def test_the_most_frequent_answer_wins_rarely(self):
         """A model of word frequencies alone is near chance."""

@@ -1,7 +1,9 @@
 """Fixtures of the upstream tests: contexts, and small scripts as checkouts."""
 
+import importlib
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -10,6 +12,7 @@ from dyt_upstream import script as script_task
 from dyt_upstream import upstreams
 from dyt_upstream.config import Script
 from dyt_upstream.records import json_lines
+from dyt_upstream.script import _Attempt
 from dyt_upstream.upstreams import ScriptFacts, Upstream
 from matched.task import Context
 
@@ -90,3 +93,60 @@ def own():
         return Script(upstream="own", data=("upstream.own",), **{**settings, **options})
 
     return make
+
+
+@pytest.fixture
+def attempt(context, checkout, own):
+    """Return a function that makes an attempt at the script of the upstream "own"."""
+
+    def make(folder=None, needs=(), rank=0, facts=(), **options):
+        folder = checkout("", higher=("acc",), **dict(facts))
+        paths = {"upstream.own": folder, "text": folder / "text"}
+        here = context(data=paths, needs=dict(needs), rank=rank, world_size=rank + 1)
+        made = _Attempt(here, own(**options))
+        made.output.mkdir(exist_ok=True)
+        return made
+
+    return make
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Replace the process of a script by one that has ended; record how it was started."""
+    calls = []
+
+    class Ended:
+        def __init__(self, command, folder, environment, on_line):
+            calls.append((command, folder))
+
+        def wait(self, on_poll):
+            return 3
+
+        def lines(self):
+            return ["a line"]
+
+    monkeypatch.setattr(script_task, "ScriptProcess", Ended)
+    return calls
+
+
+def module(name, **content):
+    made = types.ModuleType(name)
+    vars(made).update(content)
+    return made
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """Import a shim anew, with stand-ins for some modules; all is undone after the test."""
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+
+    def load(name, **stand_ins):
+        for stand_in in stand_ins.values():
+            monkeypatch.setitem(sys.modules, stand_in.__name__, stand_in)
+        full = f"dyt_upstream.shims.{name}"
+        monkeypatch.delitem(sys.modules, full, raising=False)
+        loaded = importlib.import_module(full)
+        monkeypatch.delitem(sys.modules, full)
+        return loaded
+
+    return load

@@ -4,33 +4,17 @@ import json
 import logging
 import math
 import os
-import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from dyt import Norm
-from dyt_upstream import processes, script
+from dyt_upstream import script
 from dyt_upstream.checkout import open_checkout
 from dyt_upstream.runner_options import USER_ERROR
-from dyt_upstream.script import _Attempt, finite_metrics, newest
+from dyt_upstream.script import finite_metrics, newest
 from dyt_upstream.upstreams import UPSTREAMS
-
-
-@pytest.fixture
-def attempt(context, checkout, own):
-    """Return a function that makes an attempt at the script of the upstream "own"."""
-
-    def make(folder=None, needs=(), rank=0, facts=(), **options):
-        folder = checkout("", higher=("acc",), **dict(facts))
-        paths = {"upstream.own": folder, "text": folder / "text"}
-        here = context(data=paths, needs=dict(needs), rank=rank, world_size=rank + 1)
-        made = _Attempt(here, own(**options))
-        made.output.mkdir(exist_ok=True)
-        return made
-
-    return make
 
 
 def log_lines(made, *records):
@@ -226,25 +210,6 @@ def test_specification_names_norm_seed_and_files(attempt, fresh, rank):
     }
 
 
-@pytest.fixture
-def started(monkeypatch):
-    """Replace the process of a script by one that has ended; record how it was started."""
-    calls = []
-
-    class Ended:
-        def __init__(self, command, folder, environment, on_line):
-            calls.append((command, folder))
-
-        def wait(self, on_poll):
-            return 3
-
-        def lines(self):
-            return ["a line"]
-
-    monkeypatch.setattr(script, "ScriptProcess", Ended)
-    return calls
-
-
 @pytest.mark.parametrize("resumes", [True, False])
 def test_restarted_script_resumes_or_starts_again(attempt, started, caplog, resumes):
     caplog.set_level(logging.INFO, "matched")
@@ -300,81 +265,88 @@ def test_finite_metrics_leave_out_positions():
     assert finite_metrics(record) == {"acc": 1.0}
 
 
-@pytest.mark.parametrize(
-    ("upstream", "script", "metrics", "higher", "checkpoints", "resume"),
-    [
-        ("mae", "main_pretrain.py", "loss", "", "checkpoint-*.pth", "--resume {checkpoint}"),
-        (
-            "mae",
-            "main_finetune.py",
-            "loss top1 top5",
-            "top1 top5",
-            "checkpoint-*.pth",
-            "--resume {checkpoint}",
-        ),
-        ("dino", "main_dino.py", "loss", "", "checkpoint*.pth", ""),
-        ("dit", "train.py", "loss", "", "*/checkpoints/*.pt", ""),
-        (
-            "hyenadna",
-            "-m train",
-            "loss val_loss test_loss",
-            "",
-            "checkpoints/*.ckpt",
-            "train.ckpt={checkpoint}",
-        ),
-        (
-            "fairseq",
-            "-m fairseq_cli.hydra_train",
-            "loss val_loss accuracy",
-            "accuracy",
-            "checkpoints/checkpoint*.pt",
-            "",
-        ),
-        ("nanogpt", "train.py", "loss val_loss", "", "ckpt.pt", "--init_from=resume"),
-    ],
-)
-def test_facts_of_each_script(upstream, script, metrics, higher, checkpoints, resume):
-    facts = UPSTREAMS[upstream].scripts[script]
-    assert " ".join(facts.metrics.values()) == metrics
-    assert (" ".join(facts.higher), facts.checkpoints) == (higher, checkpoints)
-    assert " ".join(facts.resume) == resume
-    assert facts.resumes == (upstream != "dit")
+DEIT = {"checkpoints": "checkpoint-*.pth", "resume": ("--resume", "{checkpoint}")}
+LIGHTNING = {
+    "metrics": {"loss": "loss", "val/loss": "val_loss", "test/loss": "test_loss"},
+    "checkpoints": "checkpoints/*.ckpt",
+    "resume": ("train.ckpt={checkpoint}",),
+}
+FACTS = {
+    ("miniature", "train.py"): {
+        "metrics": {"train_loss": "loss", "test_acc": "accuracy"},
+        "higher": ("accuracy",),
+        **DEIT,
+    },
+    ("mae", "main_pretrain.py"): DEIT,
+    ("mae", "main_finetune.py"): {
+        "metrics": {"train_loss": "loss", "test_acc1": "top1", "test_acc5": "top5"},
+        "higher": ("top1", "top5"),
+        **DEIT,
+    },
+    ("dino", "main_dino.py"): {"checkpoints": "checkpoint*.pth"},
+    ("dit", "train.py"): {"checkpoints": "*/checkpoints/*.pt", "resumes": False},
+    ("hyenadna", "-m train"): LIGHTNING,
+    ("caduceus", "-m train"): LIGHTNING,
+    ("fairseq", "-m fairseq_cli.hydra_train"): {
+        "metrics": {"loss": "loss", "valid_loss": "val_loss", "valid_accuracy": "accuracy"},
+        "higher": ("accuracy",),
+        "checkpoints": "checkpoints/checkpoint*.pt",
+        "diverged": "Minimum loss scale reached",
+    },
+    ("nanogpt", "train.py"): {
+        "metrics": {"train_loss": "loss", "val": "val_loss"},
+        "checkpoints": "ckpt.pt",
+        "resume": ("--init_from=resume",),
+    },
+}
+"""(upstream, script) → facts other than the usual: a script that logs "train_loss" only."""
 
 
-@pytest.mark.parametrize(
-    ("processes_", "torchrun", "local", "words"),
-    [
-        (1, False, None, []),
-        (1, True, None, ["--nproc-per-node=1", "--standalone"]),
-        (4, False, None, ["--nproc-per-node=4", "--standalone"]),
-        (2, False, "4", ["--nproc-per-node=2", "--standalone"]),
-        (
-            8,
-            False,
-            "4",
-            [
-                "--nproc-per-node=4",
-                "--nnodes=2",
-                "--node-rank=1",
-                "--master-addr=n0",
-                "--master-port=29501",
-            ],
+def test_facts_of_every_script():
+    usual = {
+        "metrics": {"train_loss": "loss"},
+        "higher": (),
+        "checkpoints": "",
+        "resume": (),
+        "resumes": True,
+        "diverged": r"Loss is (nan|-?inf), stopping training",
+    }
+    found = {}
+    for name, upstream in UPSTREAMS.items():
+        for script_name, facts in upstream.scripts.items():
+            found[name, script_name] = {key: getattr(facts, key) for key in usual}
+    assert found == {key: {**usual, **facts} for key, facts in FACTS.items()}
+
+
+def test_repository_commit_and_shims_of_every_upstream():
+    found = {name: (u.repository, u.commit, u.shims) for name, u in UPSTREAMS.items()}
+    assert found == {
+        "miniature": ("", "", ""),
+        "mae": (
+            "facebookresearch/mae",
+            "efb2a8062c206524e35e47d04501ed4f544c0ae8",
+            "dyt_upstream.shims.mae",
         ),
-    ],
-)
-def test_runner_command_starts_one_torchrun_per_node(
-    tmp_path, monkeypatch, processes_, torchrun, local, words
-):
-    for name, value in (
-        ("LOCAL_WORLD_SIZE", local),
-        ("RANK", "5"),
-        ("MASTER_ADDR", "n0"),
-        ("MASTER_PORT", "29500"),
-    ):
-        monkeypatch.delenv(name, raising=False)
-        if value is not None:
-            monkeypatch.setenv(name, value)
-    command = processes.runner_command(tmp_path / "s.json", processes_, torchrun=torchrun)
-    runner = ["-m", "dyt_upstream.runner", str(tmp_path / "s.json")]
-    launcher = ["-m", "torch.distributed.run", *words] if words else []
-    assert command == [sys.executable, *launcher, *runner]
+        "dino": (
+            "facebookresearch/dino",
+            "7c446df5b9f45747937fb0d72314eb9f7b66930a",
+            "dyt_upstream.shims.dino",
+        ),
+        "dit": ("facebookresearch/DiT", "ed81ce2229091fd4ecc9a223645f95cf379d582b", ""),
+        "hyenadna": (
+            "HazyResearch/hyena-dna",
+            "d553021b483b82980aa4b868b37ec2d4332e198a",
+            "dyt_upstream.shims.hyenadna",
+        ),
+        "caduceus": (
+            "kuleshov-group/caduceus",
+            "0060a6d8079b6a040fc55d505e15972a327b70a6",
+            "dyt_upstream.shims.caduceus",
+        ),
+        "fairseq": (
+            "facebookresearch/fairseq",
+            "3d262bb25690e4eb2e7d3c1309b1e9c406ca4b99",
+            "dyt_wav2vec.hydra_train",
+        ),
+        "nanogpt": ("karpathy/nanoGPT", "3adf61e154c3fe3fca428ad6bc3818b27a3b8291", ""),
+    }

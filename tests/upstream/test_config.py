@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dyt import Norm
-from dyt_upstream.checkout import check_checkout
+from dyt_upstream import config as configs
 from dyt_upstream.config import Script
 from dyt_upstream.records import (
     json_lines,
@@ -18,6 +18,8 @@ from dyt_upstream.records import (
 from dyt_upstream.upstreams import UPSTREAMS
 from matched import recipes
 
+from ..config_checks import defaults_of, refusal
+
 PAGES = sorted((Path(__file__).parents[2] / "recipes" / "upstream").glob("official_*.py"))
 
 VALID = {
@@ -28,21 +30,65 @@ VALID = {
 }
 
 
+def test_defaults_of_script_config():
+    assert defaults_of(configs) == {
+        "Script": {
+            "processes": 1,
+            "torchrun": False,
+            "commit": "",
+            "data": (),
+            "skip": (),
+            "also": (),
+            "environment": (),
+            "total": 0,
+            "seed": 0,
+        }
+    }
+    assert Script(**VALID).norm == Norm.own()
+
+
+KNOWN = "known are {output}, {checkout}, {seed}, {data.NAME} and {needs.NAME}"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"upstream": "mea"}, "unknown upstream 'mea'; known are miniature, mae"),
-        ({"command": ("trian.py",)}, "'trian.py' starts with no known script of miniature"),
-        ({"metrics": ("top1",)}, "metrics top1 are not among those of train.py: loss, accuracy"),
-        ({"data": ()}, "data must contain 'upstream.miniature'"),
-        ({"command": ("train.py", "{outptu}")}, "unknown placeholder {outptu}"),
-        ({"command": ("train.py", "{data.text}")}, "reads 'text', which is not in data"),
-        ({"processes": 0}, "processes is 0"),
+        (
+            {"upstream": "mea"},
+            "unknown upstream 'mea'; known are miniature, mae, dino, dit, hyenadna, caduceus, "
+            "fairseq, nanogpt",
+        ),
+        (
+            {"command": ("trian.py", "-x", "y")},
+            "'trian.py -x' starts with no known script of miniature; known are train.py",
+        ),
+        (
+            {"metrics": ("accuracy", "top1", "top5")},
+            "metrics top1, top5 are not among those of train.py: loss, accuracy",
+        ),
+        ({"data": ()}, "data must contain 'upstream.miniature', the checkout"),
+        *(
+            (
+                {"command": ("train.py", "{output}", f"--a={{{name}}}")},
+                f"unknown placeholder {{{name}}} in '--a={{{name}}}'; {KNOWN}",
+            )
+            for name in ("outptu", "seeds", "data", "needs.a.b", "data.")
+        ),
+        (
+            {"command": ("train.py", "{data.text}")},
+            "'{data.text}' reads 'text', which is not in data",
+        ),
+        ({"processes": 0}, "processes is 0; expected 1 or more"),
     ],
 )
 def test_script_config_refuses(changes, message):
-    with pytest.raises(ValueError, match=message.replace("{", r"\{")):
-        Script(**{**VALID, **changes})
+    assert refusal(Script(**VALID), **changes) == message
+
+
+def test_script_config_accepts_every_known_placeholder():
+    words = ("{output}", "{checkout}/{seed}", "{data.my-text.v1}", "{needs.first-run}")
+    data = ("upstream.miniature", "my-text.v1")
+    assert Script(**{**VALID, "command": ("train.py", *words), "data": data}).processes == 1
 
 
 def test_script_config_keeps_braces_of_hydra():
@@ -61,15 +107,6 @@ def test_official_recipe_has_scripts_for_both_arms(page):
             assert dyt.run.config.norm != Norm.own()
             assert ln.run.config.command == dyt.run.config.command
             assert set(recipe.table.labels) >= {ln.row}
-
-
-def test_check_checkout_names_what_is_missing(tmp_path):
-    with pytest.raises(ValueError, match=r"is not a folder; clone https://github.com/facebookres"):
-        check_checkout("mae", tmp_path / "none")
-    with pytest.raises(ValueError, match=r"is not a checkout of facebookresearch/mae: it has no"):
-        check_checkout("mae", tmp_path)
-    (tmp_path / "train.py").touch()
-    check_checkout("hyenadna", tmp_path)
 
 
 def test_json_lines_parser_joins_repeated_steps(tmp_path):

@@ -13,6 +13,7 @@ from dyt_vision.normfree import NormFree
 from matched.task import Context
 from matched.training import weights_digest
 
+from ..messages import refused
 from .tiny import TINY_DINO, TINY_MAE, TINY_PROBING, TINY_TUNING, context, run
 
 ONE_EPOCH = replace(TINY_DINO, epochs=1)
@@ -94,29 +95,37 @@ def test_fine_tuning_refuses_sgd():
     ids=["ViT without pooling", "not a ViT"],
 )
 def test_fine_tuning_refuses_models_without_pooling(changes):
-    with pytest.raises(ValueError, match="cannot be fine-tuned; expected a timm ViT"):
-        finetuning.build(replace(TINY_TUNING, **changes), 10)
+    config = replace(TINY_TUNING, **changes)
+    assert refused(finetuning.build, config, 10) == (
+        f"{config.model} with {dict(config.model_args)} cannot be fine-tuned; expected a timm ViT "
+        "with model_args=(('global_pool', 'avg'),), which normalizes after pooling"
+    )
 
 
 def test_probing_requires_a_pretraining_run(small, tmp_path):
-    with pytest.raises(ValueError, match='a probe needs a pretraining run under the name "pretr'):
-        run(probing.train, tmp_path, TINY_PROBING, images=small)
+    assert refused(run, probing.train, tmp_path, TINY_PROBING, images=small) == (
+        'a probe needs a pretraining run under the name "pretrained"'
+    )
 
 
 @pytest.mark.parametrize("content", [None, b"cut"], ids=["missing", "damaged"])
 def test_read_exported_explains_how_to_recreate_the_file(tmp_path, content):
     if content is not None:
         (tmp_path / "pretrained.pth").write_bytes(content)
-    with pytest.raises(ValueError) as refusal:
-        weights.read_exported(tmp_path)
-    assert str(tmp_path / "pretrained.pth") in str(refusal.value)
-    assert f"delete {tmp_path / 'result.json'} and submit again" in str(refusal.value)
+    message = refused(weights.read_exported, tmp_path)
+    assert str(tmp_path / "pretrained.pth") in message
+    assert message.endswith(
+        f". The pretraining has ended: delete {tmp_path / 'result.json'} and submit again, which "
+        "recreates the file from the last checkpoint"
+    )
 
 
 def test_read_reports_a_file_without_a_teacher(tmp_path):
     torch.save(7, tmp_path / "seven.pth")
-    with pytest.raises(ValueError, match=r"seven.pth has no 'teacher'; it has <class 'int'>"):
-        weights.read(tmp_path / "seven.pth", part="teacher")
+    file = tmp_path / "seven.pth"
+    assert refused(weights.read, file, part="teacher") == (
+        f"{file} has no 'teacher'; it has <class 'int'>"
+    )
 
 
 def test_full_disk_loses_the_picture_but_not_the_run(small, tmp_path, monkeypatch, caplog):

@@ -71,6 +71,86 @@ def test_imagenet_1k_has_1000_classes_of_its_sizes():
     assert val.images == 50 * 1000
 
 
+def test_published_sets_have_their_sizes_and_notes():
+    def of(split):
+        return split.images, split.smallest_class, split.largest_class
+
+    found = {
+        name: (images.title, images.classes, *map(of, images.sizes.values()), images.layout_note)
+        for name, images in sources.FOLDER_SETS.items()
+    }
+    assert found == {
+        "imagenet": ("ImageNet-1K", 1000, (1_281_167, 732, 1300), (50_000, 50, 50), ""),
+        "cifar100": (
+            "CIFAR-100",
+            100,
+            (50_000, 500, 500),
+            (10_000, 100, 100),
+            "write the published arrays as PNG files, the test set as val/",
+        ),
+        "tiny-imagenet": (
+            "Tiny ImageNet",
+            200,
+            (100_000, 500, 500),
+            (10_000, 50, 50),
+            "move each published validation image into the folder of its class, which "
+            "val_annotations.txt names",
+        ),
+    }
+    names = ("IMAGENET", "CIFAR100", "TINY_IMAGENET", "DIGITS", "VIT_B_WEIGHTS")
+    assert [getattr(sources, name).title for name in names] == [
+        "ImageNet-1K",
+        "CIFAR-100",
+        "Tiny ImageNet",
+        "scikit-learn digits (1,797 real handwritten digits, 360 held out)",
+        "released weights of timm's ViT-B",
+    ]
+
+
+SYNSETS = ("n00000001", "n00000002")
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "fault"),
+    [
+        (
+            (*SYNSETS, "d", "c", "b", "a"),
+            SYNSETS,
+            "train has 6 class folders, not 2; move what is not a class out of train/: a, b, c, …",
+        ),
+        # Names that are no synsets, as in CIFAR-100: a class is what both splits have.
+        (
+            ("x", "y", "more"),
+            ("x", "y"),
+            "train has 3 class folders, not 2; move what is not a class out of train/: more",
+        ),
+        (
+            (SYNSETS[0], "x", "more"),
+            (SYNSETS[0], "x"),
+            "train has 3 class folders, not 2; move what is not a class out of train/: more",
+        ),
+        (("x", "y", "z"), ("x", "y", "z"), "train has 3 class folders, not 2"),
+        (("x",), ("x", "y"), "train has 1 class folders, not 2; val/ also has y"),
+        (("x", "y"), ("x",), "val has 1 class folders, not 2; train/ also has y"),
+        (("x",), ("x",), "train has 1 class folders, not 2"),
+    ],
+)
+def test_check_image_folder_says_what_to_move(tmp_path, train, val, fault):
+    for split, names in (("train", train), ("val", val)):
+        for name in names:
+            (tmp_path / split / name).mkdir(parents=True)
+            (tmp_path / split / name / "0.png").touch()
+    assert refusal(check_image_folder, tmp_path, 2) == f"{tmp_path}/{fault}; {sources.LAYOUT}"
+
+
+def test_survey_names_at_most_three_loose_files(folder, warnings):
+    for name in ("d.txt", "c.txt", "b.txt", "a.txt"):
+        (folder / "train" / name).touch()
+    assert warnings(folder) == [
+        f"{folder}/train has files outside of its class folders: a.txt, b.txt, c.txt, …"
+    ]
+
+
 class TestSystemFilesAndFolders:
     @pytest.mark.parametrize("name", SYSTEM_FOLDERS)
     def test_check_image_folder_passes_over_system_folders(self, folder, name):
@@ -147,8 +227,32 @@ class TestSurvey:
         (name / "n00000002.tar").touch()
         check_image_folder(folder, classes=2)
         message = refusal(survey_image_folder, folder, SIZES, "ImageNet-1K")
-        assert message.startswith(f"{name} has no images, but n00000002.tar; expected files of")
-        assert message.endswith("Unpack archives, then submit again")
+        assert message == (
+            f"{name} has no images, but n00000002.tar; expected files of the kinds "
+            f"{', '.join(sources.IMAGE_SUFFIXES)}. Unpack archives, then submit again"
+        )
+
+    def test_check_image_folder_names_missing_and_odd_folders(self, folder):
+        shutil.copytree(folder / "train" / CLASSES[0], folder / "train" / "n00000009")
+        (folder / "train" / CLASSES[0]).rename(folder / "away")
+        assert refusal(check_image_folder, folder, 2) == (
+            f"class {CLASSES[0]} is in only one of train/ and val/; {sources.LAYOUT}"
+        )
+        shutil.rmtree(folder / "val")
+        assert (
+            refusal(check_image_folder, folder, 2)
+            == f"{folder} has no folder val/; {sources.LAYOUT}"
+        )
+        (folder / "train" / "n00000009").rename(folder / "train" / CLASSES[0])
+        (folder / "val" / CLASSES[0]).mkdir(parents=True)
+        assert refusal(check_image_folder, folder, 2) == (
+            f"{folder}/val has 1 class folders, not 2; train/ also has {CLASSES[1]}; "
+            f"{sources.LAYOUT}"
+        )
+        (folder / "val" / CLASSES[1]).mkdir()
+        assert refusal(check_image_folder, folder, 2) == (
+            f"{folder}/val/{CLASSES[0]} is empty; {sources.LAYOUT}"
+        )
 
     def test_check_image_folder_refuses_a_flat_val(self, folder):
         for path in list((folder / "val").glob("*/*")):
@@ -167,8 +271,10 @@ class TestSurvey:
     def test_survey_refuses_an_incomplete_val(self, folder):
         remove(folder / "val" / CLASSES[1], 3)
         message = refusal(survey_image_folder, folder, SIZES, "ImageNet-1K")
-        assert message.startswith(f"1 of the 2 classes in {folder}/val have another number of im")
-        assert "such as n00000002 with 4; expected 5 per class" in message
+        assert message == (
+            f"1 of the 2 classes in {folder}/val have another number of images than ImageNet-1K, "
+            "such as n00000002 with 4; expected 5 per class. Unpack their archives again"
+        )
 
     def test_survey_warns_of_some_missing_training_images(self, folder, warnings):
         remove(folder / "train" / CLASSES[0], 3, 4, 5, 6)

@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode
 
-from dyt_vision import supervised, transforms
+from dyt_vision import image_data, supervised, transforms
 from dyt_vision.sources import DIGITS, IMAGENET, check_image_folder
 from matched.training import reseed
 
+from ..messages import refused
 from .tiny import DYT, PAPER, TINY_VIT, learner, loaded, train
 
 CONFIG = PAPER["vit_b"]
@@ -55,8 +56,14 @@ class TestCheckImageFolder:
 
     def test_registered_data_sources(self, original):
         assert DIGITS.embedded and not IMAGENET.embedded
-        with pytest.raises(ValueError, match="has 2 class folders, not 1000"):
-            IMAGENET.check(original)
+        assert refused(IMAGENET.check, original).startswith(
+            f"{original}/train has 2 class folders, not 1000; "
+        )
+
+    def test_image_folder_without_classes_is_refused(self, tmp_path):
+        assert refused(image_data.ImageFolder, tmp_path) == (
+            f"{tmp_path} has no class folders; expected <class>/<image>"
+        )
 
     def refused(self, folder, message, classes=2):
         with pytest.raises(ValueError) as refusal:
@@ -214,10 +221,10 @@ class TestMixup:
         assert x[3].unique().tolist() == [3]
 
     def test_mixup_refuses_an_odd_micro_batch(self, monkeypatch, tmp_path):
-        with pytest.raises(
-            ValueError, match="a micro-batch has 7 images, but mixup and CutMix need an even"
-        ):
-            self.mixed(monkeypatch, tmp_path, images=7)
+        assert refused(self.mixed, monkeypatch, tmp_path, images=7) == (
+            "a micro-batch has 7 images, but mixup and CutMix need an even number because they mix "
+            "pairs; change batch or micro_batch"
+        )
 
 
 def test_evaluation_has_an_interpolation_of_its_own():

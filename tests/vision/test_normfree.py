@@ -14,7 +14,10 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from dyt import Norm, convert
+from dyt_vision import normfree
 from dyt_vision.normfree import NormFree, apply
+
+from ..messages import refused
 
 METHODS = ("fixup", "skipinit", "sigma_reparam")
 EVERY = pytest.mark.parametrize("method", METHODS)
@@ -205,32 +208,53 @@ class TestTraining:
 
 class TestMistakes:
     def test_apply_refuses_a_dyt_norm(self):
-        with pytest.raises(ValueError, match="expected a NormFree"):
-            apply(vit(), Norm.dyt())
+        assert refused(apply, vit(), Norm.dyt()) == (
+            f"method is {Norm.dyt()!r}; expected a NormFree, such as NormFree(method='fixup')"
+        )
+
+    def test_package_has_no_other_attributes(self):
+        with pytest.raises(AttributeError) as error:
+            normfree.convert  # noqa: B018
+        assert str(error.value) == "module 'dyt_vision.normfree' has no attribute 'convert'"
 
     @EVERY
     def test_apply_refuses_a_model_without_blocks(self, method):
         model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
-        with pytest.raises(ValueError, match=r"Sequential has no timm .*Block.*use a ViT"):
-            apply(model, NormFree(method=method))
+        assert refused(apply, model, NormFree(method=method)) == (
+            "Sequential has no timm vision_transformer.Block, which Fixup, SkipInit and σReparam "
+            "require; use a ViT, or a dyt.Norm"
+        )
 
     @EVERY
     @pytest.mark.parametrize(
         "options, slot, advice",
         [
-            ({"init_values": 1e-5}, "ls1 is LayerScale", "init_values=None"),
-            ({"qk_norm": True}, "attn.q_norm is LayerNorm", "qk_norm=False"),
-            ({"scale_attn_norm": True}, "attn.norm is LayerNorm", "scale_attn_norm=False"),
-            ({"scale_mlp_norm": True}, "mlp.norm is LayerNorm", "scale_mlp_norm=False"),
-            ({"attn_layer": "diff"}, "attn is DiffAttention", "attn_layer='attn'"),
-            ({"mlp_layer": SwiGLU}, "mlp is SwiGLU", "mlp_layer=Mlp"),
+            ({"init_values": 1e-5}, "ls1 is LayerScale, expected Identity", "init_values=None"),
+            ({"qk_norm": True}, "attn.q_norm is LayerNorm, expected Identity", "qk_norm=False"),
+            (
+                {"scale_attn_norm": True},
+                "attn.norm is LayerNorm, expected Identity",
+                "scale_attn_norm=False",
+            ),
+            (
+                {"scale_mlp_norm": True},
+                "mlp.norm is LayerNorm, expected Identity",
+                "scale_mlp_norm=False",
+            ),
+            (
+                {"attn_layer": "diff"},
+                "attn is DiffAttention, expected Attention",
+                "attn_layer='attn'",
+            ),
+            ({"mlp_layer": SwiGLU}, "mlp is SwiGLU, expected Mlp", "mlp_layer=Mlp"),
         ],
     )
     def test_apply_refuses_other_blocks_than_timms_plain_one(self, method, options, slot, advice):
         model = vit(**options)
         before = str(model)
-        with pytest.raises(ValueError, match=rf"blocks\.0\.{slot}.*{advice}"):
-            apply(model, NormFree(method=method))
+        assert refused(apply, model, NormFree(method=method)) == (
+            f"blocks.0.{slot}; build the model with {advice}, and convert it only once"
+        )
         assert str(model) == before
 
     @EVERY

@@ -12,6 +12,7 @@ from dyt_vision.config import ReleasedWeights
 from dyt_vision.released_weights import import_weights
 from dyt_vision.sources import weights_file
 
+from ..messages import refused
 from .tiny import OWN, TINY_VIT, context
 
 CONFIG = ReleasedWeights(model=TINY_VIT.model, model_args=TINY_VIT.model_args, classes=10)
@@ -54,8 +55,9 @@ def test_released_weights_of_another_model_are_refused(folder):
 
 def test_damaged_released_weights_are_refused(folder):
     (folder / "vit/model.safetensors").write_bytes(b"cut")
-    with pytest.raises(ValueError, match=r"model\.safetensors cannot be read"):
-        imported(folder)
+    message = refused(imported, folder)
+    assert message.startswith(f"{folder / 'vit/model.safetensors'} cannot be read (")
+    assert message.endswith("); copy it again")
     (folder / "imported/weights.pth").write_bytes(b"cut")
     with pytest.raises(ValueError, match=r"weights\.pth cannot be read as a torch checkpoint"):
         norm_layers.analyze(

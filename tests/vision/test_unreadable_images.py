@@ -11,6 +11,7 @@ from PIL import Image
 
 from dyt_vision import image_data, mae
 
+from ..messages import refused
 from .tiny import DYT, TINY_MAE, fingerprint, run
 
 
@@ -96,8 +97,11 @@ class TestTraining:
     def test_two_consecutive_unreadable_images_stop_the_run(self, folder):
         for i in (2, 3):
             (folder / "train" / "n01" / f"{i}.png").write_bytes(b"")
-        with pytest.raises(ValueError, match=r"2 of the 2 files .* cannot be read as images"):
-            training(folder)[2]
+        broken = [folder / "train" / "n01" / f"{i}.png" for i in (2, 3)]
+        assert refused(lambda: training(folder)[2]) == (
+            f"2 of the 2 files that this process read under {folder / 'train'} cannot be read as "
+            f"images, more than the 1 allowed: {broken[0]}, {broken[1]}. Replace or delete them"
+        )
 
     def test_max_unreadable_share_is_allowed(self, folder, monkeypatch):
         monkeypatch.setattr(image_data, "MAX_UNREADABLE_SHARE", 3 / 16)

@@ -15,6 +15,8 @@ from dyt_wav2vec.sources import librispeech_files
 from matched import signals
 from matched.task import Context
 
+from ..messages import refused
+
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 11\n"
 ANNEX = "/annex/objects/SHA256E-s11--4d7a.flac\n"
 
@@ -50,11 +52,13 @@ def test_from_librispeech_refuses_incomplete_subset(librispeech):
     (clean / "0" / "100" / "0-100-0000.flac").unlink()
     manifests.from_librispeech(path, seed=0, subsets=subsets)  # one may be missing
     (clean / "0" / "100" / "0-100-0002.flac").unlink()
-    with pytest.raises(ValueError, match=r"train-clean-100 has 4 FLAC files, not 6; unpack its a"):
-        manifests.from_librispeech(path, seed=0, subsets=subsets)
+    assert refused(manifests.from_librispeech, path, seed=0, subsets=subsets) == (
+        f"{clean} has 4 FLAC files, not 6; unpack its archive completely"
+    )
     shutil.rmtree(clean)
-    with pytest.raises(ValueError, match=r"there is no folder .*train-clean-100"):
-        manifests.from_librispeech(path, seed=0, subsets=subsets)
+    assert refused(manifests.from_librispeech, path, seed=0, subsets=subsets) == (
+        f"there is no folder {clean}; expected LibriSpeech's train-clean-100"
+    )
 
 
 def test_librispeech_files_equal_torchaudios_paths(librispeech):
@@ -86,10 +90,10 @@ def test_librispeech_files_refuse_name_that_is_not_an_utterance(librispeech):
     path, subsets = librispeech
     folder = path / "LibriSpeech" / "train-clean-100"
     (folder / "0" / "100" / "0-100.flac").write_bytes(b"x")
-    with pytest.raises(
-        ValueError, match=r"train-clean-100 has the file 0/100/0-100\.flac; expected names"
-    ):
-        librispeech_files(folder, subsets["train-clean-100"])
+    assert refused(librispeech_files, folder, subsets["train-clean-100"]) == (
+        f"{folder} has the file 0/100/0-100.flac; expected names of the form "
+        "<speaker>/<chapter>/<speaker>-<chapter>-<utterance>.flac"
+    )
 
 
 def test_from_split_folder_keeps_train_and_valid(corpus):
@@ -107,6 +111,15 @@ def test_hold_out_depends_on_seed_and_names_only(folder, noise, tmp_path):
     assert len(drawn) > 3
     noise(folder / "00" / "a.flac", 2000)
     assert manifests.from_folder(folder, seed=5).checksum != manifest.checksum
+
+
+def test_hold_out_is_drawn_by_the_hash_of_seed_and_name():
+    names = [f"{number}.flac" for number in range(1000)]
+    for seed in (0, 5):
+        order = sorted(names, key=lambda name: hashlib.sha256(f"{seed}\t{name}".encode()).digest())
+        assert manifests._hold_out("folder", names, seed)[1] == sorted(order[:10])
+    assert len(manifests._hold_out("folder", names[:149], 0)[1]) == 1
+    assert len(manifests._hold_out("folder", names[:151], 0)[1]) == 2
 
 
 def test_hold_out_fraction_and_stability_when_a_file_is_removed():
@@ -162,23 +175,45 @@ def test_from_folder_leaves_out_one_bad_file_refuses_two(folder, noise, harness_
     manifest = manifests.from_folder(folder, seed=0)
     assert set(good.train) - set(manifest.train) == {first} and manifest.valid == good.valid
     (message,) = harness_log.messages
-    assert f"{first} {reason}" in message and message.endswith("it is left out")
+    assert message.startswith(f"{(folder / first).resolve()} {reason}")
+    assert message.endswith("; it is left out")
 
     BAD[reason](folder / second, noise)
-    with pytest.raises(
-        ValueError, match=r"2 of 19 training files .* at most 1 may be left"
-    ) as error:
-        manifests.from_folder(folder, seed=0)
-    assert f"{first} {reason}" in str(error.value) and f"{second} {reason}" in str(error.value)
-    assert "Expected 16 kHz mono" in str(error.value)
+    message = refused(manifests.from_folder, folder, seed=0)
+    beginning = f"2 of 19 training files in {folder.resolve()} cannot be used, and at most 1 may "
+    assert message.startswith(f"{beginning}be left out: ")
+    assert f"{first} {reason}" in message and f"{second} {reason}" in message
+    assert message.endswith(". Expected 16 kHz mono; replace or delete these files")
+
+
+def test_message_about_many_unusable_files_names_three(folder):
+    names = sorted(manifests.from_folder(folder, seed=0).train)[:4]
+    for name in names:
+        (folder / name).write_bytes(b"")
+    message = refused(manifests.from_folder, folder, seed=0)
+    listed = ", ".join(f"{name} is empty" for name in names[:3])
+    assert f"may be left out: {listed}, …. Expected" in message
+
+
+def test_folder_without_a_usable_training_file_is_refused(tmp_path, noise):
+    for number in range(2):
+        noise(tmp_path / f"{number}.flac")
+    (name,) = manifests.from_folder(tmp_path, seed=0).train
+    (tmp_path / name).write_bytes(b"")
+    assert refused(manifests.from_folder, tmp_path, seed=0) == (
+        f"{tmp_path.resolve()} has no usable file for training: {name} is empty"
+    )
 
 
 @pytest.mark.parametrize("reason", BAD)
 def test_from_folder_refuses_bad_validation_file(folder, noise, reason):
     (name,) = manifests.from_folder(folder, seed=0).valid
     BAD[reason](folder / name, noise)
-    with pytest.raises(ValueError, match=f"^validation files .*: {name} {reason}.* replace or"):
-        manifests.from_folder(folder, seed=0)
+    message = refused(manifests.from_folder, folder, seed=0)
+    assert message.startswith(
+        f"validation files in {folder.resolve()} cannot be used: {name} {reason}"
+    )
+    assert message.endswith(". Expected 16 kHz mono; replace or delete these files")
 
 
 def test_from_folder_leaves_out_wav_without_samples(folder, noise, harness_log):
@@ -236,8 +271,10 @@ def test_from_folder_lists_files_once_without_hidden_folders(folder, tmp_path):
 def test_from_folder_with_wrong_sample_rate_suggests_ffmpeg(tmp_path, noise):
     for number in range(5):
         noise(tmp_path / f"{number}.wav", rate=44_100)
-    with pytest.raises(ValueError, match=r"all 5 files .* 44100 Hz, not 16000; .*ffmpeg"):
-        manifests.from_folder(tmp_path, seed=0)
+    assert refused(manifests.from_folder, tmp_path, seed=0) == (
+        f"all 5 files read so far in {tmp_path.resolve()} have 44100 Hz, not 16000; convert them "
+        "to 16 kHz mono, for example with `ffmpeg -i in.wav -ac 1 -ar 16000 out.flac`"
+    )
 
 
 def test_from_folder_with_several_wrong_sample_rates_names_the_files(tmp_path, noise):
@@ -248,19 +285,26 @@ def test_from_folder_with_several_wrong_sample_rates_names_the_files(tmp_path, n
 
 
 def test_from_folder_refuses_missing_empty_or_single_file_folders(tmp_path, noise):
-    with pytest.raises(ValueError, match=r"there is no folder .*nowhere"):
-        manifests.from_folder(tmp_path / "nowhere", seed=0)
-    with pytest.raises(ValueError, match=r"has no \*\.flac or \*\.wav files"):
-        manifests.from_folder(tmp_path, seed=0)
+    assert refused(manifests.from_folder, tmp_path / "nowhere", seed=0) == (
+        f"there is no folder {tmp_path / 'nowhere'}; expected a folder of FLAC or WAV files"
+    )
+    assert refused(manifests.from_folder, tmp_path, seed=0) == (
+        f"{tmp_path} has no *.flac or *.wav files at any depth"
+    )
     noise(tmp_path / "one.flac")
-    with pytest.raises(ValueError, match="has one file; expected at least one each to train"):
-        manifests.from_folder(tmp_path, seed=0)
+    assert refused(manifests.from_folder, tmp_path, seed=0) == (
+        f"{tmp_path} has one file; expected at least one each to train and validate on"
+    )
     (tmp_path / "two.flac").write_text("x")
     with pytest.raises(ValueError, match=r"two\.flac is damaged or not an audio file"):
         manifests.from_folder(tmp_path, seed=0)
     noise(tmp_path / "a\tb.flac")
-    with pytest.raises(ValueError, match=r"'a\\tb\.flac', whose name cannot be written to a man"):
-        manifests.from_folder(tmp_path, seed=0)
+    assert refused(manifests.from_folder, tmp_path, seed=0) == (
+        f"{tmp_path} has the file 'a\\tb.flac', whose name cannot be written to a manifest; rename "
+        "it"
+    )
+    (tmp_path / "a\tb.flac").rename(tmp_path / " a.flac")
+    assert "has the file ' a.flac', whose name" in refused(manifests.from_folder, tmp_path, seed=0)
 
 
 def test_from_folder_counts_a_loop_of_links_as_unusable(folder):
@@ -276,14 +320,15 @@ def test_verify_detects_moved_and_replaced_files(folder, noise):
     manifest = manifests.from_folder(folder, seed=0)
     first, second, *_ = manifest.train
     noise(folder / second, 3000)
-    with pytest.raises(ValueError, match=rf"{second} has 3000 samples, not \d+; .* replaced since"):
-        manifests.verify(manifest)
+    hint = "the manifest points at files that were moved or replaced since"
+    root = manifest.root
+    assert refused(manifests.verify, manifest) == (
+        f"{root / second} has 3000 samples, not {manifest.train[second]}; {hint}"
+    )
     (folder / first).unlink()
-    with pytest.raises(ValueError, match=f"there is no file .*{first}; .* moved"):
-        manifests.verify(manifest)
+    assert refused(manifests.verify, manifest) == f"there is no file {root / first}; {hint}"
     folder.rename(folder.with_name("moved"))
-    with pytest.raises(ValueError, match=r"there is no folder .*data; .* moved"):
-        manifests.verify(manifest)
+    assert refused(manifests.verify, manifest) == f"there is no folder {root}; {hint}"
 
 
 def test_verify_of_some_files_spreads_them_over_the_manifest(folder, monkeypatch):
@@ -303,19 +348,22 @@ def test_read_refuses_malformed_manifests(folder, tmp_path):
     lists = tmp_path / "lists"
     manifests.write(manifests.from_folder(folder, seed=0), lists)
     good = (lists / "valid.tsv").read_text()
+    file = lists / "valid.tsv"
+    malformed = (
+        f"{file} is not a fairseq manifest; expected the root folder, then lines of a path, a tab "
+        "and a number of samples"
+    )
     for text, message in {
-        "": "is not a fairseq manifest",
-        good.replace("\t", " "): "is not a fairseq manifest",
-        good.splitlines()[0]: "lists no files",
-        good + good.splitlines()[1]: "or one of them twice",
-        "/other" + good: "have different roots",
+        "": malformed,
+        good.replace("\t", " "): malformed,
+        good.splitlines()[0]: f"{file} lists no files, or one of them twice",
+        good + good.splitlines()[1]: f"{file} lists no files, or one of them twice",
+        "/other" + good: f"train.tsv and valid.tsv in {lists} have different roots",
     }.items():
-        (lists / "valid.tsv").write_text(text)
-        with pytest.raises(ValueError, match=message):
-            manifests.read(lists)
-    (lists / "valid.tsv").unlink()
-    with pytest.raises(ValueError, match=r"there is no .*valid\.tsv; expected"):
-        manifests.read(lists)
+        file.write_text(text)
+        assert refused(manifests.read, lists) == message
+    file.unlink()
+    assert refused(manifests.read, lists) == f"there is no {file}; expected fairseq's manifest"
 
 
 EDITS = {
@@ -331,15 +379,15 @@ def test_read_refuses_manifests_edited_by_hand(folder, tmp_path, edit):
     manifests.write(manifests.from_folder(folder, seed=0), tmp_path)
     path = tmp_path / "train.tsv"
     path.write_text("".join(f"{line}\n" for line in edit(path.read_text().splitlines())))
-    with pytest.raises(ValueError, match=r"the manifests in .* do not match their checksum"):
-        manifests.read(tmp_path)
+    message = f"the manifests in {tmp_path} do not match their checksum"
+    assert refused(manifests.read, tmp_path) == message
 
 
 def test_read_refuses_manifests_without_a_checksum(folder, tmp_path):
     manifests.write(manifests.from_folder(folder, seed=0), tmp_path)
     (tmp_path / "checksum.txt").unlink()
-    with pytest.raises(ValueError, match=r"the manifests in .* do not match their checksum"):
-        manifests.read(tmp_path)
+    message = f"the manifests in {tmp_path} do not match their checksum"
+    assert refused(manifests.read, tmp_path) == message
 
 
 def test_from_folder_accepts_a_file_of_the_minimum_length(folder, noise):

@@ -1,5 +1,6 @@
 """Analysis of the norm layers of a pretrained wav2vec 2.0."""
 
+import shutil
 from argparse import Namespace
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from dyt_wav2vec.pretraining import pretrain
 from dyt_wav2vec.released_weights import import_weights
 from dyt_wav2vec.sources import check_weights
 
+from ..messages import refused
 from .problem import CONFIG, OWN, SIGNATURE, context
 
 
@@ -28,9 +30,13 @@ def test_analyze_records_every_norm_layer(tmp_path, prepared):
     assert len(arrays["path"]) >= 2 * config.network.encoder_layers + 1
     assert np.isfinite(arrays["alpha"]).all()
     assert 0 < outcome.metrics["linear_share"] <= 100
-    with pytest.raises(ValueError, match="does not fit"):
-        wider = replace(config, network=replace(config.network, encoder_ffn_embed_dim=64))
-        norm_layers.analyze(place, wider)
+    wider = replace(config, network=replace(config.network, encoder_ffn_embed_dim=64))
+    message = refused(norm_layers.analyze, place, wider)
+    assert message.startswith(f"the checkpoint of {training} does not fit: encoder.")
+    shutil.rmtree(training / "checkpoints")
+    assert refused(norm_layers.analyze, place, config) == (
+        f"{training} has no intact checkpoint; run it again"
+    )
 
 
 def test_analyze_reads_weights_in_fairseqs_form(tmp_path, prepared):
@@ -49,8 +55,10 @@ def test_analyze_reads_weights_in_fairseqs_form(tmp_path, prepared):
     with pytest.raises(ValueError, match="of another architecture than Wav2Vec2Model"):
         import_weights(place, ReleasedWeights(network=pre_norm))
     torch.save(network.state_dict(), file)
-    with pytest.raises(ValueError, match="no weights under 'model'; expected a checkpoint of fair"):
-        import_weights(place, ReleasedWeights(network=CONFIG.network))
+    assert refused(import_weights, place, ReleasedWeights(network=CONFIG.network)) == (
+        f"{file} has no weights under 'model'; expected a checkpoint of fairseq, such as "
+        "libri960_big.pt"
+    )
 
 
 def test_missing_wav2vec_weights_are_named(tmp_path):

@@ -124,9 +124,11 @@ class TestLoadManifest:
 
     def test_refuses_data_moved_without_site_path(self, folder_preparation, folder, tmp_path):
         folder.rename(tmp_path / "elsewhere")
-        message = train_error(tmp_path, folder_preparation, folder)
-        assert message.startswith(f"there is no folder {folder}; the manifest points at files that")
-        assert message.endswith(f"delete {folder_preparation} and submit again to check all files")
+        assert train_error(tmp_path, folder_preparation, folder) == (
+            f"there is no folder {folder}; the manifest points at files that were moved or "
+            "replaced since: restore them, or set their folder in site.toml. If they were changed "
+            f"on purpose, delete {folder_preparation} and submit again to check all files"
+        )
 
     def test_refuses_missing_file(self, folder_preparation, folder, tmp_path):
         lost = folder / next(iter(manifests.read(folder_preparation / "lists").train))
@@ -150,7 +152,11 @@ class TestLoadManifest:
     @pytest.mark.parametrize(
         "text, message",
         [
-            ("/root\nno tab\n", "train.tsv is not a fairseq manifest; expected the root folder"),
+            (
+                "/root\nno tab\n",
+                "train.tsv is not a fairseq manifest; expected the root folder, then lines of a "
+                "path, a tab and a number of samples; delete ",
+            ),
             ("/root\na.flac\tlong\n", "train.tsv is not a fairseq manifest; expected the root"),
             ("", "train.tsv is not a fairseq manifest"),
             ("/root\n", "train.tsv lists no files"),
@@ -160,7 +166,9 @@ class TestLoadManifest:
     )
     def test_refuses_damaged_manifest(self, folder_preparation, folder, tmp_path, text, message):
         (folder_preparation / "lists" / "train.tsv").write_text(text)
-        assert message in train_error(tmp_path, folder_preparation, folder)
+        found = train_error(tmp_path, folder_preparation, folder)
+        assert message in found
+        assert found.endswith(f"; delete {folder_preparation} and submit again")
 
     def test_refuses_missing_manifest(self, folder_preparation, folder, tmp_path):
         (folder_preparation / "lists" / "valid.tsv").unlink()

@@ -290,7 +290,8 @@ def test_files_of_min_sample_size_are_long_enough(tmp_path, monkeypatch):
 class TestMicroBatches:
     def test_refuses_world_size_that_does_not_divide(self, prepared, tmp_path):
         message = (
-            "micro_batches_per_update is 3, which cannot be divided over 2 processes; expected"
+            "micro_batches_per_update is 3, which cannot be divided over 2 processes; expected a "
+            "number of processes that divides it"
         )
         place = context(tmp_path, prepared, world_size=2)
         with pytest.raises(ValueError, match=message):

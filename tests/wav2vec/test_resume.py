@@ -6,6 +6,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import replace
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -15,6 +16,7 @@ from dyt_wav2vec.preparation import prepare
 from dyt_wav2vec.trainer import Trainer
 from matched.signals import Interrupted, watch_signals
 
+from ..messages import refused
 from .problem import (
     CONFIG,
     SPEECH,
@@ -249,7 +251,31 @@ def test_assert_same_run_can_fail(prepared, uninterrupted, tmp_path):
 def test_resume_refuses_other_speech(prepared, tmp_path):
     killed_before(tmp_path / "run", prepared, 4)
     prepare(context(tmp_path / "speech", None), replace(SPEECH, train=10))
-    with pytest.raises(
-        ValueError, match=r"were trained on other speech than the current data; dele"
-    ):
-        pretrained(tmp_path / "run", tmp_path / "speech")
+    assert refused(pretrained, tmp_path / "run", tmp_path / "speech") == (
+        f"the checkpoints in {tmp_path / 'run' / 'checkpoints'} were trained on other speech than "
+        f"the current data; delete {tmp_path / 'run'} to restart this run"
+    )
+
+
+def test_state_of_another_kind_of_device_is_refused():
+    """A GPU's 16-bit training has one flat 32-bit copy of the weights, and a CPU's has many."""
+    loaded = []
+    part = SimpleNamespace(load_state_dict=lambda *state, **options: loaded.append(state))
+    trainer = SimpleNamespace(
+        model=part,
+        lr_scheduler=part,
+        optimizer=part,
+        cfg=SimpleNamespace(model=None),
+        _master_weights=lambda: [torch.nn.Parameter(torch.zeros(2)) for _ in range(2)],
+    )
+    state = {
+        "model": {},
+        "optimizer_history": [{"lr_scheduler_state": {}, "num_updates": 3}],
+        "last_optimizer_state": {},
+        "extra_state": {"masters": [torch.ones(4)]},
+    }
+    assert refused(Trainer.load_full_state, trainer, state) == (
+        "the 32-bit weights do not fit this device: GPUs store one flat tensor, CPUs one per "
+        "parameter; resume an fp16 run on the kind of device that started it"
+    )
+    assert len(loaded) == 3

@@ -8,6 +8,8 @@ import pytest
 
 from dyt_wav2vec import sources
 
+from ..messages import refused
+
 
 def test_synthetic_speech_is_embedded():
     assert sources.SYNTHETIC_SPEECH.embedded
@@ -33,21 +35,30 @@ def test_check_librispeech_accepts_unpacked_archives(librispeech):
 def test_check_librispeech_names_missing_parts_and_layout(librispeech):
     path, _ = librispeech
     corpus = path / "LibriSpeech"
-    with pytest.raises(ValueError, match=r"has no folder LibriSpeech/; expected .*/<chapter>/"):
-        sources.LIBRISPEECH.check(path / "elsewhere")
-    with pytest.raises(ValueError, match=rf"\(use its parent folder: {path}\)"):
-        sources.LIBRISPEECH.check(corpus)
+    check = sources.LIBRISPEECH.check
+    layout = (
+        "expected the layout of its archives: LibriSpeech/<subset>/<speaker>/<chapter>/*.flac with "
+        "the subsets train-clean-100, train-clean-360, train-other-500"
+    )
+    elsewhere = path / "elsewhere"
+    assert refused(check, elsewhere) == f"{elsewhere} has no folder LibriSpeech/; {layout}"
+    assert refused(check, corpus) == (
+        f"{corpus} has no folder LibriSpeech/ (use its parent folder: {path}); {layout}"
+    )
     (corpus / "train-clean-360" / "backup").mkdir()
-    with pytest.raises(ValueError, match=r"train-clean-360 has folders that .* number: backup; mo"):
-        sources.LIBRISPEECH.check(path)
+    assert refused(check, path) == (
+        f"{corpus / 'train-clean-360'} has folders that are not a speaker's number: backup; move "
+        f"them out. {layout}"
+    )
     (corpus / "train-clean-360" / "backup").rmdir()
     shutil.rmtree(corpus / "train-clean-360" / "10")
-    with pytest.raises(ValueError, match=r"train-clean-360 has 1 speaker folders, not 2"):
-        sources.LIBRISPEECH.check(path)
+    assert refused(check, path) == (
+        f"{corpus / 'train-clean-360'} has 1 speaker folders, not 2; unpack its archive "
+        f"completely. {layout}"
+    )
     shutil.rmtree(corpus / "train-clean-360")
     shutil.rmtree(corpus / "train-other-500")
-    with pytest.raises(ValueError, match=r"lacks train-clean-360, train-other-500; expected"):
-        sources.LIBRISPEECH.check(path)
+    assert refused(check, path) == f"{corpus} lacks train-clean-360, train-other-500; {layout}"
 
 
 def test_check_librispeech_passes_over_system_folders(librispeech):
@@ -94,8 +105,23 @@ def test_survey_folder_refuses_a_folder_without_audio(tmp_path):
     (tmp_path / ".hidden").mkdir()
     (tmp_path / ".hidden" / "a.flac").touch()
     sources.SPEECH_FOLDER.check(tmp_path)
-    with pytest.raises(ValueError, match=r"has no \*\.flac or \*\.wav files at any depth"):
-        sources.SPEECH_FOLDER.survey(tmp_path)
+    assert refused(sources.SPEECH_FOLDER.survey, tmp_path) == (
+        f"{tmp_path} has no *.flac or *.wav files at any depth"
+    )
+    file = tmp_path / ".hidden" / "a.flac"
+    assert refused(sources.SPEECH_FOLDER.check, file) == (
+        f"{file} is not a folder; expected a folder of FLAC or WAV files"
+    )
+
+
+def test_subsets_have_published_sizes():
+    assert {
+        name: (subset.speakers, subset.utterances) for name, subset in sources.TRAIN_SUBSETS.items()
+    } == {
+        "train-clean-100": (251, 28_539),
+        "train-clean-360": (921, 104_014),
+        "train-other-500": (1166, 148_688),
+    }
 
 
 def test_sources_import_neither_torch_nor_soundfile():

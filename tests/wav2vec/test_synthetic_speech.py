@@ -11,6 +11,7 @@ from dyt_wav2vec import synthetic_speech
 from dyt_wav2vec.sources import SAMPLE_RATE
 from dyt_wav2vec.synthetic_speech import Sound, Speaker
 
+from ..messages import refused
 from .conftest import SMALL
 
 MAN = Speaker(pitch=100, tract=17.5, breath=0.0, pace=1.0)
@@ -142,11 +143,12 @@ def test_write_corpus_never_overwrites(corpus, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in corpus.rglob("*")}
     synthetic_speech.write_corpus(corpus, SMALL)
     assert before == {path: path.stat().st_mtime_ns for path in corpus.rglob("*")}
-    with pytest.raises(ValueError, match="does not contain this corpus of synthetic speech; del"):
-        synthetic_speech.write_corpus(corpus, replace(SMALL, seed=4))
     (tmp_path / "mine").mkdir()
-    with pytest.raises(ValueError, match="mine exists and does not contain"):
-        synthetic_speech.write_corpus(tmp_path / "mine", SMALL)
+    for folder, wanted in ((corpus, replace(SMALL, seed=4)), (tmp_path / "mine", SMALL)):
+        assert refused(synthetic_speech.write_corpus, folder, wanted) == (
+            f"{folder} exists and does not contain this corpus of synthetic speech; delete it, or "
+            "choose another folder"
+        )
 
 
 def test_write_corpus_failure_leaves_nothing(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from dyt_caduceus.scan_backends import mamba_kernels, torch_loop, triton_scan
 from matched.task import Context
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("matched")
 
 VARIABLE = "DYT_SCAN"
 """Environment variable that names the implementation, or "auto"."""

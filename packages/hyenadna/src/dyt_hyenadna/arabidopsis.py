@@ -37,7 +37,7 @@ BLOCK = 1 << 20
 INTERVAL = 1 << 17
 """Bases of an interval, as in HyenaDNA's BED file."""
 HELD_OUT = {"test": 0.1, "valid": 0.05}
-"""Share of the blocks."""
+"""Share of the blocks; that of validation is of those that test leaves."""
 LINE = 80
 SPECIES = {
     "thaliana": "AthaTAIR10_chr1_GCF_000001735.4_TAIR10.1_genomic.fna.gz",

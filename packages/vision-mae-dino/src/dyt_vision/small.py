@@ -22,7 +22,6 @@ def resnet(num_classes: int, *, width: int = 8) -> ResNet:
         Bottleneck,  # type: ignore[arg-type]  # timm annotates the class as an instance
         (1, 1, 1, 1),
         num_classes,
-        stem_width=2 * width,
         channels=(width, 2 * width, 4 * width, 8 * width),
         zero_init_last=False,
     )
