@@ -176,6 +176,9 @@ def test_index_names_the_file_of_every_weight(tmp_path, monkeypatch, norm, stem)
     assert max(sizes) <= 4 * 300 * 32 + 4 * 32 * 32 and len(files) == 5
     with safe_open(folder / files[0], framework="pt") as content:
         assert content.metadata() == {"format": "pt"}
+    index_file = folder / f"{stem}.safetensors.index.json"
+    index_file.write_text(index_file.read_text()[:100])
+    assert refused(weights.load, folder).startswith(f"{index_file} is not valid JSON (")
 
 
 def test_weights_of_another_size_are_refused(tmp_path):

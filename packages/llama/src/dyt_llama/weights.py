@@ -12,7 +12,6 @@ The tokenizer in the folder puts BOS before every text, as the training did. tra
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -250,10 +249,9 @@ def _entries(folder: Path, stem: str) -> Iterator[tuple[Any, str]]:
 
 
 def _weight_files(folder: Path, stem: str) -> list[Path]:
-    index = folder / f"{stem}.safetensors.index.json"
-    if not index.is_file():
+    content = read_json(folder / f"{stem}.safetensors.index.json", ("weight_map",))
+    if content is None:
         return [folder / f"{stem}.safetensors"]
-    content: Mapping[str, Any] = json.loads(index.read_text(encoding="utf-8"))
     return [folder / name for name in dict.fromkeys(content["weight_map"].values())]
 
 
