@@ -1,11 +1,13 @@
 """Sharded checkpoints: resumption on any number of processes, damage, untrusted content."""
 
+import copyreg
 import errno
 import io
 import os
 import pickle
 import re
 import shutil
+import traceback
 import warnings
 import zipfile
 
@@ -356,3 +358,12 @@ def test_malicious_object_is_executed_by_plain_unpickling(tmp_path):
     """The damages above would be noticed if they were executed."""
     pickle.loads(pickle.dumps(Malicious(tmp_path / "executed")))
     assert (tmp_path / "executed").exists()
+
+
+def test_tracebacks_are_sent_without_their_code():
+    """Code objects, which frames have in Python 3.14, cannot be pickled."""
+    (frame,) = traceback.extract_stack(limit=1)
+    reduced = copyreg.dispatch_table[traceback.FrameSummary](frame)
+    name = "test_tracebacks_are_sent_without_their_code"
+    assert reduced == (traceback.FrameSummary, (__file__, frame.lineno, name))
+    assert pickle.loads(pickle.dumps(frame)) == frame

@@ -7,10 +7,12 @@ few classes that describe where they are stored are unpickled.
 
 from __future__ import annotations
 
+import copyreg
 import io
 import math
 import os
 import pickle
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,6 +46,15 @@ ALLOWED_CLASSES = {
         torch.serialization._get_layout,
     )
 }
+
+
+def _reduce_frame(frame: traceback.FrameSummary) -> tuple[Any, ...]:
+    return traceback.FrameSummary, (frame.filename, frame.lineno, frame.name)
+
+
+# torch sends an error with its traceback to the other processes. In Python 3.14 the frames of a
+# traceback have their code objects, which cannot be pickled.
+copyreg.pickle(traceback.FrameSummary, _reduce_frame)
 
 
 class UnexpectedMetadataError(ValueError):
