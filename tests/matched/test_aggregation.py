@@ -43,6 +43,11 @@ def test_summary_has_values_of_done_runs_by_seed():
     assert (summary.mean, summary.std) == (3.0, pytest.approx(math.sqrt(2)))
 
 
+def test_mean_is_that_of_all_seeds():
+    zeros, values = cell({0: 0.0, 1: 0.0, 2: 0.0}), cell({0: 1.0, 1: 2.0, 2: 6.0})
+    assert values.mean == mean_difference(zeros, values, {0, 1, 2}) == 3.0
+
+
 def test_summary_has_best_values_if_every_seed_diverged():
     runs = [run(0, State.DIVERGED, {"loss": 7}), run(1, State.DIVERGED, {})]
     summary = summarize_cell(runs, LOSS)

@@ -66,6 +66,15 @@ def test_panels_are_the_rows_own_run_and_then_its_needs(project):
     ]
 
 
+def test_alphas_of_every_seed_are_kept(project):
+    project.recipe("TABLE = Table(arms=ARMS[:1], scales=(scale(seeds=(0, 1), small=SMALL),))")
+    for planned in project.plan().runs:
+        log(planned.directory, {"step": 1, "loss": 1.0, "alpha": {"norm": planned.run.config.seed}})
+    assert curves.read_curves(project.plan()).alphas == [
+        FinalAlphas(row="small", arm="LN", seed=seed, alphas={"norm": seed}) for seed in (0, 1)
+    ]
+
+
 def test_alpha_of_a_need_is_drawn_without_the_rows_own(project):
     project.recipe(NEEDS)
     a, b, c, _, small, _ = (planned.directory for planned in project.plan().runs)

@@ -221,6 +221,17 @@ def test_slurm_jobs_of_a_chain_depend_on_each_other(project):
     ]
 
 
+def test_slurm_job_depends_on_the_needs_of_all_its_runs(project):
+    own_job = "dict.fromkeys(('small/start', 'large/start'), Resources(minutes=5))"
+    shared = SHARED.replace("@", "4").replace("scales=(scale(", "scales=(replace(scale(")
+    project.recipe(shared.replace("),))", f"), resource_overrides={own_job}),))"))
+    assert packed(project, "slurm") == [
+        (["start.LN.0"], ()),
+        (["start.DyT.0"], ()),
+        (["small.LN.0", "small.DyT.0", "large.LN.0", "large.DyT.0"], (0, 1)),
+    ]
+
+
 def test_a_chain_is_one_local_job_in_order(project):
     project.site("[local]\nworkers = 4\n")
     project.recipe(CHAIN.replace("@", "1"))

@@ -38,6 +38,13 @@ def test_paper_scale_on_nodes_of_four_gpus():
     assert request["mem_gb"] == 4 * 48
 
 
+@pytest.mark.parametrize("gpus", [1, 2, 8, 16])
+def test_runs_of_several_processes_end_together(gpus):
+    request = parameters(Resources(gpus=gpus, minutes=60))
+    expected = None if gpus == 1 else ["--kill-on-bad-exit=1"]
+    assert request.get("slurm_srun_args") == expected
+
+
 @pytest.mark.parametrize(("gpus", "nodes"), [(1, 1), (4, 1), (8, 1), (16, 2)])
 def test_small_runs_request_part_of_a_node(gpus, nodes):
     request = parameters(Resources(gpus=gpus, minutes=60))

@@ -11,7 +11,7 @@ import pytest
 
 from matched import job_status, process_identity, run_directory
 from matched.files import DamagedFileError, write_json
-from matched.status import ExecutionResult, Failure, FailureKind, JobId, JobRecord, State
+from matched.status import ExecutionResult, Failure, FailureKind, JobId, JobRecord, RunStatus, State
 
 SLURM = JobId(cluster="slurm", job_id="12_3")
 PROCESS = JobId(cluster="local", host="slurm-login", job_id="4711", identity="b.1.5")
@@ -195,3 +195,13 @@ def test_version_of_a_file_leaves_it_closed(tmp_path):
     versions = {run_directory._version(file) for _ in range(3)}
     assert versions == {(found.st_ino, found.st_mtime_ns, 3)}
     assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_reason_of_a_status_is_its_failure_or_its_damage():
+    failure = Failure(reason="out of memory")
+    assert RunStatus(state=State.FAILED, failure=failure).reason == "out of memory"
+    assert (
+        RunStatus(state=State.DAMAGED, damage="result.json is empty").reason
+        == "result.json is empty"
+    )
+    assert RunStatus(state=State.NEW).reason == ""

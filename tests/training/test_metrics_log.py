@@ -1,6 +1,7 @@
 """Metrics log: lines, ownership of metrics.jsonl, write errors, damaged lines."""
 
 import json
+import math
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -55,15 +56,15 @@ def test_progress_is_written_twice_a_second_and_at_evaluations(tmp_path, monkeyp
     monkeypatch.setattr(metrics_log, "write_progress", write_progress)
     log = MetricsLog(context(tmp_path), steps=10)
     log.start(0)
-    for step, at in ((1, 50.25), (2, 50.5), (3, 50.75), (4, 51.0)):
+    for step, at, loss in ((1, 50.25, 1.0), (2, 50.5, 2.0), (3, 50.75, math.nan), (4, 51.0, 4.0)):
         seconds[0] = at
-        log.step(step, 0.1, **(VALUES | {"loss": float(step)}))
+        log.step(step, 0.1, **(VALUES | {"loss": loss}))
     with caplog.at_level("INFO", logger="matched"):
         log.evaluation(4, 0.25, {"error": 1.23456, "top1": float("nan")})
     log.close()
     assert written == [
         (0, 10, None, {}),
-        (3, 10, 4.0, {"loss": 3.0}),
+        (3, 10, 4.0, {"loss": None}),
         (4, 10, 4.0, {"loss": 4.0, "error": 1.23456, "top1": None}),
     ]
     assert caplog.messages == ["epoch 0.25: {'error': 1.2346, 'top1': nan}"]
