@@ -217,6 +217,15 @@ def test_method_depends_on_function_dtype_and_accuracy(
     assert tuned == ("exp2" if (squash, dtype, accurate) == ("tanh", BF16, False) else method)
 
 
+def test_method_follows_the_dtype_that_is_written():
+    """Where the output or its gradient is float32, approximations for bfloat16 are too rough."""
+    wide = {"weight": (FP32, 1, True, Tensor, 0)}
+    assert forward().launch[3]["METHOD"] == backward().launch[3]["METHOD"] == "approximate"
+    assert forward(**wide).launch[3]["METHOD"] == "rational"
+    assert backward(grad_dtype=FP32, **wide).launch[3]["METHOD"] == "rational"
+    assert backward(dtype=FP32, **wide).launch[3]["METHOD"] == "approximate"
+
+
 @pytest.mark.parametrize(
     ("installed", "version", "interpreted", "cuda", "devices", "problem"),
     [

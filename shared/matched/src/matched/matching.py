@@ -12,7 +12,7 @@ from dataclasses import fields
 from typing import Any
 
 from matched.run import Run
-from matched.table import Arm, Cell, Scale, Table, runs_with_needs
+from matched.table import Cell, Scale, Table, runs_with_needs
 
 MAX_SHOWN = 5
 """Differences shown in the message that refuses a table."""
@@ -65,12 +65,13 @@ def _check_allowed_fields(table: Table, cells: Iterable[Cell]) -> None:
     """Raise ValueError if an allowed difference is neither a field of a run nor a fingerprint."""
     configs = {type(run.config) for cell in cells for _, run in runs_with_needs(cell.run, "")}
     known = {"task", *FINGERPRINTS, *(field.name for config in configs for field in fields(config))}
-    for owner in (table, *table.arms):
-        names = (name for name in owner.allowed_differences if not name.startswith("needs."))
-        if unknown := [name for name in names if name not in known]:
-            where = f"arm {owner.name}" if isinstance(owner, Arm) else "table"
+    allowed = {"table": table.allowed_differences}
+    allowed |= {f"arm {arm.name}": arm.allowed_differences for arm in table.arms}
+    for owner, names in allowed.items():
+        fields_of_runs = [name for name in names if not name.startswith("needs.")]
+        if unknown := [name for name in fields_of_runs if name not in known]:
             raise ValueError(
-                f"allowed_differences of the {where} names {', '.join(unknown)}, which is no field "
+                f"allowed_differences of the {owner} names {', '.join(unknown)}, which is no field "
                 f"of a config; expected one of {', '.join(sorted(known))}"
             )
 
