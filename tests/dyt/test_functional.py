@@ -126,6 +126,15 @@ def test_float64_uses_formula():
     assert torch.equal(dyt(*tensors, backend="cpu"), dyt(*tensors, backend="reference"))
 
 
+@pytest.mark.parametrize("position", [1, 2, 3], ids=["alpha", "weight", "bias"])
+def test_one_parameter_in_float64_uses_formula(position):
+    tensors, _ = case("last")
+    tensors[position] = tensors[position].double()
+    y = dyt(*tensors, backend="cpu")
+    assert y.dtype == torch.float64
+    assert torch.equal(y, dyt(*tensors, backend="reference"))
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_kernel_saves_only_inputs_for_backward(name):
     tensors, _ = case("wide", name=name)

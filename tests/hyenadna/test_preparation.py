@@ -234,6 +234,24 @@ class TestArabidopsis:
                     other = text.translate(str.maketrans("ACGT", "TGCA"))[::-1]
                     assert (text in trained or other in trained) == inside
 
+    def test_annotation_has_coding_bases_by_strand_and_genes_of_any_kind(self, package):
+        rows = [
+            ("gene", 3, 6, "+"),
+            ("mRNA", 1, 20, "+"),
+            ("CDS", 4, 5, "+"),
+            ("pseudogene", 11, 12, "-"),
+            ("CDS", 20, 20, "-"),
+        ]
+        lines = [f"NC_1\tx\t{k}\t{a}\t{b}\t.\t{strand}\t.\tID=1\n" for k, a, b, strand in rows]
+        with gzip.open(package / "data" / arabidopsis.ANNOTATION, "wt") as file:
+            file.write("".join(["##gff-version 3\n", *lines]))
+        coding, genes = arabidopsis._annotation(20)
+        assert {strand: mask.nonzero()[0].tolist() for strand, mask in coding.items()} == {
+            "+": [3, 4],
+            "-": [19],
+        }
+        assert genes.nonzero()[0].tolist() == [2, 3, 4, 5, 10, 11]
+
     def test_arabidopsis_coding_windows_follow_the_genes(self, tmp_path, package):
         prepared(tmp_path / "run", Preparation(data="arabidopsis"))
         genome, _ = load_genome(tmp_path / "run", "arabidopsis", None)

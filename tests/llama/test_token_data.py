@@ -119,7 +119,9 @@ def test_check_same_tokens_compares_tokenizer_and_files(tmp_path):
     splits = manifest().splits
     changed = replace(splits["train"][3], sha256="other")
     moved = {"train": splits["train"][:3], "held_out": (changed,)}
-    for other in (replace(manifest(), tokenizer="u"), replace(manifest(), splits=moved)):
+    held_out = {"train": splits["train"], "held_out": (changed,)}
+    manifests = [replace(manifest(), splits=other) for other in (moved, held_out)]
+    for other in (replace(manifest(), tokenizer="u"), *manifests):
         message = refused(check_same_tokens, where, other)
         before = f"{recorded['tokens']} of tokenizer t"
         assert message.startswith(

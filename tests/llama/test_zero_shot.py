@@ -278,6 +278,7 @@ class TestModel:
         short = trained(tmp_path / "network", glosses_run, network=network)
         outcome = scored(tmp_path / "run", short, folder, replace(SHORT, tasks=("anli_r1", "rte")))
         assert outcome.details["tasks"]["anli_r1"]["cut"] == 9  # three choices of each
+        assert outcome.details["tasks"]["rte"]["cut"] == 4  # two choices of each
         assert outcome.details["warnings"][0] == (
             "anli_r1: 9 prompts are longer than the network's positions, and were cut from the left"
         )

@@ -239,9 +239,8 @@ def _annotation(length: int) -> tuple[dict[str, Mask], Mask]:
                 if line.startswith("#"):
                     continue
                 _, _, kind, start, end, _, strand, *_ = line.split("\t")
-                bases = slice(
-                    int(start) - 1, int(end)
-                )  # GFF counts from 1, and the end is included
+                # GFF counts from 1, and the end is included.
+                bases = slice(int(start) - 1, int(end))
                 if kind == "CDS":
                     coding[strand][bases] = True
                 elif kind in ("gene", "pseudogene"):
