@@ -6,7 +6,7 @@ from timm.layers import LayerNormAct, LayerNormAct2d, RmsNormAct2d
 from torch import nn
 from torch.nn import functional as F
 
-from dyt import DyT, Norm, NormLayout, convert, load_pretrained, save_pretrained
+from dyt import Derf, DyT, Norm, NormLayout, convert, load_pretrained, save_pretrained
 from dyt.norm_layout import _width
 
 
@@ -314,6 +314,7 @@ def test_convert_keeps_the_activation_of_a_fused_norm(kind, norm):
     report = convert(model, norm)
     layer, x = model[1], torch.randn(2, 8, 4, 4)
     assert isinstance(layer.act, nn.GELU)
+    assert isinstance(layer, Derf) == (norm.squash == "erf")
     squash = torch.erf if norm.squash == "erf" else torch.tanh
     torch.testing.assert_close(layer(x), F.gelu(squash(0.7 * x)))
     assert report[0].channel_axis == 1

@@ -40,9 +40,17 @@ def test_report_ends_quietly_with_the_reader_of_its_pipe(project):
     read, write = os.pipe()
     os.close(read)
     command = [sys.executable, "-m", "matched", "report"]
+    # Without a buffer, the command itself would fail, and not its end.
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with os.fdopen(write) as pipe:
         process = subprocess.run(
-            command, cwd=project.root, stdout=pipe, stderr=subprocess.PIPE, text=True, timeout=60
+            command,
+            cwd=project.root,
+            env=env,
+            stdout=pipe,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
         )
     assert (process.returncode, process.stderr) == (1, "")
 

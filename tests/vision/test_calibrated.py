@@ -6,8 +6,9 @@ from functools import partial
 
 import pytest
 import torch
+from torch import nn
 
-from dyt import Norm, alphas
+from dyt import DyT, Norm, alphas
 from dyt_vision import dino, finetuning, image_data, mae, models, probing, supervised
 from dyt_vision.dino_crops import MultiCropTransform
 from dyt_vision.transforms import training_transform
@@ -55,6 +56,15 @@ BUILDS = {
     "MAE": (build_mae, TINY_MAE),
     "DINO": (build_dino, TINY_DINO),
 }
+
+
+@pytest.mark.filterwarnings("ignore:calibrate")  # random numbers fit badly
+@pytest.mark.parametrize("norm", [NORM, Norm.dyt(0.5)], ids=str)
+def test_batch_norm_is_replaced_in_calibrated_runs(norm):
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    config = replace(TINY_VIT, norm=norm, convert_batch_norm=True)
+    paths = models.replace_norms(model, config, lambda model: model(torch.randn(8, 3, 4, 4)))
+    assert paths == ("1",) and isinstance(model[1], DyT)
 
 
 def test_calibrated_arm_starts_from_the_same_weights_and_batches(tmp_path):
