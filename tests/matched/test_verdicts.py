@@ -88,11 +88,12 @@ def test_claims_are_undecided_if_both_arms_always_diverge(three, test):
 
 def test_better_within_spread_accepts_a_small_loss(three):
     finish(three, "LN", (80.0, 81.0, 82.0))  # a standard deviation of 1
-    finish(three, "DyT", (79.5, 80.6, 81.5))
+    finish(three, "DyT", (79.7, 80.6, 81.5))  # and of 0.9, which is not the margin
     assert judge(three, Better(pairs=((DYT, LN),))).verdict is Verdict.REFUTED
     judged = judge(three, Better(pairs=((DYT, LN),), within_spread=True))
     assert judged.verdict is Verdict.SUPPORTED
     assert "DyT (table1) not worse than Small_1, LN (table1)" in judged.parts[0].label
+    assert judged.parts[0].detail.endswith(", margin 1.0")
 
 
 def test_better_compares_the_metrics_that_it_names(three):
