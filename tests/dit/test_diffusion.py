@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from dyt_dit.config import Network
+from dyt_dit import diffusion
 from dyt_dit.diffusion import Diffusion, classifier_free_guidance, sample
 
 from . import formula
@@ -126,3 +127,11 @@ def test_sample_depends_only_on_own_generator_and_class():
         torch.testing.assert_close(sampled([seed], [i])[0], together[i])
     assert not torch.equal(sampled([3], [1])[0], together[0])
     assert not torch.equal(sampled([6], [0])[0], together[0])
+
+
+@pytest.mark.parametrize("mean", [-1.0, 0.3, 0.99])
+def test_likelihoods_of_all_8_bit_values_add_up_to_1(mean):
+    values = torch.arange(256) / 127.5 - 1
+    mean, log_scale = torch.full((256,), mean), torch.full((256,), -4.0)
+    likelihoods = diffusion._discretized_log_likelihood(values, mean, log_scale).exp()
+    assert likelihoods.sum().item() == pytest.approx(1.0, abs=1e-4)

@@ -1,6 +1,7 @@
 """Users' own recipe files: loading, folders, results, jobs that import them, and refusals."""
 
 import csv
+import shutil
 import subprocess
 import sys
 
@@ -124,6 +125,15 @@ def test_own_recipe_may_import_the_papers_recipes(own):
 def test_load_path_of_a_papers_recipe_loads_that_table(own):
     recipe = recipes.load(str(own.root / "recipes/first/table01.py"))
     assert recipe.name == "table1" and recipe.paper is not None
+
+
+def test_load_path_of_another_projects_recipe_is_not_this_projects_table(own, tmp_path_factory):
+    """The metrics of a paper's table are in its project's paper.toml."""
+    other = tmp_path_factory.mktemp("other")
+    shutil.copytree(own.root / "recipes", other / "recipes")
+    path = other / "recipes/first/table01.py"
+    with pytest.raises(ValueError, match=f"{path}: scale smoke has no metrics"):
+        recipes.load(str(path))
 
 
 @pytest.mark.parametrize(

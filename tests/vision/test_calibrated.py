@@ -67,6 +67,18 @@ def test_batch_norm_is_replaced_in_calibrated_runs(norm):
     assert paths == ("1",) and isinstance(model[1], DyT)
 
 
+def test_classifier_is_calibrated_with_the_images_that_it_trains_on(monkeypatch):
+    config, found = replace(CALIBRATED, labels_per_class=2), []
+
+    def seeded_batch(dataset, *arguments):
+        found.append(len(dataset))
+        return torch.zeros(1), None
+
+    monkeypatch.setattr(supervised, "seeded_batch", seeded_batch)
+    supervised.run_on_images(config, loaded(config), nn.Identity())
+    assert found == [2 * 10]
+
+
 def test_calibrated_arm_starts_from_the_same_weights_and_batches(tmp_path):
     few = replace(CALIBRATED, labels_per_class=26)  # four steps
     outcome, calibrated = train(tmp_path / "calibrated", few)
