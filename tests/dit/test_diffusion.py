@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dyt_dit.config import Network
 from dyt_dit import diffusion
+from dyt_dit.config import Network
 from dyt_dit.diffusion import Diffusion, classifier_free_guidance, sample
 
 from . import formula
