@@ -126,8 +126,14 @@ class TestDigitsExtractor:
         assert own["pool"].shape == (50, 32) and own["logits"].shape == (50, 10)
         assert own["pool"].dtype == torch.float64
         enlarged = self.held_out_digits().repeat_interleave(3, 2).repeat_interleave(3, 3)
-        for name, values in extractor(enlarged).items():
-            torch.testing.assert_close(values, own[name])
+        # One pixel of each 3 × 3 is twice as bright, and another one black.
+        mixed = enlarged.div(9, rounding_mode="floor")
+        mixed[..., ::3, ::3] = 2 * mixed[..., ::3, ::3]
+        mixed[..., 1::3, 1::3] = 0
+        same = enlarged.div(9, rounding_mode="floor")
+        for images, expected in ((enlarged, own), (mixed, extractor(same))):
+            for name, values in extractor(images).items():
+                torch.testing.assert_close(values, expected[name])
 
     def test_color_images_are_converted_to_gray(self, extractor):
         images = self.held_out_digits()

@@ -148,11 +148,12 @@ class TestRejectedFiles:
             archive.writestr("arr_0.npy", b"something else entirely")
         self.rejected(tmp_path / "x.npz", "not a complete .npz file .*magic")
 
-    def test_truncated_array(self, tmp_path):
+    @pytest.mark.parametrize("change", [lambda b: b[:-7], lambda b: b + bytes(7)])
+    def test_truncated_or_extended_array(self, tmp_path, change):
         array = io.BytesIO()
         np.save(array, IMAGES)
         with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
-            archive.writestr("arr_0.npy", array.getvalue()[:-7])
+            archive.writestr("arr_0.npy", change(array.getvalue()))
         self.rejected(tmp_path / "x.npz", "does not match its header")
 
     def test_truncated_file(self, file, numpy_file):
