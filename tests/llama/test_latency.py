@@ -180,7 +180,7 @@ def test_latency_times_every_variant_in_every_round():
     assert not measured.left_out
     for times in measured.times.values():
         assert set(times) == set(EAGER)
-        assert all(len(seconds) == 3 and min(seconds) > 0 for seconds in times.values())
+        assert all(len(seconds) == 3 and min(seconds) >= 0 for seconds in times.values())
 
 
 def logits(passes, variant):
