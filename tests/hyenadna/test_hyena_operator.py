@@ -138,9 +138,9 @@ def test_sequence_longer_than_max_length_is_refused_in_one_line(operator):
 def test_decay_shift_is_added_to_the_decay():
     plain, shifted = HyenaFilter(NETWORK), HyenaFilter(replace(NETWORK, decay_shift=0.05))
     shifted.load_state_dict(plain.state_dict())
-    ones, time = torch.ones(40, 6), plain.pos_emb(40)[1]
-    difference = shifted.modulation(ones, time) - plain.modulation(ones, time)
-    assert torch.allclose(difference, torch.full((40, 6), 0.05), atol=1e-6)
+    filters, time = torch.randn(40, 6), plain.pos_emb(40)[1]
+    difference = shifted.modulation(filters, time) - plain.modulation(filters, time)
+    assert torch.allclose(difference, 0.05 * filters, atol=1e-6)
 
 
 def test_decay_reaches_one_percent_at_fast_and_slow_decay():
