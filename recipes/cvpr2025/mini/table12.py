@@ -5,8 +5,8 @@
                are those of the ICLR submission's Table 7
 
 Three widths and two depths, with six pairs of α0 that are equal, or twice as large in attention
-blocks as elsewhere. Of seed 0, three rows have been run (docs/LOG.md): the best pair is 2/2 at width
-64 with 2 and with 4 layers, and 1/1 at width 128 with 2 layers.
+blocks as elsewhere. Of seed 0, three rows have been run (docs/LOG.md): the best pair is 2/2 at
+width 64 with 2 and with 4 layers, and 1/1 at width 128 with 2 layers.
 """
 
 from matched import Scale, Search
