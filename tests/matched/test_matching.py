@@ -237,8 +237,8 @@ def test_an_allowed_difference_of_no_config_is_refused():
         with pytest.raises(ValueError) as error:
             check(**names)
         assert str(error.value) == (
-            f"allowed_differences of the {owner} names epoch, depth, which is no field of a "
-            "config; expected one of batches, lr, norm, seed, task, weights"
+            f"allowed_differences of the {owner} names epoch, depth, which no config has; "
+            "expected some of batches, lr, norm, seed, task, weights"
         )
 
 

@@ -283,11 +283,13 @@ def test_site_refuses_a_home_folder_that_is_unknown(tmp_path, monkeypatch, path)
         _ = settings.runs_folder
 
 
-@pytest.mark.parametrize("section", ['[runs]\nfolder = ""\n', '[data]\nimagenet = ""\n'])
-def test_site_refuses_an_empty_path(tmp_path, section):
-    message = r"site\.toml: a path is empty; write one, or leave the key out$"
-    with pytest.raises(ValueError, match=message):
-        _ = read(tmp_path, section).runs_folder
+@pytest.mark.parametrize(("section", "key"), [("runs", "folder"), ("data", "imagenet")])
+def test_site_refuses_an_empty_path(tmp_path, section, key):
+    with pytest.raises(ValueError) as refused:
+        read(tmp_path, f'[{section}]\n{key} = ""\n')
+    assert str(refused.value).endswith(
+        f"site.toml, line 2: [{section}] {key} is empty; write a path, or leave the key out"
+    )
 
 
 def _no_name(number):

@@ -16,6 +16,19 @@ from matched import lease, submission, submitit_internals
 from matched.signals import PREEMPTION_SIGNAL
 
 
+def submission_of(plan, root, cluster):
+    """A submission with a job for each run."""
+    return submission._Submission(
+        plan=plan,
+        packed=[SimpleNamespace(runs=[one], resources=one.resources) for one in plan.runs],
+        cluster=cluster,
+        folder=root / "jobs",
+        code={"submission": "/submissions/1"},
+        python="python",
+        token="t7",
+    )
+
+
 @pytest.mark.parametrize(
     ("path", "first"),
     [(None, []), ("/a b:/c", ["env", "PYTHONPATH=/a b:/c"]), ("", ["env", "PYTHONPATH="])],
@@ -130,16 +143,7 @@ def test_jobs_are_passed_to_submitit_with_all_that_they_need(one_row, monkeypatc
     monkeypatch.setattr(submission.submitit_internals, "background_streams", recorded)
     monkeypatch.setattr(submission, "submission_environment", recorded)
     plan = one_row.plan()
-    packed = [SimpleNamespace(runs=[planned], resources=planned.resources) for planned in plan.runs]
-    submitted = submission._Submission(
-        plan=plan,
-        packed=packed,
-        cluster=cluster,
-        folder=one_row.root / "jobs",
-        code={"submission": "/submissions/1"},
-        python="python",
-        token="t7",
-    )
+    submitted = submission_of(plan, one_row.root, cluster)
     parameters = {"timeout_min": 30, "slurm_partition": "gpu"}
     (runner,) = submitted._start([1], parameters)
     folder = {"folder": one_row.root / "jobs" / "%j", "cluster": cluster}
@@ -170,16 +174,7 @@ def test_submitted_runs_record_their_job(one_row, monkeypatch, cluster, job_id):
     for planned in plan.runs:
         planned.directory.path.mkdir(parents=True)
         (planned.directory / "failure.json").write_text("{}")
-    packed = [SimpleNamespace(runs=[planned], resources=planned.resources) for planned in plan.runs]
-    submitted = submission._Submission(
-        plan=plan,
-        packed=packed,
-        cluster=cluster,
-        folder=one_row.root / "jobs",
-        code={"submission": "/submissions/1"},
-        python="python",
-        token="t7",
-    )
+    submitted = submission_of(plan, one_row.root, cluster)
     started = []
 
     def start(self, array, parameters):

@@ -29,7 +29,7 @@ def check_matched(table: Table, scale: Scale) -> None:
 
     Raises:
         ValueError: naming the first pair that is not matched, and what differs; two values of a
-            search that give the same run; or an allowed difference that is no field of any run.
+            search that give the same run; or an allowed difference that no config has as a field.
     """
     cells = table.cells(scale)
     _check_trials_differ(cells)
@@ -71,8 +71,8 @@ def _check_allowed_fields(table: Table, cells: Iterable[Cell]) -> None:
         fields_of_runs = [name for name in names if not name.startswith("needs.")]
         if unknown := [name for name in fields_of_runs if name not in known]:
             raise ValueError(
-                f"allowed_differences of the {owner} names {', '.join(unknown)}, which is no field "
-                f"of a config; expected one of {', '.join(sorted(known))}"
+                f"allowed_differences of the {owner} names {', '.join(unknown)}, which no "
+                f"config has; expected some of {', '.join(sorted(known))}"
             )
 
 

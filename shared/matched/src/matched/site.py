@@ -121,8 +121,6 @@ class Site:
 
 def _absolute(file: Path, path: str) -> Path:
     """Return a path of site.toml with ``~`` expanded, relative to the folder of the file."""
-    if not path:
-        raise ValueError(f"{file}: a path is empty; write one, or leave the key out")
     expanded = os.path.expanduser(path)
     if expanded.startswith("~"):
         raise ValueError(
@@ -177,7 +175,7 @@ def read(file: Path) -> Site:
         if entries:
             validator.check_keys(section, entries, _source_keys(prefix))
         for key, path in entries.items():
-            validator.check_type(section, key, path, str, "a string")
+            validator.check_path(section, key, path)
             paths[prefix + key] = _absolute(file, path)
     return Site(
         file=file,
@@ -213,6 +211,8 @@ def _checked_value(validator: _Validator, section: str, key: str, value: Any, hi
     """Check a value of a section, and return it converted to its type ``hint``."""
     if hint is str:
         validator.check_type(section, key, value, str, "a string")
+        if key == "folder":
+            validator.check_path(section, key, value)
         if key == "memory" and value not in MEMORY_UNITS:
             raise ValueError(
                 f"{validator.location(section, key)}: [{section}] memory is {value!r}; "
@@ -261,6 +261,14 @@ class _Validator:
             raise ValueError(
                 f"{self.location(section, key)}: [{section}] {key} is {value!r}; "
                 f"expected {expected}"
+            )
+
+    def check_path(self, section: str, key: str, path: Any) -> None:
+        self.check_type(section, key, path, str, "a string")
+        if not path:
+            raise ValueError(
+                f"{self.location(section, key)}: [{section}] {key} is empty; "
+                "write a path, or leave the key out"
             )
 
     def location(self, section: str, key: str) -> str:
