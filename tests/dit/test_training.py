@@ -12,6 +12,7 @@ from dyt_dit import training
 from dyt_dit.diffusion import Diffusion
 from dyt_dit.latent_cache import Latents
 
+from ..learners import learner_of
 from .tiny import (
     DYT,
     NETWORK,
@@ -175,22 +176,12 @@ def test_diverged_training_is_reported(digits, tmp_path):
 
 
 def test_learner_selects_the_lowest_loss(digits, tmp_path, monkeypatch):
-    caught = []
-
-    class Stopped(Exception):
-        pass
-
-    def fit(context, config, learner, device):
-        caught.append(learner)
-        raise Stopped
-
-    monkeypatch.setattr(training, "fit", fit)
     changes = {"ema_decay": 0.9, "betas": (0.8, 0.7), "weight_decay": 0.1}
-    plain = replace(TRAINING, ema_decay=None)
-    for name, config in (("a", replace(DYT_TRAINING, **changes)), ("b", plain)):
-        with pytest.raises(Stopped):
-            trained(tmp_path / name, config, digits)
-    learner, plain = caught
+    configs = (replace(DYT_TRAINING, **changes), replace(TRAINING, ema_decay=None))
+    learner, plain = (
+        learner_of(monkeypatch, training, trained, tmp_path / str(i), config, digits)
+        for i, config in enumerate(configs)
+    )
     assert learner.selection_metric == ("loss", "lower") and learner.alphas is alphas
     assert set(alphas(learner.model)) <= set(learner.norms)
     assert learner.ema.decay == 0.9 and plain.ema is None

@@ -11,6 +11,8 @@ from dyt_hyenadna.config import FineTuning, Pretraining
 from dyt_hyenadna.network_config import HyenaNetwork
 from matched.task import Context
 
+from ..learners import learner_of
+
 ARMS = {"LN": Norm.own(), "DyT": Norm.dyt(alpha0=2.0)}
 LENGTH = 32
 TASK = "demo_human_or_worm"
@@ -58,21 +60,7 @@ def run(task, directory, config, **needs):
 
 def learner(monkeypatch, module, task, directory, config, **needs):
     """Return the learner that ``task`` passes to the training loop of ``module``."""
-
-    class Stopped(Exception):
-        pass
-
-    caught = []
-
-    def fit(context, config, learner, device):
-        caught.append(learner)
-        raise Stopped
-
-    with monkeypatch.context() as patched:
-        patched.setattr(module, "fit", fit)
-        with pytest.raises(Stopped):
-            task(context(directory, needs=needs), config)
-    return caught[0]
+    return learner_of(monkeypatch, module, task, context(directory, needs=needs), config)
 
 
 def fingerprint(directory):

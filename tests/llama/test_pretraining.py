@@ -14,6 +14,7 @@ from dyt_llama.model import build, build_on_meta, transformers_config
 from dyt_llama.token_data import Manifest, Samples, TokenStream
 from matched.training.batches import BatchLayout, EpochSampler
 
+from ..learners import learner_of
 from ..messages import refused
 from .tiny import (
     CONFIG,
@@ -129,19 +130,8 @@ class TestMetrics:
     def test_learner_has_the_lowest_validation_loss_and_what_differs(
         self, glosses_run, tmp_path, monkeypatch
     ):
-        caught = []
-
-        class Stopped(Exception):
-            pass
-
-        def fit(context, config, learner, device):
-            caught.append(learner)
-            raise Stopped
-
-        monkeypatch.setattr(pretraining, "fit", fit)
-        with pytest.raises(Stopped):
-            pretrained(tmp_path, glosses_run, replace(CONFIG, weight_decay=0.3, betas=(0.8, 0.7)))
-        (learner,) = caught
+        config = replace(CONFIG, weight_decay=0.3, betas=(0.8, 0.7))
+        learner = learner_of(monkeypatch, pretraining, pretrained, tmp_path, glosses_run, config)
         assert learner.selection_metric == ("validation_loss", "lower")
         expected = build_on_meta(NETWORK, DYT, embedding_scale=True).differing
         assert learner.norms == expected and learner.alphas is alphas

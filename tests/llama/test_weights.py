@@ -187,13 +187,11 @@ def test_weights_of_another_size_are_refused(tmp_path):
     record["network"] |= {"depth": 4, "ffn": 64}
     (folder / "norm.json").write_text(json.dumps(record))
     message = refused(weights.load, folder)
-    assert message.startswith(f"the weights in {folder} are those of another network: ")
+    # Three layers with three matrices each, and the eleven tensors of the fourth layer.
+    network = f"the weights in {folder} are those of another network: 20 keys differ, the first: "
+    assert message.startswith(network)
     assert "mlp.gate_proj.weight is (48, 32) in it and (64, 32) here" in message
-    # Three of the three layers' nine matrices, and eleven tensors of the fourth layer.
-    assert message.count("; ") == 3 and message.endswith("; and 17 more")
-    record["network"] |= {"depth": 3, "ffn": 48, "vocabulary": 301}
-    (folder / "norm.json").write_text(json.dumps(record))
-    assert "more" not in refused(weights.load, folder)
+    assert message.count("; ") == 2
 
 
 def test_weights_of_another_norm_are_refused(tmp_path):

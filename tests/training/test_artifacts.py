@@ -15,6 +15,7 @@ from matched.training.artifacts import (
     gather_state_dict,
     has_diverged,
     load_artifact,
+    mismatch_summary,
     save_arrays,
     save_artifact,
     state_dict_mismatches,
@@ -151,6 +152,12 @@ def test_state_dict_mismatches_names_every_key_that_does_not_fit():
         "only there is unknown to the model",
     ]
     assert state_dict_mismatches(own, own) == []
+
+
+def test_mismatch_summary_names_three():
+    assert mismatch_summary(["a"]) == "1 key differs: a"
+    assert mismatch_summary(["a", "b"]) == "2 keys differ, the first: a; b"
+    assert mismatch_summary(["a", "b", "c", "d"]) == "4 keys differ, the first: a; b; c"
 
 
 @pytest.mark.parametrize(

@@ -153,8 +153,8 @@ class TestLoadWeights:
         with pytest.raises(ValueError) as error:
             self.loaded(directory)
         assert str(error.value) == (
-            f"the checkpoint of {directory} does not fit: weight is (3,) in it and (1, 2) here; "
-            "bias is unknown to the model"
+            f"the checkpoint of {directory} does not fit: 2 keys differ, the first: "
+            "weight is (3,) in it and (1, 2) here; bias is unknown to the model"
         )
 
 

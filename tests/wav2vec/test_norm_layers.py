@@ -32,7 +32,11 @@ def test_analyze_records_every_norm_layer(tmp_path, prepared):
     assert 0 < outcome.metrics["linear_share"] <= 100
     wider = replace(config, network=replace(config.network, encoder_ffn_embed_dim=64))
     message = refused(norm_layers.analyze, place, wider)
-    assert message.startswith(f"the checkpoint of {training} does not fit: encoder.")
+    # Two weights and a bias per block.
+    count = 3 * config.network.encoder_layers
+    assert message.startswith(
+        f"the checkpoint of {training} does not fit: {count} keys differ, the first: encoder."
+    )
     shutil.rmtree(training / "checkpoints")
     assert refused(norm_layers.analyze, place, config) == (
         f"{training} has no intact checkpoint; run it again"

@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor
 
 from dyt_dit.model import DiffusionTransformer
-from matched.training.artifacts import load_artifact, state_dict_mismatches
+from matched.training.artifacts import load_artifact, mismatch_summary, state_dict_mismatches
 
 PAIRS = (
     ("x_embedder.proj", "transformer.pos_embed.proj"),
@@ -107,8 +107,8 @@ def load_state_dict(model: DiffusionTransformer, state: StateDict, source: str) 
     expected = to_release(model, {n: t.detach() for n, t in model.state_dict().items()})
     if mismatches := state_dict_mismatches(expected, state):
         raise ValueError(
-            f"{source} does not fit {model.network}: {len(mismatches)} keys differ, "
-            f"the first: {'; '.join(mismatches[:3])}. Nothing was loaded"
+            f"{source} does not fit {model.network}: {mismatch_summary(mismatches)}. "
+            "Nothing was loaded"
         )
     if not torch.allclose(state[POSITIONS].float(), expected[POSITIONS], atol=1e-5):
         raise ValueError(f"{source} has other positions than the sine-cosine ones of the DiT paper")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dyt_hyenadna.lightning_checkpoint import load_lightning
 from matched.data_files import refuse_pointer
-from matched.training.artifacts import load_artifact, state_dict_mismatches
+from matched.training.artifacts import load_artifact, mismatch_summary, state_dict_mismatches
 
 Layout = Literal["lightning", "lightning-checkpointed", "huggingface"]
 StateDict = Mapping[str, Tensor]
@@ -159,8 +159,7 @@ def refuse_mismatches(model: nn.Module, mismatches: Sequence[str], source: str) 
     if mismatches:
         raise ValueError(
             f"{source} is of another architecture than this {type(model).__name__}: "
-            f"{len(mismatches)} keys differ, the first: {'; '.join(mismatches[:3])}. "
-            "Nothing was loaded"
+            f"{mismatch_summary(mismatches)}. Nothing was loaded"
         )
 
 

@@ -33,7 +33,7 @@ from dyt_llama.token_data import FOLDER as TOKENS
 from dyt_llama.token_data import TOKENIZER, Manifest
 from matched.files import read_json
 from matched.task import Context
-from matched.training.artifacts import state_dict_mismatches
+from matched.training.artifacts import mismatch_summary, state_dict_mismatches
 from matched.training.distributed import on_rank0
 
 FOLDER = "weights"
@@ -41,8 +41,6 @@ NORM_FILE = "norm.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 MAX_FILE_BYTES = 5 * 10**9
 """Of one .safetensors file, as transformers divides them."""
-MAX_NAMED = 3
-"""Differences that an error message names."""
 
 
 def save(context: Context, model: Llama, config: Pretraining, manifest: Manifest) -> None:
@@ -216,10 +214,10 @@ def load_tensors(model: Llama, folder: Path, stem: str = "model") -> None:
     with torch.device("meta"):
         shapes = {name: torch.empty(shape) for name, shape in _shapes(folder, stem)}
     state = model.state_dict()
-    if differences := state_dict_mismatches(state, shapes):
-        more = len(differences) - MAX_NAMED
-        named = "; ".join(differences[:MAX_NAMED]) + (f"; and {more} more" if more > 0 else "")
-        raise ValueError(f"the weights in {folder} are those of another network: {named}")
+    if mismatches := state_dict_mismatches(state, shapes):
+        raise ValueError(
+            f"the weights in {folder} are those of another network: {mismatch_summary(mismatches)}"
+        )
     # One by one, so that the memory holds the network once.
     for name, tensor in _tensors(folder, stem):
         state[name].copy_(tensor)

@@ -17,6 +17,7 @@ from matched.task import Context
 from matched.training.artifacts import (
     gather_state_dict,
     load_artifact,
+    mismatch_summary,
     save_artifact,
     state_dict_mismatches,
 )
@@ -134,8 +135,8 @@ def _load(
     loaded = {name: tensor for name, tensor in state.items() if used(name)}
     if mismatches := state_dict_mismatches(expected, loaded):
         raise ValueError(
-            f"{source} is of another architecture than {type(model).__name__}: {len(mismatches)} "
-            f"keys differ, the first: {'; '.join(mismatches[:3])}. Nothing was loaded"
+            f"{source} is of another architecture than {type(model).__name__}: "
+            f"{mismatch_summary(mismatches)}. Nothing was loaded"
         )
     model.load_state_dict(loaded, strict=False)
     return tuple(loaded)

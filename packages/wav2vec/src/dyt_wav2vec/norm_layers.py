@@ -21,7 +21,7 @@ from dyt_wav2vec.evaluation import validation_batches
 from dyt_wav2vec.pretraining import PretrainingRun, quiet_fairseq, write_manifest
 from matched.task import Context, Outcome
 from matched.training import checkpoint, released_weights, reseed
-from matched.training.artifacts import state_dict_mismatches
+from matched.training.artifacts import mismatch_summary, state_dict_mismatches
 from matched.training.distributed import on_rank0
 from matched.training.norm_layer_files import Analysis, analyze_trained
 
@@ -44,7 +44,9 @@ def _analysis(
         run.build()
         weights = _trained_weights(trained)
         if mismatches := state_dict_mismatches(run.model.state_dict(), weights):
-            raise ValueError(f"the checkpoint of {trained} does not fit: {'; '.join(mismatches)}")
+            raise ValueError(
+                f"the checkpoint of {trained} does not fit: {mismatch_summary(mismatches)}"
+            )
         model = run.trainer.get_model()
         model.load_state_dict(weights)
         model.eval()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,13 @@ def state_dict_mismatches(own: Mapping[str, Tensor], loaded: Mapping[str, Tensor
                 f"{name} is {tuple(found.shape)} in it and {tuple(expected.shape)} here"
             )
     return mismatches
+
+
+def mismatch_summary(mismatches: Sequence[str]) -> str:
+    """Return how many keys differ, and the first three, for an error message."""
+    if len(mismatches) == 1:
+        return f"1 key differs: {mismatches[0]}"
+    return f"{len(mismatches)} keys differ, the first: {'; '.join(mismatches[:3])}"
 
 
 def has_diverged(directory: Path) -> bool:

@@ -26,7 +26,7 @@ from torch import nn
 from matched.errors import one_line
 from matched.files import atomic_write
 from matched.training import released_weights, sharded_checkpoint
-from matched.training.artifacts import state_dict_mismatches
+from matched.training.artifacts import mismatch_summary, state_dict_mismatches
 from matched.training.checksums import verify_checksums
 from matched.training.distributed import all_gather_objects, on_rank0, raise_on_all_ranks
 from matched.training.training_state import TensorLayout, TrainingState
@@ -182,7 +182,9 @@ def load_weights(model: nn.Module, directory: Path) -> None:
             if name.startswith(prefix)
         }
     if mismatches := state_dict_mismatches(model.state_dict(), weights):
-        raise ValueError(f"the checkpoint of {directory} does not fit: {'; '.join(mismatches)}")
+        raise ValueError(
+            f"the checkpoint of {directory} does not fit: {mismatch_summary(mismatches)}"
+        )
     model.load_state_dict(weights)
 
 

@@ -12,7 +12,12 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from matched.task import Context, Outcome
-from matched.training.artifacts import load_artifact, save_artifact, state_dict_mismatches
+from matched.training.artifacts import (
+    load_artifact,
+    mismatch_summary,
+    save_artifact,
+    state_dict_mismatches,
+)
 from matched.training.fingerprint import batch_digest
 
 FILE = "weights.pth"
@@ -30,9 +35,8 @@ def import_state(
     """
     if mismatches := state_dict_mismatches(model.state_dict(), state):
         raise ValueError(
-            f"{source} is of another architecture than {type(model).__name__}: {len(mismatches)} "
-            f"keys differ, the first: {'; '.join(mismatches[:3])}; name the weights of this "
-            "network in site.toml"
+            f"{source} is of another architecture than {type(model).__name__}: "
+            f"{mismatch_summary(mismatches)}; name the weights of this network in site.toml"
         )
     # In the network's order: that of the file depends on its format.
     ordered = {name: state[name] for name in model.state_dict()}

@@ -1,4 +1,4 @@
-"""Parts of the status of jobs: Slurm's states, commands and cache, records, and heartbeats."""
+"""Status of jobs: Slurm's states, commands and cache, records, and heartbeats."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""Parts of the live progress: events, numbers, and the line for all runs."""
+"""Live progress: events, numbers, and the line for all runs."""
 
 import io
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""Parts of the output of commands: sizes, processes, requests, hours, and progress of runs."""
+"""Output of commands: sizes, processes, requests, hours, and progress of runs."""
 
 import io
 import logging

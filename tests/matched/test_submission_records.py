@@ -1,4 +1,4 @@
-"""Parts of a submission: the command of a job's Python, records of jobs, and Slurm's messages."""
+"""Submission: the command of a job's Python, records of jobs, and Slurm's messages."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""Parts of provenance: versions and hardware, git's environment and errors, files that are kept."""
+"""Provenance: versions and hardware, git's environment and errors, files that are kept."""
 
 import os
 import platform

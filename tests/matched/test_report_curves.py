@@ -1,4 +1,4 @@
-"""Parts of the report: thinned curves, the axes of a chart, and the formats of the summary."""
+"""Report: thinned curves, the axes of a chart, and the formats of the summary."""
 
 import json
 import math
