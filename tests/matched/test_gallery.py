@@ -283,6 +283,9 @@ def test_the_folder_is_deleted_with_its_last_picture(one_row):
     finish(one_row, DYT, picture=None)
     _, lines = table(one_row)
     assert lines == [] and not folder(one_row).exists()
+    folder(one_row).mkdir()
+    table(one_row)
+    assert folder(one_row).exists(), "an empty folder without copies is somebody else's"
 
 
 def test_table_is_printed_if_pictures_cannot_be_copied(one_row, read_only):

@@ -21,6 +21,20 @@ def test_feistel_permutation_is_a_permutation(size):
     assert np.array_equal(np.sort(whole(size, 0)), np.arange(size))
 
 
+@pytest.mark.parametrize(
+    ("size", "images"),
+    [
+        (5, [0, 2, 4, 3, 1]),
+        (8, [0, 2, 6, 3, 1, 5, 7, 4]),
+        (9, [8, 5, 2, 6, 3, 7, 4, 1, 0]),
+        (15, [9, 5, 2, 6, 11, 7, 12, 1, 13, 10, 14, 3, 4, 0, 8]),
+    ],
+)
+def test_feistel_permutation_is_stable(size, images):
+    """Computed by a second implementation in Python's integers, at the edges of powers of two."""
+    assert whole(size, 3).tolist() == images
+
+
 def test_feistel_permutation_depends_on_every_part_of_its_address():
     permutations = [whole(1000, *address) for address in ((0, 0), (0, 1), (1, 0))]
     for one, other in ((0, 1), (0, 2), (1, 2)):
