@@ -6,6 +6,7 @@ dyt_caduceus → dyt_hyenadna.
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Set
@@ -198,12 +199,65 @@ def flaw(path: Path) -> str:
     return "the first line is long" if len(docstring.splitlines()[0]) > 100 else ""
 
 
+def texts_without_encoding(text: str) -> list[int]:
+    """Return the lines of calls that read or write text in the encoding of the user's locale."""
+    found: list[int] = []
+    if not re.search(r"\bopen\(|\.(read|write)_text\(", text):
+        return found  # parsing takes longer
+    for node in ast.walk(ast.parse(text)):
+        match node:
+            case ast.Call(func=ast.Name(id="open"), args=[_]):
+                mode = "r"
+            case ast.Call(func=ast.Name(id="open"), args=[_, ast.Constant(value=str(mode)), *_]):
+                pass
+            case ast.Call(func=ast.Attribute(attr="open" | "read_text"), args=[]):
+                mode = "r"
+            case ast.Call(func=ast.Attribute(attr="write_text"), args=[_]):
+                mode = "w"
+            case ast.Call(func=ast.Attribute(attr="open"), args=[ast.Constant(value=str(mode))]):
+                pass
+            case _:
+                continue
+        if "b" not in mode and all(keyword.arg != "encoding" for keyword in node.keywords):
+            found.append(node.lineno)
+    return found
+
+
+def test_text_files_are_read_and_written_as_utf8():
+    check_all({p: texts_without_encoding(p.read_text(encoding="utf-8")) for p in SOURCES})
+
+
+def test_texts_without_encoding_finds_every_form():
+    text = """
+open(a)
+open(a, "w", newline="")
+b.open()
+b.open("a", 1)
+b.open("a", newline="")
+b.read_text(errors="replace")
+b.write_text("c")
+"""
+    assert texts_without_encoding(text) == [2, 3, 4, 6, 7, 8]
+    text = """
+open(a, encoding="utf-8")
+open(a, "rb")
+b.open("wb")
+b.open("w", encoding="utf-8")
+b.open(c)
+archive.open("c", "w")
+b.read_text(encoding="utf-8")
+distribution.read_text("METADATA")
+write_text(b, "c")
+"""
+    assert texts_without_encoding(text) == []
+
+
 def test_modules_log_to_the_logger_that_runs_write_to_their_files():
     """Another one's messages are missing in a run's log, and those below a warning everywhere."""
     loggers = {
         module_name(path): node.value
         for path in SOURCES
-        for node in ast.parse(path.read_text()).body
+        for node in parse(path).body
         if isinstance(node, ast.Assign) and "getLogger" in ast.unparse(node.value)
     }
     assert len(loggers) > 30

@@ -9,7 +9,10 @@ WHERE = "3f2a.4026531836"
 
 @pytest.fixture
 def proc(tmp_path, monkeypatch):
-    """A /proc with the processes 7 (sleeping since tick 500) and 8 (a zombie since 600)."""
+    """A /proc with the processes 7 (sleeping since tick 500) and 8 (a zombie since 600).
+
+    Their names, which the kernel cuts to 15 bytes, end within a character.
+    """
     boot = tmp_path / "sys/kernel/random"
     boot.mkdir(parents=True)
     (boot / "boot_id").write_text("3f2a\n")
@@ -19,8 +22,9 @@ def proc(tmp_path, monkeypatch):
         (tmp_path / str(pid)).mkdir()
         # Field 22 is the start; the name in parentheses may have spaces and parentheses.
         fields = " ".join(map(str, range(4, 22)))
-        text = f"{pid} (a) name) {state} {fields} {start} 23 24\n"
-        (tmp_path / str(pid) / "stat").write_text(text)
+        text = b"%d (a) name of an \xc3) %b %b %d 23 24\n"
+        stat = text % (pid, state.encode(), fields.encode(), start)
+        (tmp_path / str(pid) / "stat").write_bytes(stat)
     monkeypatch.setattr(process_identity, "PROC", tmp_path)
     return tmp_path
 

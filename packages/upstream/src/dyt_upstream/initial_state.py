@@ -84,5 +84,6 @@ class _Recorder:
         if last and self.module_handle is not None:
             self.module_handle.remove()  # forward passes are as fast as without it from here on
         partial = self.file.with_name(f"{self.file.name}.partial")
-        partial.write_text(json.dumps({"weights": self.weights, "batches": self.batches}))
+        content = {"weights": self.weights, "batches": self.batches}
+        partial.write_text(json.dumps(content), encoding="utf-8")
         os.replace(partial, self.file)

@@ -16,7 +16,7 @@ PROC = Path("/proc")
 def namespace() -> str:
     """Return an id of the running kernel and the PID namespace of this process, or ""."""
     try:
-        boot = (PROC / "sys/kernel/random/boot_id").read_text().strip()
+        boot = (PROC / "sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return f"{boot}.{os.readlink(PROC / 'self/ns/pid').strip('pid:[]')}"
     except OSError:
         return ""
@@ -57,7 +57,9 @@ def is_running(pid: int, process: str) -> bool | None:
 def _stat(pid: int) -> tuple[str, int] | None:
     """Return state letter and start time of a process; None if it is gone or hidden."""
     try:
-        fields = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+        stat = (PROC / str(pid) / "stat").read_bytes()
     except OSError:
         return None
+    # The name, in parentheses, is cut to 15 bytes, perhaps within a character.
+    fields = stat.rpartition(b")")[2].decode().split()
     return fields[0], int(fields[19])

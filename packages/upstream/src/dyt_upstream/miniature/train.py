@@ -119,7 +119,7 @@ def main():
                 digits = torch.cartesian_prod(*[torch.arange(10)] * 3)
                 correct = (ema(digits).argmax(1) == digits.sum(1) % 10).double().mean().item()
             line = {"epoch": epoch, "train_loss": total / args.steps, "test_acc": 100 * correct}
-            with open(os.path.join(args.output, "log.txt"), "a") as file:
+            with open(os.path.join(args.output, "log.txt"), "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
             print(line, flush=True)
             state = {"model": model.state_dict(), "ema": ema.state_dict()}
