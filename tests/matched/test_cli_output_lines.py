@@ -92,6 +92,20 @@ def test_hours_by_stage_are_of_gpus_or_cores(gpu_hours, columns, last):
     assert list(grid.columns[0].cells) == ["encode", "train", slurm_summary.total(stages).name]
 
 
+def test_grid_has_a_rule_below_the_header_and_spaces_between_columns():
+    stage = Stage(name="train", runs=2, jobs=1, gpu_hours=8.0, core_hours=0.0)
+    console = Console(file=io.StringIO(), width=60)
+    console.print(_hours_by_stage([stage]))
+    assert console.file.getvalue().splitlines() == [
+        "                                   ",
+        "  stage   runs   jobs   GPU-hours  ",
+        " ───────────────────────────────── ",
+        "  train   2      1      8.0        ",
+        "  table   2      1      8.0        ",
+        "                                   ",
+    ]
+
+
 # --- progress of runs in the foreground
 
 

@@ -19,6 +19,7 @@ from matched import (
     config,
     data,
     data_files,
+    entries,
     export,
     figure,
     files,
@@ -27,7 +28,18 @@ from matched import (
     job_runner,
     job_status,
     lease,
+    planning,
+    recipes,
+    run,
+    run_execution,
+    search,
+    status,
+    submission,
+    table,
+    task,
 )
+from matched.report import svg, verdicts, write_report
+from matched.report.collect import collect
 from matched.site import Local, Runs, Slurm
 
 EXAMPLE = Path(__file__).parents[2] / "site.example.toml"
@@ -141,13 +153,37 @@ DEFAULTS = {
     claims.Constant: {**SEARCHED, "factor": 2.5},  # one step of the values that searches try
     claims.Claim: {"missing": ""},
     data.DataSource: {"check": None, "survey": None, "package": "", "refusal": ""},
+    entries.Entry: {"search": None},
     figure.Source: {"arms": (), "need": ""},
     figure.NormShapes: {"layers": 4},
     figure.AlphaDuringTraining: {"depths": (0.25, 0.75)},
     figure.BestAlpha0: {"width": "network.width", "metric": "alpha0"},
     job_packing.PackedJob: {"after": (), "after_ids": ()},
     job_runner.JobRunner: {"gpus": None, "minutes": None},
-}
+    recipes.Recipe: {"extra_arms": (), "python_path": ()},
+    search.Search: {"original": None, "minutes": None, "cpu_minutes": None},
+    status.JobId: {"host": "", "identity": ""},
+    status.JobRecord: {"submission": "", "cancelled": ""},
+    status.JobStatus: {"detail": ""},
+    status.Failure: {"kind": status.FailureKind.ERROR, "token": "", "root_run": ""},
+    status.RunStatus: {
+        "failure": None, "damage": "", "result": None, "progress": None, "job": None,
+        "job_status": status.JobStatus(state=None), "started": False,
+    },
+    status.ExecutionResult: {"reason": ""},
+    table.Metric: {"unit": ""},
+    table.Arm: {"norm": None},
+    table.Scale: {"note": "", "metrics": (), "arm_norms": None},
+    table.Cell: {"value": ""},
+    table.Table: {"title": ""},
+    task.Context: {  # one process without data-loading processes, and Runs and Resources
+        "rank": 0, "world_size": 1, "local_rank": 0, "threads": 1, "num_workers": 0,
+        "checkpoint_steps": 500, "checkpoint_minutes": 10, "async_checkpoints": False,
+        "shard": False, "shard_degree": 0, "check_ownership": task.Context.check_ownership,
+    },
+    task.Outcome: {"diverged": False},
+    verdicts.Part: {"more_seeds": None, "at_least": False},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", DEFAULTS, ids=lambda kind: kind.__name__)
@@ -161,9 +197,20 @@ DEFAULTS_OF_ARGUMENTS = {
     data_files.refuse_pointers: {"most": 1000},
     formatting.format_number: {"reference": None},
     job_status.job_statuses: {"queue": None, "finished": ()},
+    planning.make_plan: {"only": None},
+    planning.Plan.refreshed: {"queue": None},
+    recipes.Recipe.label: {"scale": None},
+    run.json_value: {"path": "config", "ints_as_floats": False},
+    run.derive_run: {"seed": None},
+    run_execution.execute: {"shard": False, "shard_degree": 0, "code": None},
+    submission.submit: {"snapshot": False},
+    write_report: {"arms": (), "changes": (), "page": True},
+    collect: {"scale": None, "names": (), "arms": (), "changes": (), "pictures": None},
+    svg.line_chart: {"points": False},
+    svg.ticks: {"count": 4, "whole": False},
 }
 
 
-@pytest.mark.parametrize("function", DEFAULTS_OF_ARGUMENTS, ids=lambda function: function.__name__)
+@pytest.mark.parametrize("function", DEFAULTS_OF_ARGUMENTS, ids=lambda f: f.__qualname__)
 def test_defaults_of_arguments(function):
     assert defaults_of_arguments(function) == DEFAULTS_OF_ARGUMENTS[function]

@@ -200,14 +200,15 @@ def test_log_of_a_block_is_appended_with_times(tmp_path):
         with run_execution._logging_to(path):
             assert log.level == logging.INFO
             handler = log.handlers[-1]
-            log.info("%s attempt", word)
+            assert handler.encoding == "utf-8", "of every locale"
+            log.info("%s attempt: α", word)
             log.debug("not recorded")
         log.info("after the attempt")
         assert handler.stream is None, "closed"
     lines = path.read_text(encoding="utf-8").splitlines()
     assert [re.sub(r"[\d-]+ [\d:,]+ ", "TIME ", line) for line in lines] == [
-        "TIME INFO first attempt",
-        "TIME INFO second attempt",
+        "TIME INFO first attempt: α",
+        "TIME INFO second attempt: α",
     ]
     with run_execution._logging_to(None):  # of other ranks than 0
         log.info("printed by the job")

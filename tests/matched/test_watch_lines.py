@@ -59,7 +59,7 @@ def picture(runs, rows=10, seconds=60.0):
     plan = SimpleNamespace(runs=runs, unfinished=unfinished)
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(watch._picture(plan, rows, seconds))
-    return [" ".join(line.split()) for line in console.export_text().splitlines()]
+    return [line.rstrip() for line in console.export_text().splitlines()]
 
 
 def test_picture_counts_states_and_estimates_the_time_left():
@@ -72,14 +72,13 @@ def test_picture_counts_states_and_estimates_the_time_left():
         planned(State.FAILED, "two", reason="no memory"),
         planned(State.NEW),
     ]
-    first, second, last = picture(runs, seconds=600.0)
-    assert first.startswith("one") and first.endswith("50 steps loss 0.25")
-    assert second == "two failed no memory"
-    # Half of seven runs in ten minutes.
-    assert last.endswith(
-        "3 of 7 runs finished (1 new, 1 queued, 1 running, 1 failed, 1 diverged, 2 done), "
-        "about 10 min left"
-    )
+    assert picture(runs, seconds=600.0) == [
+        f"one  {'━' * 15:30}  50 steps  loss 0.25",
+        f"two  {'failed':30}  no memory",
+        # Half of seven runs in ten minutes.
+        f"{'━' * 20:40}  3 of 7 runs finished "
+        "(1 new, 1 queued, 1 running, 1 failed, 1 diverged, 2 done), about 10 min left",
+    ]
 
 
 @pytest.mark.parametrize(
