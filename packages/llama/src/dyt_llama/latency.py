@@ -81,7 +81,10 @@ def measure(context: Context, config: Latency) -> Outcome:
         )
     measured = time_variants(config, threads=context.threads, progress=context.write_progress)
     rows = quantiles(measured.times)
-    with context.atomic_write("latency.csv") as path, path.open("w", encoding="utf-8", newline="") as file:
+    with (
+        context.atomic_write("latency.csv") as path,
+        path.open("w", encoding="utf-8", newline="") as file,
+    ):
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
