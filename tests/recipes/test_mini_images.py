@@ -1,5 +1,6 @@
 """The vision tables at mini scale: α0 by width, shared runs, minutes, networks of each set."""
 
+from collections import Counter
 from pathlib import Path
 from unittest import mock
 
@@ -13,10 +14,19 @@ from matched.site import Site
 from matched.table import runs_with_needs
 
 ROOT = Path(__file__).parents[2]
-TABLES = (
-    "table1", "table2", "table8", "table9", "table10", "table15",
-    "iclr-table1", "iclr-table2", "iclr-table8", "iclr-table11",
-)  # fmt: skip
+TABLES = {
+    "table1": {(2, 8): 20, (2, 11): 10, (2, 15): 10},
+    "table2": {(2, 5): 24, (4, 10): 6, (4, 17): 6, (4, 19): 12},
+    "table8": {(2, 4): 20, (2, 8): 20},
+    "table9": {(2, 8): 30},
+    "table10": {(2, 5): 30, (2, 8): 15, (2, 15): 15, (4, 10): 15, (4, 17): 15},
+    "table15": {(2, 4): 20},
+    "iclr-table1": {(2, 7): 10, (2, 8): 20, (2, 11): 10, (2, 15): 10},
+    "iclr-table2": {(2, 5): 24, (4, 10): 6, (4, 17): 6, (4, 19): 12},
+    "iclr-table8": {(2, 4): 40},
+    "iclr-table11": {(2, 4): 30, (2, 8): 15},
+}
+"""Table → minutes that its runs ask for, on a GPU and on a core → number of such runs."""
 FOLDERS = ("cifar100", "tiny-imagenet")
 
 
@@ -63,9 +73,11 @@ def test_mini_runs_take_under_20_minutes_on_a_core(loaded, table, tmp_path):
     recipe = loaded[table]
     plan = planning.make_plan(recipe, scale, Site(file=tmp_path / "site.toml"))
     assert {planned.resources.gpus for planned in plan.runs} == {1}
-    for planned in plan.on_cluster("local").runs:
+    pairs = list(zip(plan.runs, plan.on_cluster("local").runs, strict=True))
+    for _, planned in pairs:
         assert (planned.resources.gpus, planned.resources.cpus) == (0, 1)
         assert 0 < planned.resources.minutes < 20
+    assert Counter(tuple(p.resources.minutes for p in pair) for pair in pairs) == TABLES[table]
 
 
 def test_mini_scale_on_a_folder_fits_networks_to_it(loaded):

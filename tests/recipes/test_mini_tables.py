@@ -1,5 +1,6 @@
 """Language, image generation and speech at mini scale: shared runs, sizes, minutes, hours."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,20 @@ from matched.table import runs_with_needs
 
 ROOT = Path(__file__).parents[2]
 DATA_SIZE = str(ROOT / "recipes/data_size.py")
-TABLES = (
-    "table3", "table4", "table5", "table11", "table12",
-    "iclr-table3", "iclr-table4", "iclr-table5", "iclr-table7", "iclr-table10",
-    DATA_SIZE,
-)  # fmt: skip
+MINUTES = {
+    "table3": {(1, 1): 3, (2, 1): 30, (2, 4): 6, (4, 3): 6, (4, 8): 6, (4, 16): 6},
+    "table4": {(1, 2): 42, (1, 4): 21, (1, 7): 21, (2, 2): 1},
+    "table5": {(1, 1): 1, (5, 9): 6, (6, 12): 6},
+    "table11": {(1, 2): 36, (1, 4): 18, (1, 7): 18, (2, 2): 1},
+    "table12": {(1, 2): 54, (1, 3): 18, (1, 4): 18, (1, 7): 18, (2, 2): 1},
+    "iclr-table3": {(1, 1): 3, (2, 1): 18, (2, 4): 6, (4, 3): 6, (4, 16): 6},
+    "iclr-table4": {(1, 2): 30, (2, 2): 1},
+    "iclr-table5": {(1, 1): 1, (5, 9): 12},
+    "iclr-table7": {(1, 2): 36, (1, 3): 12, (1, 4): 12, (1, 7): 12, (2, 2): 1},
+    "iclr-table10": {(1, 2): 72, (1, 4): 12, (2, 2): 1},
+    DATA_SIZE: {(1, 2): 6, (1, 4): 6, (1, 13): 24, (2, 2): 1},
+}
+"""Table → minutes that its runs ask for, on a GPU and on a core → number of such runs."""
 
 
 @pytest.fixture(autouse=True)
@@ -35,16 +45,18 @@ def runs(name, *arms):
     return {cell.run for cell in cells(name) if not arms or cell.arm in arms}
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", MINUTES)
 def test_mini_runs_take_under_20_minutes_on_a_core(name, tmp_path):
     recipe = recipes.load(name)
     scale = recipe.scale("mini")
     assert 3 <= len(scale.seeds) <= 8 and 100 not in scale.seeds
     plan = planning.make_plan(recipe, scale, Site(file=tmp_path / "site.toml"))
     assert {planned.resources.gpus for planned in plan.runs if planned.cells} == {1}
-    for planned in plan.on_cluster("local").runs:
+    pairs = list(zip(plan.runs, plan.on_cluster("local").runs, strict=True))
+    for _, planned in pairs:
         assert (planned.resources.gpus, planned.resources.cpus) == (0, 1)
         assert 0 < planned.resources.minutes < 20
+    assert Counter(tuple(p.resources.minutes for p in pair) for pair in pairs) == MINUTES[name]
 
 
 def test_mini_searches_try_four_alpha0_in_three_widths_and_two_depths():
