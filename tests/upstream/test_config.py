@@ -17,6 +17,7 @@ from dyt_upstream.records import (
 )
 from dyt_upstream.upstreams import UPSTREAMS
 from matched import recipes
+from matched.table import runs_with_needs
 
 from ..config_checks import defaults_of, refusal
 
@@ -107,6 +108,79 @@ def test_official_recipe_has_scripts_for_both_arms(page):
             assert dyt.run.config.norm != Norm.own()
             assert ln.run.config.command == dyt.run.config.command
             assert set(recipe.table.labels) >= {ln.row}
+
+
+OFFICIAL = {
+    "official_table02": {
+        "mae_vit_b/pretrained": (64, 800, 48),
+        "mae_vit_b": (32, 100, 12),
+        "mae_vit_l/pretrained": (64, 800, 48),
+        "mae_vit_l": (32, 50, 12),
+        "dino_b16": (32, 400, 96),
+        "dino_b8": (176, 300, 96),
+    },
+    "official_table03": dict.fromkeys(("dit_b4", "dit_l4", "dit_xl2"), (8, 400_320, 60)),
+    "official_table05": {
+        "wav2vec2_base": (64, 400_000, 40),
+        "wav2vec2_large": (128, 250_000, 56),
+    },
+    "official_table06": {"hyenadna": (8, 10_000, 24), "caduceus": (8, 50_000, 24)},
+}
+"""Recipe → script → its processes, its epochs or steps, and the hours that it asks for."""
+
+
+def scripts(page):
+    """Place → (config, resources) of a recipe's scripts at paper scale."""
+    recipe = recipes.load(str(page))
+    scale = recipe.scale("paper")
+    return {
+        place: (run.config, scale.resource_overrides.get(place, scale.resources))
+        for cell in recipe.table.cells(scale)
+        for place, run in runs_with_needs(cell.run, cell.row)
+        if isinstance(run.config, Script)
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_official_recipe_asks_for_the_processes_and_hours_of_its_scripts(page):
+    found = {
+        place: (config.processes, config.total, resources.minutes / 60)
+        for place, (config, resources) in scripts(page).items()
+    }
+    assert found == OFFICIAL[page.stem]
+    for config, resources in scripts(page).values():
+        assert config.processes == resources.gpus
+
+
+def difference(one, other):
+    """Words of a script's command that another script of as many words has not at their place."""
+    return [a for a, b in zip(one.command, other.command, strict=True) if a != b]
+
+
+def test_official_large_networks_differ_from_base_as_their_readmes_say():
+    """FINETUNE.md of MAE, and the published arguments of DINO."""
+    found = {place: config for place, (config, _) in scripts(PAGES[0]).items()}
+    tune_l = difference(found["mae_vit_l"], found["mae_vit_b"])
+    assert tune_l == ["vit_large_patch16", "50", "1e-3", "0.75", "0.2"]
+    pretrain_l = difference(found["mae_vit_l/pretrained"], found["mae_vit_b/pretrained"])
+    assert pretrain_l == ["mae_vit_large_patch16"]
+    b8 = difference(found["dino_b8"], found["dino_b16"])
+    assert b8 == ["8", "300", "6", "0.0005", "0.03", "3.0"]
+
+
+def test_official_batches_of_table_6_have_a_million_bases():
+    found = {
+        place: {w.partition("=")[0]: w.partition("=")[2] for w in config.command}
+        for place, (config, _) in scripts(PAGES[-1]).items()
+    }
+    sizes = ("max_length", "batch_size")
+    for row, length, batch, global_batch, interval in (
+        ("hyenadna", "1024", "128", "1024", "2000"),
+        ("caduceus", "131072", "1", "8", "10000"),
+    ):
+        assert [found[row][f"dataset.{name}"] for name in sizes] == [length, batch]
+        assert found[row]["train.global_batch_size"] == global_batch
+        assert found[row]["+trainer.val_check_interval"] == interval
 
 
 def test_json_lines_parser_joins_repeated_steps(tmp_path):
