@@ -103,8 +103,18 @@ def test_mini_tables_share_runs_with_others(first, arms, second, count):
 
 
 def test_mini_speech_shares_the_post_norm_network():
-    shared = runs("iclr-table5") & runs("table5")
-    assert {run.config.network.layer_norm_first for run in shared} == {False} and len(shared) == 2
+    networks = {
+        f"{table}/{cell.row}": cell.run.config.network
+        for table in ("table5", "iclr-table5")
+        for cell in cells(table)
+    }
+    assert {row: (n.encoder_layers, n.layer_norm_first) for row, n in networks.items()} == {
+        "table5/wav2vec2_base": (4, False),
+        "table5/wav2vec2_large": (6, True),
+        "iclr-table5/wav2vec2_base_prenorm": (4, True),
+        "iclr-table5/wav2vec2_base_postnorm": (4, False),
+    }
+    assert len(runs("iclr-table5") & runs("table5")) == 2
     shared = runs(DATA_SIZE) & (runs("table4") | runs("iclr-table7"))
     assert len(shared) == 2, "one million tokens, once"
 
