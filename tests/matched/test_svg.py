@@ -3,6 +3,8 @@
 import math
 from pathlib import Path
 
+import pytest
+
 from matched.report import svg
 from matched.report.svg import Series, line_chart
 
@@ -69,3 +71,47 @@ def test_chart_without_finite_values_has_empty_axes():
 def test_style_sheet_has_a_class_for_each_style():
     style = (Path(svg.__file__).parent / "templates" / "style.css").read_text(encoding="utf-8")
     assert [f".arm{index} {{" in style for index in range(svg.STYLES + 1)] == [True] * 6 + [False]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected", "whole"),
+    [
+        (0, 1, [0, 0.25, 0.5, 0.75, 1], [0, 1]),
+        (-0.3, 1.1, [0, 0.5, 1], [0, 1]),
+        (2.9, 3.1, [2.9, 2.95, 3, 3.05, 3.1], [3]),
+        (0.001, 0.0049, [0.001, 0.002, 0.003, 0.004], []),
+        (0, 7, [0, 2, 4, 6], [0, 2, 4, 6]),
+        (0, 10, [0, 2.5, 5, 7.5, 10], [0, 3, 6, 9]),
+        (0, 19.99, [0, 5, 10, 15], [0, 5, 10, 15]),
+        (0, 20.02, [0, 5, 10, 15, 20], [0, 5, 10, 15, 20]),  # within a thousandth of 5
+        (0, 20.08, [0, 10, 20], [0, 10, 20]),
+        (10_000, 33_000, [10_000, 20_000, 30_000], [10_000, 20_000, 30_000]),
+        (7, 7, [7], [7]),
+        (7, 4, [7], [7]),
+    ],
+)
+def test_ticks_are_about_four_round_numbers(low, high, expected, whole):
+    assert svg.ticks(low, high) == pytest.approx(expected)
+    assert svg.ticks(low, high, whole=True) == whole
+
+
+def test_ticks_may_be_more_or_fewer():
+    assert svg.ticks(0, 6, 2) == [0, 5]
+    assert svg.ticks(0, 6, 12) == pytest.approx([n / 2 for n in range(13)])
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (1500, "1500"),
+        (-9999, "−9999"),
+        (10_000, "10k"),
+        (-12_345, "−12.345k"),
+        (0.25, "0.25"),
+        (0.123456, "0.1235"),
+        (-1e-7, "−1e−07"),
+    ],
+)
+def test_number_of_a_tick_is_short(value, text):
+    assert svg.number(value) == text
