@@ -64,6 +64,9 @@ def test_git_gets_no_variables_that_change_its_output(monkeypatch, tmp_path):
             },
         )
     ]
+    provenance._git(tmp_path, "status")
+    assert calls[1][1]["input"] == b""
+    assert calls[1][1]["env"] == {"HOME": "x", "GIT_SSH": "x", "LC_ALL": "C"}
 
 
 GIT_VARIABLES = (
