@@ -337,6 +337,13 @@ def test_damage_names_the_file_and_what_is_wrong(one_row, name, content, fault):
     assert directory.status({}) == RunStatus(state=State.DAMAGED, damage=damage)
 
 
+def test_unfinished_run_with_the_config_of_another_is_damaged(directory):
+    write_json(directory / "config.json", {"signature": directory.run.signature, "task": "other"})
+    damage = f"{directory / 'config.json'} does not describe run {directory.run.signature}"
+    assert directory.finished_status() is None
+    assert directory.status({}) == RunStatus(state=State.DAMAGED, damage=damage)
+
+
 def test_retry_sets_damaged_files_aside_and_computes_again(one_row):
     directory = one_row.finish("small.LN.0", top1=99.0)
     for name in ("result.json", "job.json"):
