@@ -208,5 +208,12 @@ def test_export_without_tensorboard_says_how_to_install_it(one_row, monkeypatch)
     assert not folder.exists()
 
 
+def test_tensorboard_writer_is_that_of_the_package(monkeypatch):
+    package = SimpleNamespace(Writer=FakeWriter)
+    monkeypatch.setitem(sys.modules, "tensorboard", SimpleNamespace(summary=package))
+    monkeypatch.setitem(sys.modules, "tensorboard.summary", package)
+    assert export.tensorboard_writer() is FakeWriter
+
+
 def test_export_needs_a_folder(one_row):
     assert "--tensorboard" in one_row.mistake("export", "table1")

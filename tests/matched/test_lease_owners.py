@@ -31,6 +31,13 @@ def test_owner_without_a_record_is_unknown(folder):
     assert lease.owner(path.parent) is None, "a file has no owners"
 
 
+def test_owner_replaced_while_it_is_read_is_unknown(folder, monkeypatch):
+    """Its file was listed, and deleted by the next owner."""
+    monkeypatch.setattr(lease, "_newest", lambda owners: owners / "000003.json")
+    assert lease.owner(folder) is None
+    assert lease.seconds_since_beat(folder, 1060.0) == 1060
+
+
 def job_record_of(path):
     return lease.JobRecord.from_json(json.loads(path.read_text(encoding="utf-8")))
 

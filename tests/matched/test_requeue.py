@@ -232,8 +232,13 @@ def test_only_rank_0_requeues_a_preempted_job(one_row, monkeypatch, rank, requeu
     assert len(requeued) == requeues
 
 
-@pytest.mark.parametrize(("seconds", "requeued"), [(3400, 1), (3420, 0), (3500, 0)])
-def test_job_is_used_up_when_the_grace_period_begins(one_row, monkeypatch, seconds, requeued):
+@pytest.mark.parametrize(
+    ("seconds", "finished", "requeued"),
+    [(3400, False, 1), (3420, False, 0), (3500, False, 0), (3500, True, 1)],
+)
+def test_job_is_used_up_when_the_grace_period_begins(
+    one_row, monkeypatch, seconds, finished, requeued
+):
     """Slurm signals 120 s before the end of an hour, or up to a minute earlier."""
     clock, requests = [0.0], []
     monkeypatch.setattr(requeue.time, "monotonic", lambda: clock[0])
@@ -243,6 +248,8 @@ def test_job_is_used_up_when_the_grace_period_begins(one_row, monkeypatch, secon
     directory.prepare()
     requeuer = make_requeuer(one_row)
     requeuer.begin_run(directory.run)
+    if finished:  # without a checkpoint; the job has not begun its next run yet
+        directory.write_result({"outcome": "done", "metrics": {}})
     clock[0] = float(seconds)
     with pytest.raises(SystemExit):
         requeuer.stop(PREEMPTION_SIGNAL)

@@ -3,6 +3,7 @@
 import pytest
 
 from matched import job_status, lease, run_execution
+from matched.signals import Interrupted
 from matched.status import JobStatus, State
 
 
@@ -70,3 +71,13 @@ def test_a_silent_need_is_over_on_a_node_without_squeue(need, monkeypatch):
     monkeypatch.setattr(run_execution, "_pause", lambda polls=1: pytest.fail("nothing to wait for"))
     status = last_status(need)
     assert status.state == "failed" and "no heartbeat for 0 min" in status.reason
+
+
+def test_pause_ends_with_a_stop_signal(monkeypatch):
+    naps, stops = [], iter([None, None, "SIGTERM"])
+    monkeypatch.setattr(run_execution.signals, "stop_signal", lambda: next(stops))
+    monkeypatch.setattr(run_execution.time, "sleep", naps.append)
+    run_execution._pause()
+    with pytest.raises(Interrupted):
+        run_execution._pause(polls=3)
+    assert naps == [0.5, 0.5]

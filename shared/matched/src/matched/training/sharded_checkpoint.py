@@ -134,8 +134,7 @@ def _empty_tensor(entry: metadata.STORAGE_TYPES, like: torch.Tensor | None) -> t
     The learner's own tensor is not used: a folder that turns out to be damaged must leave the
     learner unchanged.
     """
-    if not isinstance(entry, metadata.TensorStorageMetadata):
-        raise UnexpectedMetadataError(f"expected a tensor, found {type(entry).__name__}")
+    assert isinstance(entry, metadata.TensorStorageMetadata), "checked by _check_metadata"
     if isinstance(like, DTensor) and like.shape == entry.size:
         return torch.empty_like(like, dtype=entry.properties.dtype, requires_grad=False)
     return torch.empty(entry.size, dtype=entry.properties.dtype)
