@@ -319,6 +319,18 @@ def test_run_of_another_rank_prints_nothing(one_row, monkeypatch):
     assert planned.title == "small · DyT · seed 0"
 
 
+@pytest.mark.parametrize(("world_size", "started"), [(None, 0), ("1", 0), ("2", 1)])
+def test_run_of_a_finished_cell_meets_its_other_ranks(one_row, monkeypatch, world_size, started):
+    """They wait for rank 0 even if there is nothing to compute."""
+    calls = []
+    monkeypatch.setattr(cli_output, "run_shown", lambda plan, console: calls.append(plan))
+    if world_size:
+        monkeypatch.setenv("WORLD_SIZE", world_size)
+    one_row.finish("small.DyT.0", top1=80.0)
+    (line,) = lines(one_row, "run", "table1", "--row", "small", "--arm", "DyT")
+    assert line.endswith("done top1 80") and len(calls) == started
+
+
 @pytest.mark.parametrize("enabled", [True, False])
 def test_garbage_collection_is_paused_and_restored(monkeypatch, enabled):
     states = [enabled]

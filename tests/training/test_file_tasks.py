@@ -14,6 +14,7 @@ import pytest
 from matched import signals
 from matched.lease import LeaseLostError
 from matched.task import Context
+from matched.training import file_tasks
 from matched.training.file_tasks import make_files, remove_stale_files, verified_checksums
 
 from ..processes import run as together
@@ -75,7 +76,8 @@ WHOLE = {name: f"content of {name}" for name in NAMES}
 
 
 class TestMakeFiles:
-    def test_make_files_makes_all_in_order_with_checksums(self, context, folder):
+    def test_make_files_makes_all_in_order_with_checksums(self, context, folder, monkeypatch):
+        monkeypatch.setattr(file_tasks, "BLOCK", 7)  # files are read in parts
         maker = Maker()
         sums = make_files(context, folder, NAMES, maker)
         assert maker.names == NAMES and contents(folder) == WHOLE
