@@ -363,6 +363,7 @@ def test_pairs_tried_are_a_map_with_the_first_value_upwards():
         (1, 0, "1.000", "white"),
         (1, 1, "3.000", "black"),
     ]
+    assert {(text.get_ha(), text.get_va()) for text in axis.texts} == {("center", "center")}
     assert size(canvas) == (3.0, 2.8)
     assert canvas.columns == ("panel", "x", "y", "mean", "std")
     assert canvas.rows == [("Small", f"{x:g}", f"{y:g}", mean, None) for y, x, mean in values]

@@ -64,6 +64,22 @@ def test_cpu_quota_of_the_cgroup_limits_the_workers(cgroup, version, files, core
     assert Local(workers=6).worker_count() == 6
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_cgroup_may_have_a_name_with_a_colon(cgroup, version):
+    """As those of containerd have."""
+    file = {1: "memory.limit_in_bytes", 2: "memory.max"}[version]
+    cgroup(version, {f"pod/cri:1/{file}": str(3 * GB)}, path="/pod/cri:1")
+    assert machine.memory_limit() == 3 * GB
+
+
+def test_mounts_may_have_names_in_another_encoding(cgroup):
+    cgroup(2, {"pod/box/memory.max": str(3 * GB)})
+    mounts = machine.PROC / "mountinfo"
+    line = b"29 23 0:26 / /m\xfcsli rw - tmpfs tmpfs rw\n"
+    mounts.write_bytes(line + mounts.read_bytes())
+    assert machine.memory_limit() == 3 * GB
+
+
 def test_container_sees_its_quota_at_the_top_of_the_mount(cgroup):
     cgroup(2, {"cpu.max": "100000 100000", "memory.max": str(5 * GB)}, visible=False)
     assert (machine.usable_cores(), machine.memory_limit()) == (1, 5 * GB)

@@ -91,7 +91,10 @@ def _cgroup_folders(controller: str) -> Iterator[Path]:
 
 
 def _read(path: Path) -> str:
-    """Return the text of a file, or "" if there is no such file."""
+    """Return the text of a file, or "" if there is no such file.
+
+    The folders that Linux lists may have names of any bytes.
+    """
     with suppress(OSError):
-        return path.read_text(encoding="utf-8").strip()
+        return path.read_text(encoding="utf-8", errors="surrogateescape").strip()
     return ""
