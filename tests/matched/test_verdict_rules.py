@@ -46,6 +46,7 @@ def entry(*values, arm="DyT", metric=LOSS, matched="yes", hardware=None, diverge
         ((1.0, 2.0, 3.0), 0.0, U, "2.00, 95 % interval -0.48 to 4.48, 3 seeds", 1),
         ((1.0, 2.0, 3.0), 2.0, U, "2.00, 95 % interval -0.48 to 4.48, 3 seeds", None),
         ((1.0, 1.0), 0.5, S, "1.00, 95 % interval 1.00 to 1.00, 2 seeds", None),
+        ((1.0, 1.0), 1.0, U, "1.00, 95 % interval 1.00 to 1.00, 2 seeds", None),
         ((1.0,), 0.0, U, "1.00, 1 seed: an interval needs 2 at least", 1),
         ((), 0.0, N, "no finished runs", None),
         ((1.0, math.nan), 0.0, U, "a value is not a number", None),
@@ -135,8 +136,7 @@ def test_largest_change_is_between_the_arms_of_the_test_first(cells, expected):
         for metric in (LOSS, TOP1)
     ]
     table = SimpleNamespace(summary=SimpleNamespace(entries=entries))
-    test = SimpleNamespace(arm="DyT", than="LN")
-    assert _largest_change(table, "loss", test) == expected
+    assert _largest_change(table, "loss", "DyT", "LN") == expected
 
 
 @pytest.mark.parametrize(

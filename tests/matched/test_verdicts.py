@@ -62,6 +62,19 @@ def test_not_worse_takes_the_papers_change_as_margin(three):
     assert judge(three, NotWorse(tables=("table1",))).verdict is Verdict.SUPPORTED
 
 
+@pytest.mark.parametrize("than", ["", "LN"])
+def test_not_worse_ignores_the_papers_changes_of_third_arms(project, than):
+    paper = (project.root / "recipes/paper.toml").read_text(encoding="utf-8")
+    paper = paper.replace('arms = ["LN", "DyT"]', 'arms = ["LN", "DyT", "BN"]', 1)
+    third = "DyT = { top1 = 82.5 }\nBN = { top1 = 79.3 }"
+    project.write("recipes/paper.toml", paper.replace("DyT = { top1 = 82.5 }", third))
+    project.recipe(f"ARMS = (*ARMS, Arm(name='BN', norm='own'))\n{SEEDS}")
+    finish(project, "LN", (80.0, 80.01, 80.02))
+    finish(project, "DyT", (79.75, 79.77, 79.76))  # 0.25 below; the paper prints 0.2, and 3 for BN
+    (part,) = judge(project, NotWorse(tables=("table1",), than=than)).parts
+    assert part.verdict is Verdict.REFUTED and part.detail.endswith(", margin 0.2")
+
+
 def test_not_worse_follows_the_direction_of_the_metric(three):
     with_scale(three, "lower")
     finish(three, "LN", (80.0, 81.0, 82.0))

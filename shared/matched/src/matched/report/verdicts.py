@@ -174,19 +174,19 @@ def _judge_not_worse(test: NotWorse, evidence: _Evidence) -> Iterator[Part]:
             )
             if base is not None and other is not None:
                 label = f"{table.recipe.label(row, table.scale)} ({name})"
-                margin = _largest_change(table, base.metric.key, test)
+                margin = _largest_change(table, base.metric.key, test.arm, than)
                 yield _compare(label, other, base, margin=max(margin, _spread(base)))
 
 
-def _largest_change(table: TableResults, metric: str, test: NotWorse) -> float:
+def _largest_change(table: TableResults, metric: str, arm: str, than: str) -> float:
     """Return the largest change that the paper prints in a metric, or 0.
 
-    It is that between the two arms of the test where the paper prints both, or else that of any arm
-    from the baseline.
+    It is that between the two arms where the paper prints both, or else that of any arm from the
+    baseline.
     """
     entries = [entry for entry in table.summary.entries if entry.metric.key == metric]
     printed = {(entry.row, entry.arm): entry.printed.get(metric) for entry in entries}
-    pairs = [(printed.get((e.row, test.arm)), printed.get((e.row, test.than))) for e in entries]
+    pairs = [(printed.get((e.row, arm)), printed.get((e.row, than))) for e in entries]
     between = [a - b for a, b in pairs if a is not None and b is not None]
     changes = [entry.printed_delta for entry in entries if entry.printed_delta is not None]
     return max(map(abs, between or changes), default=0.0)
