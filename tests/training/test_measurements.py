@@ -50,6 +50,23 @@ class TestGradientNorm:
         changes = sgd(lr=0.0)
         assert train(tmp_path / "with", config, hooks=Halve(), **changes).gradient_norms == expected
 
+    def test_gradient_norm_of_shards_is_gathered(self, monkeypatch):
+        """All processes then have a number, which any of them may read alone."""
+
+        class Sharded:
+            def full_tensor(self):
+                return torch.tensor(5.0)
+
+        gradients = []
+        monkeypatch.setattr(measurements, "DTensor", Sharded)
+        monkeypatch.setattr(
+            measurements.nn.utils, "get_total_norm", lambda g: gradients.extend(g) or Sharded()
+        )
+        used, unused = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
+        used.weight.grad = torch.ones(3, 2)
+        norm = gradient_norm([*used.parameters(), *unused.parameters()])
+        assert norm.item() == 5 and gradients == [used.weight.grad]
+
     def test_gradient_norm_is_computed_in_logged_steps_only(self, tmp_path, monkeypatch):
         calls = []
 
