@@ -1,5 +1,6 @@
 """Leases: exclusive ownership of a folder, across processes, hosts and wrong clocks."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -316,6 +317,18 @@ def test_acquire_fails_on_a_full_disk(folder):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list((folder / "owners").iterdir()) == []
     take(folder, 2).release()
+
+
+def test_full_disk_is_named_although_the_folder_was_cleared(folder, monkeypatch):
+    (folder / "owners").mkdir(parents=True)
+
+    def full(record):
+        shutil.rmtree(folder)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(lease.json, "dumps", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        lease._take(folder / "owners", 1, job(1))
 
 
 def test_release_works_on_a_full_disk(folder):

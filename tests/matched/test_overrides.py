@@ -91,6 +91,7 @@ def test_parse_value_refuses_another_type(text, annotation, expected):
         ("0.9, 1e999", tuple[float, float]),
         ("[1e999]", list[float]),
         ("{'a': 1e999}", Mapping[str, float]),
+        ("{'a': 0.5, 'b': (0.5, 1e999)}", Mapping[str, Any]),
         ("1e999", Any),
     ],
 )

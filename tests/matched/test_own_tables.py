@@ -247,8 +247,9 @@ def test_job_python_path_has_the_folders_of_an_own_recipe(monkeypatch, tmp_path)
 def test_job_python_path_has_copied_packages_before_inherited_ones(monkeypatch, tmp_path):
     """Otherwise a job would run the packages of another checkout."""
     root, copy = tmp_path / "root", tmp_path / "copy"
-    sources = [copy / "shared/dyt/src", copy / "shared/matched/src", copy / "packages/vision/src"]
-    for folder in sources:
+    packages = [f"packages/{name}/src" for name in ("caduceus", "dit", "llama", "own", "vision")]
+    sources = [copy / name for name in ("shared/dyt/src", "shared/matched/src", *packages)]
+    for folder in (*sources[3::2], *sources[::2], sources[1]):  # in another order
         folder.mkdir(parents=True)
     monkeypatch.setenv("PYTHONPATH", f"/other/shared/dyt/src:{root}/shared/dyt/src")
     found = job_python_path({"snapshot": str(copy)}, root, [root / "mine"])

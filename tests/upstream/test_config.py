@@ -150,6 +150,7 @@ def test_official_recipe_asks_for_the_processes_and_hours_of_its_scripts(page):
     assert found == OFFICIAL[page.stem]
     for config, resources in scripts(page).values():
         assert config.processes == resources.gpus
+        assert config.torchrun == (page.stem == "official_table06")
 
 
 def difference(one, other):

@@ -10,6 +10,7 @@ import dataclasses
 import math
 import types
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -270,10 +271,8 @@ def _conform(value: Any, annotation: Any) -> Any:
 
 def _first_that_conforms(value: Any, annotations: Sequence[Any]) -> Any:
     for annotation in annotations:
-        try:
+        with suppress(_WrongTypeError):
             return _conform(value, annotation)
-        except _WrongTypeError:
-            continue
     raise _WrongTypeError
 
 
