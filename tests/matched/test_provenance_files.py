@@ -77,6 +77,34 @@ GIT_VARIABLES = (
 )
 
 
+@pytest.mark.parametrize(
+    ("tracked", "copied"),
+    [
+        (
+            "b.py\0gone.py\0sub/deep/a.py\0sub/deep/c.py\0module\0",
+            {"b.py", "sub/deep/a.py", "sub/deep/c.py"},
+        ),
+        (None, set()),
+    ],
+    ids=["files", "git failed"],
+)
+def test_copy_of_a_checkout_has_the_files_that_exist(monkeypatch, tmp_path, tracked, copied):
+    """Git lists deleted files and submodules as well."""
+    root, asked = tmp_path / "root", []
+    monkeypatch.setattr(provenance, "_git", lambda *words: asked.append(words) or tracked)
+    for name in ("b.py", "sub/deep/a.py", "sub/deep/c.py", "new.py", "ignored.py", "module/x.py"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(f"content of {name}", encoding="utf-8")
+    os.utime(root / "b.py", (1000, 1000))
+    copy = provenance._copy_files(root, ["new.py"], tmp_path / "submission" / "code")
+    assert asked == [(root, "ls-files", "-z")] and copy == tmp_path / "submission" / "code"
+    found = {str(path.relative_to(copy)): path for path in copy.rglob("*") if path.is_file()}
+    assert found.keys() == {"new.py", *copied}
+    assert all(p.read_text(encoding="utf-8") == f"content of {n}" for n, p in found.items())
+    if tracked:
+        assert found["b.py"].stat().st_mtime == 1000
+
+
 def test_environment_has_versions_code_and_hardware(monkeypatch):
     monkeypatch.setattr(provenance, "_installed_packages", lambda: {"torch": "2"})
     monkeypatch.setattr(provenance, "_gpu_names", lambda: ["H100", "H100"])
