@@ -2,11 +2,14 @@
 
 import json
 import math
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from matched.training import loop
 from matched.training.fingerprint import BATCHES
 
 from .problem import (
@@ -39,6 +42,40 @@ class TestStep:
             assert run.losses == pytest.approx(runs[2].losses, rel=1e-5)
             for name, tensor in run.state["model"].items():
                 torch.testing.assert_close(tensor, runs[2].state["model"][name])
+
+    def test_gradients_are_synchronized_in_the_last_micro_batch(self, tmp_path, monkeypatch):
+        calls = []
+
+        def gradient_sync(self, *, last):
+            calls.append(last)
+            return nullcontext()
+
+        monkeypatch.setattr(loop._TrainingLoop, "_gradient_sync", gradient_sync)
+        train(tmp_path, replace(PLAIN, epochs=None, steps=2, micro_batch=2))
+        assert calls == [False, False, False, True] * 2
+
+    @pytest.mark.parametrize(
+        ("world_size", "sharded", "in_the_last", "before"),
+        [(1, False, [], []), (2, False, [], ["no sync"]), (2, True, [True], [False])],
+        ids=["one process", "DDP", "sharded"],
+    )
+    def test_gradient_sync_asks_the_wrapper(self, world_size, sharded, in_the_last, before):
+        """Without DDP's block, or FSDP's flag for copies, copies of the weights would differ."""
+        for last, expected in ((True, in_the_last), (False, before)):
+            calls = []
+
+            @contextmanager
+            def no_sync(calls=calls):
+                calls.append("no sync")
+                yield
+
+            model = SimpleNamespace(no_sync=no_sync, set_requires_all_reduce=calls.append)
+            training_loop = SimpleNamespace(
+                model=model, sharded=sharded, context=SimpleNamespace(world_size=world_size)
+            )
+            with loop._TrainingLoop._gradient_sync(training_loop, last=last):
+                pass
+            assert calls == expected
 
     @pytest.mark.parametrize("clip_norm", [None, 0.25])
     @pytest.mark.parametrize("micro_batch", [4, 8])
