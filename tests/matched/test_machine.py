@@ -72,6 +72,17 @@ def test_cgroup_may_have_a_name_with_a_colon(cgroup, version):
     assert machine.memory_limit() == 3 * GB
 
 
+def test_only_mounts_of_cgroups_have_limits(cgroup):
+    cgroup(2, {"pod/box/memory.max": str(3 * GB)})
+    decoy = machine.PROC / "decoy"
+    decoy.mkdir()
+    (decoy / "memory.max").write_text("1000")
+    mounts = machine.PROC / "mountinfo"
+    line = f"29 23 0:26 / {decoy} rw - tmpfs tmpfs rw\n"
+    mounts.write_text(line + mounts.read_text())
+    assert machine.memory_limit() == 3 * GB
+
+
 def test_mounts_may_have_names_in_another_encoding(cgroup):
     cgroup(2, {"pod/box/memory.max": str(3 * GB)})
     mounts = machine.PROC / "mountinfo"
