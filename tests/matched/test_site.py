@@ -43,6 +43,12 @@ def test_site_from_an_empty_file_has_the_defaults(tmp_path):
     assert read(tmp_path, "") == site.read(tmp_path / "site.toml")
 
 
+def test_site_without_paths_imports_no_data_sources(tmp_path, monkeypatch):
+    """Every command reads the file, and the packages of the sources take time to import."""
+    monkeypatch.setattr(site, "registered_sources", lambda: pytest.fail("not needed"))
+    assert read(tmp_path, "[data]\n[local]\nworkers = 3\n").local == Local(workers=3)
+
+
 def test_site_reads_every_key(tmp_path):
     settings = read(
         tmp_path,
