@@ -3,6 +3,8 @@
 The refusal of arms that are not matched is in test_matching.py.
 """
 
+from dataclasses import replace
+
 import pytest
 
 from matched import Arm, Metric, Resources, Run, Scale, Table
@@ -209,6 +211,10 @@ def test_a_run_of_two_cells_is_planned_once(project):
             "scale smoke: metrics is (3,); expected a tuple, metrics=(Metric(…),)",
         ),
         ({"metrics": (METRIC, METRIC)}, "scale smoke: metrics has top1 twice; name it once"),
+        (
+            {"metrics": (METRIC, replace(METRIC, key="loss"), METRIC)},
+            "scale smoke: metrics has top1 twice; name it once",
+        ),
         ({"runs": []}, "scale smoke: runs is []; expected {row key: Run(…)}"),
         (
             {"runs": {"small": None}},
