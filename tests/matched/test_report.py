@@ -15,6 +15,7 @@ import pytest
 from matched.files import write_json
 from matched.report import curves, svg
 from matched.report import page as report_page
+from matched.report import summary as report_summary
 from matched.report.collect import collect
 from matched.site import Site
 
@@ -396,3 +397,10 @@ def test_report_script_runs_in_a_browser(project):
         [*browser, profile, address], capture_output=True, text=True, timeout=120, check=True
     )
     assert "<output>4 of 4 rows</output>" in process.stdout
+
+
+def test_csv_of_the_summary_has_line_feeds_only():
+    columns = report_summary.COLUMNS
+    text = report_summary._csv([{columns[0]: "a, b"}, {columns[-1]: 0.5}])
+    commas = "," * (len(columns) - 1)
+    assert text == f'{",".join(columns)}\n"a, b"{commas}\n{commas}0.5\n'
