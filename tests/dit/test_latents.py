@@ -277,9 +277,20 @@ class TestUnreadable:
             with pytest.raises(ValueError) as refusal:
                 encoded(tmp_path / "run", breakable, None, PIXELS)
             assert str(refusal.value) == message
+            assert sorted(files(tmp_path / "run")) == [f"train-0000{i}.npy" for i in range(3)]
         for name in ("n01/0.png", "n02/5.JPEG"):
             (breakable / "train" / name).unlink()
         assert encoded(tmp_path / "run", breakable, None, PIXELS).metrics["images"] == TRAIN - 2 + 5
+
+    def test_unreadable_image_of_a_file_that_is_written_again_counts_once(
+        self, breakable, tmp_path
+    ):
+        (breakable / "train" / "n01" / "5.JPEG").write_bytes(b"")
+        encoded(tmp_path / "run", breakable, None, PIXELS)
+        before = contents(tmp_path / "run")
+        (tmp_path / "run" / "latents" / "train-00001.npy").unlink()
+        encoded(tmp_path / "run", breakable, None, PIXELS)
+        assert contents(tmp_path / "run") == before
 
     def test_unreadable_limit_applies_to_all_files_together(self, breakable, tmp_path, monkeypatch):
         for name in ("n01/0.png", "n02/5.JPEG"):
