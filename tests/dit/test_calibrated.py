@@ -32,6 +32,15 @@ def test_calibrated_alpha_fits_latents_of_the_seed(digits):
             assert torch.equal(plain[name], value), name
 
 
+def test_run_on_latents_depends_on_the_seed_alone(digits):
+    dataset, model = Latents(digits, "train", 0.5), built(replace(CALIBRATED, norm=DYT), digits)
+    losses = []
+    for seed, config in ((1, CALIBRATED), (2, CALIBRATED), (1, replace(CALIBRATED, seed=5))):
+        torch.manual_seed(seed)
+        losses.append(run_on_latents(dataset, config, model).item())
+    assert losses[0] == losses[1] != losses[2]
+
+
 def test_calibrated_training_matches_and_its_weights_give_samples(digits, tmp_path):
     trained(tmp_path / "LN", replace(TRAINING, epochs=1), digits)
     trained(tmp_path / "calibrated", CALIBRATED, digits)

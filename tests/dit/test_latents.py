@@ -106,7 +106,9 @@ class TestEncoding:
     def test_encode_outcome(self, images, vae, tmp_path):
         outcome = encoded(tmp_path / "run", images, vae)
         assert (outcome.metrics, outcome.steps) == ({"images": TRAIN + HELD_OUT}, 6)
-        assert outcome.details["left_out"] == []
+        weights = open_autoencoder("kl", vae, CPU).checksum
+        details = {"autoencoder": weights, "train": TRAIN, "held_out": HELD_OUT, "left_out": []}
+        assert outcome.details == details
 
     def test_num_workers_does_not_change_latents(self, encoding_run, images, vae, tmp_path):
         encoded(tmp_path / "run", images, vae, num_workers=2)
@@ -293,11 +295,13 @@ class TestUnreadable:
         assert contents(tmp_path / "run") == before
 
     def test_unreadable_limit_applies_to_all_files_together(self, breakable, tmp_path, monkeypatch):
-        for name in ("n01/0.png", "n02/5.JPEG"):
+        for name in ("n02/5.JPEG", "n01/6.png", "n01/0.png", "n02/1.JPEG"):
             (breakable / "train" / name).write_bytes(b"")
         monkeypatch.setattr(latents.LatentEncoder, "_leave_out", lambda *_: None)
-        with pytest.raises(ValueError, match="2 of 14 images of the training set cannot be read"):
-            encoded(tmp_path / "run", breakable, None, PIXELS)
+        assert refused(encoded, tmp_path / "run", breakable, None, PIXELS) == (
+            "4 of 14 images of the training set cannot be read so far, and at most 1 may be left "
+            "out: n01/0.png, n01/6.png, n02/1.JPEG. Replace or delete them"
+        )
         assert not (tmp_path / "run" / "latents" / "manifest.json").exists()
 
     def test_unreadable_held_out_image_stops_the_run(self, breakable, tmp_path):
