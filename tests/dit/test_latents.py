@@ -287,12 +287,18 @@ class TestUnreadable:
     def test_unreadable_image_of_a_file_that_is_written_again_counts_once(
         self, breakable, tmp_path
     ):
-        (breakable / "train" / "n01" / "5.JPEG").write_bytes(b"")
+        broken = breakable / "train" / "n01" / "5.JPEG"
+        broken.write_bytes(b"")
         encoded(tmp_path / "run", breakable, None, PIXELS)
         before = contents(tmp_path / "run")
         (tmp_path / "run" / "latents" / "train-00001.npy").unlink()
         encoded(tmp_path / "run", breakable, None, PIXELS)
         assert contents(tmp_path / "run") == before
+        broken.with_name("0.png").write_bytes(b"")
+        assert refused(encoded, tmp_path / "run", breakable, None, PIXELS) == (
+            "2 of 14 images of the training set cannot be read so far, and at most 1 may be left "
+            "out: n01/0.png, n01/5.JPEG. Replace or delete them"
+        )
 
     def test_unreadable_limit_applies_to_all_files_together(self, breakable, tmp_path, monkeypatch):
         for name in ("n02/5.JPEG", "n01/6.png", "n01/0.png", "n02/1.JPEG"):
