@@ -17,6 +17,7 @@ from torch import nn
 from dyt import Norm, replacing
 from dyt_upstream import miniature as package
 from dyt_upstream.initial_state import recorded_initial_state
+from dyt_upstream.miniature.train import Adder
 from dyt_upstream.records import json_lines, printed_json
 from dyt_upstream.script import run
 from matched import signals
@@ -39,6 +40,18 @@ model(torch.ones(2, 4)).sum().backward()
 optimizer.step()
 {LOG}
 """
+
+
+def test_network_of_the_miniature_predicts_from_the_mean_over_positions():
+    adder = Adder(10, 0)
+    with torch.no_grad():
+        adder.head.weight.copy_(torch.eye(10))
+        adder.head.bias.zero_()
+        adder.position[0, 2] = torch.arange(10.0)
+    digits = torch.tensor([[1, 9, 4], [0, 0, 7]])
+    x = adder.embedding(digits) + adder.position
+    rows = adder.norm(x)
+    torch.testing.assert_close(adder(digits), (rows[:, 0] + rows[:, 1] + rows[:, 2]) / 3)
 
 
 def lines(path):
