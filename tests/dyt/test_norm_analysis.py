@@ -64,6 +64,20 @@ def test_record_norms_of_dyt_has_alpha_and_squashed_inputs(network):
     torch.testing.assert_close(record.y, torch.tanh(0.7 * x))
 
 
+def test_record_norms_of_derf_has_its_shift_and_axis():
+    network = nn.Sequential(dyt.Derf(4, alpha0=0.7, shift0=0.3, channel_axis=1))
+    x = torch.randn(2, 4, 3, 5)
+    record = record_norms(network, lambda: network(x), positions=30)["0"]
+    torch.testing.assert_close(record.x, x.movedim(1, -1).reshape(30, 4))
+    torch.testing.assert_close(record.y, torch.erf(0.7 * record.x + 0.3))
+
+
+def test_record_norms_of_a_failing_network_leaves_no_hooks(network):
+    with pytest.raises(RuntimeError):
+        record_norms(network, lambda: network(torch.randn(2, 3)))
+    assert not network.first._forward_pre_hooks and not network.last._forward_pre_hooks
+
+
 def test_record_norms_keeps_rows_of_channels_at_axis_one():
     network = nn.Sequential(dyt.ChannelsFirstLayerNorm(4))
     x = torch.randn(2, 4, 3, 3)
