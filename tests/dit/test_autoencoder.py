@@ -166,7 +166,7 @@ def test_weights_that_do_not_fit_the_config_are_counted(folder):
     )
 
 
-def test_loading_uses_no_network_and_names_the_first_line_of_an_error(folder, monkeypatch):
+def test_loading_without_network_names_the_first_line_of_errors(folder, monkeypatch):
     given = []
 
     def fail(*arguments, **options):

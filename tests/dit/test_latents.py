@@ -284,9 +284,7 @@ class TestUnreadable:
             (breakable / "train" / name).unlink()
         assert encoded(tmp_path / "run", breakable, None, PIXELS).metrics["images"] == TRAIN - 2 + 5
 
-    def test_unreadable_image_of_a_file_that_is_written_again_counts_once(
-        self, breakable, tmp_path
-    ):
+    def test_unreadable_image_counts_once_if_its_file_is_rewritten(self, breakable, tmp_path):
         broken = breakable / "train" / "n01" / "5.JPEG"
         broken.write_bytes(b"")
         encoded(tmp_path / "run", breakable, None, PIXELS)

@@ -106,7 +106,7 @@ def test_calibration_batch_has_64_images_of_the_seed(name, small):
         assert torch.equal(noise[0], torch.rand(16, 16))  # 16 images with 16 patches each
 
 
-def test_norm_after_pooling_is_calibrated_with_the_epsilon_of_the_others(monkeypatch):
+def test_norm_after_pooling_is_calibrated_with_the_common_epsilon(monkeypatch):
     model, found = finetuning.build(replace(TINY_TUNING, norm=DYT), 10)[0], []
     monkeypatch.setattr(models, "replace_norms", lambda model, *_: found.append(model.fc_norm))
     finetuning.calibrate_pooled_norm(model, replace(TINY_TUNING, norm=DYT), print)
