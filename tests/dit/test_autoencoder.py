@@ -166,6 +166,26 @@ def test_weights_that_do_not_fit_the_config_are_counted(folder):
     )
 
 
+def test_loading_without_network_names_the_first_line_of_errors(folder, monkeypatch):
+    given = []
+
+    def fail(*arguments, **options):
+        given.append((arguments, options))
+        raise OSError("no such config\nTraceback:\n  line 3")
+
+    monkeypatch.setattr(AutoencoderKL, "from_pretrained", fail)
+    assert refused(open_autoencoder, "kl", folder, CPU) == (
+        f"{folder} cannot be loaded as an autoencoder (no such config); {EXPECTED}"
+    )
+    options = {
+        "local_files_only": True,
+        "torch_dtype": torch.float32,
+        "low_cpu_mem_usage": False,
+        "output_loading_info": True,
+    }
+    assert given == [((folder,), options)]
+
+
 def test_pixel_autoencoder_round_trip_through_float16():
     opened = open_autoencoder("pixels", None, CPU)
     assert (opened.checksum, opened.scaling, opened.shape(8)) == ("pixels", 1, (1, 8))

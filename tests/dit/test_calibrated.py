@@ -6,9 +6,12 @@ from functools import partial
 import torch
 
 from dyt import Norm, alphas
+from dyt_dit.diffusion import Diffusion
 from dyt_dit.latent_cache import Latents
 from dyt_dit.model import build
-from dyt_dit.training import run_on_latents
+from dyt_dit.training import AddNoise, HybridLoss, run_on_latents
+from matched.training import reseed
+from matched.training.batches import seeded_batch
 
 from .tiny import DYT, SAMPLING, TRAINING, fingerprint, sampled, states, trained
 
@@ -30,6 +33,15 @@ def test_calibrated_alpha_fits_latents_of_the_seed(digits):
     for name, value in first.state_dict().items():
         if not name.endswith("alpha"):
             assert torch.equal(plain[name], value), name
+
+
+def test_run_on_latents_draws_latents_and_noise_from_the_seed(digits):
+    dataset, config = Latents(digits, "train", 0.5), replace(CALIBRATED, seed=5, norm=DYT)
+    model = built(config, digits)
+    found = run_on_latents(dataset, config, model)
+    latents = seeded_batch(dataset, 64, 5, "calibration")
+    reseed(5, "calibration", "noise")
+    assert torch.equal(found, HybridLoss(Diffusion(1000))(model, AddNoise(config)(latents)))
 
 
 def test_calibrated_training_matches_and_its_weights_give_samples(digits, tmp_path):

@@ -28,7 +28,8 @@ def pixels(split):
 
 def test_classifier_accuracy_on_held_out_digits(trained):
     directory, outcome = trained
-    assert 90 < outcome.metrics["top1"] < 100 and outcome.steps > 100
+    assert 90 < outcome.metrics["top1"] < 100 and outcome.details["epochs"] > 100
+    assert outcome.steps == 8 * outcome.details["epochs"], "1437 digits in batches of 200"
     inputs, labels = pixels("held_out")
     _, logits = Classifier.read(directory)(inputs)
     assert outcome.metrics["top1"] == pytest.approx(100 * (logits.argmax(1) == labels).mean())

@@ -129,6 +129,23 @@ class TestPrecisionAndRecall:
                 assert found == (expected["precision"], expected["recall"])
                 assert 0 < found[0] < 1 and 0 < found[1] < 1
 
+    def test_distances_are_computed_in_blocks(self, monkeypatch):
+        given = {}
+
+        def record(*sets, **options):
+            given.update(options, sets=[tuple(values.shape) for values in sets])
+            return {"precision": 0.25, "recall": 0.75}
+
+        monkeypatch.setattr(fid, "prc_features_to_metric", record)
+        assert self.found(features(7), features(5), neighbours=2) == (0.25, 0.75)
+        assert given == {
+            "sets": [(7, 24), (5, 24)],
+            "prc_neighborhood": 2,
+            "prc_batch_size": 2500,
+            "save_cpu_ram": True,
+            "verbose": False,
+        }
+
     def test_fewer_images_than_neighbours_are_rejected(self):
         for sets in ((features(3), features(10)), (features(10), features(3))):
             assert refused(self.found, *sets) == (

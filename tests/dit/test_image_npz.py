@@ -6,6 +6,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from numpy.lib import format as npy
 
 from dyt_dit import image_npz
 from dyt_dit.image_npz import ImageFile
@@ -45,6 +46,15 @@ def test_image_file_slices(file, numpy_file):
         for indices in (slice(17, 23), slice(0, 4), slice(5, 6), slice(20, 99)):
             assert np.array_equal(images[indices], IMAGES[indices])
         assert np.array_equal(images.labels(), LABELS)
+
+
+def test_array_with_a_header_of_version_2_is_read(tmp_path):
+    array = io.BytesIO()
+    npy.write_array(array, IMAGES[:, :4], version=(2, 0))
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("arr_0.npy", array.getvalue())
+    images = ImageFile(tmp_path / "x.npz")
+    assert images.shape == (23, 4, 5, 3) and np.array_equal(images[2:4], IMAGES[2:4, :4])
 
 
 def test_write_images_is_deterministic(file, tmp_path):

@@ -1,5 +1,6 @@
 """Image sets of the diffusion runs: digits, ImageNet folders, center crop, batched reading."""
 
+import hashlib
 import pickle
 import shutil
 
@@ -46,6 +47,22 @@ class TestDigits:
         assert large.shape == (3, 32, 32)
         enlarged = tv.resize(small, [32, 32], interpolation=tv.InterpolationMode.BICUBIC)
         assert (large.int() - enlarged.int()).abs().max() <= 1
+
+    def test_digest_of_digits_covers_pixels_and_labels(self):
+        train = open_split("digits", None, "train", 16)
+        digests = [train.digest(), train.digest(0, 4), train.digest(4, 8), train.digest(4)]
+        assert (
+            digests[1] == hashlib.sha256(train.pixels[:4].tobytes() + b"[0, 1, 2, 3]").hexdigest()
+        )
+        assert len(set(digests)) == 4
+        train.targets[5] += 1
+        changed = [train.digest(), train.digest(0, 4), train.digest(4, 8), train.digest(4)]
+        assert [a == b for a, b in zip(digests, changed, strict=True)] == [
+            False,
+            True,
+            False,
+            False,
+        ]
 
 
 class TestCenterCrop:
@@ -121,6 +138,14 @@ class TestImageNet:
         assert [a == b for a, b in zip(before, grown, strict=True)] == [False, True, False]
         (folder / "train" / "n01" / "5.JPEG").rename(folder / "train" / "n01" / "5.jpeg")
         assert digests()[0] != grown[0]
+
+    def test_digest_covers_labels(self, folder):
+        before = open_split("imagenet", folder, "train", 16).digest(0, 8)
+        (folder / "train" / "n00").mkdir()
+        shutil.copy(folder / "val" / "n01" / "1.JPEG", folder / "train" / "n00" / "0.JPEG")
+        after = open_split("imagenet", folder, "train", 16)
+        assert (after.name(1), after.name(8)) == ("n01/0.png", "n01/7.JPEG")
+        assert after.digest(1, 9) != before
 
     def test_unreadable_image_error_names_the_file(self, folder):
         path = folder / "train" / "n01" / "3.JPEG"

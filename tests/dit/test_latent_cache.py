@@ -1,5 +1,6 @@
 """Latent cache: items that training reads, and refusal of damaged or unsuitable caches."""
 
+import contextlib
 import pickle
 import resource
 from dataclasses import replace
@@ -108,6 +109,35 @@ class TestOpening:
         assert opened(encoding_copy, vae) == Manifest.read(encoding_copy)
         monkeypatch.setattr(latent_cache, "_check_files", None)
         opened(encoding_copy, vae)
+
+    def test_open_cache_verifies_files_that_any_process_has_not(
+        self, encoding_copy, vae, monkeypatch
+    ):
+        opened(encoding_copy, vae)
+        calls = []
+        monkeypatch.setattr(latent_cache, "_check_files", lambda *given: calls.append(given))
+        monkeypatch.setattr(latent_cache, "all_gather_objects", lambda own: [own, False])
+        manifest = opened(encoding_copy, vae)
+        assert [given[1:] for given in calls] == [(manifest, encoding_copy)]
+
+    def test_processes_share_the_verification(self, encoding_run, tmp_path, monkeypatch):
+        manifest, shares = Manifest.read(encoding_run), []
+
+        def gather(own):
+            shares.append(own)
+            return shares
+
+        monkeypatch.setattr(latent_cache, "all_gather_objects", gather)
+        for rank in range(3):
+            with contextlib.suppress(KeyError):  # until the last one has brought its share
+                place = Context(directory=tmp_path, signature="y", rank=rank, world_size=3)
+                latent_cache._check_files(place, manifest, encoding_run)
+        assert [list(share) for share in shares] == [
+            ["train-00000.npy", "train-00003.npy", "held_out-00001.npy"],
+            ["train-00001.npy", "train-labels.npy", "held_out-labels.npy"],
+            ["train-00002.npy", "held_out-00000.npy"],
+        ]
+        assert shares[2]["train-00002.npy"] == manifest.splits["train"].files[2].sha256
 
     def test_damaged_file_is_reported_and_rewritten(self, encoding_copy, images, vae):
         path = encoding_copy / "latents" / "held_out-00001.npy"

@@ -106,7 +106,9 @@ class TestEncoding:
     def test_encode_outcome(self, images, vae, tmp_path):
         outcome = encoded(tmp_path / "run", images, vae)
         assert (outcome.metrics, outcome.steps) == ({"images": TRAIN + HELD_OUT}, 6)
-        assert outcome.details["left_out"] == []
+        weights = open_autoencoder("kl", vae, CPU).checksum
+        details = {"autoencoder": weights, "train": TRAIN, "held_out": HELD_OUT, "left_out": []}
+        assert outcome.details == details
 
     def test_num_workers_does_not_change_latents(self, encoding_run, images, vae, tmp_path):
         encoded(tmp_path / "run", images, vae, num_workers=2)
@@ -277,16 +279,33 @@ class TestUnreadable:
             with pytest.raises(ValueError) as refusal:
                 encoded(tmp_path / "run", breakable, None, PIXELS)
             assert str(refusal.value) == message
+            assert sorted(files(tmp_path / "run")) == [f"train-0000{i}.npy" for i in range(3)]
         for name in ("n01/0.png", "n02/5.JPEG"):
             (breakable / "train" / name).unlink()
         assert encoded(tmp_path / "run", breakable, None, PIXELS).metrics["images"] == TRAIN - 2 + 5
 
+    def test_unreadable_image_counts_once_if_its_file_is_rewritten(self, breakable, tmp_path):
+        broken = breakable / "train" / "n01" / "5.JPEG"
+        broken.write_bytes(b"")
+        encoded(tmp_path / "run", breakable, None, PIXELS)
+        before = contents(tmp_path / "run")
+        (tmp_path / "run" / "latents" / "train-00001.npy").unlink()
+        encoded(tmp_path / "run", breakable, None, PIXELS)
+        assert contents(tmp_path / "run") == before
+        broken.with_name("0.png").write_bytes(b"")
+        assert refused(encoded, tmp_path / "run", breakable, None, PIXELS) == (
+            "2 of 14 images of the training set cannot be read so far, and at most 1 may be left "
+            "out: n01/0.png, n01/5.JPEG. Replace or delete them"
+        )
+
     def test_unreadable_limit_applies_to_all_files_together(self, breakable, tmp_path, monkeypatch):
-        for name in ("n01/0.png", "n02/5.JPEG"):
+        for name in ("n02/5.JPEG", "n01/6.png", "n01/0.png", "n02/1.JPEG"):
             (breakable / "train" / name).write_bytes(b"")
         monkeypatch.setattr(latents.LatentEncoder, "_leave_out", lambda *_: None)
-        with pytest.raises(ValueError, match="2 of 14 images of the training set cannot be read"):
-            encoded(tmp_path / "run", breakable, None, PIXELS)
+        assert refused(encoded, tmp_path / "run", breakable, None, PIXELS) == (
+            "4 of 14 images of the training set cannot be read so far, and at most 1 may be left "
+            "out: n01/0.png, n01/6.png, n02/1.JPEG. Replace or delete them"
+        )
         assert not (tmp_path / "run" / "latents" / "manifest.json").exists()
 
     def test_unreadable_held_out_image_stops_the_run(self, breakable, tmp_path):

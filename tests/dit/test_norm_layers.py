@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 import torch
 
+from dyt.norm_analysis import record_norms, to_arrays
 from dyt_dit import latents, norm_layers, release_weights, training, weights_import
 from dyt_dit.config import ReleasedWeights
+from dyt_dit.diffusion import Diffusion
+from dyt_dit.latent_cache import Latents
 from dyt_dit.model import build
 from dyt_dit.sources import DIT_XL2_WEIGHTS
+from matched.training.fingerprint import batch_digest
 
-from .tiny import DYT, ENCODING, NETWORK, OWN, TRAINING, run
+from .tiny import DYT, ENCODING, NETWORK, OWN, TRAINING, context, fingerprint, run
 
 
 @pytest.mark.parametrize(("arm", "norm"), [("LN", OWN), ("DyT", DYT)])
@@ -25,6 +29,21 @@ def test_analyze_records_every_norm_layer(tmp_path, arm, norm):
     arrays = np.load(tmp_path / "analysis/norm_layers.npz")
     assert len(arrays["path"]) == 2 * config.network.depth + 1
     assert arrays["x0"].shape == (64, config.network.width)
+    model, paths = build(config)
+    release_weights.load(model, needs["trained"] / "weights.pt")  # the EMA weights
+    held_out = training.HeldOutLoss(
+        Latents(needs["latents"], "held_out"),
+        Diffusion(1000),
+        config,
+        context(tmp_path / "analysis"),
+        torch.device("cpu"),
+    )
+    x, labels, t, noise = held_out.batch(range(32))
+    noised = Diffusion(1000).noised(x, t, noise)
+    records = record_norms(model, lambda: model(noised, t, labels), paths=paths, seed=config.seed)
+    assert np.array_equal(arrays["x3"], to_arrays(records)["x3"])
+    digests = {"weights": "none", "batches": [batch_digest([x, labels, t, noise])]}
+    assert fingerprint(tmp_path / "analysis") == digests
     assert np.isnan(arrays["alpha"]).all() == (arm == "LN")
     assert 0 < outcome.metrics["linear_share"] <= 100
     assert (tmp_path / "analysis" / outcome.details["picture"]).is_file()

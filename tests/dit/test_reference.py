@@ -182,6 +182,19 @@ class TestImageFiles:
             "n01/5.JPEG, n02/0.png. Replace or delete them"
         )
 
+    def test_unreadable_images_of_one_file_end_the_run_early(
+        self, classifier_run, folder, tmp_path
+    ):
+        for number in (4, 5, 6, 7):
+            (path,) = folder.glob(f"train/n01/{number}.*")
+            path.write_bytes(b"no image")
+        config = replace(FROM_FILES, batch=4)
+        assert refused(self.measured, tmp_path / "x", classifier_run, folder, config) == (
+            "4 of 14 images of the training set cannot be read, and at most 1 may be left out: "
+            "n01/4.png, n01/5.JPEG, n01/6.png. Replace or delete them"
+        )
+        assert list(feature_files(tmp_path / "x")) == ["00000.npz"]
+
     def test_file_with_only_unreadable_images_is_rejected(self, classifier_run, folder, tmp_path):
         (folder / "train/n01/5.JPEG").write_bytes(b"no image")
         config = replace(FROM_FILES, images_per_file=1)

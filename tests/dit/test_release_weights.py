@@ -103,6 +103,16 @@ class TestRejectedCheckpoints:
         state["pos_embed"] = state["pos_embed"].flip(1)
         self.refused(model, tmp_path, state, "other positions than the sine-cosine ones")
 
+    @pytest.mark.parametrize("shift", [0.9e-5, -0.9e-5])
+    def test_load_accepts_positions_in_float32(self, model, tmp_path, shift):
+        state = release_state(model)
+        zero = state["pos_embed"] == 0  # where the tolerance is not relative
+        state["pos_embed"][zero] = shift
+        torch.save(state, tmp_path / "x.pt")
+        release_weights.load(model, tmp_path / "x.pt")
+        state["pos_embed"][zero] = 1.3 * shift
+        self.refused(model, tmp_path, state, "other positions than the sine-cosine ones")
+
     def test_load_refuses_file_without_weights(self, model, tmp_path):
         message = "has no weights; expected a state dict of the DiT release, or one under 'ema'$"
         self.refused(model, tmp_path, {"ema": 3}, message)

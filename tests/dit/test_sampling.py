@@ -9,6 +9,8 @@ import torch
 
 from dyt_dit import sampling
 from dyt_dit.config import Sampling
+from matched.training.fingerprint import batch_digest
+from matched.training.seeding import generator
 
 from ..messages import refused
 from .tiny import DYT, NETWORK, SAMPLING, TRAINING, context, fingerprint, sampled, trained
@@ -163,6 +165,48 @@ def test_damaged_samples_are_sampled_again(trainings, sampling_run, tmp_path):
     file.write_bytes(content)
     sampled(tmp_path / "x", SAMPLING, trainings / "LN")
     assert file.read_bytes() == (sampling_run / "samples.npz").read_bytes()
+
+
+def test_sampling_fingerprint_is_that_of_the_first_batch(sampling_run):
+    """Of the classes of all images, and of the initial noise of a batch."""
+    labels = torch.randint(10, (50,), generator=generator(0, "classes"))
+    noise = [torch.randn(1, 8, 8, generator=generator(0, "image", i)) for i in range(16)]
+    assert fingerprint(sampling_run) == {
+        "weights": "none",
+        "batches": [batch_digest([labels, torch.stack(noise)])],
+    }
+    assert images(sampling_run)[1].tolist() == labels.tolist()
+
+
+def test_sampler_is_guided_toward_its_labels_from_the_class_without(
+    trainings, tmp_path, monkeypatch
+):
+    guided = []
+    monkeypatch.setattr(sampling, "classifier_free_guidance", lambda *given: guided.append(given))
+    for scale in (1.0, 1.25):
+        config = replace(SAMPLING, cfg_scale=scale)
+        sampling.ImageSampler(
+            context(tmp_path), config, trainings / "LN", torch.zeros(50), torch.device("cpu")
+        )
+    ((model, scale, no_label),) = guided
+    assert (scale, no_label) == (1.25, 10) and not model.training
+
+
+@pytest.mark.parametrize(("precision", "allowed"), [("fp32", False), ("tf32", True)])
+def test_sampler_allows_tf32_as_its_precision_says(trainings, tmp_path, precision, allowed):
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = not allowed
+        config = replace(SAMPLING, precision=precision)
+        sampling.ImageSampler(
+            context(tmp_path), config, trainings / "LN", torch.zeros(50), torch.device("cpu")
+        )
+        assert [backend.allow_tf32 for backend in backends] == [allowed, allowed]
+    finally:
+        for backend, value in zip(backends, before, strict=True):
+            backend.allow_tf32 = value
 
 
 def test_cfg_scale_changes_images_but_not_classes(trainings, sampling_run, tmp_path):

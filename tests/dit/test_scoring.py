@@ -20,6 +20,7 @@ from dyt_dit.image_npz import ImageFile
 from dyt_dit.images import open_split
 from dyt_dit.sample_grid import draw_sample_grid
 from matched.files import write_json
+from matched.training.file_tasks import digest
 
 from ..messages import refused
 from ..processes import run as run_in_two_processes
@@ -82,6 +83,9 @@ class TestDigits:
         assert metrics["digits_is"] == pytest.approx(score["inception_score_mean"], rel=1e-9)
         assert 5 < metrics["digits_is"] < 10
         assert set(metrics) == {"frechet_digits", "digits_is", "precision", "recall"}
+        weights = digest(need_runs["classifier"] / "classifier.npz")
+        details = {"picture": "samples.png", "warnings": [], "extractor": weights}
+        assert (scoring_run[1].details, scoring_run[1].steps) == (details, 3)
 
     def test_noise_scores_worse_than_digits(self, need_runs, scoring_run, tmp_path):
         samples(tmp_path / "noise", *noise(360))
@@ -353,6 +357,15 @@ class TestSampleGrid:
             image = images[np.flatnonzero(labels == row)[column]]
             enlarged = image.repeat(8, 0).repeat(8, 1)
             assert np.array_equal(self.cell(pixels, row, column, 64), enlarged)
+
+    def test_grid_of_images_that_are_not_square(self, tmp_path):
+        images = noise(3, side=50)[0][:, :33]
+        samples(tmp_path, images, np.array([7, 2, 7]))
+        draw_sample_grid(tmp_path / "samples.png", ImageFile(tmp_path / "samples.npz"))
+        pixels = self.picture(tmp_path)
+        assert pixels.shape == (2 * 68 + 2, 8 * 102 + 2, 3), "33 pixels are doubled"
+        enlarged = images[2].repeat(2, 0).repeat(2, 1)
+        assert np.array_equal(pixels[70 : 70 + 66, 104 : 104 + 100], enlarged)
 
     def test_grid_shows_ten_classes_and_white_gaps(self, tmp_path):
         images, _ = noise(50, side=70)

@@ -8,10 +8,11 @@ import torch
 
 from dyt_hyenadna import finetuning, pretraining, synthetic_genome
 from dyt_hyenadna.benchmark_files import PACK_FOLDER, pack, read_packed
-from dyt_hyenadna.classification import load_task, split_indices
+from dyt_hyenadna.classification import AccuracyEvaluation, TaskData, load_task, split_indices
 from dyt_hyenadna.config import SPLIT_SEEDS
 from dyt_hyenadna.genomic_benchmarks import TASKS
 from dyt_hyenadna.tokenizer import PAD, UNK
+from matched.training.batches import seeded_batch
 from matched.training.seeding import generator
 
 from ..messages import refused
@@ -218,6 +219,45 @@ def test_best_epoch_of_validation_is_chosen_over_best_test():
 
     chosen = finetuning.at_best_epoch(outcome, Data)
     assert chosen.metrics == {"accuracy": 80.0, "val_accuracy": 75.0, "last_accuracy": 90.0}
+    assert (chosen.details, chosen.steps) == ({"test_checksum": "abc"}, 4)
+    diverged = finetuning.at_best_epoch(replace(outcome, diverged=True), Data)
+    assert diverged.metrics == {"accuracy": 80.0, "val_accuracy": 75.0} and diverged.diverged
+    none = finetuning.at_best_epoch(Outcome(metrics={}, diverged=True, steps=1), Data)
+    assert none.metrics == {} and none.details == {"test_checksum": "abc"}
+
+
+@pytest.mark.parametrize(("rank", "world_size"), [(0, 1), (0, 2), (1, 2)])
+@pytest.mark.parametrize("strands", [1, 2])
+def test_accuracies_are_those_of_a_direct_computation(tmp_path, rank, world_size, strands):
+    """With a model whose logits are its input, or the first strand's minus the other's."""
+    logits = torch.randn(7, strands, 3, generator=torch.Generator().manual_seed(0))
+    labels = [0, 1, 2, 0, 1, 2, 0]
+    items = list(zip(logits.squeeze(1), labels, strict=True))
+    sets = {"": items, "val_": items[2:]}
+    data = TaskData(train=[], valid=sets["val_"], test=items, classes=3, checksum="")
+    place = replace(context(tmp_path), rank=rank, world_size=world_size)
+    config = replace(TUNING, eval_batch=3)
+    evaluate = AccuracyEvaluation(data, config, place, torch.device("cpu"))
+    expected = {}
+    for prefix, examples in sets.items():
+        own = examples[rank::world_size]
+        rows = [(x if strands == 1 else x[0] - x[1]) for x, _ in own]
+        correct = [int(row.argmax()) == label for row, (_, label) in zip(rows, own, strict=True)]
+        expected[f"{prefix}accuracy"] = 100 * sum(correct) / len(own)
+        losses = [-row.log_softmax(0)[label] for row, (_, label) in zip(rows, own, strict=True)]
+        if not prefix:
+            expected["loss"] = (sum(losses) / len(own)).item()
+    found = evaluate(lambda one, other=0: one - other)
+    assert found == pytest.approx(expected, rel=1e-6)
+    assert list(evaluate.subsets) == ["", "val_"]
+
+
+def test_calibration_has_32_training_sequences_of_the_seed(tmp_path, genome):
+    config, given = replace(TUNING, seed=5, train_samples=50), []
+    data = load_task(context(tmp_path, needs={"benchmarks": genome}), config)
+    finetuning.run_on_sequences(data, config, torch.device("cpu"), given.append)
+    (found,), (expected, _) = given, seeded_batch(data.train, 32, 5, "calibration")
+    assert found.shape == (32, 32) and torch.equal(found, expected)
 
 
 def test_arms_share_batches_and_test_set(tmp_path, genome, started):

@@ -173,6 +173,17 @@ class TestCheckBenchmarks:
         file.write_text("version https://git-lfs.github.com/spec/v1\n")
         assert f"{file} is a pointer of git-lfs" in self.error(benchmarks)
 
+    def test_survey_benchmarks_opens_ten_files_of_every_class(self, benchmarks, monkeypatch):
+        calls = []
+        monkeypatch.setattr(
+            genomic_benchmarks,
+            "refuse_pointers",
+            lambda files, most: calls.append((len(files), most)),
+        )
+        survey_benchmarks(benchmarks)
+        classes = sum(len(task.classes) for task in TASKS.values())
+        assert sorted(calls) == [(2, 10)] * classes + [(3, 10)] * classes
+
 
 class TestReadTask:
     def test_read_task_labels_sorted_classes(self, task):

@@ -255,6 +255,13 @@ class TestWindows:
             "intervals, or the cut 'first'"
         )
 
+    @pytest.mark.parametrize("cut", CUTS)
+    def test_windows_refuse_a_split_without_intervals(self, cut):
+        assert refused(Windows, [], LENGTHS, 128, cut) == (
+            "none of the 0 intervals has 128 bases; choose a shorter length, longer intervals, or "
+            "the cut 'first'"
+        )
+
     def test_windows_of_several_chromosomes_are_those_of_long_enough_ones(self):
         """By Caduceus's cut, a chromosome that is shorter than a window has none."""
         intervals = [Interval("chr2", 0, 500), Interval("chr1", 0, 10)]

@@ -8,10 +8,11 @@ import torch
 
 from dyt import alphas
 from dyt_hyenadna import pretraining, synthetic_genome
-from dyt_hyenadna.language_samples import LengthStages, spread_evenly
-from dyt_hyenadna.tokenizer import PAD, SEP, UNK, N
-from matched.task import Outcome
+from dyt_hyenadna.language_samples import LanguageEvaluation, LengthStages, spread_evenly
+from dyt_hyenadna.tokenizer import PAD, SEP, UNK, A, C, G, N, T
+from matched.task import Context, Outcome
 from matched.training import StepInfo
+from matched.training.batches import seeded_batch
 from matched.training.evaluation import FixedSamples
 
 from ..messages import refused
@@ -39,6 +40,7 @@ def test_pretrain_writes_loss_weights_and_equal_fingerprints(tmp_path, genome):
         outcome, folder = run(pretraining.pretrain, tmp_path / arm, config, genome=genome)
         assert outcome.steps == 4 and 0 < outcome.metrics["unigram_loss"] < math.log(5)
         assert math.isfinite(outcome.metrics["loss"])
+        assert outcome.details == {"warnings": pretraining.plateau_warnings(outcome)}
         state = pretraining.read_pretrained(folder)
         assert any("alpha" in name for name in state) == (arm == "DyT")
         prints[arm] = fingerprint(folder)
@@ -117,6 +119,59 @@ def test_held_out_loss_does_not_count_special_tokens(monkeypatch, tmp_path, geno
 
     metrics = caught.evaluate(constant)
     assert metrics["accuracy"] == 0 and metrics["loss"] == pytest.approx(50, abs=0.01)
+
+
+@pytest.mark.parametrize(("rank", "world_size"), [(0, 1), (0, 2), (1, 2)])
+def test_evaluation_of_targets_by_hand(tmp_path, rank, world_size):
+    """Probabilities of A, C, G, T: 0.4, 0.3, 0.2, 0.1; of the second of two processes the last
+    sample is padding."""
+    targets = [[A, A, C, SEP], [C, PAD, T, SEP], [A, N, PAD, SEP]]
+    pairs = [(torch.tensor([G, *row[:-1]]), torch.tensor(row)) for row in targets]
+    shares = torch.full((16,), 1e-9)
+    shares[[A, C, G, T, N]] = torch.tensor([0.4, 0.3, 0.2, 0.1, 0.05])
+
+    def model(ids):
+        logits = shares.log().repeat(*ids.shape, 1)
+        logits[ids == C, A] = 0.0  # A follows C: three times as probable
+        return logits
+
+    place = Context(directory=tmp_path, signature="x", rank=rank, world_size=world_size)
+    config = replace(PRETRAINING, eval_batch=2)
+    evaluate = LanguageEvaluation(pairs, config, place, torch.device("cpu"))
+    loss, correct, counts = 0.0, 0, dict.fromkeys((A, C, T, N), 0)
+    for ids, row in pairs[rank::world_size]:
+        for given, target in zip(ids.tolist(), row.tolist(), strict=True):
+            if target not in (PAD, SEP):
+                own = {**dict(enumerate(shares.tolist())), **({A: 1.0} if given == C else {})}
+                loss -= math.log(own[target] / sum(own.values()))
+                correct += target == A
+                counts[target] += 1
+    total = sum(counts.values())
+    entropy = -sum(n / total * math.log(n / total) for n in counts.values() if n)
+    assert evaluate(model) == pytest.approx(
+        {"loss": loss / total, "accuracy": 100 * correct / total, "unigram_loss": entropy}, rel=1e-6
+    )
+    assert (total, correct) == {(0, 1): (7, 3), (0, 2): (5, 3), (1, 2): (2, 0)}[rank, world_size]
+
+
+def test_calibration_windows_have_8192_bases_of_the_seed(tmp_path, genome):
+    train, _ = samples(tmp_path, genome)
+    config, given = replace(PRETRAINING, seed=5), []
+
+    def model(inputs):
+        given.append(inputs)
+        return torch.zeros(*inputs.shape, 16)
+
+    loss = pretraining.run_on_windows(train, config, torch.device("cpu"), model)
+    expected, _ = seeded_batch(train, 256, 5, "calibration")
+    assert torch.equal(given[0], expected) and len(expected) == min(256, len(train))
+    assert loss.item() == pytest.approx(math.log(16))
+    longer = replace(config, length=3000, network=replace(config.network, max_length=9002))
+    for length, count in ((3000, 2), (9000, 1)):
+        pretraining.run_on_windows(
+            train, replace(longer, length=length), torch.device("cpu"), model
+        )
+        assert len(given[-1]) == count
 
 
 def test_unigram_loss_is_that_of_the_base_shares(monkeypatch, tmp_path, genome):

@@ -10,6 +10,7 @@ from transformers import LlamaForCausalLM
 
 from dyt import alphas
 from dyt_llama import pretraining, weights
+from dyt_llama.chunked_loss import IGNORED
 from dyt_llama.model import build, build_on_meta, transformers_config
 from dyt_llama.token_data import Manifest, Samples, TokenStream
 from matched.training.batches import BatchLayout, EpochSampler
@@ -126,6 +127,33 @@ class TestMetrics:
             found = evaluate(lambda tokens, targets, n=loss: n * targets.numel())
             assert found["validation_loss"] == pytest.approx(loss)
             assert found["perplexity"] == pytest.approx(perplexity)
+
+    @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+    def test_processes_share_the_held_out_samples(self, glosses_run, tmp_path, world_size):
+        """Five samples in batches of two: all processes call the model equally often."""
+        manifest, found, calls = Manifest.read(glosses_run), [], []
+        where = context(tmp_path, needs={"tokens": glosses_run})
+        samples = pretraining._samples(where, CONFIG, manifest, "held_out")
+
+        def model(tokens, targets):
+            calls[-1] += 1
+            for row, target in zip(tokens, targets, strict=True):
+                if (target != IGNORED).all():
+                    found.append([*row.tolist(), int(target[-1])])
+                    assert target[:-1].tolist() == row[1:].tolist()
+                else:
+                    assert (target == IGNORED).all()
+            return 2.0 * (targets != IGNORED).sum()
+
+        config = replace(CONFIG, eval_samples=5, eval_batch=2)
+        for rank in range(world_size):
+            calls.append(0)
+            place = replace(where, rank=rank, world_size=world_size)
+            evaluate = pretraining.HeldOutLoss(samples, manifest, config, place, CPU)
+            assert evaluate(model)["validation_loss"] == 2.0
+        expected = [samples[i * len(samples) // 5].tolist() for i in range(5)]
+        assert sorted(found) == sorted(expected)
+        assert calls == [{1: 3, 2: 2, 3: 1, 4: 1}[world_size]] * world_size
 
     def test_learner_has_the_lowest_validation_loss_and_what_differs(
         self, glosses_run, tmp_path, monkeypatch

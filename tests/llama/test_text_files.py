@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import zlib
+from types import SimpleNamespace
 
 import pytest
 
@@ -111,6 +113,39 @@ def test_damaged_gzip_file_is_named(tmp_path, damage):
     message = read_refused(path)
     assert message.startswith(f"{path} is truncated or damaged (")
     assert message.endswith("); copy it again")
+
+
+def test_lines_of_blocks_that_end_anywhere():
+    blocks = iter([b"ab", b"c\n", b"d\n\ne", b"", b"f"])
+    assert list(text_files._split_lines(blocks)) == [b"abc", b"d", b"", b"ef"]
+    assert list(text_files._split_lines(iter([b"a\n"]))) == [b"a"]
+
+
+class TestZstdFrames:
+    """With zlib's streams, which have the methods of zstandard's."""
+
+    @pytest.fixture(autouse=True)
+    def _zlib(self, monkeypatch):
+        decompressor = SimpleNamespace(decompressobj=zlib.decompressobj)
+        stand_in = SimpleNamespace(ZstdDecompressor=lambda: decompressor, ZstdError=zlib.error)
+        monkeypatch.setattr(text_files, "import_module", {"zstandard": stand_in}.__getitem__)
+
+    @pytest.mark.parametrize("block", [1, 7, 10_000])
+    def test_documents_of_several_frames(self, tmp_path, monkeypatch, block):
+        monkeypatch.setattr(text_files, "BLOCK", block)
+        frames = [zlib.compress(LINES[:50]), zlib.compress(b""), zlib.compress(LINES[50:])]
+        assert list(documents(write(tmp_path / "a.jsonl.zst", b"".join(frames)), "body")) == TEXTS
+
+    @pytest.mark.parametrize("block", [1, 7, 10_000])
+    def test_last_frame_that_is_incomplete_is_refused(self, tmp_path, monkeypatch, block):
+        monkeypatch.setattr(text_files, "BLOCK", block)
+        whole = zlib.compress(LINES)
+        path = write(tmp_path / "a.jsonl.zst", whole + zlib.compress(LINES)[:-3])
+        assert read_refused(path) == (
+            f"{path} is truncated: its last frame is incomplete; copy it again"
+        )
+        damaged = write(path, whole[:20] + b"\0\0\0" + whole[23:])
+        assert read_refused(damaged).startswith(f"{path} is damaged (Error -")
 
 
 class TestOptionalFormats:

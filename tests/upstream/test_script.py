@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,13 @@ from torch import nn
 from dyt import Norm, replacing
 from dyt_upstream import miniature as package
 from dyt_upstream.initial_state import recorded_initial_state
+from dyt_upstream.miniature.train import Adder
 from dyt_upstream.records import json_lines, printed_json
 from dyt_upstream.script import run
 from matched import signals
 from matched.signals import Interrupted
 from matched.task import Context
+from matched.training.fingerprint import batch_digest, digest_of, weights_digest
 
 LOG = """
 import json, os, sys
@@ -37,6 +40,18 @@ model(torch.ones(2, 4)).sum().backward()
 optimizer.step()
 {LOG}
 """
+
+
+def test_network_of_the_miniature_predicts_from_the_mean_over_positions():
+    adder = Adder(10, 0)
+    with torch.no_grad():
+        adder.head.weight.copy_(torch.eye(10))
+        adder.head.bias.zero_()
+        adder.position[0, 2] = torch.arange(10.0)
+    digits = torch.tensor([[1, 9, 4], [0, 0, 7]])
+    x = adder.embedding(digits) + adder.position
+    rows = adder.norm(x)
+    torch.testing.assert_close(adder(digits), (rows[:, 0] + rows[:, 1] + rows[:, 2]) / 3)
 
 
 def lines(path):
@@ -83,28 +98,52 @@ def test_script_pair_is_matched_in_weights_and_batches(own_run, context, miniatu
     assert paths == ["blocks.0.norm1", "blocks.0.norm2", "norm"]
 
 
-@pytest.mark.parametrize("call", ["model(x)", "model(x=x)", "model.forward(x)"])
-def test_recorded_initial_state_has_the_inputs_of_every_step(tmp_path, call):
-    class Network(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.body = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+class Network(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, width), nn.LayerNorm(width))
 
-        def forward(self, x):
-            return self.body(x)
+    def forward(self, x):
+        return self.body(x)
 
+
+@pytest.mark.parametrize("inside", [False, True], ids=["before the step", "inside the step"])
+@pytest.mark.parametrize(
+    ("call", "inputs"),
+    [
+        ("model(x)", (1, -1, 2, -2)),
+        ("model(x=x)", (1, -1, 2, -2)),
+        ("model.forward(x)", (1, -1, -2)),  # the first one of a step
+    ],
+)
+def test_recorded_initial_state_has_weights_and_the_inputs_of_steps(tmp_path, call, inputs, inside):
+    """Lightning's forward passes are inside of the optimizer's step."""
     file = tmp_path / "state.json"
     with replacing(Norm.dyt(2.0)) as block, recorded_initial_state(block, file):
-        model = Network()
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        for step in range(5):
-            for micro_batch in range(2):
-                x = torch.full((2, 4), float(step % 3 + micro_batch))
+        model, teacher, other = Network(3), Network(2), nn.Linear(4, 1)
+        weights = digest_of(weights_digest(network, ["body.1"]) for network in (model, teacher))
+        optimizer = torch.optim.SGD([*model.parameters(), *teacher.parameters()], lr=0.1)
+
+        def forward_and_backward(step):
+            for micro_batch in (1, 2):
+                x = torch.full((2, 4), micro_batch * 10.0 ** (step % 3))
                 eval(call, {"model": model, "x": x}).sum().backward()
-            optimizer.step()
-    batches = json.loads(file.read_text())["batches"]
-    assert batches[3] == batches[0]
-    assert len(set(batches)) == 3
+                (teacher(-x).sum() + other(x).sum()).backward()
+            with torch.no_grad():
+                model(x + 5)
+
+        for step in range(7):
+            if inside:
+                optimizer.step(partial(forward_and_backward, step))
+            else:
+                forward_and_backward(step)
+                optimizer.step()
+    batches = [
+        digest_of(batch_digest(torch.full((2, 4), value * scale)) for value in inputs)
+        for scale in (1.0, 10.0, 100.0, 1.0)
+    ]
+    assert json.loads(file.read_text()) == {"weights": weights, "batches": batches}
+    assert list(tmp_path.iterdir()) == [file]
 
 
 @pytest.mark.slow

@@ -12,6 +12,8 @@ from dyt import DyT, Norm, alphas
 from dyt_vision import dino, finetuning, image_data, mae, models, probing, supervised
 from dyt_vision.dino_crops import MultiCropTransform
 from dyt_vision.transforms import training_transform
+from matched.training import reseed
+from matched.training.batches import seeded_batch
 
 from .tiny import (
     DYT,
@@ -77,6 +79,40 @@ def test_classifier_is_calibrated_with_the_images_that_it_trains_on(monkeypatch)
     monkeypatch.setattr(supervised, "seeded_batch", seeded_batch)
     supervised.run_on_images(config, loaded(config), nn.Identity())
     assert found == [2 * 10]
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_calibration_batch_has_64_images_of_the_seed(name, small):
+    module, task, config, transform = {
+        "ViT": (supervised, "run_on_images", TINY_VIT, None),
+        "MAE": (mae, "run_on_images", TINY_MAE, training_transform),
+        "DINO": (dino, "run_on_crops", TINY_DINO, MultiCropTransform),
+    }[name]
+    config, given = replace(config, seed=5), []
+    dataset = loaded(config).train if transform is None else images(config, small, transform)
+    first = (config, loaded(config)) if transform is None else (dataset, config)
+
+    def model(*batch):
+        given.append(batch)
+        return torch.zeros(1)
+
+    getattr(module, task)(*first, model)
+    expected, _ = seeded_batch(dataset, 64, 5, "calibration")
+    ((found, *noise),) = given
+    pairs = zip(found, expected, strict=True)  # crops, or images
+    assert all(torch.equal(a, b) for a, b in pairs)
+    if name == "MAE":
+        reseed(5, "calibration", "masks")
+        assert torch.equal(noise[0], torch.rand(16, 16))  # 16 images with 16 patches each
+
+
+def test_norm_after_pooling_is_calibrated_with_the_common_epsilon(monkeypatch):
+    model, found = finetuning.build(replace(TINY_TUNING, norm=DYT), 10)[0], []
+    monkeypatch.setattr(models, "replace_norms", lambda model, *_: found.append(model.fc_norm))
+    finetuning.calibrate_pooled_norm(model, replace(TINY_TUNING, norm=DYT), print)
+    finetuning.calibrate_pooled_norm(model, replace(TINY_TUNING, norm=NORM), print)
+    (norm,) = found
+    assert (type(norm), norm.normalized_shape, norm.eps) == (nn.LayerNorm, (32,), 1e-6)
 
 
 def test_calibrated_arm_starts_from_the_same_weights_and_batches(tmp_path):

@@ -261,6 +261,19 @@ class TestKNNEvaluation:
         held_out = [(0.0, 2), (0.0, 0), (0.0, 2)]
         assert knn(tmp_path, [(0.0, 0)] * 2, held_out, rank=1, world_size=2) == 100
 
+    def test_random_numbers_of_an_evaluation_depend_on_the_seed_alone(self, tmp_path, monkeypatch):
+        drawn = []
+
+        def forward(self, image):
+            drawn.append(torch.rand(2))
+            return image[:, 0, 0, :2]
+
+        monkeypatch.setattr(PlaneBackbone, "forward", forward)
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            knn(tmp_path, [(0.0, 0)], [(0.0, 0)])
+        assert torch.equal(torch.stack(drawn[:2]), torch.stack(drawn[2:]))
+
     def test_feature_bank_is_a_random_subset_without_augmentation(self, small):
         data = image_data.load(TINY_DINO, small, train=None, held_out=None)
         for size, expected in ((5, 5), (50000, 16)):

@@ -9,7 +9,7 @@ import torch
 from dyt_vision import dino, finetuning, image_data, mae
 from dyt_vision import weights as pretrained
 from dyt_vision.normfree import NormFree
-from matched.training import weights_digest
+from matched.training import reseed, weights_digest
 
 from .tiny import (
     ARMS,
@@ -79,6 +79,13 @@ class TestPretrainedWeights:
             assert not model.head.bias.any()
             assert model.head.weight.std().item() == pytest.approx(2e-5, rel=0.02)
             assert model.head.weight.shape == (1000, 32)
+
+    def test_head_depends_on_the_seed_alone(self):
+        arguments = {**dict(TINY_TUNING.model_args), "depth": 1}
+        config = replace(TINY_TUNING, seed=7, model_args=tuple(arguments.items()))
+        reseed(7, "weights", "head")
+        expected = torch.nn.init.trunc_normal_(torch.empty(10, 32), std=2e-5)
+        assert torch.equal(finetuning.build(config, 10)[0].head.weight, expected)
 
     def test_dyt_starts_from_the_pretrained_alphas(self, monkeypatch, tmp_path, small, started):
         content = torch.load(started["DyT"] / "pretrained.pth", weights_only=True)["model"]

@@ -4,11 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from dyt import Norm
-from dyt_vision import norm_layers, supervised
+from dyt_vision import models, norm_layers, supervised
+from matched.training.checkpoint import load_weights
+from matched.training.seeding import generator
 
-from .tiny import TINY_VIT, context, fingerprint
+from .tiny import TINY_VIT, context, fingerprint, loaded
 
 SIGNATURE = "abcdef012345"
 PATHS = ["blocks.0.norm1", "blocks.0.norm2", "blocks.1.norm1", "blocks.1.norm2", "fc_norm"]
@@ -83,8 +86,22 @@ def test_analyze_refuses_weights_of_another_network(tmp_path):
 
 def test_train_and_record_trains_as_usual_and_records_alpha(tmp_path):
     config = replace(TINY_VIT, norm=DYT)
-    recorded = norm_layers.train_and_record(context(tmp_path / "recorded"), config)
+    recorded = norm_layers.train_and_record(context(tmp_path / SIGNATURE), config)
     usual = supervised.train(context(tmp_path / "usual"), config)
     assert recorded.metrics.items() >= usual.metrics.items()
-    more = recorded.metrics.keys() - usual.metrics.keys()
-    assert more == {f"{name}/{path}" for name in ("alpha", "inverse_std") for path in PATHS}
+    more = {name: recorded.metrics[name] for name in recorded.metrics.keys() - usual.metrics.keys()}
+    model, _ = models.build(config, 10)
+    load_weights(model, tmp_path / SIGNATURE)  # the EMA weights
+    held_out = loaded(config).held_out
+    chosen = torch.randperm(360, generator=generator(config.seed, "norm layers"))[:32]
+    images = torch.stack([held_out[i][0] for i in chosen.tolist()])
+    inputs = {}
+    for path in PATHS:
+        model.get_submodule(path).register_forward_hook(
+            lambda module, given, output, path=path: inputs.update({path: given[0]})
+        )
+    with torch.no_grad():
+        model.eval()(images)
+    alphas = {f"alpha/{path}": model.get_submodule(path).alpha.item() for path in PATHS}
+    stds = {f"inverse_std/{path}": 1 / inputs[path].std(correction=0).item() for path in PATHS}
+    assert more == pytest.approx({**alphas, **stds}, rel=2e-3)  # under autocast

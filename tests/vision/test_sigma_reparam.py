@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from dyt_vision.normfree import NormFree, apply
 from dyt_vision.normfree.sigma_reparam import SpectralScaling
 
-from .test_normfree import applied, autoencoder, images, trained
+from .test_normfree import applied, autoencoder, images, trained, vit
 
 
 def drawn(*shape, seed=0):
@@ -141,6 +142,12 @@ class TestModel:
         for layer, before in zip(layers(model), layers(start), strict=True):
             layer.parametrizations.weight[0].u.copy_(before.parametrizations.weight[0].u)
         assert mean_error(model) > 0.25, "the weights have changed much"
+
+    @pytest.mark.parametrize("training", [True, False])
+    def test_scaling_has_the_mode_of_its_layer(self, training):
+        model = vit().train(training)
+        apply(model, NormFree(method="sigma_reparam"))
+        assert {module.training for module in model.modules()} == {training}
 
     def test_evaluation_is_deterministic(self):
         model, _ = applied("sigma_reparam")

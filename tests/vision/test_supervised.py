@@ -179,6 +179,17 @@ class TestAccuracy:
         share = -(-self.COUNT // world)
         assert [model.calls for model in models] == [-(-share // eval_batch)] * world
 
+    def test_random_numbers_of_an_evaluation_depend_on_the_seed_alone(self, tmp_path):
+        class Noisy(Logits):
+            def forward(self, x):
+                return super().forward(x) + torch.rand(10)
+
+        found = []
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            found.append(self.metrics(tmp_path, model=Noisy()))
+        assert found[0] == found[1] != self.metrics(tmp_path)
+
     def test_accuracy_does_not_depend_on_the_batch_size(self, tmp_path):
         one, other = (self.metrics(tmp_path, eval_batch=size) for size in (1, 100))
         assert one == pytest.approx(other, rel=1e-6)

@@ -18,14 +18,26 @@ from ..messages import refused
 from .problem import CONFIG, OWN, SIGNATURE, context
 
 
-def test_analyze_records_every_norm_layer(tmp_path, prepared):
+def test_analyze_records_every_norm_layer(tmp_path, prepared, monkeypatch):
     config = replace(CONFIG, updates=2, warmup_updates=1)
     training = tmp_path / SIGNATURE
     pretrain(context(training, prepared), config)
     place = context(tmp_path / "analysis", prepared)
     place = replace(place, needs={"speech": prepared, "trained": training})
+    record = norm_layers.record_norms
+
+    def record_of_evaluation(model, *arguments, **options):
+        assert not any(module.training for module in model.modules())
+        return record(model, *arguments, **options)
+
+    monkeypatch.setattr(norm_layers, "record_norms", record_of_evaluation)
     outcome = norm_layers.analyze(place, config)
     arrays = np.load(place.directory / "norm_layers.npz")
+    (newest,) = (training / "checkpoints").glob("*")
+    state = torch.load(newest, weights_only=False)["model"]
+    trained = [state[f"{path}.alpha"].item() for path in arrays["path"]]
+    assert arrays["alpha"].tolist() == pytest.approx(trained, rel=1e-6)
+    assert len(set(trained)) == len(trained)
     # Two per block, one before or after all blocks; the features' norm may be kept.
     assert len(arrays["path"]) >= 2 * config.network.encoder_layers + 1
     assert np.isfinite(arrays["alpha"]).all()

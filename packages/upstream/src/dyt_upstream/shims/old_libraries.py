@@ -28,8 +28,7 @@ def restore_removed_names() -> None:
     six: Any = ModuleType("torch._six")
     six.inf, six.string_classes = math.inf, (str, bytes)
     sys.modules.setdefault("torch._six", six)
-    if not hasattr(np, "float"):
-        np.float = float  # type: ignore[attr-defined]
+    np.float = float  # type: ignore[attr-defined]
     if importlib.util.find_spec("tensorboard") is None:
         tensorboard: Any = ModuleType("torch.utils.tensorboard")
         tensorboard.SummaryWriter = SilentWriter
