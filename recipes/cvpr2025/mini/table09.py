@@ -2,10 +2,12 @@
 
     Command    make table9 SCALE=mini, with SET=data=cifar100 or SET=data=tiny-imagenet on a folder
     Time       2 hours on one core for the 15 runs without α; the others are Table 8's (estimated)
-    Expected   without_alpha: tanh 96.9 (94.4 to 99.3), hardtanh 97.4 (96.0 to 98.8)
+    Expected   without_alpha: tanh 96.9 (94.4 to 99.3), hardtanh 97.4 (96.0 to 98.8),
+               sigmoid 94.7 (94.0 to 95.4)
 
 These are top-1 of the seeds 0 to 2 (one core of an Intel Xeon, 2026-11-27). With α minus without it
-is undecided: tanh +0.8 points (-2.2 to +3.8), hardtanh -0.7 (-2.5 to +1.0). docs/LOG.md has more.
+is undecided: tanh +0.8 points (-2.2 to +3.8), hardtanh -0.7 (-2.5 to +1.0), sigmoid +1.6 (-0.6 to
++3.8). docs/LOG.md has more.
 """
 
 from dyt import suggested_alpha0
