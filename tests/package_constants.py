@@ -158,7 +158,7 @@ PROMISED_TO_USERS = {
         "SPLITS": ("train", "held_out"),
     },
     f"{LLAMA}/tokenization": {"SHOWN_SAMPLES": 3, "SHOWN_CHARACTERS": 200},
-    f"{LLAMA}/weights": {"FOLDER": "weights", "NORM_FILE": "norm.json", "MAX_NAMED": 3},
+    f"{LLAMA}/weights": {"FOLDER": "weights", "NORM_FILE": "norm.json"},
     f"{LLAMA}/zero_shot": {"DTYPES": {"fp32": "float32", "bf16": "bfloat16"}},
     f"{LLAMA}/zero_shot_data": {"SUFFIXES": (".parquet", ".jsonl")},
     f"{UPSTREAM}/runner_options": {
