@@ -110,7 +110,7 @@ class TestOpening:
         monkeypatch.setattr(latent_cache, "_check_files", None)
         opened(encoding_copy, vae)
 
-    def test_open_cache_verifies_files_that_any_process_has_not(
+    def test_open_cache_verifies_files_if_one_process_has_not(
         self, encoding_copy, vae, monkeypatch
     ):
         opened(encoding_copy, vae)

@@ -178,9 +178,7 @@ def test_sampling_fingerprint_is_that_of_the_first_batch(sampling_run):
     assert images(sampling_run)[1].tolist() == labels.tolist()
 
 
-def test_sampler_is_guided_toward_its_labels_from_the_class_without(
-    trainings, tmp_path, monkeypatch
-):
+def test_sampler_guidance_has_scale_and_unlabelled_class(trainings, tmp_path, monkeypatch):
     guided = []
     monkeypatch.setattr(sampling, "classifier_free_guidance", lambda *given: guided.append(given))
     for scale in (1.0, 1.25):
@@ -193,7 +191,7 @@ def test_sampler_is_guided_toward_its_labels_from_the_class_without(
 
 
 @pytest.mark.parametrize(("precision", "allowed"), [("fp32", False), ("tf32", True)])
-def test_sampler_allows_tf32_as_its_precision_says(trainings, tmp_path, precision, allowed):
+def test_sampler_allows_tf32_by_precision(trainings, tmp_path, precision, allowed):
     backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [backend.allow_tf32 for backend in backends]
     try:

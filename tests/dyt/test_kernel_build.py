@@ -271,6 +271,8 @@ def test_reason_why_the_kernel_is_not_loaded(monkeypatch):
             assert cpu._load() == (None if in_cache else reason)
         errors.clear()
         assert cpu._load() is None
+    monkeypatch.setattr(cpu, "_load_cached", lambda: pytest.fail("the installed kernel is used"))
+    assert cpu._load() is None
     monkeypatch.setattr(cpu.triton, "REPLACES_CPU_KERNEL", True)
     assert cpu._load() == "DYT_BACKEND=triton and TRITON_INTERPRET=1 replace it by the GPU kernel"
 

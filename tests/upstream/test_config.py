@@ -154,7 +154,7 @@ def test_official_recipe_asks_for_the_processes_and_hours_of_its_scripts(page):
 
 
 def difference(one, other):
-    """Words of a script's command that another script of as many words has not at their place."""
+    """Return the words of a command that differ from those at the same place in another."""
     return [a for a, b in zip(one.command, other.command, strict=True) if a != b]
 
 

@@ -6,8 +6,8 @@
 
 Three widths and two depths, with six pairs of α0 that are equal, or twice as large in attention
 blocks as elsewhere. Run with seed 0, and widths 64 and 128 with seed 1 too (one core of an Intel
-Xeon, 2026-11-27): the best α0 falls from 2 at width 64 over 1 at 128 to 0.5 at 256, with 2 and with
-4 layers alike. docs/LOG.md has the losses.
+Xeon, 2026-11-27): the best α0 falls from 2 at width 64 over 1 at 128 to 0.5 at 256, both with
+2 and with 4 layers. docs/LOG.md has the losses.
 """
 
 from matched import Scale, Search

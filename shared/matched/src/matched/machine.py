@@ -93,7 +93,7 @@ def _cgroup_folders(controller: str) -> Iterator[Path]:
 def _read(path: Path) -> str:
     """Return the text of a file, or "" if there is no such file.
 
-    The folders that Linux lists may have names of any bytes.
+    Paths in it may contain any bytes, as in /proc/self/mountinfo.
     """
     with suppress(OSError):
         return path.read_text(encoding="utf-8", errors="surrogateescape").strip()
