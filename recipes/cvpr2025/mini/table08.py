@@ -7,8 +7,9 @@
 
 These are top-1 of the seeds 0 to 2 (one core of an Intel Xeon, 2026-11-27). The order of tanh,
 hardtanh and sigmoid is undecided. The identity does not fail: it is above tanh by 0.5 points (0.1
-to 0.9); at 4e-3, twice LN's best rate, it ends at chance (one seed). ViT-S has two seeds: identity 98.6 and
-97.8, tanh 97.5 and 97.5, hardtanh 97.5 and 96.4, sigmoid 97.5 and 95.6. docs/LOG.md has more.
+to 0.9); at 4e-3, twice LN's best rate, it ends at chance (one seed). ViT-S has two seeds: identity
+98.6 and 97.8, tanh 97.5 and 97.5, hardtanh 97.5 and 96.4, sigmoid 97.5 and 95.6. docs/LOG.md has
+more.
 """
 
 from matched import Run, Scale
